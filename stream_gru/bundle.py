@@ -1,0 +1,315 @@
+"""The bundle: a folder that training writes and everything else reads.  Never keras, never pickle.
+
+    bundle/
+      manifest.json   `stream_gru.manifest.Manifest`; SHA-256 and size of every other file
+      weights.npz     plain float32 arrays named <layer>/<weight>
+      model.tflite    signatures `step` and `scan`
+      model.keras     for retraining; never read at run time
+      report.html     what was learnt (optional)
+
+Nothing is believed before it is checked: sizes before reading, hashes before parsing, names and shapes before use.
+
+Weights (dtype float32; C channels, I = C + calendar inputs, U units of a layer, its input width W):
+    scaling/mean, scaling/scale     (C,)        scaled = (value - mean) / scale
+    recurrent_<i>/kernel            (W, G*U)    G = 3 gru (z, r, h), 4 lstm (i, f, c, o), 1 simple_rnn
+    recurrent_<i>/recurrent_kernel  (U, G*U)
+    recurrent_<i>/bias              (2, 3*U) gru with reset_after, else (G*U,); absent without use_bias
+    forecast/kernel, forecast/bias  (U, D*H*Q), (D*H*Q,)   reshaped to (D, H, Q), still in scaled units
+    classes/kernel, classes/bias    (U, L), (L,)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import math
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from stream_gru.errors import BundleError, UnsupportedModelError
+from stream_gru.manifest import (
+    Calibration,
+    Channel,
+    Classes,
+    EngineParity,
+    FileEntry,
+    Forecast,
+    Layer,
+    Manifest,
+    weight_shapes,
+)
+from stream_gru.types import F32
+
+__all__ = [
+    "Bundle",
+    "Calibration",
+    "Channel",
+    "Classes",
+    "EngineParity",
+    "FileEntry",
+    "Forecast",
+    "Layer",
+    "Manifest",
+    "load_bundle",
+    "model_id",
+    "verify_files",
+    "weight_shapes",
+    "write_bundle",
+]
+
+FORMAT_VERSION = 1
+MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.npz"
+TFLITE = "model.tflite"
+KERAS = "model.keras"
+REPORT = "report.html"
+_KNOWN_FILES = frozenset({WEIGHTS, TFLITE, KERAS, REPORT})
+_READ = frozenset({WEIGHTS, TFLITE})
+
+
+class _Head(Struct):
+    """The one key that every format has."""
+
+    format_version: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: its manifest, its weights and, where present, its LiteRT flatbuffer."""
+
+    path: Path
+    manifest: Manifest
+    weights: dict[str, F32]
+    tflite: bytes | None
+
+
+def model_id(manifest: Manifest, weights: dict[str, F32]) -> str:
+    """Name a model by what it computes: 12 hexadecimal digits of SHA-256 over its weights and contract.
+
+    Two models with the same id give the same outputs, so their hidden states are interchangeable.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights[name], np.float32).tobytes())
+    contract = {
+        "layers": manifest.layers,
+        "forecast": manifest.forecast,
+        "classes": manifest.classes,
+        "channels": [channel.name for channel in manifest.channels],
+        "calendar": manifest.calendar,
+        "regime": manifest.regime,
+        "window": manifest.window,
+        "period_s": manifest.period_s,
+    }
+    digest.update(msgspec.json.encode(contract, order="sorted"))
+    return digest.hexdigest()[:12]
+
+
+def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra: dict[str, bytes]) -> Bundle:
+    """Write a bundle and load it again, so that what is on disk has been verified.
+
+    ``extra`` holds the bytes of the other files by name.  The folder appears whole or not at all; an older bundle at
+    ``path`` is replaced.  Raises BundleError where ``path`` is something else than a bundle.
+    """
+    if path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not (path / MANIFEST).exists():
+        raise BundleError(f"{path}: expected a new path or an older bundle to replace, found something else")
+    contents = {WEIGHTS: _pack_weights(weights), **extra}
+    entries = {
+        name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        for name, data in sorted(contents.items())
+    }
+    manifest = msgspec.structs.replace(manifest, model_id=model_id(manifest, weights), files=entries)
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        new = Path(folder) / "new"
+        new.mkdir()
+        for name, data in contents.items():
+            (new / name).write_bytes(data)
+        (new / MANIFEST).write_bytes(text + b"\n")
+        load_bundle(new)
+        if path.exists():
+            path.rename(Path(folder) / "old")
+        new.rename(path)
+    return load_bundle(path)
+
+
+def load_bundle(path: Path | str) -> Bundle:
+    """Read and verify a bundle.
+
+    Raises BundleError (missing, damaged, truncated, too large), UnsupportedModelError (a newer format, an unknown
+    layer, key or file).  Nothing but the manifest is parsed before its hash was compared.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BundleError(f"{path}: expected a bundle folder, found {'a file' if path.exists() else 'nothing'}")
+    manifest = _read_manifest(path / MANIFEST)
+    _check_contract(path, manifest)
+    contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items() if name in _READ}
+    weights = _unpack_weights(path / WEIGHTS, contents[WEIGHTS], weight_shapes(manifest))
+    found = model_id(manifest, weights)
+    if found != manifest.model_id:
+        raise BundleError(
+            f"{path / MANIFEST}: model_id: expected {found} for these weights and this contract,"
+            f" got {manifest.model_id!r}; the manifest was changed"
+        )
+    return Bundle(path=path, manifest=manifest, weights=weights, tflite=contents.get(TFLITE))
+
+
+def verify_files(bundle: Bundle) -> None:
+    """Compare the hashes of all files, also of those the runtime never reads.  Raises BundleError."""
+    for name, entry in bundle.manifest.files.items():
+        _read_checked(bundle.path / name, entry)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    text = _read_bounded(path, MAX_MANIFEST_BYTES)
+    try:
+        head = msgspec.json.decode(text, type=_Head)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: not a manifest: {error}") from error
+    if head.format_version != FORMAT_VERSION:
+        raise UnsupportedModelError(
+            f"{path}: format_version: this version of stream-gru reads {FORMAT_VERSION}, got {head.format_version};"
+            " install a newer stream-gru or train the bundle again"
+        )
+    try:
+        return msgspec.json.decode(text, type=Manifest)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise UnsupportedModelError(f"{path}: a layer, key or option this version does not know: {error}") from error
+
+
+def _check_contract(path: Path, manifest: Manifest) -> None:
+    """Refuse a manifest that contradicts itself, before any array is read."""
+    unknown = sorted(set(manifest.files) - _KNOWN_FILES)
+    if unknown:
+        raise UnsupportedModelError(f"{path / MANIFEST}: files: unknown file {unknown[0]!r}")
+    if WEIGHTS not in manifest.files:
+        raise BundleError(f"{path / MANIFEST}: files: expected an entry for {WEIGHTS}, got none")
+    for problem in _contradictions(manifest):
+        raise BundleError(f"{path / MANIFEST}: {problem}")
+
+
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    names = [channel.name for channel in manifest.channels]
+    if not names or len(set(names)) != len(names):
+        yield f"channels: expected distinct names, at least one, got {names}"
+    if not manifest.layers:
+        yield "layers: expected at least one recurrent layer, got none"
+    width = manifest.input_size
+    for index, layer in enumerate(manifest.layers):
+        if layer.name != f"recurrent_{index}" or not 1 <= layer.units <= 4096 or layer.input_size != width:
+            yield f"layers[{index}]: expected recurrent_{index} with {width} inputs and 1..4096 units, got {layer}"
+        width = layer.units
+    if manifest.state_size != sum(layer.state_size for layer in manifest.layers):
+        yield f"state_size: expected the sum over the layers, got {manifest.state_size}"
+    if manifest.forecast is None and manifest.classes is None:
+        yield "expected a forecast head, a class head or both, got none"
+    if manifest.forecast is not None:
+        yield from _forecast_contradictions(manifest, manifest.forecast, names)
+    if manifest.classes is not None and len(set(manifest.classes.labels)) != len(manifest.classes.labels):
+        yield "classes.labels: expected distinct labels"
+    if manifest.regime == "windowed" and not (manifest.window and manifest.window > 0):
+        yield f"window: expected a positive number of steps for the windowed regime, got {manifest.window}"
+    if not (math.isfinite(manifest.period_s) and manifest.period_s > 0):
+        yield f"period_s: expected a positive number of seconds, got {manifest.period_s}"
+
+
+def _forecast_contradictions(manifest: Manifest, head: Forecast, names: list[str]) -> Iterator[str]:
+    if not head.targets or len(set(head.targets)) != len(head.targets) or not set(head.targets) <= set(names):
+        yield f"forecast.targets: expected channels among {names}, got {head.targets}"
+    if not 1 <= head.horizon <= 1024:
+        yield f"forecast.horizon: expected 1..1024 steps, got {head.horizon}"
+    ascending = all(a < b for a, b in itertools.pairwise([0.0, *head.quantiles, 1.0]))
+    if head.quantiles and (not ascending or 0.5 not in head.quantiles or len(head.quantiles) < 3):
+        yield f"forecast.quantiles: expected ascending levels around 0.5, got {head.quantiles}"
+    calibration = manifest.calibration
+    if calibration is None:
+        return
+    shape = (len(head.targets), head.horizon, len(calibration.levels))
+    table = calibration.residuals
+    if len(table) != shape[0] or any(
+        len(rows) != shape[1] or any(len(row) != shape[2] for row in rows) for rows in table
+    ):
+        yield f"calibration.residuals: expected a table of shape {shape}"
+    if len(calibration.levels) < 3 or not all(a < b for a, b in itertools.pairwise([0.0, *calibration.levels, 1.0])):
+        yield "calibration.levels: expected at least three ascending probabilities between 0 and 1"
+
+
+def _read_bounded(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most ``limit`` bytes; a link is refused."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{path}: expected a plain file, found a link or something else")
+        if status.st_size > limit:
+            raise BundleError(f"{path}: expected at most {limit:,} bytes, got {status.st_size:,}")
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read_checked(path: Path, entry: FileEntry) -> bytes:
+    if not 0 <= entry.bytes <= MAX_FILE_BYTES:
+        raise BundleError(f"{path}: expected at most {MAX_FILE_BYTES:,} bytes, the manifest says {entry.bytes:,}")
+    data = _read_bounded(path, MAX_FILE_BYTES)
+    if len(data) != entry.bytes:
+        raise BundleError(f"{path}: expected {entry.bytes:,} bytes, got {len(data):,}: truncated or changed")
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry.sha256:
+        raise BundleError(f"{path}: SHA-256 differs from the manifest: expected {entry.sha256}, got {found}")
+    return data
+
+
+def _pack_weights(weights: dict[str, F32]) -> bytes:
+    """Pack arrays as ``.npz`` whose bytes depend on nothing but the arrays (no clock, no compression)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(weights):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(weights[name], np.float32), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), member.getvalue())
+    return buffer.getvalue()
+
+
+def _unpack_weights(path: Path, data: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, F32]:
+    """Check names and declared sizes against ``shapes`` first, then read; every number must be finite."""
+    weights: dict[str, F32] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            if set(members) != set(shapes) or len(archive.infolist()) != len(shapes):
+                different = sorted(set(members) ^ set(shapes))
+                raise BundleError(f"{path}: expected exactly the arrays of the layers; different: {different[:5]}")
+            for name, shape in shapes.items():
+                weights[name] = _read_array(path, archive, members[name], name, shape)
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+        raise BundleError(f"{path}: not a plain .npz of float32 arrays: {error}") from error
+    return weights
+
+
+def _read_array(
+    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, shape: tuple[int, ...]
+) -> F32:
+    if member.file_size > 4 * math.prod(shape) + 4096:
+        raise BundleError(f"{path}: {name}: expected an array of shape {shape}, found {member.file_size:,} bytes")
+    with archive.open(member) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    if array.shape != shape or array.dtype != np.float32:
+        raise BundleError(f"{path}: {name}: expected float32 {shape}, got {array.dtype} {array.shape}")
+    if not np.isfinite(array).all() or (name == "scaling/scale" and not (array > 0).all()):
+        raise BundleError(f"{path}: {name}: expected finite numbers (and scales above 0)")
+    return np.ascontiguousarray(array)

@@ -1,0 +1,55 @@
+"""The configuration: a TOML file in, a checked `Config` out, or every mistake with its file and line."""
+
+from stream_gru.config.load import load_config, parse_config
+from stream_gru.config.paths import resolve
+from stream_gru.config.purpose import Purpose, check_purpose, require_running, require_training
+from stream_gru.config.samples import sample_config
+from stream_gru.config.schema import (
+    ChannelConfig,
+    ClassesConfig,
+    ConditioningConfig,
+    Config,
+    DataConfig,
+    FileSinkConfig,
+    ForecastConfig,
+    InputConfig,
+    LayerConfig,
+    MetricsConfig,
+    ModelConfig,
+    RegularizerConfig,
+    ReplaySourceConfig,
+    RunConfig,
+    SplitConfig,
+    StdinSourceConfig,
+    StdoutSinkConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "ChannelConfig",
+    "ClassesConfig",
+    "ConditioningConfig",
+    "Config",
+    "DataConfig",
+    "FileSinkConfig",
+    "ForecastConfig",
+    "InputConfig",
+    "LayerConfig",
+    "MetricsConfig",
+    "ModelConfig",
+    "Purpose",
+    "RegularizerConfig",
+    "ReplaySourceConfig",
+    "RunConfig",
+    "SplitConfig",
+    "StdinSourceConfig",
+    "StdoutSinkConfig",
+    "TrainingConfig",
+    "check_purpose",
+    "load_config",
+    "parse_config",
+    "require_running",
+    "require_training",
+    "resolve",
+    "sample_config",
+]

@@ -1,0 +1,217 @@
+"""What must hold between keys: one function a rule, one row a rule in `RULES`.
+
+A rule reads a configuration whose form is right and yields a problem for each thing that makes no sense.  It looks at
+nothing outside the file: whether recordings and bundles exist is found out by those who open them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from posixpath import normpath
+
+from stream_gru.config.problem import KeyPath, Problem, dotted, one_of, quoted, shown
+from stream_gru.config.schema import Config, FileSinkConfig, ReplaySourceConfig, SplitConfig
+
+Given = Container[KeyPath]
+"""The keys that stand in the file, as against those that have their default."""
+
+_FILE_SINK = re.compile(r".*[^/]\.(jsonl|csv)(\.gz)?", re.DOTALL)
+# Keys of a layer that mean nothing for a cell.
+_WITHOUT = {"gru": (), "lstm": ("reset_after",), "simple_rnn": ("recurrent_activation", "reset_after")}
+_INSTANTS = ("validation_from", "test_from", "until")
+MIDDLE = 0.5
+MAX_PORT = 65535
+
+
+def check_rules(config: Config, given: Mapping[KeyPath, int], broken: Container[str]) -> Iterator[Problem]:
+    """Yield the problems of all rules that read none of the broken tables."""
+    for tables, rule in RULES:
+        if not any(table in broken for table in tables):
+            yield from rule(config, given)
+
+
+def _channel_names(config: Config, given: Given) -> Iterator[Problem]:
+    yield from _once(("channel",), [channel.name for channel in config.channel], "name")
+
+
+def _channel_ranges(config: Config, given: Given) -> Iterator[Problem]:
+    for place, channel in enumerate(config.channel):
+        low, high = channel.min, channel.max
+        if low is not None and high is not None and not low < high:
+            yield Problem(("channel", place, "max"), f"a number above min = {shown(low)}", shown(high))
+
+
+def _some_files(config: Config, given: Given) -> Iterator[Problem]:
+    if config.data is not None and not config.data.files:
+        yield Problem(("data", "files"), "at least one file", "none")
+    if isinstance(config.source, ReplaySourceConfig) and not config.source.files:
+        yield Problem(("source", "files"), "at least one file", "none")
+
+
+def _shares(config: Config, given: Given) -> Iterator[Problem]:
+    split = config.split
+    if split.by == "time" and not _has_instants(split) and split.validation + split.test >= 1:
+        path = _given_one(("split", "test"), ("split", "validation"), given)
+        yield Problem(path, "validation + test below 1", f"{split.validation + split.test:g}")
+
+
+def _instants(config: Config, given: Given) -> Iterator[Problem]:
+    split = config.split
+    if split.by != "time":
+        return
+    if bool(split.validation_from) != bool(split.test_from):
+        absent, present = (
+            ("test_from", "validation_from") if split.validation_from else ("validation_from", "test_from")
+        )
+        yield Problem(("split", absent), f"a date and time, as {present} is given", "none")
+    times: list[tuple[str, datetime]] = []
+    for key in _INSTANTS:
+        text = getattr(split, key)
+        time = _instant(text)
+        if time is not None:
+            times.append((key, time))
+        elif text:
+            yield Problem(("split", key), 'a date and time such as "2026-03-01T06:00:00Z"', shown(text))
+    for (before, start), (key, end) in pairwise(times):
+        if not start < end:
+            expected = f"a time after {before} = {quoted(getattr(split, before))}"
+            yield Problem(("split", key), expected, shown(getattr(split, key)))
+
+
+def _patterns(config: Config, given: Given) -> Iterator[Problem]:
+    for key in ("validation_streams", "test_streams"):
+        if config.split.by == "stream" and not getattr(config.split, key):
+            yield Problem(("split", key), 'at least one name or pattern of streams, as by = "stream"', "none")
+
+
+def _heads(config: Config, given: Given) -> Iterator[Problem]:
+    model = config.model
+    if model is not None and model.forecast is None and model.classes is None:
+        yield Problem(("model",), "a table [model.forecast], [model.classes] or both", "none")
+
+
+def _layers(config: Config, given: Given) -> Iterator[Problem]:
+    if config.model is None:
+        return
+    if not config.model.layer:
+        yield Problem(("model", "layer"), "at least one layer", "none")
+    for place, layer in enumerate(config.model.layer):
+        for key in _WITHOUT[layer.cell]:
+            path = ("model", "layer", place, key)
+            if path in given:
+                yield Problem(path, f"no such key for cell = {quoted(layer.cell)}", shown(getattr(layer, key)))
+
+
+def _repeats(config: Config, given: Given) -> Iterator[Problem]:
+    model = config.model
+    if model is None:
+        return
+    yield from _once(("model", "calendar"), model.calendar)
+    if model.forecast is not None:
+        yield from _once(("model", "forecast", "targets"), model.forecast.targets)
+    if model.classes is not None:
+        yield from _once(("model", "classes", "labels"), model.classes.labels)
+
+
+def _targets(config: Config, given: Given) -> Iterator[Problem]:
+    names = [channel.name for channel in config.channel]
+    if not names or config.model is None or config.model.forecast is None:
+        return
+    for place, target in enumerate(config.model.forecast.targets):
+        if target not in names:
+            yield Problem(("model", "forecast", "targets", place), one_of(target, "channels", names), shown(target))
+
+
+def _quantiles(config: Config, given: Given) -> Iterator[Problem]:
+    if config.model is None or config.model.forecast is None or not config.model.forecast.quantiles:
+        return
+    path, levels = ("model", "forecast", "quantiles"), config.model.forecast.quantiles
+    for place, (low, high) in enumerate(pairwise(levels), start=1):
+        if not low < high:
+            yield Problem((*path, place), f"a number above the one before it, {shown(low)}", shown(high))
+    if not min(levels) < MIDDLE < max(levels):
+        yield Problem(path, "numbers below and above 0.5", ", ".join(map(shown, levels[:9])))
+
+
+def _labels(config: Config, given: Given) -> Iterator[Problem]:
+    if config.model is not None and config.model.classes is not None and not config.input.label:
+        yield Problem(("model", "classes"), "input.label to name the column that holds the class", "none")
+
+
+def _windows(config: Config, given: Given) -> Iterator[Problem]:
+    training = config.training
+    if training.regime != "windowed":
+        return
+    if training.stride > training.window:
+        path = _given_one(("training", "stride"), ("training", "window"), given)
+        yield Problem(path, f"stride at most window = {training.window}", f"stride = {training.stride}")
+    if training.warm_up >= training.window:
+        path = _given_one(("training", "warm_up"), ("training", "window"), given)
+        yield Problem(path, f"warm_up below window = {training.window}", f"warm_up = {training.warm_up}")
+
+
+def _sinks(config: Config, given: Given) -> Iterator[Problem]:
+    paths = [sink.path if isinstance(sink, FileSinkConfig) else "" for sink in config.sink]
+    for place, path in enumerate(paths):
+        if path and not _FILE_SINK.fullmatch(path):
+            expected = "a name that ends in .jsonl, .csv, .jsonl.gz or .csv.gz"
+            yield Problem(("sink", place, "path"), expected, shown(path))
+    yield from _once(("sink",), [normpath(path) if path else "" for path in paths], "path")
+
+
+def _port(config: Config, given: Given) -> Iterator[Problem]:
+    port = int(config.metrics.listen.rpartition(":")[2])
+    if port > MAX_PORT:
+        yield Problem(("metrics", "listen"), f"a port of 0 to {MAX_PORT}", shown(port))
+
+
+def _once(path: KeyPath, names: Sequence[str], *key: str) -> Iterator[Problem]:
+    """Yield a problem for each name that stands in the list before; an empty name is no name."""
+    for place, name in enumerate(names):
+        first = names.index(name)
+        if name and first < place:
+            expected = f"a name that no other has (see {dotted((*path, first, *key))})"
+            yield Problem((*path, place, *key), expected, shown(name))
+
+
+def _given_one(path: KeyPath, other: KeyPath, given: Given) -> KeyPath:
+    """Return the path whose key stands in the file, so that the message points at something to change."""
+    return path if path in given or other not in given else other
+
+
+def _has_instants(split: SplitConfig) -> bool:
+    return bool(split.validation_from or split.test_from)
+
+
+def _instant(text: str) -> datetime | None:
+    """Return the time that a text of ISO 8601 names, UTC unless it says otherwise; None for any other text."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+Rule = Callable[[Config, Given], Iterator[Problem]]
+
+RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("channel",), _channel_names),
+    (("channel",), _channel_ranges),
+    (("data", "source"), _some_files),
+    (("split",), _shares),
+    (("split",), _instants),
+    (("split",), _patterns),
+    (("model",), _heads),
+    (("model",), _layers),
+    (("model",), _repeats),
+    (("channel", "model"), _targets),
+    (("model",), _quantiles),
+    (("input", "model"), _labels),
+    (("training",), _windows),
+    (("sink",), _sinks),
+    (("metrics",), _port),
+)
+"""Each rule with the tables it reads."""

@@ -1,0 +1,242 @@
+"""Every key a configuration file may have: name, type, range, default.
+
+One file may hold the keys for training, for running, or for both.  Tables that both need (``[input]``, ``[[channel]]``,
+``[conditioning]``) are copied into the bundle by training, so that a run needs to say nothing about them.
+Constraints stand in the types (`msgspec.Meta`), so that one walk over the types checks a file, prints the sample
+and names the expectation in an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+Level = Annotated[float, Meta(gt=0, lt=1)]
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Address = Annotated[
+    str,
+    Meta(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$", description='an address and port such as "127.0.0.1:9723"'),
+]
+
+TimeUnit = Literal["iso", "s", "ms", "us", "ns"]
+Format = Literal["auto", "csv", "jsonl", "parquet"]
+Cell = Literal["gru", "lstm", "simple_rnn"]
+Activation = Literal[
+    "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "softsign", "softplus", "elu", "selu", "swish"
+]
+Initializer = Literal[
+    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal",
+    "orthogonal", "zeros", "ones", "random_normal", "random_uniform", "truncated_normal",
+]  # fmt: skip
+CalendarFeature = Literal["minute_of_hour", "hour_of_day", "day_of_week", "day_of_year"]
+
+
+class Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all tables: immutable, and an unknown key is an error."""
+
+
+class ChannelConfig(Table, frozen=True):
+    """One measured quantity.  Values outside ``min..max`` count as missing."""
+
+    name: Name
+    unit: str = ""
+    column: str = ""
+    min: float | None = None
+    max: float | None = None
+
+
+class InputConfig(Table, frozen=True):
+    """How a record is read.  Names are columns of CSV and Parquet files, keys of JSON lines."""
+
+    format: Format = "auto"
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1)] = ","
+    time: Name = "time"
+    time_unit: TimeUnit = "iso"
+    stream: str = ""
+    label: str = ""
+    reset: str = ""
+    sequence: str = ""
+    seq: str = ""
+
+
+class DataConfig(Table, frozen=True):
+    """Which recordings train; paths are relative to the configuration file."""
+
+    files: list[str]
+    period_s: Positive
+    ignore_labels: list[str] = []
+
+
+class SplitConfig(Table, frozen=True):
+    """What is kept aside.  ``by = "time"``: shares of each span, or instants; ``by = "stream"``: name patterns."""
+
+    by: Literal["time", "stream"] = "time"
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+    validation_from: str = ""
+    test_from: str = ""
+    until: str = ""
+    validation_streams: list[str] = []
+    test_streams: list[str] = []
+
+
+class ConditioningConfig(Table, frozen=True):
+    """When a missing piece is filled in and when the stream is reset; see `stream_gru.conditioning`."""
+
+    max_fill_steps: NonNegativeInt = 5
+    clock_backwards_s: Positive = 3600.0
+
+
+class RegularizerConfig(Table, frozen=True):
+    """Penalty ``l1 * sum(|w|) + l2 * sum(w**2)``."""
+
+    l1: NonNegative = 0.0
+    l2: NonNegative = 0.0
+
+
+class LayerConfig(Table, frozen=True):
+    """One recurrent layer; the keys are those of ``keras.layers.GRU`` and mean the same."""
+
+    cell: Cell = "gru"
+    units: Annotated[int, Meta(ge=1, le=4096)] = 32
+    activation: Activation = "tanh"
+    recurrent_activation: Activation = "sigmoid"
+    use_bias: bool = True
+    reset_after: bool = True
+    kernel_initializer: Initializer = "glorot_uniform"
+    recurrent_initializer: Initializer = "orthogonal"
+    bias_initializer: Initializer = "zeros"
+    kernel_regularizer: RegularizerConfig = RegularizerConfig()
+    recurrent_regularizer: RegularizerConfig = RegularizerConfig()
+    bias_regularizer: RegularizerConfig = RegularizerConfig()
+    activity_regularizer: RegularizerConfig = RegularizerConfig()
+    dropout: Fraction = 0.0
+    recurrent_dropout: Fraction = 0.0
+    unroll: bool = False
+    seed: int | None = None
+
+
+class ForecastConfig(Table, frozen=True):
+    """Direct multi-step forecast of ``targets`` (all channels when empty) for horizons 1..``horizon``.
+
+    ``residual``: the network learns the change from the last value.  ``quantiles``: pinball loss on these levels (0.5
+    is always among them) in place of ``loss``.
+    """
+
+    targets: list[str] = []
+    horizon: Annotated[int, Meta(ge=1, le=1024)] = 1
+    residual: bool = True
+    quantiles: list[Level] = []
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    weight: NonNegative = 1.0
+
+
+class ClassesConfig(Table, frozen=True):
+    """Classification of every step.  ``labels`` empty: all labels of the training recordings, sorted."""
+
+    labels: list[str] = []
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    class_weights: Literal["none", "balanced"] = "none"
+    weight: NonNegative = 1.0
+
+
+class ModelConfig(Table, frozen=True):
+    """The network: inputs, recurrent layers, heads.  At least one head must be present."""
+
+    layer: list[LayerConfig] = field(default_factory=lambda: [LayerConfig()])
+    scaling: Literal["standard", "minmax", "none"] = "standard"
+    calendar: list[CalendarFeature] = []
+    forecast: ForecastConfig | None = None
+    classes: ClassesConfig | None = None
+
+
+class TrainingConfig(Table, frozen=True):
+    """How the weights are found.
+
+    ``stateful``: recordings are laid into ``lanes`` parallel lanes, ``steps`` steps are back-propagated at a time
+    and the state is carried to the next batch.  ``windowed``: windows of ``window`` steps, every ``stride`` steps,
+    each from the initial state, ``batch_size`` at a time.  ``warm_up``: steps after a reset left out of the loss.
+    """
+
+    regime: Literal["stateful", "windowed"] = "stateful"
+    lanes: PositiveInt = 32
+    steps: PositiveInt = 64
+    window: PositiveInt = 64
+    stride: PositiveInt = 16
+    batch_size: PositiveInt = 128
+    window_loss: Literal["every", "last"] = "every"
+    warm_up: NonNegativeInt = 0
+    epochs: PositiveInt = 20
+    patience: PositiveInt = 5
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    learning_rate: Positive = 0.001
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: NonNegative = 1.0
+    seed: NonNegativeInt = 1
+    tensorboard: str = ""
+
+
+class RunConfig(Table, frozen=True):
+    """The daemon: which bundle, which engine, how much at once."""
+
+    bundle: str
+    engine: Literal["auto", "litert", "numpy", "keras"] = "auto"
+    level: Level = 0.9
+    adapt_rate: NonNegative = 0.5
+    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 8192
+    max_streams: PositiveInt = 1000
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ReplaySourceConfig(Table, frozen=True, tag_field="type", tag="replay"):
+    """Recorded files, in the order given.  ``speed`` 1 is as recorded, 0 as fast as possible."""
+
+    files: list[str]
+    speed: NonNegative = 0.0
+
+
+class StdinSourceConfig(Table, frozen=True, tag_field="type", tag="stdin"):
+    """Lines on standard input; ``format`` must be stated, as there is no file name to tell it."""
+
+    format: Literal["csv", "jsonl"]
+
+
+class FileSinkConfig(Table, frozen=True, tag_field="type", tag="file"):
+    """One file; ``.jsonl`` or ``.csv`` by name, compressed when the name ends ``.gz``."""
+
+    path: Name
+
+
+class StdoutSinkConfig(Table, frozen=True, tag_field="type", tag="stdout"):
+    """Standard output."""
+
+    format: Literal["jsonl", "csv"] = "jsonl"
+
+
+class MetricsConfig(Table, frozen=True):
+    """The HTTP endpoints ``/metrics``, ``/-/healthy`` and ``/-/ready``."""
+
+    enabled: bool = True
+    listen: Address = "127.0.0.1:9723"
+
+
+class Config(Table, frozen=True):
+    """A whole file.  `train` needs data, channel and model; `run` needs run, source and at least one sink."""
+
+    input: InputConfig = InputConfig()
+    channel: list[ChannelConfig] = []
+    data: DataConfig | None = None
+    split: SplitConfig = SplitConfig()
+    conditioning: ConditioningConfig = ConditioningConfig()
+    model: ModelConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    run: RunConfig | None = None
+    source: ReplaySourceConfig | StdinSourceConfig | None = None
+    sink: list[FileSinkConfig | StdoutSinkConfig] = []
+    metrics: MetricsConfig = MetricsConfig()

@@ -1,0 +1,27 @@
+"""Decoders: bytes to samples, one format a file.
+
+To add one: a file with a class that takes a `Fields` and fulfils `stream_gru.protocols.Decoder`, and a row here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from stream_gru.decoders.fields import Fields
+from stream_gru.errors import ConfigError
+from stream_gru.protocols import Decoder
+
+DECODERS = {
+    "csv": "stream_gru.decoders.csv_lines:CsvDecoder",
+    "jsonl": "stream_gru.decoders.json_lines:JsonLinesDecoder",
+    "parquet": "stream_gru.decoders.arrow:ArrowDecoder",
+}
+
+
+def load_decoder(name: str, fields: Fields) -> Decoder:
+    """Return the decoder called ``name``.  Raises ConfigError when it is unknown or its package is missing."""
+    if name not in DECODERS:
+        raise ConfigError(f"format: expected one of {', '.join(DECODERS)}, got {name!r}")
+    module, _, attribute = DECODERS[name].partition(":")
+    decoder: Decoder = getattr(import_module(module), attribute)(fields)
+    return decoder

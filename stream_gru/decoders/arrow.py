@@ -1,0 +1,52 @@
+"""Arrow record batches, the form in which Parquet files are read.  Needs pyarrow (``stream-gru[parquet]``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from stream_gru.decoders.fields import Column, Fields, assemble
+from stream_gru.errors import DataError
+from stream_gru.types import RawMessage, SampleBatch, concatenate, empty_batch
+
+
+class ArrowDecoder:
+    """Reads messages whose payload is an Arrow IPC stream."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Decode messages in order.  Raises DataError when a column is missing."""
+        batches = [
+            self._decode_one(message.key, table) for message in raw for table in pa.ipc.open_stream(message.payload)
+        ]
+        return concatenate(batches or [empty_batch(len(self._fields.columns))], len(self._fields.columns))
+
+    def _decode_one(self, key: str, table: Any) -> SampleBatch:
+        names = table.schema.names
+        missing = [name for name in self._fields.required if name not in names]
+        if missing:
+            raise DataError(f"{key}: expected a column {missing[0]!r}, got {', '.join(names)}; see [input]")
+
+        def column(name: str) -> Column | None:
+            return _cells(table.column(name)) if name in names else None
+
+        return assemble(self._fields, table.num_rows, column, key)
+
+
+def _cells(column: Any) -> Column:
+    """Numbers and instants as numpy where nothing is missing, else plain objects."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        column, kind = column.cast(pa.timestamp("ns")), pa.timestamp("ns")
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_decode()
+    plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
+    if plain and (not column.null_count or pa.types.is_floating(kind)):
+        cells: Column = column.to_numpy(zero_copy_only=False)
+        return cells
+    objects: Column = column.to_pylist()
+    return objects

@@ -1,0 +1,69 @@
+"""CSV: lines of separated fields, the first line of a file names them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+
+from stream_gru.decoders.fields import Column, Fields, assemble
+from stream_gru.decoders.lines import decoded_lines
+from stream_gru.errors import DataError
+from stream_gru.types import DropReason, RawMessage, SampleBatch, concatenate, empty_batch
+
+
+class CsvDecoder:
+    """Reads messages whose payload is whole CSV lines and whose header is the line with the names."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Decode messages in order.  Raises DataError when the header lacks a column."""
+        return concatenate(
+            [self._decode_one(message) for message in raw] or [empty_batch(len(self._fields.columns))],
+            len(self._fields.columns),
+        )
+
+    def _decode_one(self, message: RawMessage) -> SampleBatch:
+        names = self._names(message)
+        lines, rejected = decoded_lines(message.payload)
+        rows, broken = self._split(lines)
+        good = [row for row in rows if len(row) == len(names)]
+        short = sum(len(row) < len(names) for row in rows)
+        for reason, n in (
+            (DropReason.PARSE, broken + len(rows) - len(good) - short),
+            (DropReason.MISSING_FIELD, short),
+        ):
+            if n:
+                rejected[reason] = rejected.get(reason, 0) + n
+        columns: dict[str, Column] = dict(zip(names, zip(*good, strict=True), strict=True)) if good else {}
+        batch = assemble(self._fields, len(good), columns.get, message.key)
+        counted = empty_batch(len(self._fields.columns), rejected)
+        return concatenate([batch, counted], len(self._fields.columns)) if rejected else batch
+
+    def _split(self, lines: list[str]) -> tuple[list[list[str]], int]:
+        """Split lines into fields; return rows and how many lines are broken.  Blank lines are nothing."""
+        delimiter = self._fields.input.delimiter
+        try:
+            return [row for row in csv.reader(lines, delimiter=delimiter, strict=True) if row], 0
+        except csv.Error:
+            rows: list[list[str]] = []
+            broken = 0
+            for line in lines:
+                try:
+                    rows.extend(row for row in csv.reader([line], delimiter=delimiter, strict=True) if row)
+                except csv.Error:
+                    broken += 1
+            return rows, broken
+
+    def _names(self, message: RawMessage) -> list[str]:
+        header = message.header.decode("utf-8-sig", errors="replace")
+        delimiter = self._fields.input.delimiter
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        missing = [name for name in self._fields.required if name not in names]
+        if missing:
+            raise DataError(
+                f"{message.key}: expected a column {missing[0]!r} in the header, got {', '.join(names) or 'nothing'};"
+                " see [input] and [[channel]] column"
+            )
+        return names

@@ -1,0 +1,38 @@
+"""Payloads of lines: strict UTF-8, each bad line counted."""
+
+from __future__ import annotations
+
+from stream_gru.types import DropReason
+
+MAX_LINE_BYTES = 64 * 1024
+
+
+def decoded_lines(payload: bytes) -> tuple[list[str], dict[DropReason, int]]:
+    """Return the lines of a payload as text, and how many were not UTF-8, held NUL or were too long."""
+    rejected: dict[DropReason, int] = {}
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        text = None
+    if text is not None and "\0" not in text:
+        lines = text.split("\n")
+        if len(payload) <= MAX_LINE_BYTES or max(map(len, lines)) <= MAX_LINE_BYTES // 4:
+            return lines, rejected
+    lines = []
+    for line in payload.split(b"\n"):
+        reason = _fault(line)
+        if reason is None:
+            lines.append(line.decode())
+        else:
+            rejected[reason] = rejected.get(reason, 0) + 1
+    return lines, rejected
+
+
+def _fault(line: bytes) -> DropReason | None:
+    if len(line) > MAX_LINE_BYTES:
+        return DropReason.TOO_LARGE
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return DropReason.ENCODING
+    return DropReason.ENCODING if b"\0" in line else None

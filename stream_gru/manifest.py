@@ -1,0 +1,174 @@
+"""What the manifest of a bundle says: the contract between training and everything that reads a model.
+
+Structs refuse unknown keys: a layer, option or file this version does not know is an error, not a guess.
+Sizes: C channels, I inputs, S state numbers, K outputs, D targets, H horizon, Q quantiles, L labels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from stream_gru.config.schema import Activation, CalendarFeature, Cell, ConditioningConfig, InputConfig
+
+
+class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all parts of a manifest: immutable, and an unknown key is an error."""
+
+
+class Channel(_Part, frozen=True, kw_only=True):
+    """One input channel: allowed range (values outside count as missing) and the range seen in training."""
+
+    name: str
+    seen_min: float
+    seen_max: float
+    unit: str = ""
+    column: str = ""
+    min: float | None = None
+    max: float | None = None
+
+
+class Layer(_Part, frozen=True, kw_only=True):
+    """One recurrent layer, exactly what a step of it needs to know."""
+
+    name: str
+    cell: Cell
+    units: int
+    input_size: int
+    activation: Activation
+    recurrent_activation: Activation
+    use_bias: bool
+    reset_after: bool
+
+    @property
+    def gates(self) -> int:
+        """How many blocks of U columns the kernels have."""
+        return {"gru": 3, "lstm": 4, "simple_rnn": 1}[self.cell]
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of this layer in a row of the hidden state; LSTM keeps h, then c."""
+        return self.units * (2 if self.cell == "lstm" else 1)
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape of the bias in Keras' layout."""
+        if self.cell == "gru" and self.reset_after:
+            return (2, 3 * self.units)
+        return (self.gates * self.units,)
+
+
+class Forecast(_Part, frozen=True, kw_only=True):
+    """The forecast head; outputs are laid out (D, H, Q), Q = 1 without quantiles (else sorted, 0.5 among them)."""
+
+    targets: list[str]
+    horizon: int
+    residual: bool
+    quantiles: list[float] = []
+
+
+class Classes(_Part, frozen=True, kw_only=True):
+    """The class head: L probabilities after the forecast's outputs."""
+
+    labels: list[str]
+    activation: Literal["softmax", "sigmoid"]
+
+
+class Calibration(_Part, frozen=True, kw_only=True):
+    """Residual quantiles of the validation part, for intervals of any level.
+
+    ``levels`` (A,) ascending probabilities; ``residuals`` (D, H, A): quantiles of truth - forecast, engineering units.
+    With a quantile head they are quantiles of the residual over the half-width predicted by the head
+    (negative side: below the median), i.e. without unit.  ``samples``: how many residuals stand behind them.
+    """
+
+    levels: list[float]
+    residuals: list[list[list[float]]]
+    samples: int
+
+
+class EngineParity(_Part, frozen=True, kw_only=True):
+    """Largest absolute difference of one engine from Keras' full-sequence output, in scaled units."""
+
+    engine: str
+    samples: int
+    max_difference: float
+    tolerance: float
+
+
+class FileEntry(_Part, frozen=True, kw_only=True):
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(_Part, frozen=True, kw_only=True):
+    """Everything about a model but its numbers."""
+
+    format_version: int
+    model_id: str
+    created: str
+    versions: dict[str, str]
+    regime: Literal["stateful", "windowed"]
+    window: int | None
+    period_s: float
+    input: InputConfig
+    conditioning: ConditioningConfig
+    channels: list[Channel]
+    calendar: list[CalendarFeature]
+    layers: list[Layer]
+    forecast: Forecast | None
+    classes: Classes | None
+    state_size: int
+    warm_up: int
+    calibration: Calibration | None
+    parity: list[EngineParity]
+    scores: dict[str, object]
+    files: dict[str, FileEntry]
+    ignore_labels: list[str] = []
+
+    @property
+    def input_size(self) -> int:
+        """Inputs of the network: channels, then sine and cosine of each calendar feature."""
+        return len(self.channels) + 2 * len(self.calendar)
+
+    @property
+    def forecast_size(self) -> int:
+        """Outputs of the forecast head, D * H * Q."""
+        if self.forecast is None:
+            return 0
+        return len(self.forecast.targets) * self.forecast.horizon * max(1, len(self.forecast.quantiles))
+
+    @property
+    def output_size(self) -> int:
+        """All outputs, K."""
+        return self.forecast_size + (0 if self.classes is None else len(self.classes.labels))
+
+    @property
+    def target_index(self) -> list[int]:
+        """Channel index of each forecast target."""
+        names = [channel.name for channel in self.channels]
+        return [] if self.forecast is None else [names.index(target) for target in self.forecast.targets]
+
+
+def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Return every array a bundle must hold and its shape; nothing more, nothing less."""
+    channels = len(manifest.channels)
+    shapes: dict[str, tuple[int, ...]] = {"scaling/mean": (channels,), "scaling/scale": (channels,)}
+    width = manifest.input_size
+    for layer in manifest.layers:
+        columns = layer.gates * layer.units
+        shapes[f"{layer.name}/kernel"] = (width, columns)
+        shapes[f"{layer.name}/recurrent_kernel"] = (layer.units, columns)
+        if layer.use_bias:
+            shapes[f"{layer.name}/bias"] = layer.bias_shape
+        width = layer.units
+    if manifest.forecast is not None:
+        shapes["forecast/kernel"] = (width, manifest.forecast_size)
+        shapes["forecast/bias"] = (manifest.forecast_size,)
+    if manifest.classes is not None:
+        shapes["classes/kernel"] = (width, len(manifest.classes.labels))
+        shapes["classes/bias"] = (len(manifest.classes.labels),)
+    return shapes

@@ -1,0 +1,237 @@
+"""The pipeline: the one road that live data, replays and evaluations take.
+
+    SampleBatch ──▶ condition ──▶ advance ──▶ score ──▶ PredictionBatch
+                    order, gaps    engine:      truths, intervals
+                    resets, NaN    step, scan
+                        ▲            │ h            │
+                        └────────────┴─ StateTable ─┘
+
+`Pipeline.process` does no I/O, reads no clock and starts no thread: the same samples give the same outputs, whatever
+batches they came in.  Sources, sinks, metrics and time belong to the callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import numpy as np
+
+from stream_gru.advance import advance, lost_states
+from stream_gru.bundle import Bundle
+from stream_gru.conditioning import ConditioningSpec, Steps, condition, conditioning_columns, request_reset
+from stream_gru.engines import load_engine
+from stream_gru.manifest import Manifest
+from stream_gru.prediction import Prediction, prediction_at
+from stream_gru.protocols import Engine
+from stream_gru.scoring import Scorer, ScoreTotals
+from stream_gru.state import Column, StateTable
+from stream_gru.times import to_ns
+from stream_gru.types import (
+    F32,
+    I32,
+    I64,
+    U8,
+    DropReason,
+    Mask,
+    OutputSpec,
+    PredictionBatch,
+    ResetReason,
+    SampleBatch,
+    Status,
+)
+
+
+class Pipeline:
+    """Runs one model over any number of streams and remembers each one's state.
+
+    ``engine``: a name (``auto, litert, numpy, keras``) or an `Engine`; ``level``: nominal coverage of the intervals;
+    ``adapt_rate``: how fast they adapt, 0 for not at all; ``max_streams``: samples of more streams are dropped.
+    Raises ConfigError for an engine that cannot be had.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: str | Engine = "auto",
+        *,
+        level: float = 0.9,
+        adapt_rate: float = 0.5,
+        max_streams: int = 1000,
+    ) -> None:
+        manifest = bundle.manifest
+        self.manifest = manifest
+        self.engine = load_engine(engine, bundle) if isinstance(engine, str) else engine
+        self.spec = output_spec(manifest, level)
+        self._conditioning = conditioning_spec(manifest)
+        self._max_streams = max_streams
+        self._scorer = (
+            None if manifest.forecast is None else Scorer(manifest, bundle.weights["scaling/scale"], level, adapt_rate)
+        )
+        self.table = StateTable(self._columns())
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that have a state."""
+        return self.table.streams
+
+    def process(self, batch: SampleBatch) -> PredictionBatch:
+        """Apply a batch and return one output for each applied sample, in the order of arrival.
+
+        Raises ValueError when ``batch.values`` is not (N, C) for this model's channels.
+        """
+        channels = len(self.manifest.channels)
+        if batch.values.ndim != 2 or batch.values.shape[1] != channels:
+            raise ValueError(f"values: expected shape (N, {channels}), got {batch.values.shape}")
+        steps = condition(batch, self.table, self._conditioning, self._max_streams)
+        hidden = self.table["h"]
+        outputs, h = advance(self.engine, steps, hidden[steps.slot])
+        hidden[steps.slot] = h
+        self._reset_lost_states(steps, h)
+        finite: Mask = np.logical_and.reduce(np.isfinite(outputs), axis=1)
+        trusted = finite & (steps.row >= 0) & (steps.count > self.manifest.warm_up)
+        forecast = lower = upper = None
+        if self._scorer is not None:
+            forecast, lower, upper = self._scorer.score(steps, outputs, trusted, self.table)
+        order = _output_order(steps)
+        imputed = _imputed(steps)[order]
+        applied = steps.row[order]
+        probabilities = outputs[:, self.manifest.forecast_size :] if self.manifest.classes else None
+        calibrated = self._scorer is not None and self._scorer.calibrated
+        return PredictionBatch(
+            spec=self.spec,
+            streams=batch.streams,
+            stream=batch.stream[applied],
+            time_ns=batch.time_ns[applied],
+            seq=None if batch.seq is None else batch.seq[applied],
+            status=self._status(steps.count[order], imputed, finite[order]),
+            reset=_visible_resets(steps)[order],
+            steps=steps.count[order],
+            imputed=imputed,
+            forecast=None if forecast is None else forecast[order],
+            lower=lower[order] if calibrated and lower is not None else None,
+            upper=upper[order] if calibrated and upper is not None else None,
+            probabilities=None if probabilities is None else probabilities[order],
+            label=self._true_labels(batch, applied),
+            dropped=steps.dropped,
+            resets=_count_resets(steps),
+        )
+
+    def push(
+        self, stream: str, time: datetime | str | float, values: Mapping[str, float | None] | Sequence[float | None]
+    ) -> Prediction:
+        """Apply one sample and return its output.
+
+        ``time``: a datetime with a time zone, ISO 8601 text, or seconds since 1970-01-01 UTC; ``values``: by channel
+        name, or in the bundle's order, in engineering units, None or NaN for missing.  A sample that was not applied
+        comes back with ``dropped`` set.  Raises ValueError for unknown channels or an unreadable time.
+        """
+        row = np.array([self._value_row(values)], np.float32)
+        batch = SampleBatch((stream,), np.zeros(1, np.int32), np.array([to_ns(time)], np.int64), row)
+        out = self.process(batch)
+        return prediction_at(out, 0) if len(out) else Prediction.of_dropped(batch, out)
+
+    def reset(self, stream: str | None = None, reason: ResetReason = ResetReason.COMMAND) -> int:
+        """Reset one stream, or all, before their next sample; return how many.  Raises KeyError if unknown."""
+        return request_reset(self.table, stream, reason)
+
+    def scores(self, stream: str | None = None) -> ScoreTotals | None:
+        """Return what forecasts were worth so far, for one stream or all; None without a forecast head."""
+        return None if self._scorer is None else self._scorer.totals(self.table, stream)
+
+    def _columns(self) -> list[Column]:
+        scoring = [] if self._scorer is None else self._scorer.columns()
+        hidden = Column("h", (self.engine.state_size,), np.float32, 0)
+        return [hidden, *conditioning_columns(len(self.manifest.channels)), *scoring]
+
+    def _reset_lost_states(self, steps: Steps, h: F32) -> None:
+        """A state that is lost after a stream's last step is reset before its next one."""
+        lost = steps.slot[lost_states(h)]
+        if lost.size:
+            self.table["h"][lost] = self.engine.initial_state(1)[0]
+            self.table["pending_reset"][lost] = ResetReason.NON_FINITE_STATE
+        self.table["steps"][steps.slot] = steps.count[steps.start + steps.length - 1]
+
+    def _status(self, count: I64, imputed: I32, finite: Mask) -> U8:
+        status = np.where(imputed > 0, np.uint8(Status.IMPUTED), np.uint8(Status.OK))
+        status[count <= self.manifest.warm_up] = Status.WARMING
+        status[~finite] = Status.DEGRADED
+        return status
+
+    def _true_labels(self, batch: SampleBatch, applied: I64) -> I32 | None:
+        if batch.label is None or self.manifest.classes is None:
+            return None
+        known = {label: index for index, label in enumerate(self.manifest.classes.labels)}
+        lookup = np.array([known.get(label, -1) for label in batch.labels] + [-1], np.int32)
+        return lookup[batch.label[applied]]
+
+    def _value_row(self, values: Mapping[str, float | None] | Sequence[float | None]) -> list[float]:
+        names = [channel.name for channel in self.manifest.channels]
+        if isinstance(values, Mapping):
+            unknown = sorted(set(values) - set(names))
+            if unknown:
+                raise ValueError(f"values: expected channels among {names}, got {unknown[0]!r}")
+            values = [values.get(name) for name in names]
+        if len(values) != len(names):
+            raise ValueError(f"values: expected {len(names)} numbers ({', '.join(names)}), got {len(values)}")
+        return [float("nan") if value is None else float(value) for value in values]
+
+
+def output_spec(manifest: Manifest, level: float) -> OutputSpec:
+    """What all outputs of a model have in common."""
+    head, classes = manifest.forecast, manifest.classes
+    return OutputSpec(
+        model_id=manifest.model_id,
+        targets=() if head is None else tuple(head.targets),
+        horizon=0 if head is None else head.horizon,
+        labels=() if classes is None else tuple(classes.labels),
+        exclusive=classes is None or classes.activation == "softmax",
+        level=level,
+        warm_up=manifest.warm_up,
+    )
+
+
+def conditioning_spec(manifest: Manifest) -> ConditioningSpec:
+    """The conditioning rules a model was trained with."""
+    return ConditioningSpec.build(
+        manifest.conditioning,
+        manifest.period_s,
+        [(channel.min, channel.max) for channel in manifest.channels],
+        manifest.calendar,
+        (manifest.window or 0) if manifest.regime == "windowed" else 0,
+    )
+
+
+def _output_order(steps: Steps) -> I64:
+    """Steps that answer a sample, in the order in which the samples arrived."""
+    real = np.flatnonzero(steps.row >= 0)
+    return real if len(steps.slot) == 1 else real[np.argsort(steps.row[real], kind="stable")]
+
+
+def _imputed(steps: Steps) -> I32:
+    """Inserted steps before each sample plus channels held in it, (T,) int32."""
+    held = np.count_nonzero(~steps.observed, axis=1)
+    held[steps.row < 0] = 0
+    inserted = np.cumsum(steps.row < 0)
+    real = np.flatnonzero(steps.row >= 0)
+    held[real] += np.diff(inserted[real], prepend=0)
+    return held.astype(np.int32)
+
+
+def _visible_resets(steps: Steps) -> U8:
+    """The reset to show at each sample: its own, or one that fell on a step inserted before it."""
+    reset = steps.reset.copy()
+    for index in np.flatnonzero((steps.reset > 0) & (steps.row < 0)):
+        answer = index + int(np.argmax(steps.row[index:] >= 0))
+        reset[answer] = reset[answer] or steps.reset[index]
+    return reset
+
+
+def _count_resets(steps: Steps) -> dict[ResetReason, int]:
+    found = np.bincount(steps.reset)
+    return {ResetReason(code): int(n) for code, n in enumerate(found) if n and code}
+
+
+def drop_total(dropped: Mapping[DropReason, int]) -> int:
+    """Samples dropped for any reason."""
+    return sum(dropped.values())

@@ -1,0 +1,257 @@
+"""Scoring: forecasts are kept until their truth arrives; intervals learn from it.
+
+Every step issues forecasts for 1..H steps ahead.  H steps later the truth is there: the error, the error of persistence
+(the last value, the yardstick of every forecast) and whether the interval covered the truth are added up for each
+stream, target and horizon.
+
+Intervals are split-conformal: the quantiles of the validation residuals, from the bundle, around the forecast.  Because
+sensors drift, a scale for each stream, target and horizon is adapted online, so that the share of misses stays at
+1 - level whatever happens:
+
+    scale <- scale * (1 + rate * (misses / truths - (1 - level)))      once every `block` steps
+
+Source: Gibbs and Candès, "Adaptive conformal inference under distribution shift", NeurIPS 2021, with the multiplicative
+link of Angelopoulos, Candès and Tibshirani, "Conformal PID control for time series prediction", NeurIPS 2023.
+
+Decision: the update waits for the end of a block of steps (counted by the stream, never by the batch), because then
+nothing depends on where a batch was cut, and a recording is scored in a few operations a block instead of a few a step.
+
+Decision: errors are added up as whole multiples of a tiny unit (2**-20 of the target's scale), so that sums are the
+same, to the last bit, in whatever order and portions they are formed.
+
+Left out of the score: forecasts issued while warming up, for inserted steps or with a non-finite state; truths that
+were filled in; forecasts issued before a reset (but for the resets of the windowed regime, where time goes on).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_gru.conditioning import Steps
+from stream_gru.manifest import Calibration, Forecast, Manifest
+from stream_gru.state import Column, StateTable
+from stream_gru.types import F32, F64, Mask, ResetReason
+
+_SUMS = 4  # truths, absolute error, absolute error of persistence, covered
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTotals:
+    """Sums over scored forecasts, each (D, H) float64: errors in the unit of the channel."""
+
+    truths: F64
+    absolute_error: F64
+    persistence_error: F64
+    covered: F64
+
+    def mae(self) -> F64:
+        """Mean absolute error by target and horizon, NaN where nothing was scored."""
+        return _ratio(self.absolute_error, self.truths)
+
+    def skill(self) -> F64:
+        """1 - MAE / MAE of persistence: 1 perfect, 0 no better than the last value, below 0 worse."""
+        return 1 - _ratio(self.absolute_error, self.persistence_error)
+
+    def coverage(self) -> F64:
+        """Share of truths that lay inside their interval."""
+        return _ratio(self.covered, self.truths)
+
+    def minus(self, earlier: ScoreTotals) -> ScoreTotals:
+        """What was added since ``earlier``."""
+        return ScoreTotals(
+            self.truths - earlier.truths,
+            self.absolute_error - earlier.absolute_error,
+            self.persistence_error - earlier.persistence_error,
+            self.covered - earlier.covered,
+        )
+
+
+def _ratio(a: F64, b: F64) -> F64:
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+
+
+class Scorer:
+    """Scores the forecasts of one model.  Holds constants only: what is remembered lives in the StateTable.
+
+    ``level``: nominal coverage; ``rate``: step of the adaptation (0: fixed intervals).  D targets, H horizons; P is 1,
+    or 3 with a quantile head (median, lower, upper).
+    """
+
+    def __init__(self, manifest: Manifest, scale: F32, level: float, rate: float) -> None:
+        head = manifest.forecast
+        if head is None:
+            raise ValueError("a model without a forecast head has nothing to score")
+        self._targets = np.array(manifest.target_index)
+        self._shape = (len(head.targets), head.horizon)
+        self._quantiles = _interval_quantiles(head)
+        self._block = max(32, head.horizon)
+        self._miss_share, self._rate = 1 - level, rate
+        self.calibrated = manifest.calibration is not None
+        self._offsets = interval_offsets(manifest.calibration, level, self._shape)
+        # A power of two, so that dividing by it is exact.
+        self._unit = np.exp2(np.floor(np.log2(scale[self._targets].astype(np.float64))) - 20)[:, None]
+
+    def columns(self) -> list[Column]:
+        """Columns of the StateTable that scoring reads and writes."""
+        d, h = self._shape
+        parts = 1 if self._quantiles is None else 3
+        return [
+            Column("pending", (h, parts, d, h), np.float32, np.nan),
+            Column("recent", (h, d), np.float32, np.nan),
+            Column("scored_steps", (), np.int64, 0),
+            Column("interval_scale", (2, d, h), np.float32, 1),  # of this block, of the block before
+            Column("block_truths", (d, h), np.int32, 0),
+            Column("block_misses", (d, h), np.int32, 0),
+            Column("score_sums", (_SUMS, d, h), np.float64, 0),
+        ]
+
+    def totals(self, table: StateTable, stream: str | None = None) -> ScoreTotals:
+        """Return the sums of one stream, or of all together.  Raises KeyError for an unknown stream."""
+        sums = table["score_sums"]
+        total = sums.sum(axis=0) if stream is None else sums[table.slot(stream)]
+        covered = total[3] if self.calibrated else np.full_like(total[3], np.nan)
+        return ScoreTotals(total[0].copy(), total[1] * self._unit, total[2] * self._unit, covered.copy())
+
+    def score(self, steps: Steps, outputs: F32, trusted: Mask, table: StateTable) -> tuple[F32, F32, F32]:
+        """Score what came true, adapt, and return (forecast, lower, upper), each (T, D, H) float32.
+
+        ``outputs``: (T, K) of the engine; ``trusted``: (T,) whether a step's forecast shall be scored later.
+        """
+        d, h = self._shape
+        count = 1 if self._quantiles is None else self._quantiles[3]
+        heads = outputs[:, : d * h * count].reshape(len(outputs), d, h, count)
+        parts = self._parts(heads)
+        empty = np.ones((0, d, h), np.float32)
+        scale = self._learn(steps, parts, trusted, table) if len(steps) else empty
+        forecast = np.ascontiguousarray(parts[:, 0])
+        low, high = self._widths(parts)
+        return forecast, forecast + scale * low, forecast + scale * high
+
+    def _parts(self, heads: F32) -> F32:
+        """(T, D, H, Q) -> (T, P, D, H)."""
+        if self._quantiles is None:
+            return heads[:, None, :, :, 0]
+        lower, median, upper, _ = self._quantiles
+        return np.stack([heads[..., median], heads[..., lower], heads[..., upper]], axis=1)
+
+    def _widths(self, parts: F32) -> tuple[F32, F32]:
+        """Lower and upper end of the interval relative to the forecast, before scaling."""
+        low, high = self._offsets
+        if self._quantiles is None:
+            return low, high
+        median, lower, upper = parts[..., 0, :, :], parts[..., 1, :, :], parts[..., 2, :, :]
+        return low * np.maximum(median - lower, 0), high * np.maximum(upper - median, 0)
+
+    def _learn(self, steps: Steps, parts: F32, trusted: Mask, table: StateTable) -> F32:
+        """Match forecasts with truths, add up, adapt; return the interval scale of each step, (T, D, H)."""
+        d, h = self._shape
+        groups, total = len(steps.slot), len(steps)
+        length = steps.length + h  # every stream's stretch, preceded by its last H steps
+        start = np.cumsum(length) - length
+        here = start[steps.group] + h + np.arange(total) - steps.start[steps.group]
+        ring = (start[:, None] + np.arange(h)).ravel()
+        issued = np.empty((int(length.sum()), *parts.shape[1:]), np.float32)
+        values = np.empty((len(issued), d), np.float32)
+        issued[ring] = table["pending"][steps.slot].reshape(groups * h, *parts.shape[1:])
+        values[ring] = table["recent"][steps.slot].reshape(groups * h, d)
+        issued[here] = np.where(trusted[:, None, None, None], parts, np.float32(np.nan))
+        now = steps.x[:, self._targets]
+        values[here] = now
+        truth = np.where(steps.observed[:, self._targets], now, np.float32(np.nan))
+        horizons = np.arange(h)
+        back = here[:, None] - 1 - horizons  # (T, H): where the forecast for now was issued
+        matched = issued[back, :, :, horizons]  # (T, H, P, D)
+        last = start[:, None] + length[:, None] - h + np.arange(h)
+        breaks = (steps.reset > 0) & (steps.reset != ResetReason.WINDOW)
+        if breaks.any():
+            stretch = np.zeros(len(issued), np.int64)
+            stretch[here] = np.cumsum(breaks)
+            stretch[ring] = np.repeat(stretch[here[steps.start]] - breaks[steps.start], h)
+            matched[stretch[back] != stretch[here][:, None]] = np.nan
+            issued[last[stretch[last] != stretch[last[:, -1:]]]] = np.nan
+        error = truth[:, None, :] - matched[:, :, 0]
+        persistence = np.abs(truth[:, None, :] - values[back])
+        error, persistence = error.transpose(0, 2, 1), persistence.transpose(0, 2, 1)
+        scale, misses = self._adapt(steps, error, self._widths(matched.transpose(0, 2, 3, 1)), table)
+        self._add_up(steps, error, persistence, misses, table)
+        table["pending"][steps.slot] = issued[last]
+        table["recent"][steps.slot] = values[last]
+        return scale
+
+    def _adapt(self, steps: Steps, error: F32, widths: tuple[F32, F32], table: StateTable) -> tuple[F32, Mask]:
+        """Walk through the blocks, all streams side by side; return each step's scale and which truths were missed."""
+        h = self._shape[1]
+        counted = np.isfinite(error)
+        low = np.broadcast_to(widths[0], error.shape)
+        high = np.broadcast_to(widths[1], error.shape)
+        scales = np.empty(error.shape, np.float32)
+        missed = np.zeros(error.shape, np.bool_)
+        slot = steps.slot
+        before = table["scored_steps"][slot]
+        position = before[steps.group] + np.arange(len(steps)) - steps.start[steps.group]
+        block = position // self._block - (before // self._block)[steps.group]
+        # Within a block, the forecasts of horizons up to `into` steps were issued in it, the others in the one before.
+        into = (position % self._block)[:, None]
+        in_this = into >= np.arange(1, h + 1)
+        current, previous = table["interval_scale"][slot, 0], table["interval_scale"][slot, 1]
+        truths, misses = table["block_truths"][slot], table["block_misses"][slot]
+        for number in range(int(block.max()) + 1):
+            part = np.flatnonzero(block == number) if block.any() else np.arange(len(steps))
+            owner = steps.group[part]
+            scales[part] = current[owner]
+            issue = np.where(in_this[part][:, None, :], current[owner], previous[owner])
+            miss = (error[part] < issue * low[part]) | (error[part] > issue * high[part])
+            missed[part] = miss
+            first = np.flatnonzero(np.diff(owner, prepend=-1))
+            seen = owner[first]
+            truths[seen] += np.add.reduceat(counted[part], first, axis=0, dtype=np.int32)
+            misses[seen] += np.add.reduceat(miss, first, axis=0, dtype=np.int32)
+            full = seen[(position[part[np.append(first[1:], part.size) - 1]] + 1) % self._block == 0]
+            previous[full] = current[full]
+            current[full] = self._adapted(current[full], truths[full], misses[full])
+            truths[full], misses[full] = 0, 0
+        table["interval_scale"][slot, 0], table["interval_scale"][slot, 1] = current, previous
+        table["block_truths"][slot], table["block_misses"][slot] = truths, misses
+        table["scored_steps"][slot] = before + steps.length
+        return scales, missed
+
+    def _adapted(self, scale: F32, truths: NDArray[np.int32], misses: NDArray[np.int32]) -> F32:
+        """The update of the module docstring; where no truth came, nothing is learnt."""
+        share = np.where(truths > 0, misses / np.maximum(truths, 1), self._miss_share)
+        grown = scale * (1 + self._rate * (share - self._miss_share)).astype(np.float32)
+        return np.clip(grown, np.float32(1e-3), np.float32(1e6))
+
+    def _add_up(self, steps: Steps, error: F32, persistence: F32, missed: Mask, table: StateTable) -> None:
+        # Scored is what persistence could be scored on as well, so that both stand on the same samples.
+        counted = np.isfinite(error) & np.isfinite(persistence)
+        sums = np.empty((len(steps), _SUMS, *self._shape), np.float64)
+        sums[:, 0] = counted
+        sums[:, 1] = np.where(counted, np.rint(np.abs(error) / self._unit), 0)
+        sums[:, 2] = np.where(counted, np.rint(persistence / self._unit), 0)
+        sums[:, 3] = counted & ~missed
+        table["score_sums"][steps.slot] += np.add.reduceat(sums, steps.start, axis=0)
+
+
+def interval_offsets(calibration: Calibration | None, level: float, shape: tuple[int, int]) -> tuple[F32, F32]:
+    """Lower and upper residual quantile at ``level`` for each target and horizon, (D, H) each; NaN uncalibrated.
+
+    Levels between the stored ones are interpolated; beyond the outermost the outermost serves (the scale adapts).
+    """
+    if calibration is None:
+        return np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    table = np.array(calibration.residuals, np.float64)
+    tails = ((1 - level) / 2, (1 + level) / 2)
+    low, high = (
+        np.array([[np.interp(tail, calibration.levels, row) for row in rows] for rows in table]) for tail in tails
+    )
+    return np.minimum(low, 0).astype(np.float32), np.maximum(high, 0).astype(np.float32)
+
+
+def _interval_quantiles(head: Forecast) -> tuple[int, int, int, int] | None:
+    """Indices of the outermost quantiles and the median, and their number; None without a quantile head."""
+    if not head.quantiles:
+        return None
+    return 0, head.quantiles.index(0.5), len(head.quantiles) - 1, len(head.quantiles)

@@ -1,0 +1,112 @@
+"""Rows as JSON lines, a batch at a time.
+
+Numbers of a whole batch are written by one call into bytes and then cut into rows, because a call costs more than the
+numbers of a row.  What is written does not depend on the batch: the same row gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import orjson
+
+from stream_gru.prediction import label_of, status_text
+from stream_gru.times import format_iso
+from stream_gru.types import F32, OutputSpec, PredictionBatch, ResetReason, Status
+
+
+class JsonEncoder:
+    """Encodes batches as JSON lines; the keys are those of `stream_gru.prediction.Prediction.as_dict`, and ``seq``."""
+
+    suffix = "jsonl"
+
+    def header(self, spec: OutputSpec) -> bytes:
+        """JSON lines need no header."""
+        return b""
+
+    def encode(self, batch: PredictionBatch) -> bytes:
+        """Return all rows, each ending in a line end."""
+        if not len(batch):
+            return b""
+        template, columns = _layout(batch)
+        return b"".join([template % row for row in zip(*columns, strict=True)])
+
+
+def _layout(batch: PredictionBatch) -> tuple[bytes, list[Iterable[bytes]]]:
+    """A row with ``%b`` where a column goes, and the columns."""
+    spec = batch.spec
+    names = [orjson.dumps(name) for name in batch.streams]
+    parts = ['{"stream":%b,"time":"%b"']
+    columns: list[Iterable[bytes]] = [
+        [names[i] for i in batch.stream.tolist()],
+        [text.encode() for text in format_iso(batch.time_ns)],
+    ]
+    if batch.seq is not None:
+        parts.append(',"seq":%b')
+        columns.append([b"null" if n < 0 else b"%d" % n for n in batch.seq.tolist()])
+    if batch.forecast is not None:
+        parts.append(_keyed("forecast", spec.targets))
+        columns.extend(_rows_of_numbers(batch.forecast[:, d]) for d in range(len(spec.targets)))
+    if batch.lower is not None and batch.upper is not None:
+        parts.append(_keyed("interval", spec.targets) + f',"level":{spec.level:g}'.replace("%", "%%"))
+        pairs = np.stack((batch.lower, batch.upper), axis=-1)
+        columns.extend(_rows_of_pairs(pairs[:, d]) for d in range(len(spec.targets)))
+    if batch.probabilities is not None:
+        parts.append(',"class":%b' + _keyed("probabilities", spec.labels))
+        columns.append(_classes(spec, batch.probabilities))
+        columns.extend(_numbers(batch.probabilities[:, i]) for i in range(len(spec.labels)))
+    parts.append(',"status":"%b","reset":%b,"steps":%b,"model_id":' + _escaped(spec.model_id) + "}\n")
+    columns += [_statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps.tolist()]]
+    return "".join(parts).encode(), columns
+
+
+def _escaped(text: str) -> str:
+    return orjson.dumps(text).decode().replace("%", "%%")
+
+
+def _keyed(name: str, keys: Sequence[str]) -> str:
+    return f',"{name}":{{' + ",".join(_escaped(key) + ":%b" for key in keys) + "}"
+
+
+def _numbers(column: F32) -> list[bytes]:
+    return _dump(column)[1:-1].split(b",")
+
+
+def _rows_of_numbers(table: F32) -> list[bytes]:
+    """(M, H) -> each row as ``[a,b,...]``."""
+    return [b"[%b]" % row for row in _dump(table)[2:-2].split(b"],[")]
+
+
+def _rows_of_pairs(table: F32) -> list[bytes]:
+    """(M, H, 2) -> each row as ``[[lo,hi],...]``."""
+    return [b"[[%b]]" % row for row in _dump(table)[3:-3].split(b"]],[[")]
+
+
+def _dump(array: F32) -> bytes:
+    return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _classes(spec: OutputSpec, probabilities: F32) -> list[bytes]:
+    if not spec.exclusive:
+        return [orjson.dumps(label_of(spec, row)) for row in probabilities]
+    names = [orjson.dumps(label) for label in spec.labels] + [b"null"]
+    best = np.where(np.logical_and.reduce(np.isfinite(probabilities), axis=1), probabilities.argmax(axis=1), -1)
+    return [names[i] for i in best.tolist()]
+
+
+def _statuses(batch: PredictionBatch) -> list[bytes]:
+    pairs = zip(batch.status.tolist(), batch.steps.tolist(), strict=True)
+    warm_up, warming = batch.spec.warm_up, int(Status.WARMING)
+    return [_status(code, steps if code == warming else 0, warm_up) for code, steps in pairs]
+
+
+@lru_cache(maxsize=8192)
+def _status(code: int, steps: int, warm_up: int) -> bytes:
+    return status_text(Status(code), steps, warm_up).encode()
+
+
+def _resets(batch: PredictionBatch) -> list[bytes]:
+    texts = [b"null" if reason is ResetReason.NONE else b'"%b"' % reason.text.encode() for reason in ResetReason]
+    return [texts[code] for code in batch.reset.tolist()]

@@ -1,0 +1,49 @@
+"""Standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO
+
+from stream_gru.errors import SinkUnavailable
+from stream_gru.sinks.file import Encoder
+from stream_gru.types import PredictionBatch
+
+
+class StdoutSink:
+    """Writes rows to standard output and flushes each batch, so that a pipe sees them at once."""
+
+    def __init__(self, encoder: Encoder, stream: IO[bytes] | None = None) -> None:
+        self._encoder = encoder
+        self._stream = stream
+        self._needs_header = True
+        self._written = 0
+
+    def open(self) -> None:
+        """Take standard output, unless another stream was given."""
+        if self._stream is None:
+            self._stream = sys.stdout.buffer
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Write all rows.  Raises SinkUnavailable when the reader has gone."""
+        data = self._encoder.header(batch.spec) if self._needs_header else b""
+        self._needs_header = False
+        data += self._encoder.encode(batch)
+        if self._stream is None:
+            raise SinkUnavailable("standard output: not open")
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except BrokenPipeError as error:
+            # What is left in the buffer can never be written; without this the interpreter complains at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SinkUnavailable("standard output: the reader has gone") from error
+        self._written += len(data)
+
+    def flush(self) -> int:
+        """Return how many bytes were written; a pipe knows no durability."""
+        return self._written
+
+    def close(self) -> None:
+        """Standard output belongs to the caller."""

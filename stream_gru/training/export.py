@@ -1,0 +1,124 @@
+"""Write the network as a LiteRT flatbuffer with two signatures, `step` and `scan`, from the plain weights.
+
+    step  x (B, I), h (B, S) -> y (B, K), state (B, S)     B streams by one sample, B free
+    scan  x (T, I), h (1, S) -> y (T, K), state (1, S)     one stream by T = ``scan_steps`` samples, unrolled
+
+Decision: the step is written out operation by operation as a ``tf.Module`` and goes through a SavedModel.
+Converting a one-step Keras functional model through concrete functions gave a file without its weights (NaN).
+Decision: in `scan` everything that does not recur (scaling, input projections, heads) is one operation over all T
+rows; only the recurrent part is unrolled.  A row of a matrix product does not depend on the other rows, so the
+results are those of `step` bit for bit, which the parity gate checks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from stream_gru.bundle import Layer, Manifest
+from stream_gru.training.quiet import quiet_stderr
+from stream_gru.training.step_ops import Tensor, cell_step, project, tf_activation
+from stream_gru.types import F32
+
+
+def export_tflite(manifest: Manifest, weights: dict[str, F32], scan_steps: int = 32) -> bytes:
+    """Return the flatbuffer of the network: float32, builtin operators only.
+
+    ``weights`` are named and shaped as in `stream_gru.bundle`.  Raises ValueError when ``scan_steps`` < 1.
+    """
+    if scan_steps < 1:
+        msg = f"scan_steps: expected a positive integer, got {scan_steps}"
+        raise ValueError(msg)
+    module = tf.Module()
+    module.weights = {name: tf.Variable(value, name=name) for name, value in weights.items()}
+    graph = _Graph(manifest, module.weights)
+    inputs, state = manifest.input_size, manifest.state_size
+    step = tf.function(graph.step).get_concrete_function(_spec(None, inputs, "x"), _spec(None, state, "h"))
+    scan = tf.function(graph.scan).get_concrete_function(_spec(scan_steps, inputs, "x"), _spec(1, state, "h"))
+    with tempfile.TemporaryDirectory() as folder, quiet_stderr():
+        tf.saved_model.save(module, folder, signatures={"step": step, "scan": scan})
+        return _convert(Path(folder))
+
+
+def _spec(rows: int | None, columns: int, name: str) -> Any:
+    return tf.TensorSpec([rows, columns], tf.float32, name=name)
+
+
+def _convert(folder: Path) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["step", "scan"])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    return bytes(converter.convert())
+
+
+class _Graph:
+    """The network as TensorFlow operations; ``w`` holds the variables by their names in the bundle."""
+
+    def __init__(self, manifest: Manifest, w: dict[str, Tensor]) -> None:
+        self.manifest = manifest
+        self.w = w
+
+    def step(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
+        """B streams by one sample."""
+        return self._run(x, h, unroll=1)
+
+    def scan(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
+        """One stream by as many samples as ``x`` has rows."""
+        return self._run(x, h, unroll=int(x.shape[0]))
+
+    def _run(self, x: Tensor, h: Tensor, unroll: int) -> dict[str, Tensor]:
+        scaled = self._scale(x)
+        rows, states, start = scaled, [], 0
+        for layer in self.manifest.layers:
+            state = h[:, start : start + layer.state_size]
+            start += layer.state_size
+            rows, state = self._layer(layer, rows, state, unroll)
+            states.append(state)
+        return {"y": self._heads(rows, scaled), "state": _joined(states, axis=1)}
+
+    def _scale(self, x: Tensor) -> Tensor:
+        """Engineering units to scaled units; calendar inputs pass as they are."""
+        channels = len(self.manifest.channels)
+        scaled = (x[:, :channels] - self.w["scaling/mean"]) / self.w["scaling/scale"]
+        return tf.concat([scaled, x[:, channels:]], axis=1) if self.manifest.calendar else scaled
+
+    def _layer(self, layer: Layer, x: Tensor, state: Tensor, unroll: int) -> tuple[Tensor, Tensor]:
+        projected = project(layer, self.w, x)
+        if unroll == 1:
+            state = cell_step(layer, self.w, projected, state)
+            return state[:, : layer.units], state
+        rows = []
+        for t in range(unroll):
+            state = cell_step(layer, self.w, projected[t : t + 1], state)
+            rows.append(state[:, : layer.units])
+        return tf.concat(rows, axis=0), state
+
+    def _heads(self, h: Tensor, scaled: Tensor) -> Tensor:
+        outputs = []
+        if self.manifest.forecast is not None:
+            outputs.append(self._forecast(h, scaled))
+        if self.manifest.classes is not None:
+            logits = _dense(h, self.w, "classes")
+            outputs.append(tf_activation(self.manifest.classes.activation, logits))
+        return _joined(outputs, axis=1)
+
+    def _forecast(self, h: Tensor, scaled: Tensor) -> Tensor:
+        """Dense in scaled units, plus the last scaled value with ``residual``; then engineering units."""
+        assert self.manifest.forecast is not None  # noqa: S101 - told to mypy
+        y = _dense(h, self.w, "forecast")
+        targets = self.manifest.target_index
+        column = np.repeat(targets, self.manifest.forecast_size // len(targets))
+        if self.manifest.forecast.residual:
+            y = y + tf.gather(scaled, column, axis=1)
+        return y * tf.gather(self.w["scaling/scale"], column) + tf.gather(self.w["scaling/mean"], column)
+
+
+def _dense(h: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
+    return tf.nn.bias_add(tf.matmul(h, w[f"{name}/kernel"]), w[f"{name}/bias"])
+
+
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=axis)

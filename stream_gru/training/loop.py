@@ -1,0 +1,142 @@
+"""The training loop's engine: one step on one batch, with the state carried to the next.
+
+`Trainer.train` takes any stretch of batches, an epoch or a step budget; the carried state stays with the trainer
+until a batch resets it.  Gradients stop at the border of a batch.
+
+Source: truncated back-propagation through time, Williams and Peng 1990; clipping, Pascanu, Mikolov and Bengio 2013.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from stream_gru.config.schema import TrainingConfig
+from stream_gru.errors import DataError
+from stream_gru.training.loss import Loss, Totals
+from stream_gru.training.network import build_networks
+from stream_gru.training.runs import Batch, Scaling
+from stream_gru.training.spec import NetworkSpec
+from stream_gru.types import F32
+
+OnBatch = Callable[[float], None]
+
+
+class Trainer:
+    """A network, its optimizer and the state it carries."""
+
+    def __init__(self, spec: NetworkSpec, training: TrainingConfig, scaling: Scaling, class_weights: F32) -> None:
+        """Build everything; weights come from the seed of ``training`` (a layer's own seed goes first)."""
+        keras.utils.set_random_seed(training.seed)
+        self.spec = spec
+        self.training = training
+        self.networks = build_networks(spec, scaling.mean, scaling.scale)
+        self.loss = Loss(spec, scaling, class_weights)
+        self.optimizer = _optimizer(training)
+        self.optimizer.build(self.networks.trainer.trainable_variables)
+        self._carried: Any = None
+        self._step = tf.function(self._train_step)
+        self._measure = tf.function(self._measure_step)
+
+    def train(self, batches: Iterable[Batch], rates: Iterable[float], on_batch: OnBatch) -> Totals:
+        """Improve the weights on each batch in turn, each with its learning rate; ``on_batch`` hears the loss.
+
+        Raises DataError when the loss is not finite.
+        """
+        sums = np.zeros(5)
+        for number, (batch, rate) in enumerate(zip(batches, rates, strict=False), start=1):
+            if self._carried is None:
+                self._carried = tf.zeros((len(batch.reset), self.spec.state_size))
+            self._carried, loss, part = self._step(_tensors(batch), self._carried, tf.constant(rate, tf.float32))
+            sums += part.numpy()
+            self._check_finite(float(loss), f"after {number} batches of this epoch")
+            on_batch(float(loss))
+        return Totals(sums)
+
+    def measure(self, batches: Iterable[Batch]) -> Totals:
+        """Take the losses as a stream would meet them: no dropout, the state carried, nothing learnt."""
+        sums, state = np.zeros(5), None
+        for batch in batches:
+            state = tf.zeros((len(batch.reset), self.spec.state_size)) if state is None else state
+            state, part = self._measure(_tensors(batch), state)
+            sums += part.numpy()
+        self._check_finite(float(sums.sum()), "on the validation part")
+        return Totals(sums)
+
+    def forget(self) -> None:
+        """Drop the carried state; the next batch may have another number of lanes."""
+        self._carried = None
+
+    @property
+    def variables(self) -> list[Any]:
+        """Everything that changes in training: weights, seeds of dropout, optimizer; in a fixed order."""
+        return [*self.networks.trainer.variables, *self.optimizer.variables]
+
+    @property
+    def trainable(self) -> list[Any]:
+        """The weights."""
+        return list(self.networks.trainer.trainable_variables)
+
+    def _train_step(self, batch: Sequence[Any], state: Any, rate: Any) -> tuple[Any, Any, Any]:
+        self.optimizer.learning_rate.assign(rate)
+        with tf.GradientTape() as tape:
+            heads = self._run(batch, state, training=True)
+            total, sums = self.loss(heads, batch)
+            total += tf.add_n([tf.zeros(()), *self.networks.trainer.losses])
+        self.optimizer.apply(tape.gradient(total, self.trainable), self.trainable)
+        return heads["state"], total, sums
+
+    def _measure_step(self, batch: Sequence[Any], state: Any) -> tuple[Any, Any]:
+        heads = self._run(batch, state, training=False)
+        return heads["state"], self.loss(heads, batch)[1]
+
+    def _run(self, batch: Sequence[Any], state: Any, training: bool) -> Any:
+        """One pass from the carried state; where a row is reset its state is replaced, not multiplied: NaN * 0 is NaN."""
+        state = tf.stop_gradient(tf.where(batch[5][:, None], 0.0, state))
+        with _unrolled(self.networks.trainer, self.spec):
+            return self.networks.trainer([batch[0], state], training=training)
+
+    def _check_finite(self, loss: float, where: str) -> None:
+        if math.isfinite(loss):
+            return
+        clip = self.training.clip_norm
+        msg = (
+            f"the loss became {loss} {where}: training diverged; lower training.learning_rate "
+            f"(now {self.training.learning_rate:g}), set training.clip_norm to 1 or less (now {clip:g}), "
+            "and look for values far outside a channel's usual range"
+        )
+        raise DataError(msg)
+
+
+def _tensors(batch: Batch) -> tuple[Any, ...]:
+    fields = (batch.x, batch.ahead, batch.seen, batch.label, batch.weight, batch.reset)
+    return tuple(tf.convert_to_tensor(value) for value in fields)
+
+
+def _optimizer(training: TrainingConfig) -> Any:
+    kinds = {
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "rmsprop": keras.optimizers.RMSprop,
+        "sgd": keras.optimizers.SGD,
+    }
+    return kinds[training.optimizer](training.learning_rate, global_clipnorm=training.clip_norm or None)
+
+
+@contextmanager
+def _unrolled(model: Any, spec: NetworkSpec) -> Iterator[None]:
+    """Unroll the layers that ask for it while a graph is drawn; the saved model still takes any number of steps."""
+    layers = [model.get_layer(f"recurrent_{i}") for i, layer in enumerate(spec.layers) if layer.unroll]
+    for layer in layers:
+        layer.unroll = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.unroll = False

@@ -1,0 +1,124 @@
+"""What training minimises, as TensorFlow operations on one batch; all errors in scaled units.
+
+    total = forecast weight * forecast loss + classes weight * class loss + penalties
+
+Each loss is a mean over what counts: steps with weight, truths that were observed, labels that are known.
+
+Source: Koenker and Bassett 1978 (pinball loss, Econometrica 46:33-50); Huber 1964 with delta = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from stream_gru.training.runs import Rows, Scaling
+from stream_gru.training.spec import NetworkSpec
+from stream_gru.types import F32, F64
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over any number of batches, from which the means follow.
+
+    ``sums`` (5,) float64: forecast loss, its count, class loss, its count, steps whose class was right.
+    """
+
+    sums: F64
+
+    def means(self, spec: NetworkSpec) -> dict[str, float]:
+        """``loss`` without penalties; ``loss_forecast``, ``loss_classes``, ``accuracy`` of the heads that are present."""
+        forecast, forecasts, classes, labelled, right = self.sums.tolist()
+        row = {"loss": 0.0}
+        if spec.forecast is not None:
+            row["loss_forecast"] = forecast / max(forecasts, 1.0)
+            row["loss"] += spec.objective.forecast_weight * row["loss_forecast"]
+        if spec.classes is not None:
+            row["loss_classes"] = classes / max(labelled, 1.0)
+            row["loss"] += spec.objective.classes_weight * row["loss_classes"]
+            row["accuracy"] = right / max(labelled, 1.0)
+        return row
+
+
+def class_weights(spec: NetworkSpec, rows: Rows) -> F32:
+    """Weight of each class (L,): 1, or balanced: N / (L * count), so that all classes weigh alike; 0 if it never occurs."""
+    labels = 0 if spec.classes is None else len(spec.classes.labels)
+    if spec.objective.class_weights == "none":
+        return np.ones(labels, np.float32)
+    count = np.bincount(rows.label[rows.label >= 0], minlength=labels)
+    return np.where(count > 0, count.sum() / (labels * np.maximum(count, 1)), 0.0).astype(np.float32)
+
+
+class Loss:
+    """The losses of the heads of one network; called while a graph is drawn."""
+
+    def __init__(self, spec: NetworkSpec, scaling: Scaling, weights: F32) -> None:
+        """``weights`` (L,) of the classes, see `class_weights`."""
+        self.spec = spec
+        targets = list(spec.target_index)
+        self.mean, self.scale = tf.constant(scaling.mean[targets]), tf.constant(scaling.scale[targets])
+        self.weights = tf.constant(weights)
+
+    def __call__(self, heads: Mapping[str, Any], batch: Sequence[Any]) -> tuple[Any, Any]:
+        """Return the loss of the batch (scalar) and the sums of `Totals` (5,), both float32.
+
+        ``heads`` as given by the trainer's view of the network; ``batch`` the fields of `Batch` in their order.
+        """
+        x, ahead, seen, label, weight, _ = batch
+        nothing = tf.zeros(())
+        forecast, forecasts, classes, labelled, right = (nothing,) * 5
+        if "forecast" in heads:
+            truth, counts = self._truth(ahead, seen, weight, x.shape[1])
+            forecast, forecasts = self._forecast(heads["forecast"], truth, counts)
+        if "logits" in heads:
+            classes, labelled, right = self._classes(heads["logits"], label, weight)
+        objective = self.spec.objective
+        total = objective.forecast_weight * forecast / tf.maximum(forecasts, 1.0)
+        total += objective.classes_weight * classes / tf.maximum(labelled, 1.0)
+        return total, tf.stack([forecast, forecasts, classes, labelled, right])
+
+    def _truth(self, ahead: Any, seen: Any, weight: Any, steps: int) -> tuple[Any, Any]:
+        """Scaled truths and their weights, both (B, T, D, H), out of the rows that follow each step."""
+        assert self.spec.forecast is not None  # noqa: S101 - told to mypy
+        index = np.arange(steps)[:, None] + np.arange(1, self.spec.forecast.horizon + 1)
+        truth = tf.transpose(tf.gather((ahead - self.mean) / self.scale, index, axis=1), (0, 1, 3, 2))
+        counts = tf.transpose(tf.gather(tf.cast(seen, tf.float32), index, axis=1), (0, 1, 3, 2))
+        return truth, counts * weight[:, :, None, None]
+
+    def _forecast(self, forecast: Any, truth: Any, counts: Any) -> tuple[Any, Any]:
+        assert self.spec.forecast is not None  # noqa: S101 - told to mypy
+        quantiles = self.spec.forecast.quantiles
+        shape = tf.shape(truth)
+        error = truth[..., None] - tf.reshape(forecast, tf.concat([shape, [max(1, len(quantiles))]], axis=0))
+        return tf.reduce_sum(self._pointwise(error, quantiles) * counts), tf.reduce_sum(counts)
+
+    def _pointwise(self, error: Any, quantiles: list[float]) -> Any:
+        """Loss of every error (B, T, D, H, Q), averaged over Q."""
+        if quantiles:
+            levels = tf.constant(quantiles, tf.float32)
+            return tf.reduce_mean(tf.maximum(levels * error, (levels - 1.0) * error), axis=-1)
+        error = error[..., 0]
+        if self.spec.objective.forecast_loss == "mse":
+            return tf.square(error)
+        size = tf.abs(error)
+        if self.spec.objective.forecast_loss == "mae":
+            return size
+        return tf.where(size <= 1.0, 0.5 * tf.square(error), size - 0.5)
+
+    def _classes(self, logits: Any, label: Any, weight: Any) -> tuple[Any, Any, Any]:
+        """Cross-entropy from the logits: the same number as from clipped probabilities, with a gradient everywhere."""
+        assert self.spec.classes is not None  # noqa: S101 - told to mypy
+        known = tf.cast(label >= 0, tf.float32) * weight
+        index = tf.maximum(label, 0)
+        if self.spec.classes.activation == "softmax":
+            entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(index, logits)
+        else:
+            target = tf.one_hot(index, len(self.spec.classes.labels))
+            entropy = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(target, logits), axis=-1)
+        right = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == label, tf.float32)
+        weighted = entropy * known * tf.gather(self.weights, index)
+        return tf.reduce_sum(weighted), tf.reduce_sum(known), tf.reduce_sum(right * known)

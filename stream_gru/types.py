@@ -1,0 +1,265 @@
+"""The records that travel between the rooms: columns of samples in, columns of predictions out.
+
+A batch is a set of equally long numpy columns, never a list of objects: Python costs about a microsecond
+a call, a column operation a few nanoseconds a row.  Stream names are written once a batch (``streams``) and
+referred to by index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+NS_PER_S = 1_000_000_000
+
+_T = TypeVar("_T", bound=np.generic)
+
+
+class ResetReason(IntEnum):
+    """Why a stream's hidden state was replaced by the initial state; stored as a ``uint8`` column."""
+
+    NONE = 0
+    FIRST_SAMPLE = 1
+    GAP = 2
+    CLOCK_BACKWARDS = 3
+    FLAG = 4
+    BOUNDARY = 5
+    WINDOW = 6
+    NON_FINITE_STATE = 7
+    MODEL_CHANGED = 8
+    COMMAND = 9
+
+    @property
+    def text(self) -> str:
+        """The reason as it stands in outputs and metric labels, e.g. ``clock_backwards``."""
+        return self.name.lower()
+
+
+class DropReason(IntEnum):
+    """Why a sample was not applied.  Every dropped sample has exactly one."""
+
+    LATE = 1
+    DUPLICATE = 2
+    NON_FINITE = 3
+    OUT_OF_RANGE = 4
+    PARSE = 5
+    MISSING_FIELD = 6
+    TYPE = 7
+    TIMESTAMP = 8
+    ENCODING = 9
+    TOO_LARGE = 10
+    BAD_STREAM_ID = 11
+    STREAM_LIMIT = 12
+
+    @property
+    def text(self) -> str:
+        """The reason as it stands in metric labels and summaries, e.g. ``out_of_range``."""
+        return self.name.lower()
+
+
+class Status(IntEnum):
+    """How far an output is to be trusted; stored as a ``uint8`` column."""
+
+    OK = 0
+    WARMING = 1
+    IMPUTED = 2
+    DEGRADED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in its input a source stands: everything before ``offset`` bytes of ``name`` has been read."""
+
+    name: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """Bytes as they arrived, before anybody looked inside.
+
+    ``key`` says where they came from (a file's stem, a topic, a port); ``header`` repeats what a reader needs
+    to understand ``payload`` (the first line of a CSV file); ``arrival_ns`` is wall-clock time since the epoch.
+    """
+
+    payload: bytes
+    key: str = ""
+    header: bytes = b""
+    arrival_ns: int = 0
+    position: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBatch:
+    """N samples of any streams, as columns, in the order of arrival.
+
+    ``streams``    names used in this batch; ``stream`` (N,) int32 are indices into it
+    ``time_ns``    (N,) int64, event time in nanoseconds since 1970-01-01 UTC
+    ``values``     (N, C) float32 in engineering units, channels in the bundle's order; NaN means missing
+    ``seq``        (N,) int64 device counter, or None
+    ``label``      (N,) int32 indices into ``labels``, -1 for none; or None
+    ``reset``      (N,) bool, the device asks for a reset before this sample; or None
+    ``sequence``   (N,) int64 key of the sequence a sample belongs to, a change is a boundary; or None
+    ``rejected``   samples that never became rows, by reason
+    """
+
+    streams: tuple[str, ...]
+    stream: I32
+    time_ns: I64
+    values: F32
+    seq: I64 | None = None
+    label: I32 | None = None
+    labels: tuple[str, ...] = ()
+    reset: Mask | None = None
+    sequence: I64 | None = None
+    rejected: Mapping[DropReason, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    @property
+    def received(self) -> int:
+        """Samples that arrived: rows and rejects together."""
+        return len(self) + sum(self.rejected.values())
+
+    def take(self, rows: slice | I64 | Mask) -> Self:
+        """Return the chosen rows (no rejects: those are counted where they happened)."""
+        return replace(
+            self,
+            stream=self.stream[rows],
+            time_ns=self.time_ns[rows],
+            values=self.values[rows],
+            seq=None if self.seq is None else self.seq[rows],
+            label=None if self.label is None else self.label[rows],
+            reset=None if self.reset is None else self.reset[rows],
+            sequence=None if self.sequence is None else self.sequence[rows],
+            rejected={},
+        )
+
+
+def empty_batch(channels: int, rejected: Mapping[DropReason, int] | None = None) -> SampleBatch:
+    """A batch of no rows and ``channels`` channels, perhaps with rejects."""
+    return SampleBatch(
+        streams=(),
+        stream=np.zeros(0, np.int32),
+        time_ns=np.zeros(0, np.int64),
+        values=np.zeros((0, channels), np.float32),
+        rejected=dict(rejected or {}),
+    )
+
+
+def concatenate(batches: Sequence[SampleBatch], channels: int) -> SampleBatch:
+    """Join batches in order; stream and label tables are merged, optional columns are kept where any batch has them."""
+    if len(batches) == 1:
+        return batches[0]
+    rejected: dict[DropReason, int] = {}
+    for batch in batches:
+        for reason, n in batch.rejected.items():
+            rejected[reason] = rejected.get(reason, 0) + n
+    full = [batch for batch in batches if len(batch)]
+    if not full:
+        return empty_batch(channels, rejected)
+    streams, stream = _merge_tables([b.streams for b in full], [b.stream for b in full])
+    labels, label = _merge_tables(
+        [b.labels for b in full],
+        [np.full(len(b), -1, np.int32) if b.label is None else b.label for b in full],
+    )
+    return SampleBatch(
+        streams=streams,
+        stream=stream,
+        time_ns=np.concatenate([b.time_ns for b in full]),
+        values=np.concatenate([b.values for b in full]),
+        seq=_join([b.seq for b in full], full, -1, np.int64),
+        label=label if any(b.label is not None for b in full) else None,
+        labels=labels,
+        reset=_join([b.reset for b in full], full, False, np.bool_),
+        sequence=_join([b.sequence for b in full], full, -1, np.int64),
+        rejected=rejected,
+    )
+
+
+def _merge_tables(tables: Sequence[tuple[str, ...]], columns: Sequence[I32]) -> tuple[tuple[str, ...], I32]:
+    """Rewrite index columns so that all refer to one common table; -1 stays -1."""
+    index: dict[str, int] = {}
+    parts = []
+    for table, column in zip(tables, columns, strict=True):
+        lookup = np.array([index.setdefault(name, len(index)) for name in table] + [-1], np.int32)
+        parts.append(lookup[column])
+    return tuple(index), np.concatenate(parts)
+
+
+def _join(
+    columns: Sequence[NDArray[_T] | None], batches: Sequence[SampleBatch], fill: object, dtype: type[_T]
+) -> NDArray[_T] | None:
+    if all(column is None for column in columns):
+        return None
+    return np.concatenate(
+        [
+            np.full(len(batch), fill, dtype) if column is None else column
+            for column, batch in zip(columns, batches, strict=True)
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """What all outputs of one model have in common.
+
+    ``targets`` D forecast channels, ``horizon`` H steps, ``labels`` L classes (``exclusive``: softmax, one class at a
+    time), ``level`` nominal coverage of the intervals, ``warm_up`` steps after a reset whose outputs are marked.
+    """
+
+    model_id: str
+    targets: tuple[str, ...] = ()
+    horizon: int = 0
+    labels: tuple[str, ...] = ()
+    exclusive: bool = True
+    level: float = 0.9
+    warm_up: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionBatch:
+    """One output for each applied sample, as columns, in the order in which the samples arrived.
+
+    ``forecast, lower, upper``  (M, D, H) float32, engineering units, horizon 1..H; None without a forecast head
+    ``probabilities``           (M, L) float32; None without a class head
+    ``status, reset``           (M,) uint8, see `Status` and `ResetReason`
+    ``imputed``                 (M,) int32, steps filled in before this sample plus channels held in it
+    ``steps``                   (M,) int64, steps since the reset, this one included
+    ``label``                   (M,) int32, the true class where the input told it (index into spec.labels), else -1
+    ``dropped``                 samples of this batch that were not applied, rejects included, by reason
+    ``resets``                  resets of this batch by reason
+    """
+
+    spec: OutputSpec
+    streams: tuple[str, ...]
+    stream: I32
+    time_ns: I64
+    status: U8
+    reset: U8
+    steps: I64
+    imputed: I32
+    seq: I64 | None = None
+    forecast: F32 | None = None
+    lower: F32 | None = None
+    upper: F32 | None = None
+    probabilities: F32 | None = None
+    label: I32 | None = None
+    dropped: Mapping[DropReason, int] = field(default_factory=dict)
+    resets: Mapping[ResetReason, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
