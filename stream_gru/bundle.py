@@ -28,7 +28,7 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -92,6 +92,10 @@ class Bundle:
     manifest: Manifest
     weights: dict[str, F32]
     tflite: bytes | None
+
+    def with_manifest(self, **changes: object) -> Bundle:
+        """The same weights under a manifest with changes, in memory only."""
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, **changes))
 
 
 def model_id(manifest: Manifest, weights: dict[str, F32]) -> str:

@@ -41,12 +41,15 @@ def _channel_ranges(config: Config, given: Given) -> Iterator[Problem]:
     for place, channel in enumerate(config.channel):
         low, high = channel.min, channel.max
         if low is not None and high is not None and not low < high:
-            yield Problem(("channel", place, "max"), f"a number above min = {shown(low)}", shown(high))
+            yield Problem(("channel", place, "max"), f"a number above min = {low:.12g}", f"{high:.12g}")
 
 
-def _some_files(config: Config, given: Given) -> Iterator[Problem]:
+def _recordings(config: Config, given: Given) -> Iterator[Problem]:
     if config.data is not None and not config.data.files:
         yield Problem(("data", "files"), "at least one file", "none")
+
+
+def _replayed(config: Config, given: Given) -> Iterator[Problem]:
     if isinstance(config.source, ReplaySourceConfig) and not config.source.files:
         yield Problem(("source", "files"), "at least one file", "none")
 
@@ -148,7 +151,7 @@ def _windows(config: Config, given: Given) -> Iterator[Problem]:
     if training.stride > training.window:
         path = _given_one(("training", "stride"), ("training", "window"), given)
         yield Problem(path, f"stride at most window = {training.window}", f"stride = {training.stride}")
-    if training.warm_up >= training.window:
+    if training.window_loss == "every" and training.warm_up >= training.window:
         path = _given_one(("training", "warm_up"), ("training", "window"), given)
         yield Problem(path, f"warm_up below window = {training.window}", f"warm_up = {training.warm_up}")
 
@@ -200,7 +203,8 @@ Rule = Callable[[Config, Given], Iterator[Problem]]
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("channel",), _channel_names),
     (("channel",), _channel_ranges),
-    (("data", "source"), _some_files),
+    (("data",), _recordings),
+    (("source",), _replayed),
     (("split",), _shares),
     (("split",), _instants),
     (("split",), _patterns),

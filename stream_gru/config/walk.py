@@ -108,7 +108,7 @@ def _expected(kind: inspect.Type, value: object, path: KeyPath) -> str:
         return str(description)
     kind = bare(kind)
     if table_types(kind):
-        return f"a table, written [{_header(path)}]"
+        return f"a table, written {_header(path, in_list=isinstance(path[-1], int))}"
     match kind:
         case inspect.BoolType():
             return "true or false"
@@ -142,12 +142,13 @@ def _length(kind: inspect.StrType) -> str:
 
 def _items(kind: inspect.ListType, path: KeyPath) -> str:
     if table_types(kind.item_type):
-        return f"tables, each written [[{_header(path)}]]"
+        return f"tables, each written {_header(path, in_list=True)}"
     item = bare(kind.item_type)
     if isinstance(item, inspect.LiteralType):
         return f"a list of any of {listed(item.values)}"
     return "a list of texts" if isinstance(item, inspect.StrType) else "a list of numbers"
 
 
-def _header(path: KeyPath) -> str:
-    return dotted(tuple(part for part in path if isinstance(part, str)))
+def _header(path: KeyPath, in_list: bool) -> str:
+    name = dotted(tuple(part for part in path if isinstance(part, str)))
+    return f"[[{name}]]" if in_list else f"[{name}]"

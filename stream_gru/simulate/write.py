@@ -15,6 +15,21 @@ from stream_gru.simulate.sine import simulate_sine, sine_phases
 START_NS = 1_772_323_200 * NS_PER_S  # 2026-03-01T00:00:00Z
 
 
+def pump_recordings(
+    hours: float, seed: int, pumps: int = 6, flaws: FlawRates = USUAL_FLAWS, first: int = 1
+) -> list[Recording]:
+    """Return the recordings of pumps ``first`` .. ``first + pumps - 1``, flaws included.
+
+    Pump k depends on the seed and on k alone, so asking for more pumps leaves the others as they were.
+    """
+    recordings = []
+    characters = pump_characters(first + pumps - 1, seed)
+    for k in range(first, first + pumps):
+        clean = simulate_pump(characters[k - 1], hours, np.random.default_rng([seed, k, 1]), START_NS)
+        recordings.append(apply_flaws(clean, flaws, np.random.default_rng([seed, k, 2])))
+    return recordings
+
+
 def write_pumps(
     out_dir: Path,
     hours: float,
@@ -22,17 +37,17 @@ def write_pumps(
     pumps: int = 6,
     gzip: bool = False,
     flaws: FlawRates = USUAL_FLAWS,
+    first: int = 1,
+    one_file: bool = False,
 ) -> list[Path]:
     """Write `pump-1.csv` ... (`.csv.gz` with gzip) into `out_dir`, which is created, and return the paths.
 
-    Pump k depends on the seed and on k alone, so asking for more pumps leaves the others as they were.
+    With `one_file` all pumps go to `pumps.csv`, row by row as a gateway would have received them.
     """
-    paths = []
-    for k, character in enumerate(pump_characters(pumps, seed), start=1):
-        clean = simulate_pump(character, hours, np.random.default_rng([seed, k, 1]), START_NS)
-        written = apply_flaws(clean, flaws, np.random.default_rng([seed, k, 2]))
-        paths.append(write_recording(written, _csv_path(out_dir, clean.stream_id, gzip)))
-    return paths
+    recordings = pump_recordings(hours, seed, pumps, flaws, first)
+    if one_file:
+        return [write_merged(recordings, _csv_path(out_dir, "pumps", gzip))]
+    return [write_recording(recording, _csv_path(out_dir, recording.stream_id, gzip)) for recording in recordings]
 
 
 def write_sines(out_dir: Path, hours: float, seed: int, streams: int = 4, gzip: bool = False) -> list[Path]:
@@ -46,9 +61,24 @@ def write_sines(out_dir: Path, hours: float, seed: int, streams: int = 4, gzip: 
 
 def write_recording(recording: Recording, path: Path) -> Path:
     """Write a recording to `path`, gzipped when the name ends with `.gz`, and return the path."""
-    text = csv_text(recording).encode("ascii")
+    return _write_text(csv_text(recording), path)
+
+
+def write_merged(recordings: list[Recording], path: Path) -> Path:
+    """Write the rows of several recordings to one file, in the order in which they would have arrived."""
+    # A late row arrives when the row before it in its recording has arrived, so arrival is the running maximum.
+    arrival = np.concatenate([np.maximum.accumulate(recording.time_ns) for recording in recordings])
+    lines: list[str] = []
+    for recording in recordings:
+        head, *rows = csv_text(recording).splitlines(keepends=True)
+        lines += rows
+    return _write_text("".join([head, *(lines[row] for row in np.argsort(arrival, kind="stable"))]), path)
+
+
+def _write_text(text: str, path: Path) -> Path:
+    packed = text.encode("ascii")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_gzipped(text) if path.suffix == ".gz" else text)
+    path.write_bytes(_gzipped(packed) if path.suffix == ".gz" else packed)
     return path
 
 

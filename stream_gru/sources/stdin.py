@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from stream_gru.errors import EndOfInput, SourceUnavailable
 from stream_gru.types import Position, RawMessage
@@ -16,8 +17,8 @@ _MAX_LINE_BYTES = 1024 * 1024
 class StdinSource:
     """Hands on whole lines; with ``header`` the first line is kept as the header of all messages."""
 
-    def __init__(self, header: bool, descriptor: int | None = None) -> None:
-        self._descriptor = descriptor
+    def __init__(self, header: bool, descriptor: int | None = None, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self._descriptor, self._wall_ns = descriptor, wall_ns
         self._wants_header = header
         self._header = b""
         self._rest = b""
@@ -38,11 +39,12 @@ class StdinSource:
         if not select.select([descriptor], [], [], timeout_s)[0]:
             return []
         data = os.read(descriptor, max(4096, 64 * limit))
+        arrival_ns = self._wall_ns()
         self._ended = not data
         lines = self._whole_lines(data)
         if self._wants_header and not self._header and lines:
             self._header, _, lines = lines.partition(b"\n")
-        return [RawMessage(lines, "stdin", self._header)] if lines else []
+        return [RawMessage(lines, "stdin", self._header, arrival_ns)] if lines else []
 
     def commit(self, position: Position) -> None:
         """A pipe has no acknowledgement."""

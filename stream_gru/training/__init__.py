@@ -1,0 +1,1 @@
+"""Training: everything that needs keras, on the workstation only."""

@@ -174,7 +174,7 @@ class Fitting:
             yield self.training.learning_rate * (cosine if self.training.schedule == "cosine" else 1.0)
 
     def _training_plan(self) -> Plan:
-        """This epoch's plan: it depends on the seed and the epoch alone, so that a resumed training repeats it."""
+        """Plan the coming epoch from the seed and its number alone, so that a resumed training repeats it."""
         t, rng = self.training, np.random.default_rng([self.training.seed, self.standing.epoch])
         if t.regime == "windowed":
             return window_plan(self.rows, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, rng)

@@ -97,7 +97,7 @@ class Trainer:
         return heads["state"], self.loss(heads, batch)[1]
 
     def _run(self, batch: Sequence[Any], state: Any, training: bool) -> Any:
-        """One pass from the carried state; where a row is reset its state is replaced, not multiplied: NaN * 0 is NaN."""
+        """One pass from the carried state; a reset replaces the state, as multiplying a NaN by 0 would keep it."""
         state = tf.stop_gradient(tf.where(batch[5][:, None], 0.0, state))
         with _unrolled(self.networks.trainer, self.spec):
             return self.networks.trainer([batch[0], state], training=training)

@@ -31,7 +31,7 @@ class Totals:
     sums: F64
 
     def means(self, spec: NetworkSpec) -> dict[str, float]:
-        """``loss`` without penalties; ``loss_forecast``, ``loss_classes``, ``accuracy`` of the heads that are present."""
+        """``loss`` without penalties, and of the heads present ``loss_forecast``, ``loss_classes``, ``accuracy``."""
         forecast, forecasts, classes, labelled, right = self.sums.tolist()
         row = {"loss": 0.0}
         if spec.forecast is not None:
@@ -45,7 +45,7 @@ class Totals:
 
 
 def class_weights(spec: NetworkSpec, rows: Rows) -> F32:
-    """Weight of each class (L,): 1, or balanced: N / (L * count), so that all classes weigh alike; 0 if it never occurs."""
+    """Weight of each class (L,): 1, or balanced N / (L * count), by which all weigh alike; 0 if it never occurs."""
     labels = 0 if spec.classes is None else len(spec.classes.labels)
     if spec.objective.class_weights == "none":
         return np.ones(labels, np.float32)

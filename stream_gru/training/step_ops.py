@@ -17,48 +17,72 @@ Tensor = Any  # tensorflow ships no types
 Weights = dict[str, Tensor]
 
 
-def project(layer: Layer, w: Weights, x: Tensor) -> Tensor:
-    """The part of a step that does not recur: ``x @ kernel + input bias``, (rows, G*U)."""
-    y = tf.matmul(x, w[f"{layer.name}/kernel"])
-    if not layer.use_bias:
-        return y
-    bias = w[f"{layer.name}/bias"]
-    return tf.nn.bias_add(y, bias[0] if len(layer.bias_shape) == 2 else bias)
+def column_blocks(layer: Layer) -> list[list[tuple[int, int]]]:
+    """Column ranges of the kernels that are multiplied together: one block for each activation that follows.
+
+    GRU: z and r, then h.  LSTM: i, f and o, then c.  Fewer operations in one step, and no cut through a product.
+    """
+    u = layer.units
+    if layer.cell == "gru":
+        return [[(0, 2 * u)], [(2 * u, 3 * u)]]
+    if layer.cell == "lstm":
+        return [[(0, 2 * u), (3 * u, 4 * u)], [(2 * u, 3 * u)]]
+    return [[(0, u)]]
 
 
-def cell_step(layer: Layer, w: Weights, projected: Tensor, state: Tensor) -> Tensor:
-    """Advance one layer: ``projected`` (B, G*U) and its state (B, U or 2U) give the new state."""
+def project(layer: Layer, w: Weights, x: Tensor) -> list[Tensor]:
+    """The part of a step that does not recur, ``x @ kernel + input bias``, one tensor for each column block."""
+    bias = None
+    if layer.use_bias:
+        bias = tf.reshape(w[f"{layer.name}/bias"], [-1, layer.gates * layer.units])[0]
+    return _product(layer, x, w[f"{layer.name}/kernel"], bias)
+
+
+def cell_step(layer: Layer, w: Weights, projected: list[Tensor], state: Tensor) -> Tensor:
+    """Advance one layer: its projected input and its state (B, U or 2U) give the new state."""
     return {"gru": _gru, "lstm": _lstm, "simple_rnn": _simple_rnn}[layer.cell](layer, w, projected, state)
 
 
-def _gru(layer: Layer, w: Weights, projected: Tensor, h: Tensor) -> Tensor:
+def _product(layer: Layer, x: Tensor, kernel: Tensor, bias: Tensor | None) -> list[Tensor]:
+    products = []
+    for block in column_blocks(layer):
+        y = tf.matmul(x, _columns(kernel, block))
+        products.append(y if bias is None else tf.nn.bias_add(y, _columns(bias, block)))
+    return products
+
+
+def _columns(array: Tensor, block: list[tuple[int, int]]) -> Tensor:
+    parts = [array[..., a:b] for a, b in block]
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
+
+
+def _gru(layer: Layer, w: Weights, projected: list[Tensor], h: Tensor) -> Tensor:
     u = layer.units
     kernel = w[f"{layer.name}/recurrent_kernel"]
     if layer.reset_after:
-        recurrent = tf.matmul(h, kernel)
-        if layer.use_bias:
-            recurrent = tf.nn.bias_add(recurrent, w[f"{layer.name}/bias"][1])
+        bias = w[f"{layer.name}/bias"][1] if layer.use_bias else None
+        gates, inner = _product(layer, h, kernel, bias)
     else:
-        recurrent = tf.matmul(h, kernel[:, : 2 * u])
-    gates = tf_activation(layer.recurrent_activation, projected[:, : 2 * u] + recurrent[:, : 2 * u])
+        gates, inner = tf.matmul(h, kernel[:, : 2 * u]), None
+    gates = tf_activation(layer.recurrent_activation, projected[0] + gates)
     z, r = gates[:, :u], gates[:, u:]
-    inner = r * recurrent[:, 2 * u :] if layer.reset_after else tf.matmul(r * h, kernel[:, 2 * u :])
-    candidate = tf_activation(layer.activation, projected[:, 2 * u :] + inner)
-    return z * h + (1.0 - z) * candidate
+    inner = tf.matmul(r * h, kernel[:, 2 * u :]) if inner is None else r * inner
+    candidate = tf_activation(layer.activation, projected[1] + inner)
+    return candidate + z * (h - candidate)
 
 
-def _lstm(layer: Layer, w: Weights, projected: Tensor, state: Tensor) -> Tensor:
+def _lstm(layer: Layer, w: Weights, projected: list[Tensor], state: Tensor) -> Tensor:
     u = layer.units
     h, c = state[:, :u], state[:, u:]
-    total = projected + tf.matmul(h, w[f"{layer.name}/recurrent_kernel"])
-    i_f = tf_activation(layer.recurrent_activation, total[:, : 2 * u])
-    o = tf_activation(layer.recurrent_activation, total[:, 3 * u :])
-    c = i_f[:, u:] * c + i_f[:, :u] * tf_activation(layer.activation, total[:, 2 * u : 3 * u])
-    return tf.concat([o * tf_activation(layer.activation, c), c], axis=1)
+    gates, candidate = _product(layer, h, w[f"{layer.name}/recurrent_kernel"], None)
+    gates = tf_activation(layer.recurrent_activation, projected[0] + gates)
+    candidate = tf_activation(layer.activation, projected[1] + candidate)
+    c = gates[:, u : 2 * u] * c + gates[:, :u] * candidate
+    return tf.concat([gates[:, 2 * u :] * tf_activation(layer.activation, c), c], axis=1)
 
 
-def _simple_rnn(layer: Layer, w: Weights, projected: Tensor, h: Tensor) -> Tensor:
-    return tf_activation(layer.activation, projected + tf.matmul(h, w[f"{layer.name}/recurrent_kernel"]))
+def _simple_rnn(layer: Layer, w: Weights, projected: list[Tensor], h: Tensor) -> Tensor:
+    return tf_activation(layer.activation, projected[0] + tf.matmul(h, w[f"{layer.name}/recurrent_kernel"]))
 
 
 def tf_activation(name: str, x: Tensor) -> Tensor:

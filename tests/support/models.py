@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stream_gru.bundle import Bundle, Channel, Classes, Forecast, Layer, Manifest, weight_shapes
+from stream_gru.bundle import Bundle
+from stream_gru.manifest import Channel, Classes, Forecast, Layer, Manifest, weight_shapes
 from stream_gru.config.schema import Activation, CalendarFeature, Cell, ConditioningConfig, InputConfig
 from stream_gru.types import F32
 
@@ -35,7 +36,7 @@ def make_bundle(
     warm_up: int = 0,
     seed: int = 0,
     with_tflite: bool = False,
-    scan_steps: int = 32,
+    scan_steps: int | None = None,
 ) -> Bundle:
     """Return a bundle of random weights; ``horizon``, ``targets`` or ``labels`` 0 leave that head out.
 
@@ -117,7 +118,7 @@ def _classes(labels: int, activation: str) -> Classes | None:
     return Classes(labels=names, activation="sigmoid" if activation == "sigmoid" else "softmax")
 
 
-def _export(manifest: Manifest, weights: dict[str, F32], scan_steps: int) -> bytes:
+def _export(manifest: Manifest, weights: dict[str, F32], scan_steps: int | None) -> bytes:
     from stream_gru.training.export import export_tflite
 
     return export_tflite(manifest, weights, scan_steps)

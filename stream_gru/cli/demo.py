@@ -1,0 +1,65 @@
+"""``stream-gru demo``: the main job on shipped data, to be seen: no broker, no training, no hardware."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+import stream_gru
+from stream_gru.bundle import load_bundle
+from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, run_daemon, stop_on_signals
+from stream_gru.cli.live_view import LiveView, PlainView
+from stream_gru.daemon import Daemon
+from stream_gru.decoders import load_decoder
+from stream_gru.decoders.fields import Fields
+from stream_gru.errors import ConfigError
+from stream_gru.sources import common_format
+from stream_gru.sources.files import FileSource, expand
+from stream_gru.web.app import WebServer
+
+_SPEED = 400.0
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with bundle and recordings [sample_data].")
+@click.option("--fast", is_flag=True, help="As fast as possible, without the live view.")
+@click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=_SPEED, show_default=True)
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
+@click.option("--metrics-listen", default="127.0.0.1:0", show_default=True, help="host:port, 0 takes a free port.")
+def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_listen: str) -> None:
+    """Show held-out pump recordings going through the shipped bundle: forecasts, classes, resets, scores."""
+    folder = data or sample_folder()
+    bundle = load_bundle(folder / "pump.bundle")
+    paths = expand([str(folder / "held_out" / "*")])
+    kind = common_format(paths, bundle.manifest.input.format)
+    pipeline, metrics = build_pipeline(bundle, engine, 0.9, 0.5, 1000, "replay")
+    live = sys.stderr.isatty() and not fast
+    view = LiveView(pipeline) if live else PlainView(pipeline, every_s=0 if fast else 5.0)
+    daemon = Daemon(
+        FileSource(paths, kind, 8192),
+        load_decoder(kind, Fields.of(bundle.manifest.input, bundle.manifest.channels)),
+        pipeline,
+        [view],
+        metrics=metrics,
+        speed=0.0 if fast else speed,
+    )
+    stop_on_signals(daemon)
+    server = WebServer(metrics_listen, metrics.registry, lambda: (True, "healthy"), lambda: (daemon.ready, "ready"))
+    with ExitStack() as stack:
+        server.open()
+        stack.callback(server.close)
+        view.metrics_address = f"{server.address}/metrics"
+        click.echo(f"{len(paths)} held-out recordings through model {bundle.manifest.model_id}", err=True)
+        click.echo(f"metrics at {view.metrics_address}", err=True)
+        run_daemon(daemon, pipeline, as_json=False)
+
+
+def sample_folder() -> Path:
+    """The folder ``sample_data`` here or beside the package.  Raises ConfigError."""
+    for base in (Path.cwd(), Path(stream_gru.__file__).parent.parent):
+        if (base / "sample_data" / "pump.bundle").is_dir():
+            return base / "sample_data"
+    raise ConfigError("sample_data: not found here; run this in a checkout of stream_gru, or say --data FOLDER")

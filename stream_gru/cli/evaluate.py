@@ -1,0 +1,52 @@
+"""``stream-gru evaluate``: what a bundle is worth on recordings it has never seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import msgspec
+
+from stream_gru.bundle import Bundle, load_bundle
+from stream_gru.cli.building import ENGINE_CHOICE
+from stream_gru.cli.tables import score_lines
+from stream_gru.decoders.fields import Fields
+from stream_gru.evaluation.evaluate import Baselines
+from stream_gru.evaluation.evaluate import evaluate as evaluate_bundle
+from stream_gru.recordings import read_files
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
+@click.option(
+    "--regime",
+    type=click.Choice(["stateful", "windowed"]),
+    help="Carry or reset the state against the bundle's own regime, to see what that does.",
+)
+@click.option("--window", type=click.IntRange(min=1), help="Steps of a window with --regime windowed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(
+    bundle: Path, files: tuple[str, ...], engine: str, regime: str | None, window: int | None, as_json: bool
+) -> None:
+    """Stream labelled recordings FILES through BUNDLE and score every output; baseline: persistence."""
+    model = load_bundle(bundle)
+    if regime:
+        model = with_regime(model, regime, window)
+    batch = read_files(files, Fields.of(model.manifest.input, model.manifest.channels))
+    scores, _ = evaluate_bundle(model, batch, Baselines(), engine)
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(scores)))
+        return
+    for line in score_lines(scores):
+        click.echo(line)
+
+
+def with_regime(bundle: Bundle, regime: str, window: int | None) -> Bundle:
+    """The bundle, made to treat its state in another way than in training.  Raises click.UsageError."""
+    steps = window or bundle.manifest.window
+    if regime == "windowed" and not steps:
+        raise click.UsageError("--regime windowed needs --window for a bundle that was trained stateful")
+    return bundle.with_manifest(regime=regime, window=steps if regime == "windowed" else None, warm_up=0)

@@ -1,0 +1,137 @@
+"""``stream-gru inspect``: what is in a bundle, and whether it is what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from stream_gru.bundle import Bundle, load_bundle, verify_files
+from stream_gru.cli.tables import class_lines, forecast_lines, table
+from stream_gru.evaluation.scores import ClassScores, ForecastScores
+from stream_gru.manifest import Layer
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Verify BUNDLE and show its contract, parameters, scores, parity and hashes."""
+    loaded = load_bundle(bundle)
+    verify_files(loaded)
+    if as_json:
+        click.echo(json.dumps({**msgspec.to_builtins(loaded.manifest), "parameters": parameter_rows(loaded)}))
+        return
+    for line in describe(loaded):
+        click.echo(line)
+
+
+def parameter_formula(layer: Layer) -> tuple[str, int]:
+    """Formula and number of a layer's parameters; U units, I its inputs.
+
+    A cell has G blocks (GRU 3: update, reset, candidate; LSTM 4; SimpleRNN 1), each with a kernel I x U, a recurrent
+    kernel U x U and a bias U; a GRU with ``reset_after`` has a second bias, for the recurrent side.
+    """
+    g, u, i = layer.gates, layer.units, layer.input_size
+    bias = 0 if not layer.use_bias else 2 if len(layer.bias_shape) == 2 else 1
+    count = g * (u * u + u * i + bias * u)
+    words = {0: "", 1: " + U", 2: " + 2 U"}[bias]
+    return f"{g if g > 1 else ''}(U² + U·I{words}), U = {u}, I = {i}", count
+
+
+def parameter_rows(bundle: Bundle) -> list[dict[str, Any]]:
+    """For each part of the network: parameters by formula and counted in the weights."""
+    rows: list[dict[str, Any]] = []
+    manifest = bundle.manifest
+    for layer in manifest.layers:
+        formula, number = parameter_formula(layer)
+        rows.append({"layer": layer.name, "cell": layer.cell, "formula": formula, "by_formula": number})
+    width = manifest.layers[-1].units
+    for name, size in (("forecast", manifest.forecast_size), ("classes", len(getattr(manifest.classes, "labels", [])))):
+        if size:
+            formula = f"U·K + K, U = {width}, K = {size}"
+            rows.append({"layer": name, "cell": "dense", "formula": formula, "by_formula": width * size + size})
+    for row in rows:
+        row["by_count"] = sum(a.size for name, a in bundle.weights.items() if name.startswith(row["layer"] + "/"))
+    return rows
+
+
+def describe(bundle: Bundle) -> list[str]:
+    """The whole bundle, for people."""
+    manifest = bundle.manifest
+    window = f", reset every {manifest.window} steps" if manifest.window else ""
+    lines = [
+        f"model       {manifest.model_id}, made {manifest.created}",
+        f"regime      {manifest.regime}{window}; warm-up {manifest.warm_up} steps",
+        f"period      {manifest.period_s:g} s; gaps up to {manifest.conditioning.max_fill_steps} steps are filled",
+        f"state       {manifest.state_size} numbers a stream",
+        "",
+        *table(
+            [["channel", "unit", "allowed", "seen in training"]]
+            + [
+                [c.name, c.unit, f"{_bound(c.min)}..{_bound(c.max)}", f"{c.seen_min:.4g}..{c.seen_max:.4g}"]
+                for c in manifest.channels
+            ]
+        ),
+        *([f"calendar    {', '.join(manifest.calendar)}"] if manifest.calendar else []),
+        "",
+    ]
+    if manifest.forecast is not None:
+        head = manifest.forecast
+        kind = f"quantiles {head.quantiles}" if head.quantiles else "mean"
+        residual = "change from the last value" if head.residual else "the value itself"
+        lines.append(f"forecast    {', '.join(head.targets)}; 1..{head.horizon} steps ahead; {kind}; learns {residual}")
+    if manifest.classes is not None:
+        lines.append(f"classes     {', '.join(manifest.classes.labels)} ({manifest.classes.activation})")
+    rows = parameter_rows(bundle)
+    cells = [[r["layer"], r["cell"], r["formula"], f"{r['by_formula']:,}", f"{r['by_count']:,}"] for r in rows]
+    total = [f"{sum(r[key] for r in rows):,}" for key in ("by_formula", "by_count")]
+    lines += ["", *table([["part", "cell", "parameters", "by formula", "by count"], *cells, ["all", "", "", *total]])]
+    lines += ["", *_scores(bundle), "", *_parity(bundle), "", *_files(bundle)]
+    return lines
+
+
+def _bound(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def _scores(bundle: Bundle) -> list[str]:
+    """The scores of the test part as training stored them."""
+    scores = bundle.manifest.scores
+    lines: list[str] = ["scores of the test part, streamed:"]
+    forecast, classes = scores.get("forecast"), scores.get("classes")
+    if forecast:
+        lines += ["", *forecast_lines(_with_nan(forecast, ForecastScores))]
+    if classes:
+        lines += ["", *class_lines(_with_nan(classes, ClassScores))]
+    verdict = scores.get("verdict")
+    return [*lines, "", *(verdict if isinstance(verdict, list) else ["no scores are stored"])]
+
+
+def _with_nan(stored: object, kind: Any) -> Any:
+    """JSON has no NaN: what was not measured is stored as null."""
+
+    def fill(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: fill(item) if key != "season_steps" else item for key, item in value.items()}
+        if isinstance(value, list):
+            return [fill(item) for item in value]
+        return float("nan") if value is None else value
+
+    return msgspec.convert(fill(stored), kind)
+
+
+def _parity(bundle: Bundle) -> list[str]:
+    rows = [["parity with Keras", "samples", "largest difference", "allowed"]]
+    for entry in bundle.manifest.parity:
+        rows.append([entry.engine, f"{entry.samples:,}", f"{entry.max_difference:.2e}", f"{entry.tolerance:.0e}"])
+    return table(rows) if len(rows) > 1 else ["parity with Keras: not recorded"]
+
+
+def _files(bundle: Bundle) -> list[str]:
+    files = sorted(bundle.manifest.files.items())
+    rows = [[name, f"{entry.bytes:,}", entry.sha256] for name, entry in files]
+    return [*table([["file", "bytes", "SHA-256"], *rows]), "all files are what the manifest says"]

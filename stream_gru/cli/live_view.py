@@ -1,0 +1,165 @@
+"""The live view of a running pipeline: a sink that draws instead of writing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+
+from stream_gru.pipeline import Pipeline
+from stream_gru.prediction import Prediction, prediction_at
+from stream_gru.types import PredictionBatch
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+_BARS = "▁▂▃▄▅▆▇█"
+_HISTORY = 32
+_REFRESH_S = 0.1
+
+
+class PlainView:
+    """A line for each stream now and then, for terminals that cannot be drawn on; ``every_s`` 0 says nothing."""
+
+    def __init__(self, pipeline: Pipeline, every_s: float, stream: TextIO | None = None) -> None:
+        self._pipeline, self._every_s, self._out = pipeline, every_s, stream or sys.stderr
+        self._due = time.monotonic()
+        self.metrics_address = ""
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Print the newest row of each stream, at most every ``every_s`` seconds."""
+        if not self._every_s or time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self._every_s
+        for row in _newest(batch):
+            self._out.write(_line(prediction_at(batch, row)) + "\n")
+
+    def flush(self) -> int:
+        """Nothing is kept."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class LiveView:
+    """A table drawn with rich: a row for each stream and target, redrawn ten times a second."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._latest: dict[str, Prediction] = {}
+        self._recent: dict[tuple[str, str], deque[float]] = {}
+        self._resets: deque[str] = deque(maxlen=5)
+        self._samples = 0
+        self._begin = self._drawn = time.monotonic()
+        self._live: Live | None = None
+        self.metrics_address = ""
+
+    def open(self) -> None:
+        """Take the terminal."""
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=False)
+        self._live.start()
+        self._begin = time.monotonic()
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Remember the newest row of each stream, and draw when it is time."""
+        self._samples += len(batch)
+        self._note_resets(batch)
+        for row in _newest(batch):
+            prediction = prediction_at(batch, row)
+            self._latest[prediction.stream] = prediction
+            for target in self._pipeline.spec.targets:
+                history = self._recent.setdefault((prediction.stream, target), deque(maxlen=_HISTORY))
+                history.append(self._value(prediction.stream, target))
+        now = time.monotonic()
+        if self._live is not None and now - self._drawn >= _REFRESH_S:
+            self._drawn = now
+            self._live.update(self._draw(), refresh=True)
+
+    def flush(self) -> int:
+        """Nothing is kept."""
+        return 0
+
+    def close(self) -> None:
+        """Draw a last time and give the terminal back."""
+        if self._live is not None:
+            self._live.update(self._draw(), refresh=True)
+            self._live.stop()
+            self._live = None
+
+    def _note_resets(self, batch: PredictionBatch) -> None:
+        for row in np.flatnonzero(batch.reset):
+            prediction = prediction_at(batch, int(row))
+            self._resets.append(f"{prediction.time}  {prediction.stream}  {prediction.reset}")
+
+    def _value(self, stream: str, target: str) -> float:
+        names = [channel.name for channel in self._pipeline.manifest.channels]
+        values = self._pipeline.table["applied_values"][self._pipeline.table.slot(stream)]
+        return float(values[names.index(target)])
+
+    def _draw(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        spec = self._pipeline.spec
+        table = Table(title=f"model {spec.model_id}", title_justify="left")
+        for heading in ("stream", "time", "channel", "value", "", f"in {spec.horizon} steps", f"{spec.level:.0%} band"):
+            table.add_column(heading, justify="right" if heading in ("value", f"in {spec.horizon} steps") else "left")
+        table.add_column("class")
+        table.add_column("status")
+        for stream, prediction in sorted(self._latest.items()):
+            for number, target in enumerate(spec.targets or ("",)):
+                table.add_row(*self._cells(stream, prediction, target, first=not number))
+        rate = self._samples / max(1e-9, time.monotonic() - self._begin)
+        foot = f"{self._samples:,} samples, {rate:,.0f}/s   metrics: {self.metrics_address}"
+        return Group(table, Text("resets: " + ("; ".join(self._resets) or "none")), Text(foot))
+
+    def _cells(self, stream: str, prediction: Prediction, target: str, first: bool) -> list[str]:
+        lead = [stream, prediction.time] if first else ["", ""]
+        tail = [_class_text(prediction), prediction.status] if first else ["", ""]
+        if not prediction.forecast:
+            return [*lead, "", "", "", "", "", *tail]
+        band = "" if prediction.interval is None else "{:8.4g} .. {:.4g}".format(*prediction.interval[target][-1])
+        history = self._recent.get((stream, target), deque())
+        value = f"{history[-1]:.4g}" if history else ""
+        return [*lead, target, value, sparkline(history), f"{prediction.forecast[target][-1]:.4g}", band, *tail]
+
+
+def sparkline(values: deque[float]) -> str:
+    """Recent values as a line of bars, the lowest to the highest."""
+    finite = [value for value in values if np.isfinite(value)]
+    if not finite:
+        return ""
+    low, span = min(finite), (max(finite) - min(finite)) or 1.0
+    return "".join(_BARS[int((value - low) / span * (len(_BARS) - 1))] for value in finite)
+
+
+def _newest(batch: PredictionBatch) -> list[int]:
+    """The last row of each stream in the batch."""
+    last = {int(stream): row for row, stream in enumerate(batch.stream.tolist())}
+    return sorted(last.values())
+
+
+def _class_text(prediction: Prediction) -> str:
+    if not prediction.probabilities or prediction.label is None:
+        return ""
+    label = prediction.label if isinstance(prediction.label, str) else ", ".join(prediction.label)
+    return f"{label} {max(prediction.probabilities.values()):.0%}"
+
+
+def _line(prediction: Prediction) -> str:
+    parts = [prediction.stream, prediction.time]
+    for target, values in (prediction.forecast or {}).items():
+        parts.append(f"{target} -> {values[-1]:.4g}")
+    return "  ".join([*parts, _class_text(prediction), prediction.status])

@@ -1,0 +1,63 @@
+"""``stream-gru replay``: recorded files through a bundle, by the same code as live data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stream_gru.bundle import load_bundle
+from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, run_daemon, stop_on_signals
+from stream_gru.daemon import Daemon
+from stream_gru.decoders import load_decoder
+from stream_gru.decoders.fields import Fields
+from stream_gru.sinks import ENCODERS, file_sink
+from stream_gru.sinks.stdout import StdoutSink
+from stream_gru.sources import common_format
+from stream_gru.sources.files import FileSource, expand
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file (.jsonl, .csv, also .gz).")
+@click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", help="Form on standard output.")
+@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="A multiple of the recording's own speed.")
+@click.option("--fast", is_flag=True, help="As fast as possible (the default).")
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
+@click.option("--level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.9, show_default=True)
+@click.option("--batch-rows", type=click.IntRange(1, 1_000_000), default=8192, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
+def replay(
+    bundle: Path,
+    files: tuple[str, ...],
+    out: Path | None,
+    form: str,
+    speed: float | None,
+    fast: bool,
+    engine: str,
+    level: float,
+    batch_rows: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run recorded FILES (CSV, JSON lines, Parquet; patterns too) through BUNDLE."""
+    if fast and speed:
+        raise click.UsageError("--fast and --speed exclude each other")
+    model = load_bundle(bundle)
+    paths = expand(files)
+    kind = common_format(paths, model.manifest.input.format)
+    sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
+    pipeline, metrics = build_pipeline(model, engine, level, 0.5, 1_000_000, "replay")
+    daemon = Daemon(
+        FileSource(paths, kind, batch_rows),
+        load_decoder(kind, Fields.of(model.manifest.input, model.manifest.channels)),
+        pipeline,
+        [sink],
+        metrics=metrics,
+        batch_rows=batch_rows,
+        speed=speed or 0.0,
+    )
+    stop_on_signals(daemon)
+    run_daemon(daemon, pipeline, as_json=as_json, quiet=quiet)

@@ -1,0 +1,49 @@
+"""``stream-gru train``: recordings to a bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+import msgspec
+
+from stream_gru.cli.tables import score_lines
+from stream_gru.config import Config, load_config, require_training
+from stream_gru.errors import ConfigError
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle to write (a folder).")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint of a training that was broken off.")
+@click.option("--seed", type=click.IntRange(min=0), help="In place of training.seed.")
+@click.option("--epochs", type=click.IntRange(min=1), help="In place of training.epochs.")
+def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int | None) -> None:
+    """Train the model that the CONFIG file describes and write a bundle.
+
+    Checkpoints stand beside the bundle, in a folder of its name with ``.work`` behind it, until the bundle is written.
+    """
+    settings = load_config(config)
+    require_training(settings, str(config))
+    settings = with_options(settings, seed, epochs)
+    try:
+        from stream_gru.training.train import train as carry_out
+    except ImportError as error:
+        raise ConfigError(
+            f"training needs a package that is not installed ({error.name}): pip install 'stream-gru[train]'"
+        ) from error
+    from stream_gru.training.progress import default_reporter
+
+    work_dir = out.with_name(out.name + ".work")
+    trained = carry_out(settings, out, work_dir, default_reporter(), lambda text: click.echo(text, err=True), resume)
+    for line in score_lines(trained.scores):
+        click.echo(line)
+    click.echo(f"\nwrote {out} (model {trained.bundle.manifest.model_id}); see {out / 'report.html'}", err=True)
+    shutil.rmtree(work_dir, ignore_errors=True)
+
+
+def with_options(settings: Config, seed: int | None, epochs: int | None) -> Config:
+    """The configuration with what the command line says in its place."""
+    changes = {name: value for name, value in (("seed", seed), ("epochs", epochs)) if value is not None}
+    return msgspec.structs.replace(settings, training=msgspec.structs.replace(settings.training, **changes))

@@ -1,0 +1,116 @@
+"""Scores as plain numbers: what the manifest stores, `inspect` prints and the report draws."""
+
+from __future__ import annotations
+
+import numpy as np
+from msgspec import Struct
+
+from stream_gru.types import F64, I64
+
+
+class ErrorScores(Struct, frozen=True, kw_only=True):
+    """Errors of one forecaster: (D, H) nested lists, engineering units; ``mse_scaled`` over all targets and horizons,
+    in units of the training part's standard deviation (as published tables give it).
+    """
+
+    mae: list[list[float]]
+    rmse: list[list[float]]
+    mse_scaled: float
+    mae_scaled: float
+
+
+class ForecastScores(Struct, frozen=True, kw_only=True):
+    """The model's forecasts, its intervals, and the baselines on the same pairs of sample and horizon.
+
+    ``skill``: by baseline, 1 - mae_scaled / baseline's mae_scaled.  ``season_steps``: season of the seasonal naive.
+    """
+
+    targets: list[str]
+    units: list[str]
+    samples: int
+    model: ErrorScores
+    baselines: dict[str, ErrorScores]
+    skill: dict[str, float]
+    level: float
+    coverage: list[list[float]]
+    mean_width: list[list[float]]
+    season_steps: int | None = None
+
+
+class ClassScores(Struct, frozen=True, kw_only=True):
+    """Classification of every labelled row: ``confusion[true][given]`` counts; reliability by bins of confidence."""
+
+    labels: list[str]
+    samples: int
+    accuracy: float
+    macro_f1: float
+    majority_accuracy: float
+    confusion: list[list[int]]
+    recall: list[float]
+    accuracy_by_stream: dict[str, float]
+    expected_calibration_error: float
+    reliability: list[tuple[float, float, int]]
+
+
+class Scores(Struct, frozen=True, kw_only=True):
+    """Everything that was measured on one set of recordings, streamed."""
+
+    streams: int
+    applied: int
+    dropped: dict[str, int]
+    resets: dict[str, int]
+    forecast: ForecastScores | None = None
+    classes: ClassScores | None = None
+    verdict: list[str] = []
+
+
+def class_scores(
+    labels: list[str],
+    truth: I64,
+    probabilities: F64,
+    streams: list[str],
+    stream: I64,
+    majority: int,
+) -> ClassScores | None:
+    """Score classifications; rows with truth -1 are left out; None when no row has a truth.
+
+    ``truth``: (N,) codes; ``probabilities``: (N, L); ``majority``: the class a constant answer would give.
+    Calibration error: Guo et al., "On calibration of modern neural networks", ICML 2017, ten bins.
+    """
+    known = (truth >= 0) & np.isfinite(probabilities).all(axis=1)
+    if not known.any():
+        return None
+    truth, probabilities, stream = truth[known], probabilities[known], stream[known]
+    given = probabilities.argmax(axis=1)
+    right = given == truth
+    confusion = np.zeros((len(labels), len(labels)), np.int64)
+    np.add.at(confusion, (truth, given), 1)
+    diagonal, rows, columns = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    f1 = 2 * diagonal / np.maximum(rows + columns, 1)
+    reliability = _reliability(probabilities.max(axis=1), right)
+    return ClassScores(
+        labels=labels,
+        samples=len(truth),
+        accuracy=float(right.mean()),
+        macro_f1=float(f1[rows > 0].mean()),
+        majority_accuracy=float((truth == majority).mean()),
+        confusion=confusion.tolist(),
+        recall=[float(d / r) if r else float("nan") for d, r in zip(diagonal, rows, strict=True)],
+        accuracy_by_stream={
+            streams[index]: float(right[stream == index].mean()) for index in np.unique(stream).tolist()
+        },
+        expected_calibration_error=sum(n * abs(c - a) for c, a, n in reliability) / len(truth),
+        reliability=reliability,
+    )
+
+
+def _reliability(
+    confidence: F64, right: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+) -> list[tuple[float, float, int]]:
+    """(mean confidence, accuracy, rows) of each of ten bins that holds rows."""
+    bins = np.minimum((confidence * 10).astype(int), 9)
+    return [
+        (float(confidence[mine].mean()), float(right[mine].mean()), int(mine.sum()))
+        for index in range(10)
+        if (mine := bins == index).any()
+    ]

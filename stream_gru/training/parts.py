@@ -1,0 +1,131 @@
+"""Recordings to training material: split into parts, condition, cut into runs.
+
+The same conditioning serves as for live data.  Parts are split before they are conditioned, each with a state of its
+own, so that nothing - no held value, no filled gap, no forecast truth - reaches across a cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from stream_gru.conditioning import ConditioningSpec, Steps, condition, conditioning_columns
+from stream_gru.config import SplitConfig
+from stream_gru.errors import DataError
+from stream_gru.state import StateTable
+from stream_gru.times import format_iso, iso_to_ns
+from stream_gru.training.runs import Run
+from stream_gru.types import I32, I64, SampleBatch
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of all recordings, rows in order of arrival."""
+
+    train: SampleBatch
+    validation: SampleBatch
+    test: SampleBatch
+
+
+def split(batch: SampleBatch, config: SplitConfig) -> Parts:
+    """Divide the rows.  Raises DataError when a part is empty."""
+    part = _by_stream(batch, config) if config.by == "stream" else _by_time(batch, config)
+    for number, name in enumerate(("train", "validation", "test")):
+        if not (part == number).any():
+            raise DataError(f"split: no row for the {name} part; rows run from {_span(batch)}, see [split]")
+    return Parts(*(batch.take(part == number) for number in range(3)))
+
+
+def _span(batch: SampleBatch) -> str:
+    return " to ".join(format_iso(np.array([batch.time_ns.min(), batch.time_ns.max()])))
+
+
+def _by_stream(batch: SampleBatch, config: SplitConfig) -> I32:
+    part_of = np.zeros(len(batch.streams), np.int32)
+    for index, name in enumerate(batch.streams):
+        if any(fnmatchcase(name, pattern) for pattern in config.test_streams):
+            part_of[index] = 2
+        elif any(fnmatchcase(name, pattern) for pattern in config.validation_streams):
+            part_of[index] = 1
+    return part_of[batch.stream]
+
+
+def _by_time(batch: SampleBatch, config: SplitConfig) -> I32:
+    """0, 1, 2 for train, validation, test; -1 for what lies behind ``until``."""
+    time = batch.time_ns
+    if config.validation_from:
+        validation, test = iso_to_ns(config.validation_from), iso_to_ns(config.test_from)
+        part = (time >= validation).astype(np.int32) + (time >= test)
+    else:
+        part = np.zeros(len(batch), np.int32)
+        for index in range(len(batch.streams)):
+            mine = batch.stream == index
+            if mine.any():
+                first, last = int(time[mine].min()), int(time[mine].max()) + 1
+                test = last - round((last - first) * config.test)
+                validation = test - round((last - first) * config.validation)
+                part[mine] = (time[mine] >= validation).astype(np.int32) + (time[mine] >= test)
+    if config.until:
+        part[time >= iso_to_ns(config.until)] = -1
+    return part
+
+
+def class_labels(batch: SampleBatch, wanted: Sequence[str], ignored: Sequence[str]) -> list[str]:
+    """Labels in the order of ``wanted``, else all labels of the batch but the ignored, sorted.
+
+    Raises DataError when none is left or a wanted one never occurs.
+    """
+    present: set[str] = set()
+    if batch.label is not None:
+        present = {batch.labels[code] for code in np.unique(batch.label) if code >= 0}
+    labels = list(wanted) or sorted(present - set(ignored))
+    absent = sorted(set(labels) - present)
+    if absent or not labels:
+        raise DataError(
+            f"model.classes: expected labels of the training part ({', '.join(sorted(present)) or 'it has none'}),"
+            f" got {', '.join(map(repr, absent)) or 'none'}"
+        )
+    return labels
+
+
+def label_codes(batch: SampleBatch, labels: Sequence[str]) -> I32:
+    """Index of each row's label in ``labels``, -1 where it has none or another."""
+    if batch.label is None:
+        return np.full(len(batch), -1, np.int32)
+    known = {label: code for code, label in enumerate(labels)}
+    return np.array([known.get(label, -1) for label in batch.labels] + [-1], np.int32)[batch.label]
+
+
+def condition_all(batch: SampleBatch, spec: ConditioningSpec) -> Steps:
+    """Condition a whole part from a fresh state."""
+    table = StateTable(conditioning_columns(batch.values.shape[1]))
+    return condition(batch, table, spec, max_streams=len(batch.streams))
+
+
+def runs_of(batch: SampleBatch, spec: ConditioningSpec, labels: Sequence[str]) -> list[Run]:
+    """Condition a part and cut it at its resets."""
+    steps = condition_all(batch, spec)
+    codes = label_codes(batch, labels)
+    names = batch.streams
+    return [
+        Run(
+            stream=names[batch.stream[rows[rows >= 0][0]]],
+            time_ns=steps.time_ns[part],
+            x=steps.x[part],
+            observed=steps.observed[part],
+            label=np.where(rows >= 0, codes[rows], -1).astype(np.int32),
+        )
+        for part in stretches(steps)
+        if (rows := steps.row[part]).size
+    ]
+
+
+def stretches(steps: Steps) -> Iterator[slice]:
+    """The parts of ``steps`` between resets, stream after stream."""
+    begins = np.union1d(steps.start, np.flatnonzero(steps.reset > 0)).astype(np.int64)
+    ends: I64 = np.append(begins[1:], len(steps))
+    for a, b in zip(begins.tolist(), ends.tolist(), strict=True):
+        yield slice(a, b)

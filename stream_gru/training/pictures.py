@@ -1,0 +1,368 @@
+"""The pictures of the report: learning curves, forecasts beside the truth, errors, coverage, confusion, confidence.
+
+Every picture is an SVG of its own that goes into the page as an image: names of channels, labels and streams are text
+in it and can never become markup of the page.  Colours are Okabe and Ito's, a forecaster keeps its colour, dash and
+marker in all pictures.  Source: M. Okabe, K. Ito, "Color universal design", 2008.
+
+Decision: letters stay text in the SVG instead of outlines, so that names in any script are readable although the font
+that measures them here may not know it.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import dates, style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+from stream_gru.evaluation.scores import ClassScores, ForecastScores
+from stream_gru.types import F64
+
+MOST_TARGETS = 8
+MOST_STREAMS = 30
+MOST_LABELS = 30
+_MOST_HORIZONS = 200
+
+BLACK, BLUE, GREY, LIGHT = "#000000", "#0072B2", "#6B6B6B", "#D9D9D9"
+GREEN, VERMILION, PURPLE, ORANGE, SKY = "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9"
+_FORECASTERS = {
+    "model": (BLUE, "-", "o"),
+    "persistence": (ORANGE, "--", "s"),
+    "seasonal_naive": (GREEN, "-.", "^"),
+    "linear_ar": (VERMILION, ":", "D"),
+}
+_SPARE = [(PURPLE, "-", "v"), (SKY, "--", "P"), (BLACK, "-.", "X"), (GREY, ":", "*")]
+_CYCLE = [*_FORECASTERS.values(), *_SPARE]
+_LOOK = {
+    "svg.hashsalt": "stream-gru",
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "font.family": ["sans-serif"],
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 6),
+    "grid.color": "#E6E6E6",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.constrained_layout.use": True,
+}
+_WIDTH = 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An SVG document; ``alt`` says what is to be seen, ``caption`` how to read it (both plain text)."""
+
+    svg: bytes
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """A piece of one recorded stream: S steps of one target, forecasts laid at the time they are about.
+
+    ``time_ns, truth``: (S,); ``ahead``: name of each shown horizon and its (3, S) forecast, lower and upper bound.
+    """
+
+    target: str
+    unit: str
+    stream: str
+    time_ns: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    truth: F64
+    ahead: list[tuple[str, F64]]
+    level: float
+
+
+def clean(name: str, most: int = 60) -> str:
+    """Return a name on one line, without control characters, of at most ``most`` characters."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def spoken(name: str) -> str:
+    """Return a forecaster's name as words, ``this model`` for the model."""
+    return "this model" if name == "model" else clean(name.replace("_", " "), 24)
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Within it, pictures look the same whatever the user has set for matplotlib."""
+    with style.context(["default", _LOOK]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts decide, not this machine's
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        yield
+
+
+def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
+    """Loss by epoch, training and validation, then that of each head if there are two; None without an epoch."""
+    names = ["loss", "loss_forecast", "loss_classes"]
+    if not all(any(name in row for row in history) for name in names[1:]):
+        names = names[:1]  # one head: its loss is the loss
+    names = [n for n in [*names, "accuracy"] if any(np.isfinite(row.get(n, np.nan)) for row in history)]
+    if not names:
+        return None
+    best = best_epoch(history)
+    figure = Figure(figsize=(_WIDTH, 3.0))
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for panel, name in zip(panels, names, strict=True):
+        _draw_epochs(panel, history, name, best)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    marked = "no epoch is marked as best" if best is None else f"epoch {best} was the best"
+    caption = (
+        "Both lines should fall and then level out; where validation rises while training still falls, the model has"
+        " begun to learn its training part by heart. The weights of the marked epoch are kept."
+    )
+    return Picture(_svg(figure), f"Line chart of the loss over {len(history)} epochs; {marked}.", caption)
+
+
+def best_epoch(history: Sequence[dict[str, float]]) -> int | None:
+    """Return the epoch (from 1) of the lowest validation loss, of the lowest loss without validation."""
+    losses = np.array([row.get("val_loss", row.get("loss", np.nan)) for row in history], np.float64)
+    if not np.isfinite(losses).any():
+        return None
+    index = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
+    return int(history[index].get("epoch", index + 1))
+
+
+def _draw_epochs(panel: Axes, history: Sequence[dict[str, float]], name: str, best: int | None) -> None:
+    epochs = [row.get("epoch", index + 1) for index, row in enumerate(history)]
+    shown = []
+    for key, label, colour, dash in ((name, "training", GREY, "--"), (f"val_{name}", "validation", BLUE, "-")):
+        values = _finite([row.get(key, np.nan) for row in history])
+        if np.isfinite(values).any():
+            marker = "o" if len(epochs) <= 40 else ""
+            panel.plot(epochs, values, dash, color=colour, label=label, marker=marker, markersize=3)
+            shown.append(values[np.isfinite(values)])
+    if best is not None:
+        panel.axvline(best, color=VERMILION, linewidth=1, linestyle=":", label=f"best epoch ({best})")
+    panel.set(title=name.replace("_", " of "), xlabel="epoch")
+    panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    values = np.concatenate(shown) if shown else np.ones(1)
+    if name != "accuracy" and values.min() > 0 and values.max() > 20 * values.min():
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_forecasts(extract: Extract) -> Picture:
+    """Truth, forecast and interval of one target over an extract; a panel for each shown horizon."""
+    figure = Figure(figsize=(_WIDTH, 0.9 + 2.2 * len(extract.ahead)))
+    panels = figure.subplots(len(extract.ahead), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (name, table) in zip(panels, extract.ahead, strict=True):
+        _draw_ahead(panel, extract, table)
+        panel.set_title(f"{clean(extract.target, 40)}, forecast {name} earlier")
+        panel.set_ylabel(clean(extract.unit, 16))
+    locator = dates.AutoDateLocator(tz="UTC", minticks=3, maxticks=8)
+    panels[-1].xaxis.set_major_locator(locator)
+    panels[-1].xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, tz="UTC"))
+    panels[-1].set_xlabel("time (UTC)")
+    named = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=4)
+    alt = f"Line chart of {clean(extract.target)}, truth and forecasts over {len(extract.truth)} steps."
+    caption = (
+        f"Each forecast stands at the time it is about: the closer blue is to black the better, and about"
+        f" {1 - extract.level:.0%} of the truths may lie outside the band (marked). Stream {clean(extract.stream)};"
+        " the piece was chosen for its movement, not for how well the model does."
+    )
+    return Picture(_svg(figure), alt, caption)
+
+
+def _draw_ahead(panel: Axes, extract: Extract, table: F64) -> None:
+    time = extract.time_ns.astype("datetime64[ns]").astype("datetime64[us]")
+    forecast, low, high = _finite(table)
+    truth = _finite(extract.truth)
+    band = np.isfinite(low) & np.isfinite(high)
+    marker = "." if len(truth) <= 60 else ""
+    if band.any():
+        panel.fill_between(time, low, high, band, color=BLUE, alpha=0.2, linewidth=0, label=f"{extract.level:.0%} band")
+    panel.plot(time, truth, color=BLACK, linewidth=1.1, marker=marker, label="truth")
+    panel.plot(time, forecast, color=BLUE, marker=marker, label="forecast")
+    outside = (truth < low) | (truth > high)
+    if outside.any():
+        panel.plot(time[outside], truth[outside], ".", color=VERMILION, markersize=6, label="truth outside the band")
+    lines = [part[np.isfinite(part)] for part in (truth, forecast)]
+    edges = [np.quantile(part[band], q) for part, q in ((low, 0.05), (high, 0.95)) if band.any()]
+    seen = np.concatenate([*lines, edges])
+    if len(seen):  # a few wild bounds shall not flatten everything else
+        pad = 0.08 * float(np.ptp(seen)) or 0.5
+        panel.set_ylim(seen.min() - pad, seen.max() + pad)
+
+
+def draw_errors(scores: ForecastScores, step: str) -> Picture:
+    """Mean absolute error by horizon of the model and each baseline, a panel for each target."""
+    targets = scores.targets[:MOST_TARGETS]
+    tables = {"model": scores.model, **scores.baselines}
+    figure, panels = _grid(len(targets), 2.4 if len(scores.model.mae[0]) > 1 else 0.8 + 0.3 * len(tables))
+    for index, (panel, target) in enumerate(zip(panels, targets, strict=False)):
+        curves = [(spoken(name), np.array(table.mae[index]), look(name)) for name, table in tables.items()]
+        _compare(panel, curves, step)
+        unit = clean(scores.units[index], 16)
+        panel.set_title(clean(target, 30) + (f" [{unit}]" if unit else ""))
+    if len(scores.model.mae[0]) > 1:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    caption = (
+        "Lower is better: where the blue line of this model is not the lowest, the simple method below it forecasts"
+        " better at that horizon."
+    )
+    alt = f"Mean absolute error by horizon of {', '.join(spoken(n) for n in tables)} for {len(targets)} target(s)."
+    return Picture(_svg(figure), alt, caption)
+
+
+def draw_coverage(scores: ForecastScores, step: str) -> Picture | None:
+    """Share of truths inside the interval by horizon, beside the level; None without intervals."""
+    known = [d for d, row in enumerate(scores.coverage) if np.isfinite(row).any()][:MOST_TARGETS]
+    if not known:
+        return None
+    single = len(scores.coverage[0]) == 1
+    figure = Figure(figsize=(_WIDTH, 0.9 + 0.35 * len(known) if single else 3.2))
+    panel = figure.subplots()
+    table = {d: np.array(scores.coverage[d], np.float64) for d in known}
+    _compare(panel, [(clean(scores.targets[d], 24), table[d], _CYCLE[d]) for d in known], step)
+    lowest = min(float(np.nanmin(row)) for row in table.values())
+    limits = (0.0 if single else max(0.0, min(lowest, scores.level) - 0.08), 1.02)
+    (panel.axvline if single else panel.axhline)(scores.level, color=BLACK, linestyle=(0, (6, 3)), linewidth=1.2)
+    axis = panel.xaxis if single else panel.yaxis
+    panel.set(**{"xlim" if single else "ylim": limits})
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    panel.set_title(f"truths inside the {scores.level:.0%} band (dashed: what is promised)")
+    if not single:
+        figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")
+    caption = (
+        "Near the dashed line the bands are honest; below it they are too narrow (more surprises than promised), above"
+        " it wider than they need be."
+    )
+    return Picture(_svg(figure), f"Coverage by horizon, from {lowest:.0%}, against {scores.level:.0%}.", caption)
+
+
+def look(name: str) -> tuple[str, str, str]:
+    """Return colour, dash and marker of a forecaster; an unknown one gets the same each time."""
+    return _FORECASTERS.get(name) or _SPARE[sum(name.encode("utf-8", "replace")) % len(_SPARE)]
+
+
+def _compare(panel: Axes, curves: Sequence[tuple[str, F64, tuple[str, str, str]]], step: str) -> None:
+    """Lines over the horizon, or bars where there is but one horizon."""
+    if len(curves[0][1]) == 1:
+        panel.barh(range(len(curves)), [_finite(c[1])[0] for c in curves], color=[c[2][0] for c in curves], height=0.6)
+        panel.set_yticks(range(len(curves)), [c[0] for c in curves])
+        panel.invert_yaxis()
+        panel.grid(visible=False, axis="y")
+        return
+    for name, values, (colour, dash, marker) in curves:
+        chosen = np.unique(np.linspace(0, len(values) - 1, _MOST_HORIZONS).astype(int))
+        values = _finite(values)[chosen]
+        every = max(1, len(chosen) // 10)
+        panel.plot(chosen + 1, values, dash, color=colour, marker=marker, markevery=every, markersize=4, label=name)
+    panel.set_xlabel(f"horizon (steps of {step})")
+    panel.set_ylim(bottom=0)
+    panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    columns = 2 if count in (2, 4) else min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(_WIDTH, 0.5 + height * rows))
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return figure, panels
+
+
+def draw_confusion(scores: ClassScores) -> Picture:
+    """How often each true class (row) was given each answer (column): counts and percent of the row."""
+    labels = [clean(label, 20) for label in scores.labels[:MOST_LABELS]]
+    count = np.array(scores.confusion, np.float64).reshape(len(scores.labels), -1)
+    total = count.sum(axis=1, keepdims=True)
+    share = np.divide(count, total, out=np.zeros_like(count), where=total > 0)[: len(labels), : len(labels)]
+    side = min(_WIDTH, 2.6 + 0.75 * len(labels))
+    figure = Figure(figsize=(side, max(2.2, 0.72 * side)))
+    panel = figure.subplots()
+    panel.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+    ticks = np.arange(len(labels)) + 0.5
+    panel.set_xticks(ticks, labels, rotation=35 if len(labels) > 4 else 0, ha="right" if len(labels) > 4 else "center")
+    panel.set_yticks(ticks, labels)
+    panel.invert_yaxis()
+    panel.grid(visible=False)
+    panel.set(xlabel="class given by the model", ylabel="true class")
+    if len(labels) <= 12:
+        for (row, column), part in np.ndenumerate(share):
+            text = f"{count[row, column]:,.0f}\n{part:.0%}" if total[row, 0] else "–"
+            colour = "white" if part > 0.55 else "black"
+            panel.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=8)
+    caption = (
+        "A row is a true class, and its cells say what the model took it for (rows, then percent of that true class);"
+        " the darker the diagonal, the better."
+    )
+    return Picture(_svg(figure), f"Confusion matrix of {len(labels)} classes, {scores.samples:,} rows.", caption)
+
+
+def draw_calibration(scores: ClassScores) -> Picture | None:
+    """Reliability diagram over a histogram of the confidences; None without rows."""
+    bins = [row for row in scores.reliability if np.isfinite(row).all()]
+    if not bins:
+        return None
+    figure = Figure(figsize=(5.4, 4.8))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    confidence, right, rows = np.array(bins, np.float64).T
+    upper.plot([0, 1], [0, 1], color=BLACK, linestyle="--", linewidth=1, label="honest")
+    upper.vlines(confidence, confidence, right, color=VERMILION, linewidth=2, label="difference")
+    upper.plot(confidence, right, color=BLUE, marker="o", label="this model")
+    upper.set(ylim=(0, 1.03), ylabel="share right")
+    upper.legend(loc="upper left")
+    centres = np.minimum(np.floor(confidence * 10), 9) / 10 + 0.05
+    lower.bar(centres, rows / rows.sum(), width=0.09, color=BLUE)
+    lower.set(xlim=(0, 1), xlabel="confidence of the answer", ylabel="share of rows")
+    for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    caption = (
+        "On the dashed line an answer given with 80 % confidence is right in 80 % of the cases; below it the model is"
+        " too sure of itself, and the bars tell how often each confidence occurs."
+    )
+    alt = f"Reliability diagram; mean difference of confidence and accuracy {scores.expected_calibration_error:.1%}."
+    return Picture(_svg(figure), alt, caption)
+
+
+def draw_streams(scores: ClassScores) -> Picture | None:
+    """Accuracy of each stream, the worst first; None without streams."""
+    known = [(right, name) for name, right in scores.accuracy_by_stream.items() if np.isfinite(right)]
+    if not known:
+        return None
+    worst = sorted(known)[:MOST_STREAMS]
+    figure = Figure(figsize=(_WIDTH, 1.1 + 0.26 * len(worst)))
+    panel = figure.subplots()
+    panel.barh(range(len(worst)), [right for right, _ in worst], color=BLUE, height=0.7)
+    panel.set_yticks(range(len(worst)), [clean(name, 28) for _, name in worst])
+    panel.invert_yaxis()
+    panel.grid(visible=False, axis="y")
+    panel.axvline(scores.accuracy, color=BLACK, linewidth=1.2, label="all streams together")
+    panel.axvline(scores.majority_accuracy, color=ORANGE, linestyle="--", label="always the commonest class")
+    panel.set(xlim=(0, 1.0), xlabel="share of labelled rows that were right")
+    panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    figure.legend(loc="outside upper left", ncols=2)
+    caption = "A stream far left of the black line is one the model does not understand: look at its recording first."
+    alt = f"Accuracy of {len(worst)} stream(s), from {worst[0][0]:.0%} to {worst[-1][0]:.0%}."
+    return Picture(_svg(figure), alt, caption)
+
+
+def _finite(values: F64 | Sequence[float]) -> F64:
+    table = np.asarray(values, np.float64)
+    return np.where(np.isfinite(table), table, np.nan)
+
+
+def _svg(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return out.getvalue()

@@ -1,0 +1,232 @@
+"""Train: recordings in, verified bundle out.
+
+files ─▶ split ─▶ condition ─▶ fit ─▶ export ─▶ parity gate ─▶ calibrate ─▶ evaluate as a stream ─▶ bundle
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from stream_gru import __version__
+from stream_gru.bundle import FORMAT_VERSION, KERAS, REPORT, TFLITE, Bundle, write_bundle
+from stream_gru.conditioning import ConditioningSpec
+from stream_gru.config import Config
+from stream_gru.decoders.fields import Fields
+from stream_gru.engines import load_engine
+from stream_gru.errors import ConfigError
+from stream_gru.evaluation.baselines import find_season, fit_linear_ar
+from stream_gru.evaluation.evaluate import Baselines, evaluate, stream_through
+from stream_gru.evaluation.scores import Scores
+from stream_gru.manifest import Channel, EngineParity, Layer, Manifest
+from stream_gru.recordings import read_files
+from stream_gru.training.calibrate import calibrate, measure_warm_up
+from stream_gru.training.export import export_tflite
+from stream_gru.training.fit import Fitted, fit
+from stream_gru.training.parity import check_parity
+from stream_gru.training.parts import Parts, class_labels, runs_of, split
+from stream_gru.training.progress import Reporter
+from stream_gru.training.report import render_report
+from stream_gru.training.runs import Run, Scaling, measure_scaling
+from stream_gru.training.spec import NetworkSpec
+from stream_gru.types import F32, F64
+
+# Real samples on which all engines must agree; more would only repeat the question.
+_PARITY_STEPS = 4096
+_ENGINE = "litert"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A bundle on disk and what was measured on the way."""
+
+    bundle: Bundle
+    scores: Scores
+    fitted: Fitted
+
+
+def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Say, resume: bool = False) -> Trained:
+    """Carry out a training configuration and write the bundle to ``out``.
+
+    Raises ConfigError, DataError (recordings that cannot be used), ParityError (engines disagree: nothing is written).
+    """
+    data, model = config.data, config.model
+    if data is None or model is None:
+        raise ConfigError("expected the tables [data] and [model] for training")
+    batch = read_files(data.files, Fields.of(config.input, config.channel))
+    say(f"read {len(batch):,} rows of {len(batch.streams)} streams, {sum(batch.rejected.values()):,} rejected")
+    parts = split(batch, config.split)
+    labels = [] if model.classes is None else class_labels(parts.train, model.classes.labels, data.ignore_labels)
+    spec = NetworkSpec.from_config(model, [channel.name for channel in config.channel], labels)
+    rules = _rules(config)
+    train_runs, validation_runs = runs_of(parts.train, rules, labels), runs_of(parts.validation, rules, labels)
+    say(
+        f"split: {len(parts.train):,} rows to train ({len(train_runs)} runs without a reset),"
+        f" {len(parts.validation):,} to validate, {len(parts.test):,} to test"
+    )
+    scaling = measure_scaling(train_runs, model.scaling)
+    fitted = fit(spec, config.training, train_runs, validation_runs, scaling, work_dir, reporter, resume)
+    say(f"best epoch {fitted.best_epoch} of {len(fitted.history)} (ended by: {fitted.stopped}); exporting")
+    manifest = _manifest(config, spec, train_runs)
+    tflite = export_tflite(manifest, fitted.weights)
+    parity = _parity(manifest, fitted, tflite, [*validation_runs, *train_runs])
+    draft = Bundle(out, msgspec.structs.replace(manifest, parity=parity), fitted.weights, tflite)
+    draft = _calibrated(draft, parts, validation_runs, config)
+    scores, streamed = evaluate(draft, parts.test, _baselines(draft, config, train_runs, scaling), _ENGINE)
+    final = draft.with_manifest(scores=msgspec.to_builtins(scores))
+    report = render_report(final.manifest, scores, streamed, fitted.history)
+    extra = {TFLITE: tflite, KERAS: _keras_bytes(fitted), REPORT: report}
+    return Trained(write_bundle(out, final.manifest, fitted.weights, extra), scores, fitted)
+
+
+def _rules(config: Config) -> ConditioningSpec:
+    """Conditioning for training: windows are cut by training itself."""
+    if config.data is None or config.model is None:
+        raise ConfigError("expected the tables [data] and [model] for training")
+    ranges = [(channel.min, channel.max) for channel in config.channel]
+    calendar = config.model.calendar
+    return ConditioningSpec.build(config.conditioning, config.data.period_s, ranges, calendar, window=0)
+
+
+def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:
+    """The contract, before anything was measured."""
+    if config.data is None or config.model is None:
+        raise ConfigError("expected the tables [data] and [model] for training")
+    windowed = config.training.regime == "windowed"
+    layers = _layers(spec)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        model_id="",
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        versions={
+            "stream-gru": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("keras", "tensorflow", "numpy")},
+        },
+        regime=config.training.regime,
+        window=config.training.window if windowed else None,
+        period_s=config.data.period_s,
+        input=config.input,
+        conditioning=config.conditioning,
+        channels=_channels(config, runs),
+        calendar=config.model.calendar,
+        layers=layers,
+        forecast=spec.forecast,
+        classes=spec.classes,
+        state_size=sum(layer.state_size for layer in layers),
+        warm_up=config.training.window - 1 if windowed and config.training.window_loss == "last" else 0,
+        calibration=None,
+        parity=[],
+        scores={},
+        files={},
+        ignore_labels=config.data.ignore_labels,
+    )
+
+
+def _channels(config: Config, runs: list[Run]) -> list[Channel]:
+    count = len(config.channel)
+    low = np.min([np.where(run.observed, run.x[:, :count], np.inf).min(axis=0) for run in runs], axis=0)
+    high = np.max([np.where(run.observed, run.x[:, :count], -np.inf).max(axis=0) for run in runs], axis=0)
+    return [
+        Channel(
+            name=channel.name,
+            seen_min=float(low[index]),
+            seen_max=float(high[index]),
+            unit=channel.unit,
+            column=channel.column,
+            min=channel.min,
+            max=channel.max,
+        )
+        for index, channel in enumerate(config.channel)
+    ]
+
+
+def _layers(spec: NetworkSpec) -> list[Layer]:
+    layers: list[Layer] = []
+    width = spec.input_size
+    for index, layer in enumerate(spec.layers):
+        layers.append(
+            Layer(
+                name=f"recurrent_{index}",
+                cell=layer.cell,
+                units=layer.units,
+                input_size=width,
+                activation=layer.activation,
+                recurrent_activation=layer.recurrent_activation,
+                use_bias=layer.use_bias,
+                reset_after=layer.reset_after and layer.cell == "gru",
+            )
+        )
+        width = layer.units
+    return layers
+
+
+def _parity(manifest: Manifest, fitted: Fitted, tflite: bytes, runs: list[Run]) -> list[EngineParity]:
+    """All engines against Keras' own answer to one whole sequence of real samples."""
+    x = max(runs, key=len).x[:_PARITY_STEPS]
+    expected = np.asarray(fitted.model(x[None], training=False), np.float32)[0]
+    return check_parity(manifest, fitted.weights, tflite, expected, x)
+
+
+def _calibrated(draft: Bundle, parts: Parts, runs: list[Run], config: Config) -> Bundle:
+    """Measure residuals and warm-up on the validation part."""
+    calibration = calibrate(draft, parts.validation, _ENGINE)
+    manifest = draft.manifest
+    if manifest.regime == "stateful":
+        unit = _output_units(manifest, draft.weights)
+        error = _usual_error(draft, parts)
+        warm_up = measure_warm_up(load_engine(_ENGINE, draft), runs, manifest.forecast_size, unit, error)
+        draft = draft.with_manifest(warm_up=max(warm_up, config.training.warm_up))
+    return draft.with_manifest(calibration=calibration)
+
+
+def _output_units(manifest: Manifest, weights: dict[str, F32]) -> F64:
+    """Scale of each output: that of its target, 1 for probabilities."""
+    units = np.ones(manifest.output_size)
+    if manifest.forecast is not None:
+        scale = weights["scaling/scale"][manifest.target_index]
+        units[: manifest.forecast_size] = np.repeat(scale, manifest.forecast_size // len(scale))
+    return units
+
+
+def _usual_error(draft: Bundle, parts: Parts) -> float:
+    """Mean absolute forecast error of the validation part, in scaled units."""
+    if draft.manifest.forecast is None:
+        return 1.0
+    streamed = stream_through(draft, parts.validation, _ENGINE)
+    scale = draft.weights["scaling/scale"][draft.manifest.target_index]
+    error = np.abs(streamed.truth - streamed.forecast) / scale[:, None]
+    return float(np.nanmean(error)) if np.isfinite(error).any() else 1.0
+
+
+def _baselines(draft: Bundle, config: Config, runs: list[Run], scaling: Scaling) -> Baselines:
+    """Fit the baselines on the training part, as the network was."""
+    manifest = draft.manifest
+    labels = np.concatenate([run.label for run in runs])
+    majority = int(np.bincount(labels[labels >= 0]).argmax()) if (labels >= 0).any() else 0
+    if manifest.forecast is None:
+        return Baselines(majority=majority)
+    channels, targets = len(manifest.channels), manifest.target_index
+    x = [run.x[:, :channels] for run in runs]
+    return Baselines(
+        season_steps=find_season([part[:, targets] for part in x], manifest.period_s),
+        linear_ar=fit_linear_ar(x, scaling.mean, scaling.scale, targets, manifest.forecast.horizon),
+        majority=majority,
+    )
+
+
+def _keras_bytes(fitted: Fitted) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / KERAS
+        fitted.model.save(path)
+        return path.read_bytes()

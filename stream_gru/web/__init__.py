@@ -1,0 +1,1 @@
+"""The HTTP endpoints: they read what the daemon publishes and never change anything."""

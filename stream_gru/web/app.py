@@ -1,0 +1,113 @@
+"""``/metrics``, ``/-/healthy`` and ``/-/ready``, served by uvicorn in a thread of its own.
+
+Limits keep a slow or greedy client from harming the daemon: few connections, short idle time, GET and HEAD only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+from prometheus_client import CollectorRegistry, make_asgi_app
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from stream_gru.errors import ConfigError
+
+_MAX_CONNECTIONS = 16
+_IDLE_S = 5
+_STOP_S = 2.0
+
+
+class WebServer:
+    """Serves the endpoints on ``listen`` (``host:port``; port 0 chooses a free one) until `close`.
+
+    ``healthy`` and ``ready`` answer the probes: (is it well, why).
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        registry: CollectorRegistry,
+        healthy: Callable[[], tuple[bool, str]],
+        ready: Callable[[], tuple[bool, str]],
+    ) -> None:
+        host, _, port = listen.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._app = build_app(registry, healthy, ready)
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self.address = ""
+
+    def open(self) -> None:
+        """Bind and serve.  Raises ConfigError when the address cannot be had."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((self._host, self._port))
+        except OSError as error:
+            listener.close()
+            raise ConfigError(
+                f"metrics.listen: {self._host}:{self._port} cannot be had: {error.strerror};"
+                " choose another port (0 takes a free one)"
+            ) from error
+        shown = f"[{self._host}]" if family == socket.AF_INET6 else self._host
+        self.address = f"http://{shown}:{listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            self._app,
+            log_level="warning",
+            access_log=False,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_keep_alive=_IDLE_S,
+            timeout_graceful_shutdown=1,
+            lifespan="off",
+            server_header=False,
+            ws="none",
+            http="h11",
+            loop="asyncio",
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, args=(self._server, listener), name="web", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving; may be called twice."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(_STOP_S)
+            self._server = self._thread = None
+
+    @staticmethod
+    def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+        # serve() without capture_signals: signals belong to the daemon, in the main thread.
+        with listener:
+            asyncio.run(server._serve(sockets=[listener]))
+
+
+def build_app(
+    registry: CollectorRegistry,
+    healthy: Callable[[], tuple[bool, str]],
+    ready: Callable[[], tuple[bool, str]],
+) -> Starlette:
+    """The endpoints as an ASGI application."""
+
+    def probe(check: Callable[[], tuple[bool, str]]) -> Callable[[Request], PlainTextResponse]:
+        def answer(_: Request) -> PlainTextResponse:
+            well, why = check()
+            return PlainTextResponse(f"{why}\n", 200 if well else 503)
+
+        return answer
+
+    return Starlette(
+        routes=[
+            Route("/-/healthy", probe(healthy), methods=["GET"]),
+            Route("/-/ready", probe(ready), methods=["GET"]),
+            Mount("/metrics", make_asgi_app(registry)),
+        ]
+    )
