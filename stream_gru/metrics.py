@@ -51,7 +51,7 @@ class Metrics:
         self._applied = counter("samples_applied", "Samples that became a step", "source").labels(source)
         dropped = counter("samples_dropped", "Samples that were not applied", "source", "reason")
         self._dropped = {reason: dropped.labels(source, reason.text) for reason in DropReason}
-        self._imputed = counter("steps_imputed", "Steps filled in, and samples with a channel held").labels()
+        self._imputed = counter("steps_imputed", "Steps filled in, and samples with a channel held")
         resets = counter("stream_resets", "Hidden states replaced by the initial one", "reason")
         self._resets = {reason: resets.labels(reason.text) for reason in ResetReason if reason}
         self._streams = Gauge(f"{PREFIX}_streams", "Streams that have a state", registry=self.registry)
@@ -63,8 +63,8 @@ class Metrics:
         ).labels(source)
         classes = counter("classifications", "Samples by the class they were given", "class")
         self._classes = [classes.labels(label) for label in self._labels]
-        self._labelled = counter("labelled_samples", "Samples whose true class was known").labels()
-        self._correct = counter("labelled_samples_correct", "Samples whose true class was recognised").labels()
+        self._labelled = counter("labelled_samples", "Samples whose true class was known")
+        self._correct = counter("labelled_samples_correct", "Samples whose true class was recognised")
 
     def _latencies(self) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:

@@ -1,7 +1,11 @@
-"""Relative paths of a configuration are relative to the folder of its file, wherever the process was started."""
+"""Relative paths of a configuration are relative to the folder of its file, wherever the process was started.
+
+``$NAME`` and ``${NAME}`` stand for environment variables; one that is not set stays as it is written.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -26,4 +30,4 @@ def resolve(config: Config, base: Path) -> Config:
 
 
 def _joined(base: Path, path: str) -> str:
-    return str(base / path) if path else path
+    return str(base / os.path.expandvars(path)) if path else path

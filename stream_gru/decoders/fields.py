@@ -159,7 +159,7 @@ def _numbers(cells: Column, rows: _Rows, reason: DropReason = DropReason.PARSE) 
 def _numbers_of_text(cells: Sequence[str], rows: _Rows, reason: DropReason) -> F64:
     if _PLAIN_NUMBERS.fullmatch("\n".join(cells)):
         try:
-            return np.array([float(cell) for cell in cells])
+            return np.array([float(cell) if cell else math.nan for cell in cells])
         except ValueError:
             pass
     return _numbers_one_by_one(cells, rows, reason)
@@ -196,7 +196,7 @@ def _streams(cells: Column | None, key: str, rows: _Rows) -> tuple[tuple[str, ..
     if cells is None:
         return (stream_id(key),), np.zeros(len(rows.good), np.int32)
     index: dict[str, int] = {}
-    stream = np.array([index.setdefault(_text(cell), len(index)) for cell in cells], np.int32)
+    stream = np.array([index.setdefault(text, len(index)) for text in _texts(cells)], np.int32)
     bad = np.array([not _STREAM_ID.fullmatch(name) for name in index], np.bool_)
     if bad.any():
         rows.drop(bad[stream], DropReason.BAD_STREAM_ID)
@@ -208,8 +208,12 @@ def _labels(cells: Column | None) -> tuple[tuple[str, ...], I32 | None]:
     if cells is None:
         return (), None
     index: dict[str, int] = {}
-    codes = [index.setdefault(text, len(index)) if (text := _text(cell)) else -1 for cell in cells]
+    codes = [index.setdefault(text, len(index)) if text else -1 for text in _texts(cells)]
     return tuple(index), np.array(codes, np.int32)
+
+
+def _texts(cells: Column) -> Sequence[str]:
+    return cells if set(map(type, cells)) == {str} else [_text(cell) for cell in cells]  # type: ignore[return-value]
 
 
 def _text(cell: object) -> str:
@@ -243,7 +247,7 @@ def _keys(cells: Column | None) -> I64 | None:
     """A number for each different sequence name, the same in every batch and process."""
     if cells is None:
         return None
-    texts = [_text(cell) for cell in cells]
+    texts = _texts(cells)
     numbers = {
         text: int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1 for text in set(texts)
     }

@@ -30,7 +30,7 @@ class KerasEngine:
         return np.zeros((n, self.state_size), np.float32)
 
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``.  Raises ValueError for other shapes."""
+        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
         check_step(self, x, h)
         if not len(x):
             return np.empty((0, self.output_size), np.float32), np.array(h)
@@ -38,7 +38,7 @@ class KerasEngine:
         return np.array(y[:, 0]), np.array(state)
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``.  Raises ValueError for other shapes."""
+        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
         check_scan(self, x, h)
         if not len(x):
             return np.empty((0, self.output_size), np.float32), np.array(h)

@@ -56,7 +56,7 @@ class LitertEngine:
         return np.zeros((n, self.state_size), np.float32)
 
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``.  Raises ValueError for other shapes."""
+        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
         if x.shape == self._x_one and h.shape == self._h_one and x.dtype == h.dtype == np.float32:
             return self._one(x, h)
         check_step(self, x, h)
@@ -73,7 +73,7 @@ class LitertEngine:
         return y, state
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``.  Raises ValueError for other shapes."""
+        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
         check_scan(self, x, h)
         y = np.empty((len(x), self.output_size), np.float32)
         state = np.array(h[None])

@@ -47,7 +47,7 @@ class NumpyEngine:
         return np.zeros((n, self.state_size), np.float32)
 
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``.  Raises ValueError for other shapes."""
+        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
         check_step(self, x, h)
         state = np.empty_like(h, order="C")
         with np.errstate(all="ignore"):
@@ -58,7 +58,7 @@ class NumpyEngine:
             return self._heads(rows, scaled), state
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``.  Raises ValueError for other shapes."""
+        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
         check_scan(self, x, h)
         y = np.empty((len(x), self.output_size), np.float32)
         state = np.array(h)
@@ -126,10 +126,11 @@ def _gru_reset_after(layer: Layer, kernel: F32, bias: F32 | np.float32) -> Cell:
     u, activation, gate = layer.units, ACTIVATIONS[layer.activation], ACTIVATIONS[layer.recurrent_activation]
 
     def cell(projected: F32, h: F32) -> F32:
-        recurrent = h @ kernel + bias
+        recurrent: F32 = h @ kernel + bias
         z_r = gate(projected[:, : 2 * u] + recurrent[:, : 2 * u])
         z = z_r[:, :u]
-        candidate = activation(projected[:, 2 * u :] + z_r[:, u:] * recurrent[:, 2 * u :])
+        inner: F32 = z_r[:, u:] * recurrent[:, 2 * u :]
+        candidate = activation(projected[:, 2 * u :] + inner)
         return np.asarray(z * h + (_ONE - z) * candidate, np.float32)
 
     return cell

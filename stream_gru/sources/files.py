@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import gzip
 import io
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,9 +34,9 @@ def expand(patterns: Sequence[str]) -> list[Path]:
     """Return the files that match the patterns, in the order of the patterns, sorted within one.  Raises DataError."""
     found: list[Path] = []
     for pattern in patterns:
-        matches = sorted(glob.glob(os.path.expandvars(pattern), recursive=True))  # noqa: PTH207 - absolute patterns
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns
         if not matches:
-            raise DataError(f"{os.path.expandvars(pattern)}: no such file")
+            raise DataError(f"{pattern}: no such file")
         found.extend(path for path in map(Path, matches) if path.is_file() and path not in found)
     return found
 

@@ -9,7 +9,7 @@ Decision: in `scan` everything that does not recur (scaling, input projections, 
 rows; only the recurrent part is unrolled.  A row of a matrix product does not depend on the other rows, so the
 results are those of `step` bit for bit, which the parity gate checks.
 Decision: T is bounded by the weights.  XNNPACK packs a copy of the recurrent kernel for each unrolled step; once the
-copies leave the second-level cache a scan is slower than single steps (64 units: 1.3 us a sample for T = 16, 2.6 for 32).
+copies leave the second-level cache a scan gets slower (measured with 64 units: 1.3 us a sample for T = 16, 2.6 for 32).
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ class Fitting:
         self.rows = join_runs(train)
         self.validation = join_runs(validation) if any(len(run) for run in validation) else None
         _check_labels(spec, [rows for rows in (self.rows, self.validation) if rows is not None])
+        _check_horizon(spec, self.rows)
         self.trainer = Trainer(spec, training, scaling, class_weights(spec, self.rows))
         self.standing = Standing(fingerprint=fingerprint(spec, training, scaling, self.rows))
         self.best: Sequence[Any] = []
@@ -160,8 +161,8 @@ class Fitting:
         loss = row.get("val_loss", row["loss"])
         if self.standing.best_loss is None or loss < self.standing.best_loss:
             self.standing.best_loss, self.standing.best_epoch = loss, self.standing.epoch
-            self.best = [np.array(variable) for variable in self.trainer.trainable]
-        variables = [np.array(variable) for variable in self.trainer.variables]
+            self.best = [variable.numpy() for variable in self.trainer.trainable]
+        variables = [variable.numpy() for variable in self.trainer.variables]
         save_checkpoint(self.work_dir, self.standing, Arrays(variables, self.best))
         if self.training.tensorboard:
             _write_scalars(self.training.tensorboard, row)
@@ -204,6 +205,16 @@ def _check_labels(spec: NetworkSpec, parts: Sequence[Rows]) -> None:
         raise DataError(msg)
 
 
+def _check_horizon(spec: NetworkSpec, rows: Rows) -> None:
+    longest = int((rows.stop - rows.start).max())
+    if spec.forecast is not None and longest <= spec.forecast.horizon:
+        msg = (
+            f"the longest run between two resets has {longest} samples: model.forecast.horizon "
+            f"(now {spec.forecast.horizon}) must be smaller"
+        )
+        raise DataError(msg)
+
+
 def _check_learnt(spec: NetworkSpec, forecasts: float, labelled: float) -> None:
     if spec.forecast is not None and not forecasts:
         msg = (
@@ -216,9 +227,12 @@ def _check_learnt(spec: NetworkSpec, forecasts: float, labelled: float) -> None:
 
 
 def _write_scalars(folder: str, row: dict[str, float]) -> None:
+    """Append one epoch to the event files; `tf.summary.scalar` would need the tensorboard package to write them."""
+    metadata = tf.compat.v1.SummaryMetadata(data_class=1)
+    metadata.plugin_data.plugin_name = "scalars"
     writer = tf.summary.create_file_writer(folder)
     with writer.as_default(step=int(row["epoch"])):
         for name, value in row.items():
             if name != "epoch":
-                tf.summary.scalar(name, value)
+                tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)
     writer.close()

@@ -162,7 +162,7 @@ def network_weights(model: keras.Model) -> dict[str, F32]:
     mean = 0.0 - np.asarray(model.get_layer("scaling_mean").offset, np.float64)
     scale = 1.0 / np.asarray(model.get_layer("scaling_scale").scale, np.float64)
     weights = {"scaling/mean": mean.astype(np.float32), "scaling/scale": scale.astype(np.float32)}
-    weights |= {name: np.array(variable, np.float32) for name, variable in _variables(model).items()}
+    weights |= {name: variable.numpy().astype(np.float32) for name, variable in _variables(model).items()}
     return weights
 
 

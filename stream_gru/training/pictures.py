@@ -1,4 +1,4 @@
-"""The pictures of the report: learning curves, forecasts beside the truth, errors, coverage, confusion, confidence.
+"""The pictures of the report: learning curves, forecasts beside the truth, errors, coverage, confidence.
 
 Every picture is an SVG of its own that goes into the page as an image: names of channels, labels and streams are text
 in it and can never become markup of the page.  Colours are Okabe and Ito's, a forecaster keeps its colour, dash and
@@ -26,11 +26,9 @@ from stream_gru.evaluation.scores import ClassScores, ForecastScores
 from stream_gru.types import F64
 
 MOST_TARGETS = 8
-MOST_STREAMS = 30
-MOST_LABELS = 30
 _MOST_HORIZONS = 200
 
-BLACK, BLUE, GREY, LIGHT = "#000000", "#0072B2", "#6B6B6B", "#D9D9D9"
+BLACK, BLUE, GREY = "#000000", "#0072B2", "#6B6B6B"
 GREEN, VERMILION, PURPLE, ORANGE, SKY = "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9"
 _FORECASTERS = {
     "model": (BLUE, "-", "o"),
@@ -38,8 +36,8 @@ _FORECASTERS = {
     "seasonal_naive": (GREEN, "-.", "^"),
     "linear_ar": (VERMILION, ":", "D"),
 }
-_SPARE = [(PURPLE, "-", "v"), (SKY, "--", "P"), (BLACK, "-.", "X"), (GREY, ":", "*")]
-_CYCLE = [*_FORECASTERS.values(), *_SPARE]
+_OTHERS = [(PURPLE, "-", "v"), (SKY, "--", "P"), (BLACK, "-.", "X"), (GREY, ":", "p")]
+_TARGETS = [*_OTHERS, ("#4B3B8F", "-", "o"), ("#7F4F24", "--", "s"), (PURPLE, "-.", "^"), (SKY, ":", "D")]
 _LOOK = {
     "svg.hashsalt": "stream-gru",
     "svg.fonttype": "none",
@@ -231,7 +229,7 @@ def draw_coverage(scores: ForecastScores, step: str) -> Picture | None:
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.35 * len(known) if single else 3.2))
     panel = figure.subplots()
     table = {d: np.array(scores.coverage[d], np.float64) for d in known}
-    _compare(panel, [(clean(scores.targets[d], 24), table[d], _CYCLE[d]) for d in known], step)
+    _compare(panel, [(clean(scores.targets[d], 24), table[d], _TARGETS[n]) for n, d in enumerate(known)], step)
     lowest = min(float(np.nanmin(row)) for row in table.values())
     limits = (0.0 if single else max(0.0, min(lowest, scores.level) - 0.08), 1.02)
     (panel.axvline if single else panel.axhline)(scores.level, color=BLACK, linestyle=(0, (6, 3)), linewidth=1.2)
@@ -250,7 +248,7 @@ def draw_coverage(scores: ForecastScores, step: str) -> Picture | None:
 
 def look(name: str) -> tuple[str, str, str]:
     """Return colour, dash and marker of a forecaster; an unknown one gets the same each time."""
-    return _FORECASTERS.get(name) or _SPARE[sum(name.encode("utf-8", "replace")) % len(_SPARE)]
+    return _FORECASTERS.get(name) or _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
 
 
 def _compare(panel: Axes, curves: Sequence[tuple[str, F64, tuple[str, str, str]]], step: str) -> None:
@@ -281,34 +279,6 @@ def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def draw_confusion(scores: ClassScores) -> Picture:
-    """How often each true class (row) was given each answer (column): counts and percent of the row."""
-    labels = [clean(label, 20) for label in scores.labels[:MOST_LABELS]]
-    count = np.array(scores.confusion, np.float64).reshape(len(scores.labels), -1)
-    total = count.sum(axis=1, keepdims=True)
-    share = np.divide(count, total, out=np.zeros_like(count), where=total > 0)[: len(labels), : len(labels)]
-    side = min(_WIDTH, 2.6 + 0.75 * len(labels))
-    figure = Figure(figsize=(side, max(2.2, 0.72 * side)))
-    panel = figure.subplots()
-    panel.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
-    ticks = np.arange(len(labels)) + 0.5
-    panel.set_xticks(ticks, labels, rotation=35 if len(labels) > 4 else 0, ha="right" if len(labels) > 4 else "center")
-    panel.set_yticks(ticks, labels)
-    panel.invert_yaxis()
-    panel.grid(visible=False)
-    panel.set(xlabel="class given by the model", ylabel="true class")
-    if len(labels) <= 12:
-        for (row, column), part in np.ndenumerate(share):
-            text = f"{count[row, column]:,.0f}\n{part:.0%}" if total[row, 0] else "–"
-            colour = "white" if part > 0.55 else "black"
-            panel.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=8)
-    caption = (
-        "A row is a true class, and its cells say what the model took it for (rows, then percent of that true class);"
-        " the darker the diagonal, the better."
-    )
-    return Picture(_svg(figure), f"Confusion matrix of {len(labels)} classes, {scores.samples:,} rows.", caption)
-
-
 def draw_calibration(scores: ClassScores) -> Picture | None:
     """Reliability diagram over a histogram of the confidences; None without rows."""
     bins = [row for row in scores.reliability if np.isfinite(row).all()]
@@ -332,28 +302,6 @@ def draw_calibration(scores: ClassScores) -> Picture | None:
         " too sure of itself, and the bars tell how often each confidence occurs."
     )
     alt = f"Reliability diagram; mean difference of confidence and accuracy {scores.expected_calibration_error:.1%}."
-    return Picture(_svg(figure), alt, caption)
-
-
-def draw_streams(scores: ClassScores) -> Picture | None:
-    """Accuracy of each stream, the worst first; None without streams."""
-    known = [(right, name) for name, right in scores.accuracy_by_stream.items() if np.isfinite(right)]
-    if not known:
-        return None
-    worst = sorted(known)[:MOST_STREAMS]
-    figure = Figure(figsize=(_WIDTH, 1.1 + 0.26 * len(worst)))
-    panel = figure.subplots()
-    panel.barh(range(len(worst)), [right for right, _ in worst], color=BLUE, height=0.7)
-    panel.set_yticks(range(len(worst)), [clean(name, 28) for _, name in worst])
-    panel.invert_yaxis()
-    panel.grid(visible=False, axis="y")
-    panel.axvline(scores.accuracy, color=BLACK, linewidth=1.2, label="all streams together")
-    panel.axvline(scores.majority_accuracy, color=ORANGE, linestyle="--", label="always the commonest class")
-    panel.set(xlim=(0, 1.0), xlabel="share of labelled rows that were right")
-    panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    figure.legend(loc="outside upper left", ncols=2)
-    caption = "A stream far left of the black line is one the model does not understand: look at its recording first."
-    alt = f"Accuracy of {len(worst)} stream(s), from {worst[0][0]:.0%} to {worst[-1][0]:.0%}."
     return Picture(_svg(figure), alt, caption)
 
 

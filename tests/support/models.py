@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from stream_gru.bundle import Bundle
-from stream_gru.manifest import Channel, Classes, Forecast, Layer, Manifest, weight_shapes
 from stream_gru.config.schema import Activation, CalendarFeature, Cell, ConditioningConfig, InputConfig
+from stream_gru.manifest import Channel, Classes, Forecast, Layer, Manifest, weight_shapes
 from stream_gru.types import F32
 
 CALENDAR: tuple[CalendarFeature, ...] = ("hour_of_day", "day_of_week", "minute_of_hour", "day_of_year")

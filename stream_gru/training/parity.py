@@ -1,0 +1,155 @@
+"""The parity gate: no bundle is written unless every engine repeats Keras' own full-sequence output.
+
+Each engine runs the samples one by one, as a scan, and in mixed batches; on random samples, for which there is no
+Keras output, litert is held against numpy.  A difference above the tolerance is an error, never a warning.
+No keras here: its output comes in as an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from stream_gru.bundle import Bundle
+from stream_gru.engines import load_engine
+from stream_gru.errors import ParityError
+from stream_gru.manifest import EngineParity, Manifest
+from stream_gru.protocols import Engine
+from stream_gru.types import F32, F64, I64
+
+TOLERANCE = 1e-5
+BATCHES = (2, 7, 8, 33, 129, 257)
+RANDOM_SAMPLES = 256
+_SPREAD = 3.0  # random channels lie within this many scales of the mean
+_ULPS = 2
+
+Part = tuple[str, I64, F32, F32]  # how it was run, steps (N,), reference (N, K), the engine's outputs (N, K)
+
+
+def check_parity(
+    manifest: Manifest,
+    weights: dict[str, F32],
+    tflite: bytes,
+    keras_output: F32,
+    x: F32,
+    tolerance: float = TOLERANCE,
+) -> list[EngineParity]:
+    """Run litert and numpy on ``x`` (T, I) from the initial state and compare with ``keras_output`` (T, K).
+
+    Differences are in scaled units, see `scaled_difference`.  Returns the largest of each engine.  Raises ParityError
+    naming engine, step, column and both values, ValueError for samples and outputs of unequal length.
+    """
+    if keras_output.shape != (len(x), manifest.output_size):
+        msg = f"keras_output: expected shape {(len(x), manifest.output_size)}, got {keras_output.shape}"
+        raise ValueError(msg)
+    if not np.isfinite(keras_output).all():
+        step = int(np.argmin(np.isfinite(keras_output).all(axis=1)))
+        raise ParityError(f"keras: step {step}: expected finite outputs, got {keras_output[step]}")
+    bundle = Bundle(Path("model"), manifest, weights, tflite)
+    numpy_engine, litert = load_engine("numpy", bundle), load_engine("litert", bundle)
+    rows = random_samples(manifest, weights)
+    against_numpy = list(_against(litert, rows, _scan(numpy_engine, rows), "random samples, "))
+    return [
+        _judge(litert, manifest, weights, [*_against(litert, x, keras_output), *against_numpy], tolerance),
+        _judge(numpy_engine, manifest, weights, list(_against(numpy_engine, x, keras_output)), tolerance),
+    ]
+
+
+def scaled_difference(manifest: Manifest, weights: dict[str, F32], a: F32, b: F32) -> F64:
+    """Absolute difference of outputs (N, K) in scaled units, (N, K); infinite where only one is finite.
+
+    Forecast columns are divided by their target's scale, probabilities stay.  Two units in the last place of an
+    output are no difference: near 101325 Pa float32 moves in steps of 0.008 Pa, whatever the scale.  Scaled values
+    above 1 count relatively.
+    """
+    scale, mean = _column_scaling(manifest, weights)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounding = _ULPS * np.spacing(np.maximum(np.abs(a), np.abs(b))).astype(np.float64)
+        reference = b.astype(np.float64)
+        difference = np.maximum(np.abs(a - reference) - rounding, 0) / scale
+        difference /= np.maximum(1, np.abs((reference - mean) / scale))
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return np.where(same, 0.0, np.where(np.isfinite(difference), difference, np.inf))
+
+
+def column_name(manifest: Manifest, column: int) -> str:
+    """Say what output ``column`` is, e.g. ``forecast of flow, 3 steps ahead, quantile 0.1``."""
+    head = manifest.forecast
+    if head is None or column >= manifest.forecast_size:
+        assert manifest.classes is not None  # noqa: S101 - told to mypy
+        return f"probability of {manifest.classes.labels[column - manifest.forecast_size]}"
+    shape = len(head.targets), head.horizon, max(1, len(head.quantiles))
+    target, ahead, quantile = np.unravel_index(column, shape)
+    suffix = f", quantile {head.quantiles[quantile]:g}" if head.quantiles else ""
+    return f"forecast of {head.targets[target]}, {ahead + 1} steps ahead{suffix}"
+
+
+def random_samples(manifest: Manifest, weights: dict[str, F32], seed: int = 0) -> F32:
+    """Draw `RANDOM_SAMPLES` rows of inputs around the mean of training, calendar inputs in -1..1; (T, I)."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (RANDOM_SAMPLES, manifest.input_size))
+    channels = len(manifest.channels)
+    x[:, :channels] = x[:, :channels] * _SPREAD * weights["scaling/scale"] + weights["scaling/mean"]
+    return x.astype(np.float32)
+
+
+def _column_scaling(manifest: Manifest, weights: dict[str, F32]) -> tuple[F64, F64]:
+    """Scale and mean of each output column, (K,); 1 and 0 for probabilities."""
+    scale, mean = np.ones(manifest.output_size), np.zeros(manifest.output_size)
+    if manifest.forecast is not None:
+        column = np.repeat(manifest.target_index, manifest.forecast_size // len(manifest.target_index))
+        scale[: len(column)] = np.abs(weights["scaling/scale"][column])
+        mean[: len(column)] = weights["scaling/mean"][column]
+    return scale, mean
+
+
+def _scan(engine: Engine, x: F32) -> F32:
+    return engine.scan(x, engine.initial_state(1)[0])[0]
+
+
+def _against(engine: Engine, x: F32, expected: F32, label: str = "") -> Iterator[Part]:
+    """Run every sample in every way: one by one, as a scan, and as rows of batches of many sizes."""
+    every = np.arange(len(x))
+    outputs, states = _one_by_one(engine, x)
+    yield f"{label}step", every, expected, outputs
+    yield f"{label}scan", every, expected, _scan(engine, x)
+    order = np.random.default_rng(0).permutation(len(x))
+    start = index = 0
+    while start < len(x):
+        steps = order[start : start + BATCHES[index % len(BATCHES)]]
+        y, _ = engine.step(np.ascontiguousarray(x[steps]), states[steps])
+        yield f"{label}batch of {len(steps)}", steps, expected[steps], y
+        start, index = start + len(steps), index + 1
+
+
+def _one_by_one(engine: Engine, x: F32) -> tuple[F32, F32]:
+    """Outputs (T, K) and the states before each sample (T, S)."""
+    outputs = np.empty((len(x), engine.output_size), np.float32)
+    states = np.empty((len(x), engine.state_size), np.float32)
+    h = engine.initial_state(1)
+    for t in range(len(x)):
+        states[t] = h[0]
+        outputs[t : t + 1], h = engine.step(x[t : t + 1], h)
+    return outputs, states
+
+
+def _judge(
+    engine: Engine, manifest: Manifest, weights: dict[str, F32], parts: list[Part], tolerance: float
+) -> EngineParity:
+    worst = 0.0
+    for way, steps, expected, got in parts:
+        difference = scaled_difference(manifest, weights, got, expected)
+        if difference.size == 0:
+            continue
+        row, column = np.unravel_index(int(difference.argmax()), difference.shape)
+        if difference[row, column] > tolerance:
+            raise ParityError(
+                f"{engine.name} ({way}): step {steps[row]}, {column_name(manifest, int(column))}:"
+                f" expected {expected[row, column]:.9g}, got {got[row, column]:.9g};"
+                f" they differ by {difference[row, column]:.3g} in scaled units, more than {tolerance:g}"
+            )
+        worst = max(worst, float(difference[row, column]))
+    runs = sum(len(steps) for way, steps, *_ in parts if way.endswith("scan"))
+    return EngineParity(engine=engine.name, samples=runs, max_difference=worst, tolerance=tolerance)

@@ -1,0 +1,331 @@
+"""The report that training writes into the bundle: one HTML file that needs no network, no scripts and no other file.
+
+The same arguments give the same bytes.  Every name is hostile text: it is cleaned, cut and escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from stream_gru.evaluation.evaluate import Streamed
+from stream_gru.evaluation.scores import ClassScores, ForecastScores, Scores
+from stream_gru.manifest import Manifest, weight_shapes
+from stream_gru.training import pictures
+from stream_gru.training.pictures import MOST_TARGETS, Extract, Picture, clean, spoken
+from stream_gru.types import F64, I64, Mask
+
+_MOST_ROWS = 40
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_CSS = """
+:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--soft:#59636e;--line:#d5dae0;--good:#00664b;--bad:#a33f00}
+@media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--paper:#14181d;--soft:#a3adb8;--line:#39424c;--good:#4fd1a5;
+--bad:#ff9d5c}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:58rem;margin:0 auto;
+padding:1rem}
+h1{line-height:1.2;overflow-wrap:anywhere}h2{margin-top:2.5rem;border-bottom:1px solid var(--line)}
+ul.verdict{list-style:none;padding:0;font-size:1.1rem}.good{color:var(--good)}.bad{color:var(--bad)}
+.soft,figcaption,caption{color:var(--soft);font-size:.9rem}caption{text-align:left;padding-bottom:.3rem}
+.wide{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.2rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td.text{text-align:left}thead th{vertical-align:bottom}td{-webkit-print-color-adjust:exact;
+print-color-adjust:exact}
+figure{margin:1.2rem 0;break-inside:avoid}figure img{display:block;max-width:100%;height:auto;background:#fff;
+border-radius:6px;padding:.5rem;box-sizing:border-box}
+@media print{body{max-width:none;font-size:11pt}h2{break-after:avoid}tr{break-inside:avoid}}
+"""
+
+Cell = str | tuple[str, str]
+"""Text of a cell, or text and a style for it."""
+
+
+def render_report(manifest: Manifest, scores: Scores, streamed: Streamed, history: list[dict[str, float]]) -> bytes:
+    """Return the report of a model: what it is worth, and the pictures to see why (UTF-8 HTML).
+
+    ``scores, streamed``: the test recordings, evaluated; ``history``: one row an epoch, see
+    `stream_gru.training.fit.Fitted`.  A head the model has not, or that could not be scored, has no section.
+    """
+    with pictures.drawing():
+        parts = [
+            _head(manifest, scores),
+            _measured(manifest, scores),
+            _section("Learning", [_figure(pictures.draw_learning(history))]),
+            "" if scores.forecast is None else _forecast_sections(manifest, scores.forecast, streamed),
+            "" if scores.classes is None else _class_sections(scores.classes),
+        ]
+    title = f"<title>{_text(manifest.model_id)}: report</title>"
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    head = f"<head>{meta}{policy}{title}<style>{_CSS}</style></head>"
+    return f'<!doctype html>\n<html lang="en">{head}\n<body>{"".join(parts)}</body></html>\n'.encode()
+
+
+def findings(scores: Scores) -> list[tuple[bool, str]]:
+    """Judge in a sentence each: (good, what the forecasts, the intervals, the classes and confidences are worth)."""
+    found = []
+    if scores.forecast is not None and scores.forecast.skill:
+        name, skill = min(scores.forecast.skill.items(), key=lambda item: (item[1], item[0]))
+        worse = f"The forecasts are not better than {spoken(name)}, which needs no model."
+        found.append((skill > 0.005, "The forecasts are better than every baseline." if skill > 0.005 else worse))
+    if scores.forecast is not None and np.isfinite(coverage := _mean(scores.forecast.coverage)):
+        off = coverage - scores.forecast.level
+        word = "about as wide as they must be" if abs(off) <= 0.05 else "too narrow" if off < 0 else "too wide"
+        found.append((abs(off) <= 0.05, f"The intervals are {word}."))
+    if scores.classes is not None:
+        good = scores.classes.accuracy > scores.classes.majority_accuracy + 0.005
+        word = "better" if good else "no better"
+        found.append((good, f"The classes are {word} than always naming the commonest one."))
+        error = scores.classes.expected_calibration_error
+        word = "can" if error <= 0.1 else "cannot"
+        found.append((error <= 0.1, f"The confidences {word} be taken at their word ({error:.1%} off on average)."))
+    return found
+
+
+def _head(manifest: Manifest, scores: Scores) -> str:
+    regime = manifest.regime if manifest.window is None else f"{manifest.regime}, window {manifest.window}"
+    layers = ", ".join(f"{layer.cell} {layer.units}" for layer in manifest.layers)
+    shapes = weight_shapes(manifest)
+    numbers = sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.startswith("scaling/"))
+    facts = (
+        f"Created {manifest.created} · regime {regime} · a sample every {duration(manifest.period_s)} ·"
+        f" layers {layers or 'none'} · {numbers:,} parameters"
+    )
+    lines = [
+        f'<li class="{"good" if good else "bad"}">{"✓" if good else "✗"} {_text(text, 300)}</li>'
+        for good, text in findings(scores)
+    ]
+    lines = lines or ['<li class="bad">✗ The test recordings hold nothing this model could be scored by.</li>']
+    said = "".join(f"<li>{_text(text, 300)}</li>" for text in scores.verdict)
+    verdict = f'<ul class="verdict">{"".join(lines)}</ul>' + (f"<ul>{said}</ul>" if said else "")
+    return f'<h1>{_text(manifest.model_id)}</h1><p class="soft">{_text(facts, 600)}</p>{verdict}'
+
+
+def _measured(manifest: Manifest, scores: Scores) -> str:
+    rows: list[list[Cell]] = [["streams", f"{scores.streams:,}"], ["samples applied", f"{scores.applied:,}"]]
+    for title, counts in (("dropped", scores.dropped), ("resets", scores.resets)):
+        rows.append([title, f"{sum(counts.values()):,}"])
+        rows += [[f"{title}: {name.replace('_', ' ')}", f"{n:,}"] for name, n in sorted(counts.items())]
+    parts = [] if scores.forecast is None else [*_forecast_tables(scores.forecast, manifest.period_s)]
+    parts += [] if scores.classes is None else [_class_table(scores.classes)]
+    parts.append(_table("The test recordings, streamed through the model.", ["", "count"], rows))
+    return _section("Scores", parts)
+
+
+def _forecast_tables(scores: ForecastScores, period_s: float) -> Iterable[str]:
+    tables = {"model": scores.model, **scores.baselines}
+    rows: list[list[Cell]] = []
+    for name, table in tables.items():
+        skill = "" if name == "model" else _percent(scores.skill.get(name, np.nan))
+        rows.append([spoken(name), _number(table.mae_scaled), _number(table.mse_scaled), skill])
+    names = ["forecaster", "MAE (scaled)", "MSE (scaled)", "this model's skill against it"]
+    caption = (
+        f"All targets and horizons, {scores.samples:,} samples, in standard deviations of the training part. Skill:"
+        " share of the error that this model takes away; below 0 it adds to it."
+    )
+    yield _table(caption, names, rows)
+    horizon = len(scores.model.mae[0])
+    rows = []
+    for d, target in enumerate(scores.targets):
+        for h in sorted({0, (horizon - 1) // 2, horizon - 1}):
+            errors = [table.mae[d][h] for table in tables.values()]
+            best = min((e for e in errors if np.isfinite(e)), default=np.nan)
+            cells = [(_number(e), "font-weight:700" if e == best else "") for e in errors]
+            name = f"{clean(target)} [{clean(scores.units[d], 16)}]" if scores.units[d] else target
+            ahead = f"{duration((h + 1) * period_s)} (step {h + 1})"
+            rows.append([name, ahead, *cells, _percent(scores.coverage[d][h]), _number(scores.mean_width[d][h])])
+    caption = "Mean absolute error in the target's unit, the lowest in bold, and the intervals."
+    names = ["target", "ahead", *map(spoken, tables), f"inside the {scores.level:.0%} band", "mean band width"]
+    yield _table(caption, names, rows)
+
+
+def _class_table(scores: ClassScores) -> str:
+    rows: list[list[Cell]] = []
+    for index, label in enumerate(scores.labels):
+        others = np.array(scores.confusion[index])
+        total, others[index] = int(others.sum()), 0
+        mistaken = scores.labels[int(others.argmax())] if others.any() else "–"
+        rows.append([label, f"{total:,}", _percent(scores.recall[index]), clean(mistaken)])
+    caption = (
+        f"{scores.samples:,} labelled rows: {_percent(scores.accuracy)} right (always the commonest class:"
+        f" {_percent(scores.majority_accuracy)}), macro F1 {_number(scores.macro_f1)}."
+    )
+    return _table(caption, ["class", "rows", "recall", "most often mistaken for"], rows)
+
+
+def _forecast_sections(manifest: Manifest, scores: ForecastScores, streamed: Streamed) -> str:
+    step = duration(manifest.period_s)
+    shown = min(len(scores.targets), MOST_TARGETS)
+    left = len(scores.targets) - shown
+    note = f'<p class="soft">The first {shown} targets are drawn, {left} are left out.</p>' if left else ""
+    extracts = (find_extract(manifest, scores, streamed, d) for d in range(shown))
+    drawn = [_figure(pictures.draw_forecasts(extract)) for extract in extracts if extract is not None]
+    return (
+        _section("Forecasts beside the truth", [note, *drawn] if drawn else [])
+        + _section("Error by horizon", [note, _figure(pictures.draw_errors(scores, step))])
+        + _section("Coverage by horizon", [_figure(pictures.draw_coverage(scores, step))])
+    )
+
+
+def _class_sections(scores: ClassScores) -> str:
+    right = sorted((value, name) for name, value in scores.accuracy_by_stream.items() if np.isfinite(value))
+    rows: list[list[Cell]] = [[name, (_percent(value), _bar(value))] for value, name in right]
+    caption = (
+        f"Share of labelled rows that were right, the worst stream first; all together {_percent(scores.accuracy)}. A"
+        " stream far below that is one the model does not understand: look at its recording first."
+    )
+    return (
+        _section("Confusion", [_confusion(scores)])
+        + _section("Calibration", [_figure(pictures.draw_calibration(scores))])
+        + _section("Accuracy by stream", [_table(caption, ["stream", "right"], rows)] if rows else [])
+    )
+
+
+def _confusion(scores: ClassScores) -> str:
+    shown = scores.labels[:_MOST_ROWS]
+    rows: list[list[Cell]] = []
+    for label, counts in zip(shown, scores.confusion, strict=False):
+        total = sum(counts)
+        shares = [count / total if total else np.nan for count in counts]
+        cells = [
+            (f"{n:,} · {_percent(s, 0)}" if total else "–", _shade(s)) for n, s in zip(counts, shares, strict=True)
+        ]
+        rows.append([label, *cells[: len(shown)]])
+    caption = (
+        "A row is a true class, its cells say what the model took it for (rows, then percent of that class): the more"
+        " of the colour lies on the diagonal, the better."
+    )
+    return _table(caption, ["true class", *(clean(label, 24) for label in shown)], rows)
+
+
+def find_extract(manifest: Manifest, scores: ForecastScores, streamed: Streamed, d: int) -> Extract | None:
+    """Return the piece of the recording that is drawn for target ``d``; None where no forecast meets a truth.
+
+    Pieces without a reset and with most forecasts are ranked by the spread of their truth; the one nine tenths up is
+    taken, so that something happens in it, but not the strangest thing that ever did.
+    """
+    steps, horizon, column = streamed.steps, streamed.truth.shape[2], manifest.target_index[d]
+    truth = np.where(steps.observed[:, column], steps.x[:, column], np.nan).astype(np.float64)
+    tables = {h: _ahead(streamed, d, h) for h in sorted({1, horizon})}
+    usable = {h: np.isfinite(truth) & np.isfinite(table[0]) for h, table in tables.items()}
+    usable = {h: mask for h, mask in usable.items() if mask.any()}
+    if not usable:
+        return None
+    length = min(max(200, 4 * horizon), 600)
+    piece = _lively(truth, np.logical_and.reduce(list(usable.values())), streamed.stretch, length)
+    period = manifest.period_s
+    return Extract(
+        target=scores.targets[d],
+        unit=scores.units[d],
+        stream=_stream_name(streamed, piece),
+        time_ns=steps.time_ns[piece],
+        truth=truth[piece],
+        ahead=[(f"{duration(h * period)} (step {h})", tables[h][:, piece]) for h in usable],
+        level=scores.level,
+    )
+
+
+def _ahead(streamed: Streamed, d: int, h: int) -> F64:
+    """(3, T): forecast, lower and upper bound made ``h`` steps earlier in the same stretch, NaN elsewhere."""
+    moved = np.full((3, len(streamed.stretch)), np.nan)
+    if h < moved.shape[1]:
+        same = streamed.stretch[h:] == streamed.stretch[:-h]
+        for row, table in zip(moved, (streamed.forecast, streamed.lower, streamed.upper), strict=True):
+            row[h:][same] = table[:-h, d, h - 1][same]
+    return moved
+
+
+def _lively(truth: F64, usable: Mask, stretch: I64, length: int) -> slice:
+    edges = [0, *(np.flatnonzero(np.diff(stretch)) + 1).tolist(), len(stretch)]
+    every = max(1, length // 4)
+    pieces = [
+        (start, min(start + length, end))
+        for begin, end in zip(edges, edges[1:], strict=False)
+        for start in range(begin, max(begin, end - length) + 1, every)
+    ]
+    first, last = np.array(pieces, np.int64).T
+    level = truth - np.nanmean(truth)
+    sums = [np.cumsum(np.append(0.0, np.where(usable, part, 0.0))) for part in (np.ones_like(level), level, level**2)]
+    count, total, squares = (part[last] - part[first] for part in sums)
+    full = np.flatnonzero(count >= max(1.0, 0.8 * count.max()))
+    if not len(full):  # no step has all the horizons
+        return slice(*pieces[0])
+    spread = squares[full] / count[full] - (total[full] / count[full]) ** 2
+    ranked = full[np.argsort(spread, kind="stable")]
+    return slice(*pieces[ranked[round(0.9 * (len(ranked) - 1))]])
+
+
+def _stream_name(streamed: Streamed, piece: slice) -> str:
+    rows = streamed.steps.row
+    real = rows[rows >= 0]
+    mine = rows[piece][rows[piece] >= 0]
+    if not len(mine) or len(real) != len(streamed.out):
+        return "unknown"
+    return streamed.out.streams[int(streamed.out.stream[int((real < mine[0]).sum())])]
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in the largest unit that leaves at least 1, e.g. ``1.5 min``."""
+    for unit, size in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= size:
+            return f"{seconds / size:.4g} {unit}"
+    return f"{seconds * 1000:.4g} ms"
+
+
+def _section(title: str, parts: Sequence[str]) -> str:
+    body = "".join(parts)
+    return f"<section><h2>{_text(title)}</h2>{body}</section>\n" if body else ""
+
+
+def _figure(picture: Picture | None) -> str:
+    if picture is None:
+        return ""
+    source = f"data:image/svg+xml;base64,{base64.b64encode(picture.svg).decode()}"
+    alt, caption = _text(picture.alt, 500), _text(picture.caption, 500)
+    return f'<figure><img alt="{alt}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table of at most `_MOST_ROWS` rows; the first cell of a row is its head."""
+    left = len(rows) - _MOST_ROWS
+    note = f" The first {_MOST_ROWS} rows; {left} more are left out." if left > 0 else ""
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
+    body = "".join(f"<tr>{''.join(_cell(c, i == 0) for i, c in enumerate(row))}</tr>" for row in rows[:_MOST_ROWS])
+    top = f"<caption>{_text(caption, 500)}{note}</caption><thead><tr>{head}</tr></thead>"
+    return f'<div class="wide"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def _cell(cell: Cell, head: bool) -> str:
+    text, look = (cell, "") if isinstance(cell, str) else cell
+    if head:
+        return f'<th scope="row">{_text(text)}</th>'
+    return f'<td style="{look}">{_text(text)}</td>' if look else f"<td>{_text(text)}</td>"
+
+
+def _shade(share: float) -> str:
+    return f"background:rgba(0,114,178,{0.75 * share:.3f})" if share > 0 else ""
+
+
+def _bar(share: float) -> str:
+    filled = f"rgba(0,114,178,.5) {share:.1%}"
+    return f"min-width:22rem;background:linear-gradient(90deg,{filled},transparent {share:.1%})"
+
+
+def _text(text: str, most: int = 80) -> str:
+    return html.escape(clean(text, most))
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if np.isfinite(value) else "–"
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}%}" if np.isfinite(value) else "–"
+
+
+def _mean(table: Sequence[Sequence[float]]) -> float:
+    known = np.array(table, np.float64)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else float("nan")
