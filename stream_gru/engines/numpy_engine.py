@@ -39,8 +39,9 @@ class NumpyEngine:
         ends = np.cumsum([0, *(layer.state_size for layer in manifest.layers)]).tolist()
         self._parts = [slice(a, b) for a, b in pairwise(ends)]
         self._forecast, self._classes = manifest.forecast, manifest.classes
-        self._column = np.repeat(manifest.target_index, manifest.forecast_size // max(1, len(manifest.target_index)))
-        self._column = self._column.astype(np.intp)
+        column = np.repeat(manifest.target_index, manifest.forecast_size // max(1, len(manifest.target_index)))
+        self._column = column.astype(np.intp)  # the target channel of each forecast output
+        self._out_scale, self._out_mean = self._w["scaling/scale"][self._column], self._w["scaling/mean"][self._column]
 
     def initial_state(self, n: int) -> F32:
         """Return zeros, (n, S)."""
@@ -103,8 +104,8 @@ class NumpyEngine:
         if self._forecast is not None:
             y = h @ w["forecast/kernel"] + w["forecast/bias"]
             if self._forecast.residual:
-                y += scaled[:, self._column]
-            yield y * w["scaling/scale"][self._column] + w["scaling/mean"][self._column]
+                y += scaled.take(self._column, axis=1)
+            yield y * self._out_scale + self._out_mean
         if self._classes is not None:
             logits = h @ w["classes/kernel"] + w["classes/bias"]
             yield softmax(logits) if self._classes.activation == "softmax" else sigmoid(logits)
@@ -144,7 +145,8 @@ def _gru_reset_before(layer: Layer, kernel: F32) -> Cell:
     def cell(projected: F32, h: F32) -> F32:
         z_r = gate(projected[:, : 2 * u] + h @ gates)
         z = z_r[:, :u]
-        candidate = activation(projected[:, 2 * u :] + (z_r[:, u:] * h) @ inner)
+        kept: F32 = z_r[:, u:] * h
+        candidate = activation(projected[:, 2 * u :] + kept @ inner)
         return np.asarray(z * h + (_ONE - z) * candidate, np.float32)
 
     return cell

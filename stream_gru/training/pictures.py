@@ -58,6 +58,7 @@ _LOOK = {
     "figure.constrained_layout.use": True,
 }
 _WIDTH = 9.0
+_CURVES = ["loss", "loss_forecast", "loss_classes", "accuracy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,9 @@ def drawing() -> Iterator[None]:
 
 def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
     """Loss by epoch, training and validation, then that of each head if there are two; None without an epoch."""
-    names = ["loss", "loss_forecast", "loss_classes"]
-    if not all(any(name in row for row in history) for name in names[1:]):
-        names = names[:1]  # one head: its loss is the loss
-    names = [n for n in [*names, "accuracy"] if any(np.isfinite(row.get(n, np.nan)) for row in history)]
+    names = [n for n in _CURVES if any(np.isfinite(row.get(n, np.nan)) for row in history)]
+    if len(names) < len(_CURVES):  # one head: its loss is the loss
+        names = [n for n in names if n in ("loss", "accuracy")]
     if not names:
         return None
     best = best_epoch(history)
@@ -122,7 +122,7 @@ def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
     marked = "no epoch is marked as best" if best is None else f"epoch {best} was the best"
     caption = (
         "Both lines should fall and then level out; where validation rises while training still falls, the model has"
-        " begun to learn its training part by heart. The weights of the marked epoch are kept."
+        " begun to learn its training part by heart; the weights of the marked epoch are kept."
     )
     return Picture(_svg(figure), f"Line chart of the loss over {len(history)} epochs; {marked}.", caption)
 
@@ -149,8 +149,8 @@ def _draw_epochs(panel: Axes, history: Sequence[dict[str, float]], name: str, be
         panel.axvline(best, color=VERMILION, linewidth=1, linestyle=":", label=f"best epoch ({best})")
     panel.set(title=name.replace("_", " of "), xlabel="epoch")
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    values = np.concatenate(shown) if shown else np.ones(1)
-    if name != "accuracy" and values.min() > 0 and values.max() > 20 * values.min():
+    values = np.concatenate(shown)
+    if name != "accuracy" and 0 < 20 * values.min() < values.max():
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
@@ -164,8 +164,7 @@ def draw_forecasts(extract: Extract) -> Picture:
         _draw_ahead(panel, extract, table)
         panel.set_title(f"{clean(extract.target, 40)}, forecast {name} earlier")
         panel.set_ylabel(clean(extract.unit, 16))
-    locator = dates.AutoDateLocator(tz="UTC", minticks=3, maxticks=8)
-    panels[-1].xaxis.set_major_locator(locator)
+    panels[-1].xaxis.set_major_locator(locator := dates.AutoDateLocator(tz="UTC", minticks=3, maxticks=8))
     panels[-1].xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, tz="UTC"))
     panels[-1].set_xlabel("time (UTC)")
     named = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
@@ -173,8 +172,8 @@ def draw_forecasts(extract: Extract) -> Picture:
     alt = f"Line chart of {clean(extract.target)}, truth and forecasts over {len(extract.truth)} steps."
     caption = (
         f"Each forecast stands at the time it is about: the closer blue is to black the better, and about"
-        f" {1 - extract.level:.0%} of the truths may lie outside the band (marked). Stream {clean(extract.stream)};"
-        " the piece was chosen for its movement, not for how well the model does."
+        f" {1 - extract.level:.0%} of the truths may lie outside the band (marked);"
+        f" the piece of stream {clean(extract.stream)} was chosen for its movement, not for how well the model does."
     )
     return Picture(_svg(figure), alt, caption)
 
@@ -192,12 +191,12 @@ def _draw_ahead(panel: Axes, extract: Extract, table: F64) -> None:
     outside = (truth < low) | (truth > high)
     if outside.any():
         panel.plot(time[outside], truth[outside], ".", color=VERMILION, markersize=6, label="truth outside the band")
-    lines = [part[np.isfinite(part)] for part in (truth, forecast)]
     edges = [np.quantile(part[band], q) for part, q in ((low, 0.05), (high, 0.95)) if band.any()]
-    seen = np.concatenate([*lines, edges])
-    if len(seen):  # a few wild bounds shall not flatten everything else
-        pad = 0.08 * float(np.ptp(seen)) or 0.5
-        panel.set_ylim(seen.min() - pad, seen.max() + pad)
+    seen = np.concatenate([truth, forecast, edges])
+    if np.isfinite(seen).any():  # a few wild bounds shall not flatten everything else
+        panel.set_ylim(
+            np.nanmin(seen) - (pad := 0.08 * (np.nanmax(seen) - np.nanmin(seen)) or 0.5), np.nanmax(seen) + pad
+        )
 
 
 def draw_errors(scores: ForecastScores, step: str) -> Picture:
@@ -212,25 +211,27 @@ def draw_errors(scores: ForecastScores, step: str) -> Picture:
         panel.set_title(clean(target, 30) + (f" [{unit}]" if unit else ""))
     if len(scores.model.mae[0]) > 1:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    caption = (
-        "Lower is better: where the blue line of this model is not the lowest, the simple method below it forecasts"
-        " better at that horizon."
-    )
+    caption = "Lower is better: where this model (blue) is not the lowest, the simple method that is forecasts better."
     alt = f"Mean absolute error by horizon of {', '.join(spoken(n) for n in tables)} for {len(targets)} target(s)."
     return Picture(_svg(figure), alt, caption)
 
 
+def covered(scores: ForecastScores) -> F64:
+    """Return (D, H) shares of truths inside the interval, NaN where there is no interval."""
+    return np.where(np.isfinite(scores.mean_width), _finite(scores.coverage), np.nan)
+
+
 def draw_coverage(scores: ForecastScores, step: str) -> Picture | None:
     """Share of truths inside the interval by horizon, beside the level; None without intervals."""
-    known = [d for d, row in enumerate(scores.coverage) if np.isfinite(row).any()][:MOST_TARGETS]
-    if not known:
+    table = covered(scores)[:MOST_TARGETS]
+    if not np.isfinite(table).any():
         return None
-    single = len(scores.coverage[0]) == 1
-    figure = Figure(figsize=(_WIDTH, 0.9 + 0.35 * len(known) if single else 3.2))
+    single = table.shape[1] == 1
+    figure = Figure(figsize=(_WIDTH, 0.9 + 0.35 * len(table) if single else 3.2))
     panel = figure.subplots()
-    table = {d: np.array(scores.coverage[d], np.float64) for d in known}
-    _compare(panel, [(clean(scores.targets[d], 24), table[d], _TARGETS[n]) for n, d in enumerate(known)], step)
-    lowest = min(float(np.nanmin(row)) for row in table.values())
+    names = [clean(target, 24) for target in scores.targets[:MOST_TARGETS]]
+    _compare(panel, list(zip(names, table, _TARGETS, strict=False)), step)
+    lowest = float(np.nanmin(table))
     limits = (0.0 if single else max(0.0, min(lowest, scores.level) - 0.08), 1.02)
     (panel.axvline if single else panel.axhline)(scores.level, color=BLACK, linestyle=(0, (6, 3)), linewidth=1.2)
     axis = panel.xaxis if single else panel.yaxis
@@ -240,8 +241,8 @@ def draw_coverage(scores: ForecastScores, step: str) -> Picture | None:
     if not single:
         figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")
     caption = (
-        "Near the dashed line the bands are honest; below it they are too narrow (more surprises than promised), above"
-        " it wider than they need be."
+        "Near the dashed line the bands are honest; below it they are too narrow (more surprises than promised),"
+        " above it wider than they need be."
     )
     return Picture(_svg(figure), f"Coverage by horizon, from {lowest:.0%}, against {scores.level:.0%}.", caption)
 
@@ -305,7 +306,7 @@ def draw_calibration(scores: ClassScores) -> Picture | None:
     return Picture(_svg(figure), alt, caption)
 
 
-def _finite(values: F64 | Sequence[float]) -> F64:
+def _finite(values: F64 | Sequence[float] | Sequence[Sequence[float]]) -> F64:
     table = np.asarray(values, np.float64)
     return np.where(np.isfinite(table), table, np.nan)
 

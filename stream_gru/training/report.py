@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,28 +16,28 @@ from stream_gru.evaluation.evaluate import Streamed
 from stream_gru.evaluation.scores import ClassScores, ForecastScores, Scores
 from stream_gru.manifest import Manifest, weight_shapes
 from stream_gru.training import pictures
-from stream_gru.training.pictures import MOST_TARGETS, Extract, Picture, clean, spoken
+from stream_gru.training.pictures import MOST_TARGETS, Extract, Picture, clean, covered, spoken
 from stream_gru.types import F64, I64, Mask
 
 _MOST_ROWS = 40
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _CSS = """
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--soft:#59636e;--line:#d5dae0;--good:#00664b;--bad:#a33f00}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--paper:#14181d;--soft:#a3adb8;--line:#39424c;--good:#4fd1a5;
---bad:#ff9d5c}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:58rem;margin:0 auto;
-padding:1rem}
+@media screen and (prefers-color-scheme:dark){
+:root{--ink:#e6e9ed;--paper:#14181d;--soft:#a3adb8;--line:#39424c;--good:#4fd1a5;--bad:#ff9d5c}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:58rem;margin:auto;padding:1rem}
 h1{line-height:1.2;overflow-wrap:anywhere}h2{margin-top:2.5rem;border-bottom:1px solid var(--line)}
 ul.verdict{list-style:none;padding:0;font-size:1.1rem}.good{color:var(--good)}.bad{color:var(--bad)}
 .soft,figcaption,caption{color:var(--soft);font-size:.9rem}caption{text-align:left;padding-bottom:.3rem}
-.wide{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.2rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td.text{text-align:left}thead th{vertical-align:bottom}td{-webkit-print-color-adjust:exact;
-print-color-adjust:exact}
+.wide{overflow-x:auto;margin:1.5rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:60%}
+th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right;print-color-adjust:exact}
+tbody th,thead th:first-child{text-align:left}tbody th,td{white-space:nowrap}thead th{vertical-align:bottom}
 figure{margin:1.2rem 0;break-inside:avoid}figure img{display:block;max-width:100%;height:auto;background:#fff;
 border-radius:6px;padding:.5rem;box-sizing:border-box}
-@media print{body{max-width:none;font-size:11pt}h2{break-after:avoid}tr{break-inside:avoid}}
+@media print{body{max-width:none;font-size:10pt;padding:0}h2{break-after:avoid}tr{break-inside:avoid}}
 """
+_SHADE = "background:rgba(0,114,178,{:.3f})"
+_BAR = "width:22rem;background:linear-gradient(90deg,#0072b2 {0:.1%},transparent {0:.1%})"
 
 Cell = str | tuple[str, str]
 """Text of a cell, or text and a style for it."""
@@ -70,8 +71,8 @@ def findings(scores: Scores) -> list[tuple[bool, str]]:
         name, skill = min(scores.forecast.skill.items(), key=lambda item: (item[1], item[0]))
         worse = f"The forecasts are not better than {spoken(name)}, which needs no model."
         found.append((skill > 0.005, "The forecasts are better than every baseline." if skill > 0.005 else worse))
-    if scores.forecast is not None and np.isfinite(coverage := _mean(scores.forecast.coverage)):
-        off = coverage - scores.forecast.level
+    if scores.forecast is not None and np.isfinite(inside := covered(scores.forecast)).any():
+        off = float(np.nanmean(inside)) - scores.forecast.level
         word = "about as wide as they must be" if abs(off) <= 0.05 else "too narrow" if off < 0 else "too wide"
         found.append((abs(off) <= 0.05, f"The intervals are {word}."))
     if scores.classes is not None:
@@ -126,8 +127,8 @@ def _forecast_tables(scores: ForecastScores, period_s: float) -> Iterable[str]:
         " share of the error that this model takes away; below 0 it adds to it."
     )
     yield _table(caption, names, rows)
-    horizon = len(scores.model.mae[0])
-    rows = []
+    inside, rows = covered(scores), []
+    horizon = inside.shape[1]
     for d, target in enumerate(scores.targets):
         for h in sorted({0, (horizon - 1) // 2, horizon - 1}):
             errors = [table.mae[d][h] for table in tables.values()]
@@ -135,9 +136,9 @@ def _forecast_tables(scores: ForecastScores, period_s: float) -> Iterable[str]:
             cells = [(_number(e), "font-weight:700" if e == best else "") for e in errors]
             name = f"{clean(target)} [{clean(scores.units[d], 16)}]" if scores.units[d] else target
             ahead = f"{duration((h + 1) * period_s)} (step {h + 1})"
-            rows.append([name, ahead, *cells, _percent(scores.coverage[d][h]), _number(scores.mean_width[d][h])])
-    caption = "Mean absolute error in the target's unit, the lowest in bold, and the intervals."
-    names = ["target", "ahead", *map(spoken, tables), f"inside the {scores.level:.0%} band", "mean band width"]
+            rows.append([name, ahead, *cells, _percent(inside[d, h]), _number(scores.mean_width[d][h])])
+    caption = f"Mean absolute error in the target's unit, the lowest in bold, and the {scores.level:.0%} bands."
+    names = ["target", "ahead", *map(spoken, tables), "inside the band", "band width"]
     yield _table(caption, names, rows)
 
 
@@ -159,7 +160,7 @@ def _forecast_sections(manifest: Manifest, scores: ForecastScores, streamed: Str
     step = duration(manifest.period_s)
     shown = min(len(scores.targets), MOST_TARGETS)
     left = len(scores.targets) - shown
-    note = f'<p class="soft">The first {shown} targets are drawn, {left} are left out.</p>' if left else ""
+    note = f'<p class="soft">The first {shown} targets are drawn, {left} left out.</p>' if left else ""
     extracts = (find_extract(manifest, scores, streamed, d) for d in range(shown))
     drawn = [_figure(pictures.draw_forecasts(extract)) for extract in extracts if extract is not None]
     return (
@@ -171,7 +172,7 @@ def _forecast_sections(manifest: Manifest, scores: ForecastScores, streamed: Str
 
 def _class_sections(scores: ClassScores) -> str:
     right = sorted((value, name) for name, value in scores.accuracy_by_stream.items() if np.isfinite(value))
-    rows: list[list[Cell]] = [[name, (_percent(value), _bar(value))] for value, name in right]
+    rows: list[list[Cell]] = [[name, _percent(value), ("", _BAR.format(value))] for value, name in right]
     caption = (
         f"Share of labelled rows that were right, the worst stream first; all together {_percent(scores.accuracy)}. A"
         " stream far below that is one the model does not understand: look at its recording first."
@@ -179,7 +180,7 @@ def _class_sections(scores: ClassScores) -> str:
     return (
         _section("Confusion", [_confusion(scores)])
         + _section("Calibration", [_figure(pictures.draw_calibration(scores))])
-        + _section("Accuracy by stream", [_table(caption, ["stream", "right"], rows)] if rows else [])
+        + _section("Accuracy by stream", [_table(caption, ["stream", "right", ""], rows)] if rows else [])
     )
 
 
@@ -187,11 +188,8 @@ def _confusion(scores: ClassScores) -> str:
     shown = scores.labels[:_MOST_ROWS]
     rows: list[list[Cell]] = []
     for label, counts in zip(shown, scores.confusion, strict=False):
-        total = sum(counts)
-        shares = [count / total if total else np.nan for count in counts]
-        cells = [
-            (f"{n:,} · {_percent(s, 0)}" if total else "–", _shade(s)) for n, s in zip(counts, shares, strict=True)
-        ]
+        shares = [count / max(sum(counts), 1) for count in counts]
+        cells = [(f"{n:,} · {s:.0%}", _SHADE.format(0.75 * s)) for n, s in zip(counts, shares, strict=True)]
         rows.append([label, *cells[: len(shown)]])
     caption = (
         "A row is a true class, its cells say what the model took it for (rows, then percent of that class): the more"
@@ -215,14 +213,13 @@ def find_extract(manifest: Manifest, scores: ForecastScores, streamed: Streamed,
         return None
     length = min(max(200, 4 * horizon), 600)
     piece = _lively(truth, np.logical_and.reduce(list(usable.values())), streamed.stretch, length)
-    period = manifest.period_s
     return Extract(
         target=scores.targets[d],
         unit=scores.units[d],
         stream=_stream_name(streamed, piece),
         time_ns=steps.time_ns[piece],
         truth=truth[piece],
-        ahead=[(f"{duration(h * period)} (step {h})", tables[h][:, piece]) for h in usable],
+        ahead=[(f"{duration(h * manifest.period_s)} (step {h})", tables[h][:, piece]) for h in usable],
         level=scores.level,
     )
 
@@ -242,7 +239,7 @@ def _lively(truth: F64, usable: Mask, stretch: I64, length: int) -> slice:
     every = max(1, length // 4)
     pieces = [
         (start, min(start + length, end))
-        for begin, end in zip(edges, edges[1:], strict=False)
+        for begin, end in pairwise(edges)
         for start in range(begin, max(begin, end - length) + 1, every)
     ]
     first, last = np.array(pieces, np.int64).T
@@ -304,15 +301,6 @@ def _cell(cell: Cell, head: bool) -> str:
     return f'<td style="{look}">{_text(text)}</td>' if look else f"<td>{_text(text)}</td>"
 
 
-def _shade(share: float) -> str:
-    return f"background:rgba(0,114,178,{0.75 * share:.3f})" if share > 0 else ""
-
-
-def _bar(share: float) -> str:
-    filled = f"rgba(0,114,178,.5) {share:.1%}"
-    return f"min-width:22rem;background:linear-gradient(90deg,{filled},transparent {share:.1%})"
-
-
 def _text(text: str, most: int = 80) -> str:
     return html.escape(clean(text, most))
 
@@ -321,11 +309,5 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if np.isfinite(value) else "–"
 
 
-def _percent(value: float, digits: int = 1) -> str:
-    return f"{value:.{digits}%}" if np.isfinite(value) else "–"
-
-
-def _mean(table: Sequence[Sequence[float]]) -> float:
-    known = np.array(table, np.float64)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if len(known) else float("nan")
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if np.isfinite(value) else "–"

@@ -69,7 +69,7 @@ def test_streams_do_not_influence_each_other(batch: SampleBatch, model: str) -> 
 @settings(max_examples=100, deadline=None)
 @given(hostile_batches(), models)
 def test_every_sample_is_applied_or_dropped_for_one_reason(batch: SampleBatch, model: str) -> None:
-    """received = applied + dropped{reason}, and outputs stand in the order of arrival."""
+    """Received = applied + dropped{reason}, and outputs stand in the order of arrival."""
     pipeline = toy_pipeline(MODELS[model])
     out = pipeline.process(batch)
     assert batch.received == len(out) + sum(out.dropped.values())

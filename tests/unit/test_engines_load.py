@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from stream_gru import engines
 from stream_gru.engines import load_engine
 from stream_gru.engines.activations import ACTIVATIONS, sigmoid, softmax
 from stream_gru.errors import BundleError, ConfigError
+from stream_gru.manifest import Classes
 from tests.support.models import make_bundle
 from tests.support.reference import load_reference
 
@@ -76,6 +78,16 @@ def test_litert_refuses_the_flatbuffer_of_another_network(other: str) -> None:
 
 
 @needs_litert
+def test_litert_refuses_outputs_the_manifest_does_not_name() -> None:
+    """Even where inputs and state fit, the number of outputs must."""
+    bundle = load_reference("lstm").bundle
+    classes = Classes(labels=["a", "b", "c", "d"], activation="softmax")
+    manifest = msgspec.structs.replace(bundle.manifest, classes=classes)
+    with pytest.raises(BundleError, match=r"expected outputs of shape .*12.*, got .*11"):
+        load_engine("litert", replace(bundle, manifest=manifest))
+
+
+@needs_litert
 def test_litert_refuses_bytes_that_are_no_model() -> None:
     """Garbage is a BundleError, not a crash."""
     with pytest.raises(BundleError, match=r"model\.tflite: signature step"):
@@ -96,14 +108,17 @@ def test_litert_runs_without_the_native_object(monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_litert
-def test_batch_size_always_advances_and_wastes_at_most_half() -> None:
-    """Rows are padded to a size that is at least half used, or cut."""
+def test_batches_are_cut_and_padded_without_much_waste() -> None:
+    """However many rows come, no more than half of what is computed is padding (above 8 rows)."""
     from stream_gru.engines.litert import SIZES, batch_size
 
     for rows in range(1, 3000):
-        size = batch_size(rows)
-        assert size in SIZES
-        assert size <= 2 * rows
+        left, computed = rows, 0
+        while left > 0:
+            size = batch_size(left)
+            assert size in SIZES
+            left, computed = left - size, computed + size
+        assert computed <= max(8, 2 * rows)
 
 
 @needs_litert

@@ -1,0 +1,129 @@
+"""``stream-gru bench``: how fast a bundle runs on this machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from stream_gru.bundle import Bundle, load_bundle
+from stream_gru.cli.building import ENGINE_CHOICE
+from stream_gru.cli.tables import table
+from stream_gru.config import InputConfig
+from stream_gru.decoders.csv_lines import CsvDecoder
+from stream_gru.decoders.fields import Fields
+from stream_gru.engines import load_engine
+from stream_gru.pipeline import Pipeline
+from stream_gru.protocols import Engine
+from stream_gru.sinks.encode_json import JsonEncoder
+from stream_gru.summary import resident_mib
+from stream_gru.times import format_iso
+from stream_gru.types import F32, NS_PER_S, RawMessage
+
+_START_NS = 1_772_323_200 * NS_PER_S
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="For each line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench(bundle: Path, engine: str, seconds: float, as_json: bool) -> None:
+    """Measure BUNDLE here: the engine alone, and the whole road from CSV bytes to JSON bytes."""
+    model = load_bundle(bundle)
+    loaded = load_engine(engine, model)
+    rows = {**engine_rows(loaded, seconds), **road_rows(model, loaded, seconds)}
+    facts = {
+        "model_id": model.manifest.model_id,
+        "engine": loaded.name,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "memory_mib": round(resident_mib(), 1),
+    }
+    if as_json:
+        click.echo(json.dumps({**facts, "microseconds_per_sample": rows}))
+        return
+    click.echo("  ".join(f"{name} {value}" for name, value in facts.items()))
+    head = ["µs a sample", "median", "p99", "samples/s"]
+    for line in table([head, *([name, *_cells(row)] for name, row in rows.items())]):
+        click.echo(line)
+
+
+def _cells(row: dict[str, float]) -> list[str]:
+    return [f"{row['median']:.2f}", f"{row['p99']:.2f}", f"{1e6 / row['median']:,.0f}"]
+
+
+def measure(call: Callable[[], Any], samples: int, seconds: float) -> dict[str, float]:
+    """Repeat ``call`` for ``seconds``; median and 99th percentile of microseconds a sample."""
+    for _ in range(3):
+        call()
+    times = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    median, p99 = np.percentile(times, (50, 99)) * 1e6 / samples
+    return {"median": round(float(median), 3), "p99": round(float(p99), 3)}
+
+
+def engine_rows(engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
+    """The engine alone: one stream, many streams, one recording."""
+    rng = np.random.default_rng(0)
+    rows = {}
+    for batch in (1, 32, 256, 1024):
+        x = rng.normal(size=(batch, engine.input_size)).astype(np.float32)
+        h = engine.initial_state(batch)
+        rows[f"engine, step of {batch:,} streams"] = measure(_stepper(engine, x, h), batch, seconds)
+    x = rng.normal(size=(4096, engine.input_size)).astype(np.float32)
+    state = engine.initial_state(1)[0]
+    rows["engine, scan of one stream"] = measure(lambda: engine.scan(x, state), len(x), seconds)
+    return rows
+
+
+def _stepper(engine: Engine, x: F32, h: F32) -> Callable[[], Any]:
+    return lambda: engine.step(x, h)
+
+
+def road_rows(bundle: Bundle, engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
+    """From CSV bytes to JSON bytes: one sample at a time, a recording, a thousand streams."""
+    return {
+        "road, one sample": measure(_road(bundle, engine, 1, 1), 1, seconds),
+        "road, recording of one stream": measure(_road(bundle, engine, 1, 2048), 2048, seconds),
+        "road, recording of 1,000 streams": measure(_road(bundle, engine, 1000, 2000), 2000, seconds),
+    }
+
+
+def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[], Any]:
+    """Each call hands the next ``rows`` samples of ``streams`` streams down the road."""
+    manifest = bundle.manifest
+    stream_column = manifest.input.stream or "stream"
+    fields = Fields.of(InputConfig(time=manifest.input.time, stream=stream_column), manifest.channels)
+    decoder, pipeline = CsvDecoder(fields), Pipeline(bundle, engine, max_streams=streams)
+    encoder = JsonEncoder()
+    header = ",".join((fields.input.time, stream_column, *fields.columns)).encode() + b"\n"
+    rng = np.random.default_rng(0)
+    mean, scale = bundle.weights["scaling/mean"], bundle.weights["scaling/scale"]
+    low = np.array([-np.inf if c.min is None else c.min for c in manifest.channels])
+    high = np.array([np.inf if c.max is None else c.max for c in manifest.channels])
+    values = np.clip(mean + 0.3 * scale * rng.normal(size=(rows, len(mean))), low, high)
+    tails = [f",s{i % streams}," + ",".join(f"{v:.3f}" for v in row) + "\n" for i, row in enumerate(values)]
+    steps = np.arange(rows) // streams
+    period_ns = round(manifest.period_s * NS_PER_S)
+    taken = 0
+
+    def call() -> bytes:
+        nonlocal taken
+        times = format_iso(_START_NS + (taken + steps) * period_ns)
+        taken += int(steps[-1]) + 1
+        payload = "".join([a + b for a, b in zip(times, tails, strict=True)]).encode()
+        return encoder.encode(pipeline.process(decoder.decode([RawMessage(payload, "bench", header)])))
+
+    return call

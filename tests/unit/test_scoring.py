@@ -1,0 +1,165 @@
+"""Forecasts are scored when their truth arrives; intervals adapt until they hold what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stream_gru.bundle import Calibration
+from stream_gru.evaluation.evaluate import Baselines, evaluate
+from stream_gru.scoring import interval_offsets
+from stream_gru.types import F32, PredictionBatch
+from tests.support.models import make_bundle
+from tests.support.streams import START_NS, batch, calibrated, toy_pipeline
+
+
+class LastValueEngine:
+    """Forecasts the last value of channel 0 for every horizon; needs no state."""
+
+    name = "last"
+    input_size, state_size = 1, 8
+
+    def __init__(self, outputs: int) -> None:
+        self.output_size = outputs
+
+    def initial_state(self, n: int) -> F32:
+        """Return zeros."""
+        return np.zeros((n, 8), np.float32)
+
+    def step(self, x: F32, h: F32) -> tuple[F32, F32]:
+        """Repeat the input."""
+        return np.repeat(x, self.output_size, axis=1), h
+
+    def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
+        """Repeat the inputs."""
+        return np.repeat(x, self.output_size, axis=1), h
+
+
+def walk(n: int, seed: int = 0, spread: float = 1.0) -> list[list[float]]:
+    """A random walk of one channel."""
+    return [[float(v)] for v in np.cumsum(np.random.default_rng(seed).normal(0, spread, n))]
+
+
+def run(values: list[list[float]], rate: float = 0.5, horizon: int = 3) -> tuple[PredictionBatch, object]:
+    """Feed values to a pipeline that forecasts the last value; intervals of residuals are -1.645 .. 1.645."""
+    bundle = make_bundle(channels=1, targets=1, horizon=horizon, labels=0)
+    row = [-1.645, 0.0, 1.645]
+    calibration = Calibration(levels=[0.05, 0.5, 0.95], residuals=[[row] * horizon], samples=100)
+    from stream_gru.pipeline import Pipeline
+
+    pipeline = Pipeline(bundle.with_manifest(calibration=calibration), LastValueEngine(horizon), adapt_rate=rate)
+    out = pipeline.process(batch(["a"] * len(values), list(range(len(values))), values))
+    return out, pipeline.scores()
+
+
+def test_errors_are_those_of_the_recording() -> None:
+    """The live mean absolute error by horizon is what the recording itself gives."""
+    values = walk(500)
+    _, scores = run(values)
+    y = np.array(values, np.float32)[:, 0]
+    expected = [float(np.abs(y[h:] - y[:-h]).mean()) for h in (1, 2, 3)]
+    assert np.allclose(scores.mae()[0], expected, rtol=1e-5)
+    assert scores.truths[0].tolist() == [499, 498, 497]
+
+
+def test_repeating_the_last_value_has_no_skill() -> None:
+    """A forecaster that is persistence has skill 0 against persistence."""
+    _, scores = run(walk(200))
+    assert np.allclose(scores.skill(), 0)
+
+
+def test_coverage_is_counted_against_the_interval_that_was_issued() -> None:
+    """The coverage that is reported equals that of the intervals in the outputs, truth by truth."""
+    values = walk(2000, spread=1.3)
+    out, scores = run(values)
+    y = np.array(values, np.float32)[:, 0]
+    assert out.lower is not None
+    assert out.upper is not None
+    inside = [((y[h:] >= out.lower[:-h, 0, h - 1]) & (y[h:] <= out.upper[:-h, 0, h - 1])).mean() for h in (1, 2, 3)]
+    assert np.allclose(scores.coverage()[0], inside, atol=1e-3)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
+def test_adaptive_intervals_reach_their_level_whatever_the_noise(spread: float) -> None:
+    """Residuals three times smaller or five times larger than calibrated: coverage comes to 90 % all the same."""
+    values = walk(8000, seed=1, spread=spread)
+    out, _ = run(values)
+    assert out.lower is not None
+    assert out.upper is not None
+    y = np.array(values, np.float32)[:, 0]
+    late = slice(2000, -3)
+    for h in (1, 2, 3):
+        truth = np.roll(y, -h)[late]
+        inside = (truth >= out.lower[late, 0, h - 1]) & (truth <= out.upper[late, 0, h - 1])
+        assert abs(inside.mean() - 0.9) < 0.02
+
+
+def test_without_adaptation_the_same_intervals_fail() -> None:
+    """The detector of the test above: with rate 0 and five times the noise, coverage is far below its level."""
+    _, scores = run(walk(4000, seed=1, spread=5.0), rate=0.0)
+    assert (scores.coverage() < 0.6).all()
+
+
+def test_forecasts_do_not_reach_across_a_reset() -> None:
+    """What was forecast before a reset is never scored with what came after it."""
+    pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
+    pipeline.process(batch(["a"] * 4, [0, 1, 50, 51]))
+    scores = pipeline.scores()
+    assert scores is not None
+    assert scores.truths[0].tolist() == [2, 0, 0, 0]
+
+
+def test_a_truth_that_was_filled_in_is_no_truth() -> None:
+    """A held value neither counts nor hurts; forecasts for later steps are still scored."""
+    nan = float("nan")
+    pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
+    pipeline.process(batch(["a"] * 3, [0, 1, 2], [[1, 1, 1], [nan, nan, 1], [1, 1, 1]]))
+    scores = pipeline.scores()
+    assert scores is not None
+    assert scores.truths[0].tolist() == [1, 1, 0, 0]
+
+
+def test_scores_are_kept_by_stream() -> None:
+    """Each stream has scores of its own, and all together are their sum."""
+    pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
+    pipeline.process(batch(["a", "b"] * 5, [t for t in range(5) for _ in "ab"]))
+    a, b, both = pipeline.scores("a"), pipeline.scores("b"), pipeline.scores()
+    assert a is not None and b is not None and both is not None
+    assert np.allclose(a.truths + b.truths, both.truths)
+    assert np.allclose(a.absolute_error + b.absolute_error, both.absolute_error)
+
+
+def test_live_scores_equal_the_evaluation() -> None:
+    """Two computations that share no code - live scoring and the evaluation - give the same error and coverage."""
+    rng = np.random.default_rng(3)
+    bundle = calibrated(make_bundle(channels=3, labels=2, warm_up=5))
+    values = rng.normal(size=(600, 3)).cumsum(axis=0)
+    values[rng.random((600, 3)) < 0.02] = np.nan
+    times = np.cumsum(rng.choice([1, 1, 1, 1, 1, 3, 20], 600))
+    samples = batch(["a"] * 600, times.tolist(), values.tolist())
+    scores, _ = evaluate(bundle, samples, Baselines(), "numpy")
+    from stream_gru.pipeline import Pipeline
+
+    pipeline = Pipeline(bundle, "numpy")
+    pipeline.process(samples)
+    live = pipeline.scores()
+    assert live is not None
+    assert scores.forecast is not None
+    assert np.allclose(live.mae(), scores.forecast.model.mae, rtol=1e-4)
+    assert np.allclose(live.coverage(), scores.forecast.coverage, atol=2e-3)
+
+
+def test_interval_offsets_come_from_the_stored_quantiles() -> None:
+    """A level between stored ones is interpolated; the interval always holds the forecast itself."""
+    row = [-2.0, -1.0, 0.5, 1.0, 4.0]
+    calibration = Calibration(levels=[0.05, 0.25, 0.5, 0.75, 0.95], residuals=[[row]], samples=9)
+    low, high = interval_offsets(calibration, 0.7, (1, 1))
+    assert low[0, 0] == pytest.approx(-1.5)
+    assert high[0, 0] == pytest.approx(2.5)
+    low, high = interval_offsets(calibration, 0.999, (1, 1))
+    assert (low[0, 0], high[0, 0]) == (-2.0, 4.0)
+
+
+def test_times_of_the_toy_streams_are_today() -> None:
+    """The tests run at a time of day as real data has it, not at 1970."""
+    assert START_NS > 1.7e18
