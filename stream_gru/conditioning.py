@@ -174,8 +174,10 @@ def _groups(slot: I64) -> tuple[I64, I64]:
     """Start index and length of each run of equal slots in a sorted column."""
     if not slot.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if slot[0] == slot[-1]:  # sorted: all the same
+        return np.zeros(1, np.int64), np.array([slot.size])
     start = np.concatenate(([0], np.flatnonzero(slot[1:] != slot[:-1]) + 1)).astype(np.int64)
-    return start, np.diff(start, append=slot.size)
+    return start, np.concatenate((start[1:], [slot.size])) - start
 
 
 def _previous(column: NDArray[np.int64], start: I64, first: NDArray[np.int64]) -> NDArray[np.int64]:

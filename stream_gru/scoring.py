@@ -25,6 +25,7 @@ were filled in; forecasts issued before a reset (but for the resets of the windo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from stream_gru.conditioning import Steps
 from stream_gru.manifest import Calibration, Forecast, Manifest
 from stream_gru.state import Column, StateTable
-from stream_gru.types import F32, F64, Mask, ResetReason
+from stream_gru.types import F32, F64, I64, Mask, ResetReason
 
 _SUMS = 4  # truths, absolute error, absolute error of persistence, covered
 
@@ -175,41 +176,36 @@ class Scorer:
         error = truth[:, None, :] - matched[:, :, 0]
         persistence = np.abs(truth[:, None, :] - values[back])
         error, persistence = error.transpose(0, 2, 1), persistence.transpose(0, 2, 1)
-        scale, misses = self._adapt(steps, error, self._widths(matched.transpose(0, 2, 3, 1)), table)
-        self._add_up(steps, error, persistence, misses, table)
+        scale, missed = self._adapt(steps, error, self._widths(matched.transpose(0, 2, 3, 1)), table)
+        self._add_up(steps, error, persistence, missed, table)
         table["pending"][steps.slot] = issued[last]
         table["recent"][steps.slot] = values[last]
         return scale
 
     def _adapt(self, steps: Steps, error: F32, widths: tuple[F32, F32], table: StateTable) -> tuple[F32, Mask]:
         """Walk through the blocks, all streams side by side; return each step's scale and which truths were missed."""
-        h = self._shape[1]
+        h, slot = self._shape[1], steps.slot
+        # How wide an interval would have had to be, in units of the unscaled one.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            needed = np.where(error > 0, error / widths[1], error / widths[0])
         counted = np.isfinite(error)
-        low = np.broadcast_to(widths[0], error.shape)
-        high = np.broadcast_to(widths[1], error.shape)
         scales = np.empty(error.shape, np.float32)
         missed = np.zeros(error.shape, np.bool_)
-        slot = steps.slot
         before = table["scored_steps"][slot]
         position = before[steps.group] + np.arange(len(steps)) - steps.start[steps.group]
         block = position // self._block - (before // self._block)[steps.group]
-        # Within a block, the forecasts of horizons up to `into` steps were issued in it, the others in the one before.
-        into = (position % self._block)[:, None]
-        in_this = into >= np.arange(1, h + 1)
+        # Forecasts of horizons up to `into` were issued in the same block as their truth, the others in the one before.
+        in_this = (position % self._block)[:, None, None] >= np.arange(1, h + 1)
         current, previous = table["interval_scale"][slot, 0], table["interval_scale"][slot, 1]
         truths, misses = table["block_truths"][slot], table["block_misses"][slot]
-        for number in range(int(block.max()) + 1):
-            part = np.flatnonzero(block == number) if block.any() else np.arange(len(steps))
-            owner = steps.group[part]
+        for part, owner, first, seen in self._blocks(steps, block):
             scales[part] = current[owner]
-            issue = np.where(in_this[part][:, None, :], current[owner], previous[owner])
-            miss = (error[part] < issue * low[part]) | (error[part] > issue * high[part])
+            miss = needed[part] > np.where(in_this[part], current[owner], previous[owner])
             missed[part] = miss
-            first = np.flatnonzero(np.diff(owner, prepend=-1))
-            seen = owner[first]
             truths[seen] += np.add.reduceat(counted[part], first, axis=0, dtype=np.int32)
             misses[seen] += np.add.reduceat(miss, first, axis=0, dtype=np.int32)
-            full = seen[(position[part[np.append(first[1:], part.size) - 1]] + 1) % self._block == 0]
+            last = np.append(first[1:], len(miss)) - 1
+            full = seen[(position[part][last] + 1) % self._block == 0]
             previous[full] = current[full]
             current[full] = self._adapted(current[full], truths[full], misses[full])
             truths[full], misses[full] = 0, 0
@@ -217,6 +213,22 @@ class Scorer:
         table["block_truths"][slot], table["block_misses"][slot] = truths, misses
         table["scored_steps"][slot] = before + steps.length
         return scales, missed
+
+    @staticmethod
+    def _blocks(steps: Steps, block: I64) -> Iterator[tuple[I64 | slice, I64 | slice, I64, I64]]:
+        """Yield, block by block: the steps in it, their streams, where each stream begins in it, and which they are."""
+        if len(steps.slot) == 1:
+            # One stream: its blocks follow each other, and slices are faster than lists of steps.
+            begins = np.flatnonzero(block[1:] != block[:-1]) + 1
+            zero, all_of_it = np.zeros(1, np.int64), slice(0, 1)
+            for a, b in zip([0, *begins.tolist()], [*begins.tolist(), len(block)], strict=True):
+                yield slice(a, b), all_of_it, zero, zero
+            return
+        for number in range(int(block.max()) + 1):
+            part = np.flatnonzero(block == number)
+            owner = steps.group[part]
+            first = np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1])))
+            yield part, owner, first, owner[first]
 
     def _adapted(self, scale: F32, truths: NDArray[np.int32], misses: NDArray[np.int32]) -> F32:
         """The update of the module docstring; where no truth came, nothing is learnt."""

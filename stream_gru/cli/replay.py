@@ -21,7 +21,14 @@ from stream_gru.sources.files import FileSource, expand
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write to this file (.jsonl, .csv, also .gz).")
-@click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", help="Form on standard output.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    envvar="STREAM_GRU_REPLAY_FORMAT",
+    help="Form on standard output.",
+)
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="A multiple of the recording's own speed.")
 @click.option("--fast", is_flag=True, help="As fast as possible (the default).")
 @click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)

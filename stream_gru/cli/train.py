@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 
 from stream_gru.cli.tables import score_lines
 from stream_gru.config import Config, load_config, require_training
+from stream_gru.engines.quiet import quiet_stderr
 from stream_gru.errors import ConfigError
 
 
@@ -27,8 +29,10 @@ def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int |
     settings = load_config(config)
     require_training(settings, str(config))
     settings = with_options(settings, seed, epochs)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from stream_gru.training.train import train as carry_out
+        with quiet_stderr():
+            from stream_gru.training.train import train as carry_out
     except ImportError as error:
         raise ConfigError(
             f"training needs a package that is not installed ({error.name}): pip install 'stream-gru[train]'"

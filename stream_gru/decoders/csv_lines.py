@@ -28,8 +28,10 @@ class CsvDecoder:
         names = self._names(message)
         lines, rejected = decoded_lines(message.payload)
         rows, broken = self._split(lines)
-        good = [row for row in rows if len(row) == len(names)]
-        short = sum(len(row) < len(names) for row in rows)
+        lengths = list(map(len, rows))
+        regular = lengths.count(len(names)) == len(rows)
+        good = rows if regular else [row for row in rows if len(row) == len(names)]
+        short = 0 if regular else sum(length < len(names) for length in lengths)
         for reason, n in (
             (DropReason.PARSE, broken + len(rows) - len(good) - short),
             (DropReason.MISSING_FIELD, short),

@@ -110,11 +110,12 @@ def _times(cells: Column | None, unit: TimeUnit, rows: _Rows) -> I64:
     if cells is None:
         rows.drop(rows.good.copy(), DropReason.MISSING_FIELD)
         return np.zeros(len(rows.good), np.int64)
-    rows.drop(np.array([cell is None or cell == "" for cell in cells], np.bool_), DropReason.MISSING_FIELD)
     if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
         return cells.astype("datetime64[ns]").astype(np.int64)
+    if "" in cells or None in cells:
+        rows.drop(np.array([cell is None or cell == "" for cell in cells], np.bool_), DropReason.MISSING_FIELD)
     if unit == "iso":
-        texts = [cell if isinstance(cell, str) else "" for cell in cells]
+        texts = _texts(cells)
         times, good = parse_iso(texts)
         rows.drop(~good, DropReason.TIMESTAMP)
         return times

@@ -38,25 +38,16 @@ _FORECASTERS = {
 }
 _OTHERS = [(PURPLE, "-", "v"), (SKY, "--", "P"), (BLACK, "-.", "X"), (GREY, ":", "p")]
 _TARGETS = [*_OTHERS, ("#4B3B8F", "-", "o"), ("#7F4F24", "--", "s"), (PURPLE, "-.", "^"), (SKY, ":", "D")]
-_LOOK = {
+_LOOK: dict[str, object] = {
     "svg.hashsalt": "stream-gru",
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar in a name is a dollar
     "font.family": ["sans-serif"],
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.formatter.useoffset": False,
-    "axes.formatter.limits": (-4, 6),
-    "grid.color": "#E6E6E6",
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
     "figure.constrained_layout.use": True,
 }
+_LOOK |= {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left"}
+_LOOK |= {"axes.grid": True, "axes.axisbelow": True, "grid.color": "#E6E6E6", "legend.frameon": False}
+_LOOK |= {"axes.formatter.useoffset": False, "axes.formatter.limits": (-4, 6)}
 _WIDTH = 9.0
 _CURVES = ["loss", "loss_forecast", "loss_classes", "accuracy"]
 
@@ -109,8 +100,9 @@ def drawing() -> Iterator[None]:
 def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
     """Loss by epoch, training and validation, then that of each head if there are two; None without an epoch."""
     names = [n for n in _CURVES if any(np.isfinite(row.get(n, np.nan)) for row in history)]
-    if len(names) < len(_CURVES):  # one head: its loss is the loss
-        names = [n for n in names if n in ("loss", "accuracy")]
+    names = (
+        names if len(names) == len(_CURVES) else [n for n in names if "_" not in n]
+    )  # one head: its loss is the loss
     if not names:
         return None
     best = best_epoch(history)
@@ -119,12 +111,11 @@ def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
     for panel, name in zip(panels, names, strict=True):
         _draw_epochs(panel, history, name, best)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
-    marked = "no epoch is marked as best" if best is None else f"epoch {best} was the best"
     caption = (
         "Both lines should fall and then level out; where validation rises while training still falls, the model has"
         " begun to learn its training part by heart; the weights of the marked epoch are kept."
     )
-    return Picture(_svg(figure), f"Line chart of the loss over {len(history)} epochs; {marked}.", caption)
+    return Picture(_svg(figure), f"Loss of each of {len(history)} epochs; the best epoch was {best}.", caption)
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int | None:
@@ -169,12 +160,11 @@ def draw_forecasts(extract: Extract) -> Picture:
     panels[-1].set_xlabel("time (UTC)")
     named = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=4)
-    alt = f"Line chart of {clean(extract.target)}, truth and forecasts over {len(extract.truth)} steps."
-    caption = (
-        f"Each forecast stands at the time it is about: the closer blue is to black the better, and about"
-        f" {1 - extract.level:.0%} of the truths may lie outside the band (marked);"
-        f" the piece of stream {clean(extract.stream)} was chosen for its movement, not for how well the model does."
-    )
+    alt = f"{clean(extract.target)}: lines of truth and forecasts over {len(extract.truth)} steps."
+    caption = "Each forecast stands at the time it is about: the closer blue is to black the better"
+    if any(np.isfinite(table[1:]).any() for _, table in extract.ahead):
+        caption += f", and about {1 - extract.level:.0%} of the truths may lie outside the band (marked)"
+    caption += f"; the piece of stream {clean(extract.stream)} was chosen for its movement, not for its errors."
     return Picture(_svg(figure), alt, caption)
 
 
@@ -190,13 +180,12 @@ def _draw_ahead(panel: Axes, extract: Extract, table: F64) -> None:
     panel.plot(time, forecast, color=BLUE, marker=marker, label="forecast")
     outside = (truth < low) | (truth > high)
     if outside.any():
-        panel.plot(time[outside], truth[outside], ".", color=VERMILION, markersize=6, label="truth outside the band")
+        panel.plot(time[outside], truth[outside], ".", color=VERMILION, markersize=7, label="truth outside the band")
     edges = [np.quantile(part[band], q) for part, q in ((low, 0.05), (high, 0.95)) if band.any()]
     seen = np.concatenate([truth, forecast, edges])
     if np.isfinite(seen).any():  # a few wild bounds shall not flatten everything else
-        panel.set_ylim(
-            np.nanmin(seen) - (pad := 0.08 * (np.nanmax(seen) - np.nanmin(seen)) or 0.5), np.nanmax(seen) + pad
-        )
+        bottom, top = np.nanmin(seen), np.nanmax(seen)
+        panel.set_ylim(bottom - (pad := 0.08 * (top - bottom) or 0.5), top + pad)
 
 
 def draw_errors(scores: ForecastScores, step: str) -> Picture:
@@ -207,8 +196,7 @@ def draw_errors(scores: ForecastScores, step: str) -> Picture:
     for index, (panel, target) in enumerate(zip(panels, targets, strict=False)):
         curves = [(spoken(name), np.array(table.mae[index]), look(name)) for name, table in tables.items()]
         _compare(panel, curves, step)
-        unit = clean(scores.units[index], 16)
-        panel.set_title(clean(target, 30) + (f" [{unit}]" if unit else ""))
+        panel.set_title(clean(f"{target} [{scores.units[index]}]" if scores.units[index] else target, 36))
     if len(scores.model.mae[0]) > 1:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     caption = "Lower is better: where this model (blue) is not the lowest, the simple method that is forecasts better."
@@ -226,24 +214,19 @@ def draw_coverage(scores: ForecastScores, step: str) -> Picture | None:
     table = covered(scores)[:MOST_TARGETS]
     if not np.isfinite(table).any():
         return None
-    single = table.shape[1] == 1
+    names, single = [clean(target, 24) for target in scores.targets], table.shape[1] == 1
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.35 * len(table) if single else 3.2))
     panel = figure.subplots()
-    names = [clean(target, 24) for target in scores.targets[:MOST_TARGETS]]
     _compare(panel, list(zip(names, table, _TARGETS, strict=False)), step)
     lowest = float(np.nanmin(table))
     limits = (0.0 if single else max(0.0, min(lowest, scores.level) - 0.08), 1.02)
     (panel.axvline if single else panel.axhline)(scores.level, color=BLACK, linestyle=(0, (6, 3)), linewidth=1.2)
-    axis = panel.xaxis if single else panel.yaxis
-    panel.set(**{"xlim" if single else "ylim": limits})
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    (panel.set_xlim if single else panel.set_ylim)(limits)
+    (panel.xaxis if single else panel.yaxis).set_major_formatter(PercentFormatter(1.0, decimals=0))
     panel.set_title(f"truths inside the {scores.level:.0%} band (dashed: what is promised)")
     if not single:
         figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")
-    caption = (
-        "Near the dashed line the bands are honest; below it they are too narrow (more surprises than promised),"
-        " above it wider than they need be."
-    )
+    caption = "Near the dashed line the bands are honest, below it too narrow, above it wider than they need be."
     return Picture(_svg(figure), f"Coverage by horizon, from {lowest:.0%}, against {scores.level:.0%}.", caption)
 
 
@@ -298,10 +281,8 @@ def draw_calibration(scores: ClassScores) -> Picture | None:
     lower.set(xlim=(0, 1), xlabel="confidence of the answer", ylabel="share of rows")
     for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    caption = (
-        "On the dashed line an answer given with 80 % confidence is right in 80 % of the cases; below it the model is"
-        " too sure of itself, and the bars tell how often each confidence occurs."
-    )
+    caption = "On the dashed line a confidence of 80% is right in 80% of the cases, below it the model is too sure of"
+    caption += " itself; the bars tell how often each confidence occurs."
     alt = f"Reliability diagram; mean difference of confidence and accuracy {scores.expected_calibration_error:.1%}."
     return Picture(_svg(figure), alt, caption)
 
@@ -313,5 +294,5 @@ def _finite(values: F64 | Sequence[float] | Sequence[Sequence[float]]) -> F64:
 
 def _svg(figure: Figure) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+    figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return out.getvalue()[out.getvalue().index(b"<svg") :]  # without the document type, which names a web address

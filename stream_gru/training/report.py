@@ -25,7 +25,8 @@ _CSS = """
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--soft:#59636e;--line:#d5dae0;--good:#00664b;--bad:#a33f00}
 @media screen and (prefers-color-scheme:dark){
 :root{--ink:#e6e9ed;--paper:#14181d;--soft:#a3adb8;--line:#39424c;--good:#4fd1a5;--bad:#ff9d5c}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:58rem;margin:auto;padding:1rem}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:58rem;margin:auto;
+padding:1rem}
 h1{line-height:1.2;overflow-wrap:anywhere}h2{margin-top:2.5rem;border-bottom:1px solid var(--line)}
 ul.verdict{list-style:none;padding:0;font-size:1.1rem}.good{color:var(--good)}.bad{color:var(--bad)}
 .soft,figcaption,caption{color:var(--soft);font-size:.9rem}caption{text-align:left;padding-bottom:.3rem}
@@ -39,8 +40,7 @@ border-radius:6px;padding:.5rem;box-sizing:border-box}
 _SHADE = "background:rgba(0,114,178,{:.3f})"
 _BAR = "width:22rem;background:linear-gradient(90deg,#0072b2 {0:.1%},transparent {0:.1%})"
 
-Cell = str | tuple[str, str]
-"""Text of a cell, or text and a style for it."""
+Cell = str | tuple[str, str]  # text of a cell, or text and a style for it
 
 
 def render_report(manifest: Manifest, scores: Scores, streamed: Streamed, history: list[dict[str, float]]) -> bytes:
@@ -57,10 +57,9 @@ def render_report(manifest: Manifest, scores: Scores, streamed: Streamed, histor
             "" if scores.forecast is None else _forecast_sections(manifest, scores.forecast, streamed),
             "" if scores.classes is None else _class_sections(scores.classes),
         ]
-    title = f"<title>{_text(manifest.model_id)}: report</title>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-    head = f"<head>{meta}{policy}{title}<style>{_CSS}</style></head>"
+    head = f"<head>{meta}{policy}<title>{_text(manifest.model_id)}: report</title><style>{_CSS}</style></head>"
     return f'<!doctype html>\n<html lang="en">{head}\n<body>{"".join(parts)}</body></html>\n'.encode()
 
 
@@ -69,7 +68,7 @@ def findings(scores: Scores) -> list[tuple[bool, str]]:
     found = []
     if scores.forecast is not None and scores.forecast.skill:
         name, skill = min(scores.forecast.skill.items(), key=lambda item: (item[1], item[0]))
-        worse = f"The forecasts are not better than {spoken(name)}, which needs no model."
+        worse = f"The forecasts are not better than {spoken(name)}, which is far simpler."
         found.append((skill > 0.005, "The forecasts are better than every baseline." if skill > 0.005 else worse))
     if scores.forecast is not None and np.isfinite(inside := covered(scores.forecast)).any():
         off = float(np.nanmean(inside)) - scores.forecast.level
@@ -90,15 +89,11 @@ def _head(manifest: Manifest, scores: Scores) -> str:
     layers = ", ".join(f"{layer.cell} {layer.units}" for layer in manifest.layers)
     shapes = weight_shapes(manifest)
     numbers = sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.startswith("scaling/"))
-    facts = (
-        f"Created {manifest.created} · regime {regime} · a sample every {duration(manifest.period_s)} ·"
-        f" layers {layers or 'none'} · {numbers:,} parameters"
-    )
-    lines = [
-        f'<li class="{"good" if good else "bad"}">{"✓" if good else "✗"} {_text(text, 300)}</li>'
-        for good, text in findings(scores)
-    ]
-    lines = lines or ['<li class="bad">✗ The test recordings hold nothing this model could be scored by.</li>']
+    facts = f"Created {manifest.created} · regime {regime} · a sample every {duration(manifest.period_s)}"
+    facts += f" · layers {layers or 'none'} · {numbers:,} parameters"
+    found = findings(scores) or [(False, "The test recordings hold nothing this model could be scored by.")]
+    marks = {True: '<li class="good">✓', False: '<li class="bad">✗'}
+    lines = [f"{marks[good]} {_text(text, 300)}</li>" for good, text in found]
     said = "".join(f"<li>{_text(text, 300)}</li>" for text in scores.verdict)
     verdict = f'<ul class="verdict">{"".join(lines)}</ul>' + (f"<ul>{said}</ul>" if said else "")
     return f'<h1>{_text(manifest.model_id)}</h1><p class="soft">{_text(facts, 600)}</p>{verdict}'
@@ -121,12 +116,11 @@ def _forecast_tables(scores: ForecastScores, period_s: float) -> Iterable[str]:
     for name, table in tables.items():
         skill = "" if name == "model" else _percent(scores.skill.get(name, np.nan))
         rows.append([spoken(name), _number(table.mae_scaled), _number(table.mse_scaled), skill])
-    names = ["forecaster", "MAE (scaled)", "MSE (scaled)", "this model's skill against it"]
     caption = (
-        f"All targets and horizons, {scores.samples:,} samples, in standard deviations of the training part. Skill:"
-        " share of the error that this model takes away; below 0 it adds to it."
+        f"All targets and horizons of {scores.samples:,} samples, in standard deviations of the training part; skill"
     )
-    yield _table(caption, names, rows)
+    caption += " is the share of the error that this model takes away, below 0 it adds to it."
+    yield _table(caption, ["forecaster", "MAE (scaled)", "MSE (scaled)", "this model's skill against it"], rows)
     inside, rows = covered(scores), []
     horizon = inside.shape[1]
     for d, target in enumerate(scores.targets):
@@ -134,12 +128,11 @@ def _forecast_tables(scores: ForecastScores, period_s: float) -> Iterable[str]:
             errors = [table.mae[d][h] for table in tables.values()]
             best = min((e for e in errors if np.isfinite(e)), default=np.nan)
             cells = [(_number(e), "font-weight:700" if e == best else "") for e in errors]
-            name = f"{clean(target)} [{clean(scores.units[d], 16)}]" if scores.units[d] else target
+            name = f"{clean(target)} [{scores.units[d]}]" if scores.units[d] else target
             ahead = f"{duration((h + 1) * period_s)} (step {h + 1})"
             rows.append([name, ahead, *cells, _percent(inside[d, h]), _number(scores.mean_width[d][h])])
     caption = f"Mean absolute error in the target's unit, the lowest in bold, and the {scores.level:.0%} bands."
-    names = ["target", "ahead", *map(spoken, tables), "inside the band", "band width"]
-    yield _table(caption, names, rows)
+    yield _table(caption, ["target", "ahead", *map(spoken, tables), "inside the band", "band width"], rows)
 
 
 def _class_table(scores: ClassScores) -> str:
@@ -149,10 +142,11 @@ def _class_table(scores: ClassScores) -> str:
         total, others[index] = int(others.sum()), 0
         mistaken = scores.labels[int(others.argmax())] if others.any() else "–"
         rows.append([label, f"{total:,}", _percent(scores.recall[index]), clean(mistaken)])
+    right, commonest = _percent(scores.accuracy), _percent(scores.majority_accuracy)
     caption = (
-        f"{scores.samples:,} labelled rows: {_percent(scores.accuracy)} right (always the commonest class:"
-        f" {_percent(scores.majority_accuracy)}), macro F1 {_number(scores.macro_f1)}."
+        f"Of {scores.samples:,} labelled rows {right} were right, the commonest class always would give {commonest}"
     )
+    caption += f"; macro F1 {_number(scores.macro_f1)}."
     return _table(caption, ["class", "rows", "recall", "most often mistaken for"], rows)
 
 
@@ -173,10 +167,7 @@ def _forecast_sections(manifest: Manifest, scores: ForecastScores, streamed: Str
 def _class_sections(scores: ClassScores) -> str:
     right = sorted((value, name) for name, value in scores.accuracy_by_stream.items() if np.isfinite(value))
     rows: list[list[Cell]] = [[name, _percent(value), ("", _BAR.format(value))] for value, name in right]
-    caption = (
-        f"Share of labelled rows that were right, the worst stream first; all together {_percent(scores.accuracy)}. A"
-        " stream far below that is one the model does not understand: look at its recording first."
-    )
+    caption = "Share of labelled rows that were right; look first at the recordings of a stream far below the others."
     return (
         _section("Confusion", [_confusion(scores)])
         + _section("Calibration", [_figure(pictures.draw_calibration(scores))])
@@ -191,10 +182,8 @@ def _confusion(scores: ClassScores) -> str:
         shares = [count / max(sum(counts), 1) for count in counts]
         cells = [(f"{n:,} · {s:.0%}", _SHADE.format(0.75 * s)) for n, s in zip(counts, shares, strict=True)]
         rows.append([label, *cells[: len(shown)]])
-    caption = (
-        "A row is a true class, its cells say what the model took it for (rows, then percent of that class): the more"
-        " of the colour lies on the diagonal, the better."
-    )
+    caption = "How often each true class (row) was given each answer, and percent of the row: the diagonal is right."
+    caption += f" The first {len(shown)} of {len(scores.labels)} classes." if len(scores.labels) > len(shown) else ""
     return _table(caption, ["true class", *(clean(label, 24) for label in shown)], rows)
 
 
@@ -211,7 +200,7 @@ def find_extract(manifest: Manifest, scores: ForecastScores, streamed: Streamed,
     usable = {h: mask for h, mask in usable.items() if mask.any()}
     if not usable:
         return None
-    length = min(max(200, 4 * horizon), 600)
+    length = min(max(200, 4 * horizon), 400)
     piece = _lively(truth, np.logical_and.reduce(list(usable.values())), streamed.stretch, length)
     return Extract(
         target=scores.targets[d],
@@ -280,14 +269,13 @@ def _figure(picture: Picture | None) -> str:
     if picture is None:
         return ""
     source = f"data:image/svg+xml;base64,{base64.b64encode(picture.svg).decode()}"
-    alt, caption = _text(picture.alt, 500), _text(picture.caption, 500)
-    return f'<figure><img alt="{alt}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+    image = f'<img alt="{_text(picture.alt, 500)}" src="{source}">'
+    return f"<figure>{image}<figcaption>{_text(picture.caption, 500)}</figcaption></figure>"
 
 
 def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """A table of at most `_MOST_ROWS` rows; the first cell of a row is its head."""
-    left = len(rows) - _MOST_ROWS
-    note = f" The first {_MOST_ROWS} rows; {left} more are left out." if left > 0 else ""
+    note = f" The first {_MOST_ROWS} of {len(rows)} rows." if len(rows) > _MOST_ROWS else ""
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in names)
     body = "".join(f"<tr>{''.join(_cell(c, i == 0) for i, c in enumerate(row))}</tr>" for row in rows[:_MOST_ROWS])
     top = f"<caption>{_text(caption, 500)}{note}</caption><thead><tr>{head}</tr></thead>"
@@ -296,18 +284,16 @@ def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[Cell]]) -
 
 def _cell(cell: Cell, head: bool) -> str:
     text, look = (cell, "") if isinstance(cell, str) else cell
-    if head:
-        return f'<th scope="row">{_text(text)}</th>'
-    return f'<td style="{look}">{_text(text)}</td>' if look else f"<td>{_text(text)}</td>"
+    return f'<th scope="row">{_text(text)}</th>' if head else f'<td style="{look}">{_text(text)}</td>'
 
 
 def _text(text: str, most: int = 80) -> str:
     return html.escape(clean(text, most))
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if np.isfinite(value) else "–"
+def _number(value: float, form: str = ".4g") -> str:
+    return f"{value:{form}}" if np.isfinite(value) else "–"
 
 
 def _percent(value: float) -> str:
-    return f"{value:.1%}" if np.isfinite(value) else "–"
+    return _number(value, ".1%")

@@ -51,6 +51,7 @@ class WebServer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((self._host, self._port))
+            listener.listen(_MAX_CONNECTIONS)
         except OSError as error:
             listener.close()
             raise ConfigError(

@@ -26,7 +26,7 @@ from stream_gru.training.report import duration, find_extract, findings, render_
 START_NS = 1_772_323_200 * NS_PER_S
 FORECAST = ["Forecasts beside the truth", "Error by horizon", "Coverage by horizon"]
 CLASSES = ["Confusion", "Calibration", "Accuracy by stream"]
-HOSTILE = "</td><script>alert(1)</script>\"'& $\\frac$ \x00\n\u202e\ud800 温度"
+HOSTILE = "$\\frac$</td><script>alert(1)</script>\"'& \x00\n\u202e\ud800 温度"
 
 
 def manifest_of(targets: int = 2, horizon: int = 12, labels: int = 3) -> Manifest:
@@ -179,11 +179,10 @@ class Page(HTMLParser):
         return [base64.b64decode(image["src"].removeprefix(prefix)).decode() for image in self.images]
 
 
-def sample_page(history: list[dict[str, float]] | None = None) -> bytes:
+def sample_page() -> bytes:
     """Return the report of a model with two heads."""
     manifest = manifest_of()
-    history = history_of() if history is None else history
-    return render_report(manifest, scores_of(forecast_scores(), some_classes()), streamed_of(manifest), history)
+    return render_report(manifest, scores_of(forecast_scores(), some_classes()), streamed_of(manifest), history_of())
 
 
 @pytest.fixture(scope="module")
@@ -213,8 +212,7 @@ def test_absent_heads_are_absent_sections() -> None:
 
 
 def test_the_same_bytes_twice(page: bytes) -> None:
-    """The same arguments give the same bytes, whatever was drawn in between."""
-    assert sample_page(history_of(3)) != page
+    """The same arguments give the same bytes."""
     assert sample_page() == page
 
 
@@ -228,10 +226,7 @@ def test_the_file_refers_to_nothing(page: bytes) -> None:
     for drawing in found.drawings:
         assert "<script" not in drawing
         assert set(re.findall(r'(?:href="|url\()(.)', drawing)) <= {"#"}
-        assert not re.search(
-            r"https?://",
-            re.sub(r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|<metadata>.*</metadata>', "", drawing, flags=re.S),
-        )
+        assert "://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", drawing)
 
 
 def test_the_file_is_small(page: bytes) -> None:
@@ -242,6 +237,7 @@ def test_the_file_is_small(page: bytes) -> None:
     huge = render_report(manifest, scores, streamed_of(manifest, (800,)), history_of(2000))
     assert len(huge) < 2_000_000
     assert "The first 8 targets are drawn, 32 left out." in Page(huge).text
+    assert "The first 40 of 120 classes." in Page(huge).text
 
 
 def test_hostile_names_are_text() -> None:
@@ -322,7 +318,7 @@ def test_an_extract_has_movement_and_no_reset() -> None:
     assert np.std(extract.truth) > np.std(streamed.steps.x[150:, 0])
     assert [name for name, _ in extract.ahead] == ["10 s (step 1)", "2 min (step 12)"]
     for _, table in extract.ahead:
-        assert np.nanmax(np.abs(table[0] - extract.truth)) < 0.5
+        assert np.nanmean(np.abs(table[0] - extract.truth)) < 0.25
     assert len(extract.truth) == 200
 
 

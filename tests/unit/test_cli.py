@@ -1,0 +1,265 @@
+"""The command line as a user runs it: in a process of its own, by its exit codes and its words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "sample_data" / "pump.bundle"
+HELD_OUT = ROOT / "sample_data" / "held_out" / "pumps.csv.gz"
+HEADER = "time,pump,flow,pressure,current,vibration,mode\n"
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line in this interpreter."""
+    return [sys.executable, "-m", "stream_gru", *map(str, arguments)]
+
+
+def run(*arguments: object, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run to the end; a traceback is always a failure."""
+    done = subprocess.run(
+        command(*arguments), input=stdin, capture_output=True, text=True, check=False, cwd=cwd, timeout=120
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def rows(n: int, first: int = 0) -> str:
+    """CSV rows of one pump."""
+    return "".join(
+        f"2026-03-01T00:{(first + i) // 60:02d}:{(first + i) % 60:02d}Z,p,100,300,5,1.5,normal\n" for i in range(n)
+    )
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A short recording."""
+    path = tmp_path / "p.csv"
+    path.write_text(HEADER + rows(50))
+    return path
+
+
+def test_replay_writes_a_row_for_each_sample(recording: Path) -> None:
+    """Standard output is JSON lines and nothing else; the summary goes to standard error."""
+    done = run("replay", BUNDLE, recording)
+    assert done.returncode == 0
+    outputs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(outputs) == 50
+    assert outputs[0]["stream"] == "p"
+    assert outputs[0]["reset"] == "first_sample"
+    assert list(outputs[0]) == [
+        "stream", "time", "forecast", "interval", "level", "class", "probabilities", "status", "reset", "steps",
+        "model_id",
+    ]  # fmt: skip
+    assert len(outputs[0]["forecast"]["flow"]) == 10
+    assert "samples     50" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.jsonl.gz", "out.csv.gz"])
+def test_replay_writes_files_by_name(recording: Path, tmp_path: Path, name: str) -> None:
+    """The form and the compression of a file follow from its name; a second run replaces it."""
+    first = tmp_path / name
+    assert run("replay", BUNDLE, recording, "--out", first, "-q").returncode == 0
+    data = first.read_bytes()
+    assert run("replay", BUNDLE, recording, "--out", first, "-q").returncode == 0
+    assert first.read_bytes() == data
+    assert data
+
+
+def test_the_size_of_a_block_changes_no_byte(tmp_path: Path) -> None:
+    """The output file is the same, byte for byte, whatever the batches were."""
+    outputs = []
+    for rows_at_once in (17, 500, 100_000):
+        path = tmp_path / f"{rows_at_once}.jsonl"
+        assert run("replay", BUNDLE, HELD_OUT, "--out", path, "--batch-rows", rows_at_once, "-q").returncode == 0
+        outputs.append(path.read_bytes())
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_live_from_standard_input_equals_replay(recording: Path, tmp_path: Path) -> None:
+    """The daemon on a pipe and the replay of a file give the same bytes."""
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'[run]\nbundle = "{BUNDLE}"\n[source]\ntype = "stdin"\nformat = "csv"\n'
+        '[[sink]]\ntype = "stdout"\n[metrics]\nlisten = "127.0.0.1:0"\n'
+    )
+    live = run("run", config, stdin=recording.read_text())
+    assert live.returncode == 0
+    assert live.stdout == run("replay", BUNDLE, recording).stdout
+
+
+def test_rubbish_on_standard_input_is_counted_and_the_good_rows_flow(tmp_path: Path) -> None:
+    """Bad lines are dropped, each with its reason; rows beside them are answered; exit 0."""
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'[run]\nbundle = "{BUNDLE}"\n[source]\ntype = "stdin"\nformat = "csv"\n'
+        '[[sink]]\ntype = "file"\npath = "out.jsonl"\n[metrics]\nenabled = false\n'
+    )
+    text = HEADER + rows(3) + "rubbish\n,,,,,,,,,,\nnot a time,p,1,2,3,4,x\n" + rows(2, first=3)
+    done = run("run", config, "--json", stdin=text)
+    assert done.returncode == 0
+    summary = json.loads(done.stderr.splitlines()[-1])
+    assert (summary["samples"], summary["applied"]) == (8, 5)
+    assert summary["dropped"] == {"missing_field": 1, "parse": 1, "timestamp": 1}
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+
+
+def test_sigterm_finishes_and_exits_with_0(tmp_path: Path) -> None:
+    """The daemon answers what it has, closes its files and is gone within five seconds; /metrics lives until then."""
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'[run]\nbundle = "{BUNDLE}"\n[source]\ntype = "stdin"\nformat = "csv"\n'
+        '[[sink]]\ntype = "file"\npath = "out.jsonl"\n[metrics]\nlisten = "127.0.0.1:0"\n'
+    )
+    daemon = subprocess.Popen(
+        command("run", config), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert daemon.stdin is not None
+    assert daemon.stderr is not None
+    with daemon:
+        address = daemon.stderr.readline().split()[-1]
+        daemon.stdin.write(HEADER + rows(5))
+        daemon.stdin.flush()
+        wanted = 'stream_gru_samples_applied_total{source="stdin"} 5.0'
+        metrics = ""
+        deadline = time.monotonic() + 30
+        while wanted not in metrics and time.monotonic() < deadline:
+            with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 - loopback
+                metrics = answer.read().decode()
+        assert wanted in metrics
+        for probe in ("healthy", "ready"):
+            with urllib.request.urlopen(address.replace("metrics", f"-/{probe}"), timeout=5) as answer:  # noqa: S310
+                assert answer.status == 200
+        begin = time.monotonic()
+        daemon.send_signal(signal.SIGTERM)
+        errors = daemon.stderr.read()
+        assert daemon.wait(10) == 0, errors
+        assert time.monotonic() - begin < 5
+    assert "applied     5" in errors
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_reader_that_goes_away_ends_the_replay_quietly() -> None:
+    """``replay ... | head`` neither hangs nor prints a traceback."""
+    done = subprocess.run(
+        ["sh", "-c", f"{' '.join(command('replay', BUNDLE, HELD_OUT))} | head -n 2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert len(done.stdout.splitlines()) == 2
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["replay", "nowhere.bundle", "x.csv"], 2, "nowhere.bundle: expected a bundle folder, found nothing"),
+        (["replay", BUNDLE, "nowhere.csv"], 1, "nowhere.csv: no such file"),
+        (["replay", BUNDLE, ROOT / "pyproject.toml"], 2, "expected a name ending in .csv"),
+        (["replay", BUNDLE, HELD_OUT, "--engine", "fast"], 2, "Invalid value for '--engine'"),
+        (["replay", BUNDLE, HELD_OUT, "--fast", "--speed", "2"], 2, "exclude each other"),
+        (["replay", BUNDLE, HELD_OUT, "--out", "/nowhere/x.jsonl"], 1, "/nowhere/x.jsonl: cannot be written"),
+        (["replay", BUNDLE, HELD_OUT, "--out", "x.txt"], 2, "x.txt: expected a name ending in .jsonl"),
+        (["run", "nowhere.toml"], 2, "nowhere.toml"),
+        (["check", "nowhere.toml"], 2, "nowhere.toml"),
+        (["train", "nowhere.toml", "--out", "x"], 2, "nowhere.toml"),
+        (["inspect", ROOT / "tests"], 2, "manifest.json: cannot be read"),
+        (["nonsense"], 2, "No such command"),
+        (["replay"], 2, "Missing argument"),
+    ],
+)
+def test_mistakes_are_told_with_an_exit_code(arguments: list[object], code: int, words: str) -> None:
+    """2 for usage and configuration, 1 for failures; the message says what and where; never a traceback."""
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+
+
+def test_a_recording_without_the_channels_is_refused(tmp_path: Path) -> None:
+    """A file that lacks a column is named with what it has."""
+    path = tmp_path / "other.csv"
+    path.write_text("time,pump,a,b\n2026-03-01T00:00:00Z,p,1,2\n")
+    done = run("replay", BUNDLE, path)
+    assert done.returncode == 1
+    assert "expected a column 'flow' in the header, got time, pump, a, b" in done.stderr
+
+
+def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:
+    """A truncated compressed file is an error, not a short recording."""
+    path = tmp_path / "cut.csv.gz"
+    path.write_bytes(HELD_OUT.read_bytes()[:20_000])
+    done = run("replay", BUNDLE, path, "-q")
+    assert done.returncode == 1
+    assert "cannot be read" in done.stderr
+
+
+def test_inspect_tells_the_contract_and_the_parameters_by_formula_and_by_count() -> None:
+    """What a bundle is, in words and as JSON; formula and count agree."""
+    text = run("inspect", BUNDLE).stdout
+    for words in ("regime      stateful", "period      1 s", "by formula", "parity with Keras", "SHA-256"):
+        assert words in text
+    parts = json.loads(run("inspect", BUNDLE, "--json").stdout)["parameters"]
+    assert [part["by_formula"] for part in parts] == [part["by_count"] for part in parts]
+
+
+def test_evaluate_gives_the_scores_that_training_stored() -> None:
+    """Streaming the held-out recordings again gives what the manifest says."""
+    stored = json.loads(run("inspect", BUNDLE, "--json").stdout)["scores"]
+    again = json.loads(run("evaluate", BUNDLE, HELD_OUT, "--json").stdout)
+    assert again["classes"]["accuracy"] == pytest.approx(stored["classes"]["accuracy"], abs=1e-3)
+    assert again["forecast"]["model"]["mae_scaled"] == pytest.approx(
+        stored["forecast"]["model"]["mae_scaled"], rel=1e-3
+    )
+
+
+def test_the_samples_that_config_prints_pass_check(tmp_path: Path) -> None:
+    """What ``config`` prints is a configuration that ``check`` accepts."""
+    for purpose in ("train", "run"):
+        path = tmp_path / f"{purpose}.toml"
+        path.write_text(run("config", purpose).stdout)
+        done = run("check", path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_check_reports_every_mistake_with_its_line(tmp_path: Path) -> None:
+    """All mistakes at once, exit 2."""
+    path = tmp_path / "bad.toml"
+    path.write_text('[run]\nbundle = 3\nengin = "litert"\n\n[source]\ntype = "replay"\nfiles = ["a.csv"]\nspeed = -1\n')
+    done = run("check", path)
+    assert done.returncode == 2
+    assert f"{path}:2: run.bundle: expected" in done.stderr
+    assert f"{path}:3: run.engin: expected" in done.stderr
+    assert f"{path}:8: source.speed: expected" in done.stderr
+
+
+def test_demo_runs_to_its_summary() -> None:
+    """The demonstration on shipped data ends with what it was worth."""
+    done = run("demo", "--fast", cwd=ROOT)
+    assert done.returncode == 0
+    for words in ("metrics at http://127.0.0.1:", "accuracy", "skill against persistence", "latency", "memory"):
+        assert words in done.stderr
+
+
+def test_options_can_come_from_the_environment(recording: Path) -> None:
+    """Every option has an environment variable, as service files like it."""
+    done = subprocess.run(
+        command("replay", BUNDLE, recording),
+        env={**os.environ, "STREAM_GRU_REPLAY_QUIET": "1", "STREAM_GRU_REPLAY_FORMAT": "csv"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("stream,time,flow+1,flow+1_lower")
+    assert done.stderr == ""
