@@ -172,3 +172,16 @@ def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
         shapes["classes/kernel"] = (width, len(manifest.classes.labels))
         shapes["classes/bias"] = (len(manifest.classes.labels),)
     return shapes
+
+
+def parameter_formula(layer: Layer) -> tuple[str, int]:
+    """Formula and number of a layer's parameters; U units, I its inputs.
+
+    A cell has G blocks (GRU 3: update, reset, candidate; LSTM 4; SimpleRNN 1), each with a kernel I x U, a recurrent
+    kernel U x U and a bias U; a GRU with ``reset_after`` has a second bias, for the recurrent side.
+    """
+    g, u, i = layer.gates, layer.units, layer.input_size
+    bias = 0 if not layer.use_bias else 2 if len(layer.bias_shape) == 2 else 1
+    count = g * (u * u + u * i + bias * u)
+    words = {0: "", 1: " + U", 2: " + 2 U"}[bias]
+    return f"{g if g > 1 else ''}(U² + U·I{words}), U = {u}, I = {i}", count

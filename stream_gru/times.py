@@ -1,11 +1,14 @@
 """Event times: text and numbers to nanoseconds since 1970-01-01 UTC, and back.
 
-All formats are decided a row, never a batch: an instant is always written the same way.
+All formats are decided a row, never a batch: an instant is always written the same way.  Times lie between 1823 and
+2116 (`LIMIT_NS`), so that the difference of any two fits 64 bits.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -16,6 +19,14 @@ from stream_gru.types import I64, NS_PER_S
 _FEW = 16  # texts that are read one by one sooner than as columns
 _Unit = Literal["s", "ms", "us", "ns"]
 _UNITS_NS: dict[_Unit, int] = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
+# Times are nearer to 1970 than this.
+LIMIT_NS = 2**62
+# `datetime.fromisoformat` also takes weeks, any separator and fractions of a minute, and more with each Python version.
+_ISO = re.compile(
+    r"(?P<whole>\d{4}-?\d\d-?\d\d(?:[T ](?:[01]\d|2[0-3]):?[0-5]\d)?)"
+    r"(?P<seconds>:?[0-5]\d)?(?:[.,](?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII,
+)
 
 
 def to_ns(time: datetime | str | float) -> int:
@@ -23,28 +34,32 @@ def to_ns(time: datetime | str | float) -> int:
 
     A datetime or text without a time zone is taken as UTC.
     """
-    if isinstance(time, int | float):
-        if not abs(time) < 9e9:
-            raise ValueError(f"time: expected seconds since 1970, got {time}")
-        return round(time * NS_PER_S)
     if isinstance(time, str):
         return iso_to_ns(time)
-    return _datetime_to_ns(time)
+    if isinstance(time, datetime):
+        return _in_range(_datetime_to_ns(time))
+    if not isinstance(time, Real) or isinstance(time, bool) or not abs(time) < LIMIT_NS // NS_PER_S:
+        raise ValueError(f"time: expected a datetime, ISO 8601 text or seconds since 1970, got {time!r}")
+    # The way of the decoders, so that a number means the same instant live and replayed.
+    return int(epoch_to_ns(np.array([time]), "s")[0])
 
 
 def iso_to_ns(text: str) -> int:
-    """Return nanoseconds since the epoch; up to nine digits of a second are kept.  Raises ValueError."""
-    text = text.strip()
-    digits = ""
-    point = text.find(".")
-    if point > 0:
-        end = point + 1
-        while end < len(text) and text[end].isascii() and text[end].isdigit():
-            end += 1
-        digits, text = text[point + 1 : end], text[:point] + text[end:]
-    if len(digits) > 9:
-        raise ValueError(f"expected at most 9 digits of a second, got {digits!r}")
-    return _datetime_to_ns(datetime.fromisoformat(text)) + int(digits.ljust(9, "0"))
+    """Return nanoseconds since the epoch of a date, perhaps with a time (up to nine digits of a second) and a zone.
+
+    Raises ValueError.
+    """
+    found = _ISO.fullmatch(text.strip())
+    if found is None or (found["fraction"] and not found["seconds"]):
+        raise ValueError(f"time: expected a form like 2024-05-01T12:00:00.5Z, got {text!r}")
+    whole = datetime.fromisoformat(found["whole"] + (found["seconds"] or "") + (found["zone"] or ""))
+    return _in_range(_datetime_to_ns(whole) + int((found["fraction"] or "").ljust(9, "0")))
+
+
+def _in_range(time_ns: int) -> int:
+    if abs(time_ns) >= LIMIT_NS:
+        raise ValueError("time: expected an instant between 1823 and 2116")
+    return time_ns
 
 
 def _datetime_to_ns(time: datetime) -> int:
@@ -112,7 +127,7 @@ def _from_digits(table: NDArray[np.uint8]) -> I64 | None:
         return None
     seconds = (_days(year, month, day) * 24 + hour) * 3600 + minute * 60 + second
     fraction = number(14, len(places)) * 10 ** (9 - (len(places) - 14)) if len(places) > 14 else 0
-    if (np.abs(seconds) > 9_000_000_000).any():
+    if (np.abs(seconds) >= LIMIT_NS // NS_PER_S).any():
         return None
     return seconds * NS_PER_S + fraction
 

@@ -64,7 +64,7 @@ def measure(call: Callable[[], Any], samples: int, seconds: float) -> dict[str, 
     """Repeat ``call`` for ``seconds``; median and 99th percentile of microseconds a sample."""
     for _ in range(3):
         call()
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 5:
         begin = time.perf_counter()

@@ -12,7 +12,7 @@ import msgspec
 from stream_gru.bundle import Bundle, load_bundle, verify_files
 from stream_gru.cli.tables import class_lines, forecast_lines, table
 from stream_gru.evaluation.scores import ClassScores, ForecastScores
-from stream_gru.manifest import Layer
+from stream_gru.manifest import parameter_formula
 
 
 @click.command()
@@ -27,19 +27,6 @@ def inspect(bundle: Path, as_json: bool) -> None:
         return
     for line in describe(loaded):
         click.echo(line)
-
-
-def parameter_formula(layer: Layer) -> tuple[str, int]:
-    """Formula and number of a layer's parameters; U units, I its inputs.
-
-    A cell has G blocks (GRU 3: update, reset, candidate; LSTM 4; SimpleRNN 1), each with a kernel I x U, a recurrent
-    kernel U x U and a bias U; a GRU with ``reset_after`` has a second bias, for the recurrent side.
-    """
-    g, u, i = layer.gates, layer.units, layer.input_size
-    bias = 0 if not layer.use_bias else 2 if len(layer.bias_shape) == 2 else 1
-    count = g * (u * u + u * i + bias * u)
-    words = {0: "", 1: " + U", 2: " + 2 U"}[bias]
-    return f"{g if g > 1 else ''}(U² + U·I{words}), U = {u}, I = {i}", count
 
 
 def parameter_rows(bundle: Bundle) -> list[dict[str, Any]]:

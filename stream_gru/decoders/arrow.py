@@ -19,10 +19,8 @@ class ArrowDecoder:
         self._fields = fields
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Decode messages in order.  Raises DataError when a column is missing."""
-        batches = [
-            self._decode_one(message.key, table) for message in raw for table in pa.ipc.open_stream(message.payload)
-        ]
+        """Decode messages in order.  Raises DataError when a column is missing or bytes are damaged."""
+        batches = [self._decode_one(message.key, table) for message in raw for table in _tables(message)]
         return concatenate(batches or [empty_batch(len(self._fields.columns))], len(self._fields.columns))
 
     def _decode_one(self, key: str, table: Any) -> SampleBatch:
@@ -30,6 +28,9 @@ class ArrowDecoder:
         missing = [name for name in self._fields.required if name not in names]
         if missing:
             raise DataError(f"{key}: expected a column {missing[0]!r}, got {', '.join(names)}; see [input]")
+        twice = [name for name in self._fields.named if names.count(name) > 1]
+        if twice:
+            raise DataError(f"{key}: expected one column {twice[0]!r}, got several")
 
         def column(name: str) -> Column | None:
             return _cells(table.column(name)) if name in names else None
@@ -37,15 +38,25 @@ class ArrowDecoder:
         return assemble(self._fields, table.num_rows, column, key)
 
 
+def _tables(message: RawMessage) -> list[Any]:
+    try:
+        with pa.ipc.open_stream(message.payload) as stream:
+            tables = list(stream)
+            for table in tables:
+                table.validate(full=True)
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{message.key}: not an Arrow stream: {error}") from error
+    return tables
+
+
 def _cells(column: Any) -> Column:
-    """Numbers and instants as numpy where nothing is missing, else plain objects."""
+    """Instants and floats as numpy (NaT and NaN for none), whole numbers where none is missing, else plain objects."""
     kind = column.type
-    if pa.types.is_timestamp(kind):
-        column, kind = column.cast(pa.timestamp("ns")), pa.timestamp("ns")
     if pa.types.is_dictionary(kind):
         column = column.dictionary_decode()
-    plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
-    if plain and (not column.null_count or pa.types.is_floating(kind)):
+        kind = column.type
+    nullable = pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
+    if nullable or (pa.types.is_integer(kind) and not column.null_count):
         cells: Column = column.to_numpy(zero_copy_only=False)
         return cells
     objects: Column = column.to_pylist()

@@ -12,7 +12,10 @@ from stream_gru.types import DropReason, RawMessage, SampleBatch, concatenate, e
 
 
 class CsvDecoder:
-    """Reads messages whose payload is whole CSV lines and whose header is the line with the names."""
+    """Reads messages whose payload is whole CSV lines and whose header is the line with the names.
+
+    A line is a record: a quoted field may hold the delimiter, not a line end.
+    """
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
@@ -47,21 +50,30 @@ class CsvDecoder:
         """Split lines into fields; return rows and how many lines are broken.  Blank lines are nothing."""
         delimiter = self._fields.input.delimiter
         try:
-            return [row for row in csv.reader(lines, delimiter=delimiter, strict=True) if row], 0
+            rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+            if len(rows) == len(lines):
+                return [row for row in rows if row], 0
         except csv.Error:
-            rows: list[list[str]] = []
-            broken = 0
-            for line in lines:
-                try:
-                    rows.extend(row for row in csv.reader([line], delimiter=delimiter, strict=True) if row)
-                except csv.Error:
-                    broken += 1
-            return rows, broken
+            pass
+        # Some line is broken, or a quote swallowed the end of one.
+        rows, broken = [], 0
+        for line in lines:
+            try:
+                rows.extend(row for row in csv.reader([line], delimiter=delimiter, strict=True) if row)
+            except csv.Error:
+                broken += 1
+        return rows, broken
 
     def _names(self, message: RawMessage) -> list[str]:
         header = message.header.decode("utf-8-sig", errors="replace")
         delimiter = self._fields.input.delimiter
-        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        try:
+            names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        except csv.Error as error:
+            raise DataError(f"{message.key}: expected a header of CSV names, got {header[:80]!r}: {error}") from error
+        twice = [name for name in self._fields.named if names.count(name) > 1]
+        if twice:
+            raise DataError(f"{message.key}: expected one column {twice[0]!r} in the header, got several")
         missing = [name for name in self._fields.required if name not in names]
         if missing:
             raise DataError(

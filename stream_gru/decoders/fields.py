@@ -2,6 +2,8 @@
 
 Text is read strictly: a number is decimal digits with point and exponent, nothing that Python's ``float`` takes besides
 (``1_0``, Arabic digits, blanks).  An empty field, ``nan``, ``na``, ``null`` and ``none`` mean: no value.
+
+What a row becomes never depends on the rows beside it: a field that no row of a message has is read as missing in each.
 """
 
 from __future__ import annotations
@@ -17,17 +19,17 @@ import numpy as np
 
 from stream_gru.config.schema import ChannelConfig, InputConfig, TimeUnit
 from stream_gru.manifest import Channel
-from stream_gru.times import epoch_to_ns, parse_iso
+from stream_gru.times import LIMIT_NS, epoch_to_ns, parse_iso
 from stream_gru.types import F64, I32, I64, DropReason, Mask, SampleBatch, empty_batch
 
-_PLAIN_NUMBERS = re.compile(r"[0-9+\-.eE\n]*")
+# Cells joined by commas, which no number has.
+_PLAIN_NUMBERS = re.compile(r"[0-9+\-.eE,]*")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
-_INTEGERS = re.compile(r"(-?\d{1,18}(\n|$))*", re.ASCII)
-_MISSING = frozenset({"", "nan", "na", "null", "none"})
+_INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
+_INTEGERS = re.compile(r"-?\d{1,19}(,-?\d{1,19})*", re.ASCII)
+_MISSING = frozenset({"", "nan", "-nan", "na", "null", "none"})
 _STREAM_ID = re.compile(r"[A-Za-z0-9_.:/ -]{1,128}")
 _BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
-# Later than this, nanoseconds since 1970 no longer fit 64 bits.
-_LAST_S = 9_000_000_000
 
 Column = Sequence[object]
 Row = tuple[int, DropReason]
@@ -49,6 +51,13 @@ class Fields:
     def required(self) -> tuple[str, ...]:
         """Fields without which no record can be read."""
         return tuple(name for name in (self.input.time, self.input.stream, *self.columns) if name)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All fields that are read where they are present."""
+        wanted = self.input
+        optional = (wanted.label, wanted.reset, wanted.sequence, wanted.seq)
+        return self.required + tuple(name for name in optional if name)
 
 
 class _Rows:
@@ -74,26 +83,32 @@ def assemble(fields: Fields, count: int, column: Callable[[str], Column | None],
     wanted = fields.input
     if not count:
         return empty_batch(len(fields.columns))
+
+    def cells(name: str) -> Column:
+        found = column(name)
+        return [None] * count if found is None else found
+
     rows = _Rows(count)
-    time_ns = _times(column(wanted.time), wanted.time_unit, rows)
+    time_ns = _times(cells(wanted.time), wanted.time_unit, rows)
     values = np.full((count, len(fields.columns)), np.nan, np.float32)
     with np.errstate(over="ignore"):
         for index, name in enumerate(fields.columns):
-            cells = column(name)
-            if cells is not None:
-                values[:, index] = _numbers(cells, rows)
-    streams, stream = _streams(column(wanted.stream) if wanted.stream else None, key, rows)
-    labels, label = _labels(column(wanted.label) if wanted.label else None)
+            values[:, index] = _numbers(cells(name), rows)
+    if wanted.stream:
+        streams, stream = _streams(cells(wanted.stream), rows)
+    else:
+        streams, stream = (stream_id(key),), np.zeros(count, np.int32)
+    labels, label = _labels(cells(wanted.label)) if wanted.label else ((), None)
     batch = SampleBatch(
         streams=streams,
         stream=stream,
         time_ns=time_ns,
         values=values,
-        seq=_integers(column(wanted.seq), rows) if wanted.seq else None,
+        seq=_integers(cells(wanted.seq), rows) if wanted.seq else None,
         label=label,
         labels=labels,
-        reset=_flags(column(wanted.reset), rows) if wanted.reset else None,
-        sequence=_keys(column(wanted.sequence)) if wanted.sequence else None,
+        reset=_flags(cells(wanted.reset), rows) if wanted.reset else None,
+        sequence=_keys(cells(wanted.sequence)) if wanted.sequence else None,
         rejected=rows.rejected,
     )
     if not rows.rejected:
@@ -106,33 +121,61 @@ def stream_id(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.:/ -]", "_", text)[:128] or "_"
 
 
-def _times(cells: Column | None, unit: TimeUnit, rows: _Rows) -> I64:
-    if cells is None:
-        rows.drop(rows.good.copy(), DropReason.MISSING_FIELD)
-        return np.zeros(len(rows.good), np.int64)
+def _times(cells: Column, unit: TimeUnit, rows: _Rows) -> I64:
     if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
-        return cells.astype("datetime64[ns]").astype(np.int64)
-    if "" in cells or None in cells:
-        rows.drop(np.array([cell is None or cell == "" for cell in cells], np.bool_), DropReason.MISSING_FIELD)
+        return _instants(cells, rows)
+    rows.drop(np.array([cell is None or cell == "" for cell in cells], np.bool_), DropReason.MISSING_FIELD)
     if unit == "iso":
-        texts = _texts(cells)
+        texts = [cell if isinstance(cell, str) else "" for cell in cells]
         times, good = parse_iso(texts)
         rows.drop(~good, DropReason.TIMESTAMP)
         return times
-    exact = _exact_integers(cells)
-    numbers = _numbers(cells, rows, DropReason.TIMESTAMP) if exact is None else exact
-    factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
-    usable = np.isfinite(numbers) & (np.abs(numbers) < _LAST_S * factor)
+    limit = LIMIT_NS // {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
+    whole, exact = _whole_numbers(cells)
+    numbers = whole if exact.all() else _numbers(cells, rows, DropReason.TIMESTAMP)
+    usable = np.where(exact, (whole > -limit) & (whole < limit), (numbers > -limit) & (numbers < limit))
+    rows.drop(~usable, DropReason.TIMESTAMP)
+    times = epoch_to_ns(np.where(usable & exact, whole, 0), unit)
+    if not exact.all():
+        times += epoch_to_ns(np.where(usable & ~exact, numbers, 0.0), unit)
+    return times
+
+
+def _instants(cells: np.ndarray[tuple[int, ...], np.dtype[np.datetime64]], rows: _Rows) -> I64:
+    """Read an Arrow column of instants, of any unit."""
+    rows.drop(np.isnat(cells), DropReason.MISSING_FIELD)
+    if np.datetime_data(cells.dtype)[0] not in ("s", "ms", "us", "ns"):
+        cells = cells.astype("datetime64[s]")
+    unit: Any = np.datetime_data(cells.dtype)[0]
+    numbers = cells.astype(np.int64)
+    limit = LIMIT_NS // {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
+    usable = (numbers > -limit) & (numbers < limit)
     rows.drop(~usable, DropReason.TIMESTAMP)
     return epoch_to_ns(np.where(usable, numbers, 0), unit)
 
 
-def _exact_integers(cells: Column) -> I64 | None:
-    """Whole numbers without the detour over float64, which would round nanoseconds; None when there are others."""
+def _whole_numbers(cells: Column) -> tuple[I64, Mask]:
+    """Whole numbers without the detour over float64, which would round nanoseconds; (numbers, which rows are such)."""
+    together = _all_whole_numbers(cells)
+    if together is not None:
+        return together, np.ones(len(cells), np.bool_)
+    numbers, exact = np.zeros(len(cells), np.int64), np.zeros(len(cells), np.bool_)
+    for index, cell in enumerate(cells):
+        if type(cell) is int or (type(cell) is str and _INTEGER.fullmatch(cell)):
+            number = int(cell)
+            if -(2**63) <= number < 2**63:
+                numbers[index], exact[index] = number, True
+    return numbers, exact
+
+
+def _all_whole_numbers(cells: Column) -> I64 | None:
+    """The common case at once; None when any cell is something else."""
     if isinstance(cells, np.ndarray):
-        return cells.astype(np.int64) if cells.dtype.kind in "iu" else None
+        if cells.dtype.kind not in "iu" or (cells.dtype == np.uint64 and (cells > 2**63 - 1).any()):
+            return None
+        return cells.astype(np.int64)
     kinds = set(map(type, cells))
-    if kinds == {str} and not _INTEGERS.fullmatch("\n".join(cells)):  # type: ignore[arg-type]
+    if kinds == {str} and not _INTEGERS.fullmatch(",".join(cells)):  # type: ignore[arg-type]
         return None
     if kinds not in ({str}, {int}):
         return None
@@ -158,7 +201,7 @@ def _numbers(cells: Column, rows: _Rows, reason: DropReason = DropReason.PARSE) 
 
 
 def _numbers_of_text(cells: Sequence[str], rows: _Rows, reason: DropReason) -> F64:
-    if _PLAIN_NUMBERS.fullmatch("\n".join(cells)):
+    if _PLAIN_NUMBERS.fullmatch(",".join(cells)):
         try:
             return np.array([float(cell) if cell else math.nan for cell in cells])
         except ValueError:
@@ -193,21 +236,18 @@ def _as_float(number: float | np.number[Any]) -> float:
         return math.inf
 
 
-def _streams(cells: Column | None, key: str, rows: _Rows) -> tuple[tuple[str, ...], I32]:
-    if cells is None:
-        return (stream_id(key),), np.zeros(len(rows.good), np.int32)
+def _streams(cells: Column, rows: _Rows) -> tuple[tuple[str, ...], I32]:
     index: dict[str, int] = {}
     stream = np.array([index.setdefault(text, len(index)) for text in _texts(cells)], np.int32)
     bad = np.array([not _STREAM_ID.fullmatch(name) for name in index], np.bool_)
     if bad.any():
+        rows.drop(stream == index.get("", -1), DropReason.MISSING_FIELD)
         rows.drop(bad[stream], DropReason.BAD_STREAM_ID)
     return tuple(index), stream
 
 
-def _labels(cells: Column | None) -> tuple[tuple[str, ...], I32 | None]:
+def _labels(cells: Column) -> tuple[tuple[str, ...], I32]:
     """Labels are a truth to compare with, never needed: an absent one is -1 and drops nothing."""
-    if cells is None:
-        return (), None
     index: dict[str, int] = {}
     codes = [index.setdefault(text, len(index)) if text else -1 for text in _texts(cells)]
     return tuple(index), np.array(codes, np.int32)
@@ -218,38 +258,37 @@ def _texts(cells: Column) -> Sequence[str]:
 
 
 def _text(cell: object) -> str:
-    """A cell as a name: text as it is, whole numbers without a point, nothing as ``""``."""
-    if cell is None:
+    """A cell as a name: text as it is, whole numbers without a point, true and false as in JSON, nothing as ``""``."""
+    if cell is None or cell != cell:  # NaN, Arrow's missing float
         return ""
+    if isinstance(cell, bool | np.bool_):
+        return str(cell).lower()
     if isinstance(cell, float | np.floating) and float(cell).is_integer():
         return str(int(cell))
     return str(cell)
 
 
-def _integers(cells: Column | None, rows: _Rows) -> I64 | None:
-    if cells is None:
-        return None
-    exact = _exact_integers(cells)
-    if exact is not None:
-        return exact
+def _integers(cells: Column, rows: _Rows) -> I64:
+    """Read device counters; -1 where there is none."""
+    whole, exact = _whole_numbers(cells)
+    if exact.all():
+        return whole
     numbers = _numbers(cells, rows)
-    return np.where(np.isfinite(numbers) & (np.abs(numbers) < 2**53), numbers, -1).astype(np.int64)
+    near = (np.abs(numbers) < 2**53) & (numbers == np.floor(numbers))
+    return np.where(exact, whole, np.where(near, numbers, -1).astype(np.int64))
 
 
-def _flags(cells: Column | None, rows: _Rows) -> Mask | None:
-    if cells is None:
-        return None
+def _flags(cells: Column, rows: _Rows) -> Mask:
     read = [_BOOLEANS.get(_text(cell).strip().lower()) for cell in cells]
     rows.drop(np.array([flag is None for flag in read], np.bool_), DropReason.PARSE)
     return np.array([bool(flag) for flag in read], np.bool_)
 
 
-def _keys(cells: Column | None) -> I64 | None:
-    """A number for each different sequence name, the same in every batch and process."""
-    if cells is None:
-        return None
+def _keys(cells: Column) -> I64:
+    """A number for each different sequence name, the same in every batch and process; -1 for none."""
     texts = _texts(cells)
     numbers = {
         text: int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1 for text in set(texts)
     }
+    numbers[""] = -1
     return np.array([numbers[text] for text in texts], np.int64)

@@ -33,7 +33,7 @@ class JsonLinesDecoder:
         for line in lines:
             if not line or line.isspace():
                 continue
-            record = self._record(line)
+            record = self._record(line.removeprefix("\ufeff"))  # Windows tools begin files with the mark
             if isinstance(record, DropReason):
                 rejected[record] = rejected.get(record, 0) + 1
             else:

@@ -132,7 +132,7 @@ def _forecast_scores(bundle: Bundle, streamed: Streamed, baselines: Baselines) -
         baselines=scored,
         skill={name: 1 - model.mae_scaled / max(other.mae_scaled, 1e-12) for name, other in scored.items()},
         level=streamed.out.spec.level,
-        coverage=_mean(np.where(counted, inside, np.nan)).tolist(),
+        coverage=_mean(np.where(counted & np.isfinite(width), inside, np.nan)).tolist(),
         mean_width=_mean(width).tolist(),
         season_steps=baselines.season_steps,
     )
@@ -190,8 +190,10 @@ def verdict(scores: Scores) -> list[str]:
                 f" (mean absolute error {scores.forecast.model.mae_scaled:.4g} against {other.mae_scaled:.4g},"
                 " in standard deviations)"
             )
-        coverage = float(np.nanmean(scores.forecast.coverage))
-        lines.append(f"intervals: {coverage:.1%} of the truths inside, {scores.forecast.level:.0%} promised")
+        coverage = np.array(scores.forecast.coverage)
+        if np.isfinite(coverage).any():
+            inside = f"{np.nanmean(coverage):.1%}"
+            lines.append(f"intervals: {inside} of the truths inside, {scores.forecast.level:.0%} promised")
     if scores.classes is not None:
         lines.append(
             f"classes: {scores.classes.accuracy:.1%} of {scores.classes.samples:,} labelled rows right,"

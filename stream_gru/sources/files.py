@@ -34,7 +34,9 @@ def expand(patterns: Sequence[str]) -> list[Path]:
     """Return the files that match the patterns, in the order of the patterns, sorted within one.  Raises DataError."""
     found: list[Path] = []
     for pattern in patterns:
-        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns
+        # A file's own name comes first: it may hold brackets.
+        plain = [pattern] if Path(pattern).is_file() else []
+        matches = plain or sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns
         if not matches:
             raise DataError(f"{pattern}: no such file")
         found.extend(path for path in map(Path, matches) if path.is_file() and path not in found)
@@ -101,15 +103,15 @@ class FileSource:
             file.seek(place)
             rest = b""
             while block := file.read(self._block_bytes):
+                place += len(block)
                 cut = block.rfind(b"\n") + 1
                 if not cut:
                     rest = _bounded(rest + block)
                     continue
                 payload, rest = rest + block[:cut], block[cut:]
-                place += len(payload)
-                yield RawMessage(payload, key, header, position=Position(str(path), place))
+                yield RawMessage(payload, key, header, position=Position(str(path), place - len(rest)))
             if rest:
-                yield RawMessage(rest, key, header, position=Position(str(path), place + len(rest)))
+                yield RawMessage(rest, key, header, position=Position(str(path), place))
 
     def _read_parquet(self, path: Path) -> Iterator[RawMessage]:
         try:
@@ -124,7 +126,7 @@ class FileSource:
                     with pa.ipc.new_stream(buffer, batch.schema) as writer:
                         writer.write_batch(batch)
                     yield RawMessage(buffer.getvalue(), stem(path))
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
             raise DataError(f"{path}: not a Parquet file: {error}") from error
 
 

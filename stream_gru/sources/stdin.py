@@ -25,9 +25,12 @@ class StdinSource:
         self._ended = False
 
     def open(self, position: Position | None) -> None:
-        """Take the descriptor of standard input, unless another was given."""
+        """Take the descriptor of standard input, unless another was given.  Raises SourceUnavailable."""
         if self._descriptor is None:
-            self._descriptor = sys.stdin.fileno()
+            try:
+                self._descriptor = sys.stdin.fileno()
+            except (AttributeError, OSError, ValueError) as error:  # closed, or replaced by something without one
+                raise SourceUnavailable("standard input: closed") from error
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
         """Return the lines that are there, waiting at most ``timeout_s`` seconds.  Raises EndOfInput at the end."""
@@ -42,8 +45,9 @@ class StdinSource:
         arrival_ns = self._wall_ns()
         self._ended = not data
         lines = self._whole_lines(data)
-        if self._wants_header and not self._header and lines:
+        if self._wants_header and lines:
             self._header, _, lines = lines.partition(b"\n")
+            self._wants_header = False
         return [RawMessage(lines, "stdin", self._header, arrival_ns)] if lines else []
 
     def commit(self, position: Position) -> None:

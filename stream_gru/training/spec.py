@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
@@ -112,12 +111,6 @@ class NetworkSpec:
             )
             width = layer.units
         return rows
-
-
-def parameter_formula(layer: Layer) -> int:
-    """Trainable numbers of a recurrent layer: gates * U * (W + U) and its bias (gates * U, twice with reset_after)."""
-    weights = layer.gates * layer.units * (layer.input_size + layer.units)
-    return weights + (math.prod(layer.bias_shape) if layer.use_bias else 0)
 
 
 def _forecast(config: ForecastConfig, targets: list[str]) -> Forecast:

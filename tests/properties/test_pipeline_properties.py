@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ def states_of(pipeline: Pipeline) -> dict[str, dict[str, bytes]]:
 def cut(batch: SampleBatch, places: list[int]) -> list[SampleBatch]:
     """The batch in portions."""
     edges = [0, *sorted({min(p, len(batch)) for p in places}), len(batch)]
-    return [batch.take(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    return [batch.take(slice(a, b)) for a, b in pairwise(edges)]
 
 
 @settings(max_examples=150, deadline=None)

@@ -25,10 +25,11 @@ class ToyEngine:
         with np.errstate(all="ignore"):
             for column in x.T:  # added in a fixed order: the same bits for every batch size
                 total[:, 0] += column
-            new = h * np.float32(0.5) + total
+            new: F32 = (h * np.float32(0.5) + total).astype(np.float32)
             # A state that overflows breaks for good, as that of a real network does.
-            new = np.where(np.isfinite(new), new, np.float32(np.nan)).astype(np.float32)
-        return new[:, :1] + np.arange(self.output_size, dtype=np.float32), new
+            new[~np.isfinite(new)] = np.nan
+        outputs: F32 = new[:, :1] + np.arange(self.output_size, dtype=np.float32)
+        return outputs, new
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance one stream."""

@@ -7,7 +7,8 @@ import pytest
 
 from stream_gru.bundle import Calibration
 from stream_gru.evaluation.evaluate import Baselines, evaluate
-from stream_gru.scoring import interval_offsets
+from stream_gru.pipeline import Pipeline
+from stream_gru.scoring import ScoreTotals, interval_offsets
 from stream_gru.types import F32, PredictionBatch
 from tests.support.models import make_bundle
 from tests.support.streams import START_NS, batch, calibrated, toy_pipeline
@@ -40,16 +41,16 @@ def walk(n: int, seed: int = 0, spread: float = 1.0) -> list[list[float]]:
     return [[float(v)] for v in np.cumsum(np.random.default_rng(seed).normal(0, spread, n))]
 
 
-def run(values: list[list[float]], rate: float = 0.5, horizon: int = 3) -> tuple[PredictionBatch, object]:
+def run(values: list[list[float]], rate: float = 0.5, horizon: int = 3) -> tuple[PredictionBatch, ScoreTotals]:
     """Feed values to a pipeline that forecasts the last value; intervals of residuals are -1.645 .. 1.645."""
     bundle = make_bundle(channels=1, targets=1, horizon=horizon, labels=0)
     row = [-1.645, 0.0, 1.645]
     calibration = Calibration(levels=[0.05, 0.5, 0.95], residuals=[[row] * horizon], samples=100)
-    from stream_gru.pipeline import Pipeline
-
     pipeline = Pipeline(bundle.with_manifest(calibration=calibration), LastValueEngine(horizon), adapt_rate=rate)
     out = pipeline.process(batch(["a"] * len(values), list(range(len(values))), values))
-    return out, pipeline.scores()
+    scores = pipeline.scores()
+    assert scores is not None
+    return out, scores
 
 
 def test_errors_are_those_of_the_recording() -> None:
@@ -124,7 +125,9 @@ def test_scores_are_kept_by_stream() -> None:
     pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
     pipeline.process(batch(["a", "b"] * 5, [t for t in range(5) for _ in "ab"]))
     a, b, both = pipeline.scores("a"), pipeline.scores("b"), pipeline.scores()
-    assert a is not None and b is not None and both is not None
+    assert a is not None
+    assert b is not None
+    assert both is not None
     assert np.allclose(a.truths + b.truths, both.truths)
     assert np.allclose(a.absolute_error + b.absolute_error, both.absolute_error)
 
@@ -138,8 +141,6 @@ def test_live_scores_equal_the_evaluation() -> None:
     times = np.cumsum(rng.choice([1, 1, 1, 1, 1, 3, 20], 600))
     samples = batch(["a"] * 600, times.tolist(), values.tolist())
     scores, _ = evaluate(bundle, samples, Baselines(), "numpy")
-    from stream_gru.pipeline import Pipeline
-
     pipeline = Pipeline(bundle, "numpy")
     pipeline.process(samples)
     live = pipeline.scores()
