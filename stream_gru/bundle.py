@@ -121,6 +121,12 @@ def model_id(manifest: Manifest, weights: dict[str, F32]) -> str:
     return digest.hexdigest()[:12]
 
 
+def manifest_digest(manifest: Manifest) -> str:
+    """SHA-256 over everything else the manifest says, so that a changed limit or calibration does not pass unseen."""
+    rest = msgspec.structs.replace(manifest, digest="")
+    return hashlib.sha256(msgspec.json.encode(rest, order="sorted")).hexdigest()
+
+
 def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra: dict[str, bytes]) -> Bundle:
     """Write a bundle and load it again, so that what is on disk has been verified.
 
@@ -134,7 +140,10 @@ def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra:
         name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         for name, data in sorted(contents.items())
     }
+    # As it will be read: 1 where a float belongs becomes 1.0, which counts for the digests.
+    manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
     manifest = msgspec.structs.replace(manifest, model_id=model_id(manifest, weights), files=entries)
+    manifest = msgspec.structs.replace(manifest, digest=manifest_digest(manifest))
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -160,6 +169,8 @@ def load_bundle(path: Path | str) -> Bundle:
     if not path.is_dir():
         raise BundleError(f"{path}: expected a bundle folder, found {'a file' if path.exists() else 'nothing'}")
     manifest = _read_manifest(path / MANIFEST)
+    if manifest.digest and manifest.digest != manifest_digest(manifest):  # the first bundles had none
+        raise BundleError(f"{path / MANIFEST}: digest: does not fit the rest; the manifest was changed")
     _check_contract(path, manifest)
     contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items() if name in _READ}
     weights = _unpack_weights(path / WEIGHTS, contents[WEIGHTS], weight_shapes(manifest))
@@ -182,7 +193,7 @@ def _read_manifest(path: Path) -> Manifest:
     text = _read_bounded(path, MAX_MANIFEST_BYTES)
     try:
         head = msgspec.json.decode(text, type=_Head)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not a manifest: {error}") from error
     if head.format_version != FORMAT_VERSION:
         raise UnsupportedModelError(
@@ -191,8 +202,10 @@ def _read_manifest(path: Path) -> Manifest:
         )
     try:
         return msgspec.json.decode(text, type=Manifest)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except msgspec.ValidationError as error:
         raise UnsupportedModelError(f"{path}: a layer, key or option this version does not know: {error}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: not a manifest: {error}") from error
 
 
 def _check_contract(path: Path, manifest: Manifest) -> None:
@@ -223,8 +236,10 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield "expected a forecast head, a class head or both, got none"
     if manifest.forecast is not None:
         yield from _forecast_contradictions(manifest, manifest.forecast, names)
-    if manifest.classes is not None and len(set(manifest.classes.labels)) != len(manifest.classes.labels):
-        yield "classes.labels: expected distinct labels"
+    if manifest.classes is not None:
+        labels = manifest.classes.labels
+        if not labels or len(set(labels)) != len(labels):
+            yield f"classes.labels: expected distinct labels, at least one, got {labels}"
     if manifest.regime == "windowed" and not (manifest.window and manifest.window > 0):
         yield f"window: expected a positive number of steps for the windowed regime, got {manifest.window}"
     if not (math.isfinite(manifest.period_s) and manifest.period_s > 0):
@@ -300,7 +315,9 @@ def _unpack_weights(path: Path, data: bytes, shapes: dict[str, tuple[int, ...]])
                 raise BundleError(f"{path}: expected exactly the arrays of the layers; different: {different[:5]}")
             for name, shape in shapes.items():
                 weights[name] = _read_array(path, archive, members[name], name, shape)
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+    except BundleError:
+        raise
+    except Exception as error:  # zipfile and zlib raise a dozen kinds for damaged archives
         raise BundleError(f"{path}: not a plain .npz of float32 arrays: {error}") from error
     return weights
 
@@ -311,9 +328,14 @@ def _read_array(
     if member.file_size > 4 * math.prod(shape) + 4096:
         raise BundleError(f"{path}: {name}: expected an array of shape {shape}, found {member.file_size:,} bytes")
     with archive.open(member) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    if array.shape != shape or array.dtype != np.float32:
-        raise BundleError(f"{path}: {name}: expected float32 {shape}, got {array.dtype} {array.shape}")
+        data = io.BytesIO(file.read(member.file_size))
+    if np.lib.format.read_magic(data) != (1, 0):
+        raise BundleError(f"{path}: {name}: expected an array in format 1.0")
+    found, by_columns, dtype = np.lib.format.read_array_header_1_0(data)
+    # Compared before anything of the declared size is made; the dtype of a pickled array is object.
+    if found != shape or by_columns or dtype != np.dtype("<f4"):
+        raise BundleError(f"{path}: {name}: expected float32 {shape} in rows, got {dtype} {found}")
+    array = np.frombuffer(data.read(), np.dtype("<f4")).astype(np.float32).reshape(shape)
     if not np.isfinite(array).all() or (name == "scaling/scale" and not (array > 0).all()):
         raise BundleError(f"{path}: {name}: expected finite numbers (and scales above 0)")
-    return np.ascontiguousarray(array)
+    return array

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 from stream_gru.errors import EndOfInput, SourceUnavailable
 from stream_gru.metrics import Metrics
@@ -17,7 +18,7 @@ from stream_gru.pacing import Pacer
 from stream_gru.pipeline import Pipeline
 from stream_gru.protocols import Decoder, Sink, Source
 from stream_gru.summary import Summary
-from stream_gru.types import NS_PER_S, Position, PredictionBatch, RawMessage, SampleBatch
+from stream_gru.types import NS_PER_S, Position, PredictionBatch, RawMessage, ResetReason, SampleBatch
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class Daemon:
     """Moves samples from ``source`` to ``sinks``.
 
     ``speed``: 0 as fast as possible, else a multiple of the recording's own speed; ``wait_for_source``: try an
-    unreachable source again instead of failing; ``clock``: monotonic seconds; ``wall_ns``: nanoseconds since 1970.
+    unreachable source again instead of failing; ``clock``: monotonic seconds; ``wall_ns``: nanoseconds since 1970;
+    ``wait(s)`` sleeps and returns True when somebody said stop (by default it waits for `stop`).
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Daemon:
         wait_for_source: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
+        wait: Callable[[float], bool] | None = None,
     ) -> None:
         self._source, self._decoder, self._pipeline, self._sinks = source, decoder, pipeline, list(sinks)
         self._metrics, self._batch_rows, self._wait_for_source = metrics, batch_rows, wait_for_source
         self._clock, self._wall_ns = clock, wall_ns
         self._stopping = threading.Event()
-        self._pacer = Pacer(speed, clock, self._stopping.wait) if speed else None
+        self._wait = wait or self._stopping.wait
+        self._pacer = Pacer(speed, clock, self._wait) if speed else None
         self._flushed = self._scored = float("-inf")
         self._position: Position | None = None
         self.summary = Summary()
@@ -68,19 +72,20 @@ class Daemon:
         Raises SourceUnavailable, DataError (the input cannot be used) and SinkUnavailable; sinks are closed always.
         """
         begin = self._clock()
-        try:
-            for sink in self._sinks:
-                sink.open()
-            self._open_source()
-            self.ready = True
-            self._loop(begin)
-            self._flush()
-        finally:
-            self.ready = False
-            self.summary.seconds = self._clock() - begin
-            self._source.close()
-            for sink in self._sinks:
-                sink.close()
+        with ExitStack() as closing:  # each is closed, also where closing another one fails
+            for sink in reversed(self._sinks):
+                closing.callback(sink.close)
+            closing.callback(self._source.close)
+            try:
+                for sink in self._sinks:
+                    sink.open()
+                self._open_source()
+                self.ready = True
+                self._loop(begin)
+                self._flush()
+            finally:
+                self.ready = False
+                self.summary.seconds = self._clock() - begin
         return self.summary
 
     def _open_source(self) -> None:
@@ -93,7 +98,7 @@ class Daemon:
                 if not self._wait_for_source:
                     raise
                 log.warning("%s; trying again in %.0f s", error, pause)
-                self._stopping.wait(pause)
+                self._wait(pause)
                 pause = min(2 * pause, longest)
 
     def _loop(self, begin: float) -> None:
@@ -108,6 +113,7 @@ class Daemon:
                     self._handle(batch, raw, self._clock() if self._pacer else started)
                     if self.summary.first_output_s is None and self.summary.applied:
                         self.summary.first_output_s = self._clock() - begin
+                    self._keep_up()  # a paced block may take minutes
                 if not (self._pacer and self._stopping.is_set()):  # a paced block may have been cut short
                     self._position = raw[-1].position or self._position
             self._keep_up()
@@ -156,4 +162,4 @@ class Daemon:
 
 def _log_resets(out: PredictionBatch) -> None:
     for row in out.reset.nonzero()[0]:
-        log.debug("reset %s of stream %s", out.reset[row], out.streams[out.stream[row]])
+        log.debug("reset %s of stream %s", ResetReason(int(out.reset[row])).text, out.streams[out.stream[row]])

@@ -105,7 +105,7 @@ class FileEntry(_Part, frozen=True, kw_only=True):
 
 
 class Manifest(_Part, frozen=True, kw_only=True):
-    """Everything about a model but its numbers."""
+    """Everything about a model but its numbers; ``digest`` is `stream_gru.bundle.manifest_digest` of the rest."""
 
     format_version: int
     model_id: str
@@ -128,6 +128,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     scores: dict[str, object]
     files: dict[str, FileEntry]
     ignore_labels: list[str] = []
+    digest: str = ""
 
     @property
     def input_size(self) -> int:

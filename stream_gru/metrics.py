@@ -109,13 +109,14 @@ class Metrics:
         self._imputed.inc(int(out.imputed.sum()))
         self._last_sample.set(int(out.time_ns.max()) / NS_PER_S)
         if out.probabilities is not None and self._classes:
+            given = np.isfinite(out.probabilities).all(axis=1)
             best = out.probabilities.argmax(axis=1)
-            for child, n in zip(self._classes, np.bincount(best, minlength=len(self._classes)), strict=True):
+            for child, n in zip(self._classes, np.bincount(best[given], minlength=len(self._classes)), strict=True):
                 child.inc(int(n))
             if out.label is not None:
                 known = out.label >= 0
                 self._labelled.inc(int(known.sum()))
-                self._correct.inc(int((best[known] == out.label[known]).sum()))
+                self._correct.inc(int((given & known & (best == out.label)).sum()))
 
     def observe_inference(self, seconds: float) -> None:
         """Record one call of the engine."""
@@ -133,7 +134,7 @@ class Metrics:
         self._scored = totals
         for name, children in self._counters.items():
             for counter, value in self._shown(children, getattr(new, name)):
-                counter.inc(value)
+                counter.inc(max(0.0, value))  # a sum over more streams may round a little lower
         gauges = ((self._mae, totals.mae()), (self._skill, totals.skill()), (self._coverage, totals.coverage()))
         for family, values in gauges:
             for gauge, value in self._shown(family, values):

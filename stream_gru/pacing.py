@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from stream_gru.times import LIMIT_NS
 from stream_gru.types import NS_PER_S, SampleBatch
 
 _TICK_S = 0.05
@@ -54,7 +55,7 @@ class Pacer:
         ahead_s = (next_ns - self._first_ns) / NS_PER_S / self._speed - (clock - self._begin)
         if ahead_s > _LONGEST_PAUSE_S:
             self._begin, self._first_ns = clock, next_ns
-        return self._first_ns + round((clock - self._begin) * self._speed * NS_PER_S)
+        return self._first_ns + round(min((clock - self._begin) * self._speed * NS_PER_S, LIMIT_NS))
 
     def _seconds_until(self, next_ns: int) -> float:
         begin = self._clock() if self._begin is None else self._begin

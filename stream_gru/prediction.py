@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,10 @@ class Prediction:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as it is written to JSON: absent heads are absent keys, the label is called ``class``."""
+        """The record as it is written to JSON: absent heads are absent keys, the label is called ``class``.
+
+        What is no number is None; of a sample that was not applied, ``dropped`` says why.
+        """
         heads: dict[str, Any] = {}
         if self.forecast is not None:
             heads["forecast"] = self.forecast
@@ -60,7 +64,18 @@ class Prediction:
         if self.probabilities is not None:
             heads |= {"class": self.label, "probabilities": self.probabilities}
         tail = {"status": self.status, "reset": self.reset, "steps": self.steps, "model_id": self.model_id}
-        return {"stream": self.stream, "time": self.time, **heads, **tail}
+        if self.dropped is not None:
+            tail["dropped"] = self.dropped
+        return {"stream": self.stream, "time": self.time, **_plain(heads), **tail}
+
+
+def _plain(value: Any) -> Any:
+    """The same in what JSON has: lists, and None for what is no number."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def prediction_at(batch: PredictionBatch, row: int) -> Prediction:

@@ -43,8 +43,9 @@ class Summary:
             self.latencies_s.append(seconds)
         if out.probabilities is not None and out.label is not None and len(out):
             known = out.label >= 0
+            right = (out.probabilities.argmax(axis=1) == out.label) & np.isfinite(out.probabilities).all(axis=1)
             self.labelled += int(known.sum())
-            self.correct += int((out.probabilities.argmax(axis=1)[known] == out.label[known]).sum())
+            self.correct += int((known & right).sum())
 
     @property
     def balanced(self) -> bool:

@@ -23,8 +23,8 @@ _UNITS_NS: dict[_Unit, int] = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns"
 LIMIT_NS = 2**62
 # `datetime.fromisoformat` also takes weeks, any separator and fractions of a minute, and more with each Python version.
 _ISO = re.compile(
-    r"(?P<whole>\d{4}-?\d\d-?\d\d(?:[T ](?:[01]\d|2[0-3]):?[0-5]\d)?)"
-    r"(?P<seconds>:?[0-5]\d)?(?:[.,](?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d\d(?::?\d\d)?)?",
+    r"(?P<whole>\d{4}-?\d\d-?\d\d(?:[T ](?:[01]\d|2[0-3]):?[0-5]\d(?P<seconds>:?[0-5]\d)?)?)"
+    r"(?:[.,](?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d\d(?::?\d\d)?)?",
     re.ASCII,
 )
 
@@ -52,7 +52,7 @@ def iso_to_ns(text: str) -> int:
     found = _ISO.fullmatch(text.strip())
     if found is None or (found["fraction"] and not found["seconds"]):
         raise ValueError(f"time: expected a form like 2024-05-01T12:00:00.5Z, got {text!r}")
-    whole = datetime.fromisoformat(found["whole"] + (found["seconds"] or "") + (found["zone"] or ""))
+    whole = datetime.fromisoformat(found["whole"] + (found["zone"] or ""))
     return _in_range(_datetime_to_ns(whole) + int((found["fraction"] or "").ljust(9, "0")))
 
 

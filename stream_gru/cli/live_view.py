@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _BARS = "▁▂▃▄▅▆▇█"
-_HISTORY = 32
+_HISTORY = 16
 _REFRESH_S = 0.1
 
 
@@ -56,7 +56,7 @@ class LiveView:
         self._pipeline = pipeline
         self._latest: dict[str, Prediction] = {}
         self._recent: dict[tuple[str, str], deque[float]] = {}
-        self._resets: deque[str] = deque(maxlen=5)
+        self._resets: deque[str] = deque(maxlen=3)
         self._samples = 0
         self._begin = self._drawn = time.monotonic()
         self._live: Live | None = None
@@ -84,7 +84,7 @@ class LiveView:
         now = time.monotonic()
         if self._live is not None and now - self._drawn >= _REFRESH_S:
             self._drawn = now
-            self._live.update(self._draw(), refresh=True)
+            self._live.update(self.draw(), refresh=True)
 
     def flush(self) -> int:
         """Nothing is kept."""
@@ -93,7 +93,7 @@ class LiveView:
     def close(self) -> None:
         """Draw a last time and give the terminal back."""
         if self._live is not None:
-            self._live.update(self._draw(), refresh=True)
+            self._live.update(self.draw(), refresh=True)
             self._live.stop()
             self._live = None
 
@@ -107,33 +107,38 @@ class LiveView:
         values = self._pipeline.table["applied_values"][self._pipeline.table.slot(stream)]
         return float(values[names.index(target)])
 
-    def _draw(self) -> RenderableType:
+    def draw(self) -> RenderableType:
+        """Return the view as it stands."""
+        from rich import box
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         spec = self._pipeline.spec
-        table = Table(title=f"model {spec.model_id}", title_justify="left")
-        for heading in ("stream", "time", "channel", "value", "", f"in {spec.horizon} steps", f"{spec.level:.0%} band"):
-            table.add_column(heading, justify="right" if heading in ("value", f"in {spec.horizon} steps") else "left")
-        table.add_column("class")
-        table.add_column("status")
+        table = Table(title=f"model {spec.model_id}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        headings = ["stream", "time", "channel", "value", "recent", f"in {spec.horizon} steps", f"{spec.level:.0%} band"]
+        for heading in [*headings, "class", "status"]:
+            numeric = heading == "value" or heading.startswith("in ")
+            table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
         for stream, prediction in sorted(self._latest.items()):
             for number, target in enumerate(spec.targets or ("",)):
                 table.add_row(*self._cells(stream, prediction, target, first=not number))
         rate = self._samples / max(1e-9, time.monotonic() - self._begin)
-        foot = f"{self._samples:,} samples, {rate:,.0f}/s   metrics: {self.metrics_address}"
-        return Group(table, Text("resets: " + ("; ".join(self._resets) or "none")), Text(foot))
+        foot = f" {self._samples:,} samples, {rate:,.0f}/s   metrics: {self.metrics_address}"
+        resets = Text("\n".join(f" reset  {line}" for line in self._resets), style="dim")
+        return Group(table, resets, Text(foot))
 
     def _cells(self, stream: str, prediction: Prediction, target: str, first: bool) -> list[str]:
-        lead = [stream, prediction.time] if first else ["", ""]
-        tail = [_class_text(prediction), prediction.status] if first else ["", ""]
+        status = prediction.status if prediction.status == "ok" else f"[yellow]{prediction.status}[/yellow]"
+        lead = [stream.replace("[", "\\["), prediction.time[11:19]] if first else ["", ""]
+        tail = [f"[bold]{_class_text(prediction)}[/bold]", status] if first else ["", ""]
         if not prediction.forecast:
             return [*lead, "", "", "", "", "", *tail]
-        band = "" if prediction.interval is None else "{:8.4g} .. {:.4g}".format(*prediction.interval[target][-1])
+        band = "" if prediction.interval is None else "{:.4g} .. {:.4g}".format(*prediction.interval[target][-1])
         history = self._recent.get((stream, target), deque())
         value = f"{history[-1]:.4g}" if history else ""
-        return [*lead, target, value, sparkline(history), f"{prediction.forecast[target][-1]:.4g}", band, *tail]
+        spark = f"[cyan]{sparkline(history)}[/cyan]"
+        return [*lead, target, value, spark, f"{prediction.forecast[target][-1]:.4g}", band, *tail]
 
 
 def sparkline(values: deque[float]) -> str:
@@ -155,6 +160,8 @@ def _class_text(prediction: Prediction) -> str:
     if not prediction.probabilities or prediction.label is None:
         return ""
     label = prediction.label if isinstance(prediction.label, str) else ", ".join(prediction.label)
+    # Names are hostile text: what looks like markup is shown as it is.
+    label = label.replace("[", "\\[")
     return f"{label} {max(prediction.probabilities.values()):.0%}"
 
 

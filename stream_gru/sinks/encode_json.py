@@ -50,7 +50,7 @@ def _layout(batch: PredictionBatch) -> tuple[bytes, list[Iterable[bytes]]]:
         parts.append(_keyed("forecast", spec.targets))
         columns.extend(_rows_of_numbers(batch.forecast[:, d]) for d in range(len(spec.targets)))
     if batch.lower is not None and batch.upper is not None:
-        parts.append(_keyed("interval", spec.targets) + f',"level":{spec.level:g}'.replace("%", "%%"))
+        parts.append(_keyed("interval", spec.targets) + f',"level":{spec.level!r}')
         pairs = np.stack((batch.lower, batch.upper), axis=-1)
         columns.extend(_rows_of_pairs(pairs[:, d]) for d in range(len(spec.targets)))
     if batch.probabilities is not None:

@@ -67,12 +67,12 @@ class FileSink:
             raise SinkUnavailable(f"{self._path}: cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file.  Raises SinkUnavailable."""
         if self._file is None or self._raw is None:
             return
         file, raw, self._file, self._raw = self._file, self._raw, None, None
         try:
-            file.close()
-            raw.close()
+            with raw:
+                file.close()
         except OSError as error:
             raise SinkUnavailable(f"{self._path}: cannot be written: {error.strerror}") from error

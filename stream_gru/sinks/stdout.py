@@ -26,7 +26,7 @@ class StdoutSink:
             self._stream = sys.stdout.buffer
 
     def write(self, batch: PredictionBatch) -> None:
-        """Write all rows.  Raises SinkUnavailable when the reader has gone."""
+        """Write all rows.  Raises SinkUnavailable when the reader has gone or the disk behind it is full."""
         data = self._encoder.header(batch.spec) if self._needs_header else b""
         self._needs_header = False
         data += self._encoder.encode(batch)
@@ -36,9 +36,10 @@ class StdoutSink:
             self._stream.write(data)
             self._stream.flush()
         except BrokenPipeError as error:
-            # What is left in the buffer can never be written; without this the interpreter complains at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_rest(self._stream)
             raise SinkUnavailable("standard output: the reader has gone") from error
+        except OSError as error:
+            raise SinkUnavailable(f"standard output: cannot be written: {error.strerror}") from error
         self._written += len(data)
 
     def flush(self) -> int:
@@ -47,3 +48,10 @@ class StdoutSink:
 
     def close(self) -> None:
         """Standard output belongs to the caller."""
+
+
+def _discard_rest(stream: IO[bytes]) -> None:
+    """What is left in the buffer can never be written; without this the interpreter complains at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -6,28 +6,41 @@ Limits keep a slow or greedy client from harming the daemon: few connections, sh
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import uvicorn
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stream_gru.errors import ConfigError
 
 _MAX_CONNECTIONS = 16
 _IDLE_S = 5
 _STOP_S = 2.0
+_LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>\d{1,5})")
+
+
+class _BoundedConnection(H11Protocol):
+    """A connection that has not got its answer in time is closed: else a few silent clients would keep others out."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to count the time."""
+        super().connection_made(transport)
+        self.loop.call_later(_IDLE_S, transport.abort)
 
 
 class WebServer:
     """Serves the endpoints on ``listen`` (``host:port``; port 0 chooses a free one) until `close`.
 
-    ``healthy`` and ``ready`` answer the probes: (is it well, why).
+    ``healthy`` and ``ready`` answer the probes: (is it well, why).  Raises ConfigError for another form of address.
     """
 
     def __init__(
@@ -37,8 +50,10 @@ class WebServer:
         healthy: Callable[[], tuple[bool, str]],
         ready: Callable[[], tuple[bool, str]],
     ) -> None:
-        host, _, port = listen.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
+        found = _LISTEN.fullmatch(listen)
+        if found is None or int(found["port"]) > 65_535:
+            raise ConfigError(f'metrics.listen: expected an address and port such as "127.0.0.1:9723", got {listen!r}')
+        self._host, self._port = found["host"].strip("[]"), int(found["port"])
         self._app = build_app(registry, healthy, ready)
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -70,7 +85,7 @@ class WebServer:
             lifespan="off",
             server_header=False,
             ws="none",
-            http="h11",
+            http=_BoundedConnection,
             loop="asyncio",
         )
         self._server = uvicorn.Server(config)
@@ -98,17 +113,24 @@ def build_app(
 ) -> Starlette:
     """The endpoints as an ASGI application."""
 
-    def probe(check: Callable[[], tuple[bool, str]]) -> Callable[[Request], PlainTextResponse]:
-        def answer(_: Request) -> PlainTextResponse:
+    # A connection serves one request, so that its time has a bound.
+    once = {"Connection": "close"}
+
+    def probe(check: Callable[[], tuple[bool, str]]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(_: Request) -> Response:
             well, why = check()
-            return PlainTextResponse(f"{why}\n", 200 if well else 503)
+            return PlainTextResponse(f"{why}\n", 200 if well else 503, once)
 
         return answer
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"Content-Type": content_type, **once})
 
     return Starlette(
         routes=[
             Route("/-/healthy", probe(healthy), methods=["GET"]),
             Route("/-/ready", probe(ready), methods=["GET"]),
-            Mount("/metrics", make_asgi_app(registry)),
+            Route("/metrics", metrics, methods=["GET"]),
         ]
     )

@@ -28,7 +28,7 @@ class ToyEngine:
             new: F32 = (h * np.float32(0.5) + total).astype(np.float32)
             # A state that overflows breaks for good, as that of a real network does.
             new[~np.isfinite(new)] = np.nan
-        outputs: F32 = new[:, :1] + np.arange(self.output_size, dtype=np.float32)
+        outputs: F32 = (new[:, :1] + np.arange(self.output_size)).astype(np.float32)
         return outputs, new
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:

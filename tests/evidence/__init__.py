@@ -1,0 +1,1 @@
+"""What the README shows of public recordings, and how to make it again."""
