@@ -112,7 +112,6 @@ def build_app(
     ready: Callable[[], tuple[bool, str]],
 ) -> Starlette:
     """The endpoints as an ASGI application."""
-
     # A connection serves one request, so that its time has a bound.
     once = {"Connection": "close"}
 

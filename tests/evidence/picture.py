@@ -1,6 +1,6 @@
 """Draw the README's picture: the live view of the demonstration, as an SVG.
 
-    python -m tests.evidence.picture sample_data/demo.svg
+python -m tests.evidence.picture sample_data/demo.svg
 """
 
 from __future__ import annotations
