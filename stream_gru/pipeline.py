@@ -21,6 +21,7 @@ from stream_gru.advance import advance, lost_states
 from stream_gru.bundle import Bundle
 from stream_gru.conditioning import ConditioningSpec, Steps, condition, conditioning_columns, request_reset
 from stream_gru.engines import load_engine
+from stream_gru.errors import IncompatibleStateError
 from stream_gru.manifest import Manifest
 from stream_gru.prediction import Prediction, prediction_at
 from stream_gru.protocols import Engine
@@ -65,6 +66,7 @@ class Pipeline:
         self.spec = output_spec(manifest, level)
         self._conditioning = conditioning_spec(manifest)
         self._max_streams = max_streams
+        self._rate = adapt_rate
         self._scorer = (
             None if manifest.forecast is None else Scorer(manifest, bundle.weights["scaling/scale"], level, adapt_rate)
         )
@@ -130,6 +132,26 @@ class Pipeline:
         batch = SampleBatch((stream,), np.zeros(1, np.int32), np.array([to_ns(time)], np.int64), row)
         out = self.process(batch)
         return prediction_at(out, 0) if len(out) else Prediction.of_dropped(batch, out)
+
+    def swap(self, bundle: Bundle, engine: str | Engine = "auto") -> int:
+        """Go on with another bundle between two batches; return how many streams are reset.
+
+        With the same model every state is kept.  With another one each stream keeps its clock and its last values,
+        and is reset at its next sample, for `ResetReason.MODEL_CHANGED`; scores begin anew.  Raises
+        IncompatibleStateError when the new model's channels or period differ: then nothing is changed.
+        """
+        old, new = self.manifest, bundle.manifest
+        if [c.name for c in old.channels] != [c.name for c in new.channels] or old.period_s != new.period_s:
+            raise IncompatibleStateError(
+                f"{bundle.path}: expected the channels {[c.name for c in old.channels]} every {old.period_s:g} s"
+            )
+        fresh = Pipeline(bundle, engine, level=self.spec.level, adapt_rate=self._rate, max_streams=self._max_streams)
+        changed = old.model_id != new.model_id
+        shared = {column.name for column in conditioning_columns(len(new.channels))} if changed else None
+        for stream in self.streams:
+            fresh.table.copy_row(stream, self.table, shared)
+        self.__dict__.update(fresh.__dict__)
+        return self.reset(reason=ResetReason.MODEL_CHANGED) if changed else 0
 
     def reset(self, stream: str | None = None, reason: ResetReason = ResetReason.COMMAND) -> int:
         """Reset one stream, or all, before their next sample; return how many.  Raises KeyError if unknown."""

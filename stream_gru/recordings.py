@@ -31,5 +31,7 @@ def read_files(patterns: Sequence[str], fields: Fields) -> SampleBatch:
         pass
     batch = concatenate(batches, len(fields.columns)) if batches else None
     if batch is None or not len(batch):
-        raise DataError(f"{', '.join(patterns)}: no row could be read")
+        reasons = {} if batch is None else batch.rejected
+        why = ", ".join(f"{n:,} {reason.text}" for reason, n in reasons.items()) or "there is none"
+        raise DataError(f"{', '.join(patterns)}: no row could be read: {why}; see [input] and [[channel]]")
     return batch

@@ -7,7 +7,7 @@ evicted, exported and stored as one piece, and a batch reads and writes many str
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,12 @@ class StateTable:
         slot = self._claim(stream, self._capacity + 1) if slot is None else slot
         for name, array in arrays.items():
             self._arrays[name][slot] = array
+
+    def copy_row(self, stream: str, other: StateTable, columns: Collection[str] | None = None) -> None:
+        """Take a stream over from another table: all its columns, or only those named.  Raises KeyError."""
+        (slot,) = self.slots_for([stream], self._capacity + 1)
+        for name in self._columns if columns is None else columns:
+            self._arrays[name][slot] = other[name][other.slot(stream)]
 
     def nbytes(self) -> int:
         """Bytes of one stream's row."""

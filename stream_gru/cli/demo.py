@@ -52,7 +52,7 @@ def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_liste
         server.open()
         stack.callback(server.close)
         view.metrics_address = f"{server.address}/metrics"
-        click.echo(f"{len(paths)} held-out recordings through model {bundle.manifest.model_id}", err=True)
+        click.echo(f"held-out recordings through model {bundle.manifest.model_id}", err=True)
         click.echo(f"metrics at {view.metrics_address}", err=True)
         run_daemon(daemon, pipeline, as_json=False)
 

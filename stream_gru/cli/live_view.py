@@ -116,7 +116,15 @@ class LiveView:
 
         spec = self._pipeline.spec
         table = Table(title=f"model {spec.model_id}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        headings = ["stream", "time", "channel", "value", "recent", f"in {spec.horizon} steps", f"{spec.level:.0%} band"]
+        headings = [
+            "stream",
+            "time",
+            "channel",
+            "value",
+            "recent",
+            f"in {spec.horizon} steps",
+            f"{spec.level:.0%} band",
+        ]
         for heading in [*headings, "class", "status"]:
             numeric = heading == "value" or heading.startswith("in ")
             table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)

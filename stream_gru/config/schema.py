@@ -210,7 +210,7 @@ class StdinSourceConfig(Table, frozen=True, tag_field="type", tag="stdin"):
 class FileSinkConfig(Table, frozen=True, tag_field="type", tag="file"):
     """One file; ``.jsonl`` or ``.csv`` by name, compressed when the name ends ``.gz``."""
 
-    path: Name
+    path: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class StdoutSinkConfig(Table, frozen=True, tag_field="type", tag="stdout"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import gzip
 import io
@@ -100,6 +101,7 @@ class FileSource:
         with _open(path) as file:
             header = file.readline(_MAX_RECORD_BYTES) if self._kind == "csv" else b""
             place = max(offset, len(header))
+            header = _with_index_column(header, file.readline(_MAX_RECORD_BYTES))
             file.seek(place)
             rest = b""
             while block := file.read(self._block_bytes):
@@ -132,6 +134,19 @@ class FileSource:
 
 def _open(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _with_index_column(header: bytes, first: bytes) -> bytes:
+    """Name the nameless column of a table whose rows begin with a number of their own, as some tools write it."""
+    delimiter = max((b",", b";", b"\t"), key=header.count)
+    try:
+        names, cells = (
+            next(csv.reader([line.decode("utf-8", "replace").rstrip("\r\n")], delimiter=delimiter.decode()), [])
+            for line in (header, first)
+        )
+    except csv.Error:
+        return header
+    return b'""' + delimiter + header if len(cells) == len(names) + 1 and cells[-1] else header
 
 
 def _bounded(line: bytes) -> bytes:

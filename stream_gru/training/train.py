@@ -40,7 +40,7 @@ from stream_gru.training.spec import NetworkSpec
 from stream_gru.types import F32, F64
 
 # Real samples on which all engines must agree; more would only repeat the question.
-_PARITY_STEPS = 4096
+_PARITY_STEPS = 16_384
 _ENGINE = "litert"
 
 Say = Callable[[str], None]

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_gru.errors import IncompatibleStateError
 from stream_gru.pipeline import Pipeline
 from stream_gru.prediction import status_text
 from stream_gru.types import DropReason, PredictionBatch, ResetReason, Status
 from tests.support.models import make_bundle
-from tests.support.streams import CHANNELS, batch, calibrated, toy_pipeline
+from tests.support.streams import CHANNELS, batch, calibrated, rows_of, toy_pipeline
 
 NAN = float("nan")
 
@@ -182,3 +183,35 @@ def test_calendar_inputs_follow_the_event_time_of_filled_steps() -> None:
     gap.process(batch(["a"] * 2, [0, 3 * 3600], [[1, 1, 1]] * 2))
     whole.process(batch(["a"] * 4, [0, 3600, 7200, 10800], [[1, 1, 1]] * 4))
     assert np.array_equal(gap.table["h"][0], whole.table["h"][0])
+
+
+def test_another_model_resets_every_stream_and_keeps_its_clock() -> None:
+    """After a swap to another model the state begins anew, for that reason; order and last values are remembered."""
+    out, pipeline = feed([0, 1, 2])
+    other = calibrated(make_bundle(channels=CHANNELS, labels=2, seed=5))
+    assert pipeline.swap(other, toy_pipeline(other).engine) == 1
+    out, _ = feed([1, 3, 4], pipeline, values=[[1, 1, 1], [1, NAN, 1], [1, 1, 1]])
+    assert out.spec.model_id == other.manifest.model_id
+    assert resets(out) == ["model_changed", "none"]
+    assert out.dropped == {DropReason.LATE: 1}
+    assert out.imputed.tolist() == [1, 0]
+
+
+def test_the_same_model_keeps_every_state() -> None:
+    """A swap to a bundle of the same model changes no output."""
+    _, pipeline = feed([0, 1, 2])
+    bundle = calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2))
+    assert pipeline.swap(bundle, pipeline.engine) == 0
+    swapped, _ = feed([3, 4], pipeline)
+    _, whole = feed([0, 1, 2])
+    unswapped, _ = feed([3, 4], whole)
+    assert rows_of([swapped]) == rows_of([unswapped])
+
+
+def test_a_model_of_other_channels_is_refused() -> None:
+    """A swap that cannot keep the streams is refused, and the pipeline goes on as it was."""
+    _, pipeline = feed([0, 1])
+    with pytest.raises(IncompatibleStateError, match="expected the channels"):
+        pipeline.swap(make_bundle(channels=2, labels=2), "numpy")
+    out, _ = feed([2], pipeline)
+    assert resets(out) == ["none"]

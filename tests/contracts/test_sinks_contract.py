@@ -1,0 +1,141 @@
+"""Every sink, in every form, honours every clause of the Sink contract."""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from stream_gru.errors import SinkUnavailable
+from stream_gru.protocols import Sink
+from stream_gru.sinks import ENCODERS, file_sink
+from stream_gru.sinks.stdout import StdoutSink
+from stream_gru.types import PredictionBatch
+from tests.support.predictions import part
+from tests.support.streams import batch, toy_pipeline
+
+OUTPUTS = toy_pipeline().process(batch(["p", "q"] * 10, [i // 2 for i in range(20)]))
+
+
+@dataclass
+class Case:
+    """A sink that is not open yet, its form, and a look at what it wrote."""
+
+    sink: Sink
+    form: str
+    content: Callable[[], bytes]
+    touched: Callable[[], bool]
+
+
+@contextmanager
+def file_case(form: str, compressed: bool) -> Iterator[Case]:
+    """A file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"out.{form}{'.gz' if compressed else ''}"
+        read = (lambda: gzip.decompress(path.read_bytes())) if compressed else path.read_bytes
+        yield Case(file_sink(path, append=False), form, read, path.exists)
+
+
+@contextmanager
+def stdout_case(form: str) -> Iterator[Case]:
+    """A stream in place of standard output."""
+    with tempfile.NamedTemporaryFile() as file:
+        path = Path(file.name)
+        sink = StdoutSink(ENCODERS[form](), file.file)
+        yield Case(sink, form, path.read_bytes, lambda: path.stat().st_size > 0)
+
+
+SINKS = {
+    **{f"file_{form}": lambda form=form: file_case(form, False) for form in ENCODERS},
+    **{f"file_{form}_gz": lambda form=form: file_case(form, True) for form in ENCODERS},
+    **{f"stdout_{form}": lambda form=form: stdout_case(form) for form in ENCODERS},
+}
+
+
+def expected(form: str, *batches: PredictionBatch) -> bytes:
+    """Header and rows."""
+    encoder = ENCODERS[form]()
+    return encoder.header(OUTPUTS.spec) + b"".join(encoder.encode(outs) for outs in batches)
+
+
+def check_is_a_sink(case: Case) -> None:
+    """It has the four methods."""
+    assert isinstance(case.sink, Sink)
+
+
+def check_constructor_touches_nothing(case: Case) -> None:
+    """Before open nothing is created or written."""
+    assert not case.touched()
+
+
+def check_rows_in_order(case: Case) -> None:
+    """What was written stands there, in order, after one header."""
+    case.sink.open()
+    case.sink.write(OUTPUTS)
+    case.sink.write(OUTPUTS)
+    case.sink.close()
+    assert case.content() == expected(case.form, OUTPUTS, OUTPUTS)
+
+
+def check_batches_do_not_matter(case: Case) -> None:
+    """Row by row gives the same bytes as all at once; flushing between does not change the text."""
+    case.sink.open()
+    for row in range(len(OUTPUTS)):
+        case.sink.write(part(OUTPUTS, slice(row, row + 1)))
+        if row % 7 == 0:
+            case.sink.flush()
+    case.sink.close()
+    assert case.content() == expected(case.form, OUTPUTS)
+
+
+def check_empty_batches_write_no_row(case: Case) -> None:
+    """A batch without rows writes at most the header."""
+    case.sink.open()
+    case.sink.write(part(OUTPUTS, slice(0, 0)))
+    case.sink.write(OUTPUTS)
+    case.sink.close()
+    assert case.content() == expected(case.form, OUTPUTS)
+
+
+def check_flush_tells_a_growing_length(case: Case) -> None:
+    """Each flush tells at least as many bytes as the one before, and more after a write."""
+    case.sink.open()
+    lengths = [case.sink.flush()]
+    for _ in range(3):
+        case.sink.write(OUTPUTS)
+        lengths += [case.sink.flush(), case.sink.flush()]
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > lengths[2] > lengths[0]
+    case.sink.close()
+
+
+def check_close_twice(case: Case) -> None:
+    """Closing twice, or without having been opened, is quiet."""
+    case.sink.close()
+    case.sink.open()
+    case.sink.close()
+    case.sink.close()
+
+
+def check_write_unopened_file(case: Case) -> None:
+    """Writing to what is not open is SinkUnavailable (a given stream is open)."""
+    if isinstance(case.sink, StdoutSink):
+        return
+    with pytest.raises(SinkUnavailable, match="not open"):
+        case.sink.write(OUTPUTS)
+
+
+CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", sorted(SINKS))
+def test_sink_contract(name: str, check: Callable[[Case], None]) -> None:
+    """Every sink honours every clause."""
+    with SINKS[name]() as case:
+        check(case)
