@@ -20,7 +20,12 @@ class ArrowDecoder:
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order.  Raises DataError when a column is missing or bytes are damaged."""
-        batches = [self._decode_one(message.key, table) for message in raw for table in _tables(message)]
+        batches: list[SampleBatch] = []
+        for message in raw:
+            try:
+                batches += [self._decode_one(message.key, table) for table in _tables(message.payload)]
+            except (pa.ArrowException, OSError, EOFError, ValueError) as error:  # what pyarrow raises for damage
+                raise DataError(f"{message.key}: not an Arrow stream: {error}") from error
         return concatenate(batches or [empty_batch(len(self._fields.columns))], len(self._fields.columns))
 
     def _decode_one(self, key: str, table: Any) -> SampleBatch:
@@ -38,14 +43,11 @@ class ArrowDecoder:
         return assemble(self._fields, table.num_rows, column, key)
 
 
-def _tables(message: RawMessage) -> list[Any]:
-    try:
-        with pa.ipc.open_stream(message.payload) as stream:
-            tables = list(stream)
-            for table in tables:
-                table.validate(full=True)
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{message.key}: not an Arrow stream: {error}") from error
+def _tables(payload: bytes) -> list[Any]:
+    with pa.ipc.open_stream(payload) as stream:
+        tables = list(stream)
+    for table in tables:
+        table.validate(full=True)
     return tables
 
 

@@ -83,7 +83,7 @@ def seasonal_forecast(y: F32, season: int, horizon: int) -> F64:
     out = np.full((len(y), y.shape[1], horizon), np.nan)
     for h in range(1, horizon + 1):
         back = season * -(-h // season) - h  # steps before now
-        out[back:, :, h - 1] = y[: len(y) - back]
+        out[back:, :, h - 1] = y[: max(0, len(y) - back)]
     return out
 
 

@@ -52,7 +52,7 @@ def _forecast_columns(batch: PredictionBatch) -> np.ndarray[tuple[int, ...], np.
         return np.zeros((len(batch), 0), np.float32)
     nothing = np.full_like(batch.forecast, np.nan)
     parts = [part if part is not None else nothing for part in (batch.forecast, batch.lower, batch.upper)]
-    return np.stack(parts, axis=-1).reshape(len(batch), -1)
+    return np.stack(parts, axis=-1).reshape(len(batch), 3 * batch.forecast[:1].size if len(batch) else 0)
 
 
 def _cells(row: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> list[str]:

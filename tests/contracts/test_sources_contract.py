@@ -1,0 +1,206 @@
+"""Every source, over every kind of input, honours every clause of the Source contract."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from stream_gru.config.schema import InputConfig
+from stream_gru.decoders import load_decoder
+from stream_gru.decoders.fields import Fields
+from stream_gru.errors import EndOfInput, SourceUnavailable
+from stream_gru.protocols import Source
+from stream_gru.sources.files import FileSource
+from stream_gru.sources.stdin import StdinSource
+from stream_gru.types import Position, RawMessage
+
+ROWS = 500
+LINES = {
+    "csv": ["time,flow", *(f"{i},{i * 2}" for i in range(ROWS))],
+    "jsonl": [f'{{"time":{i},"flow":{i * 2}}}' for i in range(ROWS)],
+}
+
+
+@dataclass
+class Case:
+    """A fresh source for each call of ``make``, its format, and whether it can continue after a position."""
+
+    make: Callable[[], Source]
+    kind: str
+    seekable: bool = False
+    unavailable: Callable[[], Source] | None = None
+    closing: list[int] = field(default_factory=list)
+
+
+@contextmanager
+def file_case(kind: str, compressed: bool) -> Iterator[Case]:
+    """Two files, the second one without an end of its last line."""
+    with tempfile.TemporaryDirectory() as folder:
+        half = len(LINES[kind]) // 2
+        head = LINES[kind][:1] if kind == "csv" else []
+        parts = ["\n".join(LINES[kind][:half]) + "\n", "\n".join(head + LINES[kind][half:])]
+        paths = []
+        for name, text in zip("ab", parts, strict=True):
+            paths.append(Path(folder) / f"{name}.{kind}{'.gz' if compressed else ''}")
+            paths[-1].write_bytes(gzip.compress(text.encode()) if compressed else text.encode())
+        gone = Path(folder) / f"gone.{kind}"
+        yield Case(lambda: FileSource(paths, kind, 1), kind, True, lambda: FileSource([*paths, gone], kind, 1))
+
+
+@contextmanager
+def parquet_case() -> Iterator[Case]:
+    """One file of several row groups."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.parquet"
+        table = pa.table({"time": list(range(ROWS)), "flow": [i * 2.0 for i in range(ROWS)]})
+        parquet.write_table(table, path, row_group_size=100)
+        gone = Path(folder) / "gone.parquet"
+        yield Case(
+            lambda: FileSource([path], "parquet", 1), "parquet", False, lambda: FileSource([gone], "parquet", 1)
+        )
+
+
+@contextmanager
+def stdin_case(kind: str) -> Iterator[Case]:
+    """A pipe that holds everything and is closed at its other end."""
+    opened: list[int] = []
+
+    def make() -> Source:
+        reader, writer = os.pipe()
+        opened.append(reader)
+        os.write(writer, "\n".join(LINES[kind]).encode())
+        os.close(writer)
+        return StdinSource(kind == "csv", reader, wall_ns=lambda: 5)
+
+    yield Case(make, kind)
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+SOURCES = {
+    "file_csv": lambda: file_case("csv", False),
+    "file_csv_gz": lambda: file_case("csv", True),
+    "file_jsonl": lambda: file_case("jsonl", False),
+    "file_jsonl_gz": lambda: file_case("jsonl", True),
+    "file_parquet": parquet_case,
+    "stdin_csv": lambda: stdin_case("csv"),
+    "stdin_jsonl": lambda: stdin_case("jsonl"),
+}
+
+
+def drain(source: Source, position: Position | None = None) -> list[RawMessage]:
+    """All messages from ``position`` on."""
+    messages: list[RawMessage] = []
+    source.open(position)
+    try:
+        while True:
+            messages += source.poll(10, 1.0)
+    except EndOfInput:
+        source.close()
+        return messages
+
+
+def flows(case: Case, messages: list[RawMessage]) -> list[float]:
+    """The values of all samples, in order."""
+    batch = load_decoder(case.kind, Fields(InputConfig(time_unit="s"), ("flow",))).decode(messages)
+    assert not batch.rejected
+    return batch.values[:, 0].tolist()
+
+
+def check_is_a_source(case: Case) -> None:
+    """It has the four methods."""
+    assert isinstance(case.make(), Source)
+
+
+def check_everything_arrives_once_in_order(case: Case) -> None:
+    """All samples come, in order, whatever the size of a block."""
+    assert flows(case, drain(case.make())) == [i * 2 for i in range(ROWS)]
+
+
+def check_messages_are_whole_lines(case: Case) -> None:
+    """A line is never cut between two messages."""
+    if case.kind == "parquet":
+        return
+    lines = [line for message in drain(case.make()) for line in message.payload.decode().splitlines()]
+    assert lines == [line for line in LINES[case.kind] if line != "time,flow"]
+
+
+def check_the_end_stays_the_end(case: Case) -> None:
+    """After the last message every poll raises EndOfInput."""
+    source = case.make()
+    source.open(None)
+    with pytest.raises(EndOfInput):
+        for _ in range(1000):
+            source.poll(10, 1.0)
+    for _ in range(3):
+        with pytest.raises(EndOfInput):
+            source.poll(10, 1.0)
+    source.close()
+
+
+def check_close_twice(case: Case) -> None:
+    """Closing twice, in the middle, or without having been opened, is quiet."""
+    source = case.make()
+    source.close()
+    source.open(None)
+    source.poll(10, 1.0)
+    source.close()
+    source.close()
+
+
+def check_it_continues_after_a_position(case: Case) -> None:
+    """From the position of any message on, exactly the samples after it come."""
+    if not case.seekable:
+        return
+    messages = drain(case.make())
+    assert len(messages) > 2
+    for index, message in enumerate(messages):
+        assert message.position is not None
+        rest = drain(case.make(), message.position)
+        expected = flows(case, messages[index + 1 :]) if index + 1 < len(messages) else []
+        assert (flows(case, rest) if rest else []) == expected
+
+
+def check_commit_is_taken(case: Case) -> None:
+    """A position can be acknowledged at any time."""
+    source = case.make()
+    source.open(None)
+    source.poll(10, 1.0)
+    source.commit(Position("a", 1))
+    source.close()
+
+
+def check_an_input_that_is_not_there_is_unavailable(case: Case) -> None:
+    """Constructing touches nothing; opening says what is missing."""
+    if case.unavailable is None:
+        return
+    source = case.unavailable()
+    with pytest.raises(SourceUnavailable, match=r"gone\.\w+: no such file"):
+        source.open(None)
+
+
+CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
+
+
+def _row(name: str) -> object:
+    missing = name == "file_parquet" and find_spec("pyarrow") is None
+    return pytest.param(name, marks=pytest.mark.skipif(missing, reason="pyarrow is not installed"))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", [_row(name) for name in sorted(SOURCES)])
+def test_source_contract(name: str, check: Callable[[Case], None]) -> None:
+    """Every source honours every clause."""
+    with SOURCES[name]() as case:
+        check(case)

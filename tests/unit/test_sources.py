@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gru.config.schema import InputConfig, ReplaySourceConfig, StdinSourceConfig
+from stream_gru.decoders.fields import Fields
+from stream_gru.errors import ConfigError, DataError, EndOfInput, SourceUnavailable
+from stream_gru.recordings import read_files
+from stream_gru.sources import build_source
+from stream_gru.sources.files import FileSource, expand, file_format, stem
+from stream_gru.sources.stdin import StdinSource
+from stream_gru.types import Position, RawMessage
+
+
+def drain(source: FileSource | StdinSource, position: Position | None = None) -> list[RawMessage]:
+    """All messages."""
+    messages: list[RawMessage] = []
+    source.open(position)
+    try:
+        while True:
+            messages += source.poll(1, 1.0)
+    except EndOfInput:
+        source.close()
+        return messages
+
+
+def through_pipe(chunks: Sequence[bytes], header: bool) -> list[RawMessage]:
+    """What standard input makes of bytes that arrive in these portions."""
+    reader, writer = os.pipe()
+    source = StdinSource(header, reader, wall_ns=lambda: 7)
+    source.open(None)
+    messages: list[RawMessage] = []
+    try:
+        for chunk in chunks:
+            if chunk:
+                os.write(writer, chunk)
+                messages += source.poll(1000, 1.0)
+        os.close(writer)
+        while True:
+            messages += source.poll(1000, 1.0)
+    except EndOfInput:
+        return messages
+    finally:
+        os.close(reader)
+
+
+@given(st.lists(st.binary(max_size=12).map(lambda b: b.replace(b"x", b"\n")), max_size=8), st.booleans())
+def test_standard_input_gives_the_same_lines_in_any_portions(chunks: list[bytes], header: bool) -> None:
+    """Wherever the bytes of a pipe are cut, the lines, and the first one as the header, are the same."""
+    whole = b"".join(chunks)
+    messages = through_pipe(chunks, header)
+    first, _, rest = whole.partition(b"\n") if header else (b"", b"", whole)
+    assert b"".join(message.payload for message in messages) == rest
+    assert all(message.header == first for message in messages)
+    assert all(message.payload.endswith(b"\n") for message in messages[:-1])
+
+
+def test_a_message_of_standard_input_says_when_it_came() -> None:
+    """Its arrival is the wall clock's, and its key is no file."""
+    (message,) = through_pipe([b"a\nb\n"], header=False)
+    assert (message.arrival_ns, message.key) == (7, "stdin")
+
+
+def test_standard_input_is_quiet_until_a_line_is_whole() -> None:
+    """Half a line is no message; nothing to read is an empty answer within the timeout."""
+    reader, writer = os.pipe()
+    source = StdinSource(False, reader)
+    source.open(None)
+    assert source.poll(10, 0.0) == []
+    os.write(writer, b"half")
+    assert source.poll(10, 0.0) == []
+    os.write(writer, b" done\nnext")
+    (message,) = source.poll(10, 0.0)
+    assert message.payload == b"half done\n"
+    os.close(writer)
+    assert [m.payload for m in source.poll(10, 0.0)] == [b"next"]
+    os.close(reader)
+
+
+def test_a_line_without_end_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a line beyond the limit only the beginning is kept, and the lines after it come whole."""
+    monkeypatch.setattr("stream_gru.sources.stdin._MAX_LINE_BYTES", 100)
+    messages = through_pipe([b"y" * 90, b"y" * 90, b"y" * 90, b"end\ngood\n"], header=False)
+    (first, second) = b"".join(message.payload for message in messages).splitlines()
+    assert len(first) <= 200
+    assert second == b"good"
+
+
+def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon started without standard input says so; one that was not opened too."""
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SourceUnavailable, match="standard input: closed"):
+        StdinSource(False).open(None)
+    with pytest.raises(SourceUnavailable, match="standard input: not open"):
+        StdinSource(False).poll(1, 0.0)
+
+
+@given(st.lists(st.sampled_from([b"a,b", b"", b"1", b"x" * 9000, b"\r", b"\xff"]), max_size=12), st.booleans())
+def test_a_file_is_read_whole_whatever_its_lines(lines: list[bytes], compressed: bool) -> None:
+    """Header and payloads together are the file; positions are those of the text, and each can be continued from."""
+    text = b"\n".join(lines)
+    folder = Path(os.environ.get("PYTEST_TMP", "/tmp"))  # noqa: S108 - hypothesis cannot take a fixture
+    path = folder / f"stream_gru_{os.getpid()}.csv{'.gz' if compressed else ''}"
+    path.write_bytes(gzip.compress(text) if compressed else text)
+    try:
+        messages = drain(FileSource([path], "csv", 1))
+        header = text[: text.find(b"\n") + 1] or text
+        assert header + b"".join(message.payload for message in messages) == text
+        done = len(header)
+        for message in messages:
+            done += len(message.payload)
+            assert message.header == header
+            assert message.position == Position(str(path), done)
+            rest = drain(FileSource([path], "csv", 1), message.position)
+            assert b"".join(m.payload for m in rest) == text[done:]
+    finally:
+        path.unlink()
+
+
+def test_an_endless_line_of_a_file_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rest is skipped, the lines after it come whole and their position is right."""
+    monkeypatch.setattr("stream_gru.sources.files._MAX_RECORD_BYTES", 5000)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"y" * 50_000 + b"\n" + b"good\n" * 2000)
+    messages = drain(FileSource([path], "jsonl", 1))
+    assert max(len(line) for message in messages for line in message.payload.splitlines()) < 10_000
+    assert b"".join(m.payload for m in messages).count(b"good\n") == 2000
+    assert messages[-1].position == Position(str(path), path.stat().st_size)
+    assert drain(FileSource([path], "jsonl", 1), messages[-1].position) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("cut.csv.gz", gzip.compress(b"time,flow\n" + b"1,2\n" * 9999)[:60]),
+        ("not.csv.gz", b"time,flow\n1,2\n"),
+        ("changed.csv.gz", gzip.compress(bytes(range(256)) * 50)[:30] + b"\0" * 50),
+        ("empty.parquet", b""),
+        ("not.parquet", b"PAR1 nothing PAR1"),
+    ],
+)
+def test_a_damaged_file_is_told(tmp_path: Path, name: str, data: bytes) -> None:
+    """Truncated or changed files are a DataError that names the file."""
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=name):
+        drain(FileSource([tmp_path / name], file_format(tmp_path / name), 100))
+
+
+def test_a_position_of_another_input_is_told(tmp_path: Path) -> None:
+    """Continuing in a file that is not among the input is refused, not begun anew."""
+    path = tmp_path / "a.csv"
+    path.write_text("time,flow\n1,2\n")
+    with pytest.raises(SourceUnavailable, match=r"b\.csv: this file was being read and is no longer among the input"):
+        drain(FileSource([path], "csv", 1), Position("b.csv", 3))
+
+
+def test_patterns_name_files_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns keep their order, matches are sorted, each file comes once, a name with brackets is a name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b2.csv", "b1.csv", "a[1].csv", "c.csv"):
+        Path(name).write_text("time\n")
+    Path("folder.csv").mkdir()
+    found = expand(["c.csv", "b*.csv", "a[1].csv", "*.csv"])
+    assert [path.name for path in found] == ["c.csv", "b1.csv", "b2.csv", "a[1].csv"]
+    with pytest.raises(DataError, match=r"x\*\.csv: no such file"):
+        expand(["b*.csv", "x*.csv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "stream"),
+    [
+        ("a.csv", "csv", "a"), ("A.B.CSV.gz", "csv", "A.B"), ("x.tsv", "csv", "x"), ("x.ndjson", "jsonl", "x"),
+        ("x.jsonl.gz", "jsonl", "x"), ("x.parquet", "parquet", "x"), ("plain.txt", "csv", "plain"),
+    ],
+)  # fmt: skip
+def test_a_name_tells_format_and_stream(name: str, kind: str, stream: str) -> None:
+    """Endings tell the format; what is left is the recording's name."""
+    assert (file_format(Path(name)), stem(Path(name))) == (kind, stream)
+
+
+def test_formats_that_are_unknown_or_mixed_are_told() -> None:
+    """One decoder reads all files: the error says which formats there are."""
+    with pytest.raises(ConfigError, match=r"x\.bin: expected a name ending in \.csv"):
+        file_format(Path("x.bin"))
+    assert file_format(Path("x.bin"), "jsonl") == "jsonl"
+    with pytest.raises(ConfigError, match="expected files of one format, got csv, jsonl"):
+        build_source(ReplaySourceConfig(files=["a.csv", "b.jsonl"]), InputConfig(), 10)
+    with pytest.raises(ConfigError, match="got no files"):
+        build_source(ReplaySourceConfig(files=[]), InputConfig(), 10)
+
+
+def test_a_configuration_becomes_its_source() -> None:
+    """Opening is left to the daemon: the files need not be there."""
+    source, kind = build_source(ReplaySourceConfig(files=["/nowhere/a.csv"]), InputConfig(), 10)
+    assert (type(source), kind) == (FileSource, "csv")
+    source, kind = build_source(StdinSourceConfig(format="jsonl"), InputConfig(), 10)
+    assert (type(source), kind) == (StdinSource, "jsonl")
+
+
+def test_recordings_are_one_batch(tmp_path: Path) -> None:
+    """All files that match come as one batch, a stream for each file."""
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("time,flow\n2024-05-01T12:00:00Z,1\n2024-05-01T12:00:01Z,x\n")
+    batch = read_files([str(tmp_path / "*.csv")], Fields(InputConfig(), ("flow",)))
+    assert [batch.streams[i] for i in batch.stream] == ["a", "b"]
+    assert batch.received == 4
+
+
+def test_recordings_without_a_row_are_told(tmp_path: Path) -> None:
+    """Nothing to train on is a DataError, with the pattern."""
+    (tmp_path / "a.csv").write_text("time,flow\nnever,1\n")
+    with pytest.raises(DataError, match=r"a\.csv: no row could be read"):
+        read_files([str(tmp_path / "a.csv")], Fields(InputConfig(), ("flow",)))
