@@ -21,7 +21,7 @@ def test_seasonal_naive_repeats_the_value_of_the_same_phase() -> None:
     table = seasonal_forecast(y, 3, 4)
     assert table[5, 0].tolist() == [3, 4, 5, 3]
     assert np.isnan(table[1, 0, 0])
-    assert np.isnan(seasonal_forecast(y[:2], 3, 4)).all()
+    assert np.isnan(seasonal_forecast(y[:2], 9, 4)).all()
 
 
 def test_the_season_of_a_sine_is_its_period() -> None:
