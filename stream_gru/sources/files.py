@@ -146,7 +146,8 @@ def _with_index_column(header: bytes, first: bytes) -> bytes:
         )
     except csv.Error:
         return header
-    return b'""' + delimiter + header if len(cells) == len(names) + 1 and cells[-1] else header
+    nameless = names and len(cells) == len(names) + 1 and cells[-1]
+    return b'""' + delimiter + header if nameless else header
 
 
 def _bounded(line: bytes) -> bytes:

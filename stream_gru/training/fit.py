@@ -16,6 +16,7 @@ import tensorflow as tf
 from stream_gru.config.schema import TrainingConfig
 from stream_gru.errors import DataError
 from stream_gru.training.checkpoint import Arrays, Standing, fingerprint, load_checkpoint, save_checkpoint
+from stream_gru.training.jitter import jittered
 from stream_gru.training.lanes import stream_plan, training_plan
 from stream_gru.training.loop import Trainer
 from stream_gru.training.loss import class_weights
@@ -89,6 +90,7 @@ class Fitting:
         """Lay out the data and build the network; arguments as in `fit`."""
         self.spec = spec
         self.training = training
+        self.scaling = scaling
         self.work_dir = work_dir
         self.rows = join_runs(train)
         self.validation = join_runs(validation) if any(len(run) for run in validation) else None
@@ -151,7 +153,8 @@ class Fitting:
             reporter.on_batch(done, len(plan), loss)
 
         self.trainer.forget()
-        totals = self.trainer.train(self._batches(self.rows, plan), self._rates(len(plan)), on_batch)
+        rows = self._jittered()
+        totals = self.trainer.train(self._batches(rows, plan), self._rates(len(plan)), on_batch)
         _check_learnt(self.spec, totals.sums[1], totals.sums[3])
         return totals.means(self.spec)
 
@@ -180,6 +183,11 @@ class Fitting:
         if t.regime == "windowed":
             return window_plan(self.rows, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, rng)
         return training_plan(self.rows, t.lanes, t.steps, t.warm_up, rng)
+
+    def _jittered(self) -> Rows:
+        """The training rows of the coming epoch, from the seed and its number alone."""
+        t, rng = self.training, np.random.default_rng([self.training.seed, self.standing.epoch, 1])
+        return jittered(self.rows, self.scaling, t.gain_jitter, t.offset_jitter, rng)
 
     def _validation_plan(self, rows: Rows) -> Plan:
         t = self.training

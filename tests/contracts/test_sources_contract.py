@@ -66,9 +66,7 @@ def parquet_case() -> Iterator[Case]:
         table = pa.table({"time": list(range(ROWS)), "flow": [i * 2.0 for i in range(ROWS)]})
         parquet.write_table(table, path, row_group_size=100)
         gone = Path(folder) / "gone.parquet"
-        yield Case(
-            lambda: FileSource([path], "parquet", 1), "parquet", False, lambda: FileSource([gone], "parquet", 1)
-        )
+        yield Case(lambda: FileSource([path], "parquet", 1), "parquet", False, lambda: FileSource([gone], "parquet", 1))
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def test_a_file_is_read_whole_whatever_its_lines(lines: list[bytes], compressed:
         done = len(header)
         for message in messages:
             done += len(message.payload)
-            assert message.header == header
+            assert message.header.endswith(header)  # a nameless index column is named
             assert message.position == Position(str(path), done)
             rest = drain(FileSource([path], "csv", 1), message.position)
             assert b"".join(m.payload for m in rest) == text[done:]
