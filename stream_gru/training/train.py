@@ -31,7 +31,7 @@ from stream_gru.recordings import read_files
 from stream_gru.training.calibrate import calibrate, measure_warm_up
 from stream_gru.training.export import export_tflite
 from stream_gru.training.fit import Fitted, fit
-from stream_gru.training.parity import check_parity
+from stream_gru.training.parity import SEGMENT, check_parity
 from stream_gru.training.parts import Parts, class_labels, runs_of, split
 from stream_gru.training.progress import Reporter
 from stream_gru.training.report import render_report
@@ -175,7 +175,11 @@ def _parity(manifest: Manifest, fitted: Fitted, tflite: bytes, runs: list[Run]) 
     """All engines against Keras' own answer to one whole sequence of real samples."""
     x = max(runs, key=len).x[:_PARITY_STEPS]
     expected = np.asarray(fitted.model(x[None], training=False), np.float32)[0]
-    return check_parity(manifest, fitted.weights, tflite, expected, x)
+    engine = load_engine("keras", Bundle(Path(), manifest, fitted.weights, None))
+    states = [engine.initial_state(1)[0]]
+    for first in range(0, len(x) - SEGMENT, SEGMENT):
+        states.append(engine.scan(x[first : first + SEGMENT], states[-1])[1])
+    return check_parity(manifest, fitted.weights, tflite, expected, x, states=np.stack(states))
 
 
 def _calibrated(draft: Bundle, parts: Parts, runs: list[Run], config: Config) -> Bundle:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,10 @@ def stdout_case(form: str) -> Iterator[Case]:
         yield Case(sink, form, path.read_bytes, lambda: path.stat().st_size > 0)
 
 
-SINKS = {
-    **{f"file_{form}": lambda form=form: file_case(form, False) for form in ENCODERS},
-    **{f"file_{form}_gz": lambda form=form: file_case(form, True) for form in ENCODERS},
-    **{f"stdout_{form}": lambda form=form: stdout_case(form) for form in ENCODERS},
+SINKS: dict[str, Callable[[], AbstractContextManager[Case]]] = {
+    **{f"file_{form}": partial(file_case, form, False) for form in ENCODERS},
+    **{f"file_{form}_gz": partial(file_case, form, True) for form in ENCODERS},
+    **{f"stdout_{form}": partial(stdout_case, form) for form in ENCODERS},
 }
 
 

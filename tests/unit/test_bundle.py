@@ -34,6 +34,7 @@ def write(path: Path, **options: Any) -> Bundle:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """A bundle on disk."""
     return write(tmp_path / "pump.bundle").path
 
 
@@ -142,13 +143,13 @@ def test_a_missing_file_a_link_or_a_folder_in_its_place_is_refused(path: Path, t
 def test_too_large_files_are_refused_before_they_are_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits are on what the manifest says and on what is there."""
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
-    with pytest.raises(BundleError, match="weights.npz: expected at most 1,000 bytes, the manifest says"):
+    with pytest.raises(BundleError, match=r"weights\.npz: expected at most 1,000 bytes, the manifest says"):
         load_bundle(path)
     edit(path, lambda m: m["files"]["weights.npz"].update(bytes=10))
-    with pytest.raises(BundleError, match="weights.npz: expected at most 1,000 bytes, got"):
+    with pytest.raises(BundleError, match=r"weights\.npz: expected at most 1,000 bytes, got"):
         load_bundle(path)
     monkeypatch.setattr(module, "MAX_MANIFEST_BYTES", 100)
-    with pytest.raises(BundleError, match="manifest.json: expected at most 100 bytes"):
+    with pytest.raises(BundleError, match=r"manifest\.json: expected at most 100 bytes"):
         load_bundle(path)
 
 
@@ -159,7 +160,7 @@ def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BundleError, match="expected a bundle folder, found a file"):
         load_bundle(str(tmp_path / "file"))
-    with pytest.raises(BundleError, match="manifest.json: cannot be read"):
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be read"):
         load_bundle(tmp_path)
 
 
@@ -247,7 +248,7 @@ def test_an_edited_manifest_is_refused_also_where_the_weights_still_fit(path: Pa
 def test_what_is_no_manifest_is_refused(path: Path, text: bytes) -> None:
     """Broken, deep or foreign JSON is a BundleError that names the file."""
     (path / "manifest.json").write_bytes(text)
-    with pytest.raises(BundleError, match="manifest.json"):
+    with pytest.raises(BundleError, match=r"manifest\.json"):
         load_bundle(path)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import orjson
@@ -72,11 +73,9 @@ json_lines = st.builds(
 junk = st.binary(max_size=40).map(lambda line: line.replace(b"\n", b""))
 
 
-def decode(
-    kind: str, messages: Sequence[bytes], channels: tuple[str, ...] = ("flow", "level"), **options: str
-) -> SampleBatch:
+def decode(kind: str, messages: Sequence[bytes], **options: str) -> SampleBatch:
     """Decode payloads of one file called ``p``."""
-    fields = Fields(InputConfig(**options), channels)  # type: ignore[arg-type]
+    fields = Fields(InputConfig(**options), ("flow", "level"))  # type: ignore[arg-type]
     return load_decoder(kind, fields).decode([RawMessage(payload, "p", HEADER) for payload in messages])
 
 
@@ -86,7 +85,7 @@ def said(batch: SampleBatch) -> tuple[list[tuple[object, ...]], Counter[DropReas
     def cell(column: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None, row: int) -> object:
         return None if column is None else column[row].item()
 
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (
             batch.streams[batch.stream[i]],
             int(batch.time_ns[i]),
@@ -115,7 +114,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str, good: st.SearchS
     def holds(lines: list[bytes], cuts: list[int], unit: str, options: dict[str, str]) -> None:
         lines = [line.replace(b"\n", b" ") + b"\n" for line in lines]
         edges = [0, *sorted(min(cut, len(lines)) for cut in cuts), len(lines)]
-        messages = [b"".join(lines[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        messages = [b"".join(lines[a:b]) for a, b in pairwise(edges)]
         whole = decode(kind, [b"".join(lines)], time_unit=unit, **options)
         assert said(decode(kind, messages, time_unit=unit, **options)) == said(whole)
         rows: list[tuple[object, ...]] = []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stream_gru.bundle import Bundle
+from stream_gru.engines import load_engine
 from stream_gru.errors import ParityError
 from stream_gru.manifest import EngineParity
 from stream_gru.training.parity import check_parity, column_name, scaled_difference
@@ -104,3 +105,21 @@ def test_columns_have_names() -> None:
     assert names[11] == "forecast of c0, 2 steps ahead, quantile 0.9"
     assert names[12] == "probability of label0"
     assert len(set(names)) == 13
+
+
+def test_a_long_recording_is_compared_in_segments_and_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reference's own states every step is compared from the segment's state, and the whole once carried."""
+    monkeypatch.setattr("stream_gru.training.parity.SEGMENT", 30)
+    ref = load_reference("gru_reset_after")
+    assert ref.bundle.tflite is not None
+    engine = load_engine("litert", ref.bundle)
+    states = [engine.initial_state(1)[0]]
+    for first in (0, 30):
+        states.append(engine.scan(ref.x[first : first + 30], states[-1])[1])
+    manifest, weights, tflite = ref.bundle.manifest, ref.bundle.weights, ref.bundle.tflite
+    rows = check_parity(manifest, weights, tflite, ref.y, ref.x, states=np.stack(states))
+    assert [row.engine for row in rows] == ["litert", "numpy", "litert carried", "numpy carried"]
+    assert [row.samples for row in rows] == [75 + 256, 75, 75, 75]
+    states[1] = states[1] + np.float32(0.01)
+    with pytest.raises(ParityError, match=r"step 3\d, "):
+        check_parity(manifest, weights, tflite, ref.y, ref.x, states=np.stack(states))

@@ -19,9 +19,11 @@ class FakeTime:
         self.waits: list[float] = []
 
     def clock(self) -> float:
+        """Seconds."""
         return self.now
 
     def wait(self, seconds: float) -> bool:
+        """Let time pass."""
         self.waits.append(seconds)
         self.now += seconds
         return self.now >= self.stop_at

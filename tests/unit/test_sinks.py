@@ -165,8 +165,7 @@ def test_a_closed_reader_is_told_and_nothing_else_breaks() -> None:
 
 def test_a_full_disk_behind_standard_output_is_told() -> None:
     """A redirected output on a full disk is SinkUnavailable too, not a bug."""
-    stream = Path("/dev/full").open("wb", buffering=0)
-    with stream:
+    with Path("/dev/full").open("wb", buffering=0) as stream:
         sink = StdoutSink(JsonEncoder(), stream)
         sink.open()
         with pytest.raises(SinkUnavailable, match="No space left"):

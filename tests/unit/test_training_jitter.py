@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream_gru.training.jitter import jittered
-from stream_gru.training.runs import Run, Rows, Scaling, join_runs
+from stream_gru.training.runs import Rows, Run, Scaling, join_runs
 
 SCALING = Scaling(np.array([10.0, -2.0], np.float32), np.array([2.0, 0.5], np.float32))
 

@@ -27,11 +27,13 @@ class Process:
 
 @pytest.fixture
 def process() -> Process:
+    """A process that is healthy and not ready."""
     return Process()
 
 
 @pytest.fixture
 def server(process: Process) -> Iterator[WebServer]:
+    """A server on a free port, with one counter at 3."""
     registry = CollectorRegistry()
     Counter("stream_gru_test", "A counter", registry=registry).inc(3)
     served = WebServer("127.0.0.1:0", registry, lambda: process.healthy, lambda: process.ready)

@@ -1,0 +1,90 @@
+"""Sources, decoders and sinks that are told what to do, for tests of the loop between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from stream_gru.errors import EndOfInput
+from stream_gru.types import Position, PredictionBatch, RawMessage, SampleBatch
+
+
+class ListSource:
+    """Gives what is in a list: messages, ``[]`` for quiet, exceptions to raise, or something to call."""
+
+    def __init__(self, items: Sequence[object], failures: Sequence[Exception] = ()) -> None:
+        self.items, self.failures = list(items), list(failures)
+        self.committed: list[Position] = []
+        self.opened = self.closed = 0
+
+    def open(self, position: Position | None) -> None:
+        """Fail as often as told."""
+        self.opened += 1
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
+        """The next item."""
+        if not self.items:
+            raise EndOfInput
+        item = self.items.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        if callable(item):
+            item()
+            return []
+        return item if isinstance(item, list) else [item]  # type: ignore[list-item]
+
+    def commit(self, position: Position) -> None:
+        """Remember it."""
+        self.committed.append(position)
+
+    def close(self) -> None:
+        """Count it."""
+        self.closed += 1
+
+
+class ReadyDecoder:
+    """Turns message i into the i-th of the batches it was given."""
+
+    def __init__(self, batches: Sequence[SampleBatch]) -> None:
+        self.batches = batches
+
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """The batch that the message names."""
+        return self.batches[int(raw[0].payload)]
+
+
+class ListSink:
+    """Keeps what is written; ``fail`` names a method that raises ``error``."""
+
+    def __init__(
+        self, fail: str = "", error: Exception | None = None, on_write: Callable[[], None] | None = None
+    ) -> None:
+        self.fail, self.error, self.on_write = fail, error, on_write
+        self.written: list[PredictionBatch] = []
+        self.calls: list[str] = []
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fail and self.error is not None:
+            raise self.error
+
+    def open(self) -> None:
+        """Count it."""
+        self._call("open")
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Keep it."""
+        self._call("write")
+        self.written.append(batch)
+        if self.on_write is not None:
+            self.on_write()
+
+    def flush(self) -> int:
+        """Count it."""
+        self._call("flush")
+        return len(self.written)
+
+    def close(self) -> None:
+        """Count it."""
+        self._call("close")

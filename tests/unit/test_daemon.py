@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from stream_gru.daemon import Daemon
+from stream_gru.errors import DataError, SinkUnavailable, SourceUnavailable
+from stream_gru.metrics import Metrics
+from stream_gru.pipeline import Pipeline
+from stream_gru.sinks import file_sink
+from stream_gru.sinks.encode_json import JsonEncoder
+from stream_gru.sinks.stdout import StdoutSink
+from stream_gru.types import DropReason, Position, RawMessage, SampleBatch
+from tests.support.feeds import ListSink, ListSource, ReadyDecoder
+from tests.support.streams import batch, hostile_batches, rows_of, toy_pipeline
+
+BATCHES = [batch(["p"] * 5, [5 * k + i for i in range(5)]) for k in range(4)]
+
+
+class FakeTime:
+    """A clock that moves a little with each look at it, and by what is waited for."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.waits: list[float] = []
+        self.stop_after = 10**9
+        self.on_wait: Callable[[], None] = lambda: None
+
+    def clock(self) -> float:
+        """Seconds."""
+        self.now += 0.001
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        """Let time pass."""
+        self.on_wait()
+        self.waits.append(seconds)
+        self.now += seconds
+        return len(self.waits) >= self.stop_after
+
+
+def message(number: int) -> RawMessage:
+    """The message that `ReadyDecoder` turns into batch ``number``."""
+    return RawMessage(b"%d" % number, position=Position("a", number + 1), arrival_ns=10**18)
+
+
+def make(
+    source: ListSource,
+    *sinks: ListSink,
+    batches: list[SampleBatch] | None = None,
+    time: FakeTime | None = None,
+    pipeline: Pipeline | None = None,
+    **options: object,
+) -> Daemon:
+    """A daemon over a toy model, with a fake clock."""
+    time = time or FakeTime()
+    return Daemon(
+        source, ReadyDecoder(batches or BATCHES), pipeline or toy_pipeline(), sinks,
+        clock=time.clock, wait=time.wait, wall_ns=lambda: 10**18 + 10**9, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_everything_goes_from_source_to_all_sinks() -> None:
+    """All batches are written to every sink, in order, then all is flushed, acknowledged and closed."""
+    source, one, two = ListSource([message(0), [], message(1), message(2), message(3)]), ListSink(), ListSink()
+    summary = make(source, one, two).run()
+    alone = toy_pipeline()
+    assert rows_of(one.written) == rows_of(two.written) == rows_of([alone.process(b) for b in BATCHES])
+    assert (summary.received, summary.applied, summary.batches) == (20, 20, 4)
+    assert source.committed[-1] == Position("a", 4)
+    assert one.calls[0] == "open"
+    assert one.calls[-2:] == two.calls[-2:] == ["flush", "close"]
+    assert (source.opened, source.closed) == (1, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(hostile_batches(30), max_size=4), st.integers(0, 9), st.sampled_from([0.0, 1000.0]))
+def test_every_sample_is_accounted_for(batches: list[SampleBatch], rejects: int, speed: float) -> None:
+    """Whatever comes, at any speed: received = applied + dropped, rejects included, and the metrics agree."""
+    batches = [replace(b, rejected={DropReason.PARSE: rejects} if rejects else {}) for b in batches]
+    pipeline = toy_pipeline(max_streams=3)
+    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "replay", "toy", "0")
+    source = ListSource([message(i) for i in range(len(batches))])
+    daemon = make(source, batches=batches, pipeline=pipeline, metrics=metrics, speed=speed)
+    summary = daemon.run()
+    assert summary.balanced
+    assert summary.received == sum(b.received for b in batches)
+
+    def total(name: str, **labels: str) -> float:
+        return metrics.registry.get_sample_value(f"stream_gru_{name}_total", {"source": "replay", **labels}) or 0
+
+    assert total("samples_received") == summary.received
+    assert total("samples_applied") == summary.applied
+    assert {r.text: total("samples_dropped", reason=r.text) for r in DropReason if summary.dropped[r.text]} == {
+        reason: n for reason, n in summary.dropped.items() if n
+    }
+
+
+def test_a_batch_of_nothing_but_rejects_harms_nobody(tmp_path: Path) -> None:
+    """It is counted, and files of every form go on."""
+    empty = replace(BATCHES[0].take(slice(0, 0)), rejected={DropReason.ENCODING: 3})
+    sinks = [file_sink(tmp_path / f"out.{form}", append=False) for form in ("jsonl", "csv")]
+    daemon = Daemon(
+        ListSource([message(0), message(1)]), ReadyDecoder([empty, BATCHES[0]]), toy_pipeline(), sinks
+    )  # fmt: skip
+    summary = daemon.run()
+    assert (summary.received, summary.applied, dict(summary.dropped)) == (8, 5, {"encoding": 3})
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+
+
+def test_stop_finishes_the_batch_in_hand() -> None:
+    """Of two sinks both get the batch during which somebody said stop, the next batch is left to the next run."""
+    source, second = ListSource([message(i) for i in range(4)]), ListSink()
+    first = ListSink()
+    daemon = make(source, first, second)
+    first.on_write = daemon.stop
+    summary = daemon.run()
+    assert len(first.written) == len(second.written) == 1
+    assert summary.applied == 5
+    assert source.committed == [Position("a", 1)]
+    assert first.calls[-1] == second.calls[-1] == "close"
+    assert not daemon.ready
+
+
+def test_ready_is_true_only_between_opening_and_closing() -> None:
+    """Ready means: source open, sinks open, loop running."""
+    seen: list[bool] = []
+    source = ListSource([])
+    daemon = make(source, ListSink())
+    source.items = [lambda: seen.append(daemon.ready)]
+    seen.append(daemon.ready)
+    daemon.run()
+    assert [*seen, daemon.ready] == [False, True, False]
+
+
+@pytest.mark.parametrize("fail", ["open", "write", "flush"])
+def test_all_is_closed_when_a_sink_fails(fail: str) -> None:
+    """Wherever a sink fails, its error comes out, and every sink and the source are closed."""
+    error = SinkUnavailable("disk full")
+    source, one, two = ListSource([message(0)]), ListSink(fail, error), ListSink()
+    with pytest.raises(SinkUnavailable, match="disk full"):
+        make(source, one, two).run()
+    assert source.closed == 1
+    assert one.calls[-1] == two.calls[-1] == "close"
+
+
+@pytest.mark.parametrize("error", [DataError("no column"), SourceUnavailable("gone"), RuntimeError("a bug")])
+def test_all_is_closed_when_the_source_fails(error: Exception) -> None:
+    """What the source raises in the middle comes out, after what was written before has been closed."""
+    source, sink = ListSource([message(0), error]), ListSink()
+    with pytest.raises(type(error), match=str(error)):
+        make(source, sink).run()
+    assert len(sink.written) == 1
+    assert (source.closed, sink.calls[-1]) == (1, "close")
+
+
+def test_a_sink_that_cannot_be_closed_keeps_no_other_one_open() -> None:
+    """Closing goes on, and the failure is told."""
+    source, one, two = ListSource([message(0)]), ListSink("close", SinkUnavailable("disk full")), ListSink()
+    with pytest.raises(SinkUnavailable, match="disk full"):
+        make(source, one, two).run()
+    assert (source.closed, two.calls[-1]) == (1, "close")
+
+
+def test_an_unreachable_source_is_tried_again_with_longer_and_longer_pauses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Pauses double from one second to thirty; each is told; then the run goes on as if nothing had been."""
+    time, sink = FakeTime(), ListSink()
+    source = ListSource([message(0)], [SourceUnavailable(f"no broker {i}") for i in range(7)])
+    with caplog.at_level(logging.WARNING):
+        summary = make(source, sink, time=time, wait_for_source=True).run()
+    assert time.waits == [1, 2, 4, 8, 16, 30, 30]
+    assert caplog.records[0].message == "no broker 0; trying again in 1 s"
+    assert len(caplog.records) == 7
+    assert summary.applied == 5
+
+
+def test_an_unreachable_source_of_a_replay_is_an_error() -> None:
+    """Without waiting for it, the first failure comes out."""
+    source = ListSource([message(0)], [SourceUnavailable("no such file")])
+    with pytest.raises(SourceUnavailable, match="no such file"):
+        make(source, ListSink()).run()
+    assert source.opened == source.closed == 1
+
+
+def test_stop_ends_the_waiting_for_a_source() -> None:
+    """A daemon that never reached its source ends quietly when it is told to."""
+    source, sink = ListSource([message(0)], [SourceUnavailable("no broker")] * 99), ListSink()
+    time = FakeTime()
+    daemon = make(source, sink, time=time, wait_for_source=True)
+    time.on_wait = daemon.stop
+    assert daemon.run().received == 0
+    assert (source.opened, source.closed, sink.calls[-1]) == (1, 1, "close")
+
+
+def test_outputs_are_flushed_while_a_slow_recording_plays() -> None:
+    """At the recording's own speed outputs are flushed after a second at the latest, not once a block."""
+    sink = ListSink()
+    slow = batch(["p"] * 30, list(range(30)))
+    make(ListSource([message(0)]), sink, batches=[slow], speed=1.0).run()
+    assert sink.calls.count("write") >= 30
+    assert sink.calls.count("flush") >= 14
+
+
+def test_a_paced_block_that_was_cut_short_is_not_acknowledged() -> None:
+    """After a stop in the middle the position stays before the block, so that a restart loses nothing."""
+    time, sink = FakeTime(), ListSink()
+    source = ListSource([message(0), message(1)])
+    slow = [batch(["p"] * 5, list(range(5))), batch(["p"] * 50, list(range(5, 55)))]
+    daemon = make(source, sink, batches=slow, time=time, speed=1.0)
+    time.stop_after = 200
+    sink.on_write = lambda: daemon.stop() if len(time.waits) > 150 else None
+    summary = daemon.run()
+    assert 5 < summary.applied < 55
+    assert summary.balanced
+    assert source.committed[-1] == Position("a", 1)
+
+
+def test_times_of_a_run_are_those_of_its_clock() -> None:
+    """Seconds, first output and latencies come from the clock that was given."""
+    time = FakeTime()
+    begin = time.now
+    summary = make(ListSource([message(0), message(1)]), ListSink(), time=time).run()
+    assert 0 < (summary.first_output_s or 0) <= summary.seconds <= time.now - begin
+    assert len(summary.latencies_s) == 2
+    result = summary.as_dict(None, 0.9)
+    assert (result["samples"], result["applied"], result["dropped"]) == (10, 10, {})
+
+
+def test_a_reset_is_in_the_log_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    """By its name and the stream's."""
+    with caplog.at_level(logging.DEBUG, "stream_gru.daemon"):
+        make(ListSource([message(0)]), ListSink()).run()
+    assert [record.message for record in caplog.records] == ["reset first_sample of stream p"]
+
+
+def test_a_pipe_to_a_closed_reader_ends_the_run() -> None:
+    """When the reader of the output has gone, the run ends with SinkUnavailable whose cause is the broken pipe."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as stream:
+        daemon = Daemon(
+            ListSource([message(0), lambda: os.close(reader), message(1), message(2)]),
+            ReadyDecoder(BATCHES), toy_pipeline(), [StdoutSink(JsonEncoder(), stream)],
+        )  # fmt: skip
+        with pytest.raises(SinkUnavailable) as caught:
+            daemon.run()
+    assert isinstance(caught.value.__cause__, BrokenPipeError)
+    assert daemon.summary.applied == 5

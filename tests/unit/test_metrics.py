@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream_gru.cli.building import build_metrics
+from stream_gru.metrics import Metrics, shown_horizons
+from stream_gru.pipeline import Pipeline
+from stream_gru.types import DropReason, PredictionBatch, ResetReason, SampleBatch
+from tests.support.models import make_bundle
+from tests.support.streams import CHANNELS, batch, calibrated, hostile_batches, toy_pipeline
+
+BUNDLE = calibrated(make_bundle(channels=CHANNELS, labels=2, horizon=10))
+LABELS = {"source", "reason", "class", "target", "horizon", "le", "version", "python", "engine", "model_id", "regime"}
+
+
+def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """All series as a scraper sees them."""
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def by_label(registry: CollectorRegistry, name: str, label: str) -> dict[str, float]:
+    """The values of one family, those above 0, by one label."""
+    found = {dict(labels)[label]: v for (n, labels), v in samples(registry).items() if n == f"stream_gru_{name}_total"}
+    return {key: value for key, value in found.items() if value}
+
+
+def run(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[PredictionBatch]]:
+    """Metrics of a run."""
+    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "replay", "toy", "0.1")
+    outs: list[PredictionBatch] = []
+    for given_batch in batches:
+        out = pipeline.process(given_batch)
+        outs.append(out)
+        metrics.observe_batch(given_batch.received, out, len(pipeline.streams))
+        metrics.observe_inference(0.001)
+        metrics.observe_latency(0.002, None)
+        totals = pipeline.scores()
+        assert totals is not None
+        metrics.observe_scores(totals)
+    return metrics, outs
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(hostile_batches(40), min_size=1, max_size=4))
+def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
+    """Received, applied, dropped, resets, classes, labels, scores: all are those of the outputs."""
+    pipeline = toy_pipeline(BUNDLE)
+    metrics, outs = run(pipeline, [replace(b, rejected={DropReason.PARSE: 2}) for b in batches])
+    dropped, resets, classes = Counter[str](), Counter[str](), Counter[str]()
+    applied = labelled = 0
+    for out in outs:
+        dropped.update({reason.text: n for reason, n in out.dropped.items()})
+        resets.update({reason.text: n for reason, n in out.resets.items()})
+        numbers = out.probabilities
+        assert numbers is not None
+        assert out.label is not None
+        classes.update(f"label{i}" for i in numbers.argmax(axis=1)[np.isfinite(numbers).all(axis=1)].tolist())
+        applied += len(out)
+        labelled += int((out.label >= 0).sum())
+    registry = metrics.registry
+    assert by_label(registry, "samples_dropped", "reason") == dropped
+    assert by_label(registry, "stream_resets", "reason") == resets
+    assert by_label(registry, "classifications", "class") == classes
+    found = samples(registry)
+    source = (("source", "replay"),)
+    assert found["stream_gru_samples_received_total", source] == sum(b.received + 2 for b in batches)
+    assert found["stream_gru_samples_applied_total", source] == applied
+    assert found["stream_gru_labelled_samples_total", ()] == labelled
+    assert found["stream_gru_streams", ()] == len(pipeline.streams)
+    totals = pipeline.scores()
+    assert totals is not None
+    for d, target in enumerate(pipeline.spec.targets):
+        for h in (1, 5, 10):
+            labels = (("horizon", str(h)), ("target", target))
+            assert found["stream_gru_forecasts_scored_total", labels] == totals.truths[d, h - 1]
+            error = found["stream_gru_forecast_absolute_error_total", labels]
+            np.testing.assert_allclose(error, totals.absolute_error[d, h - 1], rtol=1e-9)
+
+
+def test_series_are_known_before_the_first_sample() -> None:
+    """All series are there from the start and no stream, however many, adds one; labels come from closed sets."""
+    pipeline = toy_pipeline(BUNDLE, max_streams=10**6)
+    before = set(samples(Metrics(CollectorRegistry(), pipeline.manifest, "replay", "toy", "0.1").registry))
+    many = [batch([f"pump-{i}" for i in range(200)], [t] * 200) for t in range(15)]
+    metrics, _ = run(pipeline, many)
+    found = set(samples(metrics.registry))
+    assert found == before
+    assert {name for _, labels in found for name, _ in labels} <= {*LABELS, "created"}
+    assert not any("pump-" in value for _, labels in found for _, value in labels)
+    reasons = {dict(labels)["reason"] for name, labels in found if name == "stream_gru_samples_dropped_total"}
+    assert reasons == {reason.text for reason in DropReason}
+    causes = {dict(labels)["reason"] for name, labels in found if name == "stream_gru_stream_resets_total"}
+    assert causes == {reason.text for reason in ResetReason if reason}
+
+
+def test_all_names_are_the_products_own() -> None:
+    """Beside those of the process, the interpreter and its garbage collector every name begins with stream_gru_."""
+    found = build_metrics(BUNDLE, "replay", "toy").registry
+    names = {name for name, _ in samples(found)}
+    assert all(name.startswith(("stream_gru_", "process_", "python_")) for name in names)
+    assert {"stream_gru_build_info", "stream_gru_model_info", "process_resident_memory_bytes"} <= names
+
+
+def test_every_metric_is_explained_and_units_are_in_the_name() -> None:
+    """A help text for each; times are in seconds."""
+    registry = Metrics(CollectorRegistry(), BUNDLE.manifest, "replay", "toy", "0.1").registry
+    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    assert all(family.documentation for family in families if not family.name.endswith("_created"))
+    for family in families:
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")
+
+
+def test_an_output_that_is_no_number_is_no_class() -> None:
+    """A degraded output counts as applied and labelled, not as a class and not as recognised."""
+    pipeline = toy_pipeline(BUNDLE)
+    out = pipeline.process(batch(["p"] * 3, [0, 1, 2], label=np.zeros(3, np.int32), labels=("label0",)))
+    assert out.probabilities is not None
+    out.probabilities[:] = np.array([[1, 0], [np.nan, np.nan], [0, 1]])
+    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "replay", "toy", "0.1")
+    metrics.observe_batch(3, out, 1)
+    found = samples(metrics.registry)
+    assert by_label(metrics.registry, "classifications", "class") == {"label0": 1, "label1": 1}
+    assert found["stream_gru_labelled_samples_total", ()] == 3
+    assert found["stream_gru_labelled_samples_correct_total", ()] == 1
+
+
+def test_scores_that_round_lower_stop_nothing() -> None:
+    """A sum that comes out a hair smaller (its order changed) leaves counters where they are."""
+    pipeline = toy_pipeline(BUNDLE)
+    metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
+    before = samples(metrics.registry)
+    totals = pipeline.scores()
+    assert totals is not None
+    metrics.observe_scores(replace(totals, absolute_error=totals.absolute_error * (1 - 1e-15)))
+    after = samples(metrics.registry)
+    counters = [key for key in before if key[0] == "stream_gru_forecast_absolute_error_total"]
+    assert counters
+    assert [after[key] for key in counters] == [before[key] for key in counters]
+
+
+def test_models_without_a_head_have_no_series_of_it() -> None:
+    """No forecast, no scores; no classes, no classifications."""
+    only_classes = make_bundle(horizon=0)
+    registry = Metrics(CollectorRegistry(), only_classes.manifest, "replay", "toy", "0").registry
+    assert not any("forecast" in name for name, _ in samples(registry))
+    only_forecast = make_bundle(labels=0)
+    registry = Metrics(CollectorRegistry(), only_forecast.manifest, "replay", "toy", "0").registry
+    assert not any("classifications" in name for name, _ in samples(registry))
+
+
+def test_first_middle_and_last_horizon_are_shown() -> None:
+    """At most three series a target, however far the forecast goes."""
+    assert [shown_horizons(h) for h in (0, 1, 2, 3, 96)] == [[], [1], [1, 2], [1, 2, 3], [1, 48, 96]]
