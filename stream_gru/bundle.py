@@ -169,7 +169,7 @@ def load_bundle(path: Path | str) -> Bundle:
     if not path.is_dir():
         raise BundleError(f"{path}: expected a bundle folder, found {'a file' if path.exists() else 'nothing'}")
     manifest = _read_manifest(path / MANIFEST)
-    if manifest.digest and manifest.digest != manifest_digest(manifest):  # the first bundles had none
+    if manifest.digest != manifest_digest(manifest):
         raise BundleError(f"{path / MANIFEST}: digest: does not fit the rest; the manifest was changed")
     _check_contract(path, manifest)
     contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items() if name in _READ}
