@@ -92,7 +92,7 @@ class Daemon:
         pause, longest = _RETRY_S
         while not self._stopping.is_set():
             try:
-                self._source.open(None)
+                self._source.open(self._position)
                 return
             except SourceUnavailable as error:
                 if not self._wait_for_source:
@@ -107,6 +107,13 @@ class Daemon:
                 raw = self._source.poll(self._batch_rows, _POLL_S)
             except EndOfInput:
                 return
+            except SourceUnavailable as error:
+                if not self._wait_for_source:
+                    raise
+                log.warning("%s; opening it again", error)
+                self._source.close()
+                self._open_source()
+                continue
             if raw:
                 started = self._clock()
                 for batch in self._due(self._decoder.decode(raw)):

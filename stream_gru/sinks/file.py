@@ -11,6 +11,9 @@ from stream_gru.errors import SinkUnavailable
 from stream_gru.types import OutputSpec, PredictionBatch
 
 
+_CHUNK = 65_536
+
+
 class Encoder(Protocol):
     """The form of a row."""
 
@@ -24,22 +27,28 @@ class Encoder(Protocol):
 
 
 class FileSink:
-    """Writes rows to ``path``: after what is there with ``append``, else in place of it."""
+    """Writes rows to ``path``: after what is there with ``append``, else in place of it.
+
+    A row that a killed process left half written is cut off before more is appended.
+    """
 
     def __init__(self, path: Path, encoder: Encoder, *, append: bool) -> None:
         self._path, self._encoder, self._append = path, encoder, append
         self._file: IO[bytes] | gzip.GzipFile | None = None
         self._raw: IO[bytes] | None = None
         self._needs_header = True
+        self._checked = False
 
     def open(self) -> None:
         """Create or open the file.  Raises SinkUnavailable."""
+        compressed = self._path.name.endswith(".gz")
         try:
             self._raw = self._path.open("ab" if self._append else "wb")
+            if self._append and not compressed:
+                self._cut_half_row()
         except OSError as error:
             raise SinkUnavailable(f"{self._path}: cannot be written: {error.strerror}") from error
         self._needs_header = self._raw.tell() == 0
-        compressed = self._path.name.endswith(".gz")
         self._file = gzip.GzipFile("", "wb", 6, self._raw, mtime=0) if compressed else self._raw
 
     def write(self, batch: PredictionBatch) -> None:
@@ -49,10 +58,39 @@ class FileSink:
         try:
             if self._needs_header:
                 self._file.write(self._encoder.header(batch.spec))
-                self._needs_header = False
+            elif not self._checked:
+                self._check_header(self._encoder.header(batch.spec))
+            self._needs_header, self._checked = False, True
             self._file.write(self._encoder.encode(batch))
         except OSError as error:
             raise SinkUnavailable(f"{self._path}: cannot be written: {error.strerror}") from error
+
+    def _cut_half_row(self) -> None:
+        """Truncate the file behind its last line end."""
+        with self._path.open("rb+") as file:
+            end = size = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - _CHUNK)
+                file.seek(start)
+                cut = file.read(end - start).rfind(b"\n")
+                if cut >= 0:
+                    end = start + cut + 1
+                    break
+                end = start
+            if end < size:
+                file.truncate(end)
+
+    def _check_header(self, header: bytes) -> None:
+        """Refuse to append rows of other columns.  Raises SinkUnavailable."""
+        if not header or not self._append:
+            return
+        opener = gzip.open if self._path.name.endswith(".gz") else open
+        with opener(self._path, "rb") as file:
+            found = file.readline()
+        if found != header:
+            raise SinkUnavailable(
+                f"{self._path}: expected the columns of this model in the first line; choose a new file"
+            )
 
     def flush(self) -> int:
         """Make what was written durable; return the file's length in bytes.  Raises SinkUnavailable."""

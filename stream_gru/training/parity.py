@@ -5,9 +5,9 @@ Keras output, litert is held against numpy.  A difference above the tolerance is
 No keras here: its output comes in as an array.
 
 Decision: every step of the recording is compared, but engines start each `SEGMENT` steps from Keras' own state, because
-over many thousand steps a network near a decision can amplify the last bit of float32, which no engine can help (seen:
-1e-7 grown to 1.6e-5 within 1,000 steps, to 5e-5 within 16,000).  How far they drift when they carry their own state through the whole recording
-is measured too, and has a wider limit.
+a network near a decision can amplify the last bit of float32, which no engine can help (seen: 1e-7 grown to 1.6e-5
+within 1,000 steps, to 5e-5 within 16,000).  How far they drift when they carry their own state through the whole
+recording is measured too, and has a wider limit.
 """
 
 from __future__ import annotations

@@ -181,3 +181,24 @@ def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.Ca
     assert sink.flush() == len(text := capfdbinary.readouterr().out)
     assert text.count(b"stream,time") == 1
     assert len(text.splitlines()) == 6
+
+
+def test_a_half_written_row_is_cut_before_more_is_appended(tmp_path: Path) -> None:
+    """What a killed process left of its last row does not spoil the next one."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b'{"whole":1}\n{"half":')
+    sink = FileSink(path, JsonEncoder(), append=True)
+    sink.open()
+    sink.close()
+    assert path.read_bytes() == b'{"whole":1}\n'
+
+
+def test_rows_of_other_columns_are_not_appended(tmp_path: Path) -> None:
+    """A CSV file of another model is refused, not mixed."""
+    path = tmp_path / "out.csv"
+    path.write_text("other,columns\n1,2\n")
+    sink = FileSink(path, CsvEncoder(), append=True)
+    sink.open()
+    with pytest.raises(SinkUnavailable, match="expected the columns of this model"):
+        sink.write(toy_pipeline().process(batch(["a"], [0])))
+    sink.close()
