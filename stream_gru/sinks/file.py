@@ -10,7 +10,6 @@ from typing import IO, Protocol
 from stream_gru.errors import SinkUnavailable
 from stream_gru.types import OutputSpec, PredictionBatch
 
-
 _CHUNK = 65_536
 
 
