@@ -232,9 +232,12 @@ def _output_order(steps: Steps) -> I64:
 
 def _imputed(steps: Steps) -> I32:
     """Inserted steps before each sample plus channels held in it, (T,) int32."""
+    new = steps.row < 0
+    if steps.observed.all() and not new.any():
+        return np.zeros(len(steps), np.int32)
     held = np.count_nonzero(~steps.observed, axis=1)
-    held[steps.row < 0] = 0
-    inserted = np.cumsum(steps.row < 0)
+    held[new] = 0
+    inserted = np.cumsum(new)
     real = np.flatnonzero(steps.row >= 0)
     held[real] += np.diff(inserted[real], prepend=0)
     return held.astype(np.int32)

@@ -30,36 +30,46 @@ class JsonEncoder:
         """Return all rows, each ending in a line end."""
         if not len(batch):
             return b""
-        template, columns = _layout(batch)
-        return b"".join([template % row for row in zip(*columns, strict=True)])
+        heads = (batch.seq, batch.forecast, batch.upper, batch.probabilities)
+        template = _template(batch.spec, *(head is not None for head in heads))
+        return b"".join([template % row for row in zip(*_columns(batch), strict=True)])
 
 
-def _layout(batch: PredictionBatch) -> tuple[bytes, list[Iterable[bytes]]]:
-    """A row with ``%b`` where a column goes, and the columns."""
+def _columns(batch: PredictionBatch) -> list[Iterable[bytes]]:
+    """What goes into the places of the template, column by column."""
     spec = batch.spec
     names = [orjson.dumps(name) for name in batch.streams]
-    parts = ['{"stream":%b,"time":"%b"']
     columns: list[Iterable[bytes]] = [
         [names[i] for i in batch.stream.tolist()],
         [text.encode() for text in format_iso(batch.time_ns)],
     ]
     if batch.seq is not None:
-        parts.append(',"seq":%b')
         columns.append([b"null" if n < 0 else b"%d" % n for n in batch.seq.tolist()])
     if batch.forecast is not None:
-        parts.append(_keyed("forecast", spec.targets))
         columns.extend(_rows_of_numbers(batch.forecast[:, d]) for d in range(len(spec.targets)))
     if batch.lower is not None and batch.upper is not None:
-        parts.append(_keyed("interval", spec.targets) + f',"level":{spec.level!r}')
         pairs = np.stack((batch.lower, batch.upper), axis=-1)
         columns.extend(_rows_of_pairs(pairs[:, d]) for d in range(len(spec.targets)))
     if batch.probabilities is not None:
-        parts.append(',"class":%b' + _keyed("probabilities", spec.labels))
         columns.append(_classes(spec, batch.probabilities))
         columns.extend(_numbers(batch.probabilities[:, i]) for i in range(len(spec.labels)))
+    return [*columns, _statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps.tolist()]]
+
+
+@lru_cache(maxsize=64)
+def _template(spec: OutputSpec, seq: bool, forecast: bool, interval: bool, classes: bool) -> bytes:
+    """A row with ``%b`` where a column goes."""
+    parts = ['{"stream":%b,"time":"%b"']
+    if seq:
+        parts.append(',"seq":%b')
+    if forecast:
+        parts.append(_keyed("forecast", spec.targets))
+    if interval:
+        parts.append(_keyed("interval", spec.targets) + f',"level":{spec.level!r}')
+    if classes:
+        parts.append(',"class":%b' + _keyed("probabilities", spec.labels))
     parts.append(',"status":"%b","reset":%b,"steps":%b,"model_id":' + _escaped(spec.model_id) + "}\n")
-    columns += [_statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps.tolist()]]
-    return "".join(parts).encode(), columns
+    return "".join(parts).encode()
 
 
 def _escaped(text: str) -> str:
