@@ -150,7 +150,12 @@ def test_ctrl_c_keeps_the_best_so_far_and_writes_the_bundle(recordings: Path) ->
     (recordings / "long.toml").write_text(text)
     arguments = ["train", str(recordings / "long.toml"), "--out", str(recordings / "long.bundle")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "stream_gru", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "stream_gru", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background may have inherited that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     with process:
