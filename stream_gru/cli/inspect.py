@@ -68,7 +68,7 @@ def describe(bundle: Bundle) -> list[str]:
     ]
     if manifest.forecast is not None:
         head = manifest.forecast
-        kind = f"quantiles {head.quantiles}" if head.quantiles else "mean"
+        kind = f"quantiles {head.quantiles}" if head.quantiles else "point"
         residual = "change from the last value" if head.residual else "the value itself"
         lines.append(f"forecast    {', '.join(head.targets)}; 1..{head.horizon} steps ahead; {kind}; learns {residual}")
     if manifest.classes is not None:
