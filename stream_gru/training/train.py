@@ -26,7 +26,7 @@ from stream_gru.errors import ConfigError
 from stream_gru.evaluation.baselines import find_season, fit_linear_ar
 from stream_gru.evaluation.evaluate import Baselines, evaluate, stream_through
 from stream_gru.evaluation.scores import Scores
-from stream_gru.manifest import Channel, EngineParity, Layer, Manifest
+from stream_gru.manifest import Channel, EngineParity, Manifest
 from stream_gru.recordings import read_files
 from stream_gru.training.calibrate import calibrate, measure_warm_up
 from stream_gru.training.export import export_tflite
@@ -103,7 +103,7 @@ def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:
     if config.data is None or config.model is None:
         raise ConfigError("expected the tables [data] and [model] for training")
     windowed = config.training.regime == "windowed"
-    layers = _layers(spec)
+    layers = spec.manifest_layers()
     return Manifest(
         format_version=FORMAT_VERSION,
         model_id="",
@@ -149,26 +149,6 @@ def _channels(config: Config, runs: list[Run]) -> list[Channel]:
         )
         for index, channel in enumerate(config.channel)
     ]
-
-
-def _layers(spec: NetworkSpec) -> list[Layer]:
-    layers: list[Layer] = []
-    width = spec.input_size
-    for index, layer in enumerate(spec.layers):
-        layers.append(
-            Layer(
-                name=f"recurrent_{index}",
-                cell=layer.cell,
-                units=layer.units,
-                input_size=width,
-                activation=layer.activation,
-                recurrent_activation=layer.recurrent_activation,
-                use_bias=layer.use_bias,
-                reset_after=layer.reset_after and layer.cell == "gru",
-            )
-        )
-        width = layer.units
-    return layers
 
 
 def _parity(manifest: Manifest, fitted: Fitted, tflite: bytes, runs: list[Run]) -> list[EngineParity]:
