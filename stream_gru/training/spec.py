@@ -106,7 +106,7 @@ class NetworkSpec:
                     activation=layer.activation,
                     recurrent_activation=layer.recurrent_activation,
                     use_bias=layer.use_bias,
-                    reset_after=layer.reset_after,
+                    reset_after=layer.reset_after and layer.cell == "gru",
                 )
             )
             width = layer.units
