@@ -12,6 +12,7 @@ batches they came in.  Sources, sinks, metrics and time belong to the callers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -32,8 +33,8 @@ from stream_gru.types import (
     F32,
     I32,
     I64,
+    STREAM_ID,
     U8,
-    DropReason,
     Mask,
     OutputSpec,
     PredictionBatch,
@@ -48,7 +49,7 @@ class Pipeline:
 
     ``engine``: a name (``auto, litert, numpy, keras``) or an `Engine`; ``level``: nominal coverage of the intervals;
     ``adapt_rate``: how fast they adapt, 0 for not at all; ``max_streams``: samples of more streams are dropped.
-    Raises ConfigError for an engine that cannot be had.
+    Raises ConfigError for an engine that cannot be had, ValueError for a level that is no share.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class Pipeline:
         adapt_rate: float = 0.5,
         max_streams: int = 1000,
     ) -> None:
+        if not 0 < level < 1:
+            raise ValueError(f"level: expected a share above 0 and below 1, got {level}")
         manifest = bundle.manifest
         self.manifest = manifest
         self.engine = load_engine(engine, bundle) if isinstance(engine, str) else engine
@@ -70,7 +73,8 @@ class Pipeline:
         self._scorer = (
             None if manifest.forecast is None else Scorer(manifest, bundle.weights["scaling/scale"], level, adapt_rate)
         )
-        self.table = StateTable(self._columns())
+        # Rows of long horizons are large, and many a gateway has one device: grow as streams come.
+        self.table = StateTable(self._columns(), capacity=1)
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -126,9 +130,12 @@ class Pipeline:
 
         ``time``: a datetime with a time zone, ISO 8601 text, or seconds since 1970-01-01 UTC; ``values``: by channel
         name, or in the bundle's order, in engineering units, None or NaN for missing.  A sample that was not applied
-        comes back with ``dropped`` set.  Raises ValueError for unknown channels or an unreadable time.
+        comes back with ``dropped`` set.  Raises ValueError for unknown channels, an unreadable time or a bad stream id.
         """
-        row = np.array([self._value_row(values)], np.float32)
+        if not isinstance(stream, str) or not STREAM_ID.fullmatch(stream):
+            raise ValueError(f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {stream!r:.80}")
+        with np.errstate(over="ignore"):
+            row = np.array([self._value_row(values)], np.float64).astype(np.float32)
         batch = SampleBatch((stream,), np.zeros(1, np.int32), np.array([to_ns(time)], np.int64), row)
         out = self.process(batch)
         return prediction_at(out, 0) if len(out) else Prediction.of_dropped(batch, out)
@@ -171,7 +178,8 @@ class Pipeline:
         lost = steps.slot[lost_states(h)]
         if lost.size:
             self.table["h"][lost] = self.engine.initial_state(1)[0]
-            self.table["pending_reset"][lost] = ResetReason.NON_FINITE_STATE
+            pending = self.table["pending_reset"]
+            pending[lost[pending[lost] == ResetReason.NONE]] = ResetReason.NON_FINITE_STATE
         self.table["steps"][steps.slot] = steps.count[steps.start + steps.length - 1]
 
     def _status(self, count: I64, imputed: I32, finite: Mask) -> U8:
@@ -196,7 +204,7 @@ class Pipeline:
             values = [values.get(name) for name in names]
         if len(values) != len(names):
             raise ValueError(f"values: expected {len(names)} numbers ({', '.join(names)}), got {len(values)}")
-        return [float("nan") if value is None else float(value) for value in values]
+        return [_as_float(value) for value in values]
 
 
 def output_spec(manifest: Manifest, level: float) -> OutputSpec:
@@ -257,6 +265,9 @@ def _count_resets(steps: Steps) -> dict[ResetReason, int]:
     return {ResetReason(code): int(n) for code, n in enumerate(found) if n and code}
 
 
-def drop_total(dropped: Mapping[DropReason, int]) -> int:
-    """Samples dropped for any reason."""
-    return sum(dropped.values())
+def _as_float(value: float | None) -> float:
+    """A missing value as NaN, an integer too large for a float as infinite: both count as missing."""
+    try:
+        return math.nan if value is None else float(value)
+    except OverflowError:
+        return math.inf

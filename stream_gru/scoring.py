@@ -36,6 +36,7 @@ from stream_gru.manifest import Calibration, Forecast, Manifest
 from stream_gru.state import Column, StateTable
 from stream_gru.types import F32, F64, I64, Mask, ResetReason
 
+_NARROWEST = np.float32(0.01)  # least half-width of a predicted interval, in scales of the target
 _SUMS = 4  # truths, absolute error, absolute error of persistence, covered
 
 
@@ -88,10 +89,14 @@ class Scorer:
         self._targets = np.array(manifest.target_index)
         self._shape = (len(head.targets), head.horizon)
         self._quantiles = _interval_quantiles(head)
+        # Quantiles may meet, cross or lie on one side; an interval of no width could never be scaled to hold anything.
+        self._narrowest = (_NARROWEST * scale[self._targets])[:, None]
         self._block = max(32, head.horizon)
         self._miss_share, self._rate = 1 - level, rate
         self.calibrated = manifest.calibration is not None
-        self._offsets = interval_offsets(manifest.calibration, level, self._shape)
+        least = np.full_like(self._narrowest, _NARROWEST) if self._quantiles else self._narrowest
+        low, high = interval_offsets(manifest.calibration, level, self._shape)
+        self._offsets = np.minimum(low, -least), np.maximum(high, least)
         # A power of two, so that dividing by it is exact.
         self._unit = np.exp2(np.floor(np.log2(scale[self._targets].astype(np.float64))) - 20)[:, None]
 
@@ -144,7 +149,7 @@ class Scorer:
         if self._quantiles is None:
             return low, high
         median, lower, upper = parts[..., 0, :, :], parts[..., 1, :, :], parts[..., 2, :, :]
-        return low * np.maximum(median - lower, 0), high * np.maximum(upper - median, 0)
+        return low * np.maximum(median - lower, self._narrowest), high * np.maximum(upper - median, self._narrowest)
 
     def _learn(self, steps: Steps, parts: F32, trusted: Mask, table: StateTable) -> F32:
         """Match forecasts with truths, add up, adapt; return the interval scale of each step, (T, D, H)."""
@@ -186,8 +191,8 @@ class Scorer:
         """Walk through the blocks, all streams side by side; return each step's scale and which truths were missed."""
         h, slot = self._shape[1], steps.slot
         # How wide an interval would have had to be, in units of the unscaled one.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            needed = np.where(error > 0, error / widths[1], error / widths[0])
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            needed = np.abs(error) / np.abs(np.where(error > 0, widths[1], widths[0]))
         counted = np.isfinite(error)
         scales = np.empty(error.shape, np.float32)
         missed = np.zeros(error.shape, np.bool_)
@@ -250,7 +255,8 @@ class Scorer:
 def interval_offsets(calibration: Calibration | None, level: float, shape: tuple[int, int]) -> tuple[F32, F32]:
     """Lower and upper residual quantile at ``level`` for each target and horizon, (D, H) each; NaN uncalibrated.
 
-    Levels between the stored ones are interpolated; beyond the outermost the outermost serves (the scale adapts).
+    Levels between the stored ones are interpolated; beyond the outermost the outermost serves (the scale adapts).  An
+    offset never lies beyond the forecast: the interval holds it.
     """
     if calibration is None:
         return np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)

@@ -7,6 +7,7 @@ referred to by index.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -23,6 +24,7 @@ U8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 NS_PER_S = 1_000_000_000
+STREAM_ID = re.compile(r"[A-Za-z0-9_.:/ -]{1,128}")
 
 _T = TypeVar("_T", bound=np.generic)
 

@@ -18,6 +18,8 @@ from stream_gru.pipeline import Pipeline, conditioning_spec
 from stream_gru.state import StateTable
 from stream_gru.types import F32, F64, I64, Mask, PredictionBatch, ResetReason, SampleBatch, Status
 
+_EVEN = 0.005  # a skill closer to 0 is no difference
+
 
 @dataclass(frozen=True)
 class Baselines:
@@ -60,10 +62,15 @@ def stream_through(
     breaks[steps.start] = True
     stretch = np.cumsum(breaks)
     nothing = np.full((len(steps), len(out.spec.targets), out.spec.horizon), np.nan)
-    trusted = np.isin(out.status, (Status.OK, Status.IMPUTED))
+    trusted = _trusted(out)
     by_step = [_by_step(part, nothing, order, trusted) for part in (out.forecast, out.lower, out.upper)]
     truth = _truth(steps, manifest.target_index, out.spec.horizon, stretch)
     return Streamed(steps, out, by_step[0], by_step[1], by_step[2], truth, stretch)
+
+
+def _trusted(out: PredictionBatch) -> Mask:
+    """Outputs that are neither warming nor degraded."""
+    return np.isin(out.status, (Status.OK, Status.IMPUTED))
 
 
 def _by_step(rows: F32 | None, nothing: F64, order: I64, trusted: Mask) -> F64:
@@ -90,7 +97,8 @@ def evaluate(bundle: Bundle, batch: SampleBatch, baselines: Baselines, engine: s
     forecast = None if out.forecast is None else _forecast_scores(bundle, streamed, baselines)
     classes = None
     if out.probabilities is not None and out.label is not None:
-        truth = np.where(out.status == Status.DEGRADED, -1, out.label).astype(np.int64)
+        # As with forecasts, outputs that say themselves that they are not to be trusted yet are no answers.
+        truth = np.where(_trusted(out), out.label, -1).astype(np.int64)
         classes = class_scores(
             list(out.spec.labels),
             truth,
@@ -184,9 +192,12 @@ def verdict(scores: Scores) -> list[str]:
     if scores.forecast is not None:
         for name, skill in sorted(scores.forecast.skill.items()):
             other = scores.forecast.baselines[name]
-            word = "better than" if skill > 0.005 else "worse than" if skill < -0.005 else "no better than"
+            if abs(skill) < _EVEN:
+                word, much = "no better than", ""
+            else:
+                word, much = ("better than" if skill > 0 else "worse than"), f" by {abs(skill):.1%}"
             lines.append(
-                f"forecast: {word} {name.replace('_', ' ')} by {abs(skill):.1%}"
+                f"forecast: {word} {name.replace('_', ' ')}{much}"
                 f" (mean absolute error {scores.forecast.model.mae_scaled:.4g} against {other.mae_scaled:.4g},"
                 " in standard deviations)"
             )

@@ -37,8 +37,7 @@ def calibrate(bundle: Bundle, validation: SampleBatch, engine: str) -> Calibrati
     residuals = streamed.truth - streamed.forecast
     if head.quantiles:
         lower, upper = _half_widths(bundle, validation, engine)
-        side = np.where(residuals < 0, lower, upper)
-        residuals = residuals / np.maximum(side, 1e-9)
+        residuals = residuals / np.where(residuals < 0, lower, upper)
     flat = residuals.reshape(len(residuals), -1)
     counted = np.isfinite(flat).sum(axis=0)
     if not counted.all():
@@ -50,13 +49,13 @@ def calibrate(bundle: Bundle, validation: SampleBatch, engine: str) -> Calibrati
 def _half_widths(bundle: Bundle, validation: SampleBatch, engine: str) -> tuple[F64, F64]:
     """What a quantile head predicts for the distance of its outermost quantiles from the median, (T, D, H) each.
 
-    With residual quantiles of -1 and 1 the interval is exactly that.
+    With residual quantiles of -1 and 1 at its level the interval is exactly that; never narrower than scoring allows.
     """
     head = bundle.manifest.forecast
     if head is None:
         raise ValueError("a model without a forecast head has no quantiles")
     unit = Calibration(
-        levels=[0.01, 0.5, 0.99], residuals=[[[-1.0, 0.0, 1.0]] * head.horizon] * len(head.targets), samples=1
+        levels=[0.05, 0.5, 0.95], residuals=[[[-1.0, 0.0, 1.0]] * head.horizon] * len(head.targets), samples=1
     )
     plain = bundle.with_manifest(calibration=unit)
     streamed = stream_through(plain, validation, engine, level=0.9, adapt_rate=0.0)

@@ -215,3 +215,29 @@ def test_a_model_of_other_channels_is_refused() -> None:
         pipeline.swap(make_bundle(channels=2, labels=2), "numpy")
     out, _ = feed([2], pipeline)
     assert resets(out) == ["none"]
+
+
+def test_a_lost_state_does_not_hide_a_reset_that_was_deferred() -> None:
+    """The reset of a dropped sample keeps its reason when the state was lost as well, however batches are cut."""
+    times, values = [10_000, 10_001, 0, 1], [[1, 1, 1], [3e38, 3e38, 3e38], [NAN, NAN, NAN], [1, 1, 1]]
+    for cuts in ([4], [2, 4], [3, 4], [1, 2, 3, 4]):
+        pipeline, found, first = toy_pipeline(), [], 0
+        for last in cuts:
+            out = pipeline.process(batch(["a"] * (last - first), times[first:last], values[first:last]))
+            found += resets(out)
+            first = last
+        assert found == ["first_sample", "none", "clock_backwards"], cuts
+
+
+@pytest.mark.parametrize("stream", ["", "a\nb", "x" * 129, "a#b"])
+def test_push_takes_no_stream_id_that_a_decoder_would_refuse(stream: str) -> None:
+    """The Python door has the same lock as the others."""
+    with pytest.raises(ValueError, match="stream: expected"):
+        toy_pipeline().push(stream, 0.0, [1, 2, 3])
+
+
+def test_a_level_that_is_no_share_is_refused() -> None:
+    """Neither 0, 1, more, nor not a number."""
+    for level in (0.0, 1.0, 2.0, NAN):
+        with pytest.raises(ValueError, match="level: expected"):
+            toy_pipeline(level=level)

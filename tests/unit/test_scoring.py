@@ -41,11 +41,12 @@ def walk(n: int, seed: int = 0, spread: float = 1.0) -> list[list[float]]:
     return [[float(v)] for v in np.cumsum(np.random.default_rng(seed).normal(0, spread, n))]
 
 
-def run(values: list[list[float]], rate: float = 0.5, horizon: int = 3) -> tuple[PredictionBatch, ScoreTotals]:
-    """Feed values to a pipeline that forecasts the last value; intervals of residuals are -1.645 .. 1.645."""
+def run(
+    values: list[list[float]], rate: float = 0.5, horizon: int = 3, row: tuple[float, ...] = (-1.645, 0.0, 1.645)
+) -> tuple[PredictionBatch, ScoreTotals]:
+    """Feed values to a pipeline that forecasts the last value; ``row``: its residual quantiles."""
     bundle = make_bundle(channels=1, targets=1, horizon=horizon, labels=0)
-    row = [-1.645, 0.0, 1.645]
-    calibration = Calibration(levels=[0.05, 0.5, 0.95], residuals=[[row] * horizon], samples=100)
+    calibration = Calibration(levels=[0.05, 0.5, 0.95], residuals=[[list(row)] * horizon], samples=100)
     pipeline = Pipeline(bundle.with_manifest(calibration=calibration), LastValueEngine(horizon), adapt_rate=rate)
     out = pipeline.process(batch(["a"] * len(values), list(range(len(values))), values))
     scores = pipeline.scores()
@@ -164,3 +165,36 @@ def test_interval_offsets_come_from_the_stored_quantiles() -> None:
 def test_times_of_the_toy_streams_are_today() -> None:
     """The tests run at a time of day as real data has it, not at 1970."""
     assert START_NS > 1.7e18
+
+
+@pytest.mark.parametrize("row", [(0.5, 1.0, 2.0), (-3.0, -2.0, -1.0), (0.0, 0.0, 0.0)])
+def test_intervals_of_a_biased_calibration_are_counted_right_and_recover(row: tuple[float, ...]) -> None:
+    """Residual quantiles all on one side, or none at all: live coverage is that of the outputs, and comes to 90 %."""
+    values = walk(8000, seed=2)
+    out, scores = run(values, row=row)
+    assert out.lower is not None
+    assert out.upper is not None
+    y = np.array(values, np.float32)[:, 0]
+    inside = (y[1:] >= out.lower[:-1, 0, 0]) & (y[1:] <= out.upper[:-1, 0, 0])
+    assert scores.coverage()[0, 0] == pytest.approx(inside.mean(), abs=1e-3)
+    assert inside[4000:].mean() == pytest.approx(0.9, abs=0.03)
+
+
+def test_crossing_quantiles_give_an_interval_all_the_same() -> None:
+    """A quantile head whose quantiles cross is widened a little, never turned inside out or blown up."""
+    bundle = calibrated(make_bundle(channels=3, labels=0, quantiles=(0.1, 0.5, 0.9)))
+    pipeline = toy_pipeline(bundle)  # its outputs ascend by 1: column k is the k-th quantile
+    out = pipeline.process(batch(["a"] * 50, list(range(50))))
+    assert out.forecast is not None
+    assert out.lower is not None
+    assert out.upper is not None
+    assert (out.lower < out.forecast).all()
+    assert (out.upper > out.forecast).all()
+    engine = LastValueEngine(pipeline.engine.output_size)  # all quantiles the same: they meet
+    engine.input_size = 3
+    engine.step = lambda x, h: (np.repeat(x[:, :1], engine.output_size, axis=1), h)  # type: ignore[method-assign]
+    met = Pipeline(bundle, engine).process(batch(["a"] * 5, list(range(5))))
+    assert met.lower is not None
+    assert met.upper is not None
+    assert (met.upper > met.lower).all()
+    assert (met.upper - met.lower < 1).all()
