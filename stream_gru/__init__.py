@@ -3,12 +3,17 @@
 >>> from stream_gru import Pipeline, load_bundle
 >>> pipeline = Pipeline(load_bundle("pump.bundle"))
 >>> out = pipeline.push("pump-3", "2026-03-01T00:00:01Z", {"flow": 41.2, "pressure": 310.0})
+
+Public names are imported when they are asked for: the command line shall listen to signals before it loads anything.
 """
 
-from stream_gru.bundle import Bundle, load_bundle
-from stream_gru.pipeline import Pipeline
-from stream_gru.prediction import Prediction
-from stream_gru.types import DropReason, PredictionBatch, ResetReason, SampleBatch, Status
+TYPE_CHECKING = False  # type checkers take it as true, and the module `typing` need not be loaded
+
+if TYPE_CHECKING:
+    from stream_gru.bundle import Bundle, load_bundle
+    from stream_gru.pipeline import Pipeline
+    from stream_gru.prediction import Prediction
+    from stream_gru.types import DropReason, PredictionBatch, ResetReason, SampleBatch, Status
 
 __version__ = "0.1.0"
 
@@ -23,3 +28,27 @@ __all__ = [
     "Status",
     "load_bundle",
 ]
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Pipeline": "pipeline",
+    "Prediction": "prediction",
+    "load_bundle": "bundle",
+    **dict.fromkeys(("DropReason", "PredictionBatch", "ResetReason", "SampleBatch", "Status"), "types"),
+}
+
+
+if not TYPE_CHECKING:  # else every name would be known to type checkers
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,6 +24,7 @@ import hashlib
 import io
 import itertools
 import math
+import os
 import stat
 import tempfile
 import zipfile
@@ -68,6 +69,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_SECONDS = 1e9
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.npz"
@@ -127,15 +129,28 @@ def manifest_digest(manifest: Manifest) -> str:
     return hashlib.sha256(msgspec.json.encode(rest, order="sorted")).hexdigest()
 
 
+def check_target(path: Path) -> None:
+    """Raise BundleError where `write_bundle` could not write: something else than a bundle, or no way to get there."""
+    if not path.name or (
+        path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not (path / MANIFEST).exists()
+    ):
+        raise BundleError(f"{path}: expected a new path or an older bundle to replace, found something else")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BundleError(f"{path}: cannot be written: {parent} is no folder that may be written to")
+
+
 def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra: dict[str, bytes]) -> Bundle:
     """Write a bundle and load it again, so that what is on disk has been verified.
 
     ``extra`` holds the bytes of the other files by name.  The folder appears whole or not at all; an older bundle at
-    ``path`` is replaced.  Raises BundleError where ``path`` is something else than a bundle.
+    ``path`` is replaced.  Raises BundleError as `check_target` does, and for a file that would be too large to be read.
     """
-    if path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not (path / MANIFEST).exists():
-        raise BundleError(f"{path}: expected a new path or an older bundle to replace, found something else")
+    check_target(path)
     contents = {WEIGHTS: _pack_weights(weights), **extra}
+    for name, data in contents.items():
+        if len(data) > MAX_FILE_BYTES:
+            raise BundleError(f"{path}: {name} would have {len(data):,} bytes, at most {MAX_FILE_BYTES:,} are allowed")
     entries = {
         name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         for name, data in sorted(contents.items())
@@ -242,8 +257,24 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"classes.labels: expected distinct labels, at least one, got {labels}"
     if manifest.regime == "windowed" and not (manifest.window and manifest.window > 0):
         yield f"window: expected a positive number of steps for the windowed regime, got {manifest.window}"
-    if not (math.isfinite(manifest.period_s) and manifest.period_s > 0):
-        yield f"period_s: expected a positive number of seconds, got {manifest.period_s}"
+    if not 0 < manifest.period_s <= MAX_SECONDS:
+        yield f"period_s: expected a positive number of seconds, at most {MAX_SECONDS:.0e}, got {manifest.period_s}"
+    if not 0 < manifest.conditioning.clock_backwards_s <= MAX_SECONDS:
+        found = manifest.conditioning.clock_backwards_s
+        yield f"conditioning.clock_backwards_s: expected seconds, at most {MAX_SECONDS:.0e}, got {found}"
+    if manifest.warm_up < 0:
+        yield f"warm_up: expected a number of steps, got {manifest.warm_up}"
+    for index, channel in enumerate(manifest.channels):
+        yield from _channel_contradictions(f"channels[{index}]", channel)
+
+
+def _channel_contradictions(where: str, channel: Channel) -> Iterator[str]:
+    for key in ("seen_min", "seen_max", "min", "max"):
+        value = getattr(channel, key)
+        if value is not None and not math.isfinite(value):
+            yield f"{where}.{key}: expected a finite number, got {value}"
+    if channel.min is not None and channel.max is not None and not channel.min < channel.max:
+        yield f"{where}: expected min below max, got {channel.min} and {channel.max}"
 
 
 def _forecast_contradictions(manifest: Manifest, head: Forecast, names: list[str]) -> Iterator[str]:
@@ -257,6 +288,8 @@ def _forecast_contradictions(manifest: Manifest, head: Forecast, names: list[str
     calibration = manifest.calibration
     if calibration is None:
         return
+    if calibration.samples < 1:
+        yield f"calibration.samples: expected at least 1, got {calibration.samples}"
     shape = (len(head.targets), head.horizon, len(calibration.levels))
     table = calibration.residuals
     if len(table) != shape[0] or any(

@@ -66,6 +66,11 @@ class Daemon:
         """Ask the loop to finish the batch in hand and end; safe from a signal handler."""
         self._stopping.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked the loop to end."""
+        return self._stopping.is_set()
+
     def run(self) -> Summary:
         """Run to the end of the input, or until stopped.
 

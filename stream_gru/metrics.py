@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from stream_gru.manifest import Manifest
 from stream_gru.scoring import ScoreTotals
-from stream_gru.types import F64, NS_PER_S, DropReason, PredictionBatch, ResetReason, Status
+from stream_gru.types import F64, NS_PER_S, DropReason, PredictionBatch, ResetReason
 
 PREFIX = "stream_gru"
 _Child = TypeVar("_Child")
@@ -114,7 +114,7 @@ class Metrics:
             for child, n in zip(self._classes, np.bincount(best[given], minlength=len(self._classes)), strict=True):
                 child.inc(int(n))
             if out.label is not None:
-                known = (out.label >= 0) & np.isin(out.status, (Status.OK, Status.IMPUTED))
+                known = (out.label >= 0) & out.trusted
                 self._labelled.inc(int(known.sum()))
                 self._correct.inc(int((given & known & (best == out.label)).sum()))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from stream_gru.decoders import load_decoder
-from stream_gru.decoders.fields import Fields
+from stream_gru.decoders.fields import Fields, stream_id
 from stream_gru.errors import DataError, EndOfInput
 from stream_gru.sources import common_format
-from stream_gru.sources.files import FileSource, expand
+from stream_gru.sources.files import FileSource, expand, stem
 from stream_gru.types import SampleBatch, concatenate
 
 _BLOCK_ROWS = 65_536
@@ -35,3 +36,15 @@ def read_files(patterns: Sequence[str], fields: Fields) -> SampleBatch:
         why = ", ".join(f"{n:,} {reason.text}" for reason, n in reasons.items()) or "there is none"
         raise DataError(f"{', '.join(patterns)}: no row could be read: {why}; see [input] and [[channel]]")
     return batch
+
+
+def shared_stream(paths: Sequence[Path], fields: Fields) -> Iterator[str]:
+    """Yield one warning when files of one name would be taken for one device, as no column names it."""
+    if fields.input.stream:
+        return
+    first: dict[str, Path] = {}
+    twice = [(first[name], path) for path in paths if first.setdefault(name := stream_id(stem(path)), path) != path]
+    if twice:
+        one, other = twice[0]
+        more = f" (and {len(twice) - 1:,} more)" if len(twice) > 1 else ""
+        yield f"warning: {one} and {other}{more} are read as one stream {stream_id(stem(one))!r}; see input.stream"

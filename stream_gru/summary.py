@@ -42,10 +42,10 @@ class Summary:
         if len(self.latencies_s) < _KEPT_LATENCIES:
             self.latencies_s.append(seconds)
         if out.probabilities is not None and out.label is not None and len(out):
-            known = out.label >= 0
-            right = (out.probabilities.argmax(axis=1) == out.label) & np.isfinite(out.probabilities).all(axis=1)
+            known = (out.label >= 0) & out.trusted
+            right = known & (out.probabilities.argmax(axis=1) == out.label)
             self.labelled += int(known.sum())
-            self.correct += int((known & right).sum())
+            self.correct += int(right.sum())
 
     @property
     def balanced(self) -> bool:
@@ -76,8 +76,12 @@ class Summary:
 
 def _forecast(scores: ScoreTotals, level: float) -> dict[str, Any]:
     covered, truths = scores.covered.sum(axis=1), scores.truths.sum(axis=1)
+    error = scores.mae()
     return {
-        "mae": [round(float(n), 5) for n in np.nanmean(scores.mae(), axis=1)],
+        "mae": [
+            round(float(row[seen].mean()), 5) if seen.any() else None
+            for row, seen in zip(error, scores.truths > 0, strict=True)
+        ],
         "skill_against_persistence": [
             round(float(1 - a / b), 4) if b > 0 else None
             for a, b in zip(scores.absolute_error.sum(axis=1), scores.persistence_error.sum(axis=1), strict=True)
@@ -109,9 +113,10 @@ def summary_lines(result: dict[str, Any], targets: tuple[str, ...]) -> list[str]
     forecast = result.get("forecast")
     if forecast:
         for index, target in enumerate(targets):
-            skill, coverage = forecast["skill_against_persistence"][index], forecast["coverage"][index]
+            mae, skill, coverage = (forecast[key][index] for key in ("mae", "skill_against_persistence", "coverage"))
             lines.append(
-                f"forecast    {target}: mean absolute error {forecast['mae'][index]:.4g}, skill against persistence"
+                f"forecast    {target}: mean absolute error {'unknown' if mae is None else f'{mae:.4g}'},"
+                f" skill against persistence"
                 f" {'unknown' if skill is None else f'{skill:+.1%}'}, interval coverage"
                 f" {'unknown' if coverage is None else f'{coverage:.1%}'} of {forecast['level']:.0%}"
             )

@@ -82,7 +82,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where in its input a source stands: everything before ``offset`` bytes of ``name`` has been read."""
+    """Where in its input a source stands: all before ``offset`` bytes (of Parquet: rows) of ``name`` has been read."""
 
     name: str
     offset: int
@@ -262,6 +262,11 @@ class PredictionBatch:
     label: I32 | None = None
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
     resets: Mapping[ResetReason, int] = field(default_factory=dict)
+
+    @property
+    def trusted(self) -> Mask:
+        """Outputs that are neither warming nor degraded, (M,): only those are scored."""
+        return (self.status == Status.OK) | (self.status == Status.IMPUTED)
 
     def __len__(self) -> int:
         return len(self.time_ns)

@@ -2,17 +2,22 @@
 
 Exit codes: 0 ok, 1 failure, 2 usage or configuration, 130 interrupted.  Results go to standard output, everything else
 to standard error.
+
+Decision: importing this loads next to nothing, so that signals are listened to from the first moment.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from importlib import import_module
 
-import click
+TYPE_CHECKING = False  # type checkers take it as true, and the module `typing` need not be loaded
 
-from stream_gru import __version__
-from stream_gru.errors import BundleError, ConfigError, StreamGruError
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from stream_gru.errors import StreamGruError
 
 # Commands are imported when they are asked for: a gateway does not load what a workstation needs.
 COMMANDS = {
@@ -27,54 +32,108 @@ COMMANDS = {
     "simulate": "stream_gru.cli.simulate:simulate",
     "train": "stream_gru.cli.train:train",
 }
-
-
-class _Lazy(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "STREAM_GRU"})
-@click.version_option(__version__, prog_name="stream-gru")
-def cli() -> None:
-    """Train a stateful GRU on recorded sensors, run it on live ones."""
+# Commands that SIGTERM ends well.
+_DAEMONS = frozenset({"demo", "replay", "run"})
 
 
 def main() -> None:
     """Entry point: errors become one line on standard error and an exit code, never a traceback."""
-    sys.exit(run_cli(sys.argv[1:]))
+    listen_early(sys.argv[1:2])
+    hold_descriptors()
+    code = run_cli(sys.argv[1:])
+    _discard_what_cannot_be_written()
+    sys.exit(code)
+
+
+def listen_early(command: list[str]) -> None:
+    """Leave at once when a signal comes while modules are loaded: nothing is open yet that had to be closed.
+
+    `loaded` ends this for SIGINT; a daemon replaces the handler of SIGTERM by its own.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and _DAEMONS.intersection(command):
+        signal.signal(signal.SIGTERM, _leave)
+
+
+def loaded() -> None:
+    """From now on Ctrl-C is a KeyboardInterrupt."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """No exception: the imports of native modules would turn it into one of their own."""
+    if number == signal.SIGTERM:
+        os._exit(0)
+    try:
+        os.write(2, b"stream-gru: interrupted\n")
+    finally:
+        os._exit(130)
+
+
+def hold_descriptors() -> None:
+    """Put something in the place of closed outputs: standard output refuses what is written, standard error is silent.
+
+    Else the next file that is opened would get their number, and results would go nowhere without a word.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        nowhere = os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_WRONLY)
+        if nowhere != number:
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+        setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - until the end
 
 
 def run_cli(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
     try:
-        result = cli.main(arguments, prog_name="stream-gru", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stream-gru: interrupted", err=True)
-        return 130
+        from stream_gru.cli.group import invoke
+        from stream_gru.errors import BundleError, ConfigError, StreamGruError
+    except KeyboardInterrupt:
+        return _interrupted()
+    try:
+        code = invoke(arguments)
+        sys.stdout.flush()  # what cannot be written shall be known now, not after the last line of Python
+        return code
+    except KeyboardInterrupt:
+        return _interrupted()
     except BrokenPipeError:
         return 1
     except (ConfigError, BundleError) as error:
-        _complain(error)
-        return 2
+        return _complain(error, 2)
     except StreamGruError as error:
-        _complain(error)
-        return 1
+        return _complain(error, 1)
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        return _complain(f"{error.filename or 'standard output or a file'}: {reason}", 1)
 
 
-def _complain(error: StreamGruError) -> None:
+def _interrupted() -> int:
+    return _complain("interrupted", 130)
+
+
+def _complain(error: StreamGruError | str, code: int) -> int:
     for line in str(error).splitlines():
-        click.echo(f"stream-gru: {line}" if line else line, err=True)
+        _say(f"stream-gru: {line}" if line else line)
+    return code
+
+
+def _say(line: str) -> None:
+    from contextlib import suppress
+
+    with suppress(OSError):  # nobody is left to be told
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - click may not be loaded yet
+
+
+def _discard_what_cannot_be_written() -> None:
+    """Without this the interpreter complains at exit, in its own words and with its own exit code."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)

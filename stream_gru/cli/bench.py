@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from stream_gru.bundle import Bundle, load_bundle
 from stream_gru.cli.building import ENGINE_CHOICE
+from stream_gru.cli.options import FiniteRange
 from stream_gru.cli.tables import table
 from stream_gru.config import InputConfig
 from stream_gru.decoders.csv_lines import CsvDecoder
@@ -32,7 +35,7 @@ _START_NS = 1_772_323_200 * NS_PER_S
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="For each line.")
+@click.option("--seconds", type=FiniteRange(min=0.01, max=3600), default=1.0, show_default=True, help="For each line.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(bundle: Path, engine: str, seconds: float, as_json: bool) -> None:
     """Measure BUNDLE here: the engine alone, and the whole road from CSV bytes to JSON bytes."""
@@ -104,11 +107,12 @@ def road_rows(bundle: Bundle, engine: Engine, seconds: float) -> dict[str, dict[
 def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[], Any]:
     """Each call hands the next ``rows`` samples of ``streams`` streams down the road."""
     manifest = bundle.manifest
-    stream_column = manifest.input.stream or "stream"
+    columns = {manifest.input.time, *(channel.column or channel.name for channel in manifest.channels)}
+    stream_column = free_name("stream", columns)
     fields = Fields.of(InputConfig(time=manifest.input.time, stream=stream_column), manifest.channels)
     decoder, pipeline = CsvDecoder(fields), Pipeline(bundle, engine, max_streams=streams)
     encoder = JsonEncoder()
-    header = ",".join((fields.input.time, stream_column, *fields.columns)).encode() + b"\n"
+    header = header_of([fields.input.time, stream_column, *fields.columns])
     rng = np.random.default_rng(0)
     mean, scale = bundle.weights["scaling/mean"], bundle.weights["scaling/scale"]
     low = np.array([-np.inf if c.min is None else c.min for c in manifest.channels])
@@ -127,3 +131,17 @@ def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[
         return encoder.encode(pipeline.process(decoder.decode([RawMessage(payload, "bench", header)])))
 
     return call
+
+
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """``wanted``, with as many ``_`` behind it as it takes to be no other name."""
+    while wanted in taken:
+        wanted += "_"
+    return wanted
+
+
+def header_of(names: Sequence[str]) -> bytes:
+    """The first line of a CSV file with these columns."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(names)
+    return text.getvalue().encode()

@@ -12,6 +12,7 @@ import stream_gru
 from stream_gru.bundle import load_bundle
 from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, run_daemon, stop_on_signals
 from stream_gru.cli.live_view import LiveView, PlainView
+from stream_gru.cli.options import FiniteRange
 from stream_gru.daemon import Daemon
 from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields
@@ -26,7 +27,7 @@ _SPEED = 400.0
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with bundle and recordings [sample_data].")
 @click.option("--fast", is_flag=True, help="As fast as possible, without the live view.")
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=_SPEED, show_default=True)
+@click.option("--speed", type=FiniteRange(min=0, min_open=True), default=_SPEED, show_default=True)
 @click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
 @click.option("--metrics-listen", default="127.0.0.1:0", show_default=True, help="host:port, 0 takes a free port.")
 def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_listen: str) -> None:

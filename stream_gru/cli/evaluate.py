@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -32,13 +31,15 @@ def evaluate(
     bundle: Path, files: tuple[str, ...], engine: str, regime: str | None, window: int | None, as_json: bool
 ) -> None:
     """Stream labelled recordings FILES through BUNDLE and score every output; baseline: persistence."""
+    if window and regime != "windowed":
+        raise click.UsageError("--window goes with --regime windowed only")
     model = load_bundle(bundle)
     if regime:
         model = with_regime(model, regime, window)
     batch = read_files(files, Fields.of(model.manifest.input, model.manifest.channels))
     scores, _ = evaluate_bundle(model, batch, Baselines(), engine)
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(scores)))
+        click.echo(msgspec.json.encode(scores).decode())  # not a number becomes null
         return
     for line in score_lines(scores):
         click.echo(line)

@@ -88,14 +88,18 @@ def _bound(value: float | None) -> str:
 def _scores(bundle: Bundle) -> list[str]:
     """The scores of the test part as training stored them."""
     scores = bundle.manifest.scores
+    if not scores:
+        return ["no scores are stored"]
     lines: list[str] = ["scores of the test part, streamed:"]
     forecast, classes = scores.get("forecast"), scores.get("classes")
-    if forecast:
-        lines += ["", *forecast_lines(_with_nan(forecast, ForecastScores))]
-    if classes:
-        lines += ["", *class_lines(_with_nan(classes, ClassScores))]
-    verdict = scores.get("verdict")
-    return [*lines, "", *(verdict if isinstance(verdict, list) else ["no scores are stored"])]
+    try:
+        if forecast:
+            lines += ["", *forecast_lines(_with_nan(forecast, ForecastScores))]
+        if classes:
+            lines += ["", *class_lines(_with_nan(classes, ClassScores))]
+        return [*lines, "", *msgspec.convert(scores.get("verdict", []), list[str])]
+    except (msgspec.ValidationError, LookupError, ValueError):
+        return ["scores: not readable by this version"]
 
 
 def _with_nan(stored: object, kind: Any) -> Any:

@@ -8,9 +8,12 @@ import click
 
 from stream_gru.bundle import load_bundle
 from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, run_daemon, stop_on_signals
+from stream_gru.cli.options import FiniteRange
 from stream_gru.daemon import Daemon
 from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields
+from stream_gru.errors import DataError
+from stream_gru.recordings import shared_stream
 from stream_gru.sinks import ENCODERS, file_sink
 from stream_gru.sinks.stdout import StdoutSink
 from stream_gru.sources import common_format
@@ -29,10 +32,10 @@ from stream_gru.sources.files import FileSource, expand
     envvar="STREAM_GRU_REPLAY_FORMAT",
     help="Form on standard output.",
 )
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="A multiple of the recording's own speed.")
+@click.option("--speed", type=FiniteRange(min=0, min_open=True), help="A multiple of the recording's own speed.")
 @click.option("--fast", is_flag=True, help="As fast as possible (the default).")
 @click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
-@click.option("--level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.9, show_default=True)
+@click.option("--level", type=FiniteRange(0, 1, min_open=True, max_open=True), default=0.9, show_default=True)
 @click.option("--batch-rows", type=click.IntRange(1, 1_000_000), default=2048, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
@@ -57,9 +60,12 @@ def replay(
     kind = common_format(paths, model.manifest.input.format)
     sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
     pipeline, metrics = build_pipeline(model, engine, level, 0.5, 1_000_000, "replay")
+    fields = Fields.of(model.manifest.input, model.manifest.channels)
+    for line in shared_stream(paths, fields):
+        click.echo(line, err=True)
     daemon = Daemon(
         FileSource(paths, kind, batch_rows),
-        load_decoder(kind, Fields.of(model.manifest.input, model.manifest.channels)),
+        load_decoder(kind, fields),
         pipeline,
         [sink],
         metrics=metrics,
@@ -68,3 +74,6 @@ def replay(
     )
     stop_on_signals(daemon)
     run_daemon(daemon, pipeline, as_json=as_json, quiet=quiet)
+    if not daemon.summary.applied and not daemon.stopped:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(daemon.summary.dropped.items()))
+        raise DataError(f"{', '.join(files)}: no row was applied: {reasons or 'there is none'}")

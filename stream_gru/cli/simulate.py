@@ -6,6 +6,11 @@ from pathlib import Path
 
 import click
 
+from stream_gru.cli.options import FiniteRange
+
+# A leap year; more would not fit into memory.
+_HOURS = FiniteRange(min=0, min_open=True, max=8784)
+
 
 @click.group()
 def simulate() -> None:
@@ -14,7 +19,7 @@ def simulate() -> None:
 
 @simulate.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=6.0, show_default=True)
+@click.option("--hours", type=_HOURS, default=6.0, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--pumps", type=click.IntRange(1, 1000), default=6, show_default=True)
 @click.option("--first", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of the first pump.")
@@ -30,7 +35,7 @@ def pump(out: Path, hours: float, seed: int, pumps: int, first: int, one_file: b
 
 @simulate.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
+@click.option("--hours", type=_HOURS, default=1.0, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--streams", type=click.IntRange(1, 1000), default=4, show_default=True)
 @click.option("--gzip", is_flag=True, help="Compress the files.")

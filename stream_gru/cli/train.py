@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from stream_gru.bundle import check_target
 from stream_gru.cli.tables import score_lines
 from stream_gru.config import Config, load_config, require_training
 from stream_gru.engines.quiet import quiet_stderr
@@ -19,16 +20,19 @@ from stream_gru.errors import ConfigError
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle to write (a folder).")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a training that was broken off.")
-@click.option("--seed", type=click.IntRange(min=0), help="In place of training.seed.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="In place of training.seed.")
 @click.option("--epochs", type=click.IntRange(min=1), help="In place of training.epochs.")
 def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int | None) -> None:
     """Train the model that the CONFIG file describes and write a bundle.
 
-    Checkpoints stand beside the bundle, in a folder of its name with ``.work`` behind it, until the bundle is written.
+    Checkpoints stand beside the bundle, in a folder of its name with ``.work`` behind it, until training has ended.
+    Ctrl-C ends it early, with the best weights so far; before the first epoch has ended nothing is written.
     """
     settings = load_config(config)
     require_training(settings, str(config))
     settings = with_options(settings, seed, epochs)
+    target = out.resolve()
+    check_target(target)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet_stderr():
@@ -39,12 +43,15 @@ def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int |
         ) from error
     from stream_gru.training.progress import default_reporter
 
-    work_dir = out.with_name(out.name + ".work")
-    trained = carry_out(settings, out, work_dir, default_reporter(), lambda text: click.echo(text, err=True), resume)
+    work_dir = target.with_name(target.name + ".work")
+    trained = carry_out(settings, target, work_dir, default_reporter(), lambda text: click.echo(text, err=True), resume)
     for line in score_lines(trained.scores):
         click.echo(line)
     click.echo(f"\nwrote {out} (model {trained.bundle.manifest.model_id}); see {out / 'report.html'}", err=True)
-    shutil.rmtree(work_dir, ignore_errors=True)
+    if trained.fitted.stopped == "interrupted":
+        click.echo(f"interrupted: the same command with --resume goes on; {work_dir} holds what it needs", err=True)
+    else:
+        shutil.rmtree(work_dir, ignore_errors=True)
 
 
 def with_options(settings: Config, seed: int | None, epochs: int | None) -> Config:

@@ -37,6 +37,24 @@ def _channel_names(config: Config, given: Given) -> Iterator[Problem]:
     yield from _once(("channel",), [channel.name for channel in config.channel], "name")
 
 
+def _columns(config: Config, given: Given) -> Iterator[Problem]:
+    """No two things are read from one column."""
+    table = config.input
+    keys = ("time", "stream", "label", "reset", "sequence", "seq")
+    columns: list[tuple[KeyPath, str]] = [(("input", key), getattr(table, key)) for key in keys]
+    for place, channel in enumerate(config.channel):
+        columns.append((("channel", place, "column" if channel.column else "name"), channel.column or channel.name))
+    names = [channel.name for channel in config.channel]
+    for at, (path, column) in enumerate(columns):
+        first, _ = next(one for one in columns if one[1] == column)
+        if not column or first == path:
+            continue
+        if path[0] == "channel" and path[-1] == "name" and names.index(column) < at - len(keys):
+            continue  # told by `_channel_names`
+        here, other = (first, path) if path not in given and first in given else (path, first)
+        yield Problem(here, f"a column that nothing else is read from (see {dotted(other)})", shown(column))
+
+
 def _channel_ranges(config: Config, given: Given) -> Iterator[Problem]:
     for place, channel in enumerate(config.channel):
         low, high = channel.min, channel.max
@@ -203,6 +221,7 @@ Rule = Callable[[Config, Given], Iterator[Problem]]
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("channel",), _channel_names),
     (("channel",), _channel_ranges),
+    (("input", "channel"), _columns),
     (("data",), _recordings),
     (("source",), _replayed),
     (("split",), _shares),

@@ -16,6 +16,10 @@ PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
+# Some thirty years: nanoseconds of it are far from the end of 64 bits.
+Seconds = Annotated[float, Meta(gt=0, le=1_000_000_000)]
+# Keras takes 32 bits.
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Level = Annotated[float, Meta(gt=0, lt=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -24,6 +28,14 @@ Address = Annotated[
     Meta(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$", description='an address and port such as "127.0.0.1:9723"'),
 ]
 
+# What no number, time or quoted field can hold, and no line end of any kind.
+Delimiter = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\x01-\x09\x0e-\x1b\x1f-!#-&(-*,/:-@\[-`{-\x7f]\Z",
+        description="one ASCII character that is no letter, digit, quote, line end, '+', '-' or '.'",
+    ),
+]
 TimeUnit = Literal["iso", "s", "ms", "us", "ns"]
 Format = Literal["auto", "csv", "jsonl", "parquet"]
 Cell = Literal["gru", "lstm", "simple_rnn"]
@@ -55,7 +67,7 @@ class InputConfig(Table, frozen=True):
     """How a record is read.  Names are columns of CSV and Parquet files, keys of JSON lines."""
 
     format: Format = "auto"
-    delimiter: Annotated[str, Meta(min_length=1, max_length=1)] = ","
+    delimiter: Delimiter = ","
     time: Name = "time"
     time_unit: TimeUnit = "iso"
     stream: str = ""
@@ -69,7 +81,7 @@ class DataConfig(Table, frozen=True):
     """Which recordings train; paths are relative to the configuration file."""
 
     files: list[str]
-    period_s: Positive
+    period_s: Seconds
     ignore_labels: list[str] = []
 
 
@@ -90,7 +102,7 @@ class ConditioningConfig(Table, frozen=True):
     """When a missing piece is filled in and when the stream is reset; see `stream_gru.conditioning`."""
 
     max_fill_steps: NonNegativeInt = 5
-    clock_backwards_s: Positive = 3600.0
+    clock_backwards_s: Seconds = 3600.0
 
 
 class RegularizerConfig(Table, frozen=True):
@@ -119,7 +131,7 @@ class LayerConfig(Table, frozen=True):
     dropout: Fraction = 0.0
     recurrent_dropout: Fraction = 0.0
     unroll: bool = False
-    seed: int | None = None
+    seed: Seed | None = None
 
 
 class ForecastConfig(Table, frozen=True):
@@ -180,7 +192,7 @@ class TrainingConfig(Table, frozen=True):
     learning_rate: Positive = 0.001
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: NonNegative = 1.0
-    seed: NonNegativeInt = 1
+    seed: Seed = 1
     tensorboard: str = ""
 
 

@@ -16,6 +16,7 @@ DECODERS = {
     "jsonl": "stream_gru.decoders.json_lines:JsonLinesDecoder",
     "parquet": "stream_gru.decoders.arrow:ArrowDecoder",
 }
+_INSTALL = {"parquet": "pip install 'stream-gru[parquet]'"}
 
 
 def load_decoder(name: str, fields: Fields) -> Decoder:
@@ -23,5 +24,9 @@ def load_decoder(name: str, fields: Fields) -> Decoder:
     if name not in DECODERS:
         raise ConfigError(f"format: expected one of {', '.join(DECODERS)}, got {name!r}")
     module, _, attribute = DECODERS[name].partition(":")
-    decoder: Decoder = getattr(import_module(module), attribute)(fields)
+    try:
+        decoder: Decoder = getattr(import_module(module), attribute)(fields)
+    except ImportError as error:
+        hint = _INSTALL.get(name, "install stream-gru again")
+        raise ConfigError(f"format: {name} cannot be read ({error}); {hint}") from error
     return decoder

@@ -7,9 +7,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from stream_gru.decoders.fields import Column, Fields, assemble
+from stream_gru.decoders.fields import Column, Fields, Mistyped, assemble
+from stream_gru.decoders.lines import origin, shown
 from stream_gru.errors import DataError
 from stream_gru.types import RawMessage, SampleBatch, concatenate, empty_batch
+
+# Types whose values as Python objects are what a field of text would say.
+_PLAIN = (
+    pa.types.is_integer,
+    pa.types.is_boolean,
+    pa.types.is_decimal,
+    pa.types.is_null,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+)
 
 
 class ArrowDecoder:
@@ -23,43 +35,48 @@ class ArrowDecoder:
         batches: list[SampleBatch] = []
         for message in raw:
             try:
-                batches += [self._decode_one(message.key, table) for table in _tables(message.payload)]
-            except (pa.ArrowException, OSError, EOFError, ValueError) as error:  # what pyarrow raises for damage
-                raise DataError(f"{message.key}: not an Arrow stream: {error}") from error
+                with pa.ipc.open_stream(message.payload) as stream:
+                    self._check(origin(message), stream.schema.names)
+                    batches += [self._decode_one(message.key, table) for table in stream]
+            # What pyarrow raises for damage.
+            except (pa.ArrowException, OSError, EOFError, ValueError, OverflowError) as error:
+                raise DataError(f"{origin(message)}: not an Arrow stream: {error}") from error
         return concatenate(batches or [empty_batch(len(self._fields.columns))], len(self._fields.columns))
 
-    def _decode_one(self, key: str, table: Any) -> SampleBatch:
-        names = table.schema.names
+    def _check(self, place: str, names: list[str]) -> None:
         missing = [name for name in self._fields.required if name not in names]
         if missing:
-            raise DataError(f"{key}: expected a column {missing[0]!r}, got {', '.join(names)}; see [input]")
+            raise DataError(f"{place}: expected a column {missing[0]!r}, got {shown(', '.join(names))}; see [input]")
         twice = [name for name in self._fields.named if names.count(name) > 1]
         if twice:
-            raise DataError(f"{key}: expected one column {twice[0]!r}, got several")
+            raise DataError(f"{place}: expected one column {twice[0]!r}, got several")
+
+    def _decode_one(self, key: str, table: Any) -> SampleBatch:
+        table.validate(full=True)
 
         def column(name: str) -> Column | None:
-            return _cells(table.column(name)) if name in names else None
+            return _cells(table.column(name)) if name in table.schema.names else None
 
         return assemble(self._fields, table.num_rows, column, key)
 
 
-def _tables(payload: bytes) -> list[Any]:
-    with pa.ipc.open_stream(payload) as stream:
-        tables = list(stream)
-    for table in tables:
-        table.validate(full=True)
-    return tables
-
-
 def _cells(column: Any) -> Column:
-    """Instants and floats as numpy (NaT and NaN for none), whole numbers where none is missing, else plain objects."""
+    """Instants and floats as numpy (NaT and NaN for none), whole numbers where none is missing, else plain objects.
+
+    Decision: no temporal value becomes an object of Python's datetime, which knows neither nanoseconds nor far years.
+    """
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.dictionary_decode()
+        kind = column.type
+    if pa.types.is_date(kind):
+        column = column.cast(pa.timestamp("s" if pa.types.is_date32(kind) else "ms"))
         kind = column.type
     nullable = pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
     if nullable or (pa.types.is_integer(kind) and not column.null_count):
         cells: Column = column.to_numpy(zero_copy_only=False)
         return cells
+    if not any(fits(kind) for fits in _PLAIN):
+        return Mistyped(column.is_null().to_pylist())
     objects: Column = column.to_pylist()
     return objects

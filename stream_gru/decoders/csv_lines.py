@@ -6,9 +6,12 @@ import csv
 from collections.abc import Sequence
 
 from stream_gru.decoders.fields import Column, Fields, assemble
-from stream_gru.decoders.lines import decoded_lines
+from stream_gru.decoders.lines import decoded_lines, origin, shown
 from stream_gru.errors import DataError
 from stream_gru.types import DropReason, RawMessage, SampleBatch, concatenate, empty_batch
+
+# What an unread header may be separated by.
+_DELIMITERS = ",;\t|"
 
 
 class CsvDecoder:
@@ -65,19 +68,24 @@ class CsvDecoder:
         return rows, broken
 
     def _names(self, message: RawMessage) -> list[str]:
-        header = message.header.decode("utf-8-sig", errors="replace")
-        delimiter = self._fields.input.delimiter
+        place = origin(message)
+        header = message.header.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+        if "\r" in header:
+            raise DataError(
+                f"{place}: expected lines that end with LF or CR LF, got a header with CR alone: {shown(header)}"
+            )
         try:
-            names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            names = [name.strip() for name in next(csv.reader([header], delimiter=self._fields.input.delimiter), [])]
         except csv.Error as error:
-            raise DataError(f"{message.key}: expected a header of CSV names, got {header[:80]!r}: {error}") from error
+            raise DataError(f"{place}: expected a header of CSV names, got {shown(header)}: {error}") from error
         twice = [name for name in self._fields.named if names.count(name) > 1]
         if twice:
-            raise DataError(f"{message.key}: expected one column {twice[0]!r} in the header, got several")
+            raise DataError(f"{place}: expected one column {twice[0]!r} in the header, got several")
         missing = [name for name in self._fields.required if name not in names]
         if missing:
+            one = len(names) == 1 and any(mark in names[0] for mark in _DELIMITERS)
             raise DataError(
-                f"{message.key}: expected a column {missing[0]!r} in the header, got {', '.join(names) or 'nothing'};"
-                " see [input] and [[channel]] column"
+                f"{place}: expected a column {missing[0]!r} in the header, got {shown(', '.join(names)) or 'nothing'};"
+                + (" is input.delimiter right?" if one else " see [input] and [[channel]] column")
             )
         return names

@@ -32,7 +32,10 @@ _STREAM_ID = re.compile(r"[A-Za-z0-9_.:/ -]{1,128}")
 _BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 Column = Sequence[object]
-Row = tuple[int, DropReason]
+
+
+class Mistyped(list[bool]):
+    """A column of a type that no field has, such as lists or durations; each cell says whether its value is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +80,27 @@ class _Rows:
 def assemble(fields: Fields, count: int, column: Callable[[str], Column | None], key: str) -> SampleBatch:
     """Build a batch of ``count`` rows.
 
-    ``column(name)`` gives the values of a field (text, numbers, bool or None for each row), or None where no row has
-    it; ``key`` names the stream of records that do not name their own.
+    ``column(name)`` gives the values of a field (text, numbers, bool or None for each row; instants for the time; or
+    `Mistyped`), or None where no row has it; ``key`` names the stream of records that do not name their own.
     """
     wanted = fields.input
     if not count:
         return empty_batch(len(fields.columns))
 
-    def cells(name: str) -> Column:
-        found = column(name)
-        return [None] * count if found is None else found
-
     rows = _Rows(count)
-    time_ns = _times(cells(wanted.time), wanted.time_unit, rows)
+
+    def cells(name: str, instants: bool = False) -> Column:
+        found = column(name)
+        if found is None:
+            return [None] * count
+        if not instants and isinstance(found, np.ndarray) and found.dtype.kind == "M":
+            found = Mistyped(np.isnat(found).tolist())
+        if not isinstance(found, Mistyped):
+            return found
+        rows.drop(~np.array(found, np.bool_), DropReason.TYPE)
+        return [None] * count
+
+    time_ns = _times(cells(wanted.time, instants=True), wanted.time_unit, rows)
     values = np.full((count, len(fields.columns)), np.nan, np.float32)
     with np.errstate(over="ignore"):
         for index, name in enumerate(fields.columns):

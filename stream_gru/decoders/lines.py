@@ -1,10 +1,22 @@
-"""Payloads of lines: strict UTF-8, each bad line counted."""
+"""Payloads of lines: strict UTF-8, each bad line counted; and how messages are named in errors."""
 
 from __future__ import annotations
 
-from stream_gru.types import DropReason
+from stream_gru.types import DropReason, RawMessage
 
 MAX_LINE_BYTES = 64 * 1024
+_SHOWN = 80
+
+
+def origin(message: RawMessage) -> str:
+    """Where a message came from, for errors: the whole path where there is one."""
+    return message.position.name if message.position is not None else message.key
+
+
+def shown(text: str) -> str:
+    """Text of the input as an error may show it: short, and nothing in it that a terminal would obey."""
+    safe = repr(text[: _SHOWN + 1])[1:-1]
+    return safe if len(safe) <= _SHOWN else safe[:_SHOWN] + "..."
 
 
 def decoded_lines(payload: bytes) -> tuple[list[str], dict[DropReason, int]]:

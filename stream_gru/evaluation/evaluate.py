@@ -16,7 +16,7 @@ from stream_gru.evaluation.baselines import LinearAR, seasonal_forecast
 from stream_gru.evaluation.scores import ErrorScores, ForecastScores, Scores, class_scores
 from stream_gru.pipeline import Pipeline, conditioning_spec
 from stream_gru.state import StateTable
-from stream_gru.types import F32, F64, I64, Mask, PredictionBatch, ResetReason, SampleBatch, Status
+from stream_gru.types import F32, F64, I64, Mask, PredictionBatch, ResetReason, SampleBatch
 
 _EVEN = 0.005  # a skill closer to 0 is no difference
 
@@ -62,15 +62,10 @@ def stream_through(
     breaks[steps.start] = True
     stretch = np.cumsum(breaks)
     nothing = np.full((len(steps), len(out.spec.targets), out.spec.horizon), np.nan)
-    trusted = _trusted(out)
+    trusted = out.trusted
     by_step = [_by_step(part, nothing, order, trusted) for part in (out.forecast, out.lower, out.upper)]
     truth = _truth(steps, manifest.target_index, out.spec.horizon, stretch)
     return Streamed(steps, out, by_step[0], by_step[1], by_step[2], truth, stretch)
-
-
-def _trusted(out: PredictionBatch) -> Mask:
-    """Outputs that are neither warming nor degraded."""
-    return np.isin(out.status, (Status.OK, Status.IMPUTED))
 
 
 def _by_step(rows: F32 | None, nothing: F64, order: I64, trusted: Mask) -> F64:
@@ -98,7 +93,7 @@ def evaluate(bundle: Bundle, batch: SampleBatch, baselines: Baselines, engine: s
     classes = None
     if out.probabilities is not None and out.label is not None:
         # As with forecasts, outputs that say themselves that they are not to be trusted yet are no answers.
-        truth = np.where(_trusted(out), out.label, -1).astype(np.int64)
+        truth = np.where(out.trusted, out.label, -1).astype(np.int64)
         classes = class_scores(
             list(out.spec.labels),
             truth,

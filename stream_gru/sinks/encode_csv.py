@@ -15,8 +15,6 @@ from stream_gru.types import OutputSpec, PredictionBatch, ResetReason, Status
 class CsvEncoder:
     """Encodes batches as CSV lines; `header` names the columns, e.g. ``flow+1``, ``flow+1_lower``, ``p_normal``."""
 
-    suffix = "csv"
-
     def header(self, spec: OutputSpec) -> bytes:
         """The line with the names."""
         names = ["stream", "time"]

@@ -20,8 +20,6 @@ from stream_gru.types import F32, OutputSpec, PredictionBatch, ResetReason, Stat
 class JsonEncoder:
     """Encodes batches as JSON lines; the keys are those of `stream_gru.prediction.Prediction.as_dict`, and ``seq``."""
 
-    suffix = "jsonl"
-
     def header(self, spec: OutputSpec) -> bytes:
         """JSON lines need no header."""
         return b""

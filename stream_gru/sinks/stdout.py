@@ -21,8 +21,10 @@ class StdoutSink:
         self._written = 0
 
     def open(self) -> None:
-        """Take standard output, unless another stream was given."""
+        """Take standard output, unless another stream was given.  Raises SinkUnavailable when it is closed."""
         if self._stream is None:
+            if sys.stdout is None:
+                raise SinkUnavailable("standard output: closed")
             self._stream = sys.stdout.buffer
 
     def write(self, batch: PredictionBatch) -> None:

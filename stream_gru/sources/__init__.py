@@ -6,12 +6,14 @@ a branch in `build_source`.
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 
 from stream_gru.config.schema import Format, InputConfig, ReplaySourceConfig, StdinSourceConfig
 from stream_gru.errors import ConfigError
 from stream_gru.protocols import Source
-from stream_gru.sources.files import FileSource, file_format
+from stream_gru.sources.files import FileSource, expand, file_format, named_format
 from stream_gru.sources.stdin import StdinSource
 
 
@@ -20,13 +22,14 @@ def build_source(
 ) -> tuple[Source, str]:
     """Return the source a configuration describes and the format its bytes are in.  Opens nothing.
 
-    Raises ConfigError when files of different formats are mixed.
+    Folders are looked into only for a pattern whose own end does not tell a format, such as ``recordings/*``.
+
+    Raises ConfigError when files of different formats are mixed, DataError when no file matches such a pattern.
     """
     if isinstance(config, StdinSourceConfig):
         return StdinSource(header=config.format == "csv"), config.format
-    paths = [Path(name) for name in config.files]
-    kind = common_format(paths, input_config.format)
-    return FileSource(paths, kind, batch_rows), kind
+    kind = common_format(_telling(config.files, input_config.format), input_config.format)
+    return FileSource(config.files, kind, batch_rows), kind
 
 
 def common_format(paths: list[Path], stated: Format) -> str:
@@ -35,3 +38,12 @@ def common_format(paths: list[Path], stated: Format) -> str:
     if len(kinds) != 1:
         raise ConfigError(f"files: expected files of one format, got {', '.join(sorted(kinds)) or 'no files'}")
     return kinds.pop()
+
+
+def _telling(files: Sequence[str], stated: Format) -> list[Path]:
+    """The names, where these tell the formats of all files; for a pattern that does not, the files that match it."""
+    paths: list[Path] = []
+    for name in files:
+        unclear = stated == "auto" and glob.has_magic(name) and not named_format(Path(name))
+        paths += expand([name]) if unclear else [Path(name)]
+    return paths

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import gzip
 import io
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from stream_gru.config.schema import Format
-from stream_gru.errors import ConfigError, DataError, EndOfInput, SourceUnavailable
+from stream_gru.errors import ConfigError, DataError, EndOfInput
+from stream_gru.sources.header import completed_header
 from stream_gru.types import Position, RawMessage
 
 _BYTES_PER_ROW = 64
@@ -22,52 +22,59 @@ _SUFFIXES = {".csv": "csv", ".txt": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".n
 
 def file_format(path: Path, stated: Format = "auto") -> str:
     """``csv``, ``jsonl`` or ``parquet``: as stated, else by the file's name.  Raises ConfigError."""
-    if stated != "auto":
-        return stated
-    name = path.name.lower().removesuffix(".gz")
-    for suffix, kind in _SUFFIXES.items():
-        if name.endswith(suffix):
-            return kind
+    kind = named_format(path) if stated == "auto" else stated
+    if kind:
+        return kind
     raise ConfigError(f"{path}: expected a name ending in {', '.join(_SUFFIXES)} (or .gz), or input.format stated")
 
 
+def named_format(path: Path) -> str:
+    """The format that the end of a name tells, else ``""``."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), "")
+
+
 def expand(patterns: Sequence[str]) -> list[Path]:
-    """Return the files that match the patterns, in the order of the patterns, sorted within one.  Raises DataError."""
-    found: list[Path] = []
+    """Return the files that match the patterns, in the order of the patterns, sorted within one.
+
+    Raises DataError for a pattern that no file matches.
+    """
+    found: dict[Path, None] = {}
     for pattern in patterns:
         # A file's own name comes first: it may hold brackets.
         plain = [pattern] if Path(pattern).is_file() else []
         matches = plain or sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns
-        if not matches:
+        files = [path for path in map(Path, matches) if path.is_file()]
+        if not files and Path(pattern).is_dir():
+            raise DataError(f"{pattern}: is a folder; expected files")
+        if not files:
             raise DataError(f"{pattern}: no such file")
-        found.extend(path for path in map(Path, matches) if path.is_file() and path not in found)
-    return found
+        found.update(dict.fromkeys(files))
+    return list(found)
 
 
 def stem(path: Path) -> str:
     """The name of a recording: that of its file without endings."""
-    name = path.name.removesuffix(".gz")
+    name = path.name[:-3] if _is_gzip(path) else path.name
     return name.rsplit(".", 1)[0] if "." in name else name
 
 
 class FileSource:
     """Reads whole lines in blocks of about ``block_rows`` rows; a message's header is the first line of a CSV file.
 
-    Positions are bytes of the uncompressed text.
+    ``files`` are names or patterns, looked for when the source is opened.  A table without rows is a message without
+    payload, so that its columns are checked.  Positions are bytes of the uncompressed text, or rows of Parquet.
     """
 
-    def __init__(self, paths: Sequence[Path], kind: str, block_rows: int) -> None:
-        self._paths = list(paths)
+    def __init__(self, files: Sequence[Path | str], kind: str, block_rows: int) -> None:
+        self._files = [str(file) for file in files]
         self._kind = kind
         self._block_bytes = max(4096, block_rows * _BYTES_PER_ROW)
         self._messages: Iterator[RawMessage] = iter(())
 
     def open(self, position: Position | None) -> None:
-        """Start at the first file, or after ``position``.  Raises SourceUnavailable when a file is not there."""
-        for path in self._paths:
-            if not path.is_file():
-                raise SourceUnavailable(f"{path}: no such file")
-        self._messages = self._read_all(position)
+        """Start at the first file, or after ``position``.  Raises DataError when a file is not there."""
+        self._messages = self._read_all(expand(self._files), position)
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
         """Return the next block.  Raises EndOfInput after the last, DataError when a file is damaged."""
@@ -82,28 +89,31 @@ class FileSource:
         """Let go of the file."""
         self._messages = iter(())
 
-    def _read_all(self, position: Position | None) -> Iterator[RawMessage]:
-        paths = self._paths
+    def _read_all(self, paths: list[Path], position: Position | None) -> Iterator[RawMessage]:
         if position is not None:
             names = [str(path) for path in paths]
             if position.name not in names:
-                raise SourceUnavailable(f"{position.name}: this file was being read and is no longer among the input")
+                raise DataError(f"{position.name}: this file was being read and is no longer among the input")
             paths = paths[names.index(position.name) :]
+        read = self._read_parquet if self._kind == "parquet" else self._read_lines
         for path in paths:
             offset = position.offset if position is not None and str(path) == position.name else 0
             try:
-                yield from self._read_parquet(path) if self._kind == "parquet" else self._read_lines(path, offset)
+                yield from read(path, offset)
             except (OSError, EOFError, zlib.error) as error:
                 raise DataError(f"{path}: cannot be read: {error}") from error
 
     def _read_lines(self, path: Path, offset: int) -> Iterator[RawMessage]:
-        key = stem(path)
+        key, header, place, rest = stem(path), b"", offset, b""
         with _open(path) as file:
-            header = file.readline(_MAX_RECORD_BYTES) if self._kind == "csv" else b""
-            place = max(offset, len(header))
-            header = _with_index_column(header, file.readline(_MAX_RECORD_BYTES))
+            if self._kind == "csv":
+                header = file.readline(_MAX_RECORD_BYTES)
+                if not header:
+                    raise DataError(f"{path}: expected a header of CSV names, got an empty file")
+                place = max(offset, len(header))
+                header = completed_header(header, file.readline(_MAX_RECORD_BYTES))
+            unseen = bool(header) and not offset  # nobody has looked at the header yet
             file.seek(place)
-            rest = b""
             while block := file.read(self._block_bytes):
                 place += len(block)
                 cut = block.rfind(b"\n") + 1
@@ -112,42 +122,47 @@ class FileSource:
                     continue
                 payload, rest = rest + block[:cut], block[cut:]
                 yield RawMessage(payload, key, header, position=Position(str(path), place - len(rest)))
-            if rest:
+                unseen = False
+            if rest or unseen:
                 yield RawMessage(rest, key, header, position=Position(str(path), place))
 
-    def _read_parquet(self, path: Path) -> Iterator[RawMessage]:
+    def _read_parquet(self, path: Path, offset: int) -> Iterator[RawMessage]:
         try:
             import pyarrow as pa
             from pyarrow import parquet
         except ImportError as error:
             raise ConfigError(f"{path}: Parquet needs pyarrow: pip install 'stream-gru[parquet]'") from error
+        done = 0
         try:
             with parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=self._block_bytes // _BYTES_PER_ROW):
-                    buffer = io.BytesIO()
-                    with pa.ipc.new_stream(buffer, batch.schema) as writer:
-                        writer.write_batch(batch)
-                    yield RawMessage(buffer.getvalue(), stem(path))
+                    done += batch.num_rows
+                    if done > offset:
+                        rows = batch.slice(max(0, offset - done + batch.num_rows))
+                        yield RawMessage(_stream(batch.schema, rows), stem(path), position=Position(str(path), done))
+                if not done:
+                    yield RawMessage(_stream(file.schema_arrow), stem(path), position=Position(str(path), 0))
         except pa.ArrowException as error:
             raise DataError(f"{path}: not a Parquet file: {error}") from error
 
 
+def _stream(schema: Any, *batches: Any) -> bytes:
+    """Record batches as an Arrow IPC stream."""
+    import pyarrow as pa
+
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return buffer.getvalue()
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
-
-
-def _with_index_column(header: bytes, first: bytes) -> bytes:
-    """Name the nameless column of a table whose rows begin with a number of their own, as some tools write it."""
-    delimiter = max((b",", b";", b"\t"), key=header.count)
-    try:
-        names, cells = (
-            next(csv.reader([line.decode("utf-8", "replace").rstrip("\r\n")], delimiter=delimiter.decode()), [])
-            for line in (header, first)
-        )
-    except csv.Error:
-        return header
-    nameless = names and len(cells) == len(names) + 1 and cells[-1]
-    return b'""' + delimiter + header if nameless else header
+    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")  # type: ignore[return-value]
 
 
 def _bounded(line: bytes) -> bytes:

@@ -75,14 +75,19 @@ def save_checkpoint(folder: Path, standing: Standing, arrays: Arrays) -> None:
             old.unlink()
 
 
-def load_checkpoint(folder: Path, expected: str) -> tuple[Standing, Arrays] | None:
-    """Return what was saved last, or None when nothing was.
-
-    Raises ConfigError when it belongs to another network, configuration or recording (``expected`` fingerprint),
-    DataError when it cannot be read.
-    """
+def require_checkpoint(folder: Path) -> None:
+    """Raise ConfigError when there is nothing to go on from."""
     if not (folder / NAME).exists():
-        return None
+        raise ConfigError(f"--resume: expected a checkpoint at {folder / NAME}, found none; train without --resume")
+
+
+def load_checkpoint(folder: Path, expected: str) -> tuple[Standing, Arrays]:
+    """Return what was saved last.
+
+    Raises ConfigError when nothing was or when it belongs to another network, configuration or recording (``expected``
+    fingerprint), DataError when it cannot be read.
+    """
+    require_checkpoint(folder)
     try:
         standing = msgspec.json.decode((folder / NAME).read_bytes(), type=Standing)
         with np.load(folder / Path(standing.arrays).name, allow_pickle=False) as file:

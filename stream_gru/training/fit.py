@@ -38,7 +38,7 @@ class Fitted:
     ``weights``     the same weights, named and laid out as in a bundle
     ``history``     one row an epoch: epoch, learning_rate, loss, loss_forecast, loss_classes, accuracy, the same with
                     ``val_`` in front, seconds.  Losses are in scaled units and without penalties
-    ``best_epoch``  counted from 1; 0 when training was interrupted before the first epoch ended
+    ``best_epoch``  counted from 1
     """
 
     model: keras.Model
@@ -63,7 +63,7 @@ def fit(
     Without validation runs the training loss decides which epoch is best.  A checkpoint is written to ``work_dir``
     after each epoch; ``resume`` goes on from it, with the result an uninterrupted training would have had.
     Raises DataError when the runs hold nothing to learn from or the loss diverges, ConfigError when ``resume`` finds
-    the checkpoint of something else.
+    no checkpoint or that of something else, KeyboardInterrupt when Ctrl-C came before anything was learnt.
     """
     fitting = Fitting(spec, training, train, validation, scaling, work_dir)
     if resume:
@@ -101,16 +101,17 @@ class Fitting:
         self.best: Sequence[Any] = []
 
     def run(self, reporter: Reporter) -> Fitted:
-        """Train epoch by epoch and return the best."""
+        """Train epoch by epoch and return the best.  Raises KeyboardInterrupt when there is none yet."""
         stopped: Stopped | None = self._finished()
         try:
             while stopped is None:
                 self._epoch(reporter)
                 stopped = self._finished()
         except KeyboardInterrupt:
+            if not self.standing.best_epoch:
+                raise
             stopped = "interrupted"
-        if self.best:
-            _assign(self.trainer.trainable, self.best)
+        _assign(self.trainer.trainable, self.best)
         return Fitted(
             model=self.trainer.networks.plain,
             weights=network_weights(self.trainer.networks.plain),
@@ -120,12 +121,10 @@ class Fitting:
         )
 
     def restore(self) -> None:
-        """Go on from the checkpoint in ``work_dir``, if there is one."""
-        saved = load_checkpoint(self.work_dir, self.standing.fingerprint)
-        if saved is not None:
-            self.standing, arrays = saved
-            _assign(self.trainer.variables, arrays.variables)
-            self.best = arrays.best
+        """Go on from the checkpoint in ``work_dir``."""
+        self.standing, arrays = load_checkpoint(self.work_dir, self.standing.fingerprint)
+        _assign(self.trainer.variables, arrays.variables)
+        self.best = arrays.best
 
     def _finished(self) -> Stopped | None:
         if self.standing.epoch - self.standing.best_epoch >= self.training.patience:

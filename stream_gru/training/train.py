@@ -5,6 +5,7 @@ files ─▶ split ─▶ condition ─▶ fit ─▶ export ─▶ parity gate 
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import msgspec
 import numpy as np
 
 from stream_gru import __version__
-from stream_gru.bundle import FORMAT_VERSION, KERAS, REPORT, TFLITE, Bundle, write_bundle
+from stream_gru.bundle import FORMAT_VERSION, KERAS, MAX_FILE_BYTES, REPORT, TFLITE, Bundle, check_target, write_bundle
 from stream_gru.conditioning import ConditioningSpec
 from stream_gru.config import Config
 from stream_gru.decoders.fields import Fields
@@ -26,9 +27,10 @@ from stream_gru.errors import ConfigError
 from stream_gru.evaluation.baselines import find_season, fit_linear_ar
 from stream_gru.evaluation.evaluate import Baselines, evaluate, stream_through
 from stream_gru.evaluation.scores import Scores
-from stream_gru.manifest import Channel, EngineParity, Manifest
+from stream_gru.manifest import Channel, EngineParity, Manifest, weight_shapes
 from stream_gru.recordings import read_files
 from stream_gru.training.calibrate import calibrate, measure_warm_up
+from stream_gru.training.checkpoint import require_checkpoint
 from stream_gru.training.export import export_tflite
 from stream_gru.training.fit import Fitted, fit
 from stream_gru.training.parity import SEGMENT, check_parity
@@ -42,6 +44,8 @@ from stream_gru.types import F32, F64
 # Real samples on which all engines must agree; more would only repeat the question.
 _PARITY_STEPS = 16_384
 _ENGINE = "litert"
+# What the flatbuffer, which is the largest file, holds besides the weights.
+_GRAPH_BYTES = 256 * 1024
 
 Say = Callable[[str], None]
 
@@ -58,11 +62,15 @@ class Trained:
 def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Say, resume: bool = False) -> Trained:
     """Carry out a training configuration and write the bundle to ``out``.
 
-    Raises ConfigError, DataError (recordings that cannot be used), ParityError (engines disagree: nothing is written).
+    Raises ConfigError, DataError (recordings that cannot be used), ParityError (engines disagree: nothing is written),
+    BundleError (``out`` is something else than a bundle), KeyboardInterrupt (before anything was learnt).
     """
     data, model = config.data, config.model
     if data is None or model is None:
         raise ConfigError("expected the tables [data] and [model] for training")
+    check_target(out)
+    if resume:
+        require_checkpoint(work_dir)
     batch = read_files(data.files, Fields.of(config.input, config.channel))
     say(f"read {len(batch):,} rows of {len(batch.streams)} streams, {sum(batch.rejected.values()):,} rejected")
     parts = split(batch, config.split)
@@ -75,15 +83,16 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
         f" {len(parts.validation):,} to validate, {len(parts.test):,} to test"
     )
     scaling = measure_scaling(train_runs, model.scaling)
+    manifest = _manifest(config, spec, train_runs)
+    _check_size(manifest)
     fitted = fit(spec, config.training, train_runs, validation_runs, scaling, work_dir, reporter, resume)
     say(f"best epoch {fitted.best_epoch} of {len(fitted.history)} (ended by: {fitted.stopped}); exporting")
-    manifest = _manifest(config, spec, train_runs)
     tflite = export_tflite(manifest, fitted.weights)
     parity = _parity(manifest, fitted, tflite, [*validation_runs, *train_runs])
     draft = Bundle(out, msgspec.structs.replace(manifest, parity=parity), fitted.weights, tflite)
     draft = _calibrated(draft, parts, validation_runs, config)
     scores, streamed = evaluate(draft, parts.test, _baselines(draft, config, train_runs, scaling), _ENGINE)
-    final = draft.with_manifest(scores=msgspec.to_builtins(scores))
+    final = draft.with_manifest(scores=msgspec.to_builtins(scores), created=_now())
     report = render_report(final.manifest, scores, streamed, fitted.history)
     extra = {TFLITE: tflite, KERAS: _keras_bytes(fitted), REPORT: report}
     return Trained(write_bundle(out, final.manifest, fitted.weights, extra), scores, fitted)
@@ -107,7 +116,7 @@ def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
         model_id="",
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=_now(),
         versions={
             "stream-gru": __version__,
             "python": platform.python_version(),
@@ -131,6 +140,21 @@ def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:
         files={},
         ignore_labels=config.data.ignore_labels,
     )
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _check_size(manifest: Manifest) -> None:
+    """Raise ConfigError when a file of the bundle would be larger than any reader accepts."""
+    size = _GRAPH_BYTES + 4 * sum(math.prod(shape) for shape in weight_shapes(manifest).values())
+    if size > MAX_FILE_BYTES:
+        units = ", ".join(str(layer.units) for layer in manifest.layers)
+        raise ConfigError(
+            f"model.layer.units (now {units}): expected a bundle whose files have at most {MAX_FILE_BYTES:,} bytes,"
+            f" got about {size:,}; a smaller forecast.horizon makes it smaller too"
+        )
 
 
 def _channels(config: Config, runs: list[Run]) -> list[Channel]:

@@ -216,3 +216,49 @@ def test_arrow_instants_out_of_range_harm_no_other_row(unit: str) -> None:
     batch = decode("parquet", [RawMessage(buffer.getvalue(), "p")])
     assert batch.time_ns.tolist() == [1_714_564_800 * 10**9]
     assert dict(batch.rejected) == {DropReason.MISSING_FIELD: 1, DropReason.TIMESTAMP: 2}
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+@pytest.mark.parametrize("name", ["pump", "mode", "restart", "run", "n", "flow"])
+@pytest.mark.parametrize("kind", ["date", "instant", "time", "short duration", "long duration", "list", "bytes"])
+def test_arrow_columns_of_a_type_no_field_has_are_rejects(name: str, kind: str) -> None:
+    """Whatever the type of a column and whatever its values, its rows are dropped one by one, and nothing is raised."""
+    import pyarrow as pa
+
+    odd = {
+        "date": pa.array([2**31 - 1, None], pa.date32()),
+        "instant": pa.array([2**62, None], pa.timestamp("ms", "Europe/Berlin")),
+        "time": pa.array([1, None], pa.time64("ns")),
+        "short duration": pa.array([1, None], pa.duration("ns")),
+        "long duration": pa.array([2**62, None], pa.duration("s")),
+        "list": pa.array([[1], None]),
+        "bytes": pa.array([b"p1", None]),
+    }[kind]
+    columns = {"time": pa.array(["2024-05-01T12:00:00Z"] * 2), "pump": pa.array(["p"] * 2), "flow": pa.array([1.0] * 2)}
+    table = pa.record_batch({**columns, "level": pa.array([1.0] * 2), name: odd})
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_batch(table)
+    batch = decode("parquet", [RawMessage(buffer.getvalue(), "p")], **OPTIONS)
+    missing = {DropReason.MISSING_FIELD: 1} if name == "pump" else {}
+    assert dict(batch.rejected) == {DropReason.TYPE: 1, **missing}
+    assert len(batch) == 1 - len(missing)
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+def test_arrow_dates_are_instants() -> None:
+    """A date is its first moment; one that is out of range is one reject; a duration is no time."""
+    import pyarrow as pa
+
+    for times, expected, rejected in (
+        (pa.array([19_844, 2**31 - 1, None], pa.date32()), [19_844 * 86_400 * 10**9], DropReason.TIMESTAMP),
+        (pa.array([86_400_000, 86_400_000 * 10**9, None], pa.date64()), [86_400 * 10**9], DropReason.TIMESTAMP),
+        (pa.array([1, 2**62, None], pa.duration("us")), [], DropReason.TYPE),
+    ):
+        table = pa.record_batch({"time": times, "flow": [1.0] * 3, "level": [1] * 3})
+        buffer = io.BytesIO()
+        with pa.ipc.new_stream(buffer, table.schema) as writer:
+            writer.write_batch(table)
+        batch = decode("parquet", [RawMessage(buffer.getvalue(), "p")])
+        assert batch.time_ns.tolist() == expected
+        assert dict(batch.rejected) == {rejected: 2 - len(expected), DropReason.MISSING_FIELD: 1}

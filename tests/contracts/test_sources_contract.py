@@ -16,7 +16,7 @@ import pytest
 from stream_gru.config.schema import InputConfig
 from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields
-from stream_gru.errors import EndOfInput, SourceUnavailable
+from stream_gru.errors import DataError, EndOfInput
 from stream_gru.protocols import Source
 from stream_gru.sources.files import FileSource
 from stream_gru.sources.stdin import StdinSource
@@ -36,7 +36,7 @@ class Case:
     make: Callable[[], Source]
     kind: str
     seekable: bool = False
-    unavailable: Callable[[], Source] | None = None
+    missing: Callable[[], Source] | None = None
     closing: list[int] = field(default_factory=list)
 
 
@@ -66,7 +66,7 @@ def parquet_case() -> Iterator[Case]:
         table = pa.table({"time": list(range(ROWS)), "flow": [i * 2.0 for i in range(ROWS)]})
         parquet.write_table(table, path, row_group_size=100)
         gone = Path(folder) / "gone.parquet"
-        yield Case(lambda: FileSource([path], "parquet", 1), "parquet", False, lambda: FileSource([gone], "parquet", 1))
+        yield Case(lambda: FileSource([path], "parquet", 1), "parquet", True, lambda: FileSource([gone], "parquet", 1))
 
 
 @contextmanager
@@ -182,12 +182,12 @@ def check_commit_is_taken(case: Case) -> None:
     source.close()
 
 
-def check_an_input_that_is_not_there_is_unavailable(case: Case) -> None:
-    """Constructing touches nothing; opening says what is missing."""
-    if case.unavailable is None:
+def check_an_input_that_is_not_there_is_told(case: Case) -> None:
+    """Constructing touches nothing; opening says what is missing, and a recording is not waited for."""
+    if case.missing is None:
         return
-    source = case.unavailable()
-    with pytest.raises(SourceUnavailable, match=r"gone\.\w+: no such file"):
+    source = case.missing()
+    with pytest.raises(DataError, match=r"gone\.\w+: no such file"):
         source.open(None)
 
 

@@ -173,6 +173,8 @@ UNSUPPORTED: dict[str, tuple[Damage, str]] = {
     "unknown regime": (lambda m: m.update(regime="magic"), "does not know: .*magic"),
     "unknown file": (lambda m: m["files"].update({"run.py": m["files"]["weights.npz"]}), "unknown file 'run.py'"),
     "file elsewhere": (lambda m: m["files"].update({"../x": m["files"]["weights.npz"]}), r"unknown file '\.\./x'"),
+    "back too far": (lambda m: m["conditioning"].update(clock_backwards_s=1e300), "clock_backwards_s"),
+    "odd delimiter": (lambda m: m["input"].update(delimiter="."), "delimiter"),
     "missing key": (lambda m: m.pop("channels"), "channels"),
     "text for a number": (lambda m: m.update(period_s="1"), "period_s"),
 }
@@ -203,6 +205,10 @@ CONTRADICTIONS: dict[str, tuple[Damage, str]] = {
     "quantiles": (lambda m: m["forecast"].update(quantiles=[0.5, 0.1, 0.9]), "forecast.quantiles: expected ascending"),
     "window": (lambda m: m.update(regime="windowed"), "window: expected a positive number of steps"),
     "period": (lambda m: m.update(period_s=0), "period_s: expected a positive number"),
+    "long period": (lambda m: m.update(period_s=1e300), r"period_s: expected .* at most 1e\+09, got 1e\+300"),
+    "warm-up": (lambda m: m.update(warm_up=-1), "warm_up: expected a number of steps, got -1"),
+    "range": (lambda m: m["channels"][1].update(min=2, max=2), r"channels\[1\]: expected min below max"),
+    "no samples": (lambda m: m["calibration"].update(samples=0), "calibration.samples: expected at least 1, got 0"),
     "calibration": (lambda m: m["calibration"]["residuals"].pop(), r"calibration.residuals: .* shape \(2, 4, 3\)"),
     "levels": (lambda m: m["calibration"].update(levels=[0.5, 0.1, 0.9]), "calibration.levels: expected"),
     "another model": (lambda m: m.update(model_id="0123456789ab"), "model_id: expected .* the manifest was changed"),
@@ -327,6 +333,37 @@ def test_writing_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
         write_bundle(tmp_path / "a.bundle", second.manifest, broken, {})
     assert load_bundle(tmp_path / "a.bundle").manifest.model_id == second.manifest.model_id
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.bundle", "mine"]
+
+
+@pytest.mark.parametrize("key", ["seen_min", "seen_max", "min", "max"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_limits_of_channels_are_finite(key: str, value: float) -> None:
+    """JSON has no such numbers, but a manifest made in memory may."""
+    manifest = make_bundle().manifest
+    channel = msgspec.structs.replace(manifest.channels[0], **{key: value})
+    odd = msgspec.structs.replace(manifest, channels=[channel, *manifest.channels[1:]])
+    assert f"channels[0].{key}: expected a finite number, got {value}" in list(module._contradictions(odd))
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file over the limit is refused by the name of the bundle, not of a temporary folder."""
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(BundleError, match=r"a\.bundle: weights\.npz would have [\d,]+ bytes, at most 1,000"):
+        write(tmp_path / "a.bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
+    """The root, a file and a path below a file are refused; a new path, an empty folder and a bundle are not."""
+    (tmp_path / "file").write_text("x")
+    for target in (Path("/"), tmp_path, tmp_path / "file"):
+        with pytest.raises(BundleError, match="expected a new path or an older bundle"):
+            module.check_target(target)
+    with pytest.raises(BundleError, match="file is no folder that may be written to"):
+        module.check_target(tmp_path / "file" / "deeper" / "a.bundle")
+    (tmp_path / "empty").mkdir()
+    for target in (tmp_path / "empty", tmp_path / "new" / "a.bundle", write(tmp_path / "b").path):
+        module.check_target(target)
 
 
 def test_the_id_is_that_of_weights_and_contract() -> None:

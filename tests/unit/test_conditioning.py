@@ -219,7 +219,8 @@ def test_a_model_of_other_channels_is_refused() -> None:
 
 def test_a_lost_state_does_not_hide_a_reset_that_was_deferred() -> None:
     """The reset of a dropped sample keeps its reason when the state was lost as well, however batches are cut."""
-    times, values = [10_000, 10_001, 0, 1], [[1, 1, 1], [3e38, 3e38, 3e38], [NAN, NAN, NAN], [1, 1, 1]]
+    times = [10_000, 10_001, 0, 1]
+    values = [[1.0, 1.0, 1.0], [3e38, 3e38, 3e38], [NAN, NAN, NAN], [1.0, 1.0, 1.0]]
     for cuts in ([4], [2, 4], [3, 4], [1, 2, 3, 4]):
         pipeline, found, first = toy_pipeline(), [], 0
         for last in cuts:

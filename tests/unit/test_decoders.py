@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,7 +15,7 @@ from stream_gru.config.schema import ChannelConfig, InputConfig
 from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields, stream_id
 from stream_gru.errors import ConfigError, DataError
-from stream_gru.types import DropReason, RawMessage, SampleBatch
+from stream_gru.types import DropReason, Position, RawMessage, SampleBatch
 
 NAMES = ("time", "pump", "mode", "restart", "run", "n", "flow", "level")
 HEADER = ",".join(NAMES).encode()
@@ -202,3 +203,39 @@ def test_a_line_at_the_limit_is_read_and_one_beyond_is_not() -> None:
     assert len(decode("jsonl", [good + b"\n" + good])) == 2
     batch = decode("jsonl", [good + b"\n" + good.replace(b"x", b"xx", 5) + b"\n" + good])
     assert (len(batch), dict(batch.rejected)) == (2, {DropReason.TOO_LARGE: 1})
+
+
+def test_a_format_whose_package_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "stream_gru.decoders.arrow", raising=False)
+    with pytest.raises(ConfigError, match=r"parquet cannot be read .*; pip install 'stream-gru\[parquet\]'"):
+        load_decoder("parquet", Fields(InputConfig(), ("flow",)))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (
+            b"time,level\n",
+            "expected a column 'flow' in the header, got time, level; see [input] and [[channel]] column",
+        ),
+        (b"", "expected a column 'time' in the header, got nothing; see [input] and [[channel]] column"),
+        (b"time;flow\n", "expected a column 'time' in the header, got time;flow; is input.delimiter right?"),
+        (b"time\tflow\n", "expected a column 'time' in the header, got time\\tflow; is input.delimiter right?"),
+        (b"a\x1b[2J\x00\n", "expected a column 'time' in the header, got a\\x1b[2J\\x00; see [input]"),
+        (b"x" * 999, f"expected a column 'time' in the header, got {'x' * 80}...; see [input]"),
+        (b"\x1b" * 50, f"expected a column 'time' in the header, got {chr(92)}x1b" + "\\x1b" * 19 + "...; see [input]"),
+        (b'a"\x1b,"' + b"x" * 200_000, 'expected a header of CSV names, got a"\\x1b,"xxx'),
+        (b"time,flow\r1,2\r", "expected lines that end with LF or CR LF, got a header with CR alone: time,flow\\r1,2"),
+        (b"time,flow,flow\n", "expected one column 'flow' in the header, got several"),
+    ],
+)
+def test_a_header_that_cannot_be_used_is_told_so_that_a_terminal_shows_it(header: bytes, words: str) -> None:
+    """The error names the whole path, what is expected and the beginning of what is there, without control codes."""
+    decoder = load_decoder("csv", Fields(InputConfig(), ("flow",)))
+    with pytest.raises(DataError) as caught:
+        decoder.decode([RawMessage(b"", "p", header, position=Position("data/p.csv", 0))])
+    assert str(caught.value).startswith(f"data/p.csv: {words}")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 220

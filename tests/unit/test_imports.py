@@ -89,7 +89,8 @@ def test_only_training_and_its_engine_name_keras() -> None:
 RUNTIME = """
 import sys
 import stream_gru
-from stream_gru.cli import COMMANDS, cli
+from stream_gru.cli import COMMANDS
+from stream_gru.cli.group import cli
 from stream_gru.cli.building import build_pipeline
 for name in COMMANDS:
     cli.get_command(None, name)

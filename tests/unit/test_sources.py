@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stream_gru.config.schema import InputConfig, ReplaySourceConfig, StdinSourceConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import ConfigError, DataError, EndOfInput, SourceUnavailable
-from stream_gru.recordings import read_files
+from stream_gru.recordings import read_files, shared_stream
 from stream_gru.sources import build_source
 from stream_gru.sources.files import FileSource, expand, file_format, stem
+from stream_gru.sources.header import completed_header
 from stream_gru.sources.stdin import StdinSource
 from stream_gru.types import Position, RawMessage
 
@@ -59,7 +60,8 @@ def test_standard_input_gives_the_same_lines_in_any_portions(chunks: list[bytes]
     messages = through_pipe(chunks, header)
     first, _, rest = whole.partition(b"\n") if header else (b"", b"", whole)
     assert b"".join(message.payload for message in messages) == rest
-    assert all(message.header == first for message in messages)
+    assert all(message.header.endswith(first) for message in messages)  # a nameless index column is named
+    assert bool(messages) == bool(whole)
     assert all(message.payload.endswith(b"\n") for message in messages[:-1])
 
 
@@ -95,9 +97,9 @@ def test_a_line_without_end_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch
 
 
 def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon started without standard input says so; one that was not opened too."""
+    """A daemon started without standard input refuses to start; one that was not opened says so."""
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(SourceUnavailable, match="standard input: closed"):
+    with pytest.raises(ConfigError, match="standard input: expected lines, got none: it is closed"):
         StdinSource(False).open(None)
     with pytest.raises(SourceUnavailable, match="standard input: not open"):
         StdinSource(False).poll(1, 0.0)
@@ -107,6 +109,7 @@ def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) 
 def test_a_file_is_read_whole_whatever_its_lines(lines: list[bytes], compressed: bool) -> None:
     """Header and payloads together are the file; positions are those of the text, and each can be continued from."""
     text = b"\n".join(lines)
+    assume(text)
     folder = Path(os.environ.get("PYTEST_TMP", "/tmp"))  # noqa: S108 - hypothesis cannot take a fixture
     path = folder / f"stream_gru_{os.getpid()}.csv{'.gz' if compressed else ''}"
     path.write_bytes(gzip.compress(text) if compressed else text)
@@ -115,6 +118,7 @@ def test_a_file_is_read_whole_whatever_its_lines(lines: list[bytes], compressed:
         header = text[: text.find(b"\n") + 1] or text
         assert header + b"".join(message.payload for message in messages) == text
         done = len(header)
+        assert messages
         for message in messages:
             done += len(message.payload)
             assert message.header.endswith(header)  # a nameless index column is named
@@ -140,9 +144,9 @@ def test_an_endless_line_of_a_file_takes_bounded_memory(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("cut.csv.gz", gzip.compress(b"time,flow\n" + b"1,2\n" * 9999)[:60]),
+        ("cut.csv.gz", gzip.compress(b"time,flow\n" + b"1,2\n" * 9999, mtime=0)[:60]),
         ("not.csv.gz", b"time,flow\n1,2\n"),
-        ("changed.csv.gz", gzip.compress(bytes(range(256)) * 50)[:30] + b"\0" * 50),
+        ("changed.csv.gz", gzip.compress(bytes(range(256)) * 50, mtime=0)[:30] + b"\0" * 50),
         ("empty.parquet", b""),
         ("not.parquet", b"PAR1 nothing PAR1"),
     ],
@@ -160,7 +164,7 @@ def test_a_position_of_another_input_is_told(tmp_path: Path) -> None:
     """Continuing in a file that is not among the input is refused, not begun anew."""
     path = tmp_path / "a.csv"
     path.write_text("time,flow\n1,2\n")
-    with pytest.raises(SourceUnavailable, match=r"b\.csv: this file was being read and is no longer among the input"):
+    with pytest.raises(DataError, match=r"b\.csv: this file was being read and is no longer among the input"):
         drain(FileSource([path], "csv", 1), Position("b.csv", 3))
 
 
@@ -174,12 +178,17 @@ def test_patterns_name_files_in_order(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [path.name for path in found] == ["c.csv", "b1.csv", "b2.csv", "a[1].csv"]
     with pytest.raises(DataError, match=r"x\*\.csv: no such file"):
         expand(["b*.csv", "x*.csv"])
+    with pytest.raises(DataError, match=r"^folder\.csv: is a folder; expected files$"):
+        expand(["folder.csv"])
+    with pytest.raises(DataError, match=r"folder\*: no such file"):
+        expand(["c.csv", "folder*"])
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "stream"),
     [
-        ("a.csv", "csv", "a"), ("A.B.CSV.gz", "csv", "A.B"), ("x.tsv", "csv", "x"), ("x.ndjson", "jsonl", "x"),
+        ("a.csv", "csv", "a"), ("A.B.CSV.gz", "csv", "A.B"), ("A.CSV.GZ", "csv", "A"),
+        ("x.tsv", "csv", "x"), ("x.ndjson", "jsonl", "x"),
         ("x.jsonl.gz", "jsonl", "x"), ("x.parquet", "parquet", "x"), ("plain.txt", "csv", "plain"),
     ],
 )  # fmt: skip
@@ -205,6 +214,99 @@ def test_a_configuration_becomes_its_source() -> None:
     assert (type(source), kind) == (FileSource, "csv")
     source, kind = build_source(StdinSourceConfig(format="jsonl"), InputConfig(), 10)
     assert (type(source), kind) == (StdinSource, "jsonl")
+
+
+def test_a_configured_source_takes_patterns(tmp_path: Path) -> None:
+    """Patterns are looked for when the source is opened; before that only where their end tells no format."""
+    source, kind = build_source(ReplaySourceConfig(files=[f"{tmp_path}/*.csv"]), InputConfig(), 10)
+    with pytest.raises(DataError, match="no such file"):
+        build_source(ReplaySourceConfig(files=[f"{tmp_path}/*"]), InputConfig(), 10)
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("time,flow\n1,2\n")
+    assert isinstance(source, FileSource)
+    assert ([message.key for message in drain(source)], kind) == (["a", "b"], "csv")
+    source, kind = build_source(ReplaySourceConfig(files=[f"{tmp_path}/*"]), InputConfig(), 10)
+    assert isinstance(source, FileSource)
+    assert ([message.key for message in drain(source)], kind) == (["a", "b"], "csv")
+
+
+INDEXED = [
+    (b"a,b\n", b"1,2,3\n", True),
+    (b'"a","b"\r\n', b'"140","x",2.5\r\n', True),
+    (b"a;b", b"7;2;3", True),
+    (b"\xef\xbb\xbfa,b\n", b"0,2,3\n", True),
+    (b"a,b\n", b"2026-03-01T00:00:00Z,2,3\n", False),
+    (b"a,b\n", b"1.5,2,3\n", False),
+    (b"a,b\n", b"x,2,3\n", False),
+    (b"a,b\n", b",2,3\n", False),
+    (b"a,b\n", b"1772323200,2,3\n", False),  # a time
+    (b"a,b\n", b"1,2,\n", False),  # a delimiter too many
+    (b"a,b\n", b"1,2\n", False),
+    (b"a,b\n", b"1,2,3,4\n", False),
+    (b"\n", b"1\n", False),
+    (b"a,b\n", b"", False),
+    (b"a,b\n", b'1,2,"3\x00\n', True),
+]
+
+
+@pytest.mark.parametrize(("header", "first", "indexed"), INDEXED)
+def test_a_nameless_first_column_is_one_of_row_numbers(header: bytes, first: bytes, indexed: bool) -> None:
+    """A header lacks one name only where the line after it has one cell more, the first of them a row's number."""
+    plain = header.removeprefix(b"\xef\xbb\xbf")
+    assert completed_header(header, first) in ([b'"",' + plain, b'"";' + plain] if indexed else [header])
+
+
+@pytest.mark.parametrize(("header", "first", "indexed"), INDEXED)
+def test_live_and_recorded_tables_have_the_same_header(
+    header: bytes, first: bytes, indexed: bool, tmp_path: Path
+) -> None:
+    """A table reads alike from a file and from a pipe, byte by byte or at once."""
+    text = header.rstrip(b"\r\n") + b"\n" + first.rstrip(b"\r\n") + b"\n3,4\n"
+    path = tmp_path / "a.csv"
+    path.write_bytes(text)
+    recorded = drain(FileSource([path], "csv", 1))
+    for chunks in ([text], [text[i : i + 1] for i in range(len(text))]):
+        live = through_pipe(chunks, header=True)
+        assert {message.header for message in live} == {message.header.rstrip(b"\n") for message in recorded}
+        assert b"".join(message.payload for message in live) == b"".join(message.payload for message in recorded)
+
+
+def test_a_table_without_rows_is_a_message_all_the_same(tmp_path: Path) -> None:
+    """Its header is handed on once, for the decoder to look at; a file without anything is a DataError."""
+    path = tmp_path / "a.csv"
+    for text in (b"time,flow\n", b"time,flow"):
+        path.write_bytes(text)
+        (message,) = drain(FileSource([path], "csv", 1))
+        assert (message.payload, message.header) == (b"", text)
+        assert drain(FileSource([path], "csv", 1), message.position) == []
+        (message,) = through_pipe([text], header=True)
+        assert (message.payload, message.header) == (b"", b"time,flow")
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"/a\.csv: expected a header of CSV names, got an empty file"):
+        drain(FileSource([path], "csv", 1))
+    assert through_pipe([], header=True) == []
+
+
+def test_a_parquet_file_without_rows_has_columns(tmp_path: Path) -> None:
+    """A table of nothing is read as one, and refused where it lacks a column."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"time": pa.array([], pa.string()), "flow": pa.array([], pa.float64())}), path)
+    with pytest.raises(DataError, match="no row could be read: there is none"):
+        read_files([str(path)], Fields(InputConfig(), ("flow",)))
+    with pytest.raises(DataError, match=r"/a\.parquet: expected a column 'level', got time, flow"):
+        read_files([str(path)], Fields(InputConfig(), ("level",)))
+
+
+def test_files_of_one_name_are_told_where_they_would_be_one_stream() -> None:
+    """One line names the first two; a column that names the stream, or names that differ, need none."""
+    paths = [Path("a/p.csv"), Path("q.csv"), Path("b/p.csv.gz"), Path("c/p.csv")]
+    (line,) = shared_stream(paths, Fields(InputConfig(), ("flow",)))
+    assert line == "warning: a/p.csv and b/p.csv.gz (and 1 more) are read as one stream 'p'; see input.stream"
+    assert not list(shared_stream(paths, Fields(InputConfig(stream="pump"), ("flow",))))
+    assert not list(shared_stream(paths[:2], Fields(InputConfig(), ("flow",))))
 
 
 def test_recordings_are_one_batch(tmp_path: Path) -> None:

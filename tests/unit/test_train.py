@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from stream_gru.bundle import Bundle, load_bundle
+from stream_gru.errors import ConfigError
 from stream_gru.pipeline import Pipeline
 from stream_gru.simulate.write import write_pumps, write_sines
 
@@ -166,7 +170,36 @@ def test_ctrl_c_keeps_the_best_so_far_and_writes_the_bundle(recordings: Path) ->
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert "ended by: interrupted" in errors
+    assert "the same command with --resume goes on" in errors
     load_bundle(recordings / "long.bundle")
+    assert (recordings / "long.bundle.work" / "checkpoint.json").exists()
+
+
+def test_ctrl_c_before_anything_was_learnt_leaves_the_older_bundle(trained: Bundle, recordings: Path) -> None:
+    """In the first epoch there is no best so far: exit 130, and a good bundle is not replaced by random weights."""
+    (recordings / "first.toml").write_text(PUMPS.format(epochs=9, forecast="", training="", activation="softmax"))
+    shutil.copytree(trained.path, recordings / "first.bundle")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stream_gru", "train", str(recordings / "first.toml"), "--out",
+         str(recordings / "first.bundle")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stderr is not None
+    with process:
+        for line in process.stderr:
+            if line.startswith("split:"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.endswith("stream-gru: interrupted\n")
+    assert "Traceback" not in errors
+    for file in trained.path.iterdir():
+        assert (recordings / "first.bundle" / file.name).read_bytes() == file.read_bytes()
+    assert not (recordings / "first.bundle.work").exists()
 
 
 def test_a_training_that_was_killed_goes_on_where_it_was(recordings: Path) -> None:
@@ -187,6 +220,44 @@ def test_a_training_that_was_killed_goes_on_where_it_was(recordings: Path) -> No
     resumed = train(recordings, "broken", "--resume", epochs=6, training="patience = 50")
     unbroken = train(recordings, "unbroken", epochs=6, training="patience = 50")
     assert resumed.manifest.model_id == unbroken.manifest.model_id
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """Run ``train``; it must refuse with exit 2 before it reads a recording (there is none), and say why."""
+    (tmp_path / "c.toml").write_text(PUMPS.format(epochs=1, forecast="", training="", activation="softmax"))
+
+    def run(*options: object) -> str:
+        arguments = [sys.executable, "-m", "stream_gru", "train", str(tmp_path / "c.toml"), *map(str, options)]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    return run
+
+
+def test_what_cannot_end_well_is_refused_before_it_begins(refused: Callable[..., str], tmp_path: Path) -> None:
+    """A target that is something else, a checkpoint that is not there and a seed too large cost no epoch."""
+    for out in (".", "/", tmp_path / "c.toml"):
+        assert "expected a new path or an older bundle to replace" in refused("--out", out)
+    assert "expected a checkpoint at" in refused("--out", "x.bundle", "--resume")
+    assert "'--seed'" in refused("--out", "x.bundle", "--seed", 5_000_000_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
+
+
+def test_a_model_too_large_for_a_bundle_is_refused_before_the_first_epoch(
+    trained: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the key to change."""
+    from stream_gru.training import train as module
+
+    module._check_size(trained.manifest)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 300_000)
+    module._check_size(trained.manifest)
+    large = [msgspec.structs.replace(trained.manifest.layers[0], units=512)]
+    with pytest.raises(ConfigError, match=r"model\.layer\.units \(now 512\): expected .* at most 300,000 bytes"):
+        module._check_size(msgspec.structs.replace(trained.manifest, layers=large))
 
 
 def test_recordings_of_every_form_train_alike(tmp_path: Path) -> None:

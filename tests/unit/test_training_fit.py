@@ -153,6 +153,14 @@ def test_interrupt_keeps_the_best(tmp_path: Path) -> None:
     assert all(np.array_equal(cut.weights[name], two.weights[name]) for name in two.weights)
 
 
+def test_interrupt_before_anything_was_learnt_gives_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in the first epoch is no training: no weights come back that would replace better ones."""
+    with pytest.raises(KeyboardInterrupt):
+        train(BOTH, tmp_path, QUICK, InterruptAt(2))
+    with pytest.raises(ConfigError, match=r"--resume: expected a checkpoint at .*checkpoint\.json, found none"):
+        train(BOTH, tmp_path, QUICK, resume=True)
+
+
 def test_patience_stops_and_restores_the_best(tmp_path: Path) -> None:
     """A rate that spoils the network ends training early, and the weights are those of the best epoch."""
     training = replace(QUICK, epochs=30, patience=2, learning_rate=0.3, clip_norm=0.0)
