@@ -36,7 +36,7 @@ def command(*arguments: object, stdin: str | None = "", cwd: Path | None = None)
     """Run a command line to the end; with ``stdin`` None its standard input is closed; a traceback is a failure."""
     line = [sys.executable, "-m", "stream_gru", *map(str, arguments)]
     if stdin is None:
-        line = ["sh", "-c", '"$@" <&-', "sh", *line]
+        line = ["sh", "-c", 'exec "$@" <&-', "sh", *line]
     done = subprocess.run(line, input=stdin or "", capture_output=True, text=True, check=False, timeout=60, cwd=cwd)
     assert "Traceback" not in done.stderr, done.stderr
     return done
