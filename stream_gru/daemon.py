@@ -44,7 +44,7 @@ class Daemon:
         sinks: Sequence[Sink],
         *,
         metrics: Metrics | None = None,
-        batch_rows: int = 2048,
+        batch_rows: int = 1024,
         speed: float = 0.0,
         wait_for_source: bool = False,
         clock: Callable[[], float] = time.monotonic,

@@ -40,7 +40,7 @@ def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_liste
     live = sys.stderr.isatty() and not fast
     view = LiveView(pipeline) if live else PlainView(pipeline, every_s=0 if fast else 5.0)
     daemon = Daemon(
-        FileSource(paths, kind, 2048),
+        FileSource(paths, kind, 1024),
         load_decoder(kind, Fields.of(bundle.manifest.input, bundle.manifest.channels)),
         pipeline,
         [view],

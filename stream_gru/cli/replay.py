@@ -36,7 +36,7 @@ from stream_gru.sources.files import FileSource, expand
 @click.option("--fast", is_flag=True, help="As fast as possible (the default).")
 @click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
 @click.option("--level", type=FiniteRange(0, 1, min_open=True, max_open=True), default=0.9, show_default=True)
-@click.option("--batch-rows", type=click.IntRange(1, 1_000_000), default=2048, show_default=True)
+@click.option("--batch-rows", type=click.IntRange(1, 1_000_000), default=1024, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
 def replay(

@@ -203,7 +203,7 @@ class RunConfig(Table, frozen=True):
     engine: Literal["auto", "litert", "numpy", "keras"] = "auto"
     level: Level = 0.9
     adapt_rate: NonNegative = 0.5
-    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 2048
+    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     max_streams: PositiveInt = 1000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
