@@ -191,9 +191,7 @@ class Pipeline:
     def _true_labels(self, batch: SampleBatch, applied: I64) -> I32 | None:
         if batch.label is None or self.manifest.classes is None:
             return None
-        known = {label: index for index, label in enumerate(self.manifest.classes.labels)}
-        lookup = np.array([known.get(label, -1) for label in batch.labels] + [-1], np.int32)
-        return lookup[batch.label[applied]]
+        return batch.label_codes(self.manifest.classes.labels)[applied]
 
     def _value_row(self, values: Mapping[str, float | None] | Sequence[float | None]) -> list[float]:
         names = [channel.name for channel in self.manifest.channels]

@@ -8,6 +8,7 @@ from pathlib import Path
 from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields, stream_id
 from stream_gru.errors import DataError, EndOfInput
+from stream_gru.protocols import Decoder, Source
 from stream_gru.sources import common_format
 from stream_gru.sources.files import FileSource, expand, stem
 from stream_gru.types import SampleBatch, concatenate
@@ -22,20 +23,24 @@ def read_files(patterns: Sequence[str], fields: Fields) -> SampleBatch:
     """
     paths = expand(patterns)
     kind = common_format(paths, fields.input.format)
-    source, decoder = FileSource(paths, kind, _BLOCK_ROWS), load_decoder(kind, fields)
+    batch = read_all(FileSource(paths, kind, _BLOCK_ROWS), load_decoder(kind, fields), len(fields.columns))
+    if not len(batch):
+        why = ", ".join(f"{n:,} {reason.text}" for reason, n in batch.rejected.items()) or "there is none"
+        raise DataError(f"{', '.join(patterns)}: no row could be read: {why}; see [input] and [[channel]]")
+    return batch
+
+
+def read_all(source: Source, decoder: Decoder, channels: int) -> SampleBatch:
+    """Read a source from its beginning to its end, as one batch; it is closed in any case."""
     source.open(None)
     batches: list[SampleBatch] = []
     try:
         while True:
             batches.append(decoder.decode(source.poll(1, 0)))
     except EndOfInput:
-        pass
-    batch = concatenate(batches, len(fields.columns)) if batches else None
-    if batch is None or not len(batch):
-        reasons = {} if batch is None else batch.rejected
-        why = ", ".join(f"{n:,} {reason.text}" for reason, n in reasons.items()) or "there is none"
-        raise DataError(f"{', '.join(patterns)}: no row could be read: {why}; see [input] and [[channel]]")
-    return batch
+        return concatenate(batches, channels)
+    finally:
+        source.close()
 
 
 def shared_stream(paths: Sequence[Path], fields: Fields) -> Iterator[str]:

@@ -136,6 +136,13 @@ class SampleBatch:
         """Samples that arrived: rows and rejects together."""
         return len(self) + sum(self.rejected.values())
 
+    def label_codes(self, wanted: Sequence[str]) -> I32:
+        """Index of each row's label in ``wanted``, (N,); -1 where it has none or another."""
+        if self.label is None:
+            return np.full(len(self), -1, np.int32)
+        known = {label: code for code, label in enumerate(wanted)}
+        return np.array([known.get(label, -1) for label in self.labels] + [-1], np.int32)[self.label]
+
     def take(self, rows: slice | I64 | Mask) -> Self:
         """Return the chosen rows (no rejects: those are counted where they happened)."""
         return replace(

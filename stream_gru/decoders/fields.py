@@ -20,7 +20,7 @@ import numpy as np
 from stream_gru.config.schema import ChannelConfig, InputConfig, TimeUnit
 from stream_gru.manifest import Channel
 from stream_gru.times import LIMIT_NS, epoch_to_ns, parse_iso
-from stream_gru.types import F64, I32, I64, DropReason, Mask, SampleBatch, empty_batch
+from stream_gru.types import F64, I32, I64, STREAM_ID, DropReason, Mask, SampleBatch, empty_batch
 
 # Cells joined by commas, which no number has.
 _PLAIN_NUMBERS = re.compile(r"[0-9+\-.eE,]*")
@@ -28,7 +28,6 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?"
 _INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
 _INTEGERS = re.compile(r"-?\d{1,19}(,-?\d{1,19})*", re.ASCII)
 _MISSING = frozenset({"", "nan", "-nan", "na", "null", "none"})
-_STREAM_ID = re.compile(r"[A-Za-z0-9_.:/ -]{1,128}")
 _BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 Column = Sequence[object]
@@ -250,7 +249,7 @@ def _as_float(number: float | np.number[Any]) -> float:
 def _streams(cells: Column, rows: _Rows) -> tuple[tuple[str, ...], I32]:
     index: dict[str, int] = {}
     stream = np.array([index.setdefault(text, len(index)) for text in _texts(cells)], np.int32)
-    bad = np.array([not _STREAM_ID.fullmatch(name) for name in index], np.bool_)
+    bad = np.array([not STREAM_ID.fullmatch(name) for name in index], np.bool_)
     if bad.any():
         rows.drop(stream == index.get("", -1), DropReason.MISSING_FIELD)
         rows.drop(bad[stream], DropReason.BAD_STREAM_ID)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream_gru.bundle import Bundle
-from stream_gru.evaluation.evaluate import stream_through
+from stream_gru.evaluation.evaluate import Streamed, stream_through
 from stream_gru.manifest import Calibration
 from stream_gru.protocols import Engine
 from stream_gru.training.runs import Run
@@ -25,15 +25,15 @@ _CLOSE = 0.1
 _CLOSE_PROBABILITY = 0.02
 
 
-def calibrate(bundle: Bundle, validation: SampleBatch, engine: str) -> Calibration | None:
+def calibrate(bundle: Bundle, streamed: Streamed, validation: SampleBatch, engine: str) -> Calibration | None:
     """Measure the residual quantiles of each target and horizon; None without a forecast head or without truths.
 
-    With a quantile head residuals are divided by the half-width the head predicts on their side.
+    ``streamed``: the validation part after its way through the pipeline, as `stream_through` gives it.  With a quantile
+    head residuals are divided by the half-width the head predicts on their side.
     """
     head = bundle.manifest.forecast
     if head is None:
         return None
-    streamed = stream_through(bundle, validation, engine)
     residuals = streamed.truth - streamed.forecast
     if head.quantiles:
         lower, upper = _half_widths(bundle, validation, engine)

@@ -88,7 +88,7 @@ def scaled_difference(manifest: Manifest, weights: dict[str, F32], a: F32, b: F3
     output are no difference: near 101325 Pa float32 moves in steps of 0.008 Pa, whatever the scale.  Scaled values
     above 1 count relatively.
     """
-    scale, mean = _column_scaling(manifest, weights)
+    scale, mean = column_scaling(manifest, weights)
     with np.errstate(invalid="ignore", over="ignore"):
         rounding = _ULPS * np.spacing(np.maximum(np.abs(a), np.abs(b))).astype(np.float64)
         reference = b.astype(np.float64)
@@ -119,7 +119,7 @@ def random_samples(manifest: Manifest, weights: dict[str, F32], seed: int = 0) -
     return x.astype(np.float32)
 
 
-def _column_scaling(manifest: Manifest, weights: dict[str, F32]) -> tuple[F64, F64]:
+def column_scaling(manifest: Manifest, weights: dict[str, F32]) -> tuple[F64, F64]:
     """Scale and mean of each output column, (K,); 1 and 0 for probabilities."""
     scale, mean = np.ones(manifest.output_size), np.zeros(manifest.output_size)
     if manifest.forecast is not None:

@@ -91,14 +91,6 @@ def class_labels(batch: SampleBatch, wanted: Sequence[str], ignored: Sequence[st
     return labels
 
 
-def label_codes(batch: SampleBatch, labels: Sequence[str]) -> I32:
-    """Index of each row's label in ``labels``, -1 where it has none or another."""
-    if batch.label is None:
-        return np.full(len(batch), -1, np.int32)
-    known = {label: code for code, label in enumerate(labels)}
-    return np.array([known.get(label, -1) for label in batch.labels] + [-1], np.int32)[batch.label]
-
-
 def condition_all(batch: SampleBatch, spec: ConditioningSpec) -> Steps:
     """Condition a whole part from a fresh state."""
     table = StateTable(conditioning_columns(batch.values.shape[1]))
@@ -108,7 +100,7 @@ def condition_all(batch: SampleBatch, spec: ConditioningSpec) -> Steps:
 def runs_of(batch: SampleBatch, spec: ConditioningSpec, labels: Sequence[str]) -> list[Run]:
     """Condition a part and cut it at its resets."""
     steps = condition_all(batch, spec)
-    codes = label_codes(batch, labels)
+    codes = batch.label_codes(labels)
     names = batch.streams
     return [
         Run(

@@ -20,12 +20,12 @@ import numpy as np
 from stream_gru import __version__
 from stream_gru.bundle import FORMAT_VERSION, KERAS, MAX_FILE_BYTES, REPORT, TFLITE, Bundle, check_target, write_bundle
 from stream_gru.conditioning import ConditioningSpec
-from stream_gru.config import Config
+from stream_gru.config import Config, DataConfig, ModelConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.engines import load_engine
 from stream_gru.errors import ConfigError
 from stream_gru.evaluation.baselines import find_season, fit_linear_ar
-from stream_gru.evaluation.evaluate import Baselines, evaluate, stream_through
+from stream_gru.evaluation.evaluate import Baselines, Streamed, evaluate, stream_through
 from stream_gru.evaluation.scores import Scores
 from stream_gru.manifest import Channel, EngineParity, Manifest, weight_shapes
 from stream_gru.recordings import read_files
@@ -33,13 +33,12 @@ from stream_gru.training.calibrate import calibrate, measure_warm_up
 from stream_gru.training.checkpoint import require_checkpoint
 from stream_gru.training.export import export_tflite
 from stream_gru.training.fit import Fitted, fit
-from stream_gru.training.parity import SEGMENT, check_parity
+from stream_gru.training.parity import SEGMENT, check_parity, column_scaling
 from stream_gru.training.parts import Parts, class_labels, runs_of, split
 from stream_gru.training.progress import Reporter
 from stream_gru.training.report import render_report
 from stream_gru.training.runs import Run, Scaling, measure_scaling
 from stream_gru.training.spec import NetworkSpec
-from stream_gru.types import F32, F64
 
 # Real samples on which all engines must agree; more would only repeat the question.
 _PARITY_STEPS = 16_384
@@ -65,9 +64,7 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
     Raises ConfigError, DataError (recordings that cannot be used), ParityError (engines disagree: nothing is written),
     BundleError (``out`` is something else than a bundle), KeyboardInterrupt (before anything was learnt).
     """
-    data, model = config.data, config.model
-    if data is None or model is None:
-        raise ConfigError("expected the tables [data] and [model] for training")
+    data, model = _tables(config)
     check_target(out)
     if resume:
         require_checkpoint(work_dir)
@@ -98,19 +95,23 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
     return Trained(write_bundle(out, final.manifest, fitted.weights, extra), scores, fitted)
 
 
-def _rules(config: Config) -> ConditioningSpec:
-    """Conditioning for training: windows are cut by training itself."""
+def _tables(config: Config) -> tuple[DataConfig, ModelConfig]:
+    """The tables without which there is nothing to train.  Raises ConfigError."""
     if config.data is None or config.model is None:
         raise ConfigError("expected the tables [data] and [model] for training")
+    return config.data, config.model
+
+
+def _rules(config: Config) -> ConditioningSpec:
+    """Conditioning for training: windows are cut by training itself."""
+    data, model = _tables(config)
     ranges = [(channel.min, channel.max) for channel in config.channel]
-    calendar = config.model.calendar
-    return ConditioningSpec.build(config.conditioning, config.data.period_s, ranges, calendar, window=0)
+    return ConditioningSpec.build(config.conditioning, data.period_s, ranges, model.calendar, window=0)
 
 
 def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:
     """The contract, before anything was measured."""
-    if config.data is None or config.model is None:
-        raise ConfigError("expected the tables [data] and [model] for training")
+    data, model = _tables(config)
     windowed = config.training.regime == "windowed"
     layers = spec.manifest_layers()
     return Manifest(
@@ -124,11 +125,11 @@ def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:
         },
         regime=config.training.regime,
         window=config.training.window if windowed else None,
-        period_s=config.data.period_s,
+        period_s=data.period_s,
         input=config.input,
         conditioning=config.conditioning,
         channels=_channels(config, runs),
-        calendar=config.model.calendar,
+        calendar=model.calendar,
         layers=layers,
         forecast=spec.forecast,
         classes=spec.classes,
@@ -138,7 +139,7 @@ def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:
         parity=[],
         scores={},
         files={},
-        ignore_labels=config.data.ignore_labels,
+        ignore_labels=data.ignore_labels,
     )
 
 
@@ -188,30 +189,21 @@ def _parity(manifest: Manifest, fitted: Fitted, tflite: bytes, runs: list[Run]) 
 
 def _calibrated(draft: Bundle, parts: Parts, runs: list[Run], config: Config) -> Bundle:
     """Measure residuals and warm-up on the validation part."""
-    calibration = calibrate(draft, parts.validation, _ENGINE)
+    streamed = stream_through(draft, parts.validation, _ENGINE)
+    calibration = calibrate(draft, streamed, parts.validation, _ENGINE)
     manifest = draft.manifest
     if manifest.regime == "stateful":
-        unit = _output_units(manifest, draft.weights)
-        error = _usual_error(draft, parts)
+        unit, _ = column_scaling(manifest, draft.weights)
+        error = _usual_error(draft, streamed)
         warm_up = measure_warm_up(load_engine(_ENGINE, draft), runs, manifest.forecast_size, unit, error)
         draft = draft.with_manifest(warm_up=max(warm_up, config.training.warm_up))
     return draft.with_manifest(calibration=calibration)
 
 
-def _output_units(manifest: Manifest, weights: dict[str, F32]) -> F64:
-    """Scale of each output: that of its target, 1 for probabilities."""
-    units = np.ones(manifest.output_size)
-    if manifest.forecast is not None:
-        scale = weights["scaling/scale"][manifest.target_index]
-        units[: manifest.forecast_size] = np.repeat(scale, manifest.forecast_size // len(scale))
-    return units
-
-
-def _usual_error(draft: Bundle, parts: Parts) -> float:
+def _usual_error(draft: Bundle, streamed: Streamed) -> float:
     """Mean absolute forecast error of the validation part, in scaled units."""
     if draft.manifest.forecast is None:
         return 1.0
-    streamed = stream_through(draft, parts.validation, _ENGINE)
     scale = draft.weights["scaling/scale"][draft.manifest.target_index]
     error = np.abs(streamed.truth - streamed.forecast) / scale[:, None]
     return float(np.nanmean(error)) if np.isfinite(error).any() else 1.0

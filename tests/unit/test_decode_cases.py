@@ -14,10 +14,11 @@ import pytest
 from stream_gru.config import parse_config
 from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields
-from stream_gru.errors import DataError, EndOfInput
+from stream_gru.errors import DataError
+from stream_gru.recordings import read_all
 from stream_gru.sources.files import FileSource, file_format
 from stream_gru.times import format_iso
-from stream_gru.types import SampleBatch, concatenate
+from stream_gru.types import SampleBatch
 
 CASES = Path(__file__).parent.parent / "cases" / "decode"
 STORIES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
@@ -29,20 +30,12 @@ def decode_story(folder: Path, block_rows: int) -> list[dict[str, object]]:
     (path,) = folder.glob("input.*")
     fields = Fields.of(config.input, config.channel)
     kind = file_format(path, config.input.format)
-    source, decoder = FileSource([path], kind, block_rows), load_decoder(kind, fields)
-    source.open(None)
-    batches: list[SampleBatch] = []
     try:
-        while True:
-            batches.append(decoder.decode(source.poll(1, 0)))
-    except EndOfInput:
-        batch = concatenate(batches, len(fields.columns))
+        batch = read_all(FileSource([path], kind, block_rows), load_decoder(kind, fields), len(fields.columns))
         rejected = {reason.text: n for reason, n in sorted(batch.rejected.items())}
         return [*_rows(batch), {"rejected": rejected}]
     except DataError as error:
         return [{"error": str(error).replace(f"{folder}/", "")}]
-    finally:
-        source.close()
 
 
 def _rows(batch: SampleBatch) -> list[dict[str, object]]:

@@ -37,7 +37,7 @@ ALLOWED = {
     "decoders": {"types", "config", "manifest", "errors", "protocols", "times"},
     "sources": {"types", "config", "errors", "protocols"},
     "sinks": {"types", "config", "errors", "protocols", "prediction", "times"},
-    "recordings": {"types", "decoders", "sources", "errors"},
+    "recordings": {"types", "protocols", "decoders", "sources", "errors"},
     "metrics": {"types", "manifest", "scoring"},
     "pacing": {"types", "times"},
     "summary": {"types", "scoring"},

@@ -9,7 +9,7 @@ from stream_gru.conditioning import ConditioningSpec
 from stream_gru.config import ConditioningConfig, SplitConfig
 from stream_gru.errors import DataError
 from stream_gru.times import format_iso
-from stream_gru.training.parts import class_labels, label_codes, runs_of, split
+from stream_gru.training.parts import class_labels, runs_of, split
 from stream_gru.types import SampleBatch
 from tests.support.streams import CHANNELS, batch
 
@@ -79,7 +79,7 @@ def test_labels_come_from_the_recordings_or_the_configuration() -> None:
     """Without labels in the configuration all that occur are learnt, but for the ignored ones, sorted."""
     assert class_labels(labelled(), [], ["turn"]) == ["sit", "walk"]
     assert class_labels(labelled(), ["walk", "sit"], []) == ["walk", "sit"]
-    assert label_codes(labelled(), ["walk", "sit"]).tolist() == [0, 1, -1, -1]
+    assert labelled().label_codes(["walk", "sit"]).tolist() == [0, 1, -1, -1]
 
 
 def test_a_label_that_never_occurs_is_an_error() -> None:

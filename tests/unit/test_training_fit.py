@@ -24,8 +24,9 @@ from stream_gru.training.lanes import training_plan
 from stream_gru.training.loop import Trainer, _tensors
 from stream_gru.training.loss import class_weights
 from stream_gru.training.progress import PlainReporter, SilentReporter, default_reporter
-from stream_gru.training.runs import Batch, Run, batches, forecast_truth, join_runs, measure_scaling
+from stream_gru.training.runs import Batch, Run, batches, join_runs, measure_scaling
 from stream_gru.training.spec import NetworkSpec
+from tests.support.truth import forecast_truth
 
 pytestmark = pytest.mark.train
 

@@ -12,12 +12,12 @@ from stream_gru.training.runs import (
     Rows,
     Run,
     batches,
-    forecast_truth,
     join_runs,
     measure_scaling,
 )
 from stream_gru.training.windows import window_plan
 from stream_gru.types import I64
+from tests.support.truth import forecast_truth
 
 lengths = st.lists(st.integers(1, 90), min_size=1, max_size=9)
 
