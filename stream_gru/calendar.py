@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stream_gru.config.schema import CalendarFeature
+from stream_gru.config.kinds import CalendarFeature
 from stream_gru.types import F32, I64, NS_PER_S
 
 _DAY_S = 86_400

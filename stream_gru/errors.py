@@ -8,6 +8,7 @@
     ├── ParityError               engines disagree on the same weights: write no bundle, exit 1
     ├── SourceUnavailable         the input is not there now: try again later
     ├── SinkUnavailable           the output cannot be written now: stop, or try again later
+    │   └── SinkPending           what was written is not confirmed yet, nothing is lost: acknowledge later
     └── StateError                stored state cannot be used
         └── IncompatibleStateError  it belongs to another model
 
@@ -52,6 +53,10 @@ class SourceUnavailable(StreamGruError):
 
 class SinkUnavailable(StreamGruError):
     """The output cannot be written."""
+
+
+class SinkPending(SinkUnavailable):
+    """What was written is under way and not confirmed yet."""
 
 
 class StateError(StreamGruError):

@@ -10,7 +10,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from stream_gru.config.schema import Activation, CalendarFeature, Cell, ConditioningConfig, InputConfig
+from stream_gru.config.kinds import Activation, CalendarFeature, Cell
+from stream_gru.config.schema import ConditioningConfig, InputConfig
 
 
 class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from stream_gru.types import F32, Position, PredictionBatch, RawMessage, SampleBatch
+from stream_gru.types import F32, Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
 
 @runtime_checkable
@@ -58,6 +58,10 @@ class Source(Protocol):
         """Let go of everything; may be called twice."""
         ...
 
+    def health(self) -> SourceHealth:
+        """How it is doing; asked about once a second, from the thread of the loop."""
+        ...
+
 
 @runtime_checkable
 class Decoder(Protocol):
@@ -81,9 +85,16 @@ class Sink(Protocol):
         ...
 
     def flush(self) -> int:
-        """Make what was written durable; return its length in bytes."""
+        """Make what was written durable; return its length in bytes.
+
+        Raises SinkPending when the other side has not confirmed it yet, SinkUnavailable when it never will.
+        """
         ...
 
     def close(self) -> None:
         """Flush and let go; may be called twice."""
+        ...
+
+    def health(self) -> SinkHealth:
+        """How it is doing; asked about once a second, from the thread of the loop."""
         ...

@@ -64,6 +64,11 @@ class DropReason(IntEnum):
     TOO_LARGE = 10
     BAD_STREAM_ID = 11
     STREAM_LIMIT = 12
+    OVERLONG_LINE = 13
+    CHECKSUM = 14
+    UNKNOWN_STREAM = 15
+    RETAINED = 16
+    PAUSED = 17
 
     @property
     def text(self) -> str:
@@ -92,8 +97,11 @@ class Position:
 class RawMessage:
     """Bytes as they arrived, before anybody looked inside.
 
-    ``key`` says where they came from (a file's stem, a topic, a port); ``header`` repeats what a reader needs
-    to understand ``payload`` (the first line of a CSV file); ``arrival_ns`` is wall-clock time since the epoch.
+    ``key`` names the stream of records that do not name their own (a file's stem, what a topic says, a port's name);
+    ``header`` repeats what a reader needs to understand ``payload`` (the first line of a CSV file); ``arrival_ns`` is
+    wall-clock time since the epoch, 0 in a recorded file; ``channel`` is the one channel that the payload is about,
+    where its topic says so; with a ``fault`` there is nothing to decode: it is one rejected sample.  ``source`` is the
+    name of the source, where messages of several travel together.
     """
 
     payload: bytes
@@ -101,6 +109,46 @@ class RawMessage:
     header: bytes = b""
     arrival_ns: int = 0
     position: Position | None = None
+    channel: str = ""
+    fault: DropReason | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHealth:
+    """How a source is doing; counters count since the process began.
+
+    ``connected``   the port is open, the broker has answered
+    ``queued``      messages that wait in its queue, ``queued_bytes`` their size
+    ``reconnects``  how often it was lost and found again
+    ``sessions_lost``  how often a broker had forgotten the session: messages may be missing
+    ``unprotected`` messages that came without acknowledgement (QoS 0): a crash loses them
+    """
+
+    connected: bool = True
+    queued: int = 0
+    queued_bytes: int = 0
+    reconnects: int = 0
+    sessions_lost: int = 0
+    unprotected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkHealth:
+    """How a sink is doing; counters count since the process began.
+
+    ``connected``  the file is open, the broker or server has answered
+    ``queued``     outputs that are not confirmed yet
+    ``failed``     outputs that the other side refused for good
+    ``discarded``  outputs given up because the queue was full
+    ``reconnects`` how often it was lost and found again
+    """
+
+    connected: bool = True
+    queued: int = 0
+    failed: int = 0
+    discarded: int = 0
+    reconnects: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +162,7 @@ class SampleBatch:
     ``label``      (N,) int32 indices into ``labels``, -1 for none; or None
     ``reset``      (N,) bool, the device asks for a reset before this sample; or None
     ``sequence``   (N,) int64 key of the sequence a sample belongs to, a change is a boundary; or None
+    ``arrival_ns`` (N,) int64 wall-clock time at which a row's bytes arrived, 0 where unknown; or None
     ``rejected``   samples that never became rows, by reason
     """
 
@@ -126,6 +175,7 @@ class SampleBatch:
     labels: tuple[str, ...] = ()
     reset: Mask | None = None
     sequence: I64 | None = None
+    arrival_ns: I64 | None = None
     rejected: Mapping[DropReason, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -154,6 +204,7 @@ class SampleBatch:
             label=None if self.label is None else self.label[rows],
             reset=None if self.reset is None else self.reset[rows],
             sequence=None if self.sequence is None else self.sequence[rows],
+            arrival_ns=None if self.arrival_ns is None else self.arrival_ns[rows],
             rejected={},
         )
 
@@ -195,6 +246,7 @@ def concatenate(batches: Sequence[SampleBatch], channels: int) -> SampleBatch:
         labels=labels,
         reset=_join([b.reset for b in full], full, False, np.bool_),
         sequence=_join([b.sequence for b in full], full, -1, np.int64),
+        arrival_ns=_join([b.arrival_ns for b in full], full, 0, np.int64),
         rejected=rejected,
     )
 

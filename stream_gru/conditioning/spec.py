@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gru.config.schema import CalendarFeature, ConditioningConfig
+from stream_gru.config.kinds import CalendarFeature
+from stream_gru.config.schema import ConditioningConfig
 from stream_gru.state import Column
 from stream_gru.types import F32, NS_PER_S, ResetReason
 

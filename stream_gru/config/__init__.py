@@ -1,5 +1,13 @@
 """The configuration: a TOML file in, a checked `Config` out, or every mistake with its file and line."""
 
+from stream_gru.config.live import (
+    FileSinkConfig,
+    MetricsConfig,
+    ReplaySourceConfig,
+    RunConfig,
+    StdinSourceConfig,
+    StdoutSinkConfig,
+)
 from stream_gru.config.load import load_config, parse_config
 from stream_gru.config.paths import resolve
 from stream_gru.config.purpose import Purpose, check_purpose, require_running, require_training
@@ -10,18 +18,12 @@ from stream_gru.config.schema import (
     ConditioningConfig,
     Config,
     DataConfig,
-    FileSinkConfig,
     ForecastConfig,
     InputConfig,
     LayerConfig,
-    MetricsConfig,
     ModelConfig,
     RegularizerConfig,
-    ReplaySourceConfig,
-    RunConfig,
     SplitConfig,
-    StdinSourceConfig,
-    StdoutSinkConfig,
     TrainingConfig,
 )
 

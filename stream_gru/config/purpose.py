@@ -12,7 +12,7 @@ Purpose = Literal["training", "running"]
 _ONE, _SOME = "a [{0}] table", "at least one [[{0}]] table"
 _NEEDS: dict[Purpose, dict[str, str]] = {
     "training": {"channel": _SOME, "data": _ONE, "model": _ONE},
-    "running": {"run": _ONE, "source": _ONE, "sink": _SOME},
+    "running": {"run": _ONE, "source": _SOME, "sink": _SOME},
 }
 
 

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from posixpath import normpath
 
+from stream_gru.config.live import FileSinkConfig, ReplaySourceConfig
 from stream_gru.config.problem import KeyPath, Problem, dotted, one_of, quoted, shown
-from stream_gru.config.schema import Config, FileSinkConfig, ReplaySourceConfig, SplitConfig
+from stream_gru.config.schema import Config, SplitConfig
 
 Given = Container[KeyPath]
 """The keys that stand in the file, as against those that have their default."""
 
-_FILE_SINK = re.compile(r".*[^/]\.(jsonl|csv)(\.gz)?", re.DOTALL)
+_FILE_SINK = re.compile(r".*[^/]\.(jsonl|csv|lp)(\.gz)?", re.DOTALL)
 # Keys of a layer that mean nothing for a cell.
 _WITHOUT = {"gru": (), "lstm": ("reset_after",), "simple_rnn": ("recurrent_activation", "reset_after")}
 _INSTANTS = ("validation_from", "test_from", "until")
@@ -68,8 +69,9 @@ def _recordings(config: Config, given: Given) -> Iterator[Problem]:
 
 
 def _replayed(config: Config, given: Given) -> Iterator[Problem]:
-    if isinstance(config.source, ReplaySourceConfig) and not config.source.files:
-        yield Problem(("source", "files"), "at least one file", "none")
+    for place, source in enumerate(config.source):
+        if isinstance(source, ReplaySourceConfig) and not source.files:
+            yield Problem(("source", place, "files"), "at least one file", "none")
 
 
 def _shares(config: Config, given: Given) -> Iterator[Problem]:
@@ -178,7 +180,7 @@ def _sinks(config: Config, given: Given) -> Iterator[Problem]:
     paths = [sink.path if isinstance(sink, FileSinkConfig) else "" for sink in config.sink]
     for place, path in enumerate(paths):
         if path and not _FILE_SINK.fullmatch(path):
-            expected = "a name that ends in .jsonl, .csv, .jsonl.gz or .csv.gz"
+            expected = "a name that ends in .jsonl, .csv or .lp, perhaps with .gz after it"
             yield Problem(("sink", place, "path"), expected, shown(path))
     yield from _once(("sink",), [normpath(path) if path else "" for path in paths], "path")
 

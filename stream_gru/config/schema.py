@@ -1,7 +1,8 @@
 """Every key a configuration file may have: name, type, range, default.
 
 One file may hold the keys for training, for running, or for both.  Tables that both need (``[input]``, ``[[channel]]``,
-``[conditioning]``) are copied into the bundle by training, so that a run needs to say nothing about them.
+``[conditioning]``) are copied into the bundle by training, so that a run needs to say nothing about them; the tables of
+a running daemon stand in `stream_gru.config.live`.
 Constraints stand in the types (`msgspec.Meta`), so that one walk over the types checks a file, prints the sample
 and names the expectation in an error.
 """
@@ -10,47 +11,37 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
-PositiveInt = Annotated[int, Meta(ge=1)]
-NonNegativeInt = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
-# Some thirty years: nanoseconds of it are far from the end of 64 bits.
-Seconds = Annotated[float, Meta(gt=0, le=1_000_000_000)]
-# Keras takes 32 bits.
-Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
-Level = Annotated[float, Meta(gt=0, lt=1)]
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Address = Annotated[
-    str,
-    Meta(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$", description='an address and port such as "127.0.0.1:9723"'),
-]
-
-# What no number, time or quoted field can hold, and no line end of any kind.
-Delimiter = Annotated[
-    str,
-    Meta(
-        pattern=r"^[\x01-\x09\x0e-\x1b\x1f-!#-&(-*,/:-@\[-`{-\x7f]\Z",
-        description="one ASCII character that is no letter, digit, quote, line end, '+', '-' or '.'",
-    ),
-]
-TimeUnit = Literal["iso", "s", "ms", "us", "ns"]
-Format = Literal["auto", "csv", "jsonl", "parquet"]
-Cell = Literal["gru", "lstm", "simple_rnn"]
-Activation = Literal[
-    "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "softsign", "softplus", "elu", "selu", "swish"
-]
-Initializer = Literal[
-    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal",
-    "orthogonal", "zeros", "ones", "random_normal", "random_uniform", "truncated_normal",
-]  # fmt: skip
-CalendarFeature = Literal["minute_of_hour", "hour_of_day", "day_of_week", "day_of_year"]
-
-
-class Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all tables: immutable, and an unknown key is an error."""
+from stream_gru.config.kinds import (
+    Activation,
+    CalendarFeature,
+    Cell,
+    Delimiter,
+    Format,
+    Fraction,
+    Initializer,
+    Level,
+    Name,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Seconds,
+    Seed,
+    Table,
+    TimeUnit,
+)
+from stream_gru.config.live import (
+    AlarmConfig,
+    AssemblyConfig,
+    BrokerConfig,
+    ControlConfig,
+    MetricsConfig,
+    RunConfig,
+    SinkConfig,
+    SourceConfig,
+)
 
 
 class ChannelConfig(Table, frozen=True):
@@ -196,52 +187,8 @@ class TrainingConfig(Table, frozen=True):
     tensorboard: str = ""
 
 
-class RunConfig(Table, frozen=True):
-    """The daemon: which bundle, which engine, how much at once."""
-
-    bundle: str
-    engine: Literal["auto", "litert", "numpy", "keras"] = "auto"
-    level: Level = 0.9
-    adapt_rate: NonNegative = 0.5
-    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
-    max_streams: PositiveInt = 1000
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-class ReplaySourceConfig(Table, frozen=True, tag_field="type", tag="replay"):
-    """Recorded files, in the order given.  ``speed`` 1 is as recorded, 0 as fast as possible."""
-
-    files: list[str]
-    speed: NonNegative = 0.0
-
-
-class StdinSourceConfig(Table, frozen=True, tag_field="type", tag="stdin"):
-    """Lines on standard input; ``format`` must be stated, as there is no file name to tell it."""
-
-    format: Literal["csv", "jsonl"]
-
-
-class FileSinkConfig(Table, frozen=True, tag_field="type", tag="file"):
-    """One file; ``.jsonl`` or ``.csv`` by name, compressed when the name ends ``.gz``."""
-
-    path: Annotated[str, Meta(min_length=1, max_length=4096)]
-
-
-class StdoutSinkConfig(Table, frozen=True, tag_field="type", tag="stdout"):
-    """Standard output."""
-
-    format: Literal["jsonl", "csv"] = "jsonl"
-
-
-class MetricsConfig(Table, frozen=True):
-    """The HTTP endpoints ``/metrics``, ``/-/healthy`` and ``/-/ready``."""
-
-    enabled: bool = True
-    listen: Address = "127.0.0.1:9723"
-
-
 class Config(Table, frozen=True):
-    """A whole file.  `train` needs data, channel and model; `run` needs run, source and at least one sink."""
+    """A whole file.  `train` needs data, channel and model; `run` needs run and at least one source and sink."""
 
     input: InputConfig = InputConfig()
     channel: list[ChannelConfig] = []
@@ -251,6 +198,10 @@ class Config(Table, frozen=True):
     model: ModelConfig | None = None
     training: TrainingConfig = TrainingConfig()
     run: RunConfig | None = None
-    source: ReplaySourceConfig | StdinSourceConfig | None = None
-    sink: list[FileSinkConfig | StdoutSinkConfig] = []
+    broker: list[BrokerConfig] = []
+    source: list[SourceConfig] = []
+    assembly: AssemblyConfig = AssemblyConfig()
+    alarm: AlarmConfig = AlarmConfig()
+    sink: list[SinkConfig] = []
+    control: ControlConfig = ControlConfig()
     metrics: MetricsConfig = MetricsConfig()

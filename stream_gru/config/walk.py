@@ -82,7 +82,7 @@ def _fits(kind: inspect.Type, value: object) -> bool:
         case inspect.StrType():
             return isinstance(value, str) and _has_form(kind, value)
         case inspect.LiteralType():
-            return isinstance(value, str) and value in kind.values
+            return type(value) in (str, int) and value in kind.values
     return False
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from stream_gru.config.schema import ChannelConfig, InputConfig, TimeUnit
+from stream_gru.config.kinds import TimeUnit
+from stream_gru.config.schema import ChannelConfig, InputConfig
 from stream_gru.manifest import Channel
 from stream_gru.times import LIMIT_NS, epoch_to_ns, parse_iso
 from stream_gru.types import F64, I32, I64, STREAM_ID, DropReason, Mask, SampleBatch, empty_batch

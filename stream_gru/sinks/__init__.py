@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stream_gru.config.schema import FileSinkConfig, StdoutSinkConfig
+from stream_gru.config.live import FileSinkConfig, StdoutSinkConfig
 from stream_gru.errors import ConfigError
 from stream_gru.protocols import Sink
 from stream_gru.sinks.encode_csv import CsvEncoder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from stream_gru.errors import SinkUnavailable
-from stream_gru.types import OutputSpec, PredictionBatch
+from stream_gru.types import OutputSpec, PredictionBatch, SinkHealth
 
 _CHUNK = 65_536
 
@@ -113,3 +113,7 @@ class FileSink:
                 file.close()
         except OSError as error:
             raise SinkUnavailable(f"{self._path}: cannot be written: {error.strerror}") from error
+
+    def health(self) -> SinkHealth:
+        """A file that was opened is there."""
+        return SinkHealth(connected=self._file is not None)

@@ -8,7 +8,7 @@ from typing import IO
 
 from stream_gru.errors import SinkUnavailable
 from stream_gru.sinks.file import Encoder
-from stream_gru.types import PredictionBatch
+from stream_gru.types import PredictionBatch, SinkHealth
 
 
 class StdoutSink:
@@ -50,6 +50,10 @@ class StdoutSink:
 
     def close(self) -> None:
         """Standard output belongs to the caller."""
+
+    def health(self) -> SinkHealth:
+        """Standard output is there until its reader goes, which `write` tells."""
+        return SinkHealth(connected=self._stream is not None)
 
 
 def _discard_rest(stream: IO[bytes]) -> None:

@@ -10,7 +10,9 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from stream_gru.config.schema import Format, InputConfig, ReplaySourceConfig, StdinSourceConfig
+from stream_gru.config.kinds import Format
+from stream_gru.config.live import ReplaySourceConfig, StdinSourceConfig
+from stream_gru.config.schema import InputConfig
 from stream_gru.errors import ConfigError
 from stream_gru.protocols import Source
 from stream_gru.sources.files import FileSource, expand, file_format, named_format

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stream_gru.config.schema import Format
+from stream_gru.config.kinds import Format
 from stream_gru.errors import ConfigError, DataError, EndOfInput
 from stream_gru.sources.header import completed_header
-from stream_gru.types import Position, RawMessage
+from stream_gru.types import Position, RawMessage, SourceHealth
 
 _BYTES_PER_ROW = 64
 _MAX_RECORD_BYTES = 1024 * 1024
@@ -88,6 +88,10 @@ class FileSource:
     def close(self) -> None:
         """Let go of the file."""
         self._messages = iter(())
+
+    def health(self) -> SourceHealth:
+        """A file is always there."""
+        return SourceHealth()
 
     def _read_all(self, paths: list[Path], position: Position | None) -> Iterator[RawMessage]:
         if position is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from stream_gru.errors import ConfigError, EndOfInput, SourceUnavailable
 from stream_gru.sources.header import completed_header
-from stream_gru.types import Position, RawMessage
+from stream_gru.types import Position, RawMessage, SourceHealth
 
 _MAX_LINE_BYTES = 1024 * 1024
 
@@ -63,6 +63,10 @@ class StdinSource:
 
     def close(self) -> None:
         """Standard input belongs to the caller."""
+
+    def health(self) -> SourceHealth:
+        """A pipe is there until its end."""
+        return SourceHealth(connected=not self._ended)
 
     def _after_header(self, lines: bytes) -> bytes:
         """Keep lines until the one after the header is there; then set the header and return the lines after it."""

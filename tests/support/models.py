@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from stream_gru.bundle import Bundle
-from stream_gru.config.schema import Activation, CalendarFeature, Cell, ConditioningConfig, InputConfig
+from stream_gru.config.kinds import Activation, CalendarFeature, Cell
+from stream_gru.config.schema import ConditioningConfig, InputConfig
 from stream_gru.manifest import Channel, Classes, Forecast, Layer, Manifest, weight_shapes
 from stream_gru.types import F32
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="export needs the train extra")
 
 from stream_gru.bundle import Bundle
-from stream_gru.config.schema import Activation
+from stream_gru.config.kinds import Activation
 from stream_gru.engines import load_engine
 from stream_gru.engines.litert import LitertEngine
 from stream_gru.training.export import default_scan_steps, export_tflite

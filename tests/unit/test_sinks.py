@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.config.schema import FileSinkConfig, StdoutSinkConfig
+from stream_gru.config.live import FileSinkConfig, StdoutSinkConfig
 from stream_gru.errors import ConfigError, SinkUnavailable
 from stream_gru.prediction import prediction_at
 from stream_gru.sinks import build_sink, file_sink

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stream_gru.config.schema import InputConfig, ReplaySourceConfig, StdinSourceConfig
+from stream_gru.config.live import ReplaySourceConfig, StdinSourceConfig
+from stream_gru.config.schema import InputConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import ConfigError, DataError, EndOfInput, SourceUnavailable
 from stream_gru.recordings import read_files, shared_stream

@@ -6,14 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from stream_gru.config.schema import (
-    CalendarFeature,
-    ClassesConfig,
-    ForecastConfig,
-    LayerConfig,
-    ModelConfig,
-    RegularizerConfig,
-)
+from stream_gru.config.kinds import CalendarFeature
+from stream_gru.config.schema import ClassesConfig, ForecastConfig, LayerConfig, ModelConfig, RegularizerConfig
 from stream_gru.manifest import parameter_formula
 from stream_gru.training.network import build_network, build_networks, load_weights, network_weights, recurrent_layer
 from stream_gru.training.spec import NetworkSpec
