@@ -1,7 +1,10 @@
-"""The daemon: the only loop.  Poll, decode, process, write, count; until the input ends or somebody says stop.
+"""The daemon: the only loop.  Poll, take in, process, write, count, commit; until the input ends or somebody says stop.
 
-`run` and `replay` are both this loop; they differ in source and sinks.  A stop (`Daemon.stop`, from a signal handler)
-lets the batch in hand finish, then everything is flushed and closed.
+`run`, `replay` and `demo` are all this loop; they differ in sources and sinks.  A stop (`Daemon.stop`, from a signal
+handler) lets the batch in hand finish, then everything is flushed, acknowledged and closed.
+
+What was read is acknowledged by a commit: first every sink confirms what it was given, then every source is told how
+far it was processed.  A commit that a sink cannot confirm yet is put off, and nothing is acknowledged meanwhile.
 """
 
 from __future__ import annotations
@@ -9,164 +12,266 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
-from stream_gru.errors import EndOfInput, SourceUnavailable
+from stream_gru.caretaker import Caretaker
+from stream_gru.errors import EndOfInput, SinkPending
+from stream_gru.intake import Arrived, Intake, by_source
 from stream_gru.metrics import Metrics
 from stream_gru.pacing import Pacer
 from stream_gru.pipeline import Pipeline
-from stream_gru.protocols import Decoder, Sink, Source
+from stream_gru.protocols import Sink, Source
 from stream_gru.summary import Summary
-from stream_gru.types import NS_PER_S, Position, PredictionBatch, RawMessage, ResetReason, SampleBatch
+from stream_gru.types import NS_PER_S, Mask, Position, PredictionBatch, ResetReason, SampleBatch
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
-_FLUSH_S = 1.0
 _SCORES_S = 1.0
-_RETRY_S = (1.0, 30.0)  # first and longest pause before a source is tried again
+_DRAIN_S = 5.0  # longest wait for sinks to confirm what was written before the end
+_DRAIN_STEP_S = 0.05
+
+
+@dataclass(slots=True)
+class Input:
+    """A source and the intakes of its messages (several only for a recording of several sources).
+
+    ``speed``: 0 as fast as possible, else a multiple of the recording's own speed; ``window``: how many messages the
+    other side sends before it waits for an acknowledgement, 0 for no such limit.
+    """
+
+    name: str
+    source: Source
+    intakes: Mapping[str, Intake]
+    speed: float = 0.0
+    window: int = 0
+    position: Position | None = None
+    committed: Position | None = None
+    unacknowledged: int = 0
+    ended: bool = False
+    pacer: Pacer | None = None
 
 
 class Daemon:
-    """Moves samples from ``source`` to ``sinks``.
+    """Moves samples from ``inputs`` through ``pipeline`` to ``sinks``, by name.
 
-    ``speed``: 0 as fast as possible, else a multiple of the recording's own speed; ``wait_for_source``: try an
-    unreachable source again instead of failing; ``clock``: monotonic seconds; ``wall_ns``: nanoseconds since 1970;
-    ``wait(s)`` sleeps and returns True when somebody said stop (by default it waits for `stop`).
+    ``commit_rows``, ``commit_s``: how much is processed before it is committed; ``alarm`` says which outputs are
+    alarms; ``bell`` is rung by sources that have something, where there are several; ``clock``: monotonic seconds;
+    ``wall_ns``: nanoseconds since 1970; ``wait(s)`` sleeps and returns True when somebody said stop (by default it
+    waits for `stop`).
     """
 
     def __init__(
         self,
-        source: Source,
-        decoder: Decoder,
+        inputs: Sequence[Input],
         pipeline: Pipeline,
-        sinks: Sequence[Sink],
+        sinks: Mapping[str, Sink],
         *,
+        caretaker: Caretaker | None = None,
         metrics: Metrics | None = None,
+        alarm: Callable[[PredictionBatch], Mask | None] | None = None,
+        bell: threading.Event | None = None,
         batch_rows: int = 1024,
-        speed: float = 0.0,
-        wait_for_source: bool = False,
+        commit_rows: int = 1_000_000,
+        commit_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
-        self._source, self._decoder, self._pipeline, self._sinks = source, decoder, pipeline, list(sinks)
-        self._metrics, self._batch_rows, self._wait_for_source = metrics, batch_rows, wait_for_source
+        self.inputs, self.pipeline, self.sinks = list(inputs), pipeline, dict(sinks)
+        self.caretaker = caretaker or Caretaker(pipeline)
+        self.alarm, self.batch_rows, self.commit_rows, self.commit_s = alarm, batch_rows, commit_rows, commit_s
+        self._metrics, self._bell = metrics, bell or threading.Event()
         self._clock, self._wall_ns = clock, wall_ns
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
-        self._pacer = Pacer(speed, clock, self._wait) if speed else None
-        self._flushed = self._scored = float("-inf")
-        self._position: Position | None = None
+        self._change: Callable[[], None] | None = None
+        self._committed = self._scored = float("-inf")
+        self._uncommitted = 0
+        self._begin = 0.0
+        self._turn = 0
         self.summary = Summary()
         self.ready = False
+        self.last_turn_s = clock()
 
     def stop(self) -> None:
         """Ask the loop to finish the batch in hand and end; safe from a signal handler."""
         self._stopping.set()
+        self._bell.set()
 
     @property
     def stopped(self) -> bool:
         """Whether somebody asked the loop to end."""
         return self._stopping.is_set()
 
+    def between_batches(self, change: Callable[[], None]) -> None:
+        """Have ``change`` called once, by the loop, when no batch is in hand; safe from a signal handler."""
+        self._change = change
+        self._bell.set()
+
     def run(self) -> Summary:
         """Run to the end of the input, or until stopped.
 
-        Raises SourceUnavailable, DataError (the input cannot be used) and SinkUnavailable; sinks are closed always.
+        Raises SourceUnavailable, DataError (the input cannot be used) and SinkUnavailable; all are closed always.
         """
-        begin = self._clock()
+        self._begin = self._clock()
         with ExitStack() as closing:  # each is closed, also where closing another one fails
-            for sink in reversed(self._sinks):
-                closing.callback(sink.close)
-            closing.callback(self._source.close)
+            closing.callback(self._close_all)
             try:
-                for sink in self._sinks:
+                for sink in self.sinks.values():
                     sink.open()
-                self._open_source()
+                for one in self.inputs:
+                    one.source.open(one.position)
                 self.ready = True
-                self._loop(begin)
-                self._flush()
+                if self.caretaker.notifier is not None:
+                    self.caretaker.notifier.ready()
+                self._loop()
+                self._finish()
             finally:
                 self.ready = False
-                self.summary.seconds = self._clock() - begin
+                if self.caretaker.notifier is not None:
+                    self.caretaker.notifier.stopping()
+                self.summary.seconds = self._clock() - self._begin
         return self.summary
 
-    def _open_source(self) -> None:
-        pause, longest = _RETRY_S
-        while not self._stopping.is_set():
-            try:
-                self._source.open(self._position)
-                return
-            except SourceUnavailable as error:
-                if not self._wait_for_source:
-                    raise
-                log.warning("%s; trying again in %.0f s", error, pause)
-                self._wait(pause)
-                pause = min(2 * pause, longest)
+    def _close_all(self) -> None:
+        with ExitStack() as closing:
+            for sink in reversed(self.sinks.values()):
+                closing.callback(sink.close)
+            for one in self.inputs:
+                closing.callback(one.source.close)
 
-    def _loop(self, begin: float) -> None:
+    def _loop(self) -> None:
         while not self._stopping.is_set():
-            try:
-                raw = self._source.poll(self._batch_rows, _POLL_S)
-            except EndOfInput:
+            self.last_turn_s = self._clock()
+            if self._change is not None:
+                change, self._change = self._change, None
+                change()
+            self.caretaker.obey()
+            live = [one for one in self.inputs if not one.ended]
+            if not live:
                 return
-            except SourceUnavailable as error:
-                if not self._wait_for_source:
-                    raise
-                log.warning("%s; opening it again", error)
-                self._source.close()
-                self._open_source()
-                continue
-            if raw:
-                started = self._clock()
-                for batch in self._due(self._decoder.decode(raw)):
-                    self._handle(batch, raw, self._clock() if self._pacer else started)
-                    if self.summary.first_output_s is None and self.summary.applied:
-                        self.summary.first_output_s = self._clock() - begin
-                    self._keep_up()  # a paced block may take minutes
-                if not (self._pacer and self._stopping.is_set()):  # a paced block may have been cut short
-                    self._position = raw[-1].position or self._position
+            self._bell.clear()
+            alone = len(live) == 1
+            self._turn += 1
+            first = self._turn % len(live)  # each source is the first one in its turn
+            quiet = True
+            for one in live[first:] + live[:first]:
+                if self._stopping.is_set():
+                    break
+                quiet = not self._read(one, _POLL_S if alone else 0.0) and quiet
+            if quiet and not alone and not self._stopping.is_set():
+                self._bell.wait(_POLL_S)
             self._keep_up()
 
-    def _due(self, batch: SampleBatch) -> Iterator[SampleBatch]:
-        return iter([batch]) if self._pacer is None else self._pacer.parts(batch)
+    def _read(self, one: Input, timeout_s: float) -> bool:
+        """Process what an input has; return whether there was something."""
+        try:
+            raw = one.source.poll(self.batch_rows, timeout_s)
+        except EndOfInput:
+            one.ended = True
+            return False
+        if not raw:
+            return False
+        started = self._clock()
+        if one.speed and one.pacer is None:
+            one.pacer = Pacer(one.speed, self._clock, self._wait)
+        for intake, messages in by_source(raw, one.intakes):
+            arrived = intake.take(messages)
+            self._observe_arrival(arrived, len(messages))
+            for batch in [arrived.batch] if one.pacer is None else one.pacer.parts(arrived.batch):
+                self._handle(intake.name, batch, messages[0].arrival_ns, self._clock() if one.pacer else started)
+                if one.pacer is not None:
+                    self._keep_up()  # a paced block may take minutes
+        if not (one.pacer and self._stopping.is_set()):  # a paced block may have been cut short
+            one.position = raw[-1].position or one.position
+            one.unacknowledged += len(raw)
+        return True
 
-    def _handle(self, batch: SampleBatch, raw: Sequence[RawMessage], started: float) -> None:
-        out = self._pipeline.process(batch)
-        for sink in self._sinks:
-            sink.write(out)
-        seconds = self._clock() - started
-        streams = len(self._pipeline.streams)
-        self.summary.add(batch, out, seconds, streams)
+    def _observe_arrival(self, arrived: Arrived, messages: int) -> None:
         if self._metrics is not None:
-            self._metrics.observe_batch(batch.received, out, streams)
-            arrival = raw[0].arrival_ns
-            age_s = (self._wall_ns() - arrival) / NS_PER_S if arrival else None
+            self._metrics.observe_arrival(arrived.source, messages, arrived.joined, arrived.missing)
+
+    def _handle(self, source: str, batch: SampleBatch, arrival_ns: int, started: float) -> None:
+        out = self.pipeline.process(batch)
+        if self.alarm is not None:
+            out = replace(out, alarm=self.alarm(out))
+        for sink in self.sinks.values():
+            sink.write(out)
+        now = self._clock()
+        seconds, streams = now - started, len(self.pipeline.streams)
+        self.summary.add(batch, out, seconds, streams)
+        self._uncommitted += batch.received
+        if len(batch):
+            self.caretaker.seen(batch.streams, now)
+        if self._metrics is not None:
+            self._metrics.observe_batch(source, batch.received, out, streams)
+            for name in self.sinks:
+                self._metrics.observe_outputs(name, len(out))
+            age_s = (self._wall_ns() - arrival_ns) / NS_PER_S if arrival_ns else None
             self._metrics.observe_latency(seconds, age_s)
         if out.resets and log.isEnabledFor(logging.DEBUG):
             _log_resets(out)
+        if self.summary.first_output_s is None and self.summary.applied:
+            self.summary.first_output_s = now - self._begin
 
     def _keep_up(self) -> None:
-        """What happens now and then: flush outputs, publish scores."""
+        """What happens now and then: commit, look around, publish scores."""
         now = self._clock()
-        if now - self._flushed >= _FLUSH_S:
-            self._flush()
+        if self._commit_is_due(now):
+            self.commit()
+        self.caretaker.look_around(
+            now, self._wall_ns() / NS_PER_S, {one.name: one.source for one in self.inputs}, self.sinks
+        )
         if self._metrics is not None and now - self._scored >= _SCORES_S:
             self._publish_scores()
 
-    def _flush(self) -> None:
-        for sink in self._sinks:
-            sink.flush()
-        if self._position is not None:
-            self._source.commit(self._position)
-        self._flushed = self._clock()
+    def _commit_is_due(self, now: float) -> bool:
+        if now - self._committed >= self.commit_s or self._uncommitted >= self.commit_rows:
+            return True
+        return any(one.window and 2 * one.unacknowledged >= one.window for one in self.inputs)
+
+    def commit(self) -> bool:
+        """Flush all sinks, then acknowledge all inputs; return False when a sink has not confirmed yet."""
+        begin = self._clock()
+        pending = False
+        for sink in self.sinks.values():
+            try:
+                sink.flush()
+            except SinkPending:
+                pending = True
+        if not pending:
+            for one in self.inputs:
+                if one.position is not None and one.position != one.committed:
+                    one.source.commit(one.position)
+                    one.committed, one.unacknowledged = one.position, 0
+            self._uncommitted = 0
+        self._committed = now = self._clock()
+        if self._metrics is not None:
+            self._metrics.observe_commit(now - begin, pending=pending)
+        return not pending
+
+    def _finish(self) -> None:
+        """At the end: what waits for other channels, scores, and a last commit, for which sinks get some time."""
+        for one in self.inputs:
+            if one.ended:
+                for intake in one.intakes.values():
+                    arrived = intake.finish()
+                    if arrived is not None and arrived.batch.received:
+                        self._handle(intake.name, arrived.batch, 0, self._clock())
         if self._metrics is not None:
             self._publish_scores()
+        patience = self._clock() + _DRAIN_S
+        while not self.commit():
+            if self._clock() > patience:
+                log.warning("some outputs were not confirmed; their inputs stay unacknowledged and come again")
+                return
+            self._wait(_DRAIN_STEP_S)
 
     def _publish_scores(self) -> None:
-        totals = self._pipeline.scores()
+        totals = self.pipeline.scores()
         if totals is not None and self._metrics is not None:
             self._metrics.observe_scores(totals)
         self._scored = self._clock()

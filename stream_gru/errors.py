@@ -9,6 +9,7 @@
     ├── SourceUnavailable         the input is not there now: try again later
     ├── SinkUnavailable           the output cannot be written now: stop, or try again later
     │   └── SinkPending           what was written is not confirmed yet, nothing is lost: acknowledge later
+    ├── TakenOver                 another client connects under our name: stop, exit 1
     └── StateError                stored state cannot be used
         └── IncompatibleStateError  it belongs to another model
 
@@ -57,6 +58,10 @@ class SinkUnavailable(StreamGruError):
 
 class SinkPending(SinkUnavailable):
     """What was written is under way and not confirmed yet."""
+
+
+class TakenOver(StreamGruError):
+    """Another client connects to the broker under our name; going on would only throw each other out."""
 
 
 class StateError(StreamGruError):

@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from stream_gru.manifest import Manifest
 from stream_gru.scoring import ScoreTotals
-from stream_gru.types import F64, NS_PER_S, DropReason, PredictionBatch, ResetReason
+from stream_gru.types import F64, NS_PER_S, DropReason, PredictionBatch, ResetReason, SinkHealth, SourceHealth
 
 PREFIX = "stream_gru"
 _Child = TypeVar("_Child")
@@ -23,48 +27,121 @@ _STEP_BUCKETS = (25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3
 _END_TO_END_BUCKETS = (1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Metrics:
-    """All metrics of one daemon in ``registry``.  ``source``: the kind of its source, e.g. ``replay``."""
+def build_registry() -> CollectorRegistry:
+    """A registry of its own, with the metrics of the process."""
+    disable_created_metrics()  # a second series for each counter, which nobody asks for
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
 
-    def __init__(self, registry: CollectorRegistry, manifest: Manifest, source: str, engine: str, version: str) -> None:
+
+class Metrics:
+    """All metrics of one daemon in ``registry``; `add_source` and `add_sink` begin the series of those."""
+
+    def __init__(self, registry: CollectorRegistry, manifest: Manifest, engine: str, version: str) -> None:
         self.registry = registry
+        self._version = version
+        self._of_the_model: list[Collector] = []
+        self._sources: dict[str, SourceHealth] = {}
+        self._sinks: dict[str, SinkHealth] = {}
+        self._samples()
+        self._delivery()
+        self._operation()
+        self._latencies()
+        self.set_model(manifest, engine)
+
+    def set_model(self, manifest: Manifest, engine: str) -> None:
+        """Name the model that runs now; series that belong to a model before it end, and scores begin anew."""
+        for family in self._of_the_model:
+            self.registry.unregister(family)
+        self._of_the_model = []
         self._horizons = shown_horizons(0 if manifest.forecast is None else manifest.forecast.horizon)
         self._targets = [] if manifest.forecast is None else manifest.forecast.targets
         self._labels = [] if manifest.classes is None else manifest.classes.labels
         self._scored: ScoreTotals | None = None
-        self._info(manifest, engine, version)
-        self._samples(source)
-        self._latencies()
-        self._scores(manifest)
+        self._info(manifest, engine)
+        self._scores()
 
-    def _info(self, manifest: Manifest, engine: str, version: str) -> None:
+    def add_source(self, source: str) -> None:
+        """Begin the series of a source at 0, so that alerts on them work from the start."""
+        self._sources.setdefault(source, SourceHealth())
+        for family in (self._received, self._applied, self._messages, self._joined, self._missing, self._last_sample):
+            family.labels(source)
+        for reason in DropReason:
+            self._dropped.labels(source, reason.text)
+        self.observe_source(source, self._sources[source])
+
+    def add_sink(self, sink: str) -> None:
+        """Begin the series of a sink at 0."""
+        self._sinks.setdefault(sink, SinkHealth())
+        self._outputs.labels(sink)
+        self.observe_sink(sink, self._sinks[sink])
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _info(self, manifest: Manifest, engine: str) -> None:
         build = Info(f"{PREFIX}_build", "Version of the software", registry=self.registry)
-        build.info({"version": version, "python": platform.python_version(), "engine": engine})
+        build.info({"version": self._version, "python": platform.python_version(), "engine": engine})
         model = Info(f"{PREFIX}_model", "The model that runs", registry=self.registry)
         model.info({"model_id": manifest.model_id, "regime": manifest.regime, "created": manifest.created})
+        self._of_the_model += [build, model]
 
-    def _samples(self, source: str) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
-
-        self._received = counter("samples_received", "Samples that arrived", "source").labels(source)
-        self._applied = counter("samples_applied", "Samples that became a step", "source").labels(source)
-        dropped = counter("samples_dropped", "Samples that were not applied", "source", "reason")
-        self._dropped = {reason: dropped.labels(source, reason.text) for reason in DropReason}
+    def _samples(self) -> None:
+        counter, gauge = self._counter, self._gauge
+        self._messages = counter("messages_received", "Messages that arrived, before anybody looked inside", "source")
+        self._received = counter("samples_received", "Samples that arrived", "source")
+        self._applied = counter("samples_applied", "Samples that became a step", "source")
+        self._dropped = counter("samples_dropped", "Samples that were not applied", "source", "reason")
+        self._joined = counter("records_joined", "Records of single channels that were joined to samples", "source")
+        self._missing = counter("sequence_missing", "Samples that a device counted and nobody saw", "source")
+        self._last_sample = gauge("last_sample_timestamp_seconds", "Event time of the newest applied sample", "source")
         self._imputed = counter("steps_imputed", "Steps filled in, and samples with a channel held")
         resets = counter("stream_resets", "Hidden states replaced by the initial one", "reason")
         self._resets = {reason: resets.labels(reason.text) for reason in ResetReason if reason}
-        self._streams = Gauge(f"{PREFIX}_streams", "Streams that have a state", registry=self.registry)
-        self._last_sample = Gauge(
-            f"{PREFIX}_last_sample_timestamp_seconds",
-            "Event time of the newest applied sample",
-            ["source"],
-            registry=self.registry,
-        ).labels(source)
-        classes = counter("classifications", "Samples by the class they were given", "class")
-        self._classes = [classes.labels(label) for label in self._labels]
+        self._streams = gauge("streams", "Streams that have a state")
+        self._silent = gauge("streams_silent", "Streams from which nothing comes any more")
+        self._paused = gauge("streams_paused", "Streams that were paused by a command")
+        self._silences = counter("silences", "How often a stream fell silent")
         self._labelled = counter("labelled_samples", "Samples whose true class was known")
         self._correct = counter("labelled_samples_correct", "Samples whose true class was recognised")
+        self._alarms = counter("alarms", "Outputs that were an alarm")
+
+    def _delivery(self) -> None:
+        counter, gauge = self._counter, self._gauge
+        self._connected = gauge("source_connected", "1 while the port is open or the broker answers", "source")
+        self._queue = gauge("source_queue_messages", "Messages that wait to be processed", "source")
+        self._queue_bytes = gauge("source_queue_bytes", "Bytes that wait to be processed", "source")
+        self._reconnects = counter("source_reconnects", "How often a source was lost and found again", "source")
+        self._sessions = counter("source_sessions_lost", "How often a broker had forgotten the session", "source")
+        self._unprotected = counter("source_unprotected", "Messages that came without acknowledgement", "source")
+        self._outputs = counter("outputs", "Outputs handed to a sink", "sink")
+        self._sink_connected = gauge("sink_connected", "1 while the file is open or the server answers", "sink")
+        self._sink_queue = gauge("sink_queue", "Outputs that are not confirmed yet", "sink")
+        self._failed = counter("sink_failed", "Outputs that the other side refused", "sink")
+        self._discarded = counter("sink_discarded", "Outputs given up because the queue was full", "sink")
+        self._sink_reconnects = counter("sink_reconnects", "How often a sink was lost and found again", "sink")
+
+    def _operation(self) -> None:
+        counter, gauge = self._counter, self._gauge
+        self._loop = gauge("loop_last_timestamp_seconds", "When the loop was last at its top")
+        self._commits = counter("commits", "Inputs acknowledged because their outputs stood safe")
+        self._commits_pending = counter("commits_pending", "Commits put off because a sink had not confirmed")
+        commands = counter("commands", "Commands from outside", "action", "result")
+        self._commands = {
+            (action, well): commands.labels(action, "ok" if well else "refused")
+            for action in ("reset", "pause", "resume")
+            for well in (True, False)
+        }
+        reloads = counter("reloads", "Reloads of the configuration", "result")
+        self._reloads = {True: reloads.labels("ok"), False: reloads.labels("refused")}
+        self._reload_ok = gauge("config_last_reload_successful", "1 when the last reload was taken, 0 when refused")
+        self._reload_time = gauge("config_last_reload_success_timestamp_seconds", "When the configuration was taken")
 
     def _latencies(self) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -73,18 +150,24 @@ class Metrics:
         self._inference = histogram("inference_duration", "One call of the engine", _STEP_BUCKETS)
         self._batch = histogram("batch_duration", "From bytes to written outputs, a batch", (*_STEP_BUCKETS, 0.5, 1.0))
         self._end_to_end = histogram("end_to_end_latency", "From arrival to written output", _END_TO_END_BUCKETS)
+        self._commit = histogram("commit_duration", "Flushing all sinks and acknowledging", _END_TO_END_BUCKETS)
 
-    def _scores(self, manifest: Manifest) -> None:
+    def _scores(self) -> None:
         keys = ["target", "horizon"]
 
         def counter(name: str, text: str) -> list[list[Counter]]:
-            family = Counter(f"{PREFIX}_{name}", text, keys, registry=self.registry)
+            family = self._counter(name, text, *keys)
+            self._of_the_model.append(family)
             return [[family.labels(target, str(h)) for h in self._horizons] for target in self._targets]
 
         def gauge(name: str, text: str) -> list[list[Gauge]]:
-            family = Gauge(f"{PREFIX}_{name}", text, keys, registry=self.registry)
+            family = self._gauge(name, text, *keys)
+            self._of_the_model.append(family)
             return [[family.labels(target, str(h)) for h in self._horizons] for target in self._targets]
 
+        classes = self._counter("classifications", "Samples by the class they were given", "class")
+        self._of_the_model.append(classes)
+        self._classes = [classes.labels(label) for label in self._labels]
         self._counters = {
             "truths": counter("forecasts_scored", "Forecasts whose truth has arrived"),
             "absolute_error": counter("forecast_absolute_error", "Sum of absolute errors, unit of the channel"),
@@ -95,19 +178,21 @@ class Metrics:
         self._skill = gauge("forecast_skill_ratio", "1 - error / error of repeating the last value, since start")
         self._coverage = gauge("interval_coverage_ratio", "Share of truths inside their interval, since start")
 
-    def observe_batch(self, received: int, out: PredictionBatch, streams: int) -> None:
+    def observe_batch(self, source: str, received: int, out: PredictionBatch, streams: int) -> None:
         """Count one processed batch; ``received`` includes rejects."""
-        self._received.inc(received)
-        self._applied.inc(len(out))
+        self._received.labels(source).inc(received)
+        self._applied.labels(source).inc(len(out))
         for reason, n in out.dropped.items():
-            self._dropped[reason].inc(n)
+            self._dropped.labels(source, reason.text).inc(n)
         for cause, n in out.resets.items():
             self._resets[cause].inc(n)
         self._streams.set(streams)
         if not len(out):
             return
         self._imputed.inc(int(out.imputed.sum()))
-        self._last_sample.set(int(out.time_ns.max()) / NS_PER_S)
+        self._last_sample.labels(source).set(int(out.time_ns.max()) / NS_PER_S)
+        if out.alarm is not None:
+            self._alarms.inc(int(np.count_nonzero(out.alarm)))
         if out.probabilities is not None and self._classes:
             given = np.isfinite(out.probabilities).all(axis=1)
             best = out.probabilities.argmax(axis=1)
@@ -117,6 +202,67 @@ class Metrics:
                 known = (out.label >= 0) & out.trusted
                 self._labelled.inc(int(known.sum()))
                 self._correct.inc(int((given & known & (best == out.label)).sum()))
+
+    def observe_arrival(self, source: str, messages: int, joined: int, missing: int) -> None:
+        """Count messages of a source, records joined, and samples that are missing by a device's own counter."""
+        self._messages.labels(source).inc(messages)
+        if joined:
+            self._joined.labels(source).inc(joined)
+        if missing:
+            self._missing.labels(source).inc(missing)
+
+    def observe_outputs(self, sink: str, outputs: int) -> None:
+        """Count outputs handed to a sink; one that was not announced is no concern of anybody's."""
+        if sink in self._sinks:
+            self._outputs.labels(sink).inc(outputs)
+
+    def observe_source(self, source: str, health: SourceHealth) -> None:
+        """Publish how a source is doing."""
+        before = self._sources.get(source, SourceHealth())
+        self._sources[source] = health
+        self._connected.labels(source).set(health.connected)
+        self._queue.labels(source).set(health.queued)
+        self._queue_bytes.labels(source).set(health.queued_bytes)
+        self._reconnects.labels(source).inc(_more(health.reconnects, before.reconnects))
+        self._sessions.labels(source).inc(_more(health.sessions_lost, before.sessions_lost))
+        self._unprotected.labels(source).inc(_more(health.unprotected, before.unprotected))
+
+    def observe_sink(self, sink: str, health: SinkHealth) -> None:
+        """Publish how a sink is doing."""
+        if sink not in self._sinks:
+            return
+        before, self._sinks[sink] = self._sinks[sink], health
+        self._sink_connected.labels(sink).set(health.connected)
+        self._sink_queue.labels(sink).set(health.queued)
+        self._failed.labels(sink).inc(_more(health.failed, before.failed))
+        self._discarded.labels(sink).inc(_more(health.discarded, before.discarded))
+        self._sink_reconnects.labels(sink).inc(_more(health.reconnects, before.reconnects))
+
+    def observe_silence(self, silent: int, paused: int, new: int) -> None:
+        """Publish how many streams are silent and paused; ``new`` have just fallen silent."""
+        self._silent.set(silent)
+        self._paused.set(paused)
+        self._silences.inc(new)
+
+    def observe_loop(self, time_s: float) -> None:
+        """The loop is at its top; ``time_s``: seconds since 1970."""
+        self._loop.set(time_s)
+
+    def observe_commit(self, seconds: float, *, pending: bool) -> None:
+        """Count a commit, or one that was put off."""
+        (self._commits_pending if pending else self._commits).inc()
+        self._commit.observe(seconds)
+
+    def observe_command(self, action: str, *, well: bool) -> None:
+        """Count a command from outside."""
+        self._commands[action, well].inc()
+
+    def observe_reload(self, time_s: float, *, well: bool) -> None:
+        """Count a reload; the start of the daemon is the first that was taken."""
+        self._reload_ok.set(well)
+        self._reloads[well].inc()
+        if well:
+            self._reload_time.set(time_s)
 
     def observe_inference(self, seconds: float) -> None:
         """Record one call of the engine."""
@@ -146,6 +292,11 @@ class Metrics:
             for child, horizon in zip(row, self._horizons, strict=True):
                 if np.isfinite(numbers[horizon - 1]):
                     yield child, float(numbers[horizon - 1])
+
+
+def _more(now: int, before: int) -> int:
+    """What a counter gained; one that fell began anew."""
+    return now - before if now >= before else now
 
 
 def shown_horizons(horizon: int) -> list[int]:

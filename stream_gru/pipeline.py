@@ -22,13 +22,12 @@ from stream_gru.advance import advance, lost_states
 from stream_gru.bundle import Bundle
 from stream_gru.conditioning import ConditioningSpec, Steps, condition, conditioning_columns, request_reset
 from stream_gru.engines import load_engine
-from stream_gru.errors import IncompatibleStateError
 from stream_gru.manifest import Manifest
 from stream_gru.prediction import Prediction, prediction_at
 from stream_gru.protocols import Engine
 from stream_gru.scoring import Scorer, ScoreTotals
 from stream_gru.state import Column, StateTable
-from stream_gru.times import to_ns
+from stream_gru.times import format_iso, to_ns
 from stream_gru.types import (
     F32,
     I32,
@@ -96,9 +95,9 @@ class Pipeline:
         self._reset_lost_states(steps, h)
         finite: Mask = np.logical_and.reduce(np.isfinite(outputs), axis=1)
         trusted = finite & (steps.row >= 0) & (steps.count > self.manifest.warm_up)
-        forecast = lower = upper = None
+        forecast = lower = upper = misses = None
         if self._scorer is not None:
-            forecast, lower, upper = self._scorer.score(steps, outputs, trusted, self.table)
+            forecast, lower, upper, misses = self._scorer.score(steps, outputs, trusted, self.table)
         order = _output_order(steps)
         imputed = _imputed(steps)[order]
         applied = steps.row[order]
@@ -117,6 +116,7 @@ class Pipeline:
             forecast=None if forecast is None else forecast[order],
             lower=lower[order] if calibrated and lower is not None else None,
             upper=upper[order] if calibrated and upper is not None else None,
+            misses=misses[order] if calibrated and misses is not None else None,
             probabilities=None if probabilities is None else probabilities[order],
             label=self._true_labels(batch, applied),
             dropped=steps.dropped,
@@ -140,21 +140,37 @@ class Pipeline:
         out = self.process(batch)
         return prediction_at(out, 0) if len(out) else Prediction.of_dropped(batch, out)
 
-    def swap(self, bundle: Bundle, engine: str | Engine = "auto") -> int:
-        """Go on with another bundle between two batches; return how many streams are reset.
+    def swap(
+        self,
+        bundle: Bundle,
+        engine: str | Engine = "auto",
+        *,
+        level: float | None = None,
+        adapt_rate: float | None = None,
+        max_streams: int | None = None,
+    ) -> int:
+        """Go on with another bundle, or other options, between two batches; return how many streams are reset.
 
-        With the same model every state is kept.  With another one each stream keeps its clock and its last values,
-        and is reset at its next sample, for `ResetReason.MODEL_CHANGED`; scores begin anew.  Raises
-        IncompatibleStateError when the new model's channels or period differ: then nothing is changed.
+        With the same model every state is kept.  With another one each stream is reset at its next sample, for
+        `ResetReason.MODEL_CHANGED`, and scores begin anew; it keeps its clock, and its last values where channels and
+        period are the same.  Raises ConfigError as the constructor does: then nothing is changed.
         """
         old, new = self.manifest, bundle.manifest
-        if [c.name for c in old.channels] != [c.name for c in new.channels] or old.period_s != new.period_s:
-            raise IncompatibleStateError(
-                f"{bundle.path}: expected the channels {[c.name for c in old.channels]} every {old.period_s:g} s"
-            )
-        fresh = Pipeline(bundle, engine, level=self.spec.level, adapt_rate=self._rate, max_streams=self._max_streams)
+        fresh = Pipeline(
+            bundle,
+            engine,
+            level=self.spec.level if level is None else level,
+            adapt_rate=self._rate if adapt_rate is None else adapt_rate,
+            max_streams=self._max_streams if max_streams is None else max_streams,
+        )
         changed = old.model_id != new.model_id
-        shared = {column.name for column in conditioning_columns(len(new.channels))} if changed else None
+        shared = None
+        if changed:
+            same_input = [c.name for c in old.channels] == [c.name for c in new.channels]
+            wanted = {column.name for column in conditioning_columns(len(new.channels))}
+            shared = (
+                wanted if same_input and old.period_s == new.period_s else {"newest_ns", "sequence", "pending_reset"}
+            )
         for stream in self.streams:
             fresh.table.copy_row(stream, self.table, shared)
         self.__dict__.update(fresh.__dict__)
@@ -163,6 +179,20 @@ class Pipeline:
     def reset(self, stream: str | None = None, reason: ResetReason = ResetReason.COMMAND) -> int:
         """Reset one stream, or all, before their next sample; return how many.  Raises KeyError if unknown."""
         return request_reset(self.table, stream, reason)
+
+    def clocks(self, limit: int) -> list[tuple[str, str | None, int]]:
+        """At most ``limit`` streams, each with the event time of its last step (ISO 8601, None before) and its steps.
+
+        May be asked from another thread than that of `process`: then a row may be half a batch old.
+        """
+        table, streams = self.table, self.table.streams[:limit]
+        slots = [table.slot(stream) for stream in streams]
+        times, steps = table["applied_ns"][slots], table["steps"][slots]
+        texts = format_iso(np.maximum(times, 0))
+        return [
+            (stream, text if time > 0 else None, int(count))
+            for stream, text, time, count in zip(streams, texts, times, steps, strict=True)
+        ]
 
     def scores(self, stream: str | None = None) -> ScoreTotals | None:
         """Return what forecasts were worth so far, for one stream or all; None without a forecast head."""

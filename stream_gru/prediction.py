@@ -23,6 +23,7 @@ class Prediction:
     ``status``         ``ok``, ``warming k/n``, ``imputed`` or ``degraded``
     ``reset``          why the state was reset before this sample, or None
     ``steps``          steps since the reset, this one included
+    ``alarm``          whether it is an alarm, None where nobody said what one is
     ``dropped``        why the sample was not applied (then there is nothing else), or None
     """
 
@@ -37,7 +38,13 @@ class Prediction:
     probabilities: dict[str, float] | None = None
     reset: str | None = None
     steps: int = 0
+    alarm: bool | None = None
     dropped: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Names the output across restarts and redelivery: ``<stream>/<time>``."""
+        return f"{self.stream}/{self.time}"
 
     @staticmethod
     def of_dropped(batch: SampleBatch, out: PredictionBatch) -> Prediction:
@@ -63,10 +70,12 @@ class Prediction:
             heads |= {"interval": self.interval, "level": self.level}
         if self.probabilities is not None:
             heads |= {"class": self.label, "probabilities": self.probabilities}
+        if self.alarm is not None:
+            heads["alarm"] = self.alarm
         tail = {"status": self.status, "reset": self.reset, "steps": self.steps, "model_id": self.model_id}
         if self.dropped is not None:
             tail["dropped"] = self.dropped
-        return {"stream": self.stream, "time": self.time, **_plain(heads), **tail}
+        return {"id": self.id, "stream": self.stream, "time": self.time, **_plain(heads), **tail}
 
 
 def _plain(value: Any) -> Any:
@@ -100,6 +109,7 @@ def prediction_at(batch: PredictionBatch, row: int) -> Prediction:
         else dict(zip(spec.labels, batch.probabilities[row].tolist(), strict=True)),
         reset=None if reset is ResetReason.NONE else reset.text,
         steps=int(batch.steps[row]),
+        alarm=None if batch.alarm is None else bool(batch.alarm[row]),
     )
 
 

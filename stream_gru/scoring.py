@@ -21,6 +21,9 @@ same, to the last bit, in whatever order and portions they are formed.
 
 Left out of the score: forecasts issued while warming up, for inserted steps or with a non-finite state; truths that
 were filled in; forecasts issued before a reset (but for the resets of the windowed regime, where time goes on).
+
+A run of misses counts truths one after the other that lay outside the interval forecast one step ahead.  A truth inside
+ends it, and so does a reset; what is not scored leaves it as it is.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from numpy.typing import NDArray
 from stream_gru.conditioning import Steps
 from stream_gru.manifest import Calibration, Forecast, Manifest
 from stream_gru.state import Column, StateTable
-from stream_gru.types import F32, F64, I64, Mask, ResetReason
+from stream_gru.types import F32, F64, I32, I64, Mask, ResetReason
 
 _NARROWEST = np.float32(0.01)  # least half-width of a predicted interval, in scales of the target
 _SUMS = 4  # truths, absolute error, absolute error of persistence, covered
@@ -112,6 +115,7 @@ class Scorer:
             Column("block_truths", (d, h), np.int32, 0),
             Column("block_misses", (d, h), np.int32, 0),
             Column("score_sums", (_SUMS, d, h), np.float64, 0),
+            Column("miss_run", (d,), np.int32, 0),
         ]
 
     def totals(self, table: StateTable, stream: str | None = None) -> ScoreTotals:
@@ -121,20 +125,22 @@ class Scorer:
         covered = total[3] if self.calibrated else np.full_like(total[3], np.nan)
         return ScoreTotals(total[0].copy(), total[1] * self._unit, total[2] * self._unit, covered.copy())
 
-    def score(self, steps: Steps, outputs: F32, trusted: Mask, table: StateTable) -> tuple[F32, F32, F32]:
-        """Score what came true, adapt, and return (forecast, lower, upper), each (T, D, H) float32.
+    def score(self, steps: Steps, outputs: F32, trusted: Mask, table: StateTable) -> tuple[F32, F32, F32, I32]:
+        """Score what came true, adapt, and return (forecast, lower, upper), each (T, D, H) float32, and misses (T,).
 
-        ``outputs``: (T, K) of the engine; ``trusted``: (T,) whether a step's forecast shall be scored later.
+        ``outputs``: (T, K) of the engine; ``trusted``: (T,) whether a step's forecast shall be scored later; misses:
+        the longest run of any target, up to and with the step.
         """
         d, h = self._shape
         count = 1 if self._quantiles is None else self._quantiles[3]
         heads = outputs[:, : d * h * count].reshape(len(outputs), d, h, count)
         parts = self._parts(heads)
-        empty = np.ones((0, d, h), np.float32)
-        scale = self._learn(steps, parts, trusted, table) if len(steps) else empty
+        scale, misses = np.ones((0, d, h), np.float32), np.zeros(0, np.int32)
+        if len(steps):
+            scale, misses = self._learn(steps, parts, trusted, table)
         forecast = np.ascontiguousarray(parts[:, 0])
         low, high = self._widths(parts)
-        return forecast, forecast + scale * low, forecast + scale * high
+        return forecast, forecast + scale * low, forecast + scale * high, misses
 
     def _parts(self, heads: F32) -> F32:
         """(T, D, H, Q) -> (T, P, D, H)."""
@@ -151,8 +157,8 @@ class Scorer:
         median, lower, upper = parts[..., 0, :, :], parts[..., 1, :, :], parts[..., 2, :, :]
         return low * np.maximum(median - lower, self._narrowest), high * np.maximum(upper - median, self._narrowest)
 
-    def _learn(self, steps: Steps, parts: F32, trusted: Mask, table: StateTable) -> F32:
-        """Match forecasts with truths, add up, adapt; return the interval scale of each step, (T, D, H)."""
+    def _learn(self, steps: Steps, parts: F32, trusted: Mask, table: StateTable) -> tuple[F32, I32]:
+        """Match forecasts with truths, add up, adapt; return each step's interval scale (T, D, H) and misses (T,)."""
         d, h = self._shape
         groups, total = len(steps.slot), len(steps)
         length = steps.length + h  # every stream's stretch, preceded by its last H steps
@@ -185,7 +191,7 @@ class Scorer:
         self._add_up(steps, error, persistence, missed, table)
         table["pending"][steps.slot] = issued[last]
         table["recent"][steps.slot] = values[last]
-        return scale
+        return scale, _miss_runs(steps, missed[:, :, 0], np.isfinite(error[:, :, 0]), breaks, table)
 
     def _adapt(self, steps: Steps, error: F32, widths: tuple[F32, F32], table: StateTable) -> tuple[F32, Mask]:
         """Walk through the blocks, all streams side by side; return each step's scale and which truths were missed."""
@@ -250,6 +256,29 @@ class Scorer:
         sums[:, 2] = np.where(counted, np.rint(persistence / self._unit), 0)
         sums[:, 3] = counted & ~missed
         table["score_sums"][steps.slot] += np.add.reduceat(sums, steps.start, axis=0)
+
+
+def _miss_runs(steps: Steps, missed: Mask, counted: Mask, breaks: Mask, table: StateTable) -> I32:
+    """Carry the runs of misses on, and return the longest of any target at each step, (T,).
+
+    ``missed, counted``: (T, D) truths outside their interval, and truths that had one; ``breaks``: (T,) resets.
+    """
+    before = table["miss_run"][steps.slot]
+    if not before.any() and not missed.any():
+        return np.zeros(len(steps), np.int32)
+    if len(steps) == len(steps.slot):  # a step of each stream, as it is live
+        run = np.where(counted, np.where(missed, before + 1, 0), before)
+        run[breaks] = 0
+        table["miss_run"][steps.slot] = run
+        return run.max(axis=1)
+    index = np.arange(len(steps))[:, None]
+    ended = np.maximum.accumulate(np.where((counted & ~missed) | breaks[:, None], index, -1), axis=0)
+    total = np.cumsum(missed, axis=0, dtype=np.int32)
+    carried = before + missed[steps.start] - total[steps.start]
+    since_end = total - np.take_along_axis(total, np.maximum(ended, 0), axis=0)
+    run = np.where(ended >= steps.start[steps.group][:, None], since_end, total + carried[steps.group])
+    table["miss_run"][steps.slot] = run[steps.start + steps.length - 1]
+    return run.max(axis=1)
 
 
 def interval_offsets(calibration: Calibration | None, level: float, shape: tuple[int, int]) -> tuple[F32, F32]:

@@ -149,13 +149,15 @@ def _days(year: I64, month: I64, day: I64) -> I64:
 def epoch_to_ns(values: NDArray[np.float64] | I64, unit: _Unit) -> I64:
     """Return nanoseconds of numbers in ``unit`` (s, ms, us, ns); whole numbers lose nothing.
 
-    Fractions are kept to a nanosecond as far as float64 carries them (about 0.2 µs for seconds of today).
+    Fractions of seconds and milliseconds are kept to a microsecond: float64 carries 0.2 µs for times of today, and
+    further digits would be noise.
     """
     factor = _UNITS_NS[unit]
     if values.dtype.kind in "iu":
         return values.astype(np.int64) * factor
     whole = np.floor(values)
-    return whole.astype(np.int64) * factor + np.rint((values - whole) * factor).astype(np.int64)
+    step = min(factor, 1000)
+    return whole.astype(np.int64) * factor + np.rint((values - whole) * (factor // step)).astype(np.int64) * step
 
 
 def format_iso(time_ns: I64) -> list[str]:

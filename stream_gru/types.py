@@ -301,6 +301,9 @@ class PredictionBatch:
     ``imputed``                 (M,) int32, steps filled in before this sample plus channels held in it
     ``steps``                   (M,) int64, steps since the reset, this one included
     ``label``                   (M,) int32, the true class where the input told it (index into spec.labels), else -1
+    ``misses``                  (M,) int32, how many truths in a row, up to this one, lay outside the interval that was
+                                forecast one step ahead: the longest such run of any target; None without intervals
+    ``alarm``                   (M,) bool, outputs that are an alarm; None where nobody said what one is
     ``dropped``                 samples of this batch that were not applied, rejects included, by reason
     ``resets``                  resets of this batch by reason
     """
@@ -319,6 +322,8 @@ class PredictionBatch:
     upper: F32 | None = None
     probabilities: F32 | None = None
     label: I32 | None = None
+    misses: I32 | None = None
+    alarm: Mask | None = None
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
     resets: Mapping[ResetReason, int] = field(default_factory=dict)
 
@@ -329,3 +334,25 @@ class PredictionBatch:
 
     def __len__(self) -> int:
         return len(self.time_ns)
+
+    def take(self, rows: slice | I64 | Mask) -> Self:
+        """Return the chosen rows (no drops and resets: those are counted where they happened)."""
+        return replace(
+            self,
+            stream=self.stream[rows],
+            time_ns=self.time_ns[rows],
+            status=self.status[rows],
+            reset=self.reset[rows],
+            steps=self.steps[rows],
+            imputed=self.imputed[rows],
+            seq=None if self.seq is None else self.seq[rows],
+            forecast=None if self.forecast is None else self.forecast[rows],
+            lower=None if self.lower is None else self.lower[rows],
+            upper=None if self.upper is None else self.upper[rows],
+            probabilities=None if self.probabilities is None else self.probabilities[rows],
+            label=None if self.label is None else self.label[rows],
+            misses=None if self.misses is None else self.misses[rows],
+            alarm=None if self.alarm is None else self.alarm[rows],
+            dropped={},
+            resets={},
+        )

@@ -25,15 +25,23 @@ COMMANDS = {
     "check": "stream_gru.cli.configuration:check",
     "config": "stream_gru.cli.configuration:config",
     "demo": "stream_gru.cli.demo:demo",
+    "doctor": "stream_gru.cli.doctor:doctor",
     "evaluate": "stream_gru.cli.evaluate:evaluate",
+    "health": "stream_gru.cli.health:health",
     "inspect": "stream_gru.cli.inspect:inspect",
+    "pause": "stream_gru.cli.control:pause",
+    "probe": "stream_gru.cli.probe:probe",
+    "record": "stream_gru.cli.record:record",
     "replay": "stream_gru.cli.replay:replay",
+    "reset": "stream_gru.cli.control:reset",
+    "resume": "stream_gru.cli.control:resume",
     "run": "stream_gru.cli.run:run",
     "simulate": "stream_gru.cli.simulate:simulate",
+    "tap": "stream_gru.cli.tap:tap",
     "train": "stream_gru.cli.train:train",
 }
 # Commands that SIGTERM ends well.
-_DAEMONS = frozenset({"demo", "replay", "run"})
+_DAEMONS = frozenset({"demo", "probe", "record", "replay", "run"})
 
 
 def main() -> None:

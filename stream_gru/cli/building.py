@@ -6,45 +6,57 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 
 import click
-from prometheus_client import CollectorRegistry
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
 
 from stream_gru import __version__
 from stream_gru.bundle import Bundle
-from stream_gru.daemon import Daemon
+from stream_gru.daemon import Daemon, Input
+from stream_gru.decoders import load_decoder
+from stream_gru.decoders.fields import Fields
 from stream_gru.engines import load_engine
 from stream_gru.engines.timed import TimedEngine
 from stream_gru.errors import SinkUnavailable
-from stream_gru.metrics import Metrics
+from stream_gru.intake import Intake
+from stream_gru.metrics import Metrics, build_registry
 from stream_gru.pipeline import Pipeline
+from stream_gru.protocols import Sink
+from stream_gru.sources import common_format
+from stream_gru.sources.files import FileSource
 from stream_gru.summary import summary_lines
 
 ENGINE_CHOICE = click.Choice(["auto", "litert", "numpy", "keras"])
 
 
-def build_metrics(bundle: Bundle, source: str, engine: str) -> Metrics:
-    """Metrics in a registry of their own, beside those of the process."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    return Metrics(registry, bundle.manifest, source, engine, __version__)
-
-
-def build_pipeline(
-    bundle: Bundle, engine: str, level: float, adapt_rate: float, max_streams: int, source: str
-) -> tuple[Pipeline, Metrics]:
-    """A pipeline whose engine calls are timed, and the metrics that are told."""
+def build_pipeline(bundle: Bundle, engine: str, level: float, source: str) -> tuple[Pipeline, Metrics]:
+    """A pipeline for recordings whose engine calls are timed, and the metrics that are told."""
     inner = load_engine(engine, bundle)
-    metrics = build_metrics(bundle, source, inner.name)
+    metrics = Metrics(build_registry(), bundle.manifest, inner.name, __version__)
+    metrics.add_source(source)
     timed = TimedEngine(inner, metrics.observe_inference)
-    return Pipeline(bundle, timed, level=level, adapt_rate=adapt_rate, max_streams=max_streams), metrics
+    return Pipeline(bundle, timed, level=level, max_streams=1_000_000), metrics
+
+
+def build_replay(
+    paths: Sequence[Path],
+    fields: Fields,
+    pipeline: Pipeline,
+    sinks: Mapping[str, Sink],
+    metrics: Metrics,
+    *,
+    batch_rows: int = 1024,
+    speed: float = 0.0,
+) -> Daemon:
+    """A daemon that plays recorded files.  Raises ConfigError when they are of several formats."""
+    kind = common_format(list(paths), fields.input.format)
+    for name in sinks:
+        metrics.add_sink(name)
+    intake = Intake("replay", load_decoder(kind, fields))
+    one = Input("replay", FileSource(paths, kind, batch_rows), {"replay": intake}, speed)
+    return Daemon([one], pipeline, sinks, metrics=metrics, batch_rows=batch_rows)
 
 
 def stop_on_signals(daemon: Daemon) -> None:

@@ -10,15 +10,12 @@ import click
 
 import stream_gru
 from stream_gru.bundle import load_bundle
-from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, run_daemon, stop_on_signals
+from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
 from stream_gru.cli.live_view import LiveView, PlainView
 from stream_gru.cli.options import FiniteRange
-from stream_gru.daemon import Daemon
-from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import ConfigError
-from stream_gru.sources import common_format
-from stream_gru.sources.files import FileSource, expand
+from stream_gru.sources.files import expand
 from stream_gru.web.app import WebServer
 
 _SPEED = 400.0
@@ -35,18 +32,11 @@ def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_liste
     folder = data or sample_folder()
     bundle = load_bundle(folder / "pump.bundle")
     paths = expand([str(folder / "held_out" / "*")])
-    kind = common_format(paths, bundle.manifest.input.format)
-    pipeline, metrics = build_pipeline(bundle, engine, 0.9, 0.5, 1000, "replay")
+    pipeline, metrics = build_pipeline(bundle, engine, 0.9, "replay")
     live = sys.stderr.isatty() and not fast
     view = LiveView(pipeline) if live else PlainView(pipeline, every_s=0 if fast else 5.0)
-    daemon = Daemon(
-        FileSource(paths, kind, 1024),
-        load_decoder(kind, Fields.of(bundle.manifest.input, bundle.manifest.channels)),
-        pipeline,
-        [view],
-        metrics=metrics,
-        speed=0.0 if fast else speed,
-    )
+    fields = Fields.of(bundle.manifest.input, bundle.manifest.channels)
+    daemon = build_replay(paths, fields, pipeline, {"view": view}, metrics, speed=0.0 if fast else speed)
     stop_on_signals(daemon)
     server = WebServer(metrics_listen, metrics.registry, lambda: (True, "healthy"), lambda: (daemon.ready, "ready"))
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ import numpy as np
 
 from stream_gru.pipeline import Pipeline
 from stream_gru.prediction import Prediction, prediction_at
-from stream_gru.types import PredictionBatch
+from stream_gru.types import PredictionBatch, SinkHealth
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,6 +47,10 @@ class PlainView:
 
     def close(self) -> None:
         """Nothing to close."""
+
+    def health(self) -> SinkHealth:
+        """A terminal is there."""
+        return SinkHealth()
 
 
 class LiveView:
@@ -96,6 +100,10 @@ class LiveView:
             self._live.update(self.draw(), refresh=True)
             self._live.stop()
             self._live = None
+
+    def health(self) -> SinkHealth:
+        """A terminal is there."""
+        return SinkHealth()
 
     def _note_resets(self, batch: PredictionBatch) -> None:
         for row in np.flatnonzero(batch.reset):

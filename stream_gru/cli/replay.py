@@ -7,17 +7,14 @@ from pathlib import Path
 import click
 
 from stream_gru.bundle import load_bundle
-from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, run_daemon, stop_on_signals
+from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
 from stream_gru.cli.options import FiniteRange
-from stream_gru.daemon import Daemon
-from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import DataError
 from stream_gru.recordings import shared_stream
 from stream_gru.sinks import ENCODERS, file_sink
 from stream_gru.sinks.stdout import StdoutSink
-from stream_gru.sources import common_format
-from stream_gru.sources.files import FileSource, expand
+from stream_gru.sources.files import expand
 
 
 @click.command()
@@ -57,21 +54,12 @@ def replay(
         raise click.UsageError("--fast and --speed exclude each other")
     model = load_bundle(bundle)
     paths = expand(files)
-    kind = common_format(paths, model.manifest.input.format)
     sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
-    pipeline, metrics = build_pipeline(model, engine, level, 0.5, 1_000_000, "replay")
+    pipeline, metrics = build_pipeline(model, engine, level, "replay")
     fields = Fields.of(model.manifest.input, model.manifest.channels)
     for line in shared_stream(paths, fields):
         click.echo(line, err=True)
-    daemon = Daemon(
-        FileSource(paths, kind, batch_rows),
-        load_decoder(kind, fields),
-        pipeline,
-        [sink],
-        metrics=metrics,
-        batch_rows=batch_rows,
-        speed=speed or 0.0,
-    )
+    daemon = build_replay(paths, fields, pipeline, {"output": sink}, metrics, batch_rows=batch_rows, speed=speed or 0.0)
     stop_on_signals(daemon)
     run_daemon(daemon, pipeline, as_json=as_json, quiet=quiet)
     if not daemon.summary.applied and not daemon.stopped:

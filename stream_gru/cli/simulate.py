@@ -1,47 +1,196 @@
-"""``stream-gru simulate``: recordings made by seeded simulators."""
+"""``stream-gru simulate``: recordings made by seeded simulators, and simulated devices that are there now."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from stream_gru.cli.options import FiniteRange
 
+if TYPE_CHECKING:
+    from stream_gru.simulate.recording import Recording
+
 # A leap year; more would not fit into memory.
 _HOURS = FiniteRange(min=0, min_open=True, max=8784)
+_RATE = FiniteRange(min=0, min_open=True, max=10_000)
+_TOPIC = "sensors/{stream}/data"
+_LIVE = frozenset({"rate", "count", "labels"})
+_ONLY = {
+    "out": frozenset({"gzip", "one_file"}),
+    "serial": _LIVE | {"format", "link"},
+    "mqtt": _LIVE | {"topic"},
+}  # options that make sense with one of the three only
+
+
+class _Live:
+    """Where a live simulation goes, and how; one for each call of a command."""
+
+    def __init__(
+        self,
+        serial: bool,
+        link: Path | None,
+        format: str,  # noqa: A002 - the option's name
+        mqtt: str | None,
+        topic: str,
+        rate: float | None,
+        count: int | None,
+        labels: bool = False,
+    ) -> None:
+        self.serial, self.link, self.form, self.mqtt, self.topic = serial, link, format, mqtt, topic
+        self.rate, self.count, self.labels = rate, count, labels
+
+    def run(self, recordings: Sequence[Recording]) -> None:
+        """Play the recordings until they were sent ``count`` times, or for ever."""
+        if not len(recordings[0]):
+            raise click.UsageError("--hours: expected time for one sample at least")
+        if self.serial:
+            self._to_terminal(recordings)
+        else:
+            self._to_broker(recordings)
+
+    def _to_terminal(self, recordings: Sequence[Recording]) -> None:
+        from stream_gru.simulate.live import Terminal, play, record_of, sample_of
+
+        several = len(recordings) > 1
+        if self.form == "plotter" and (several or self.labels):
+            raise click.UsageError("--format plotter sends the numbers of one device, no names and no labels")
+        with Terminal(self.form, named=several, link=self.link) as terminal:
+            click.echo(terminal.path)
+            if self.form == "csv":
+                names = record_of(sample_of(recordings[0], 0, 0, self.labels), several)
+                click.echo(f"columns: {','.join(names)}", err=True)
+            try:
+                play(recordings, terminal, rate_hz=self.rate, count=self.count, labels=self.labels)
+                terminal.drain()
+            finally:
+                _tell_lost(terminal.lost, "nobody read them")
+
+    def _to_broker(self, recordings: Sequence[Recording]) -> None:
+        from stream_gru.simulate.live import Publisher, play
+
+        if len(recordings) > 1 and "{stream}" not in self.topic:
+            raise click.UsageError("--topic: expected {stream} in it, as there are several devices")
+        if not self.topic or any(sign in self.topic for sign in "+#\0"):
+            raise click.UsageError(f"--topic: expected a topic without + and #, got {self.topic!r}")
+        with Publisher(self.mqtt or "", self.topic) as publisher:
+            click.echo(f"publishing to {self.mqtt}, topic {self.topic}", err=True)
+            try:
+                play(recordings, publisher, rate_hz=self.rate, count=self.count, labels=self.labels)
+                publisher.drain()
+            finally:
+                _tell_lost(publisher.lost, "the broker was away or refused them")
+
+
+def _tell_lost(lost: int, why: str) -> None:
+    if lost:
+        click.echo(f"{lost} samples were lost: {why}", err=True)
+
+
+def _broker_url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from msgspec import ValidationError, convert
+
+    from stream_gru.config.kinds import BrokerUrl
+
+    try:
+        return None if value is None else convert(value, BrokerUrl)
+    except ValidationError as error:
+        said = f"expected an address such as mqtt://127.0.0.1:1883, got {value!r}"
+        raise click.BadParameter(said, ctx, param) from error
+
+
+def _with_outlets(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where the samples go."""
+    options = (
+        click.option("--out", type=click.Path(path_type=Path), help="Folder to write recordings to."),
+        click.option("--serial", is_flag=True, help="Be a device on a pseudo-terminal, whose name is printed."),
+        click.option("--link", type=click.Path(path_type=Path), help="Another name for the pseudo-terminal."),
+        click.option("--format", type=click.Choice(["jsonl", "csv", "plotter"]), default="jsonl", show_default=True),
+        click.option("--mqtt", metavar="URL", callback=_broker_url, help="Publish to a broker: mqtt://127.0.0.1:1883"),
+        click.option("--topic", default=_TOPIC, show_default=True),
+        click.option("--rate", type=_RATE, help="Live samples a second of each device, by default as recorded."),
+        click.option("--count", type=click.IntRange(min=1), help="End after so many live samples of each device."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _outlet(ctx: click.Context, out: Path | None, live: dict[str, Any]) -> _Live | None:
+    """The live outlet, or None where recordings are to be written.  Raises UsageError unless there is exactly one."""
+    chosen = [name for name, on in (("out", out), ("serial", live["serial"]), ("mqtt", live["mqtt"])) if on]
+    if len(chosen) != 1:
+        raise click.UsageError("expected one of --out FOLDER, --serial and --mqtt URL")
+    elsewhere = frozenset().union(*_ONLY.values()) - _ONLY[chosen[0]]
+    for name in sorted(elsewhere & set(ctx.params)):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --{chosen[0]}")
+    return None if out else _Live(**live)
 
 
 @click.group()
 def simulate() -> None:
-    """Write simulated recordings: the same seed gives the same bytes."""
+    """Write simulated recordings (the same seed gives the same bytes), or be simulated devices that are there now."""
 
 
 @simulate.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
-@click.option("--hours", type=_HOURS, default=6.0, show_default=True)
+@_with_outlets
+@click.option("--labels", is_flag=True, help="Send the true mode with each live sample.")
+@click.option("--hours", type=_HOURS, default=6.0, show_default=True, help="Live, they are played again and again.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--pumps", type=click.IntRange(1, 1000), default=6, show_default=True)
+@click.option("--pumps", type=click.IntRange(1, 1000), help="How many.  [default: 6; with --serial 1]")
 @click.option("--first", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of the first pump.")
 @click.option("--one-file", is_flag=True, help="All pumps in one file, as a gateway receives them.")
 @click.option("--gzip", is_flag=True, help="Compress the files.")
-def pump(out: Path, hours: float, seed: int, pumps: int, first: int, one_file: bool, gzip: bool) -> None:
+@click.pass_context
+def pump(
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    hours: float,
+    seed: int,
+    pumps: int | None,
+    first: int,
+    one_file: bool,
+    gzip: bool,
+    **live: Any,
+) -> None:
     """Water pumps: flow, pressure, motor current, vibration, every second, with modes and slow faults."""
     from stream_gru.simulate.write import write_pumps
 
-    for path in write_pumps(out, hours, seed, pumps=pumps, gzip=gzip, first=first, one_file=one_file):
+    outlet = _outlet(ctx, out, live)
+    if outlet is not None:
+        from stream_gru.simulate.live import clean_pumps
+
+        outlet.run(clean_pumps(hours, seed, pumps or (1 if outlet.serial else 6), first))
+        return
+    for path in write_pumps(out or Path(), hours, seed, pumps=pumps or 6, gzip=gzip, first=first, one_file=one_file):
         click.echo(path)
 
 
 @simulate.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
-@click.option("--hours", type=_HOURS, default=1.0, show_default=True)
+@_with_outlets
+@click.option("--hours", type=_HOURS, default=1.0, show_default=True, help="Live, they are played again and again.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--streams", type=click.IntRange(1, 1000), default=4, show_default=True)
+@click.option(
+    "--streams", "--sines", "streams", type=click.IntRange(1, 1000), help="How many.  [default: 4; with --serial 1]"
+)
 @click.option("--gzip", is_flag=True, help="Compress the files.")
-def sine(out: Path, hours: float, seed: int, streams: int, gzip: bool) -> None:
+@click.pass_context
+def sine(
+    ctx: click.Context, /, out: Path | None, hours: float, seed: int, streams: int | None, gzip: bool, **live: Any
+) -> None:
     """Noisy sines of different phase."""
     from stream_gru.simulate.write import write_sines
 
-    for path in write_sines(out, hours, seed, streams=streams, gzip=gzip):
+    outlet = _outlet(ctx, out, live)
+    if outlet is not None:
+        from stream_gru.simulate.live import clean_sines
+
+        outlet.run(clean_sines(hours, seed, streams or (1 if outlet.serial else 4)))
+        return
+    for path in write_sines(out or Path(), hours, seed, streams=streams or 4, gzip=gzip):
         click.echo(path)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 INT64 = range(-(2**63), 2**63)
 _LONGEST_QUOTE = 60
+# Of an address: nobody's password shall stand in a log.
+_USER_AND_PASSWORD = re.compile(r"://[^/\s]*@")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 # Tuples, not a dict: a datetime is a date as well, so the order counts.
 _KINDS = (
@@ -62,7 +64,7 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return quoted(value)
+        return quoted(_USER_AND_PASSWORD.sub("://…@", value))
     if isinstance(value, int):
         return str(value) if value in INT64 else "an integer of more than 64 bits"
     return next((words for kind, words in _KINDS if isinstance(value, kind)), repr(value))

@@ -12,9 +12,17 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from posixpath import normpath
 
-from stream_gru.config.live import FileSinkConfig, ReplaySourceConfig
-from stream_gru.config.problem import KeyPath, Problem, dotted, one_of, quoted, shown
+from stream_gru.config.live import (
+    FileSinkConfig,
+    MqttSinkConfig,
+    MqttSourceConfig,
+    ReplaySourceConfig,
+    SerialSourceConfig,
+    StdinSourceConfig,
+)
+from stream_gru.config.problem import KeyPath, Problem, dotted, listed, one_of, quoted, shown
 from stream_gru.config.schema import Config, SplitConfig
+from stream_gru.errors import ConfigError
 
 Given = Container[KeyPath]
 """The keys that stand in the file, as against those that have their default."""
@@ -72,6 +80,81 @@ def _replayed(config: Config, given: Given) -> Iterator[Problem]:
     for place, source in enumerate(config.source):
         if isinstance(source, ReplaySourceConfig) and not source.files:
             yield Problem(("source", place, "files"), "at least one file", "none")
+
+
+def _sources(config: Config, given: Given) -> Iterator[Problem]:
+    """Names are used once, as are ports and standard input; a recording is played alone at its own speed."""
+    yield from _once(("source",), [source.name for source in config.source], "name")
+    ports = [source.port if isinstance(source, SerialSourceConfig) else "" for source in config.source]
+    yield from _once(("source",), ports, "port")
+    stdin = [place for place, source in enumerate(config.source) if isinstance(source, StdinSourceConfig)]
+    for place in stdin[1:]:
+        yield Problem(("source", place, "type"), f"standard input once (see source[{stdin[0] + 1}])", quoted("stdin"))
+    for place, source in enumerate(config.source):
+        yield from _once(("source", place, "channel"), [channel.name for channel in source.channel], "name")
+        if isinstance(source, ReplaySourceConfig) and source.speed and len(config.source) > 1:
+            yield Problem(("source", place, "speed"), "0, as there are other sources", f"{source.speed:g}")
+        if isinstance(source, SerialSourceConfig) and (source.format == "binary") != (source.framing == "cobs"):
+            wanted = "cobs" if source.format == "binary" else "lines"
+            yield Problem(
+                ("source", place, "framing"),
+                f"{quoted(wanted)}, as format = {quoted(source.format)}",
+                quoted(source.framing),
+            )
+
+
+def _topics(config: Config, given: Given) -> Iterator[Problem]:
+    """What a source subscribes to has the form of a topic filter."""
+    from stream_gru.mqtt.topics import TopicPattern
+
+    for place, source in enumerate(config.source):
+        if not isinstance(source, MqttSourceConfig):
+            continue
+        if not source.topics:
+            yield Problem(("source", place, "topics"), "at least one topic", "none")
+        for number, topic in enumerate(source.topics):
+            try:
+                TopicPattern(topic)
+            except ConfigError as error:
+                expected = str(error).partition(": expected ")[2].partition(", got ")[0]
+                yield Problem(("source", place, "topics", number), expected, shown(topic))
+
+
+def _brokers(config: Config, given: Given) -> Iterator[Problem]:
+    """Whoever speaks MQTT names a broker that is there."""
+    names = [broker.name for broker in config.broker]
+    yield from _once(("broker",), names, "name")
+    wanted: list[tuple[KeyPath, str]] = [
+        *((("source", i), one.broker) for i, one in enumerate(config.source) if isinstance(one, MqttSourceConfig)),
+        *((("sink", i), one.broker) for i, one in enumerate(config.sink) if isinstance(one, MqttSinkConfig)),
+    ]
+    if config.control.mqtt:
+        wanted.append((("control",), config.control.broker))
+    for path, name in wanted:
+        if not names:
+            yield Problem(path, "a [[broker]] table with the broker's url", "none")
+        elif name and name not in names:
+            yield Problem((*path, "broker"), one_of(name, "brokers", names), quoted(name))
+        elif not name and len(names) > 1:
+            yield Problem((*path, "broker"), f"one of the brokers {listed(names)}", "none")
+    for place, broker in enumerate(config.broker):
+        if bool(broker.cert_file) != bool(broker.key_file):
+            absent = "key_file" if broker.cert_file else "cert_file"
+            yield Problem(("broker", place, absent), "a file, as a client certificate has two", "none")
+        if broker.url.startswith("mqtt://"):
+            for key in ("ca_file", "cert_file", "key_file"):
+                if getattr(broker, key):
+                    path = ("broker", place, key)
+                    yield Problem(
+                        path, f"no such key for {quoted(broker.url)}; TLS is mqtts://", shown(getattr(broker, key))
+                    )
+
+
+def _availability(config: Config, given: Given) -> Iterator[Problem]:
+    for place, sink in enumerate(config.sink):
+        if isinstance(sink, MqttSinkConfig) and sink.availability_topic and "{stream}" not in sink.availability_topic:
+            expected = 'a topic with {stream} in it, or ""'
+            yield Problem(("sink", place, "availability_topic"), expected, shown(sink.availability_topic))
 
 
 def _shares(config: Config, given: Given) -> Iterator[Problem]:
@@ -226,6 +309,10 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("input", "channel"), _columns),
     (("data",), _recordings),
     (("source",), _replayed),
+    (("source",), _sources),
+    (("source",), _topics),
+    (("broker", "source", "sink", "control"), _brokers),
+    (("sink",), _availability),
     (("split",), _shares),
     (("split",), _instants),
     (("split",), _patterns),

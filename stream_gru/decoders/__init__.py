@@ -15,8 +15,21 @@ DECODERS = {
     "csv": "stream_gru.decoders.csv_lines:CsvDecoder",
     "jsonl": "stream_gru.decoders.json_lines:JsonLinesDecoder",
     "parquet": "stream_gru.decoders.arrow:ArrowDecoder",
+    "json": "stream_gru.decoders.json_object:JsonDecoder",
+    "json_array": "stream_gru.decoders.json_object:JsonArrayDecoder",
+    "json_vector": "stream_gru.decoders.json_vector:JsonVectorDecoder",
+    "plotter": "stream_gru.decoders.plotter:PlotterDecoder",
+    "line_protocol": "stream_gru.decoders.line_protocol:LineProtocolDecoder",
+    "senml": "stream_gru.decoders.senml:SenmlDecoder",
+    "cbor": "stream_gru.decoders.cbor:CborDecoder",
+    "binary": "stream_gru.decoders.binary:BinaryDecoder",
+    "number": "stream_gru.decoders.number:NumberDecoder",
 }
-_INSTALL = {"parquet": "pip install 'stream-gru[parquet]'"}
+_INSTALL = {
+    "parquet": "pip install 'stream-gru[parquet]'",
+    "cbor": "pip install 'stream-gru[binary]'",
+    "binary": "pip install 'stream-gru[binary]'",
+}
 
 
 def load_decoder(name: str, fields: Fields) -> Decoder:

@@ -34,10 +34,13 @@ class ArrowDecoder:
         """Decode messages in order.  Raises DataError when a column is missing or bytes are damaged."""
         batches: list[SampleBatch] = []
         for message in raw:
+            if message.fault is not None:
+                batches.append(empty_batch(len(self._fields.columns), {message.fault: 1}))
+                continue
             try:
                 with pa.ipc.open_stream(message.payload) as stream:
                     self._check(origin(message), stream.schema.names)
-                    batches += [self._decode_one(message.key, table) for table in stream]
+                    batches += [self._decode_one(message, table) for table in stream]
             # What pyarrow raises for damage.
             except (pa.ArrowException, OSError, EOFError, ValueError, OverflowError) as error:
                 raise DataError(f"{origin(message)}: not an Arrow stream: {error}") from error
@@ -51,13 +54,13 @@ class ArrowDecoder:
         if twice:
             raise DataError(f"{place}: expected one column {twice[0]!r}, got several")
 
-    def _decode_one(self, key: str, table: Any) -> SampleBatch:
+    def _decode_one(self, message: RawMessage, table: Any) -> SampleBatch:
         table.validate(full=True)
 
         def column(name: str) -> Column | None:
             return _cells(table.column(name)) if name in table.schema.names else None
 
-        return assemble(self._fields, table.num_rows, column, key)
+        return assemble(self._fields, table.num_rows, column, message.key, message.arrival_ns)
 
 
 def _cells(column: Any) -> Column:

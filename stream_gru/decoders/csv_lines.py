@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 
+from stream_gru.decoders.csv_bare import BareCsvDecoder
+from stream_gru.decoders.csv_cells import split_lines
 from stream_gru.decoders.fields import Column, Fields, assemble
 from stream_gru.decoders.lines import decoded_lines, origin, shown
+from stream_gru.decoders.records import counted
 from stream_gru.errors import DataError
 from stream_gru.types import DropReason, RawMessage, SampleBatch, concatenate, empty_batch
 
@@ -17,55 +20,51 @@ _DELIMITERS = ",;\t|"
 class CsvDecoder:
     """Reads messages whose payload is whole CSV lines and whose header is the line with the names.
 
-    A line is a record: a quoted field may hold the delimiter, not a line end.
+    A recording must have one; live messages without are read by `BareCsvDecoder`, as are lines whose names the source
+    gives.  Raises ConfigError when those are no use.
     """
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
+        self._bare = BareCsvDecoder(fields)
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order.  Raises DataError when the header lacks a column."""
-        return concatenate(
-            [self._decode_one(message) for message in raw] or [empty_batch(len(self._fields.columns))],
-            len(self._fields.columns),
-        )
+        batches: list[SampleBatch] = []
+        bare: list[RawMessage] = []
+        faults: dict[DropReason, int] = {}
+        for message in raw:
+            if message.fault is not None:
+                faults[message.fault] = faults.get(message.fault, 0) + 1
+            elif message.header or not (message.arrival_ns or self._fields.names):
+                if bare:
+                    batches.append(self._bare.decode(bare))
+                    bare = []
+                batches.append(self._decode_one(message))
+            else:
+                bare.append(message)
+        if bare:
+            batches.append(self._bare.decode(bare))
+        channels = len(self._fields.columns)
+        return counted(concatenate(batches or [empty_batch(channels)], channels), faults)
 
     def _decode_one(self, message: RawMessage) -> SampleBatch:
         names = self._names(message)
         lines, rejected = decoded_lines(message.payload)
-        rows, broken = self._split(lines)
+        split = split_lines(lines, self._fields.input.delimiter)
+        rows = [row for row in split if row]
         lengths = list(map(len, rows))
         regular = lengths.count(len(names)) == len(rows)
         good = rows if regular else [row for row in rows if len(row) == len(names)]
         short = 0 if regular else sum(length < len(names) for length in lengths)
         for reason, n in (
-            (DropReason.PARSE, broken + len(rows) - len(good) - short),
+            (DropReason.PARSE, split.count(None) + len(rows) - len(good) - short),
             (DropReason.MISSING_FIELD, short),
         ):
             if n:
                 rejected[reason] = rejected.get(reason, 0) + n
         columns: dict[str, Column] = dict(zip(names, zip(*good, strict=True), strict=True)) if good else {}
-        batch = assemble(self._fields, len(good), columns.get, message.key)
-        counted = empty_batch(len(self._fields.columns), rejected)
-        return concatenate([batch, counted], len(self._fields.columns)) if rejected else batch
-
-    def _split(self, lines: list[str]) -> tuple[list[list[str]], int]:
-        """Split lines into fields; return rows and how many lines are broken.  Blank lines are nothing."""
-        delimiter = self._fields.input.delimiter
-        try:
-            rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
-            if len(rows) == len(lines):
-                return [row for row in rows if row], 0
-        except csv.Error:
-            pass
-        # Some line is broken, or a quote swallowed the end of one.
-        rows, broken = [], 0
-        for line in lines:
-            try:
-                rows.extend(row for row in csv.reader([line], delimiter=delimiter, strict=True) if row)
-            except csv.Error:
-                broken += 1
-        return rows, broken
+        return counted(assemble(self._fields, len(good), columns.get, message.key, message.arrival_ns), rejected)
 
     def _names(self, message: RawMessage) -> list[str]:
         place = origin(message)

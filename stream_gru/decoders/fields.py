@@ -1,7 +1,4 @@
-"""Fields: named columns of text or numbers become a SampleBatch; shared by all decoders of tables.
-
-Text is read strictly: a number is decimal digits with point and exponent, nothing that Python's ``float`` takes besides
-(``1_0``, Arabic digits, blanks).  An empty field, ``nan``, ``na``, ``null`` and ``none`` mean: no value.
+"""Fields: which field of a record means what; and how named columns become a SampleBatch, shared by all decoders.
 
 What a row becomes never depends on the rows beside it: a field that no row of a message has is read as missing in each.
 """
@@ -10,45 +7,97 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from msgspec.structs import replace as replace_keys
 
-from stream_gru.config.kinds import TimeUnit
+from stream_gru.config.live import SourceChannelConfig, SourceInputConfig
 from stream_gru.config.schema import ChannelConfig, InputConfig
+from stream_gru.decoders.columns import (
+    Column,
+    Mistyped,
+    Rows,
+    read_flags,
+    read_integers,
+    read_labels,
+    read_numbers,
+    read_sequences,
+    read_streams,
+    read_times,
+)
+from stream_gru.errors import ConfigError
 from stream_gru.manifest import Channel
-from stream_gru.times import LIMIT_NS, epoch_to_ns, parse_iso
-from stream_gru.types import F64, I32, I64, STREAM_ID, DropReason, Mask, SampleBatch, empty_batch
+from stream_gru.types import I32, NS_PER_S, STREAM_ID, DropReason, Mask, SampleBatch, empty_batch
 
-# Cells joined by commas, which no number has.
-_PLAIN_NUMBERS = re.compile(r"[0-9+\-.eE,]*")
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
-_INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
-_INTEGERS = re.compile(r"-?\d{1,19}(,-?\d{1,19})*", re.ASCII)
-_MISSING = frozenset({"", "nan", "-nan", "na", "null", "none"})
-_BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+__all__ = ["Column", "Fields", "Mistyped", "assemble", "stream_id"]
 
-Column = Sequence[object]
-
-
-class Mistyped(list[bool]):
-    """A column of a type that no field has, such as lists or durations; each cell says whether its value is missing."""
+# A device's clock may be this far ahead of ours: time zones set wrongly, not years.
+_AHEAD_NS = 86_400 * NS_PER_S
+_INPUT_KEYS = ("delimiter", "time", "time_unit", "stream", "label", "reset", "sequence", "seq")
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which field of a record means what."""
+    """Which field of a record means what.
+
+    ``input``    names of time, stream, label and so on; ``time`` may be ``""``: that of arrival counts
+    ``columns``  the field of each channel; ``channels`` what the model calls them, where known
+    ``scale, offset``  value = number * scale + offset, of each channel; empty: as it comes
+    ``units``    the unit expected of each channel, ``""`` for any; empty: any
+    ``names``    names of what has none, see `SourceInputConfig`; so are ``struct``, ``checksum`` and ``clock``
+    """
 
     input: InputConfig
     columns: tuple[str, ...]
+    channels: tuple[str, ...] = ()
+    scale: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
+    units: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    struct: str = ""
+    checksum: Literal["none", "crc16", "crc32"] = "crc16"
+    clock: Literal["epoch", "boot"] = "epoch"
 
     @staticmethod
     def of(input_config: InputConfig, channels: Sequence[Channel] | Sequence[ChannelConfig]) -> Fields:
         """Fields of a bundle's or a configuration's channels; a channel's column is called as itself by default."""
-        return Fields(input_config, tuple(channel.column or channel.name for channel in channels))
+        return Fields(
+            input_config,
+            tuple(channel.column or channel.name for channel in channels),
+            tuple(channel.name for channel in channels),
+        )
+
+    @staticmethod
+    def for_source(
+        input_config: InputConfig,
+        channels: Sequence[Channel] | Sequence[ChannelConfig],
+        source_input: SourceInputConfig,
+        source_channels: Sequence[SourceChannelConfig],
+    ) -> Fields:
+        """Fields of one source: `of`, with what the source says of itself.  Raises ConfigError."""
+        base = Fields.of(input_config, channels)
+        said = {key: getattr(source_input, key) for key in _INPUT_KEYS}
+        wanted = replace_keys(input_config, **{key: value for key, value in said.items() if value is not None})
+        _check(source_input, source_channels, wanted, base.channels)
+        mine = {channel.name: channel for channel in source_channels}
+        each = [mine.get(name, SourceChannelConfig(name=name)) for name in base.channels]
+        linear = any((one.scale, one.offset) != (1.0, 0.0) for one in each)
+        return Fields(
+            wanted,
+            tuple(one.column or column for one, column in zip(each, base.columns, strict=True)),
+            base.channels,
+            scale=tuple(one.scale for one in each) if linear else (),
+            offset=tuple(one.offset for one in each) if linear else (),
+            units=tuple(one.unit for one in each) if any(one.unit for one in each) else (),
+            names=tuple(source_input.fields),
+            struct=source_input.struct,
+            checksum=source_input.checksum,
+            clock=source_input.clock,
+        )
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -62,32 +111,63 @@ class Fields:
         optional = (wanted.label, wanted.reset, wanted.sequence, wanted.seq)
         return self.required + tuple(name for name in optional if name)
 
-
-class _Rows:
-    """The rows of one table that are still good; each bad one is dropped once, for the first reason found."""
-
-    def __init__(self, count: int) -> None:
-        self.good: Mask = np.ones(count, np.bool_)
-        self.rejected: dict[DropReason, int] = {}
-
-    def drop(self, bad: Mask, reason: DropReason) -> None:
-        new = bad & self.good
-        if new.any():
-            self.rejected[reason] = self.rejected.get(reason, 0) + int(new.sum())
-            self.good &= ~bad
+    def index_of(self, channel: str) -> int:
+        """Which channel a topic speaks of, by its name or its field's; -1 for none."""
+        for known in (self.channels, self.columns):
+            if channel in known:
+                return known.index(channel)
+        return -1
 
 
-def assemble(fields: Fields, count: int, column: Callable[[str], Column | None], key: str) -> SampleBatch:
+def _check(
+    said: SourceInputConfig, channels: Sequence[SourceChannelConfig], wanted: InputConfig, known: Sequence[str]
+) -> None:
+    """Raises ConfigError for what can never be meant."""
+    names = [channel.name for channel in channels]
+    for channel in channels:
+        if channel.name not in known:
+            raise ConfigError(f"source.channel: name: expected one of {', '.join(known)}, got {channel.name!r}")
+        if names.count(channel.name) > 1:
+            raise ConfigError(f"source.channel: name: expected each channel once, got {channel.name!r} twice")
+        if not math.isfinite(channel.scale) or channel.scale == 0:
+            raise ConfigError(
+                f"source.channel: scale of {channel.name}: expected a number other than 0, got {channel.scale}"
+            )
+        if not math.isfinite(channel.offset):
+            raise ConfigError(f"source.channel: offset of {channel.name}: expected a number, got {channel.offset}")
+    for name in said.fields:
+        if name and said.fields.count(name) > 1:
+            raise ConfigError(f"source.input: fields: expected each name once, got {name!r} twice")
+    if said.clock == "boot" and (not wanted.time or wanted.time_unit == "iso"):
+        got = f'time_unit = "{wanted.time_unit}"' if wanted.time else 'time = ""'
+        raise ConfigError(f'source.input: clock = "boot": expected a time in s, ms, us or ns, got {got}')
+    try:
+        struct.calcsize(said.struct)
+    except (struct.error, ValueError) as error:
+        raise ConfigError(f"source.input: struct: expected a format of Python's struct, got {said.struct!r}") from error
+
+
+def assemble(
+    fields: Fields,
+    count: int,
+    column: Callable[[str], Column | None],
+    key: str | Sequence[str],
+    arrival_ns: int | Sequence[int] = 0,
+) -> SampleBatch:
     """Build a batch of ``count`` rows.
 
     ``column(name)`` gives the values of a field (text, numbers, bool or None for each row; instants for the time; or
-    `Mistyped`), or None where no row has it; ``key`` names the stream of records that do not name their own.
+    `Mistyped`), or None where no row has it; ``key`` names the stream of records that do not name their own and
+    ``arrival_ns`` is when they came (0: unknown, a recording), both of all rows or of each.
     """
     wanted = fields.input
     if not count:
         return empty_batch(len(fields.columns))
 
-    rows = _Rows(count)
+    rows = Rows(count)
+    arrival = np.empty(count, np.int64)
+    arrival[:] = arrival_ns
+    live = bool(arrival.any())
 
     def cells(name: str, instants: bool = False) -> Column:
         found = column(name)
@@ -100,26 +180,36 @@ def assemble(fields: Fields, count: int, column: Callable[[str], Column | None],
         rows.drop(~np.array(found, np.bool_), DropReason.TYPE)
         return [None] * count
 
-    time_ns = _times(cells(wanted.time, instants=True), wanted.time_unit, rows)
+    if wanted.time:
+        time_ns = read_times(cells(wanted.time, instants=True), wanted.time_unit, rows)
+        if live and fields.clock == "epoch":
+            rows.drop((time_ns - arrival > _AHEAD_NS) & (arrival != 0), DropReason.TIMESTAMP)
+    else:
+        time_ns = arrival.copy()
+        rows.drop(arrival == 0, DropReason.MISSING_FIELD)
     values = np.full((count, len(fields.columns)), np.nan, np.float32)
     with np.errstate(over="ignore"):
         for index, name in enumerate(fields.columns):
-            values[:, index] = _numbers(cells(name), rows)
+            numbers = read_numbers(cells(name), rows)
+            if fields.scale and (fields.scale[index], fields.offset[index]) != (1.0, 0.0):
+                numbers = numbers * fields.scale[index] + fields.offset[index]
+            values[:, index] = numbers
     if wanted.stream:
-        streams, stream = _streams(cells(wanted.stream), rows)
+        streams, stream = read_streams(cells(wanted.stream), rows)
     else:
-        streams, stream = (stream_id(key),), np.zeros(count, np.int32)
-    labels, label = _labels(cells(wanted.label)) if wanted.label else ((), None)
+        streams, stream = _streams_of_keys(key, arrival != 0, rows)
+    labels, label = read_labels(cells(wanted.label)) if wanted.label else ((), None)
     batch = SampleBatch(
         streams=streams,
         stream=stream,
         time_ns=time_ns,
         values=values,
-        seq=_integers(cells(wanted.seq), rows) if wanted.seq else None,
+        seq=read_integers(cells(wanted.seq), rows) if wanted.seq else None,
         label=label,
         labels=labels,
-        reset=_flags(cells(wanted.reset), rows) if wanted.reset else None,
-        sequence=_keys(cells(wanted.sequence)) if wanted.sequence else None,
+        reset=read_flags(cells(wanted.reset), rows) if wanted.reset else None,
+        sequence=read_sequences(cells(wanted.sequence)) if wanted.sequence else None,
+        arrival_ns=arrival if live else None,
         rejected=rows.rejected,
     )
     if not rows.rejected:
@@ -132,174 +222,23 @@ def stream_id(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.:/ -]", "_", text)[:128] or "_"
 
 
-def _times(cells: Column, unit: TimeUnit, rows: _Rows) -> I64:
-    if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
-        return _instants(cells, rows)
-    rows.drop(np.array([cell is None or cell == "" for cell in cells], np.bool_), DropReason.MISSING_FIELD)
-    if unit == "iso":
-        texts = [cell if isinstance(cell, str) else "" for cell in cells]
-        times, good = parse_iso(texts)
-        rows.drop(~good, DropReason.TIMESTAMP)
-        return times
-    limit = LIMIT_NS // {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
-    whole, exact = _whole_numbers(cells)
-    numbers = whole if exact.all() else _numbers(cells, rows, DropReason.TIMESTAMP)
-    usable = np.where(exact, (whole > -limit) & (whole < limit), (numbers > -limit) & (numbers < limit))
-    rows.drop(~usable, DropReason.TIMESTAMP)
-    times = epoch_to_ns(np.where(usable & exact, whole, 0), unit)
-    if not exact.all():
-        times += epoch_to_ns(np.where(usable & ~exact, numbers, 0.0), unit)
-    return times
+def _streams_of_keys(keys: str | Sequence[str], live: Mask, rows: Rows) -> tuple[tuple[str, ...], I32]:
+    """The streams of records that do not name their own.
 
-
-def _instants(cells: np.ndarray[tuple[int, ...], np.dtype[np.datetime64]], rows: _Rows) -> I64:
-    """Read an Arrow column of instants, of any unit."""
-    rows.drop(np.isnat(cells), DropReason.MISSING_FIELD)
-    if np.datetime_data(cells.dtype)[0] not in ("s", "ms", "us", "ns"):
-        cells = cells.astype("datetime64[s]")
-    unit: Any = np.datetime_data(cells.dtype)[0]
-    numbers = cells.astype(np.int64)
-    limit = LIMIT_NS // {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
-    usable = (numbers > -limit) & (numbers < limit)
-    rows.drop(~usable, DropReason.TIMESTAMP)
-    return epoch_to_ns(np.where(usable, numbers, 0), unit)
-
-
-def _whole_numbers(cells: Column) -> tuple[I64, Mask]:
-    """Whole numbers without the detour over float64, which would round nanoseconds; (numbers, which rows are such)."""
-    together = _all_whole_numbers(cells)
-    if together is not None:
-        return together, np.ones(len(cells), np.bool_)
-    numbers, exact = np.zeros(len(cells), np.int64), np.zeros(len(cells), np.bool_)
-    for index, cell in enumerate(cells):
-        if type(cell) is int or (type(cell) is str and _INTEGER.fullmatch(cell)):
-            number = int(cell)
-            if -(2**63) <= number < 2**63:
-                numbers[index], exact[index] = number, True
-    return numbers, exact
-
-
-def _all_whole_numbers(cells: Column) -> I64 | None:
-    """The common case at once; None when any cell is something else."""
-    if isinstance(cells, np.ndarray):
-        if cells.dtype.kind not in "iu" or (cells.dtype == np.uint64 and (cells > 2**63 - 1).any()):
-            return None
-        return cells.astype(np.int64)
-    kinds = set(map(type, cells))
-    if kinds == {str} and not _INTEGERS.fullmatch(",".join(cells)):  # type: ignore[arg-type]
-        return None
-    if kinds not in ({str}, {int}):
-        return None
-    try:
-        return np.array([int(cell) for cell in cells], np.int64)  # type: ignore[call-overload]
-    except (ValueError, OverflowError):
-        return None
-
-
-def _numbers(cells: Column, rows: _Rows, reason: DropReason = DropReason.PARSE) -> F64:
-    """Read a column of numbers; NaN where there is none.  Text that is no number drops its row."""
-    if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
-        return cells.astype(np.float64)
-    kinds = set(map(type, cells))
-    if kinds == {str}:
-        return _numbers_of_text(cells, rows, reason)  # type: ignore[arg-type]
-    if kinds <= {int, float, type(None)}:
-        try:
-            return np.array(cells, np.float64)
-        except OverflowError:  # an integer beyond float64
-            pass
-    return _numbers_one_by_one(cells, rows, reason)
-
-
-def _numbers_of_text(cells: Sequence[str], rows: _Rows, reason: DropReason) -> F64:
-    if _PLAIN_NUMBERS.fullmatch(",".join(cells)):
-        try:
-            return np.array([float(cell) if cell else math.nan for cell in cells])
-        except ValueError:
-            pass
-    return _numbers_one_by_one(cells, rows, reason)
-
-
-def _numbers_one_by_one(cells: Column, rows: _Rows, reason: DropReason) -> F64:
-    out = np.full(len(cells), np.nan)
-    unreadable, wrong = np.zeros(len(cells), np.bool_), np.zeros(len(cells), np.bool_)
-    for index, cell in enumerate(cells):
-        if isinstance(cell, str):
-            text = cell.strip(" \t")
-            if _NUMBER.fullmatch(text):
-                out[index] = float(text)
-            elif text.lower() not in _MISSING:
-                unreadable[index] = True
-        elif isinstance(cell, int | float | np.number) and not isinstance(cell, bool):
-            out[index] = _as_float(cell)
-        elif cell is not None:
-            wrong[index] = True
-    rows.drop(unreadable, reason)
-    rows.drop(wrong, DropReason.TYPE)
-    return out
-
-
-def _as_float(number: float | np.number[Any]) -> float:
-    """The number as float64; an integer too large for that is infinite."""
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf
-
-
-def _streams(cells: Column, rows: _Rows) -> tuple[tuple[str, ...], I32]:
-    index: dict[str, int] = {}
-    stream = np.array([index.setdefault(text, len(index)) for text in _texts(cells)], np.int32)
-    bad = np.array([not STREAM_ID.fullmatch(name) for name in index], np.bool_)
-    if bad.any():
-        rows.drop(stream == index.get("", -1), DropReason.MISSING_FIELD)
-        rows.drop(bad[stream], DropReason.BAD_STREAM_ID)
-    return tuple(index), stream
-
-
-def _labels(cells: Column) -> tuple[tuple[str, ...], I32]:
-    """Labels are a truth to compare with, never needed: an absent one is -1 and drops nothing."""
-    index: dict[str, int] = {}
-    codes = [index.setdefault(text, len(index)) if text else -1 for text in _texts(cells)]
-    return tuple(index), np.array(codes, np.int32)
-
-
-def _texts(cells: Column) -> Sequence[str]:
-    return cells if set(map(type, cells)) == {str} else [_text(cell) for cell in cells]  # type: ignore[return-value]
-
-
-def _text(cell: object) -> str:
-    """A cell as a name: text as it is, whole numbers without a point, true and false as in JSON, nothing as ``""``."""
-    if cell is None or cell != cell:  # NaN, Arrow's missing float
-        return ""
-    if isinstance(cell, bool | np.bool_):
-        return str(cell).lower()
-    if isinstance(cell, float | np.floating) and float(cell).is_integer():
-        return str(int(cell))
-    return str(cell)
-
-
-def _integers(cells: Column, rows: _Rows) -> I64:
-    """Read device counters; -1 where there is none."""
-    whole, exact = _whole_numbers(cells)
-    if exact.all():
-        return whole
-    numbers = _numbers(cells, rows)
-    near = (np.abs(numbers) < 2**53) & (numbers == np.floor(numbers))
-    return np.where(exact, whole, np.where(near, numbers, -1).astype(np.int64))
-
-
-def _flags(cells: Column, rows: _Rows) -> Mask:
-    read = [_BOOLEANS.get(_text(cell).strip().lower()) for cell in cells]
-    rows.drop(np.array([flag is None for flag in read], np.bool_), DropReason.PARSE)
-    return np.array([bool(flag) for flag in read], np.bool_)
-
-
-def _keys(cells: Column) -> I64:
-    """A number for each different sequence name, the same in every batch and process; -1 for none."""
-    texts = _texts(cells)
-    numbers = {
-        text: int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1 for text in set(texts)
-    }
-    numbers[""] = -1
-    return np.array([numbers[text] for text in texts], np.int64)
+    Decision: a file's name is made an id, as a user chose it; what a device calls itself is taken or refused, so that
+    no two devices become one.
+    """
+    if isinstance(keys, str):
+        stream: I32 = np.zeros(len(live), np.int32)
+        names = [keys]
+    else:
+        known: dict[str, int] = {}
+        stream = np.array([known.setdefault(key, len(known)) for key in keys], np.int32)
+        names = list(known)
+    bad = [STREAM_ID.fullmatch(name) is None for name in names]
+    if not any(bad):
+        return tuple(names), stream
+    rows.drop(live & np.array(bad, np.bool_)[stream], DropReason.BAD_STREAM_ID)
+    ids: dict[str, int] = {}
+    merged = np.array([ids.setdefault(stream_id(name), len(ids)) for name in names], np.int32)
+    return tuple(ids), merged[stream]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from stream_gru.types import DropReason, RawMessage
 
 MAX_LINE_BYTES = 64 * 1024
 _SHOWN = 80
+_DEVICES = 4096
+
+T = TypeVar("T")
 
 
 def origin(message: RawMessage) -> str:
@@ -48,3 +53,20 @@ def _fault(line: bytes) -> DropReason | None:
     except UnicodeDecodeError:
         return DropReason.ENCODING
     return DropReason.ENCODING if b"\0" in line else None
+
+
+class Memory(Generic[T]):
+    """What the lines of each device said last, of a bounded number of devices; the one first heard of is forgotten."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], T] = {}
+
+    def get(self, message: RawMessage) -> T | None:
+        """What the device of this message said, if anything."""
+        return self._said.get((message.source, message.key))
+
+    def put(self, message: RawMessage, said: T) -> None:
+        """Remember it, in place of what it said before."""
+        if len(self._said) >= _DEVICES and (message.source, message.key) not in self._said:
+            del self._said[next(iter(self._said))]
+        self._said[message.source, message.key] = said

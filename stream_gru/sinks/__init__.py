@@ -6,29 +6,75 @@ branch in `build_sink`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from stream_gru.config.live import FileSinkConfig, StdoutSinkConfig
+from stream_gru.config.live import BrokerConfig, FileSinkConfig, InfluxSinkConfig, SinkConfig, StdoutSinkConfig
 from stream_gru.errors import ConfigError
+from stream_gru.manifest import Manifest
 from stream_gru.protocols import Sink
 from stream_gru.sinks.encode_csv import CsvEncoder
 from stream_gru.sinks.encode_json import JsonEncoder
-from stream_gru.sinks.file import FileSink
+from stream_gru.sinks.encode_line import LineEncoder
+from stream_gru.sinks.file import Encoder, FileSink
 from stream_gru.sinks.stdout import StdoutSink
 
-ENCODERS: dict[str, type[JsonEncoder] | type[CsvEncoder]] = {"jsonl": JsonEncoder, "csv": CsvEncoder}
+ENCODERS: dict[str, Callable[[], Encoder]] = {"jsonl": JsonEncoder, "csv": CsvEncoder, "line_protocol": LineEncoder}
+_SUFFIXES = {"jsonl": "jsonl", "csv": "csv", "lp": "line_protocol"}
 
 
-def build_sink(config: FileSinkConfig | StdoutSinkConfig) -> Sink:
-    """Return the sink a configuration describes.  Opens nothing."""
+def build_sink(
+    config: SinkConfig,
+    name: str,
+    *,
+    broker: BrokerConfig | None = None,
+    manifest: Manifest | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Sink:
+    """Return the sink that a table describes, with its throttle.  Opens nothing.
+
+    ``broker`` and ``manifest`` are for MQTT (the latter for what Home Assistant is told); ``stopping`` ends the waiting
+    for room in a full queue.
+    """
+    sink = _bare_sink(config, name, broker, manifest, stopping)
+    if config.throttle == "none":
+        return sink
+    from stream_gru.sinks.throttle import Throttled
+
+    return Throttled(sink, config.throttle, config.interval_s)
+
+
+def _bare_sink(
+    config: SinkConfig,
+    name: str,
+    broker: BrokerConfig | None,
+    manifest: Manifest | None,
+    stopping: Callable[[], bool],
+) -> Sink:
     if isinstance(config, StdoutSinkConfig):
         return StdoutSink(ENCODERS[config.format]())
-    return file_sink(Path(config.path), append=True)
+    if isinstance(config, FileSinkConfig):
+        return file_sink(
+            Path(config.path),
+            append=True,
+            rotate_bytes=config.rotate_bytes,
+            rotate_s=config.rotate_s,
+            keep=config.keep,
+        )
+    if isinstance(config, InfluxSinkConfig):
+        from stream_gru.sinks.influx import InfluxSink
+
+        return InfluxSink(config, stopping=stopping)
+    from stream_gru.sinks.mqtt import MqttSink
+
+    if broker is None:
+        raise ConfigError(f"sink {name}: expected a [[broker]]")
+    return MqttSink(config, broker, name=name, manifest=manifest, stopping=stopping)
 
 
-def file_sink(path: Path, append: bool) -> FileSink:
-    """A file whose format its name tells: ``.jsonl`` or ``.csv``, perhaps ``.gz``.  Raises ConfigError."""
-    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
-    if kind not in ENCODERS:
-        raise ConfigError(f"{path}: expected a name ending in .jsonl, .csv, .jsonl.gz or .csv.gz")
-    return FileSink(path, ENCODERS[kind](), append=append)
+def file_sink(path: Path, append: bool, *, rotate_bytes: int = 0, rotate_s: float = 0.0, keep: int = 10) -> FileSink:
+    """A file whose format its name tells: ``.jsonl``, ``.csv`` or ``.lp``, perhaps ``.gz``.  Raises ConfigError."""
+    kind = _SUFFIXES.get(path.name.removesuffix(".gz").rpartition(".")[2])
+    if kind is None or "." not in path.name.removesuffix(".gz"):
+        raise ConfigError(f"{path}: expected a name ending in .jsonl, .csv or .lp, perhaps with .gz behind it")
+    return FileSink(path, ENCODERS[kind](), append=append, rotate_bytes=rotate_bytes, rotate_s=rotate_s, keep=keep)

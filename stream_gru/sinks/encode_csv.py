@@ -15,13 +15,14 @@ from stream_gru.types import OutputSpec, PredictionBatch, ResetReason, Status
 class CsvEncoder:
     """Encodes batches as CSV lines; `header` names the columns, e.g. ``flow+1``, ``flow+1_lower``, ``p_normal``."""
 
-    def header(self, spec: OutputSpec) -> bytes:
-        """The line with the names."""
+    def header(self, spec: OutputSpec, alarm: bool = False) -> bytes:
+        """The line with the names; ``alarm``: with a column that says whether an output is one."""
         names = ["stream", "time"]
         for target in spec.targets:
             for h in range(1, spec.horizon + 1):
                 names += [f"{target}+{h}", f"{target}+{h}_lower", f"{target}+{h}_upper"]
         names += ["class", *(f"p_{label}" for label in spec.labels)] if spec.labels else []
+        names += ["alarm"] if alarm else []
         return _lines([[*names, "status", "reset", "steps", "model_id"]])
 
     def encode(self, batch: PredictionBatch) -> bytes:
@@ -36,6 +37,8 @@ class CsvEncoder:
                 label = label_of(spec, batch.probabilities[i])
                 text = "|".join(label) if isinstance(label, list) else label or ""
                 classes = [text, *_cells(batch.probabilities[i])]
+            if batch.alarm is not None:
+                classes.append("true" if batch.alarm[i] else "false")
             steps = int(batch.steps[i])
             reset = ResetReason(int(batch.reset[i]))
             status = status_text(Status(int(batch.status[i])), steps, spec.warm_up)

@@ -20,7 +20,7 @@ from stream_gru.types import F32, OutputSpec, PredictionBatch, ResetReason, Stat
 class JsonEncoder:
     """Encodes batches as JSON lines; the keys are those of `stream_gru.prediction.Prediction.as_dict`, and ``seq``."""
 
-    def header(self, spec: OutputSpec) -> bytes:
+    def header(self, spec: OutputSpec, alarm: bool = False) -> bytes:
         """JSON lines need no header."""
         return b""
 
@@ -28,7 +28,7 @@ class JsonEncoder:
         """Return all rows, each ending in a line end."""
         if not len(batch):
             return b""
-        heads = (batch.seq, batch.forecast, batch.upper, batch.probabilities)
+        heads = (batch.seq, batch.forecast, batch.upper, batch.probabilities, batch.alarm)
         template = _template(batch.spec, *(head is not None for head in heads))
         return b"".join([template % row for row in zip(*_columns(batch), strict=True)])
 
@@ -37,10 +37,10 @@ def _columns(batch: PredictionBatch) -> list[Iterable[bytes]]:
     """What goes into the places of the template, column by column."""
     spec = batch.spec
     names = [orjson.dumps(name) for name in batch.streams]
-    columns: list[Iterable[bytes]] = [
-        [names[i] for i in batch.stream.tolist()],
-        [text.encode() for text in format_iso(batch.time_ns)],
-    ]
+    stream = batch.stream.tolist()
+    times = [text.encode() for text in format_iso(batch.time_ns)]
+    begins = [name[:-1] + b"/" for name in names]
+    columns: list[Iterable[bytes]] = [[begins[i] for i in stream], times, [names[i] for i in stream], times]
     if batch.seq is not None:
         columns.append([b"null" if n < 0 else b"%d" % n for n in batch.seq.tolist()])
     if batch.forecast is not None:
@@ -51,13 +51,15 @@ def _columns(batch: PredictionBatch) -> list[Iterable[bytes]]:
     if batch.probabilities is not None:
         columns.append(_classes(spec, batch.probabilities))
         columns.extend(_numbers(batch.probabilities[:, i]) for i in range(len(spec.labels)))
+    if batch.alarm is not None:
+        columns.append([b"true" if alarm else b"false" for alarm in batch.alarm.tolist()])
     return [*columns, _statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps.tolist()]]
 
 
 @lru_cache(maxsize=64)
-def _template(spec: OutputSpec, seq: bool, forecast: bool, interval: bool, classes: bool) -> bytes:
+def _template(spec: OutputSpec, seq: bool, forecast: bool, interval: bool, classes: bool, alarm: bool) -> bytes:
     """A row with ``%b`` where a column goes."""
-    parts = ['{"stream":%b,"time":"%b"']
+    parts = ['{"id":%b%b","stream":%b,"time":"%b"']
     if seq:
         parts.append(',"seq":%b')
     if forecast:
@@ -66,6 +68,8 @@ def _template(spec: OutputSpec, seq: bool, forecast: bool, interval: bool, class
         parts.append(_keyed("interval", spec.targets) + f',"level":{spec.level!r}')
     if classes:
         parts.append(',"class":%b' + _keyed("probabilities", spec.labels))
+    if alarm:
+        parts.append(',"alarm":%b')
     parts.append(',"status":"%b","reset":%b,"steps":%b,"model_id":' + _escaped(spec.model_id) + "}\n")
     return "".join(parts).encode()
 

@@ -29,7 +29,7 @@ class StdoutSink:
 
     def write(self, batch: PredictionBatch) -> None:
         """Write all rows.  Raises SinkUnavailable when the reader has gone or the disk behind it is full."""
-        data = self._encoder.header(batch.spec) if self._needs_header else b""
+        data = self._encoder.header(batch.spec, batch.alarm is not None) if self._needs_header else b""
         self._needs_header = False
         data += self._encoder.encode(batch)
         if self._stream is None:

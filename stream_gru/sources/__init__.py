@@ -1,17 +1,24 @@
 """Sources: where bytes come from, one kind a file.
 
-To add one: a file with a class that fulfils `stream_gru.protocols.Source`, its table in the configuration's schema, and
-a branch in `build_source`.
+To add one: a file with a class that fulfils `stream_gru.protocols.Source`, its table in the configuration
+(`stream_gru.config.live`), and a branch in `build_source`.
 """
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stream_gru.config.kinds import Format
-from stream_gru.config.live import ReplaySourceConfig, StdinSourceConfig
+from stream_gru.config.live import (
+    BrokerConfig,
+    MqttSourceConfig,
+    ReplaySourceConfig,
+    SerialSourceConfig,
+    SourceConfig,
+    StdinSourceConfig,
+)
 from stream_gru.config.schema import InputConfig
 from stream_gru.errors import ConfigError
 from stream_gru.protocols import Source
@@ -20,18 +27,64 @@ from stream_gru.sources.stdin import StdinSource
 
 
 def build_source(
-    config: ReplaySourceConfig | StdinSourceConfig, input_config: InputConfig, batch_rows: int
-) -> tuple[Source, str]:
-    """Return the source a configuration describes and the format its bytes are in.  Opens nothing.
+    config: SourceConfig,
+    name: str,
+    kind: str,
+    *,
+    broker: BrokerConfig | None = None,
+    state_dir: str = "",
+    batch_rows: int = 1024,
+    alone: bool = True,
+    bell: Callable[[], None] | None = None,
+) -> Source:
+    """Return the source that a table describes; ``kind`` is the format of its bytes.  Opens nothing.
+
+    Ports, and any source beside others, are read by a thread of their own into a bounded queue, and ``bell`` is rung
+    when something is in it.
+    """
+    if isinstance(config, MqttSourceConfig):
+        from stream_gru.sources.mqtt import MqttSource
+
+        if broker is None:
+            raise ConfigError(f"source {name}: expected a [[broker]]")
+        return MqttSource(config, broker, name=name, state_dir=state_dir, bell=bell)
+    if isinstance(config, SerialSourceConfig):
+        from stream_gru.sources.serial import SerialSource
+
+        return _queued(SerialSource(config, name=name), config, name, bell, config.longest_pause_s)
+    source: Source
+    if isinstance(config, StdinSourceConfig):
+        source = StdinSource(header=config.format == "csv" and not config.input.fields, name=name)
+    else:
+        source = FileSource(config.files, kind, batch_rows)
+    return source if alone else _queued(source, config, name, bell, None)
+
+
+def _queued(
+    source: Source, config: SourceConfig, name: str, bell: Callable[[], None] | None, longest_pause_s: float | None
+) -> Source:
+    """A thread and a queue for a source; without a longest pause it is not tried again."""
+    from stream_gru.sources.queued import Queued
+
+    return Queued(
+        source,
+        name=name,
+        queue_messages=config.queue_messages,
+        queue_bytes=config.queue_bytes,
+        longest_pause_s=longest_pause_s or 0.0,
+        retry=longest_pause_s is not None,
+        bell=bell,
+    )
+
+
+def replay_format(config: ReplaySourceConfig, input_config: InputConfig) -> str:
+    """The format of recorded files.
 
     Folders are looked into only for a pattern whose own end does not tell a format, such as ``recordings/*``.
 
     Raises ConfigError when files of different formats are mixed, DataError when no file matches such a pattern.
     """
-    if isinstance(config, StdinSourceConfig):
-        return StdinSource(header=config.format == "csv"), config.format
-    kind = common_format(_telling(config.files, input_config.format), input_config.format)
-    return FileSource(config.files, kind, batch_rows), kind
+    return common_format(_telling(config.files, input_config.format), input_config.format)
 
 
 def common_format(paths: list[Path], stated: Format) -> str:

@@ -22,7 +22,14 @@ class StdinSource:
     message without payload at the end, so that its columns are checked.
     """
 
-    def __init__(self, header: bool, descriptor: int | None = None, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        header: bool,
+        descriptor: int | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+        name: str = "stdin",
+    ) -> None:
+        self._name = name
         self._descriptor, self._wall_ns = descriptor, wall_ns
         self._wants_header = header
         self._header = self._held = b""
@@ -56,7 +63,7 @@ class StdinSource:
         if self._wants_header:
             lines = self._after_header(lines)
         known = unseen and not self._wants_header
-        return [RawMessage(lines, "stdin", self._header, arrival_ns)] if lines or known else []
+        return [RawMessage(lines, "stdin", self._header, arrival_ns, source=self._name)] if lines or known else []
 
     def commit(self, position: Position) -> None:
         """A pipe has no acknowledgement."""

@@ -1,1 +1,11 @@
-"""The HTTP endpoints: they read what the daemon publishes and never change anything."""
+"""What a running daemon shows over HTTP, and the three commands it takes.
+
+    app.py     the server and its table of routes
+    api.py     status, streams, commands
+    feed.py    the sink that hands outputs to those who listen
+    events.py  outputs as server-sent events
+    hosts.py   which names the server answers to
+
+Nothing here touches pipeline or sinks: what is shown is asked for by callables of the daemon, commands are put in its
+queue.
+"""

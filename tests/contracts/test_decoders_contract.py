@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import binascii
 import io
 import json
+import math
+import re
+import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stream_gru.config.schema import InputConfig
 from stream_gru.decoders import DECODERS, load_decoder
@@ -21,6 +28,8 @@ from stream_gru.times import to_ns
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
+CHANNELS = ("flow", "level")
+STRUCT = "<40s8s8s8s8s20sdd"
 OPTIONS = {"stream": "pump", "label": "mode", "reset": "restart", "sequence": "run", "seq": "n"}
 Record = dict[str, Any]
 RECORDS: list[Record] = [
@@ -38,19 +47,95 @@ RECORDS: list[Record] = [
 ]
 
 
-def csv_message(records: Sequence[Record]) -> RawMessage:
+def csv_messages(records: Sequence[Record]) -> list[RawMessage]:
     """Lines under a header."""
     names = list(records[0])
-    lines = [",".join("" if record[name] is None else str(record[name]) for name in names) for record in records]
-    return RawMessage("\n".join(lines).encode(), "p", ",".join(names).encode())
+    return [RawMessage("\n".join(map(csv_line, records)).encode(), "p", ",".join(names).encode())]
 
 
-def json_message(records: Sequence[Record]) -> RawMessage:
+def csv_line(record: Record) -> str:
+    """Cells, empty where there is no value."""
+    return ",".join("" if value is None else str(value) for value in record.values())
+
+
+def json_lines_messages(records: Sequence[Record]) -> list[RawMessage]:
     """Lines of objects."""
-    return RawMessage("\n".join(json.dumps(record) for record in records).encode(), "p")
+    return [RawMessage("\n".join(json.dumps(record) for record in records).encode(), "p")]
 
 
-def arrow_message(records: Sequence[Record]) -> RawMessage:
+def json_messages(records: Sequence[Record]) -> list[RawMessage]:
+    """An object each."""
+    return [RawMessage(json.dumps(record).encode(), "p") for record in records]
+
+
+def json_array_messages(records: Sequence[Record]) -> list[RawMessage]:
+    """One array of objects."""
+    return [RawMessage(json.dumps(list(records)).encode(), "p")]
+
+
+def json_vector_messages(records: Sequence[Record]) -> list[RawMessage]:
+    """Channels in ``v``, the rest beside it."""
+    vectors = [
+        {**{k: v for k, v in record.items() if k not in CHANNELS}, "v": [record[k] for k in CHANNELS if k in record]}
+        for record in records
+    ]
+    return json_messages(vectors)
+
+
+def plotter_messages(records: Sequence[Record]) -> list[RawMessage]:
+    """Labelled values, blank where there is none."""
+    lines = [",".join(f"{k}:{'' if v is None else v}" for k, v in record.items()) for record in records]
+    return [RawMessage("\n".join(lines).encode(), "p")]
+
+
+def line_protocol_messages(records: Sequence[Record]) -> list[RawMessage]:
+    """The stream is a tag."""
+
+    def value(v: object) -> str:
+        return json.dumps(v) if isinstance(v, str | bool) else f"{v}i" if isinstance(v, int) else str(v)
+
+    lines = []
+    for record in records:
+        fields = {k: v for k, v in record.items() if k not in ("time", "pump") and v is not None}
+        time = f" {to_ns(record['time'])}" if record["time"] else ""
+        lines.append(f"m,pump={record['pump']} " + ",".join(f"{k}={value(v)}" for k, v in fields.items()) + time)
+    return [RawMessage("\n".join(lines).encode(), "p")]
+
+
+def senml_messages(records: Sequence[Record]) -> list[RawMessage]:
+    """A pack each, with the whole seconds in the base time."""
+    packs = []
+    for record in records:
+        whole, rest = divmod(to_ns(record["time"]), 10**9) if record["time"] else (0, 0)
+        kinds = {str: "vs", bool: "vb", int: "v", float: "v"}
+        pack: list[Record] = [
+            {"n": k, kinds[type(v)]: v, "t": rest / 10**9} for k, v in record.items() if k != "time" and v is not None
+        ]
+        packs.append([{"bt": whole}, *pack])
+    return json_messages(packs)  # type: ignore[arg-type]
+
+
+def cbor_messages(records: Sequence[Record]) -> list[RawMessage]:
+    """An array of maps."""
+    import cbor2
+
+    return [RawMessage(cbor2.dumps(list(records)), "p")]
+
+
+def binary_messages(records: Sequence[Record]) -> list[RawMessage]:
+    """Frames of text and numbers."""
+    from cobs import cobs
+
+    frames = []
+    for record in records:
+        texts = [str(record.get(k) if record.get(k) is not None else "").encode() for k in list(RECORDS[0])[:6]]
+        numbers = [math.nan if record.get(k) is None else record[k] for k in CHANNELS]
+        inside = struct.pack(STRUCT, *texts, *numbers)
+        frames.append(RawMessage(cobs.encode(inside + binascii.crc_hqx(inside, 0xFFFF).to_bytes(2, "little")), "p"))
+    return frames
+
+
+def arrow_messages(records: Sequence[Record]) -> list[RawMessage]:
     """A table with instants."""
     import pyarrow as pa
 
@@ -60,20 +145,37 @@ def arrow_message(records: Sequence[Record]) -> RawMessage:
     buffer = io.BytesIO()
     with pa.ipc.new_stream(buffer, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
-    return RawMessage(buffer.getvalue(), "p")
+    return [RawMessage(buffer.getvalue(), "p")]
 
 
-MESSAGES: dict[str, Callable[[Sequence[Record]], RawMessage]] = {
-    "csv": csv_message,
-    "jsonl": json_message,
-    "parquet": arrow_message,
+MESSAGES: dict[str, Callable[[Sequence[Record]], list[RawMessage]]] = {
+    "csv": csv_messages,
+    "jsonl": json_lines_messages,
+    "parquet": arrow_messages,
+    "json": json_messages,
+    "json_array": json_array_messages,
+    "json_vector": json_vector_messages,
+    "plotter": plotter_messages,
+    "line_protocol": line_protocol_messages,
+    "senml": senml_messages,
+    "cbor": cbor_messages,
+    "binary": binary_messages,
 }
+LIVE = sorted(set(DECODERS) - {"parquet"})
+
+
+def decoder(kind: str, **options: str) -> Decoder:
+    """A decoder of the columns of RECORDS."""
+    names = tuple(RECORDS[0]) if kind == "binary" else ()
+    return load_decoder(
+        kind,
+        Fields(InputConfig(**options), CHANNELS, CHANNELS, names=names, struct=STRUCT),  # type: ignore[arg-type]
+    )
 
 
 def decode(kind: str, messages: Sequence[RawMessage], **options: str) -> SampleBatch:
     """Decode with the columns of RECORDS."""
-    fields = Fields(InputConfig(**options), ("flow", "level"))  # type: ignore[arg-type]
-    return load_decoder(kind, fields).decode(messages)
+    return decoder(kind, **options).decode(messages)
 
 
 def said(batch: SampleBatch) -> list[tuple[object, ...]]:
@@ -94,12 +196,12 @@ def said(batch: SampleBatch) -> list[tuple[object, ...]]:
 
 def check_is_a_decoder(kind: str) -> None:
     """It has the method."""
-    assert isinstance(load_decoder(kind, Fields(InputConfig(), ("flow",))), Decoder)
+    assert isinstance(decoder(kind), Decoder)
 
 
 def check_reads_every_column(kind: str) -> None:
     """Rows stand in order of arrival with all that was said of them; missing is NaN, -1 or None."""
-    rows = said(decode(kind, [MESSAGES[kind](RECORDS)], **OPTIONS))
+    rows = said(decode(kind, MESSAGES[kind](RECORDS), **OPTIONS))
     for record, (stream, time, values, seq, label, flag, _) in zip(RECORDS, rows, strict=True):
         assert (stream, label, flag) == (record["pump"], record["mode"], record["restart"])
         assert time == to_ns(record["time"])
@@ -111,15 +213,15 @@ def check_reads_every_column(kind: str) -> None:
 
 def check_agrees_with_csv(kind: str) -> None:
     """All formats mean the same by the same records, sequence keys included."""
-    assert said(decode(kind, [MESSAGES[kind](RECORDS)], **OPTIONS)) == said(
-        decode("csv", [csv_message(RECORDS)], **OPTIONS)
+    assert said(decode(kind, MESSAGES[kind](RECORDS), **OPTIONS)) == said(
+        decode("csv", csv_messages(RECORDS), **OPTIONS)
     )
 
 
 def check_messages_do_not_matter(kind: str) -> None:
     """A message for each record gives what one message gives, bit for bit."""
-    single = [MESSAGES[kind]([record]) for record in RECORDS]
-    assert said(decode(kind, single, **OPTIONS)) == said(decode(kind, [MESSAGES[kind](RECORDS)], **OPTIONS))
+    single = [message for record in RECORDS for message in MESSAGES[kind]([record])]
+    assert said(decode(kind, single, **OPTIONS)) == said(decode(kind, MESSAGES[kind](RECORDS), **OPTIONS))
 
 
 def check_nothing_is_an_empty_batch(kind: str) -> None:
@@ -131,7 +233,7 @@ def check_nothing_is_an_empty_batch(kind: str) -> None:
 def check_columns_have_their_types(kind: str) -> None:
     """All columns are equally long and of the type that `SampleBatch` promises."""
     for rows in (RECORDS, RECORDS[:1], [{**RECORDS[0], "time": None}]):
-        batch = decode(kind, [MESSAGES[kind](rows)], **OPTIONS)
+        batch = decode(kind, MESSAGES[kind](rows), **OPTIONS)
         dtypes = {
             "stream": np.int32, "time_ns": np.int64, "values": np.float32, "seq": np.int64, "label": np.int32,
             "reset": np.bool_, "sequence": np.int64,
@@ -145,36 +247,37 @@ def check_columns_have_their_types(kind: str) -> None:
 def check_missing_times_are_counted(kind: str) -> None:
     """A row without a time is one reject, and harms no row beside it."""
     rows = [{**record, "time": None} if i % 5 == 0 else record for i, record in enumerate(RECORDS)]
-    batch = decode(kind, [MESSAGES[kind](rows)], **OPTIONS)
+    batch = decode(kind, MESSAGES[kind](rows), **OPTIONS)
     assert dict(batch.rejected) == {DropReason.MISSING_FIELD: 4}
-    assert said(batch) == [
-        row for i, row in enumerate(said(decode(kind, [MESSAGES[kind](RECORDS)], **OPTIONS))) if i % 5
-    ]
+    assert said(batch) == [row for i, row in enumerate(said(decode(kind, MESSAGES[kind](RECORDS), **OPTIONS))) if i % 5]
 
 
 def check_absent_optional_columns_are_missing_in_each_row(kind: str) -> None:
     """A column that was asked for and is not there is missing everywhere, and no reason to drop a row."""
     rows = [{k: v for k, v in r.items() if k in ("time", "pump", "flow", "level")} for r in RECORDS]
-    batch = decode(kind, [MESSAGES[kind](rows)], **OPTIONS)
+    batch = decode(kind, MESSAGES[kind](rows), **OPTIONS)
     assert {row[3:] for row in said(batch)} == {(-1, None, False, -1)}
     assert not batch.rejected
 
 
 def check_an_absent_channel_is_told(kind: str) -> None:
-    """A table without a channel's column can never fit; an object without it may be one of many kinds."""
-    rows = [{k: v for k, v in r.items() if k != "level"} for r in RECORDS]
-    if kind == "jsonl":
-        assert np.isnan(decode(kind, [MESSAGES[kind](rows)]).values[:, 1]).all()
+    """A table without a channel's column can never fit; a record without it may be one of many kinds."""
+    rows = [{k: v for k, v in r.items() if k != "level"} | {"flow": 1.5} for r in RECORDS]
+    if kind in ("csv", "parquet"):
+        with pytest.raises(DataError, match="p: expected a column 'level'"):
+            decode(kind, MESSAGES[kind](rows))
         return
-    with pytest.raises(DataError, match="p: expected a column 'level'"):
-        decode(kind, [MESSAGES[kind](rows)])
+    batch = decode(kind, MESSAGES[kind](rows))
+    assert np.isnan(batch.values[:, 1]).all()
+    assert dict(batch.rejected) == ({DropReason.MISSING_FIELD: 20} if kind == "json_vector" else {})
 
 
 def check_damaged_bytes_raise_only_data_error(kind: str) -> None:
     """Changed and cut bytes are rejects or a DataError, never another error."""
     rng = np.random.default_rng(4)
-    message = MESSAGES[kind](RECORDS)
-    for _ in range(150):
+    messages = MESSAGES[kind](RECORDS)
+    for turn in range(150):
+        message = messages[turn % len(messages)]
         damaged = bytearray(message.payload)
         for place in rng.integers(0, len(damaged), int(rng.integers(1, 4))):
             damaged[place] = rng.integers(256)
@@ -186,6 +289,47 @@ def check_damaged_bytes_raise_only_data_error(kind: str) -> None:
         assert batch.received == len(batch) + sum(batch.rejected.values())
 
 
+def check_a_fault_is_one_reject(kind: str) -> None:
+    """A message with a fault is not looked at, harms nothing, and is counted under its reason."""
+    good = MESSAGES[kind](RECORDS)
+    faulty = [replace(message, fault=DropReason.TOO_LARGE) for message in good]
+    batch = decode(kind, [*faulty, *good], **OPTIONS)
+    assert dict(batch.rejected) == {DropReason.TOO_LARGE: len(good)}
+    assert said(batch) == said(decode(kind, good, **OPTIONS))
+
+
+def check_arrivals_stay_with_their_rows(kind: str) -> None:
+    """Each row tells when its message came; in recordings nobody knows."""
+    good = [message for record in RECORDS for message in MESSAGES[kind]([record])]
+    assert decode(kind, good, **OPTIONS).arrival_ns is None
+    live = [replace(message, arrival_ns=to_ns(START) + i) for i, message in enumerate(good)]
+    arrival_ns = decode(kind, live, **OPTIONS).arrival_ns
+    assert arrival_ns is not None
+    assert arrival_ns.tolist() == [to_ns(START) + i for i in range(20)]
+
+
+def check_a_clock_far_ahead_is_refused(kind: str) -> None:
+    """A live row more than a day after its arrival would block its stream; a recording knows of no arrival."""
+    late = [replace(message, arrival_ns=to_ns(START) - 86_400 * 10**9) for message in MESSAGES[kind](RECORDS)]
+    batch = decode(kind, late, **OPTIONS)
+    assert dict(batch.rejected) == {DropReason.TIMESTAMP: 19}
+    assert len(batch) == 1
+
+
+def check_streams_are_named_by_keys(kind: str) -> None:
+    """What names no stream is of its message's key; a device's bad name is a reject, a file's is made good."""
+    messages = [
+        replace(message, key=key)
+        for key, record in zip(["a", "b", "c+", "a"], RECORDS, strict=False)
+        for message in MESSAGES[kind]([record])
+    ]
+    batch = decode(kind, messages)
+    assert [batch.streams[i] for i in batch.stream] == ["a", "b", "c_", "a"]
+    batch = decode(kind, [replace(message, arrival_ns=to_ns(START)) for message in messages])
+    assert [batch.streams[i] for i in batch.stream] == ["a", "b", "a"]
+    assert dict(batch.rejected) == {DropReason.BAD_STREAM_ID: 1}
+
+
 CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
 
 
@@ -195,10 +339,72 @@ def _row(kind: str) -> object:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("kind", [_row(kind) for kind in sorted(DECODERS)])
+@pytest.mark.parametrize("kind", [_row(kind) for kind in sorted(MESSAGES)])
 def test_decoder_contract(kind: str, check: Callable[[str], None]) -> None:
     """Every decoder honours every clause."""
     check(kind)
+
+
+def test_every_format_is_under_contract() -> None:
+    """Only a bare number cannot say what the records say."""
+    assert set(DECODERS) - set(MESSAGES) == {"number"}
+
+
+def live_messages(kind: str) -> list[RawMessage]:
+    """The records as devices send them, one a message."""
+    if kind == "number":
+        payloads = [str(record["flow"]).encode() for record in RECORDS if record["flow"] is not None]
+        good = [RawMessage(payload, "p", channel="flow") for payload in payloads]
+    elif kind == "csv":
+        good = [RawMessage(csv_line(record).encode(), "p") for record in RECORDS]
+    else:
+        good = [message for record in RECORDS for message in MESSAGES[kind]([record])]
+    return [replace(message, arrival_ns=to_ns(START) + i) for i, message in enumerate(good)]
+
+
+# What some format takes for nothing: blanks, separators, comments.
+NOTHING = re.compile(r"(\s|,|\ufeff|#[^\n]*)*")
+
+
+@pytest.mark.parametrize("kind", LIVE)
+def test_any_bytes_are_rejects_and_harm_no_message_beside_them(kind: str) -> None:
+    """Whatever comes, nothing is raised, each message that is not blank is counted, and each is read as it is alone."""
+    good = live_messages(kind)
+    options = {} if kind == "number" else OPTIONS
+    names = tuple(RECORDS[0]) if kind in ("binary", "csv") else ()
+    fields = Fields(InputConfig(**options), CHANNELS, CHANNELS, names=names, struct=STRUCT)  # type: ignore[arg-type]
+
+    def damage(message: RawMessage, place: int, byte: int, cut: int) -> RawMessage:
+        payload = bytearray(message.payload)
+        payload[place % len(payload)] = byte
+        return replace(message, payload=bytes(payload[: cut or None]))
+
+    byte = st.integers(0, 255)
+    sound = st.sampled_from(good)
+    broken = st.builds(damage, sound, st.integers(0, 500), byte, st.integers(0, 120))
+    garbage = st.builds(lambda message, payload: replace(message, payload=payload), sound, st.binary(max_size=60))
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.one_of(sound, broken, garbage, garbage), max_size=6))
+    def holds(messages: list[RawMessage]) -> None:
+        batch = load_decoder(kind, fields).decode(messages)
+        alone = [load_decoder(kind, fields).decode([message]) for message in messages]
+        for message, one in zip(messages, alone, strict=True):
+            assert one.received or NOTHING.fullmatch(message.payload.decode(errors="replace"))
+        assert batch.received == sum(one.received for one in alone)
+        full = [one for one in alone if len(one)]
+        assert batch.values.tobytes() == b"".join(one.values.tobytes() for one in full)
+        assert batch.time_ns.tolist() == [time for one in full for time in one.time_ns.tolist()]
+        assert [batch.streams[i] for i in batch.stream] == [one.streams[i] for one in full for i in one.stream]
+
+    holds()
+
+
+@pytest.mark.parametrize("kind", sorted(set(LIVE) - {"csv"}))
+def test_a_channel_that_nobody_knows_is_a_reject(kind: str) -> None:
+    """Where a topic names the channel, one that the model has not is counted as such (tables name their own)."""
+    messages = [replace(message, channel="door") for message in live_messages(kind)]
+    assert dict(decode(kind, messages, **OPTIONS).rejected) == {DropReason.UNKNOWN_STREAM: len(messages)}
 
 
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")

@@ -16,6 +16,7 @@ from stream_gru.errors import SinkUnavailable
 from stream_gru.protocols import Sink
 from stream_gru.sinks import ENCODERS, file_sink
 from stream_gru.sinks.stdout import StdoutSink
+from stream_gru.sinks.throttle import Throttled
 from stream_gru.types import PredictionBatch
 from tests.support.predictions import part
 from tests.support.streams import batch, toy_pipeline
@@ -33,11 +34,14 @@ class Case:
     touched: Callable[[], bool]
 
 
+SUFFIXES = {"line_protocol": "lp"}
+
+
 @contextmanager
 def file_case(form: str, compressed: bool) -> Iterator[Case]:
     """A file."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"out.{form}{'.gz' if compressed else ''}"
+        path = Path(folder) / f"out.{SUFFIXES.get(form, form)}{'.gz' if compressed else ''}"
         read = (lambda: gzip.decompress(path.read_bytes())) if compressed else path.read_bytes
         yield Case(file_sink(path, append=False), form, read, path.exists)
 
@@ -51,10 +55,19 @@ def stdout_case(form: str) -> Iterator[Case]:
         yield Case(sink, form, path.read_bytes, lambda: path.stat().st_size > 0)
 
 
+@contextmanager
+def throttled_case() -> Iterator[Case]:
+    """A file behind a throttle that lets every output of this test through: one each second."""
+    with file_case("jsonl", False) as case:
+        case.sink = Throttled(case.sink, "interval", 1e-9)
+        yield case
+
+
 SINKS: dict[str, Callable[[], AbstractContextManager[Case]]] = {
     **{f"file_{form}": partial(file_case, form, False) for form in ENCODERS},
     **{f"file_{form}_gz": partial(file_case, form, True) for form in ENCODERS},
     **{f"stdout_{form}": partial(stdout_case, form) for form in ENCODERS},
+    "throttled": throttled_case,
 }
 
 

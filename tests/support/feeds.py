@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stream_gru.errors import EndOfInput
-from stream_gru.types import Position, PredictionBatch, RawMessage, SampleBatch
+from stream_gru.types import Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
 
 class ListSource:
@@ -41,6 +41,10 @@ class ListSource:
     def close(self) -> None:
         """Count it."""
         self.closed += 1
+
+    def health(self) -> SourceHealth:
+        """Well."""
+        return SourceHealth()
 
 
 class ReadyDecoder:
@@ -88,3 +92,7 @@ class ListSink:
     def close(self) -> None:
         """Count it."""
         self._call("close")
+
+    def health(self) -> SinkHealth:
+        """Well."""
+        return SinkHealth()

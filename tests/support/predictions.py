@@ -50,6 +50,8 @@ def prediction_batches(draw: st.DrawFn, max_rows: int = 12) -> PredictionBatch:
         lower=numbers(*table) if targets and calibrated else None,
         upper=numbers(*table) if targets and calibrated else None,
         probabilities=numbers(n, len(labels)) if labels else None,
+        misses=rng.integers(0, 9, n).astype(np.int32) if targets and calibrated else None,
+        alarm=rng.random(n) < 0.5 if draw(st.booleans()) else None,
     )
 
 

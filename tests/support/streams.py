@@ -92,6 +92,7 @@ def rows_of(outputs: Sequence[PredictionBatch]) -> list[tuple[object, ...]]:
             int(out.reset[i]),
             int(out.steps[i]),
             int(out.imputed[i]),
+            None if out.misses is None else int(out.misses[i]),
             *(None if a is None else a[i].tobytes() for a in (out.forecast, out.lower, out.upper, out.probabilities)),
         )
         for out in outputs

@@ -57,7 +57,7 @@ def test_replay_writes_a_row_for_each_sample(recording: Path) -> None:
     assert outputs[0]["stream"] == "p"
     assert outputs[0]["reset"] == "first_sample"
     assert list(outputs[0]) == [
-        "stream", "time", "forecast", "interval", "level", "class", "probabilities", "status", "reset", "steps",
+        "id", "stream", "time", "forecast", "interval", "level", "class", "probabilities", "status", "reset", "steps",
         "model_id",
     ]  # fmt: skip
     assert len(outputs[0]["forecast"]["flow"]) == 10
@@ -89,7 +89,7 @@ def test_live_from_standard_input_equals_replay(recording: Path, tmp_path: Path)
     """The daemon on a pipe and the replay of a file give the same bytes."""
     config = tmp_path / "run.toml"
     config.write_text(
-        f'[run]\nbundle = "{BUNDLE}"\n[source]\ntype = "stdin"\nformat = "csv"\n'
+        f'[run]\nbundle = "{BUNDLE}"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
         '[[sink]]\ntype = "stdout"\n[metrics]\nlisten = "127.0.0.1:0"\n'
     )
     live = run("run", config, stdin=recording.read_text())
@@ -101,7 +101,7 @@ def test_rubbish_on_standard_input_is_counted_and_the_good_rows_flow(tmp_path: P
     """Bad lines are dropped, each with its reason; rows beside them are answered; exit 0."""
     config = tmp_path / "run.toml"
     config.write_text(
-        f'[run]\nbundle = "{BUNDLE}"\n[source]\ntype = "stdin"\nformat = "csv"\n'
+        f'[run]\nbundle = "{BUNDLE}"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
         '[[sink]]\ntype = "file"\npath = "out.jsonl"\n[metrics]\nenabled = false\n'
     )
     text = HEADER + rows(3) + "rubbish\n,,,,,,,,,,\nnot a time,p,1,2,3,4,x\n" + rows(2, first=3)
@@ -117,7 +117,7 @@ def test_sigterm_finishes_and_exits_with_0(tmp_path: Path) -> None:
     """The daemon answers what it has, closes its files and is gone within five seconds; /metrics lives until then."""
     config = tmp_path / "run.toml"
     config.write_text(
-        f'[run]\nbundle = "{BUNDLE}"\n[source]\ntype = "stdin"\nformat = "csv"\n'
+        f'[run]\nbundle = "{BUNDLE}"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
         '[[sink]]\ntype = "file"\npath = "out.jsonl"\n[metrics]\nlisten = "127.0.0.1:0"\n'
     )
     daemon = subprocess.Popen(
@@ -236,12 +236,12 @@ def test_the_samples_that_config_prints_pass_check(tmp_path: Path) -> None:
 def test_check_reports_every_mistake_with_its_line(tmp_path: Path) -> None:
     """All mistakes at once, exit 2."""
     path = tmp_path / "bad.toml"
-    path.write_text('[run]\nbundle = 3\nengin = "litert"\n\n[source]\ntype = "replay"\nfiles = ["a.csv"]\nspeed = -1\n')
+    path.write_text('[run]\nbundle = 3\nengin = "litert"\n\n[[source]]\ntype = "replay"\nfiles = ["a.csv"]\nspeed = -1\n')
     done = run("check", path)
     assert done.returncode == 2
     assert f"{path}:2: run.bundle: expected" in done.stderr
     assert f"{path}:3: run.engin: expected" in done.stderr
-    assert f"{path}:8: source.speed: expected" in done.stderr
+    assert f"{path}:8: source[1].speed: expected" in done.stderr
 
 
 def test_demo_runs_to_its_summary() -> None:

@@ -13,12 +13,12 @@ import pytest
 from msgspec.structs import replace
 
 from stream_gru.bundle import Bundle, load_bundle, manifest_digest
-from stream_gru.cli.run import running_fields
 from stream_gru.config import parse_config
 from stream_gru.config.schema import InputConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import ConfigError, SinkUnavailable
 from stream_gru.manifest import Manifest
+from stream_gru.plan import running_fields
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.stdout import StdoutSink
 
@@ -29,7 +29,7 @@ ROW = "2026-03-01T00:00:0{},p,100,300,5,1.5,normal\n"
 CHANNELS = '[[channel]]\nname = "{}"\n{}\n' + "".join(
     f'[[channel]]\nname = "{name}"\n' for name in ("pressure", "current", "vibration")
 )
-STDIN = '[source]\ntype = "stdin"\nformat = "csv"\n'
+STDIN = '[[source]]\ntype = "stdin"\nformat = "csv"\n'
 
 
 def command(*arguments: object, stdin: str | None = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -112,7 +112,7 @@ def test_closed_standard_input_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_a_recording_that_is_missing_is_not_waited_for(tmp_path: Path) -> None:
     """Exit 1 with the file's name: a recording does not come back as a broker does."""
-    done = command("run", run_file(tmp_path, '[source]\ntype = "replay"\nfiles = ["gone.csv"]\n'))
+    done = command("run", run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["gone.csv"]\n'))
     assert done.returncode == 1
     assert f"{tmp_path}/gone.csv: no such file" in done.stderr
 
@@ -122,7 +122,7 @@ def test_run_takes_patterns_as_replay_does(tmp_path: Path, pattern: str) -> None
     """The same pattern gives the same bytes by either command."""
     for second in range(3):
         (tmp_path / f"p{second}.csv").write_text(HEADER + ROW.format(f"{second}Z"))
-    done = command("run", run_file(tmp_path, f'[source]\ntype = "replay"\nfiles = ["{pattern}"]\n'))
+    done = command("run", run_file(tmp_path, f'[[source]]\ntype = "replay"\nfiles = ["{pattern}"]\n'))
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 3
     assert done.stdout == command("replay", BUNDLE, tmp_path / pattern).stdout
@@ -185,7 +185,7 @@ def test_files_of_one_name_are_warned_of_by_both_commands(tmp_path: Path) -> Non
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "p.csv").write_text(HEADER + ROW.format("0Z"))
-    config = run_file(tmp_path, '[source]\ntype = "replay"\nfiles = ["*/p.csv"]\n')
+    config = run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["*/p.csv"]\n')
     config.write_text(config.read_text().replace(str(BUNDLE), str(bundle)))
     words = f"warning: {tmp_path}/a/p.csv and {tmp_path}/b/p.csv are read as one stream 'p'"
     for done in (command("run", config), command("replay", bundle, tmp_path / "*" / "p.csv")):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from stream_gru.errors import IncompatibleStateError
 from stream_gru.pipeline import Pipeline
 from stream_gru.prediction import status_text
 from stream_gru.types import DropReason, PredictionBatch, ResetReason, Status
@@ -208,13 +208,15 @@ def test_the_same_model_keeps_every_state() -> None:
     assert rows_of([swapped]) == rows_of([unswapped])
 
 
-def test_a_model_of_other_channels_is_refused() -> None:
-    """A swap that cannot keep the streams is refused, and the pipeline goes on as it was."""
+def test_a_model_of_other_channels_resets_every_stream() -> None:
+    """After a swap to a model of other channels each stream begins anew, for that reason, and keeps its order."""
     _, pipeline = feed([0, 1])
-    with pytest.raises(IncompatibleStateError, match="expected the channels"):
-        pipeline.swap(make_bundle(channels=2, labels=2), "numpy")
-    out, _ = feed([2], pipeline)
-    assert resets(out) == ["none"]
+    other = calibrated(make_bundle(channels=2, labels=2, seed=5))
+    assert pipeline.swap(other, toy_pipeline(other).engine) == 1
+    values = np.ones((3, 2), np.float32)
+    out = pipeline.process(replace(batch(["a"] * 3, [0, 2, 3]), values=values))
+    assert resets(out) == ["model_changed", "none"]
+    assert out.dropped == {DropReason.LATE: 1}
 
 
 def test_a_lost_state_does_not_hide_a_reset_that_was_deferred() -> None:

@@ -32,7 +32,7 @@ period_s = 1
 [model.forecast]
 [run]
 bundle = "pump.bundle"
-[source]
+[[source]]
 type = "replay"
 files = ["live/*.csv"]
 [[sink]]
@@ -121,10 +121,11 @@ def test_paths_are_relative_to_the_folder_of_the_file(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, BOTH.encode()))
     assert config.data is not None
     assert config.run is not None
-    assert isinstance(config.source, ReplaySourceConfig)
+    (source,) = config.source
+    assert isinstance(source, ReplaySourceConfig)
     assert config.data.files == [f"{tmp_path}/pump.csv", "/srv/old.csv"]
     assert config.run.bundle == f"{tmp_path}/pump.bundle"
-    assert config.source.files == [f"{tmp_path}/live/*.csv"]
+    assert source.files == [f"{tmp_path}/live/*.csv"]
     assert config.sink == [StdoutSinkConfig(), FileSinkConfig(path=f"{tmp_path}/out/predictions.csv.gz")]
     assert config.training.tensorboard == f"{tmp_path}/curves"
 
@@ -166,7 +167,7 @@ def test_what_running_lacks_is_told_table_by_table() -> None:
         require_running(parse_config(sample_config("train"), "train.toml"), "train.toml")
     assert caught.value.problems == (
         "train.toml:1: run: expected a [run] table for running, got none",
-        "train.toml:1: source: expected a [source] table for running, got none",
+        "train.toml:1: source: expected at least one [[source]] table for running, got none",
         "train.toml:1: sink: expected at least one [[sink]] table for running, got none",
     )
 

@@ -33,6 +33,11 @@ def tables(text: str) -> Iterator[tuple[list[str], dict[str, object], set[str]]]
         yield header.strip("#[]").split("."), values, off
 
 
+def owner(table: type, key: str) -> str:
+    """Return the class that brings a key into a table: what many tables share is shown once."""
+    return next(one.__name__ for one in table.__mro__ if key in one.__dict__.get("__annotations__", {}))
+
+
 def keys(kind: inspect.Type, value: dict[str, object]) -> Iterator[tuple[Key, inspect.Field, object]]:
     """Yield (table class, key), field and value for the keys of a table of a sample, and of inline tables in it."""
     choices = table_types(kind)
@@ -40,7 +45,7 @@ def keys(kind: inspect.Type, value: dict[str, object]) -> Iterator[tuple[Key, in
     for field in table.fields:
         if field.name in value:
             item = value[field.name]
-            yield (table.cls.__name__, field.name), field, item
+            yield (owner(table.cls, field.name), field.name), field, item
             if isinstance(item, dict):
                 yield from keys(field.type, item)
 
@@ -49,8 +54,8 @@ def table_at(header: list[str]) -> inspect.Type:
     """Return the type of the table that a header opens."""
     kind = inspect.type_info(Config)
     for name in header:
-        (table,) = table_types(kind)
-        kind = bare(next(field.type for field in table.fields if field.name == name))
+        fields = [field for table in table_types(kind) for field in table.fields]
+        kind = bare(next(field.type for field in fields if field.name == name))
         kind = kind.item_type if isinstance(kind, inspect.ListType) else kind
     return kind
 
@@ -70,7 +75,7 @@ def schema_keys(kind: inspect.Type) -> Iterator[Key]:
     for table in table_types(kind):
         for field in table.fields:
             below = list(schema_keys(field.type))
-            yield from below or [(table.cls.__name__, field.name)]
+            yield from below or [(owner(table.cls, field.name), field.name)]
 
 
 def default(field: inspect.Field) -> object:
@@ -94,10 +99,10 @@ def test_the_samples_hold_every_key() -> None:
 
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_the_samples_show_the_defaults(purpose: Purpose) -> None:
-    """A key with a value shows its default, a key without one is switched off."""
+    """A key with a value shows its default; a key, or table, without one is switched off."""
     for key, field, value, off in sample_keys(purpose):
         if off:
-            assert default(field) in EMPTY or key == ("StdinSourceConfig", "format"), key
+            assert field.required or default(field) in EMPTY or value == default(field), key
         elif key not in OF_THE_EXAMPLE and not field.required:
             assert (key, value) == (key, default(field))
 

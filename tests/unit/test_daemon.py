@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from stream_gru.daemon import Daemon
-from stream_gru.errors import DataError, SinkUnavailable, SourceUnavailable
+from stream_gru.daemon import Daemon, Input
+from stream_gru.errors import DataError, SinkPending, SinkUnavailable, SourceUnavailable
+from stream_gru.intake import Intake
 from stream_gru.metrics import Metrics
 from stream_gru.pipeline import Pipeline
+from stream_gru.protocols import Sink
 from stream_gru.sinks import file_sink
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.stdout import StdoutSink
@@ -52,18 +54,29 @@ def message(number: int) -> RawMessage:
     return RawMessage(b"%d" % number, position=Position("a", number + 1), arrival_ns=10**18)
 
 
+def the_input(source: ListSource, batches: list[SampleBatch], speed: float = 0.0, name: str = "replay") -> Input:
+    """An input whose messages are turned into these batches."""
+    return Input(name, source, {name: Intake(name, ReadyDecoder(batches))}, speed)
+
+
+def by_name(*sinks: Sink) -> dict[str, Sink]:
+    """Sinks with names."""
+    return {f"sink-{number}": sink for number, sink in enumerate(sinks)}
+
+
 def make(
     source: ListSource,
     *sinks: ListSink,
     batches: list[SampleBatch] | None = None,
     time: FakeTime | None = None,
     pipeline: Pipeline | None = None,
+    speed: float = 0.0,
     **options: object,
 ) -> Daemon:
     """A daemon over a toy model, with a fake clock."""
     time = time or FakeTime()
     return Daemon(
-        source, ReadyDecoder(batches or BATCHES), pipeline or toy_pipeline(), sinks,
+        [the_input(source, batches or BATCHES, speed)], pipeline or toy_pipeline(), by_name(*sinks),
         clock=time.clock, wait=time.wait, wall_ns=lambda: 10**18 + 10**9, **options,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -87,7 +100,7 @@ def test_every_sample_is_accounted_for(batches: list[SampleBatch], rejects: int,
     """Whatever comes, at any speed: received = applied + dropped, rejects included, and the metrics agree."""
     batches = [replace(b, rejected={DropReason.PARSE: rejects} if rejects else {}) for b in batches]
     pipeline = toy_pipeline(max_streams=3)
-    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "replay", "toy", "0")
+    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0")
     source = ListSource([message(i) for i in range(len(batches))])
     daemon = make(source, batches=batches, pipeline=pipeline, metrics=metrics, speed=speed)
     summary = daemon.run()
@@ -108,9 +121,8 @@ def test_a_batch_of_nothing_but_rejects_harms_nobody(tmp_path: Path) -> None:
     """It is counted, and files of every form go on."""
     empty = replace(BATCHES[0].take(slice(0, 0)), rejected={DropReason.ENCODING: 3})
     sinks = [file_sink(tmp_path / f"out.{form}", append=False) for form in ("jsonl", "csv")]
-    daemon = Daemon(
-        ListSource([message(0), message(1)]), ReadyDecoder([empty, BATCHES[0]]), toy_pipeline(), sinks
-    )  # fmt: skip
+    source = ListSource([message(0), message(1)])
+    daemon = Daemon([the_input(source, [empty, BATCHES[0]])], toy_pipeline(), by_name(*sinks))
     summary = daemon.run()
     assert (summary.received, summary.applied, dict(summary.dropped)) == (8, 5, {"encoding": 3})
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
@@ -171,36 +183,64 @@ def test_a_sink_that_cannot_be_closed_keeps_no_other_one_open() -> None:
     assert (source.closed, two.calls[-1]) == (1, "close")
 
 
-def test_an_unreachable_source_is_tried_again_with_longer_and_longer_pauses(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Pauses double from one second to thirty; each is told; then the run goes on as if nothing had been."""
-    time, sink = FakeTime(), ListSink()
-    source = ListSource([message(0)], [SourceUnavailable(f"no broker {i}") for i in range(7)])
-    with caplog.at_level(logging.WARNING):
-        summary = make(source, sink, time=time, wait_for_source=True).run()
-    assert time.waits == [1, 2, 4, 8, 16, 30, 30]
-    assert caplog.records[0].message == "no broker 0; trying again in 1 s"
-    assert len(caplog.records) == 7
-    assert summary.applied == 5
-
-
 def test_an_unreachable_source_of_a_replay_is_an_error() -> None:
-    """Without waiting for it, the first failure comes out."""
+    """The first failure comes out."""
     source = ListSource([message(0)], [SourceUnavailable("no such file")])
     with pytest.raises(SourceUnavailable, match="no such file"):
         make(source, ListSink()).run()
     assert source.opened == source.closed == 1
 
 
-def test_stop_ends_the_waiting_for_a_source() -> None:
-    """A daemon that never reached its source ends quietly when it is told to."""
-    source, sink = ListSource([message(0)], [SourceUnavailable("no broker")] * 99), ListSink()
+def test_several_sources_take_turns() -> None:
+    """None of three busy sources waits for the end of another; every sample of each is written, in its order."""
+    sources = [ListSource([message(i) for i in range(4)]) for _ in range(3)]
+    batches = [[batch([name] * 5, [5 * k + i for i in range(5)]) for k in range(4)] for name in "abc"]
+    inputs = [the_input(one, b, name=n) for one, b, n in zip(sources, batches, "abc", strict=True)]
+    sink = ListSink()
+    summary = Daemon(inputs, toy_pipeline(), by_name(sink)).run()
+    order = [out.streams[0] for out in sink.written]
+    assert all(set(order[i : i + 3]) == {"a", "b", "c"} for i in range(0, 12, 3))
+    assert summary.applied == 60
+    assert [source.committed[-1] for source in sources] == [Position("a", 4)] * 3
+
+
+def test_what_a_sink_has_not_confirmed_is_not_acknowledged() -> None:
+    """While one sink says that it is pending nothing is committed, the other one is flushed all the same."""
+    source, slow, other = ListSource([message(i) for i in range(4)]), ListSink("flush", SinkPending("wait")), ListSink()
     time = FakeTime()
-    daemon = make(source, sink, time=time, wait_for_source=True)
-    time.on_wait = daemon.stop
-    assert daemon.run().received == 0
-    assert (source.opened, source.closed, sink.calls[-1]) == (1, 1, "close")
+    slow.on_write = lambda: setattr(slow, "fail", "flush" if len(slow.written) < 3 else "")
+    committed = []
+    other.on_write = lambda: committed.append(len(source.committed))
+    make(source, slow, other, time=time, commit_rows=1).run()
+    assert committed == [0, 0, 0, 1]
+    assert other.calls.count("flush") >= 4
+
+
+def test_a_sink_that_never_confirms_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """After some seconds the daemon ends, says so, and leaves its inputs unacknowledged."""
+    source = ListSource([message(0)])
+    make(source, ListSink("flush", SinkPending("wait"))).run()
+    assert source.committed == []
+    assert "were not confirmed" in caplog.text
+
+
+def test_half_a_window_of_the_other_side_is_committed_at_once() -> None:
+    """A broker that waits for acknowledgements after two messages is given one for each."""
+    source = ListSource([message(i) for i in range(4)])
+    daemon = make(source, ListSink())
+    daemon.inputs[0].window = 2
+    daemon.run()
+    assert [position.offset for position in source.committed] == [1, 2, 3, 4]
+
+
+def test_a_change_is_made_between_two_batches() -> None:
+    """What is asked for during a batch happens after it and before the next one, once."""
+    source, sink = ListSource([message(i) for i in range(3)]), ListSink()
+    daemon = make(source, sink)
+    seen: list[int] = []
+    sink.on_write = lambda: daemon.between_batches(lambda: seen.append(len(sink.written)))
+    daemon.run()
+    assert seen == [1, 2, 3]
 
 
 def test_outputs_are_flushed_while_a_slow_recording_plays() -> None:
@@ -248,10 +288,9 @@ def test_a_pipe_to_a_closed_reader_ends_the_run() -> None:
     """When the reader of the output has gone, the run ends with SinkUnavailable whose cause is the broken pipe."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as stream:
-        daemon = Daemon(
-            ListSource([message(0), lambda: os.close(reader), message(1), message(2)]),
-            ReadyDecoder(BATCHES), toy_pipeline(), [StdoutSink(JsonEncoder(), stream)],
-        )  # fmt: skip
+        source = ListSource([message(0), lambda: os.close(reader), message(1), message(2)])
+        sink = StdoutSink(JsonEncoder(), stream)
+        daemon = Daemon([the_input(source, BATCHES)], toy_pipeline(), by_name(sink))
         with pytest.raises(SinkUnavailable) as caught:
             daemon.run()
     assert isinstance(caught.value.__cause__, BrokenPipeError)

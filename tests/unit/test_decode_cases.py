@@ -33,12 +33,13 @@ def decode_story(folder: Path, block_rows: int) -> list[dict[str, object]]:
     try:
         batch = read_all(FileSource([path], kind, block_rows), load_decoder(kind, fields), len(fields.columns))
         rejected = {reason.text: n for reason, n in sorted(batch.rejected.items())}
-        return [*_rows(batch), {"rejected": rejected}]
+        return [*sample_rows(batch), {"rejected": rejected}]
     except DataError as error:
         return [{"error": str(error).replace(f"{folder}/", "")}]
 
 
-def _rows(batch: SampleBatch) -> list[dict[str, object]]:
+def sample_rows(batch: SampleBatch) -> list[dict[str, object]]:
+    """The samples of a batch in the form of ``expected.jsonl``."""
     rows = []
     for i, time in enumerate(format_iso(batch.time_ns)):
         row: dict[str, object] = {"stream": batch.streams[batch.stream[i]], "time": time}

@@ -193,7 +193,7 @@ def test_messages_of_different_files_keep_their_headers() -> None:
 
 def test_an_unknown_format_is_told() -> None:
     """The error lists the known ones."""
-    with pytest.raises(ConfigError, match="format: expected one of csv, jsonl, parquet, got 'xml'"):
+    with pytest.raises(ConfigError, match=r"format: expected one of csv, jsonl, .*, number, got 'xml'"):
         load_decoder("xml", Fields(InputConfig(), ("flow",)))
 
 
@@ -206,12 +206,22 @@ def test_a_line_at_the_limit_is_read_and_one_beyond_is_not() -> None:
     assert (len(batch), dict(batch.rejected)) == (2, {DropReason.TOO_LARGE: 1})
 
 
-def test_a_format_whose_package_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "module", "package", "extra"),
+    [
+        ("parquet", "arrow", "pyarrow", "parquet"),
+        ("cbor", "cbor", "cbor2", "binary"),
+        ("binary", "binary", "cobs", "binary"),
+    ],
+)
+def test_a_format_whose_package_is_missing_is_told(
+    kind: str, module: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error says what to install."""
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "stream_gru.decoders.arrow", raising=False)
-    with pytest.raises(ConfigError, match=r"parquet cannot be read .*; pip install 'stream-gru\[parquet\]'"):
-        load_decoder("parquet", Fields(InputConfig(), ("flow",)))
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"stream_gru.decoders.{module}", raising=False)
+    with pytest.raises(ConfigError, match=rf"{kind} cannot be read .*; pip install 'stream-gru\[{extra}\]'"):
+        load_decoder(kind, Fields(InputConfig(), ("flow",)))
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,29 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream_gru.cli.building import build_metrics
-from stream_gru.metrics import Metrics, shown_horizons
+from stream_gru.metrics import Metrics, build_registry, shown_horizons
 from stream_gru.pipeline import Pipeline
-from stream_gru.types import DropReason, PredictionBatch, ResetReason, SampleBatch
+from stream_gru.types import DropReason, PredictionBatch, ResetReason, SampleBatch, SinkHealth, SourceHealth
 from tests.support.models import make_bundle
 from tests.support.streams import CHANNELS, batch, calibrated, hostile_batches, toy_pipeline
 
 BUNDLE = calibrated(make_bundle(channels=CHANNELS, labels=2, horizon=10))
-LABELS = {"source", "reason", "class", "target", "horizon", "le", "version", "python", "engine", "model_id", "regime"}
+LABELS = {
+    "source",
+    "reason",
+    "class",
+    "target",
+    "horizon",
+    "le",
+    "version",
+    "python",
+    "engine",
+    "model_id",
+    "regime",
+    "sink",
+    "action",
+    "result",
+}
 
 
 def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -37,14 +51,22 @@ def by_label(registry: CollectorRegistry, name: str, label: str) -> dict[str, fl
     return {key: value for key, value in found.items() if value}
 
 
+def ready_metrics(pipeline: Pipeline) -> Metrics:
+    """Metrics of a daemon with one source and one sink."""
+    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0.1")
+    metrics.add_source("replay")
+    metrics.add_sink("file")
+    return metrics
+
+
 def run(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[PredictionBatch]]:
     """Metrics of a run."""
-    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "replay", "toy", "0.1")
+    metrics = ready_metrics(pipeline)
     outs: list[PredictionBatch] = []
     for given_batch in batches:
         out = pipeline.process(given_batch)
         outs.append(out)
-        metrics.observe_batch(given_batch.received, out, len(pipeline.streams))
+        metrics.observe_batch("replay", given_batch.received, out, len(pipeline.streams))
         metrics.observe_inference(0.001)
         metrics.observe_latency(0.002, None)
         totals = pipeline.scores()
@@ -93,7 +115,7 @@ def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
 def test_series_are_known_before_the_first_sample() -> None:
     """All series are there from the start and no stream, however many, adds one; labels come from closed sets."""
     pipeline = toy_pipeline(BUNDLE, max_streams=10**6)
-    before = set(samples(Metrics(CollectorRegistry(), pipeline.manifest, "replay", "toy", "0.1").registry))
+    before = set(samples(ready_metrics(pipeline).registry))
     many = [batch([f"pump-{i}" for i in range(200)], [t] * 200) for t in range(15)]
     metrics, _ = run(pipeline, many)
     found = set(samples(metrics.registry))
@@ -108,7 +130,7 @@ def test_series_are_known_before_the_first_sample() -> None:
 
 def test_all_names_are_the_products_own() -> None:
     """Beside those of the process, the interpreter and its garbage collector every name begins with stream_gru_."""
-    found = build_metrics(BUNDLE, "replay", "toy").registry
+    found = Metrics(build_registry(), BUNDLE.manifest, "toy", "0.1").registry
     names = {name for name, _ in samples(found)}
     assert all(name.startswith(("stream_gru_", "process_", "python_")) for name in names)
     assert {"stream_gru_build_info", "stream_gru_model_info", "process_resident_memory_bytes"} <= names
@@ -116,7 +138,7 @@ def test_all_names_are_the_products_own() -> None:
 
 def test_every_metric_is_explained_and_units_are_in_the_name() -> None:
     """A help text for each; times are in seconds."""
-    registry = Metrics(CollectorRegistry(), BUNDLE.manifest, "replay", "toy", "0.1").registry
+    registry = Metrics(CollectorRegistry(), BUNDLE.manifest, "toy", "0.1").registry
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert all(family.documentation for family in families if not family.name.endswith("_created"))
     for family in families:
@@ -130,8 +152,8 @@ def test_an_output_that_is_no_number_is_no_class() -> None:
     out = pipeline.process(batch(["p"] * 3, [0, 1, 2], label=np.zeros(3, np.int32), labels=("label0",)))
     assert out.probabilities is not None
     out.probabilities[:] = np.array([[1, 0], [np.nan, np.nan], [0, 1]])
-    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "replay", "toy", "0.1")
-    metrics.observe_batch(3, out, 1)
+    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0.1")
+    metrics.observe_batch("replay", 3, out, 1)
     found = samples(metrics.registry)
     assert by_label(metrics.registry, "classifications", "class") == {"label0": 1, "label1": 1}
     assert found["stream_gru_labelled_samples_total", ()] == 3
@@ -155,13 +177,38 @@ def test_scores_that_round_lower_stop_nothing() -> None:
 def test_models_without_a_head_have_no_series_of_it() -> None:
     """No forecast, no scores; no classes, no classifications."""
     only_classes = make_bundle(horizon=0)
-    registry = Metrics(CollectorRegistry(), only_classes.manifest, "replay", "toy", "0").registry
+    registry = Metrics(CollectorRegistry(), only_classes.manifest, "toy", "0").registry
     assert not any("forecast" in name for name, _ in samples(registry))
     only_forecast = make_bundle(labels=0)
-    registry = Metrics(CollectorRegistry(), only_forecast.manifest, "replay", "toy", "0").registry
+    registry = Metrics(CollectorRegistry(), only_forecast.manifest, "toy", "0").registry
     assert not any("classifications" in name for name, _ in samples(registry))
 
 
 def test_first_middle_and_last_horizon_are_shown() -> None:
     """At most three series a target, however far the forecast goes."""
     assert [shown_horizons(h) for h in (0, 1, 2, 3, 96)] == [[], [1], [1, 2], [1, 2, 3], [1, 48, 96]]
+
+
+def test_counters_of_sources_and_sinks_only_rise() -> None:
+    """What a source says since it began is added; one that begins anew counts on; gauges follow."""
+    metrics = ready_metrics(toy_pipeline(BUNDLE))
+    for reconnects, queued in ((2, 7), (3, 0), (1, 4)):
+        metrics.observe_source("replay", SourceHealth(connected=queued > 0, queued=queued, reconnects=reconnects))
+        metrics.observe_sink("file", SinkHealth(failed=reconnects, queued=queued))
+    found = samples(metrics.registry)
+    assert found["stream_gru_source_reconnects_total", (("source", "replay"),)] == 4
+    assert found["stream_gru_sink_failed_total", (("sink", "file"),)] == 4
+    assert found["stream_gru_source_queue_messages", (("source", "replay"),)] == 4
+    assert found["stream_gru_source_connected", (("source", "replay"),)] == 1
+
+
+def test_another_model_brings_its_own_series() -> None:
+    """Classes and targets of the model before are gone, counters of samples go on."""
+    pipeline = toy_pipeline(BUNDLE)
+    metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
+    metrics.set_model(make_bundle(labels=3, horizon=0).manifest, "toy")
+    found = samples(metrics.registry)
+    classes = {dict(labels)["class"] for name, labels in found if name == "stream_gru_classifications_total"}
+    assert classes == {"label0", "label1", "label2"}
+    assert not any("forecast" in name for name, _ in found)
+    assert found["stream_gru_samples_applied_total", (("source", "replay"),)] == 30

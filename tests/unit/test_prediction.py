@@ -21,6 +21,9 @@ def test_a_record_is_json_and_absent_heads_are_absent_keys(batch: PredictionBatc
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         assert ("forecast" in record) == (batch.forecast is not None)
         assert ("interval" in record) == ("level" in record) == (batch.lower is not None)
+        assert ("alarm" in record) == (batch.alarm is not None)
+        assert list(record)[:3] == ["id", "stream", "time"]
+        assert record["id"] == f"{record['stream']}/{record['time']}"
         assert ("class" in record) == ("probabilities" in record) == (batch.probabilities is not None)
 
 

@@ -162,6 +162,51 @@ def test_interval_offsets_come_from_the_stored_quantiles() -> None:
     assert (low[0, 0], high[0, 0]) == (-2.0, 4.0)
 
 
+def runs_of(out: PredictionBatch) -> list[int]:
+    """The runs of misses, which every output of a calibrated model has."""
+    assert out.misses is not None
+    return out.misses.tolist()
+
+
+def test_a_run_of_misses_is_counted_from_the_outputs_alone() -> None:
+    """Each output says how many truths in a row, itself included, lay outside the interval issued one step before."""
+    values = walk(3000, seed=5, spread=1.5)
+    out, _ = run(values)
+    assert out.lower is not None
+    assert out.upper is not None
+    y, expected = np.array(values, np.float32)[:, 0], [0]
+    for t in range(1, len(y)):
+        inside = out.lower[t - 1, 0, 0] <= y[t] <= out.upper[t - 1, 0, 0]
+        expected.append(0 if inside else expected[-1] + 1)
+    assert runs_of(out) == expected
+    assert max(expected) > 1
+
+
+def test_a_missing_truth_leaves_a_run_and_a_reset_ends_it() -> None:
+    """Held and filled-in values are no truths; after a reset there is nothing that could have been missed."""
+    bundle = calibrated(make_bundle(channels=1, targets=1, horizon=1, labels=0))
+    pipeline = Pipeline(bundle, LastValueEngine(1), adapt_rate=0)
+    nan = float("nan")
+    values = [[v] for v in (0.0, 9.0, 18.0, nan, 0.0, 9.0, 9.0, 18.0, 30.0, 60.0, 90.0)]
+    times = [0, 1, 2, 3, 4, 5, 6, 7, 10, 500, 501]
+    assert runs_of(pipeline.process(batch(["a"] * 11, times, values))) == [0, 1, 2, 2, 3, 4, 0, 1, 1, 0, 1]
+
+
+def test_the_longest_run_of_any_target_counts() -> None:
+    """Targets have runs of their own; streams do too, and an uncalibrated model has none."""
+    bundle = calibrated(make_bundle(channels=2, targets=2, horizon=1, labels=0))
+    engine = LastValueEngine(2)
+    engine.input_size = 2
+    engine.scan = engine.step = lambda x, h: (x[:, ::-1].copy(), h)  # type: ignore[method-assign]
+    pipeline = Pipeline(bundle, engine, adapt_rate=0)
+    values = [[0.0, 0.0], [9.0, 0.0], [18.0, 0.0], [18.0, 9.0], [27.0, 18.0], [27.0, 27.0]]
+    names = [name for _ in values for name in "ab"]
+    times = [t for t in range(len(values)) for _ in "ab"]
+    both = [row for pair in zip(values, [[0.0, 0.0]] * 6, strict=True) for row in pair]
+    assert runs_of(pipeline.process(batch(names, times, both))) == [0, 0, 1, 0, 2, 0, 1, 0, 2, 0, 3, 0]
+    assert toy_pipeline(make_bundle(channels=3, labels=2)).process(batch(["a"], [0])).misses is None
+
+
 def test_times_of_the_toy_streams_are_today() -> None:
     """The tests run at a time of day as real data has it, not at 1970."""
     assert START_NS > 1.7e18

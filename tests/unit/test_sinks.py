@@ -18,6 +18,7 @@ from stream_gru.prediction import prediction_at
 from stream_gru.sinks import build_sink, file_sink
 from stream_gru.sinks.encode_csv import CsvEncoder
 from stream_gru.sinks.encode_json import JsonEncoder
+from stream_gru.sinks.encode_line import LineEncoder
 from stream_gru.sinks.file import FileSink
 from stream_gru.sinks.stdout import StdoutSink
 from stream_gru.types import PredictionBatch
@@ -51,9 +52,9 @@ def test_a_json_row_is_the_record_of_its_prediction(outs: PredictionBatch) -> No
         assert as_float32(json.loads(line)) == as_float32(expected)
 
 
-@given(prediction_batches(), st.integers(0, 12), st.sampled_from([JsonEncoder, CsvEncoder]))
+@given(prediction_batches(), st.integers(0, 12), st.sampled_from([JsonEncoder, CsvEncoder, LineEncoder]))
 def test_the_bytes_of_a_row_do_not_depend_on_its_batch(
-    outs: PredictionBatch, cut: int, encoder: type[JsonEncoder] | type[CsvEncoder]
+    outs: PredictionBatch, cut: int, encoder: type[JsonEncoder] | type[CsvEncoder] | type[LineEncoder]
 ) -> None:
     """A batch cut in two, or into single rows, gives the same bytes."""
     whole = encoder().encode(outs)
@@ -64,13 +65,15 @@ def test_the_bytes_of_a_row_do_not_depend_on_its_batch(
 @given(prediction_batches())
 def test_a_csv_row_has_the_fields_of_the_header(outs: PredictionBatch) -> None:
     """Header and rows have equally many fields, whatever heads there are; numbers are those of the prediction."""
-    text = (CsvEncoder().header(outs.spec) + CsvEncoder().encode(outs)).decode()
+    text = (CsvEncoder().header(outs.spec, outs.alarm is not None) + CsvEncoder().encode(outs)).decode()
     names, *rows = csv.reader(text.splitlines(keepends=True))
     assert len(rows) == len(outs)
     for index, row in enumerate(rows):
         cells = dict(zip(names, row, strict=True))
         said = prediction_at(outs, index)
         assert (cells["stream"], cells["time"], cells["reset"]) == (said.stream, said.time, said.reset or "")
+        assert ("alarm" in cells) == (said.alarm is not None)
+        assert cells.get("alarm", "") == ("" if said.alarm is None else str(said.alarm).lower())
         for target, numbers in (said.forecast or {}).items():
             for h, number in enumerate(numbers):
                 cell = cells[f"{target}+{h + 1}"]
@@ -91,7 +94,7 @@ def test_a_configured_file_is_continued_and_a_replaced_one_is_not(tmp_path: Path
     """The sink of a configuration appends, with one header; the other begins afresh."""
     path = tmp_path / "out.csv"
     for _ in range(2):
-        sink = build_sink(FileSinkConfig(path=str(path)))
+        sink = build_sink(FileSinkConfig(path=str(path)), "file")
         sink.open()
         sink.write(outputs())
         sink.close()
@@ -174,7 +177,7 @@ def test_a_full_disk_behind_standard_output_is_told() -> None:
 
 def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """The header of CSV comes once."""
-    sink = build_sink(StdoutSinkConfig(format="csv"))
+    sink = build_sink(StdoutSinkConfig(format="csv"), "stdout")
     sink.open()
     sink.write(outputs(2))
     sink.write(outputs(3))
@@ -202,3 +205,15 @@ def test_rows_of_other_columns_are_not_appended(tmp_path: Path) -> None:
     with pytest.raises(SinkUnavailable, match="expected the columns of this model"):
         sink.write(toy_pipeline().process(batch(["a"], [0])))
     sink.close()
+
+
+def test_a_half_written_header_is_written_again(tmp_path: Path) -> None:
+    """A kill in the first line leaves a file that begins with a whole one."""
+    path = tmp_path / "out.csv"
+    path.write_bytes(b"stream,ti")
+    sink = FileSink(path, CsvEncoder(), append=True)
+    sink.open()
+    sink.write(outputs())
+    assert sink.flush() == path.stat().st_size
+    sink.close()
+    assert path.read_bytes() == CsvEncoder().header(outputs().spec) + CsvEncoder().encode(outputs())

@@ -1,0 +1,634 @@
+"""Print the dashboard: ``python deploy/grafana/make_dashboard.py > deploy/grafana/dashboard.json``.
+
+Grafana's Classic model, which every version since 9 imports.  The panels stand in `ROWS`, a line of queries each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+WHICH = 'job=~"$job", instance=~"$instance"'
+OF_SOURCE = f'{WHICH}, source=~"$source"'
+EACH = "[$__rate_interval]"
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+SCHEMA = 39
+COLUMNS = 24
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture: ``queries`` are (legend, expression); ``section`` is that of the runbook."""
+
+    title: str
+    description: str
+    section: str
+    unit: str
+    queries: tuple[tuple[str, str], ...]
+    kind: str = "timeseries"
+    width: int = 8
+    height: int = 8
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def rate(metric: str, which: str = WHICH) -> str:
+    """A counter by the second."""
+    return f"rate(stream_gru_{metric}{{{which}}}{EACH})"
+
+
+def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
+    """Median and slowest hundredth of a histogram."""
+    buckets = f"sum by (instance, le) ({rate(f'{metric}_seconds_bucket')})"
+    return tuple(
+        (f"{{{{instance}}}} {name}", f"histogram_quantile({q}, {buckets})") for name, q in (("p50", 0.5), ("p99", 0.99))
+    )
+
+
+def by_target(numerator: str, denominator: str) -> str:
+    """The quotient of two counters of scored forecasts, where something was scored."""
+    by = "sum by (instance, target, horizon)"
+    return f"{by} ({rate(numerator)}) / ({by} ({rate(denominator)}) > 0)"
+
+
+_SOURCE, _SINK, _TARGET = "{{instance}} {{source}}", "{{instance}} {{sink}}", "{{target}} +{{horizon}}"
+_SHARE = (("min", 0), ("max", 1))
+_YES_NO = (
+    (
+        "mappings",
+        [
+            {
+                "type": "value",
+                "options": {"0": {"text": "no", "color": "red"}, "1": {"text": "yes", "color": "green"}},
+            }
+        ],
+    ),
+)
+
+ROWS: dict[str, list[Panel]] = {
+    "Health": [
+        Panel(
+            "Up",
+            "Whether Prometheus reaches the daemon.",
+            "streamgrudown",
+            "none",
+            (("{{instance}}", f"up{{{WHICH}}}"),),
+            "stat",
+            4,
+            4,
+            _YES_NO,
+        ),
+        Panel(
+            "Loop last at its top",
+            "Time since the loop last came round; more than some seconds is a loop that stands still.",
+            "streamgrustalled",
+            "s",
+            (("{{instance}}", f"time() - stream_gru_loop_last_timestamp_seconds{{{WHICH}}}"),),
+            "stat",
+            4,
+            4,
+        ),
+        Panel(
+            "Sources connected",
+            "Whether the broker answers or the port is open.",
+            "streamgrusourcelost",
+            "none",
+            ((_SOURCE, f"stream_gru_source_connected{{{OF_SOURCE}}}"),),
+            "stat",
+            4,
+            4,
+            _YES_NO,
+        ),
+        Panel(
+            "Sinks connected",
+            "Whether the file is open or the server answers.",
+            "streamgrusinkfailing",
+            "none",
+            ((_SINK, f"stream_gru_sink_connected{{{WHICH}}}"),),
+            "stat",
+            4,
+            4,
+            _YES_NO,
+        ),
+        Panel(
+            "Configuration taken",
+            "Whether the last reload was taken; no: the daemon runs on with the old configuration.",
+            "streamgrureloadfailed",
+            "none",
+            (("{{instance}}", f"stream_gru_config_last_reload_successful{{{WHICH}}}"),),
+            "stat",
+            4,
+            4,
+            _YES_NO,
+        ),
+        Panel(
+            "Configuration from",
+            "When the configuration that runs was taken.",
+            "streamgrureloadfailed",
+            "dateTimeAsIso",
+            (("{{instance}}", f"1000 * stream_gru_config_last_reload_success_timestamp_seconds{{{WHICH}}}"),),
+            "stat",
+            4,
+            4,
+        ),
+        Panel(
+            "What runs",
+            "Version, Python and engine; model, regime and when it was trained.",
+            "streamgrudown",
+            "none",
+            (
+                (
+                    "",
+                    f"stream_gru_model_info{{{WHICH}}} * on (job, instance) group_left (version, python, engine) "
+                    f"stream_gru_build_info{{{WHICH}}}",
+                ),
+            ),
+            "table",
+            24,
+            4,
+        ),
+        Panel(
+            "Samples",
+            "Samples that arrived and samples that became a step of the model, a second.",
+            "streamgrudropping",
+            "cps",
+            (
+                (f"{_SOURCE} received", rate("samples_received_total", OF_SOURCE)),
+                (f"{_SOURCE} applied", rate("samples_applied_total", OF_SOURCE)),
+            ),
+        ),
+        Panel(
+            "Dropped samples by reason",
+            "Samples that were not applied, a second; each has one reason. Duplicates follow a redelivery.",
+            "streamgrudropping",
+            "cps",
+            (("{{reason}}", f"sum by (reason) ({rate('samples_dropped_total', OF_SOURCE)})"),),
+        ),
+        Panel(
+            "Messages",
+            "Messages that arrived a second, before anybody looked inside. Unprotected ones came without "
+            "acknowledgement and are lost when the daemon is away.",
+            "streamgrusessionlost",
+            "cps",
+            (
+                (f"{_SOURCE} all", rate("messages_received_total", OF_SOURCE)),
+                (f"{_SOURCE} unprotected", rate("source_unprotected_total", OF_SOURCE)),
+            ),
+        ),
+        Panel(
+            "Queue of sources",
+            "Messages that wait to be processed.",
+            "streamgrubacklog",
+            "short",
+            ((_SOURCE, f"stream_gru_source_queue_messages{{{OF_SOURCE}}}"),),
+        ),
+        Panel(
+            "Queue of sources in bytes",
+            "Bytes that wait to be processed.",
+            "streamgrubacklog",
+            "bytes",
+            ((_SOURCE, f"stream_gru_source_queue_bytes{{{OF_SOURCE}}}"),),
+        ),
+        Panel(
+            "Connections and sessions lost",
+            "How often a source was lost and found again, and how often the broker had forgotten the session.",
+            "streamgrusessionlost",
+            "short",
+            (
+                (f"{_SOURCE} found again", f"increase(stream_gru_source_reconnects_total{{{OF_SOURCE}}}{EACH})"),
+                (f"{_SOURCE} session lost", f"increase(stream_gru_source_sessions_lost_total{{{OF_SOURCE}}}{EACH})"),
+            ),
+        ),
+    ],
+    "Streams": [
+        Panel(
+            "Streams",
+            "Streams that have a state; those from which nothing comes; those paused by a command.",
+            "streamgrustreamsilent",
+            "short",
+            (
+                ("{{instance}} all", f"stream_gru_streams{{{WHICH}}}"),
+                ("{{instance}} silent", f"stream_gru_streams_silent{{{WHICH}}}"),
+                ("{{instance}} paused", f"stream_gru_streams_paused{{{WHICH}}}"),
+            ),
+        ),
+        Panel(
+            "Streams that fell silent",
+            "How often a stream fell silent.",
+            "streamgrustreamsilent",
+            "short",
+            (("{{instance}}", f"increase(stream_gru_silences_total{{{WHICH}}}{EACH})"),),
+        ),
+        Panel(
+            "Age of the newest sample",
+            "Event time of the newest applied sample, seen from now; negative: the clock of a device is fast.",
+            "streamgrustreamsilent",
+            "s",
+            ((_SOURCE, f"time() - stream_gru_last_sample_timestamp_seconds{{{OF_SOURCE}}}"),),
+        ),
+        Panel(
+            "Resets by reason",
+            "Hidden states that were replaced by the initial one. A stream that is reset often never warms up.",
+            "streamgruforecastdegraded",
+            "short",
+            (("{{reason}}", f"sum by (reason) (increase(stream_gru_stream_resets_total{{{WHICH}}}{EACH}))"),),
+        ),
+        Panel(
+            "Filled in",
+            "Steps that were made of the last values and samples with a channel held, a second; records of single "
+            "channels that were joined.",
+            "streamgrudropping",
+            "cps",
+            (
+                ("{{instance}} imputed", rate("steps_imputed_total")),
+                (f"{_SOURCE} joined", rate("records_joined_total", OF_SOURCE)),
+            ),
+        ),
+        Panel(
+            "Missing by the device's own count",
+            "Samples that a device counted and nobody saw.",
+            "streamgrusessionlost",
+            "short",
+            ((_SOURCE, f"increase(stream_gru_sequence_missing_total{{{OF_SOURCE}}}{EACH})"),),
+        ),
+    ],
+    "Forecast": [
+        Panel(
+            "Skill",
+            "1 - error / error of repeating the last value: 1 is perfect, below 0 the last value is better.",
+            "streamgruforecastdegraded",
+            "percentunit",
+            (
+                (
+                    _TARGET,
+                    "1 - " + by_target("forecast_absolute_error_total", "persistence_absolute_error_total"),
+                ),
+            ),
+            options=(("max", 1),),
+        ),
+        Panel(
+            "Mean absolute error",
+            "Of forecasts whose truth has arrived, in the unit of the channel.",
+            "streamgruforecastdegraded",
+            "short",
+            ((_TARGET, by_target("forecast_absolute_error_total", "forecasts_scored_total")),),
+        ),
+        Panel(
+            "Coverage and level",
+            "Share of truths inside their interval, beside the level that was promised (variable Level).",
+            "streamgrucoverageoff",
+            "percentunit",
+            (
+                (_TARGET, by_target("interval_covered_total", "forecasts_scored_total")),
+                ("level", "vector($level)"),
+            ),
+            options=_SHARE,
+        ),
+        Panel(
+            "Scored forecasts",
+            "Forecasts whose truth has arrived, a second: so many the other panels of this row rest on.",
+            "streamgruforecastdegraded",
+            "cps",
+            ((_TARGET, f"sum by (instance, target, horizon) ({rate('forecasts_scored_total')})"),),
+        ),
+        Panel(
+            "Skill and coverage since start",
+            "The same since the daemon started or the model was changed.",
+            "streamgruforecastdegraded",
+            "percentunit",
+            (
+                (f"skill {_TARGET}", f"stream_gru_forecast_skill_ratio{{{WHICH}}}"),
+                (f"coverage {_TARGET}", f"stream_gru_interval_coverage_ratio{{{WHICH}}}"),
+            ),
+            "stat",
+        ),
+        Panel(
+            "Mean absolute error since start",
+            "In the unit of the channel.",
+            "streamgruforecastdegraded",
+            "short",
+            ((_TARGET, f"stream_gru_forecast_mae{{{WHICH}}}"),),
+            "stat",
+        ),
+    ],
+    "Classes and alarms": [
+        Panel(
+            "Classes",
+            "Samples by the class they were given, a second.",
+            "streamgruforecastdegraded",
+            "cps",
+            (("{{class}}", f"sum by (class) ({rate('classifications_total')})"),),
+            width=12,
+            options=(("stacked", True),),
+        ),
+        Panel(
+            "Alarms",
+            "Outputs that were an alarm.",
+            "streamgruforecastdegraded",
+            "short",
+            (("{{instance}}", f"increase(stream_gru_alarms_total{{{WHICH}}}{EACH})"),),
+            width=6,
+        ),
+        Panel(
+            "Recognised",
+            "Share of samples whose true class was recognised, where the input knows it.",
+            "streamgruforecastdegraded",
+            "percentunit",
+            (
+                (
+                    "{{instance}}",
+                    f"{rate('labelled_samples_correct_total')} / ({rate('labelled_samples_total')} > 0)",
+                ),
+            ),
+            width=6,
+            options=_SHARE,
+        ),
+    ],
+    "Latency": [
+        Panel(
+            "Inference",
+            "One call of the engine.",
+            "streamgruslow",
+            "s",
+            quantiles("inference_duration"),
+        ),
+        Panel(
+            "Batch",
+            "From bytes to written outputs, a batch.",
+            "streamgruslow",
+            "s",
+            quantiles("batch_duration"),
+        ),
+        Panel(
+            "End to end",
+            "From the arrival of a sample to its written output.",
+            "streamgruslow",
+            "s",
+            quantiles("end_to_end_latency"),
+        ),
+        Panel(
+            "End to end, all of it",
+            "How many batches took how long from arrival to output.",
+            "streamgruslow",
+            "s",
+            (
+                (
+                    "{{le}}",
+                    f"sum by (le) (increase(stream_gru_end_to_end_latency_seconds_bucket{{{WHICH}}}{EACH}))",
+                ),
+            ),
+            "heatmap",
+            24,
+        ),
+    ],
+    "Delivery": [
+        Panel(
+            "Outputs",
+            "Outputs handed to a sink, a second.",
+            "streamgrusinkfailing",
+            "cps",
+            ((_SINK, rate("outputs_total")),),
+        ),
+        Panel(
+            "Queue of sinks",
+            "Outputs that are not confirmed yet.",
+            "streamgrubacklog",
+            "short",
+            ((_SINK, f"stream_gru_sink_queue{{{WHICH}}}"),),
+        ),
+        Panel(
+            "Outputs lost",
+            "Outputs that the other side refused, and those given up because the queue was full.",
+            "streamgrusinkfailing",
+            "short",
+            (
+                (f"{_SINK} refused", f"increase(stream_gru_sink_failed_total{{{WHICH}}}{EACH})"),
+                (f"{_SINK} given up", f"increase(stream_gru_sink_discarded_total{{{WHICH}}}{EACH})"),
+                (f"{_SINK} found again", f"increase(stream_gru_sink_reconnects_total{{{WHICH}}}{EACH})"),
+            ),
+        ),
+        Panel(
+            "Commits",
+            "Inputs acknowledged because their outputs stood safe; put off: a sink had not confirmed yet.",
+            "streamgrusinkfailing",
+            "cps",
+            (
+                ("{{instance}} done", rate("commits_total")),
+                ("{{instance}} put off", rate("commits_pending_total")),
+            ),
+        ),
+        Panel(
+            "Commit",
+            "Flushing all sinks and acknowledging.",
+            "streamgruslow",
+            "s",
+            quantiles("commit_duration"),
+        ),
+        Panel(
+            "Commands and reloads",
+            "What was asked of the daemon from outside.",
+            "streamgrureloadfailed",
+            "short",
+            (
+                (
+                    "{{action}} {{result}}",
+                    f"sum by (action, result) (increase(stream_gru_commands_total{{{WHICH}}}{EACH}))",
+                ),
+                ("reload {{result}}", f"sum by (result) (increase(stream_gru_reloads_total{{{WHICH}}}{EACH}))"),
+            ),
+        ),
+    ],
+    "Process": [
+        Panel(
+            "Memory",
+            "Resident memory; some 70 MiB and what the queues hold.",
+            "streamgrubacklog",
+            "bytes",
+            (("{{instance}}", f"process_resident_memory_bytes{{{WHICH}}}"),),
+        ),
+        Panel(
+            "Processor",
+            "Share of one core.",
+            "streamgruslow",
+            "percentunit",
+            (("{{instance}}", f"rate(process_cpu_seconds_total{{{WHICH}}}{EACH})"),),
+        ),
+        Panel(
+            "Open files",
+            "Share of the file descriptors that the process may have.",
+            "streamgrustalled",
+            "percentunit",
+            (("{{instance}}", f"process_open_fds{{{WHICH}}} / process_max_fds{{{WHICH}}}"),),
+        ),
+    ],
+}
+
+ANNOTATIONS = {
+    "Model": (
+        "blue",
+        "Model {{model_id}}",
+        f"stream_gru_model_info{{{WHICH}}} unless stream_gru_model_info{{{WHICH}}} offset 2m",
+    ),
+    "Start": ("orange", "Start of {{instance}}", f"changes(process_start_time_seconds{{{WHICH}}}[2m]) > 0"),
+    "Reload": (
+        "green",
+        "Configuration of {{instance}} taken",
+        f"changes(stream_gru_config_last_reload_success_timestamp_seconds{{{WHICH}}}[2m]) > 0",
+    ),
+}
+
+
+def panel_of(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
+    """The panel in Grafana's words."""
+    instant = panel.kind == "table"
+    options = dict(panel.options)
+    custom: dict[str, Any] = {}
+    if panel.kind == "timeseries":
+        stacked = bool(options.pop("stacked", False))
+        custom = {
+            "lineWidth": 1,
+            "fillOpacity": 30 if stacked else 5,
+            "showPoints": "never",
+            "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
+        }
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": DATASOURCE,
+        "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y},
+        "links": [{"title": "What to do", "url": f"${{runbook}}#{panel.section}", "targetBlank": True}],
+        "fieldConfig": {"defaults": {"unit": panel.unit, "custom": custom, **options}, "overrides": []},
+        "options": _OPTIONS[panel.kind],
+        "targets": [
+            {
+                "refId": chr(ord("A") + i),
+                "datasource": DATASOURCE,
+                "expr": expression,
+                "legendFormat": legend,
+                "instant": instant,
+                "range": not instant,
+                "format": {"table": "table", "heatmap": "heatmap"}.get(panel.kind, "time_series"),
+            }
+            for i, (legend, expression) in enumerate(panel.queries)
+        ],
+        **({"transformations": _COLUMNS_OF_TABLE} if instant else {}),
+    }
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "timeseries": {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    },
+    "stat": {
+        "colorMode": "value",
+        "graphMode": "none",
+        "textMode": "auto",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    },
+    "table": {"showHeader": True, "cellHeight": "sm"},
+    "heatmap": {"calculate": False, "yAxis": {"unit": "s"}, "color": {"mode": "scheme", "scheme": "Blues"}},
+}
+_COLUMNS_OF_TABLE = [
+    {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True, "__name__": True, "job": True}}}
+]
+
+
+def query_variable(name: str, label: str, expression: str) -> dict[str, Any]:
+    """A variable with the values of a label; several may be chosen."""
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": {"query": expression, "refId": name},
+        "definition": expression,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
+        "refresh": 2,
+        "sort": 1,
+        "hide": 0,
+    }
+
+
+def plain_variable(kind: str, name: str, label: str, value: str) -> dict[str, Any]:
+    """A variable with one value."""
+    return {
+        "name": name,
+        "label": label,
+        "type": kind,
+        "query": value,
+        # Grafana chooses a data source of its own.
+        "current": {} if kind == "datasource" else {"selected": True, "text": value, "value": value},
+        "hide": 0,
+    }
+
+
+def dashboard() -> dict[str, Any]:
+    """The whole dashboard."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for title, row in ROWS.items():
+        grid = {"h": 1, "w": COLUMNS, "x": 0, "y": y}
+        panels.append(
+            {"id": len(panels) + 1, "type": "row", "title": title, "collapsed": False, "gridPos": grid, "panels": []}
+        )
+        x, y, tallest = 0, y + 1, 0
+        for panel in row:
+            if x + panel.width > COLUMNS:
+                x, y, tallest = 0, y + tallest, 0
+            panels.append(panel_of(panel, len(panels) + 1, x, y))
+            x, tallest = x + panel.width, max(tallest, panel.height)
+        y += tallest
+    return {
+        "id": None,
+        "uid": "stream-gru",
+        "title": "stream_gru",
+        "description": "Daemons that forecast and classify sensors live",
+        "tags": ["stream_gru"],
+        "schemaVersion": SCHEMA,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "timezone": "browser",
+        "links": [],
+        "annotations": {
+            "list": [
+                {
+                    "name": name,
+                    "enable": True,
+                    "iconColor": color,
+                    "datasource": DATASOURCE,
+                    "expr": expression,
+                    "step": "60s",
+                    "titleFormat": title,
+                }
+                for name, (color, title, expression) in ANNOTATIONS.items()
+            ]
+        },
+        "templating": {
+            "list": [
+                plain_variable("datasource", "datasource", "Data source", "prometheus"),
+                query_variable("job", "Job", "label_values(stream_gru_build_info, job)"),
+                query_variable("instance", "Gateway", 'label_values(stream_gru_build_info{job=~"$job"}, instance)'),
+                query_variable(
+                    "source", "Source", f"label_values(stream_gru_samples_received_total{{{WHICH}}}, source)"
+                ),
+                plain_variable("textbox", "level", "Level", "0.9"),
+                plain_variable("textbox", "runbook", "Runbook", "RUNBOOK.md"),
+            ]
+        },
+        "panels": panels,
+    }
+
+
+if __name__ == "__main__":
+    json.dump(dashboard(), sys.stdout, indent=1)
+    sys.stdout.write("\n")

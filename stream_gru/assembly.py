@@ -1,0 +1,272 @@
+"""Channels that arrive apart become samples, by event time only: any cut of the records into batches gives the same.
+
+A record of time t belongs to the tick at the next whole period, ``ceil(t / period) * period``.  A tick is emitted
+
+    at once                      when every channel has a value stamped within it
+    when the watermark is there  the newest event time of the stream, of any channel, less ``wait_ns``: a channel that
+                                 is silent never stops the others
+
+and everything older of its stream before it.  A channel without a value in the tick takes its last one, unless that
+is older than ``max_age_ns`` at the tick: then it is missing.  A tick in which no channel reported is not emitted:
+filling gaps is the business of conditioning.
+
+A record whose tick has been emitted is dropped as late.  A record far behind the newest one (an hour, or ``wait_ns``
+or a period where that is longer) says that a clock was set back, and one of another sequence that time begins anew:
+what is pending is emitted, nothing is held, and assembly starts afresh, so that conditioning sees it and resets.
+
+Decision: values are held from emitted ticks only, in the order of time, so that a record that comes early for its
+stream never shows in a tick before its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+
+import numpy as np
+
+from stream_gru.types import NS_PER_S, DropReason, SampleBatch, empty_batch
+
+_NEVER = -(2**63)
+_NAN = float("nan")
+_BACKWARDS_NS = 3600 * NS_PER_S
+_MOST_PENDING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Samples that became complete, with the rejects; ``joined``: records that were taken in."""
+
+    batch: SampleBatch
+    joined: int
+
+
+@dataclass(slots=True)
+class _Tick:
+    """What was reported in one period: a value and its time for each channel, NaN and `_NEVER` for none."""
+
+    time_ns: int
+    values: list[float]
+    times: list[int]
+    reported: int = 0
+    seq: int = -1
+    label: str = ""
+    reset: bool = False
+    arrival_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Stream:
+    """All that is remembered of one stream.
+
+    ``held, held_ns``  last emitted value of each channel and its time   ``pending``  ticks that wait, by their time
+    ``oldest``         time of the first of them     ``newest``  largest event time    ``emitted``  last emitted tick
+    ``sequence``       key of the sequence, -1 for none; ``reset`` a flag that waits for the next tick
+    ``flagged``        last emitted tick that had one
+    """
+
+    held: list[float]
+    held_ns: list[int]
+    pending: dict[int, _Tick] = field(default_factory=dict)
+    oldest: int = -_NEVER
+    newest: int = _NEVER
+    emitted: int = _NEVER
+    sequence: int = -1
+    reset: bool = False
+    flagged: int = _NEVER
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Emitted ticks on their way into columns, and why records were dropped."""
+
+    names: list[str] = field(default_factory=list)
+    ticks: list[_Tick] = field(default_factory=list)
+    sequence: list[int] = field(default_factory=list)
+    dropped: dict[DropReason, int] = field(default_factory=dict)
+
+    def drop(self, reason: DropReason) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+
+class Assembler:
+    """Joins partial records of any number of streams; shared by sources that bring channels of the same streams.
+
+    At most 64 ticks of a stream wait, then the oldest goes; records of more than ``max_streams`` streams are dropped.
+    """
+
+    def __init__(
+        self, channels: int, period_ns: int, max_age_ns: int, wait_ns: int, *, max_streams: int = 1000
+    ) -> None:
+        if channels < 1 or period_ns < 1 or max_age_ns < 0 or wait_ns < 0:
+            raise ValueError("expected channels and a period above 0, and no negative age or wait")
+        self._channels, self._period_ns = channels, period_ns
+        self._max_age_ns, self._wait_ns, self._max_streams = max_age_ns, wait_ns, max_streams
+        self._backwards_ns = max(_BACKWARDS_NS, wait_ns, period_ns)
+        self._streams: dict[str, _Stream] = {}
+
+    @property
+    def pending(self) -> int:
+        """Ticks that wait for channels, of all streams."""
+        return sum(len(stream.pending) for stream in self._streams.values())
+
+    def join(self, batch: SampleBatch) -> Joined:
+        """Take partial records in: NaN is a channel that a record does not have.  Return what became complete.
+
+        Raises ValueError when ``batch.values`` is not (N, C).
+        """
+        if batch.values.ndim != 2 or batch.values.shape[1] != self._channels:
+            raise ValueError(f"values: expected shape (N, {self._channels}), got {batch.values.shape}")
+        rows = _Rows(dropped=dict(batch.rejected))
+        taken = self._take(batch, rows) if len(batch) else 0
+        return Joined(self._columns(rows), taken)
+
+    def flush(self) -> SampleBatch:
+        """Emit all that is pending: no more records will come."""
+        rows = _Rows()
+        for name, stream in self._streams.items():
+            self._emit(name, stream, -_NEVER, rows)
+        return self._columns(rows)
+
+    def forget(self, stream: str) -> None:
+        """Let go of a stream and of what it has pending; quiet when it is unknown."""
+        self._streams.pop(stream, None)
+
+    def _take(self, batch: SampleBatch, rows: _Rows) -> int:
+        present = ~np.isnan(batch.values)
+        channels, values = np.nonzero(present)[1].tolist(), batch.values[present].tolist()
+        ends = np.cumsum(np.count_nonzero(present, axis=1)).tolist()
+        ticks = (-(-batch.time_ns // self._period_ns) * self._period_ns).tolist()
+        columns = zip(
+            batch.stream.tolist(),
+            batch.time_ns.tolist(),
+            ticks,
+            ends,
+            repeat(-1) if batch.sequence is None else batch.sequence.tolist(),
+            repeat(False) if batch.reset is None else batch.reset.tolist(),
+            strict=False,
+        )
+        extras = [column is not None for column in (batch.seq, batch.label, batch.arrival_ns)]
+        begin, taken = 0, 0
+        for row, (index, time, tick, end, sequence, reset) in enumerate(columns):
+            name = batch.streams[index]
+            stream = self._streams.get(name) or self._begin(name)
+            if stream is None:
+                rows.drop(DropReason.STREAM_LIMIT)
+                begin = end
+                continue
+            if time < stream.newest - self._backwards_ns or 0 <= sequence != stream.sequence >= 0:
+                self._emit(name, stream, -_NEVER, rows)
+                stream = self._streams[name] = self._fresh(stream)
+            if tick <= stream.emitted:
+                rows.drop(DropReason.LATE)
+                stream.reset |= reset and tick > stream.flagged
+                begin = end
+                continue
+            taken += 1
+            found = stream.pending.get(tick) or self._new_tick(stream, tick)
+            found.reset |= reset
+            if sequence >= 0:
+                stream.sequence = sequence
+            for place in range(begin, end):
+                channel = channels[place]
+                before = found.times[channel]
+                if time >= before:
+                    found.reported += before == _NEVER
+                    found.values[channel], found.times[channel] = values[place], time
+            begin = end
+            if any(extras):
+                _describe(found, batch, row)
+            if time > stream.newest:
+                stream.newest = time
+            due = stream.newest - self._wait_ns
+            if found.reported == self._channels and tick > due:
+                due = tick
+            if stream.oldest <= due:
+                self._emit(name, stream, due, rows)
+            elif len(stream.pending) > _MOST_PENDING:
+                self._emit(name, stream, stream.oldest, rows)
+        return taken
+
+    def _begin(self, name: str) -> _Stream | None:
+        if len(self._streams) >= self._max_streams:
+            return None
+        stream = self._streams[name] = _Stream([_NAN] * self._channels, [_NEVER] * self._channels)
+        return stream
+
+    def _fresh(self, stream: _Stream) -> _Stream:
+        """The stream as if nothing had been seen of it, but for a flag that is still to be told."""
+        return _Stream([_NAN] * self._channels, [_NEVER] * self._channels, reset=stream.reset)
+
+    def _new_tick(self, stream: _Stream, time_ns: int) -> _Tick:
+        tick = stream.pending[time_ns] = _Tick(time_ns, [_NAN] * self._channels, [_NEVER] * self._channels)
+        stream.oldest = min(stream.oldest, time_ns)
+        return tick
+
+    def _emit(self, name: str, stream: _Stream, until_ns: int, rows: _Rows) -> None:
+        """Emit the pending ticks up to ``until_ns``, in the order of time."""
+        pending = stream.pending
+        for time_ns in sorted(time_ns for time_ns in pending if time_ns <= until_ns):
+            tick = pending.pop(time_ns)
+            tick.reset |= stream.reset
+            stream.reset = tick.reset and not tick.reported
+            if tick.reported:
+                self._complete(tick, stream)
+                rows.names.append(name)
+                rows.ticks.append(tick)
+                rows.sequence.append(stream.sequence)
+        stream.oldest = min(pending, default=-_NEVER)
+
+    def _complete(self, tick: _Tick, stream: _Stream) -> None:
+        """Fill a tick from what is held, and hold what it brings."""
+        oldest = tick.time_ns - self._max_age_ns
+        for channel, time in enumerate(tick.times):
+            if time != _NEVER:
+                stream.held[channel], stream.held_ns[channel] = tick.values[channel], time
+            elif stream.held_ns[channel] >= oldest:
+                tick.values[channel] = stream.held[channel]
+        stream.emitted = tick.time_ns
+        if tick.reset:
+            stream.flagged = tick.time_ns
+
+    def _columns(self, rows: _Rows) -> SampleBatch:
+        ticks = rows.ticks
+        if not ticks:
+            return empty_batch(self._channels, rows.dropped)
+        streams, stream = _table(rows.names)
+        labels, label = _table([tick.label for tick in ticks], nothing="")
+        resets = np.array([tick.reset for tick in ticks], np.bool_)
+        seq = np.array([tick.seq for tick in ticks], np.int64)
+        sequence = np.array(rows.sequence, np.int64)
+        arrival = np.array([tick.arrival_ns for tick in ticks], np.int64)
+        return SampleBatch(
+            streams=streams,
+            stream=np.array(stream, np.int32),
+            time_ns=np.array([tick.time_ns for tick in ticks], np.int64),
+            values=np.array([tick.values for tick in ticks], np.float32),
+            seq=seq if (seq >= 0).any() else None,
+            label=np.array(label, np.int32) if labels else None,
+            labels=labels,
+            reset=resets if resets.any() else None,
+            sequence=sequence if (sequence >= 0).any() else None,
+            arrival_ns=arrival if arrival.any() else None,
+            rejected=rows.dropped,
+        )
+
+
+def _describe(tick: _Tick, batch: SampleBatch, row: int) -> None:
+    """What a record says besides values: the last one that says it counts."""
+    if batch.seq is not None and batch.seq[row] >= 0:
+        tick.seq = int(batch.seq[row])
+    if batch.label is not None and batch.label[row] >= 0:
+        tick.label = batch.labels[batch.label[row]]
+    if batch.arrival_ns is not None:
+        tick.arrival_ns = int(batch.arrival_ns[row])
+
+
+def _table(names: Sequence[str], nothing: str | None = None) -> tuple[tuple[str, ...], list[int]]:
+    """The different names, and the index of each among them, -1 for ``nothing``."""
+    index: dict[str, int] = {}
+    codes = [-1 if name == nothing else index.setdefault(name, len(index)) for name in names]
+    return tuple(index), codes

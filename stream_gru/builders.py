@@ -1,0 +1,56 @@
+"""Parts of a running daemon, made of a plan."""
+
+from __future__ import annotations
+
+from stream_gru.assembly import Assembler
+from stream_gru.control import Gate
+from stream_gru.decoders import load_decoder
+from stream_gru.device_clock import DeviceClock
+from stream_gru.intake import Intake
+from stream_gru.plan import Plan, PlannedSource
+from stream_gru.sequence import SequenceWatch
+from stream_gru.types import NS_PER_S
+
+_HOLD_PERIODS = 5
+_SILENT_PERIODS, _SILENT_LEAST_S = 10, 10.0
+
+
+def silent_after_s(plan: Plan) -> float:
+    """After how many seconds without a sample a stream is silent."""
+    period_s = plan.bundle.manifest.period_s
+    return plan.run.silent_after_s or max(_SILENT_LEAST_S, _SILENT_PERIODS * period_s)
+
+
+def assembly_spec(plan: Plan) -> tuple[int, int, int, int, int]:
+    """Channels, period, longest hold and wait (nanoseconds), most streams: what the assembler is built of."""
+    manifest, config = plan.bundle.manifest, plan.config.assembly
+    period_ns = max(1, round(manifest.period_s * NS_PER_S))
+    return (
+        len(manifest.channels),
+        period_ns,
+        round(config.max_age_s * NS_PER_S) or _HOLD_PERIODS * period_ns,
+        round(config.wait_s * NS_PER_S) or period_ns,
+        plan.run.max_streams,
+    )
+
+
+def build_assembler(plan: Plan) -> Assembler | None:
+    """The assembler that all sources share whose channels arrive apart; None when there is no such source."""
+    if not any(one.assembled for one in plan.sources):
+        return None
+    channels, period_ns, max_age_ns, wait_ns, streams = assembly_spec(plan)
+    return Assembler(channels, period_ns, max_age_ns, wait_ns, max_streams=streams)
+
+
+def build_intake(planned: PlannedSource, assembler: Assembler | None, gate: Gate | None) -> Intake:
+    """What makes samples of a source's messages."""
+    fields = planned.fields
+    unit_ns = {"iso": 1_000_000, "s": NS_PER_S, "ms": 1_000_000, "us": 1000, "ns": 1}[fields.input.time_unit]
+    return Intake(
+        planned.name,
+        load_decoder(planned.format, fields),
+        clock=DeviceClock(2**32 * unit_ns) if fields.clock == "boot" else None,
+        sequence=SequenceWatch() if fields.input.seq and planned.live else None,
+        assembler=assembler if planned.assembled else None,
+        gate=gate,
+    )

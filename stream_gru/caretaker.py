@@ -1,0 +1,115 @@
+"""What a daemon does between two batches: commands, silence, health of sources and sinks, the watchdog.
+
+Nothing here touches samples; all of it is called from the thread of the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from stream_gru.control import Action, Answer, Command, Commands, Gate
+from stream_gru.metrics import Metrics
+from stream_gru.notify import Notifier
+from stream_gru.pipeline import Pipeline
+from stream_gru.protocols import Sink, Source
+from stream_gru.silence import SilenceWatch
+
+log = logging.getLogger(__name__)
+
+_REPORT_S = 1.0
+
+
+class Caretaker:
+    """Looks after one daemon.  Everything but the pipeline may be absent: a replay needs none of it."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        gate: Gate | None = None,
+        commands: Commands | None = None,
+        silence: SilenceWatch | None = None,
+        metrics: Metrics | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._pipeline, self._gate, self._commands = pipeline, gate, commands
+        self._silence, self._metrics = silence, metrics
+        self.notifier = notifier
+        self._reported = float("-inf")
+
+    def obey(self) -> None:
+        """Carry out the commands that have come; each is answered, counted and logged."""
+        for command in self._commands.drain() if self._commands is not None else ():
+            answer = self._carry_out(command)
+            if self._metrics is not None:
+                self._metrics.observe_command(command.action, well=answer.ok)
+            log.info("command %s: %s", command.action, answer.text)
+            command.reply(answer)
+
+    def seen(self, streams: Iterable[str], now_s: float) -> None:
+        """Samples of these streams have come."""
+        if self._silence is not None:
+            self._silence.seen(streams, now_s)
+
+    def look_around(
+        self, now_s: float, wall_s: float, sources: Mapping[str, Source], sinks: Mapping[str, Sink]
+    ) -> None:
+        """Feed the watchdog; once a second look for silent streams and publish how everybody is doing."""
+        if self.notifier is not None:
+            self.notifier.alive()
+        if now_s - self._reported < _REPORT_S:
+            return
+        self._reported = now_s
+        fallen = self._listen(now_s, sinks)
+        if self._metrics is None:
+            return
+        self._metrics.observe_loop(wall_s)
+        self._metrics.observe_silence(self._silent, self._paused, fallen)
+        for name, source in sources.items():
+            self._metrics.observe_source(name, source.health())
+        for name, sink in sinks.items():
+            self._metrics.observe_sink(name, sink.health())
+
+    def is_silent(self, stream: str) -> bool:
+        """Whether nothing comes from a stream any more."""
+        return self._silence is not None and self._silence.is_silent(stream)
+
+    @property
+    def _silent(self) -> int:
+        return 0 if self._silence is None else self._silence.silent
+
+    @property
+    def _paused(self) -> int:
+        return 0 if self._gate is None else self._gate.count(self._pipeline.streams)
+
+    def _listen(self, now_s: float, sinks: Mapping[str, Sink]) -> int:
+        """Tell the log and the sinks which streams have fallen silent and which are back; return how many fell."""
+        if self._silence is None:
+            return 0
+        fallen, back = self._silence.check(now_s)
+        for streams, online, words in ((fallen, False, "is silent"), (back, True, "is back")):
+            for stream in streams:
+                log.warning("stream %s %s", stream, words)
+                for sink in sinks.values():
+                    tell = getattr(sink, "stream_status", None)
+                    if tell is not None:
+                        tell(stream, online)
+        return len(fallen)
+
+    def _carry_out(self, command: Command) -> Answer:
+        known = self._pipeline.streams
+        if command.stream is not None and command.stream not in known:
+            return Answer(ok=False, text=f"unknown stream {command.stream!r}", streams=0)
+        n = len(known) if command.stream is None else 1
+        what = "all streams" if command.stream is None else f"stream {command.stream}"
+        if command.action is Action.RESET:
+            self._pipeline.reset(command.stream)
+            return Answer(ok=True, text=f"{what}: reset before the next sample", streams=n)
+        if self._gate is None:
+            return Answer(ok=False, text="this daemon cannot pause streams", streams=0)
+        if command.action is Action.PAUSE:
+            self._gate.pause(command.stream)
+            return Answer(ok=True, text=f"{what}: paused", streams=n)
+        self._gate.resume(command.stream)
+        return Answer(ok=True, text=f"{what}: resumed", streams=n)

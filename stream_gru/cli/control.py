@@ -1,0 +1,72 @@
+"""``stream-gru reset``, ``pause`` and ``resume``: commands to a running daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stream_gru.cli.remote import remote_of, told
+from stream_gru.config import load_config
+from stream_gru.control import Action
+from stream_gru.errors import ConfigError, StreamGruError
+from stream_gru.secrets import read_secret
+
+_OK, _UNAUTHORIZED, _FORBIDDEN = 200, 401, 403
+_HELP = {
+    Action.RESET: "Reset one stream, or all, of the running daemon of CONFIG before the next sample.",
+    Action.PAUSE: "Pause one stream, or all, of the running daemon of CONFIG: samples are counted, not applied.",
+    Action.RESUME: "Resume one stream, or all, of the running daemon of CONFIG.",
+}
+_MISSING = """\
+{}: control.token_file: expected a file with a token, which the daemon asks for; make one:
+    (umask 077; head -c 32 /dev/urandom | base64 > control.token)
+and name it in the file, then restart the daemon:
+    [control]
+    token_file = "control.token\""""
+
+
+def send(config: Path, action: Action, stream: str | None) -> tuple[bool, str]:
+    """Give the daemon of a configuration a command; ``stream`` None is all.  Returns whether it was done, and JSON.
+
+    Raises ConfigError without a token, StreamGruError when nobody answers or the daemon does not take it.
+    """
+    settings = load_config(config)
+    remote = remote_of(settings, config)
+    if not settings.control.token_file:
+        raise ConfigError(_MISSING.format(config))
+    token = read_secret(settings.control.token_file)
+    headers = {"Authorization": b"Bearer " + token.strip().encode(), "Content-Type": b"application/json"}
+    body = {"all": True} if stream is None else {"stream": stream}
+    status, text = remote.ask("POST", f"/api/v1/{action}", body, headers)
+    if status == _UNAUTHORIZED:
+        raise StreamGruError(f"{remote}: the token is not the daemon's: restart the daemon after a change of the token")
+    if status == _FORBIDDEN:
+        raise StreamGruError(f"{remote}: refused: {told(text)}; restart the daemon after a change of its configuration")
+    return status == _OK, text
+
+
+def _command(action: Action) -> click.Command:
+    @click.command(str(action), help=_HELP[action])
+    @click.argument("config", type=click.Path(path_type=Path))
+    @click.option("--stream", metavar="NAME", help="This stream.")
+    @click.option("--all", "everything", is_flag=True, help="All streams.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the daemon's answer as one JSON object.")
+    def command(config: Path, stream: str | None, everything: bool, as_json: bool) -> int:
+        if (stream is not None) == everything:
+            raise click.UsageError("expected one of --stream NAME and --all")
+        done, text = send(config, action, stream)
+        if as_json:
+            click.echo(text)
+        elif done:
+            click.echo(told(text))
+        else:
+            raise StreamGruError(told(text))
+        return 0 if done else 1
+
+    return command
+
+
+reset = _command(Action.RESET)
+pause = _command(Action.PAUSE)
+resume = _command(Action.RESUME)

@@ -1,0 +1,81 @@
+"""``stream-gru doctor``: looks at everything a daemon needs, and says what to do about what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from stream_gru.cli.doctor_broker import check_broker
+from stream_gru.cli.doctor_check import Check, State, check_lines
+from stream_gru.cli.doctor_machine import (
+    check_clock,
+    check_folder,
+    check_listen,
+    check_memory,
+    check_serial,
+    serial_ports,
+)
+from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
+from stream_gru.config import Config
+from stream_gru.config.live import FileSinkConfig, SerialSourceConfig
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option("--bundle", type=click.Path(path_type=Path), help="Look at this bundle, where there is no CONFIG yet.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(config: Path | None, bundle: Path | None, as_json: bool) -> int:
+    """Check the machine, and all that the CONFIG file of a daemon refers to: files, ports, brokers, engines.
+
+    Reads and connects, but changes nothing.  Exit code 1 when a check fails.
+    """
+    if config is not None and bundle is not None:
+        raise click.UsageError("expected CONFIG or --bundle, not both")
+    checks = list(_checks(config, bundle))
+    failed = sum(check.state is State.FAIL for check in checks)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "checks": [check.as_dict() for check in checks]}))
+    else:
+        for line in check_lines(checks):
+            click.echo(line)
+    return 1 if failed else 0
+
+
+def _checks(path: Path | None, bundle: Path | None) -> Iterator[Check]:
+    settings: Config | None = None
+    if path is not None:
+        settings, check = check_config(path)
+        yield check
+    if settings is not None and settings.run is not None:
+        bundle = Path(settings.run.bundle)
+    if bundle is not None:
+        found, check = check_bundle(bundle)
+        yield check
+        if found is not None:
+            wanted = settings.run.engine if settings is not None and settings.run is not None else "auto"
+            yield from check_engines(found, wanted)
+    if settings is None:
+        yield serial_ports()
+    else:
+        yield from _outside(settings)
+    yield check_clock()
+    yield check_memory()
+
+
+def _outside(settings: Config) -> Iterator[Check]:
+    """What the tables of a daemon name: ports, brokers, folders, an address."""
+    for source in settings.source:
+        if isinstance(source, SerialSourceConfig):
+            yield check_serial(source.port)
+    for broker in settings.broker:
+        yield from check_broker(broker)
+    folders = {Path(sink.path).parent for sink in settings.sink if isinstance(sink, FileSinkConfig)}
+    if settings.run is not None and settings.run.state_dir:
+        folders.add(Path(settings.run.state_dir))
+    for folder in sorted(folders):
+        yield check_folder(folder)
+    if settings.metrics.enabled:
+        yield check_listen(settings.metrics.listen)

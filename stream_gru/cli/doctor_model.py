@@ -1,0 +1,81 @@
+"""Checks of what runs: the configuration, the bundle, the engines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from stream_gru.bundle import Bundle, load_bundle, verify_files
+from stream_gru.cli.doctor_check import Check, State
+from stream_gru.config import Config, load_config, require_running
+from stream_gru.engines import load_engine
+from stream_gru.errors import BundleError, ConfigError, StreamGruError
+from stream_gru.plan import load_plan
+
+_MEASURE_S = 0.1
+_CONFIGURATION = "configuration"
+
+
+def check_config(path: Path) -> tuple[Config | None, Check]:
+    """Read a configuration with all it refers to; what could be read of it, and how it is."""
+    settings = None
+    try:
+        settings = load_config(path)
+        require_running(settings, str(path))
+        load_plan(path)
+    except BundleError:
+        return settings, Check(_CONFIGURATION, State.OK, f"{path}, as far as it can be checked without its bundle")
+    except StreamGruError as error:
+        return settings, Check(_CONFIGURATION, State.FAIL, str(error), "correct the file; see: stream-gru config run")
+    return settings, Check(_CONFIGURATION, State.OK, str(path))
+
+
+def check_bundle(path: Path) -> tuple[Bundle | None, Check]:
+    """Read a bundle and compare its files with their hashes."""
+    try:
+        bundle = load_bundle(path)
+        verify_files(bundle)
+    except BundleError as error:
+        return None, Check("bundle", State.FAIL, str(error), "copy it again, or train: stream-gru train")
+    manifest = bundle.manifest
+    return bundle, Check(
+        "bundle", State.OK, f"{path}: model {manifest.model_id}, {len(manifest.channels)} channels, files verified"
+    )
+
+
+def check_engines(bundle: Bundle, wanted: str) -> Iterator[Check]:
+    """Load the engines and measure a step; one that is not ``wanted`` may be absent."""
+    for name in ("litert", "numpy"):
+        needed = wanted == name
+        if name == "litert" and not needed and (bundle.tflite is None or find_spec("ai_edge_litert") is None):
+            why = "the bundle has no model for it" if bundle.tflite is None else "not installed"
+            yield Check(f"engine {name}", State.WARN, f"{why}; numpy runs in its place", "pip install ai-edge-litert")
+            continue
+        yield _engine(bundle, name, needed=needed)
+
+
+def _engine(bundle: Bundle, name: str, *, needed: bool) -> Check:
+    try:
+        microseconds = 1e6 * _step_s(bundle, name)
+    except (ConfigError, BundleError) as error:
+        state = State.FAIL if needed or name == "numpy" else State.WARN
+        return Check(f"engine {name}", state, str(error), 'choose another one: engine = "auto" in [run]')
+    return Check(f"engine {name}", State.OK, f"{microseconds:.0f} µs a step")
+
+
+def _step_s(bundle: Bundle, name: str) -> float:
+    """Median of the seconds that one step of one stream takes."""
+    engine = load_engine(name, bundle)
+    x, h = np.zeros((1, engine.input_size), np.float32), engine.initial_state(1)
+    times: list[float] = []
+    end = time.perf_counter() + _MEASURE_S
+    while time.perf_counter() < end or len(times) < 5:
+        begin = time.perf_counter()
+        engine.step(x, h)
+        times.append(time.perf_counter() - begin)
+    return median(times)

@@ -1,0 +1,107 @@
+"""``stream-gru probe``: connect, show what arrives and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from stream_gru.builders import build_assembler, build_intake
+from stream_gru.cli.listening import Listener
+from stream_gru.cli.logs import log_to_stderr
+from stream_gru.cli.options import FiniteRange
+from stream_gru.plan import Plan, load_plan
+from stream_gru.times import format_iso
+from stream_gru.types import RawMessage, SampleBatch
+
+_SHOWN = 120
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--seconds", type=FiniteRange(min=0, min_open=True), default=10.0, show_default=True)
+@click.option("--count", type=click.IntRange(1), help="Stop after so many messages.")
+@click.option("--source", "only", help="Look at this source only, by its name.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each message.")
+def probe(config: Path, seconds: float, count: int | None, only: str | None, as_json: bool) -> None:
+    """Connect to the sources of CONFIG and print each message and the samples it becomes; nothing is predicted.
+
+    Exits 1 when nothing arrived, or nothing of it could be read.
+    """
+    plan = load_plan(config)
+    log_to_stderr("warning")
+    listener = Listener(plan, only, seconds)
+    if not listener.sources:
+        raise click.UsageError(f"--source: expected one of {', '.join(one.name for one in plan.sources)}, got {only}")
+    listener.stop_on_signals()
+    assembler = build_assembler(plan)
+    intakes = {planned.name: build_intake(planned, assembler, None) for planned, _ in listener.sources}
+    messages = samples = 0
+    for planned, raw in listener.messages():
+        for message in raw:
+            batch = intakes[planned.name].take([message]).batch
+            messages, samples = messages + 1, samples + len(batch)
+            for line in _told(plan, planned.name, message, batch, as_json):
+                click.echo(line)
+            if count is not None and messages >= count:
+                listener.stop()
+                break
+    click.echo(f"{messages:,} messages, {samples:,} samples", err=True)
+    if not messages:
+        logging.getLogger(__name__).error("nothing arrived; is the address right, does the device send?")
+    if not samples:
+        raise SystemExit(1)
+
+
+def _told(plan: Plan, source: str, message: RawMessage, batch: SampleBatch, as_json: bool) -> Iterator[str]:
+    channels = [channel.name for channel in plan.bundle.manifest.channels]
+    rows = list(_rows(batch, channels))
+    rejected = {reason.text: n for reason, n in batch.rejected.items()}
+    if as_json:
+        yield json.dumps(
+            {
+                "source": source,
+                "key": message.key,
+                "arrival": format_iso(np.array([message.arrival_ns]))[0],
+                "payload": message.payload[:_SHOWN].decode("utf-8", "backslashreplace"),
+                "bytes": len(message.payload),
+                "samples": rows,
+                "rejected": rejected,
+            }
+        )
+        return
+    where = f"{source} {message.key}" + (f" {message.channel}" if message.channel else "")
+    yield f"{where}: {_visible(message.payload)}"
+    for row in rows:
+        yield f"    {row['stream']} {row['time']} " + " ".join(
+            f"{name}={_number(value)}"
+            for name, value in row["values"].items()  # type: ignore[attr-defined]
+        )
+    for reason, n in rejected.items():
+        yield f"    dropped: {n} {reason}"
+    if not rows and not rejected:
+        yield "    waits for other channels, or is no record"
+
+
+def _rows(batch: SampleBatch, channels: Sequence[str]) -> Iterator[dict[str, object]]:
+    times = format_iso(batch.time_ns)
+    for i in range(len(batch)):
+        values = {
+            name: float(value) if np.isfinite(value) else None
+            for name, value in zip(channels, batch.values[i], strict=True)
+        }
+        yield {"stream": batch.streams[batch.stream[i]], "time": times[i], "values": values}
+
+
+def _number(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.6g}"
+
+
+def _visible(payload: bytes) -> str:
+    """The beginning of a payload, with nothing in it that a terminal would obey."""
+    text = repr(payload[:_SHOWN])[2:-1]
+    return text + (f"... ({len(payload):,} bytes)" if len(payload) > _SHOWN else "")

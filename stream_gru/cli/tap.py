@@ -1,0 +1,71 @@
+"""``stream-gru tap``: the outputs of a running daemon, live."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from stream_gru.cli.remote import Remote, remote_at, remote_of
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option("--url", help="Where the daemon listens, in place of CONFIG, such as http://127.0.0.1:9723.")
+@click.option("--stream", metavar="NAME", help="This stream only.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N outputs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, also on a terminal.")
+def tap(config: Path | None, url: str | None, stream: str | None, count: int | None, as_json: bool) -> None:
+    """Show the outputs of the running daemon of CONFIG: as a table on a terminal, else as JSON lines.
+
+    Ctrl-C ends it well.  When the daemon ends, so does this, with exit code 1.
+    """
+    remote = _remote(config, url)
+    with closing(_counted(remote.listen(stream), count)) as events:
+        try:
+            if as_json or not sys.stdout.isatty():
+                _print(events)
+            else:
+                _draw(events, remote)
+        except KeyboardInterrupt:
+            return
+
+
+def _remote(config: Path | None, url: str | None) -> Remote:
+    if (config is None) == (url is None):
+        raise click.UsageError("expected one of CONFIG and --url")
+    if url is not None:
+        return remote_at(url)
+    from stream_gru.config import load_config
+
+    assert config is not None  # noqa: S101 - one of the two is given
+    return remote_of(load_config(config), config)
+
+
+def _counted(events: Iterator[tuple[str, str]], count: int | None) -> Generator[tuple[str, str]]:
+    """The events up to the ``count``-th output."""
+    outputs = 0
+    for event, data in events:
+        yield event, data
+        outputs += not event
+        if outputs == count:
+            return
+
+
+def _print(events: Iterator[tuple[str, str]]) -> None:
+    for event, data in events:
+        if not event:
+            click.echo(data)
+        elif event == "dropped":
+            click.echo(f"stream-gru: too slow for the daemon, outputs not shown: {data}", err=True)
+
+
+def _draw(events: Iterator[tuple[str, str]], remote: Remote) -> None:
+    from stream_gru.cli.tap_view import TapView
+
+    with TapView(str(remote)) as view:
+        for event, data in events:
+            view.take(event, data)

@@ -1,0 +1,89 @@
+"""JSON: one object a message, ``{"time": ..., "flow": 41.2, ...}``; null and absent keys mean missing.
+
+Source: RFC 8259.  What a device writes beside the standard (NaN, Infinity, 1e400, a comma at the end) is refused, and
+so is a nesting that would exhaust the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from stream_gru.decoders.fields import Fields
+from stream_gru.decoders.lines import decoded_lines
+from stream_gru.decoders.records import Records, Shape
+from stream_gru.types import DropReason, RawMessage, SampleBatch
+
+_T = TypeVar("_T")
+
+
+class JsonDecoder:
+    """Reads messages whose payload is one object; see `Shape` for where its fields are looked for."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._shape = Shape(fields)
+        self._decoder = msgspec.json.Decoder(dict[str, object])
+
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Decode messages in order."""
+        records = Records(self._shape)
+        for message in raw:
+            if records.faulty(message):
+                continue
+            text = records.text(message)
+            if text is not None:
+                record = parsed(self._decoder, text)
+                records.add(record, message)
+        return records.batch()
+
+
+class JsonArrayDecoder:
+    """Reads messages whose payload is an array of objects.  An object that cannot be used drops only itself."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._shape = Shape(fields)
+        self._decoder = msgspec.json.Decoder(list[object])
+
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Decode messages in order."""
+        records = Records(self._shape)
+        for message in raw:
+            if records.faulty(message):
+                continue
+            text = records.text(message)
+            if text is None:
+                continue
+            found = parsed(self._decoder, text)
+            if isinstance(found, DropReason):
+                records.drop(found)
+            else:
+                records.add_each(found, message)
+        return records.batch()
+
+
+def parsed(decoder: msgspec.json.Decoder[_T], text: str) -> _T | DropReason:
+    """What the text says, or why it says nothing."""
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        # Either another type than asked for, or a number that no float64 holds.
+        return DropReason.PARSE if "out of range" in str(error) else DropReason.TYPE
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return DropReason.PARSE
+
+
+def documents(decoder: msgspec.json.Decoder[_T], message: RawMessage, records: Records) -> Iterator[_T | DropReason]:
+    """What a payload says that is one text of JSON, over any number of lines, or one on each line."""
+    lines, rejected = decoded_lines(message.payload)
+    records.drop_all(rejected)
+    lines = [text for line in lines if (text := line.removeprefix("\ufeff").strip())]
+    if len(lines) > 1 and not rejected:
+        whole = parsed(decoder, "\n".join(lines))
+        if not isinstance(whole, DropReason):
+            yield whole
+            return
+    for line in lines:
+        found = parsed(decoder, line)
+        yield found

@@ -1,0 +1,103 @@
+r"""InfluxDB's line protocol: ``pump,site=a flow=41.2,on=true,n=7i 1714564800000000000``.
+
+Source: InfluxData, "Line protocol reference".  Blanks, commas and equals signs are escaped by a backslash, strings
+stand in double quotes with ``\"`` and ``\\``; numbers are floats, or end in ``i`` (int64) or ``u`` (uint64).  Tags and
+fields are one space of names, a field goes before a tag; ``_measurement`` is the measurement.  The time stands in
+``time_unit`` (nanoseconds where that is ``iso``); without one, that of arrival counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from stream_gru.decoders.clocks import TIME, with_own_time
+from stream_gru.decoders.fields import Fields
+from stream_gru.decoders.lines import decoded_lines
+from stream_gru.decoders.records import Record, Records, Shape
+from stream_gru.types import DropReason, RawMessage, SampleBatch
+
+_NS = {"iso": 1, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_MEASUREMENT = "_measurement"
+
+_NAME = r"(?:[^,= \\]|\\[,= ]|\\)++"
+_VALUE = r'(?:"(?:[^"\\]|\\.)*+"|[^," ]++)'
+_LINE = re.compile(
+    rf"(?P<measurement>(?:[^, \\]|\\[, ]|\\)++)(?P<tags>(?:,{_NAME}={_NAME})*+)[ ]++"
+    rf"(?P<fields>{_NAME}={_VALUE}(?:,{_NAME}={_VALUE})*+)(?:[ ]++(?P<time>-?\d+))?[ ]*+",
+    re.ASCII,
+)
+_TAG = re.compile(rf",({_NAME})=({_NAME})")
+_FIELD = re.compile(rf"({_NAME})=({_VALUE})")
+_ESCAPED = re.compile(r"\\([,= ])")
+_ESCAPED_QUOTE = re.compile(r'\\(["\\])')
+_FLOAT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_INTEGER = re.compile(r"-?\d{1,20}i|\d{1,20}u", re.ASCII)
+_BOOLEANS = {
+    **dict.fromkeys(("t", "T", "true", "True", "TRUE"), True),
+    **dict.fromkeys(("f", "F", "false", "False", "FALSE"), False),
+}
+# Nothing that fits 64 bits has more.
+_DIGITS = 20
+
+
+class LineProtocolDecoder:
+    """Reads messages whose payload is lines of line protocol; blank lines and comments are nothing."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._ns = _NS[fields.input.time_unit]
+        self._shape = Shape(with_own_time(fields))
+        self._boot = fields.clock == "boot"
+
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Decode messages in order."""
+        records = Records(self._shape)
+        for message in raw:
+            if records.faulty(message):
+                continue
+            lines, rejected = decoded_lines(message.payload)
+            records.drop_all(rejected)
+            for line in lines:
+                text = line.removeprefix("\ufeff").strip(" \t\r")
+                if text and text[0] != "#":
+                    records.add(self._record(text, message.arrival_ns), message)
+        return records.batch()
+
+    def _record(self, text: str, arrival_ns: int) -> Record | DropReason:
+        found = _LINE.fullmatch(text)
+        if found is None:
+            return DropReason.PARSE
+        measurement, tags, fields, time = found.groups()
+        record: Record = {_MEASUREMENT: _plain(measurement)}
+        for name, value in _TAG.findall(tags):
+            record[_plain(name)] = _plain(value)
+        for name, value in _FIELD.findall(fields):
+            read = _value(value)
+            if read is None:
+                return DropReason.PARSE
+            record[_plain(name)] = read
+        if time is None:
+            record[TIME] = None if self._boot or not arrival_ns else arrival_ns
+        elif len(time) > _DIGITS:
+            return DropReason.TIMESTAMP
+        else:
+            record[TIME] = int(time) * self._ns
+        return record
+
+
+def _plain(text: str) -> str:
+    return _ESCAPED.sub(r"\1", text) if "\\" in text else text
+
+
+def _value(text: str) -> float | int | bool | str | None:
+    """A field's value; None where it is none."""
+    if _FLOAT.fullmatch(text):
+        number = float(text)
+        return None if number in (float("inf"), float("-inf")) else number
+    if text[0] == '"':
+        return _ESCAPED_QUOTE.sub(r"\1", text[1:-1])
+    if _INTEGER.fullmatch(text):
+        whole = int(text[:-1])
+        limits = (-(2**63), 2**63) if text[-1] == "i" else (0, 2**64)
+        return whole if limits[0] <= whole < limits[1] else None
+    return _BOOLEANS.get(text)

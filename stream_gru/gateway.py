@@ -1,0 +1,362 @@
+"""The gateway: a plan carried out.  It builds the daemon with everything around it, and takes a new plan while it runs.
+
+A reload (SIGHUP) makes a new plan first; when that fails the old one goes on.  Then, between two batches, the pipeline
+is swapped, and only sources and sinks whose tables have changed are closed and built anew: an unchanged connection is
+kept, with what waits in it, and an MQTT source whose topics alone have changed subscribes to the difference.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from stream_gru import __version__
+from stream_gru.alarm import alarms
+from stream_gru.builders import assembly_spec, build_assembler, build_intake, silent_after_s
+from stream_gru.caretaker import Caretaker
+from stream_gru.config.live import FileSinkConfig, MqttSinkConfig
+from stream_gru.control import Commands, Gate
+from stream_gru.daemon import Daemon, Input
+from stream_gru.engines import load_engine
+from stream_gru.engines.timed import TimedEngine
+from stream_gru.errors import ConfigError, StreamGruError
+from stream_gru.intake import Intake
+from stream_gru.metrics import Metrics, build_registry
+from stream_gru.notify import Notifier
+from stream_gru.pipeline import Pipeline, output_spec
+from stream_gru.plan import Plan, PlannedSink, PlannedSource, load_plan
+from stream_gru.protocols import Sink
+from stream_gru.silence import SilenceWatch
+from stream_gru.sinks import build_sink
+from stream_gru.sinks.encode_csv import CsvEncoder
+from stream_gru.sources import build_source
+from stream_gru.sources.recorded import RecordedSource
+from stream_gru.types import Mask, OutputSpec, PredictionBatch
+from stream_gru.web.api import Api, DaemonStatus, StreamStatus
+from stream_gru.web.app import WebServer
+from stream_gru.web.feed import Feed
+
+log = logging.getLogger(__name__)
+
+_STUCK_S = 60.0
+_FEED = "feed"
+
+
+class Gateway:
+    """A running configuration.  ``recording``: messages come from this recording in place of the sources."""
+
+    def __init__(self, plan: Plan, recording: Path | None = None, speed: float = 0.0) -> None:
+        self.plan = plan
+        self._recording, self._speed = recording, speed
+        self._bell = threading.Event()
+        self._gate, self._commands, self._feed = Gate(), Commands(), Feed()
+        engine = load_engine(plan.run.engine, plan.bundle)
+        self.metrics = Metrics(build_registry(), plan.bundle.manifest, engine.name, __version__)
+        self.pipeline = Pipeline(
+            plan.bundle,
+            TimedEngine(engine, self.metrics.observe_inference),
+            level=plan.run.level,
+            adapt_rate=plan.run.adapt_rate,
+            max_streams=plan.run.max_streams,
+        )
+        live = plan.live and recording is None
+        self._silence = SilenceWatch(silent_after_s(plan)) if live else None
+        self.caretaker = Caretaker(
+            self.pipeline,
+            gate=self._gate,
+            commands=self._commands,
+            silence=self._silence,
+            metrics=self.metrics,
+            notifier=Notifier(),
+        )
+        self._assembler = build_assembler(plan)
+        self.daemon = Daemon(
+            self._inputs(),
+            self.pipeline,
+            {},
+            caretaker=self.caretaker,
+            metrics=self.metrics,
+            alarm=self._alarm(plan),
+            bell=self._bell,
+            batch_rows=plan.run.batch_rows,
+            commit_rows=plan.run.commit_rows,
+            commit_s=plan.run.commit_s,
+        )
+        self.daemon.sinks = {one.name: self._sink(one, plan) for one in plan.sinks}
+        if self._has_outputs:
+            self.daemon.sinks[_FEED] = self._feed
+        self._server: WebServer | None = None
+        self._control: ExitStack = ExitStack()
+        self._started_s = time.monotonic()
+        self._announce()
+
+    @property
+    def address(self) -> str:
+        """Where the endpoints are, or nothing."""
+        return "" if self._server is None else self._server.address
+
+    def open(self) -> None:
+        """Open what stands beside the loop: endpoints and control.  Raises ConfigError when the address is taken."""
+        self._server = self._open_server(self.plan)
+        self._open_control(self.plan)
+        self.metrics.observe_reload(time.time(), well=True)
+
+    def close(self) -> None:
+        """Close it again."""
+        self._control.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def reload(self) -> None:
+        """Read the configuration again and take it, or say why not and go on as before; called by the loop."""
+        notifier = self.caretaker.notifier
+        if notifier is not None:
+            notifier.reloading()
+        try:
+            text = self._take(load_plan(self.plan.path))
+        except StreamGruError as error:
+            log.error("the new configuration is not taken: %s", error)
+            self.metrics.observe_reload(time.time(), well=False)
+        else:
+            log.info("configuration taken: %s", text)
+            self.metrics.observe_reload(time.time(), well=True)
+        if notifier is not None:
+            notifier.ready()
+
+    # ---- building -------------------------------------------------------------------------------------------------
+
+    def _inputs(self) -> list[Input]:
+        plan = self.plan
+        if self._recording is not None:
+            intakes = {one.name: self._intake(one) for one in plan.sources}
+            return [Input("recording", RecordedSource([self._recording]), intakes, self._speed)]
+        return [self._input(one) for one in plan.sources]
+
+    def _input(self, planned: PlannedSource) -> Input:
+        source = build_source(
+            planned.config,
+            planned.name,
+            planned.format,
+            broker=planned.broker,
+            state_dir=self.plan.run.state_dir,
+            batch_rows=self.plan.run.batch_rows,
+            alone=len(self.plan.sources) == 1,
+            bell=self._bell.set,
+        )
+        return Input(
+            planned.name,
+            source,
+            {planned.name: self._intake(planned)},
+            speed=getattr(planned.config, "speed", 0.0),
+            window=getattr(source, "window", 0),
+        )
+
+    def _intake(self, planned: PlannedSource) -> Intake:
+        return build_intake(planned, self._assembler, self._gate)
+
+    def _sink(self, planned: PlannedSink, plan: Plan) -> Sink:
+        return build_sink(
+            planned.config,
+            planned.name,
+            broker=planned.broker,
+            manifest=plan.bundle.manifest,
+            stopping=lambda: self.daemon.stopped,
+        )
+
+    @property
+    def _has_outputs(self) -> bool:
+        return self.plan.config.metrics.enabled
+
+    def _announce(self) -> None:
+        """Begin the series of all sources and sinks."""
+        for source in self.plan.sources:
+            self.metrics.add_source(source.name)
+        for sink in self.plan.sinks:
+            self.metrics.add_sink(sink.name)
+
+    @staticmethod
+    def _alarm(plan: Plan) -> Callable[[PredictionBatch], Mask | None] | None:
+        config = plan.config.alarm
+        return partial(alarms, config=config) if config.classes or config.misses else None
+
+    def _open_server(self, plan: Plan) -> WebServer | None:
+        if not plan.config.metrics.enabled:
+            return None
+        api = Api(status=self.status, streams=self.streams, feed=self._feed, commands=self._commands, token=plan.token)
+        server = WebServer(
+            plan.config.metrics.listen, self.metrics.registry, healthy=self.healthy, ready=self.ready, api=api
+        )
+        server.open()
+        return server
+
+    def _open_control(self, plan: Plan) -> None:
+        if plan.control_broker is not None:
+            from stream_gru.control_mqtt import ControlMqtt
+
+            control = ControlMqtt(plan.config.control, plan.control_broker, self._commands)
+            control.open()
+            self._control.callback(control.close)
+
+    # ---- what others ask, from their own threads --------------------------------------------------------------------
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether the loop turns."""
+        age_s = time.monotonic() - self.daemon.last_turn_s
+        well = not self.daemon.ready or age_s < _STUCK_S
+        return well, "healthy" if well else f"the loop has not turned for {age_s:.0f} s"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether samples are taken."""
+        return self.daemon.ready, "ready" if self.daemon.ready else "not ready"
+
+    def status(self) -> DaemonStatus:
+        """What runs, and how sources and sinks are doing."""
+        daemon, summary = self.daemon, self.daemon.summary
+        return DaemonStatus(
+            version=__version__,
+            model_id=self.pipeline.spec.model_id,
+            engine=self.pipeline.engine.name,
+            ready=daemon.ready,
+            uptime_s=time.monotonic() - self._started_s,
+            streams=len(self.pipeline.streams),
+            sources={one.name: one.source.health() for one in daemon.inputs},
+            sinks={name: sink.health() for name, sink in daemon.sinks.items() if name != _FEED},
+            counts={
+                "received": summary.received,
+                "applied": summary.applied,
+                **{f"dropped_{reason}": n for reason, n in summary.dropped.items() if n},
+            },
+            paused=self._gate.names,
+            paused_all=self._gate.everyone,
+        )
+
+    def streams(self, limit: int) -> list[StreamStatus]:
+        """One entry for each stream, at most ``limit``."""
+        return [
+            StreamStatus(name, time_text, steps, self._stream_status(name))
+            for name, time_text, steps in self.pipeline.clocks(limit)
+        ]
+
+    def _stream_status(self, stream: str) -> str:
+        if stream in self._gate:
+            return "paused"
+        return "silent" if self.caretaker.is_silent(stream) else "online"
+
+    # ---- taking a new plan ------------------------------------------------------------------------------------------
+
+    def _take(self, new: Plan) -> str:
+        """Carry out a new plan in place of the old one.  What can fail comes first; then nothing is left half done."""
+        old = self.plan
+        if self._recording is not None or not old.live:
+            raise ConfigError(f"{new.path}: a recording is not reloaded")
+        engine = load_engine(new.run.engine, new.bundle)
+        server = None
+        if new.config.metrics.listen != old.config.metrics.listen and new.config.metrics.enabled:
+            server = self._open_server(new)
+        sinks = self._new_sinks(new)
+        reset = self.pipeline.swap(
+            new.bundle,
+            TimedEngine(engine, self.metrics.observe_inference),
+            level=new.run.level,
+            adapt_rate=new.run.adapt_rate,
+            max_streams=new.run.max_streams,
+        )
+        self.plan = new
+        if old.bundle.manifest.model_id != new.bundle.manifest.model_id:
+            self.metrics.set_model(new.bundle.manifest, engine.name)
+        self._replace_server(old, new, server)
+        self._replace_sinks(sinks, new)
+        self._replace_inputs(old, new)
+        self._control.close()
+        self._open_control(new)
+        self.daemon.alarm = self._alarm(new)
+        self.daemon.batch_rows = new.run.batch_rows
+        self.daemon.commit_rows, self.daemon.commit_s = new.run.commit_rows, new.run.commit_s
+        if self._silence is not None:
+            self._silence.after_s = silent_after_s(new)
+        logging.getLogger().setLevel(new.run.log_level.upper())
+        self._announce()
+        return f"model {new.bundle.manifest.model_id}, {reset} streams are reset"
+
+    def _new_sinks(self, new: Plan) -> dict[str, Sink]:
+        """The sinks of a new plan: those that stay, and new ones, opened where that can fail."""
+        model_changed = new.bundle.manifest.model_id != self.plan.bundle.manifest.model_id
+        old_spec, new_spec = self.pipeline.spec, output_spec(new.bundle.manifest, new.run.level)
+        before = {one.name: one for one in self.plan.sinks}
+        sinks: dict[str, Sink] = {}
+        with ExitStack() as undo:
+            for one in new.sinks:
+                old = before.get(one.name)
+                stays = old == one and not (model_changed and isinstance(one.config, MqttSinkConfig))
+                if stays and isinstance(one.config, FileSinkConfig) and ".csv" in Path(one.config.path).suffixes:
+                    _check_columns(one.config.path, old_spec, new_spec)
+                sinks[one.name] = self.daemon.sinks[one.name] if stays else self._sink(one, new)
+                if not stays and not isinstance(one.config, MqttSinkConfig):
+                    sinks[one.name].open()
+                    undo.callback(sinks[one.name].close)
+            undo.pop_all()
+        return sinks
+
+    def _replace_sinks(self, sinks: dict[str, Sink], new: Plan) -> None:
+        """Confirm and close what is no longer there, open the new connections."""
+        self.daemon.commit()
+        gone = [sink for name, sink in self.daemon.sinks.items() if name != _FEED and sinks.get(name) is not sink]
+        for sink in gone:
+            sink.close()
+        kept = set(map(id, self.daemon.sinks.values()))
+        for one in new.sinks:
+            if isinstance(one.config, MqttSinkConfig) and id(sinks[one.name]) not in kept:
+                sinks[one.name].open()
+        self.daemon.sinks = sinks if _FEED not in self.daemon.sinks else {**sinks, _FEED: self._feed}
+
+    def _replace_inputs(self, old: Plan, new: Plan) -> None:
+        """Keep inputs whose tables are the same, change subscriptions, close and open the others."""
+        if assembly_spec(old) != assembly_spec(new):
+            self._assembler = build_assembler(new)
+        before = {one.name: one for one in old.sources}
+        running = {one.name: one for one in self.daemon.inputs}
+        inputs = []
+        for planned in new.sources:
+            one, was = running.get(planned.name), before.get(planned.name)
+            if one is not None and was is not None and self._goes_on(one, was, planned):
+                one.intakes = {planned.name: self._intake(planned)}
+                inputs.append(running.pop(planned.name))
+                continue
+            if one is not None:
+                running.pop(planned.name).source.close()
+            fresh = self._input(planned)
+            fresh.source.open(None)
+            inputs.append(fresh)
+        for gone in running.values():
+            gone.source.close()
+        self.daemon.inputs = inputs
+
+    @staticmethod
+    def _goes_on(one: Input, was: PlannedSource, planned: PlannedSource) -> bool:
+        """Whether a source stays open under its new table."""
+        if was.config == planned.config and was.broker == planned.broker:
+            return True
+        update = getattr(one.source, "update", None)
+        return update is not None and was.broker == planned.broker and bool(update(planned.config))
+
+    def _replace_server(self, old: Plan, new: Plan, server: WebServer | None) -> None:
+        if server is not None or not new.config.metrics.enabled:
+            if self._server is not None:
+                self._server.close()
+            self._server = server
+        elif self._server is not None and new.token != old.token:
+            self._server.close()
+            self._server = self._open_server(new)
+
+
+def _check_columns(path: str, old: OutputSpec, new: OutputSpec) -> None:
+    """A table cannot go on with other columns.  Raises ConfigError."""
+    encoder = CsvEncoder()
+    if encoder.header(old) != encoder.header(new):
+        raise ConfigError(f"{path}: holds the columns of the model before; choose a new file for the new one")

@@ -1,0 +1,87 @@
+"""Fewer outputs for a sink: one of each stream in each interval, or those where something changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from stream_gru.protocols import Sink
+from stream_gru.types import NS_PER_S, PredictionBatch, ResetReason, SinkHealth
+
+
+class Throttled:
+    """Hands some rows on to ``sink``; nothing depends on how the rows were cut into batches.
+
+    ``interval``  the first output of each stream in each ``interval_s`` of event time, counted from 1970
+    ``change``    an output whose class, alarm or trust differs from that of the stream's output before it
+
+    The first output of a stream and each after a reset (but for those of the windowed regime) always pass.
+    ``withheld`` counts the others.
+    """
+
+    def __init__(self, sink: Sink, mode: Literal["interval", "change"], interval_s: float = 60.0) -> None:
+        self._sink, self._mode = sink, mode
+        self._interval_ns = max(1, round(interval_s * NS_PER_S))
+        self._last: dict[str, Hashable] = {}
+        self.withheld = 0
+
+    @property
+    def stream_status(self) -> Callable[[str, bool], None]:
+        """That of the sink.  Raises AttributeError where it has none."""
+        tell: Callable[[str, bool], None] = getattr(self._sink, "stream_status")  # noqa: B009 - it may have none
+        return tell
+
+    def open(self) -> None:
+        """Open the sink."""
+        self._sink.open()
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Write the rows that pass.  Raises what the sink raises."""
+        rows = self._passing(batch)
+        self.withheld += len(batch) - len(rows)
+        if rows:
+            self._sink.write(batch if len(rows) == len(batch) else batch.take(np.array(rows, np.int64)))
+
+    def flush(self) -> int:
+        """Flush the sink."""
+        return self._sink.flush()
+
+    def close(self) -> None:
+        """Close the sink."""
+        self._sink.close()
+
+    def health(self) -> SinkHealth:
+        """How the sink is doing."""
+        return self._sink.health()
+
+    def _passing(self, batch: PredictionBatch) -> list[int]:
+        keys: Sequence[Hashable] = (
+            (batch.time_ns // self._interval_ns).tolist() if self._mode == "interval" else _states(batch)
+        )
+        always = ((batch.reset != ResetReason.NONE) & (batch.reset != ResetReason.WINDOW)).tolist()
+        last, passing = self._last, []
+        for row, (index, key, passes) in enumerate(zip(batch.stream.tolist(), keys, always, strict=True)):
+            stream = batch.streams[index]
+            if passes or last.get(stream) != key:
+                passing.append(row)
+                last[stream] = key
+        return passing
+
+
+def _states(batch: PredictionBatch) -> list[Hashable]:
+    """What makes an output another one: class (or set of classes), alarm, trust."""
+    trusted = batch.trusted.tolist()
+    alarm = [None] * len(batch) if batch.alarm is None else batch.alarm.tolist()
+    return list(zip(_classes(batch), alarm, trusted, strict=True))
+
+
+def _classes(batch: PredictionBatch) -> Sequence[Hashable]:
+    if batch.probabilities is None:
+        return [None] * len(batch)
+    known = np.logical_and.reduce(np.isfinite(batch.probabilities), axis=1)
+    if batch.spec.exclusive:
+        return np.where(known, batch.probabilities.argmax(axis=1), -1).tolist()
+    likely = np.packbits(batch.probabilities >= 0.5, axis=1)
+    return [row.tobytes() if good else None for row, good in zip(likely, known.tolist(), strict=True)]

@@ -1,0 +1,195 @@
+"""Status, streams and commands: what is asked of the daemon, and how it is answered.
+
+Commands change something, so they need a token, a POST with JSON in it, and an answer of the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stream_gru.control import MAX_COMMAND_BYTES, Action, Answer, Command, Commands, parse_command
+from stream_gru.types import STREAM_ID, SinkHealth, SourceHealth
+from stream_gru.web.events import EventStream
+from stream_gru.web.feed import MAX_CLIENTS, Feed
+
+_ANSWER_S = 2.0
+_LIMIT = re.compile(r"[1-9][0-9]{0,4}")
+_NOT_SET = "control.token_file is not set"
+# A connection serves one request, so that its time has a bound.
+ONCE = {"Connection": "close"}
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon at a glance.
+
+    ``counts``  since the process began, by name (received, applied, dropped, resets, ...)
+    ``paused``  streams held by name; ``paused_all``: all are held, but for those resumed since
+    """
+
+    version: str
+    model_id: str
+    engine: str
+    ready: bool
+    uptime_s: float
+    streams: int
+    sources: dict[str, SourceHealth] = field(default_factory=dict)
+    sinks: dict[str, SinkHealth] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    paused: tuple[str, ...] = ()
+    paused_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """One stream: event time of its last sample (ISO 8601), steps since its reset, ``online, silent`` or ``paused``."""
+
+    stream: str
+    time: str | None
+    steps: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the daemon lends to the server.
+
+    ``status`` and ``streams(limit)`` are called in the web thread: they must be quick and safe to call beside the loop.
+    Without a ``token`` no command is taken.
+    """
+
+    status: Callable[[], DaemonStatus]
+    streams: Callable[[int], Sequence[StreamStatus]]
+    feed: Feed
+    commands: Commands
+    token: str = field(default="", repr=False)
+
+
+def status_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
+    """``GET /api/v1/status``."""
+
+    async def answer(_: Request) -> Response:
+        return _json(200, api.status())
+
+    return answer
+
+
+def streams_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
+    """``GET /api/v1/streams?limit=1000``."""
+
+    async def answer(request: Request) -> Response:
+        text = request.query_params.get("limit", "1000")
+        if not _LIMIT.fullmatch(text):
+            return _told(400, f"limit: expected a number from 1 to 99999, got {text!r:.80}")
+        return _json(200, list(api.streams(int(text))))
+
+    return answer
+
+
+def outputs_route(api: Api) -> Callable[[Request], Awaitable[EventStream | Response]]:
+    """``GET /api/v1/outputs``, perhaps ``?stream=NAME``."""
+
+    async def answer(request: Request) -> EventStream | Response:
+        stream = request.query_params.get("stream")
+        if stream is not None and not STREAM_ID.fullmatch(stream):
+            return _told(400, f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {stream!r:.80}")
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream", headers=ONCE)
+        client = api.feed.subscribe(stream)
+        if client is None:
+            return _told(503, f"{MAX_CLIENTS} clients are listening already")
+        return EventStream(api.feed, client)
+
+    return answer
+
+
+def command_route(api: Api, action: Action) -> Callable[[Request], Awaitable[Response]]:
+    """``POST /api/v1/reset``, ``pause`` or ``resume`` with ``{"stream": NAME}`` or ``{"all": true}``."""
+
+    async def answer(request: Request) -> Response:
+        token = api.token.strip()
+        if not token:
+            return _told(403, _NOT_SET)
+        if not _authorized(request, token):
+            return _told(401, "expected the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _told(415, "expected Content-Type: application/json")
+        body = await _body(request)
+        if body is None:
+            return _told(413, f"expected at most {MAX_COMMAND_BYTES} bytes")
+        try:
+            stream = _stream_of(body, action)
+        except ValueError as error:
+            return _told(400, str(error))
+        return await _ask(api.commands, action, stream)
+
+    return answer
+
+
+async def _ask(commands: Commands, action: Action, stream: str | None) -> Response:
+    """Give the command to the daemon and wait for what it says."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Answer] = loop.create_future()
+
+    def tell(answer: Answer) -> None:
+        if not answered.done():  # else nobody waits any more
+            answered.set_result(answer)
+
+    def reply(answer: Answer) -> None:
+        with suppress(RuntimeError):  # the server has stopped meanwhile
+            loop.call_soon_threadsafe(tell, answer)
+
+    if not commands.put(Command(action, stream, reply)):
+        return _told(503, "too many commands are waiting")
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            answer = await answered
+    except TimeoutError:
+        return _told(503, f"no answer within {_ANSWER_S:g} s; the command may still be carried out")
+    return _json(200 if answer.ok else 404, answer)
+
+
+def _authorized(request: Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
+    return same and scheme.lower() == "bearer"
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body, None when it is too long."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_COMMAND_BYTES:
+            return None
+    return body
+
+
+def _stream_of(body: bytes, action: Action) -> str | None:
+    """The stream a body names, None for all.  Raises ValueError."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError('expected JSON such as {"stream": "pump-7"} or {"all": true}') from None
+    if not isinstance(data, dict) or "action" in data:
+        raise ValueError('expected an object such as {"stream": "pump-7"} or {"all": true}')
+    return parse_command({**data, "action": action.value})[1]
+
+
+def _told(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    return _json(status, Answer(False, text), headers)
+
+
+def _json(status: int, data: object, headers: dict[str, str] | None = None) -> Response:
+    kept = {"Cache-Control": "no-store", **ONCE, **(headers or {})}
+    return Response(orjson.dumps(data), status, kept, "application/json")

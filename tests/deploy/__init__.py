@@ -1,0 +1,1 @@
+"""What is shipped for an installation: units, rules, alerts, dashboards, images."""

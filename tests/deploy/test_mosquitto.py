@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from tests.deploy.support import DEPLOY, free_port, need, serving, wait_until
+
+FRAGMENT = DEPLOY / "mosquitto" / "stream-gru.conf"
+MESSAGES = 3000
+
+
+def installed(folder: Path, port: int) -> Path:
+    """Debian's main file in ``folder``, which includes the fragment on a free port, and saves every second."""
+    (folder / "conf.d").mkdir()
+    (folder / "kept").mkdir(mode=0o777)
+    fragment = re.sub(r"(?m)^listener 1883", f"listener {port}", FRAGMENT.read_text())
+    fragment = re.sub(r"(?m)^autosave_interval \d+", "autosave_interval 1", fragment)
+    (folder / "conf.d" / "stream-gru.conf").write_text(fragment)
+    main = folder / "mosquitto.conf"
+    main.write_text(f"user root\npersistence true\npersistence_location {folder}/kept/\ninclude_dir {folder}/conf.d\n")
+    return main
+
+
+@contextmanager
+def client(name: str, port: int, got: list[bytes] | None = None) -> Iterator[mqtt.Client]:
+    """A connected client; one with a list has a session that lasts, and puts there what comes."""
+    connected: list[object] = []
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = 0 if got is None else 3600
+    it = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+    it.on_connect = lambda _c, _u, _f, reason, _p: connected.append(reason)
+    if got is not None:
+        it.on_message = lambda _c, _u, message: got.append(bytes(message.payload))
+    it.connect("127.0.0.1", port, clean_start=False, properties=properties)
+    it.loop_start()
+    try:
+        wait_until(lambda: connected, "the broker to accept a client")
+        yield it
+    finally:
+        it.disconnect()
+        it.loop_stop()
+
+
+def publish(port: int, n: int) -> list[bytes]:
+    """Publish ``n`` messages and wait until the broker has confirmed each."""
+    payloads = [b"%06d" % i + b"x" * 100 for i in range(n)]
+    with client("device", port) as device:
+        sent = [device.publish("sensors/pump-7/data", payload, qos=1) for payload in payloads]
+        for message in sent:
+            message.wait_for_publish(30.0)
+            assert message.is_published()
+    return payloads
+
+
+def subscribe(port: int) -> None:
+    """Begin a session that lasts, and go away."""
+    granted: list[object] = []
+    with client("daemon", port, []) as daemon:
+        daemon.on_subscribe = lambda _c, _u, _m, reasons, _p: granted.append(reasons)
+        daemon.subscribe("sensors/+/data", qos=1)
+        wait_until(lambda: granted, "the subscription")
+
+
+@pytest.mark.servers
+def test_a_backlog_longer_than_the_default_arrives_whole(tmp_path: Path) -> None:
+    """3,000 messages for a daemon that is away all wait for it, in order (a stock broker keeps the first 1,000)."""
+    port = free_port()
+    with serving([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log"):
+        subscribe(port)
+        sent = publish(port, MESSAGES)
+        got: list[bytes] = []
+        with client("daemon", port, got):
+            wait_until(lambda: len(got) >= MESSAGES, "every message")
+    assert got == sent
+
+
+@pytest.mark.servers
+def test_a_stock_broker_loses_them(tmp_path: Path) -> None:
+    """The test above would notice: without the fragment the same messages do not all arrive."""
+    port = free_port()
+    main = tmp_path / "mosquitto.conf"
+    main.write_text(f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\n")
+    with serving([need("mosquitto"), "-c", main], port, tmp_path / "log"):
+        subscribe(port)
+        sent = publish(port, MESSAGES)
+        got: list[bytes] = []
+        with client("daemon", port, got) as daemon:
+            wait_until(lambda: len(got) >= 1000, "the first 1,000")
+            daemon.subscribe("end", qos=1)
+            daemon.publish("end", b"end", qos=1)
+            wait_until(lambda: got[-1] == b"end", "what comes after them")
+    assert got[:-1] == sent[:1000]
+
+
+@pytest.mark.servers
+def test_a_broker_that_is_killed_keeps_what_was_saved(tmp_path: Path) -> None:
+    """What waited for longer than the interval of saving is still there after kill -9."""
+    port, mosquitto = free_port(), need("mosquitto")
+    main, saved = installed(tmp_path, port), tmp_path / "kept" / "mosquitto.db"
+    with serving([mosquitto, "-c", main], port, tmp_path / "log") as broker:
+        subscribe(port)
+        sent = publish(port, 200)
+        wait_until(lambda: saved.is_file() and sent[-1] in saved.read_bytes(), "the file of the broker")
+        broker.kill()
+        broker.wait(10.0)
+    with serving([mosquitto, "-c", main], port, tmp_path / "log"):
+        got: list[bytes] = []
+        with client("daemon", port, got):
+            wait_until(lambda: len(got) >= len(sent), "every message")
+    assert got == sent
+
+
+@pytest.mark.servers
+def test_a_device_that_sends_too_much_is_told(tmp_path: Path) -> None:
+    """The broker announces the largest packet it takes, so that a client knows before it sends."""
+    port = free_port()
+    with serving([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log"):
+        told: list[int] = []
+        it = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="device", protocol=mqtt.MQTTv5)
+        it.on_connect = lambda _c, _u, _f, _r, properties: told.append(properties.MaximumPacketSize)
+        it.connect("127.0.0.1", port)
+        it.loop_start()
+        wait_until(lambda: told, "the broker to accept a client")
+        it.disconnect()
+        it.loop_stop()
+    assert told == [69632]
+
+
+def test_only_this_machine_can_reach_it() -> None:
+    """Every listener of the fragment is on loopback, as anybody may connect to it."""
+    listeners = re.findall(r"(?m)^listener (.*)$", FRAGMENT.read_text())
+    assert listeners == ["1883 127.0.0.1"]

@@ -1,0 +1,190 @@
+"""Commands over a real broker."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from stream_gru.config.live import BrokerConfig, ControlConfig
+from stream_gru.control import Commands
+from stream_gru.control_mqtt import ControlMqtt
+from tests.support.broker import Broker, Peer, needs_mosquitto
+from tests.support.waiting import wait_for
+from tests.support.web import FakeDaemon
+
+pytestmark = [pytest.mark.servers, needs_mosquitto]
+
+TOPIC = "plant/command"
+RESET = '{"action": "reset", "stream": "a"}'
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker."""
+    with Broker(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    """A daemon that carries out commands."""
+    made = FakeDaemon()
+    worker = threading.Thread(target=made.work)
+    worker.start()
+    yield made
+    made.stop.set()
+    worker.join()
+
+
+def control_of(broker: Broker, commands: Commands, protocol: str = "5") -> ControlMqtt:
+    """The control of a daemon, not opened."""
+    config = BrokerConfig(url=broker.url, client_id="gateway", protocol=protocol, longest_pause_s=0.2)  # type: ignore[arg-type]
+    return ControlMqtt(ControlConfig(mqtt=True, topic=TOPIC), config, commands)
+
+
+def until_connected(control: ControlMqtt) -> None:
+    """Wait until it listens."""
+    wait_for(lambda: control.connected, what="control")
+
+
+@pytest.fixture(params=["5", "3.1.1"])
+def control(request: pytest.FixtureRequest, broker: Broker, daemon: FakeDaemon) -> Iterator[ControlMqtt]:
+    """The control of that daemon, connected, in both versions of the protocol."""
+    made = control_of(broker, daemon.commands, request.param)
+    made.open()
+    until_connected(made)
+    yield made
+    made.close()
+    made.close()
+
+
+def answers(peer: Peer, n: int) -> list[dict[str, Any]]:
+    """The first ``n`` answers."""
+    wait_for(lambda: len(peer.heard) >= n, what=f"{n} answers")
+    return [json.loads(payload) for payload in peer.payloads()]
+
+
+def test_a_command_is_carried_out_and_answered(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
+    """A request without a response topic is answered beside the topic; one that fails too."""
+    with broker.client() as peer:
+        peer.subscribe(f"{TOPIC}/response")
+        peer.publish(TOPIC, RESET, '{"action": "pause", "all": true}', '{"action": "resume", "stream": "x"}')
+        assert answers(peer, 3) == [
+            {"ok": True, "text": "reset done", "streams": 1},
+            {"ok": True, "text": "pause done", "streams": 2},
+            {"ok": False, "text": "unknown stream 'x'", "streams": 0},
+        ]
+    assert daemon.done == [("reset", "a"), ("pause", None)]
+
+
+def ask(broker: Broker, payload: str, response_topic: str, listen: str) -> MQTTMessage:
+    """The answer to a request of MQTT 5 that asks for one elsewhere."""
+    heard: list[MQTTMessage] = []
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_message = lambda _c, _u, message: heard.append(message)
+    client.on_connect = lambda c, *_: c.subscribe(listen, 1)
+
+    def go(asking: Client, *_: object) -> None:
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.ResponseTopic = response_topic
+        properties.CorrelationData = b"\x00\xff"
+        asking.publish(TOPIC, payload, 1, properties=properties)
+
+    client.on_subscribe = go
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    try:
+        wait_for(lambda: heard, what="an answer")
+        return heard[0]
+    finally:
+        client.disconnect()
+        client.loop_stop()
+        client._reset_sockets()
+
+
+@pytest.mark.parametrize("control", ["5"], indirect=True)
+@pytest.mark.parametrize(
+    ("wanted", "listen"),
+    [("mine/answers", "mine/answers"), (TOPIC, f"{TOPIC}/response"), ("$mine", f"{TOPIC}/response")],
+)
+def test_the_answer_goes_where_the_request_says(broker: Broker, control: ControlMqtt, wanted: str, listen: str) -> None:
+    """A response topic is honoured with its correlation data, unless it is the topic of commands or the broker's."""
+    message = ask(broker, RESET, wanted, listen)
+    assert json.loads(message.payload)["ok"] is True
+    assert message.topic == listen
+    properties: Any = message.properties
+    assert properties.CorrelationData == b"\x00\xff"
+    assert properties.ContentType == "application/json"
+
+
+def test_nonsense_is_answered(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
+    """Whatever is sent, it is answered and harms nobody; what is far too long is passed over."""
+    nonsense: list[bytes | str] = [b"", b"\xff", "[" * 4000, "{}", "null", "{" + " " * 4096 + "}"]
+    with broker.client() as peer:
+        peer.subscribe(f"{TOPIC}/response")
+        peer.publish(TOPIC, b"x" * 200_000, *nonsense, RESET)
+        found = answers(peer, len(nonsense) + 1)
+        wait_for(lambda: peer.heard and json.loads(peer.payloads()[-1])["ok"], what="the last answer")
+    assert {answer["ok"] for answer in found[: len(nonsense)]} == {False}
+    assert any("4096 bytes" in answer["text"] for answer in found)
+    assert daemon.done == [("reset", "a")]
+
+
+def test_a_full_queue_is_answered(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
+    """When too many commands wait, those that come are refused, and the daemon carries out the others later."""
+    daemon.awake = False
+    with broker.client() as peer:
+        peer.subscribe(f"{TOPIC}/response")
+        peer.publish(TOPIC, *[RESET] * 66)
+        assert answers(peer, 2) == [{"ok": False, "text": "too many commands are waiting", "streams": 0}] * 2
+        daemon.awake = True
+        assert len(answers(peer, 66)) == 66
+    assert len(daemon.done) == 64
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_stored_command_is_not_carried_out(broker: Broker, daemon: FakeDaemon, protocol: str) -> None:
+    """A retained command, and one that was sent while the daemon was away, do nothing, at no connection."""
+    with broker.client() as peer:
+        peer.publish(TOPIC, RESET, retain=True)
+        peer.subscribe(f"{TOPIC}/response")
+        for _ in range(2):
+            control = control_of(broker, daemon.commands, protocol)
+            control.open()
+            until_connected(control)
+            answered = len(peer.heard)
+            peer.publish(TOPIC, '{"action": "pause", "stream": "a"}')
+            answers(peer, answered + 1)
+            control.close()
+            peer.publish(TOPIC, RESET)
+    assert daemon.done == [("pause", "a")] * 2
+
+
+def test_it_survives_the_broker(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
+    """After the broker was killed and is back, commands are carried out again."""
+    broker.kill()
+    wait_for(lambda: not control.connected, what="loss")
+    broker.start()
+    until_connected(control)
+    with broker.client() as peer:
+        peer.subscribe(f"{TOPIC}/response")
+        peer.publish(TOPIC, RESET)
+        assert answers(peer, 1)[0]["ok"]
+    assert daemon.done == [("reset", "a")]
+
+
+def test_it_may_be_closed_before_it_was_connected(tmp_path: Path) -> None:
+    """Without a broker, opening and closing return at once."""
+    control = control_of(Broker(tmp_path), Commands())
+    control.open()
+    assert not control.connected
+    control.close()

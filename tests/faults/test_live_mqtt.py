@@ -1,0 +1,148 @@
+"""Device, broker, daemon, broker, subscriber: the whole way, with a real broker and a real daemon."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from tests.support.broker import Broker, needs_mosquitto
+from tests.support.live import BUNDLE, Running, pump_records, replayed
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.servers, needs_mosquitto]
+
+CONFIG = """
+[run]
+bundle = "{bundle}"
+state_dir = "{folder}"
+
+[[broker]]
+url = "{url}"
+client_id = "gateway"
+
+[[source]]
+type = "mqtt"
+topics = ["sensors/{{stream}}/data"]
+format = "json"
+
+[source.input]
+time = "ts"
+time_unit = "s"
+
+[[sink]]
+type = "mqtt"
+
+[[sink]]
+type = "file"
+path = "{folder}/out.jsonl"
+
+[metrics]
+listen = "127.0.0.1:0"
+"""
+
+
+class Subscriber:
+    """Keeps every prediction with how often it came, over all connections."""
+
+    def __init__(self, port: int) -> None:
+        self.rows: Counter[bytes] = Counter()
+        self.ids: dict[str, set[bytes]] = {}
+        self._lock = threading.Lock()
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id="subscriber", protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.on_message = self._keep
+        self.client.on_connect = lambda client, *_: client.subscribe("stream_gru/+/prediction", qos=1)
+        self.client.reconnect_delay_set(1, 1)
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = 3600
+        self.client.connect("127.0.0.1", port, clean_start=False, properties=properties)
+        self.client.loop_start()
+        wait_for(self.client.is_connected, what="the subscriber")
+
+    def _keep(self, _: Client, __: object, message: MQTTMessage) -> None:
+        (name,) = [value for key, value in message.properties.UserProperty if key == "id"]  # type: ignore[union-attr]
+        with self._lock:
+            self.rows[message.payload] += 1
+            self.ids.setdefault(name, set()).add(message.payload)
+
+    def close(self) -> None:
+        """Leave."""
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+def publish_all(
+    port: int, records: dict[str, list[dict[str, float]]], broker_faults: dict[int, object] | None = None
+) -> None:
+    """Publish every record with QoS 1, streams mixed; at certain numbers something happens to the broker."""
+    client = Client(CallbackAPIVersion.VERSION2, client_id="device", protocol=MQTTProtocolVersion.MQTTv5)
+    client.max_inflight_messages_set(200)
+    client.reconnect_delay_set(1, 1)
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 3600
+    client.connect("127.0.0.1", port, clean_start=False, properties=properties)
+    client.loop_start()
+    left = {stream: iter(rows) for stream, rows in records.items()}
+    order = [stream for stream, rows in records.items() for _ in rows]
+    random.Random(1).shuffle(order)
+    sent = []
+    for number, stream in enumerate(order):
+        sent.append(client.publish(f"sensors/{stream}/data", json.dumps(next(left[stream])), qos=1))
+        if broker_faults and number in broker_faults:
+            broker_faults[number]()  # type: ignore[operator]
+    for info in sent:
+        info.wait_for_publish(120)
+    client.disconnect()
+    client.loop_stop()
+
+
+def start(folder: Path, broker: Broker) -> Path:
+    """A configuration for this broker."""
+    path = folder / "gateway.toml"
+    path.write_text(CONFIG.format(bundle=BUNDLE, folder=folder, url=broker.url))
+    return path
+
+
+def test_twenty_thousand_messages_of_two_hundred_streams_equal_a_replay(tmp_path: Path) -> None:
+    """Every prediction a subscriber gets is, to the byte, a row of the replay of the samples, and none is missing."""
+    records = pump_records(200, 100)
+    expected = replayed(records, tmp_path)
+    assert len(expected) == 20_000
+    with Broker(tmp_path) as broker:
+        subscriber = Subscriber(broker.port)
+        with Running(start(tmp_path, broker)) as daemon:
+            publish_all(broker.port, records)
+            wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=120, what="all predictions")
+            daemon.stop()
+        subscriber.close()
+    assert sorted(subscriber.rows) == expected
+    assert sorted((tmp_path / "out.jsonl").read_bytes().splitlines()) == expected
+
+
+def test_broker_restarts_lose_no_output(tmp_path: Path) -> None:
+    """However often the broker restarts, every output comes once or more, with the same id, and none is missing."""
+    records = pump_records(200, 100)
+    expected = replayed(records, tmp_path)
+    with Broker(tmp_path) as broker:
+
+        def restart() -> None:
+            broker.stop()
+            broker.start()
+
+        subscriber = Subscriber(broker.port)
+        with Running(start(tmp_path, broker)) as daemon:
+            publish_all(broker.port, records, {3000: restart, 9000: restart, 15_000: restart})
+            wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=180, what="all predictions")
+            daemon.stop()
+        subscriber.close()
+    assert sorted(subscriber.rows) == expected
+    assert len(subscriber.ids) == 20_000
+    assert all(len(payloads) == 1 for payloads in subscriber.ids.values())

@@ -1,0 +1,359 @@
+"""The MQTT sink against a real broker that dies, hangs, refuses and takes only short messages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_gru.config.live import BrokerConfig, MqttSinkConfig
+from stream_gru.errors import SinkPending, SinkUnavailable
+from stream_gru.sinks.mqtt import MqttSink
+from stream_gru.types import PredictionBatch
+from tests.support.broker import Broker, Peer, needs_mosquitto
+from tests.support.models import make_bundle
+from tests.support.streams import batch, toy_pipeline
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.servers, needs_mosquitto]
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker that runs."""
+    with Broker(tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def opened(broker: Broker, keys: dict[str, Any] | None = None, **options: Any) -> Iterator[MqttSink]:
+    """A sink that is connected; ``keys`` of its table, ``options`` of its constructor or of the broker's table."""
+    own = {key: options.pop(key) for key in ("manifest", "stopping") if key in options}
+    reach = BrokerConfig(
+        **{"url": broker.url, "client_id": "daemon", "longest_pause_s": 0.5, "keepalive_s": 2, **options}
+    )
+    sink = MqttSink(MqttSinkConfig(**(keys or {})), reach, name="mqtt", **own)
+    sink.open()
+    try:
+        wait_for(lambda: sink.health().connected, what="the sink to be connected")
+        yield sink
+    finally:
+        sink.close()
+
+
+def outputs(rows: int, begin: int = 0, streams: tuple[str, ...] = ("p1",)) -> PredictionBatch:
+    """So many outputs, one a second, of these streams in turn."""
+    names = [streams[i % len(streams)] for i in range(rows)]
+    return toy_pipeline().process(batch(names, list(range(begin, begin + rows))))
+
+
+def flushed(sink: MqttSink) -> bool:
+    """Whether everything was confirmed."""
+    try:
+        sink.flush()
+    except SinkPending:
+        return False
+    return True
+
+
+def seconds(peer: Peer, topic: str = "") -> list[int]:
+    """The times of the rows that were heard, in order."""
+    rows = [json.loads(payload) for payload in peer.payloads(topic) if payload.startswith(b"{")]
+    return [int(row["time"][17:19]) + 60 * int(row["time"][14:16]) for row in rows]
+
+
+def test_each_row_is_one_message_of_its_stream(broker: Broker) -> None:
+    """Topic, JSON, content type and an id that a consumer can use against repetitions."""
+    with broker.client() as peer, opened(broker, {"expiry_s": 60}) as sink:
+        peer.subscribe("stream_gru/+/prediction")
+        sink.write(outputs(4, streams=("p1", "p2")))
+        wait_for(lambda: flushed(sink))
+        wait_for(lambda: len(peer.heard) == 4)
+        first = peer.heard[0]
+        assert first.topic == "stream_gru/p1/prediction"
+        row = json.loads(first.payload)
+        assert row["stream"] == "p1"
+        properties: Any = first.properties
+        assert properties.ContentType == "application/json"
+        assert properties.PayloadFormatIndicator == 1
+        assert properties.MessageExpiryInterval in (59, 60)
+        assert properties.UserProperty == [("id", f"p1/{row['time']}")]
+        assert not first.retain
+        assert sink.health().queued == 0
+
+
+@pytest.mark.parametrize("keys", [{"qos": 0}, {"qos": 1}])
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_many_rows_arrive_once_in_order(broker: Broker, keys: dict[str, Any], protocol: str) -> None:
+    """More rows than the broker lets be under way, of either quality and protocol."""
+    with broker.client() as peer, opened(broker, keys, protocol=protocol) as sink:
+        peer.subscribe("stream_gru/+/prediction")
+        sink.write(outputs(300))
+        wait_for(lambda: flushed(sink))
+        wait_for(lambda: len(peer.heard) == 300)
+        assert seconds(peer) == list(range(300))
+        assert sink.flush() == sum(map(len, peer.payloads()))
+
+
+def test_the_status_is_there_after_each_reconnect_and_after_the_end(broker: Broker) -> None:
+    """Online, retained, whenever we are; offline after a clean end; and of each stream when it was last heard."""
+    with opened(broker) as sink:
+        sink.write(outputs(1))
+        wait_for(lambda: flushed(sink))
+        sink.stream_status("p1", False)
+        broker.kill()
+        broker.forget()
+        broker.start()
+        with broker.client() as peer:
+            peer.subscribe("stream_gru/#")
+            wait_for(lambda: peer.payloads("stream_gru/status") == [b"online"])
+            wait_for(lambda: peer.payloads("stream_gru/p1/availability") == [b"offline"])
+            sink.write(outputs(1, 5))
+            wait_for(lambda: peer.payloads("stream_gru/p1/availability") == [b"offline", b"online"])
+    with broker.client() as peer:
+        peer.subscribe("stream_gru/#")
+        wait_for(lambda: peer.payloads("stream_gru/status") == [b"offline"])
+        assert all(message.retain for message in peer.heard)
+
+
+def test_the_last_will_speaks_for_a_killed_daemon(broker: Broker) -> None:
+    """Without a word of goodbye the broker says offline (in MQTT 3.1.1 at once, else after ten seconds)."""
+    with broker.client() as peer, opened(broker, protocol="3.1.1") as sink:
+        peer.subscribe("stream_gru/status")
+        wait_for(lambda: peer.payloads() == [b"online"])
+        sink.connection._leave = lambda: None  # type: ignore[method-assign]
+        sink.connection.close()
+        wait_for(lambda: peer.payloads() == [b"online", b"offline"])
+
+
+def test_rows_written_while_the_broker_is_away_are_sent_later(broker: Broker) -> None:
+    """Nothing is lost and nothing sent twice without need; flush says meanwhile that it is pending."""
+    with opened(broker) as sink:
+        broker.stop()
+        wait_for(lambda: not sink.health().connected)
+        sink.write(outputs(50))
+        with pytest.raises(SinkPending, match="50 outputs"):
+            sink.flush()
+        broker.start()
+        with broker.client() as peer:
+            # The sink may be quicker than we are: it must not have lost its rows to nobody, so ask at the source.
+            wait_for(lambda: flushed(sink))
+            peer.subscribe("stream_gru/+/prediction")
+            sink.write(outputs(10, 50))
+            wait_for(lambda: len(peer.heard) == 10)
+        assert sink.health().reconnects == 1
+
+
+def test_a_frozen_broker_loses_no_row(broker: Broker) -> None:
+    """Rows under way when the broker hangs are sent again on the next connection, in order."""
+    with broker.client() as peer, opened(broker, keepalive_s=1) as sink:
+        peer.subscribe("stream_gru/+/prediction")
+        sink.write(outputs(5))
+        wait_for(lambda: flushed(sink))
+        broker.freeze()
+        sink.write(outputs(60, 5))
+        wait_for(lambda: not sink.health().connected, what="the sink to notice")
+        assert not flushed(sink)
+        broker.thaw()
+        wait_for(lambda: flushed(sink))
+        wait_for(lambda: set(seconds(peer)) == set(range(65)))
+        heard = seconds(peer)
+        assert list(dict.fromkeys(heard)) == list(range(65))
+        # What was under way came twice: the broker had taken it in, but its answer found nobody.
+        assert len(heard) <= 65 + 20
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_full_queue_makes_the_loop_wait(broker: Broker, stop: bool) -> None:
+    """With when_full = block nothing is given up; a daemon that shall stop is not held."""
+    stopping = threading.Event()
+    keys = {"queue_messages": 20}
+    with broker.client() as peer, opened(broker, keys, stopping=stopping.is_set) as sink:
+        peer.subscribe("stream_gru/+/prediction")
+        broker.freeze()
+        ended: list[str] = []
+
+        def write() -> None:
+            try:
+                sink.write(outputs(100))
+                ended.append("written")
+            except SinkPending:
+                ended.append("pending")
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        wait_for(lambda: sink.health().queued == 20)
+        if stop:
+            stopping.set()
+            writer.join(20)
+            assert ended == ["pending"]
+            broker.thaw()
+            return
+        broker.thaw()
+        writer.join(20)
+        assert ended == ["written"]
+        wait_for(lambda: flushed(sink))
+        wait_for(lambda: set(seconds(peer)) == set(range(100)))
+        assert sink.health().discarded == 0
+
+
+def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
+    """With when_full = drop_oldest the loop goes on, the newest rows stay, and what was given up is counted."""
+    keys = {"queue_messages": 20, "when_full": "drop_oldest"}
+    with opened(broker, keys) as sink:
+        broker.stop()
+        wait_for(lambda: not sink.health().connected)
+        sink.write(outputs(100))
+        assert (sink.health().queued, sink.health().discarded) == (20, 80)
+        first = sink._outbox._rows[0].key
+        assert first.endswith("00:01:20Z")
+
+
+def test_too_long_a_row_is_refused_once_and_the_rest_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A row that the broker would cut the connection for is not sent; those behind it are."""
+    with Broker(tmp_path, max_packet_bytes=2000) as broker, broker.client() as peer:
+        peer.subscribe("stream_gru/#")
+        with opened(broker, {"topic": "stream_gru/{stream}/" + "x" * 100}) as sink:
+            sink.write(outputs(1))
+            long = toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0]))
+            sink.write(long)
+            sink.write(outputs(1, 1))
+            wait_for(lambda: flushed(sink))
+            wait_for(lambda: len([payload for payload in peer.payloads() if payload.startswith(b"{")]) == 2)
+            assert sink.health().failed == 1
+            assert sink.health().reconnects == 0
+            assert sink.connection.limits.max_packet_bytes == 2000
+    assert "takes at most 2000 bytes" in caplog.text
+
+
+def test_what_the_broker_always_cuts_us_for_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broker of MQTT 3.1.1 does not say what is too long for it: the row is found, counted, and the rest arrives."""
+    with Broker(tmp_path, max_packet_bytes=2000) as broker, broker.client() as peer:
+        peer.subscribe("stream_gru/+/prediction")
+        with opened(broker, protocol="3.1.1") as sink:
+            sink.write(outputs(30))
+            sink.write(toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0])))
+            sink.write(outputs(30, 30))
+            wait_for(lambda: flushed(sink))
+            wait_for(lambda: set(seconds(peer)) == set(range(60)))
+            assert list(dict.fromkeys(seconds(peer))) == list(range(60))
+            assert sink.health().failed == 1
+            assert sink.health().reconnects <= 6
+    assert "given up" in caplog.text
+
+
+def test_a_notice_that_the_broker_cuts_us_for_is_not_said_again(tmp_path: Path) -> None:
+    """Some brokers cut the connection for a topic that is not ours; outputs go on without the notice."""
+    acl = ["topic read #", "topic write stream_gru/+/prediction", "topic write stream_gru/status"]
+    with Broker(tmp_path, acl=acl, lines=["max_queued_messages 0"]) as broker, broker.client() as peer:
+        peer.subscribe("stream_gru/+/prediction")
+        with opened(broker) as sink:
+            sink.write(outputs(10))
+            wait_for(lambda: flushed(sink))
+            wait_for(lambda: seconds(peer) == list(range(10)))
+            assert sink.health().failed == 0
+
+
+def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
+    """A broker that comes back with a smaller limit is not sent what it would cut us for."""
+    roomy, narrow = tmp_path / "a", tmp_path / "b"
+    roomy.mkdir()
+    narrow.mkdir()
+    with Broker(roomy) as first, Broker(narrow, max_packet_bytes=1000) as second:
+        second.stop()
+        with opened(first, keepalive_s=1) as sink:
+            first.freeze()
+            sink.write(toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0])))
+            wait_for(lambda: sink._outbox.under_way > 0)
+            second._config.write_text(second._config.read_text().replace(str(second.port), str(first.port)))
+            second.port = first.port
+            first.thaw()
+            first.kill()
+            second.start()
+            wait_for(lambda: flushed(sink))
+            assert sink.health().failed in (0, 1)  # the first broker may have taken it before it died
+            assert sink.health().reconnects == 1
+
+
+def test_a_topic_we_may_not_write_to_is_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal (access list) is final: counted, said once, and not taken for a success."""
+    acl = ["topic read #", "topic write stream_gru/p1/#", "topic write stream_gru/status"]
+    with Broker(tmp_path, acl=acl) as broker, broker.client() as peer, opened(broker) as sink:
+        peer.subscribe("stream_gru/#")
+        sink.write(outputs(10, streams=("p1", "p2")))
+        wait_for(lambda: flushed(sink))
+        assert sink.health().failed == 5
+        wait_for(lambda: len(peer.payloads("stream_gru/p1/prediction")) == 5)
+    assert caplog.text.count("refused an output to stream_gru/p2/prediction") == 1
+
+
+def test_closing_waits_for_what_is_left_but_not_for_ever(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """Rows written just before the end arrive; a frozen broker holds nobody."""
+    with broker.client() as peer:
+        peer.subscribe("stream_gru/+/prediction")
+        with opened(broker) as sink:
+            sink.write(outputs(200))
+        wait_for(lambda: len(peer.heard) == 200)
+    with opened(broker) as sink:
+        broker.freeze()
+        sink.write(outputs(3))
+        thread = sink.connection._thread
+        sink.close()
+        assert thread is not None
+        assert not thread.is_alive()
+        broker.thaw()
+    assert "3 outputs were not confirmed" in caplog.text
+
+
+def test_a_sink_that_is_not_open_says_so() -> None:
+    """Writing needs open; flushing and closing nothing is quiet, and the constructor touches nothing."""
+    sink = MqttSink(MqttSinkConfig(), BrokerConfig(url="mqtt://127.0.0.1:1"), name="mqtt")
+    with pytest.raises(SinkUnavailable, match="not open"):
+        sink.write(outputs(1))
+    assert sink.flush() == 0
+    sink.close()
+    assert not sink.health().connected
+
+
+def test_home_assistant_is_told_of_each_stream_and_again_when_it_starts(broker: Broker) -> None:
+    """A retained device comes with the first output of a stream, after a reconnect, and whenever it starts anew."""
+    manifest = make_bundle().manifest
+    topic = "homeassistant/device/stream_gru_p1/config"
+    with broker.client() as peer, opened(broker, {"home_assistant": True}, manifest=manifest) as sink:
+        peer.subscribe("homeassistant/device/#")
+        sink.write(outputs(1))
+        wait_for(lambda: len(peer.payloads(topic)) == 1)
+        device = json.loads(peer.payloads(topic)[0])
+        assert device["state_topic"] == "stream_gru/p1/prediction"
+        assert peer.heard[0].retain
+        peer.publish("homeassistant/status", "offline")
+        peer.publish("homeassistant/status", "online")
+        wait_for(lambda: len(peer.payloads(topic)) == 2)
+        broker.kill()
+        broker.forget()
+        broker.start()
+        wait_for(lambda: sink.health().reconnects == 1)
+        with broker.client() as other:
+            other.subscribe("homeassistant/device/#")
+            wait_for(lambda: other.payloads(topic) == peer.payloads(topic)[:1])
+
+
+def test_numbers_that_are_none_do_not_stop_a_row(broker: Broker) -> None:
+    """NaN is null in JSON; the row is published."""
+    with broker.client() as peer, opened(broker) as sink, np.errstate(all="ignore"):
+        peer.subscribe("stream_gru/+/prediction")
+        outs = outputs(1)
+        assert outs.forecast is not None
+        outs.forecast[:] = np.nan
+        sink.write(outs)
+        wait_for(lambda: flushed(sink))
+        wait_for(lambda: len(peer.heard) == 1)
+        assert b"null" in peer.payloads()[0]
+        logging.getLogger(__name__).debug("published")

@@ -1,0 +1,477 @@
+"""The MQTT source against a real broker that dies, hangs, forgets and misbehaves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paho.mqtt.client import Client, DisconnectFlags, MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+from stream_gru.config.live import BrokerConfig, MqttSourceConfig
+from stream_gru.errors import TakenOver
+from stream_gru.sources.mqtt import MqttSource
+from stream_gru.types import DropReason, Position, RawMessage
+from tests.support.broker import Broker, Peer, needs_mosquitto
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.servers, needs_mosquitto]
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker that runs."""
+    with Broker(tmp_path) as running:
+        yield running
+
+
+def settings(broker: Broker, **keys: Any) -> BrokerConfig:
+    """How to reach it, with everything quick."""
+    return BrokerConfig(**{"url": broker.url, "client_id": "daemon", "longest_pause_s": 0.5, "keepalive_s": 2, **keys})
+
+
+def table(**keys: Any) -> MqttSourceConfig:
+    """A source of JSON."""
+    return MqttSourceConfig(**{"topics": ["sensors/{stream}/data"], "format": "json", **keys})
+
+
+@contextmanager
+def opened(broker: Broker, config: MqttSourceConfig | None = None, state_dir: str = "", **keys: Any) -> Iterator[Any]:
+    """A source that is connected and subscribed; killed, as a process is, when the test leaves it open."""
+    source = MqttSource(config or table(), settings(broker, **keys), name="mqtt", state_dir=state_dir)
+    source.open(None)
+    try:
+        wait_for(lambda: source.health().connected, what="the source to be connected")
+        wait_for(lambda: not source._subscriptions._asked, what="its subscriptions")
+        yield source
+    finally:
+        crash(source)
+
+
+def crash(source: MqttSource) -> None:
+    """Cut the connection as a killed process would: no acknowledgements, no goodbye."""
+    source.connection._leave = lambda: None  # type: ignore[method-assign]
+    source.close()
+
+
+def receive(source: MqttSource, count: int, timeout_s: float = 20.0) -> list[RawMessage]:
+    """Exactly so many messages, and no more that come with them."""
+    got: list[RawMessage] = []
+
+    def enough() -> bool:
+        got.extend(source.poll(1000, 0.05))
+        return len(got) >= count
+
+    wait_for(enough, timeout_s, f"{count} messages")
+    assert len(got) == count
+    return got
+
+
+def numbers(messages: list[RawMessage]) -> list[int]:
+    """What the messages say."""
+    return [int(message.payload) for message in messages]
+
+
+def texts(count: int, begin: int = 0) -> list[str]:
+    """Payloads."""
+    return [str(i) for i in range(begin, begin + count)]
+
+
+def commit(source: MqttSource, message: RawMessage) -> None:
+    """Acknowledge up to a message, and wait until the broker has been told."""
+    assert message.position is not None
+    source.commit(message.position)
+    settle(source)
+
+
+def settle(source: MqttSource) -> None:
+    """Wait until the broker has handled all that we sent: it answers in order."""
+    answered = threading.Event()
+    client = source.connection._client
+    usual = client.on_unsubscribe
+
+    def ask(client: Client) -> None:
+        client.on_unsubscribe = lambda *_: answered.set()
+        client.unsubscribe("no/such/filter")
+
+    turned = threading.Event()
+    source.connection.later(lambda _: turned.set())
+    assert turned.wait(20)
+    source.connection.later(ask)
+    assert answered.wait(20)
+    client.on_unsubscribe = usual
+
+
+def quiet(source: MqttSource, peer: Peer, topic: str = "sensors/p1/data") -> None:
+    """Nothing waits before a message sent now."""
+    peer.publish(topic, "999")
+    assert numbers(receive(source, 1)) == [999]
+
+
+def test_messages_come_in_order_with_stream_channel_and_position(broker: Broker) -> None:
+    """Each message says when it came, of which stream and channel it is, and where it stands."""
+    config = table(topics=["site/{area}/{device}/{channel}"])
+    with opened(broker, config) as source, broker.client() as peer:
+        peer.publish("site/a/p1/flow", "1", "2")
+        peer.publish("site/b/p2/temp", "3")
+        got = receive(source, 3)
+    assert numbers(got) == [1, 2, 3]
+    assert [(message.key, message.channel) for message in got] == [("a/p1", "flow")] * 2 + [("b/p2", "temp")]
+    assert [message.position for message in got] == [Position("mqtt", n) for n in (1, 2, 3)]
+    assert all(message.arrival_ns > 1_600_000_000 * 10**9 and message.source == "mqtt" for message in got)
+
+
+def test_the_bell_rings_for_each_message(broker: Broker) -> None:
+    """The loop can sleep until there is something to do."""
+    rung: list[int] = []
+    source = MqttSource(table(), settings(broker), name="mqtt", bell=lambda: rung.append(1))
+    source.open(None)
+    wait_for(lambda: source._subscriptions._held)
+    with broker.client() as peer:
+        peer.publish("sensors/p1/data", "1", "2")
+    wait_for(lambda: len(rung) == 2)
+    source.close()
+    source.close()
+
+
+def test_what_was_not_committed_comes_again(broker: Broker) -> None:
+    """A killed daemon that committed nothing gets everything again, one that committed gets the rest."""
+    with broker.client() as peer:
+        with opened(broker) as source:
+            peer.publish("sensors/p1/data", *texts(10))
+            assert numbers(receive(source, 10)) == list(range(10))
+        with opened(broker) as source:
+            got = receive(source, 10)
+            assert numbers(got) == list(range(10))
+            commit(source, got[6])
+        with opened(broker) as source:
+            got = receive(source, 3)
+            assert numbers(got) == [7, 8, 9]
+            commit(source, got[-1])
+        with opened(broker) as source:
+            quiet(source, peer)
+
+
+def test_the_broker_keeps_what_comes_while_nobody_is_there(broker: Broker) -> None:
+    """A clean stop leaves the session; nothing published meanwhile is lost."""
+    with broker.client() as peer:
+        with opened(broker) as source:
+            source.close()
+        peer.publish("sensors/p1/data", *texts(50))
+        with opened(broker) as source:
+            assert numbers(receive(source, 50)) == list(range(50))
+
+
+def test_mqtt_3_1_1_has_the_same_promise(broker: Broker) -> None:
+    """The older protocol keeps the session and the acknowledgements too."""
+    with broker.client() as peer:
+        with opened(broker, protocol="3.1.1") as source:
+            assert source.window == 20
+            peer.publish("sensors/p1/data", *texts(5))
+            commit(source, receive(source, 5)[1])
+        with opened(broker, protocol="3.1.1") as source:
+            assert numbers(receive(source, 3)) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("end", [Broker.stop, Broker.kill], ids=["stop", "kill"])
+def test_a_broker_that_comes_back_with_its_sessions(
+    broker: Broker, end: Callable[[Broker], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is lost and nothing taken twice: what we hold and the broker sends again is known to be the same."""
+    with caplog.at_level(logging.INFO), opened(broker) as source:
+        with broker.client() as peer:
+            peer.publish("sensors/p1/data", *texts(20))
+        got = receive(source, 20)
+        commit(source, got[9])
+        wait_for(lambda: broker._store.exists() and saved(broker))
+        end(broker)
+        wait_for(lambda: not source.health().connected)
+        broker.start()
+        wait_for(lambda: source.health().connected)
+        with broker.client() as peer:
+            peer.publish("sensors/p1/data", *texts(5, 20))
+        more = receive(source, 5)
+        assert numbers(more) == list(range(20, 25))
+        commit(source, more[-1])
+        assert source.health().reconnects == 1
+        assert source.health().sessions_lost == 0
+    said = [record.message for record in caplog.records if "daemon" in record.message]
+    assert [" lost (" in said[1], "connected again" in said[-1]] == [True, True]
+    assert len(said) <= 4
+    with opened(broker) as source, broker.client() as peer:
+        quiet(source, peer)
+
+
+def saved(broker: Broker) -> bool:
+    """Whether the broker has had time to write its sessions: it does so every second when something changed."""
+    with broker.client() as peer:
+        before = broker._store.stat().st_mtime_ns
+        peer.publish("other", "x", retain=True)
+        wait_for(lambda: broker._store.stat().st_mtime_ns != before)
+    return True
+
+
+def test_a_frozen_broker_is_left_and_found_again(broker: Broker) -> None:
+    """A broker that hangs for longer than the keep-alive loses us nothing."""
+    with opened(broker, keepalive_s=1) as source:
+        with broker.client() as peer:
+            peer.publish("sensors/p1/data", *texts(10))
+        got = receive(source, 10)
+        broker.freeze()
+        source.commit(got[4].position)
+        wait_for(lambda: not source.health().connected, what="the source to notice")
+        broker.thaw()
+        wait_for(lambda: source.health().connected)
+        with broker.client() as peer:
+            peer.publish("sensors/p1/data", *texts(5, 10))
+        more = receive(source, 5)
+        assert numbers(more) == list(range(10, 15))
+        commit(source, more[-1])
+        assert source.health().sessions_lost == 0
+    with opened(broker) as source, broker.client() as peer:
+        quiet(source, peer)
+
+
+def test_closing_does_not_wait_for_a_frozen_broker(broker: Broker) -> None:
+    """A daemon that shall end ends."""
+    with opened(broker) as source:
+        broker.freeze()
+        thread = source.connection._thread
+        source.close()
+        assert not thread.is_alive()
+
+
+def test_a_lost_session_is_counted_and_old_acknowledgements_stay_away(broker: Broker) -> None:
+    """With a new session packet identifiers begin anew: an old acknowledgement must not hit a new message."""
+    with opened(broker) as source:
+        with broker.client() as peer:
+            peer.publish("sensors/p1/data", *texts(5))
+        old = receive(source, 5)
+        broker.kill()
+        broker.forget()
+        broker.start()
+        wait_for(lambda: source.health().sessions_lost == 1)
+        wait_for(lambda: source.health().connected and not source._subscriptions._asked)
+        with broker.client() as peer:
+            peer.publish("sensors/p1/data", *texts(5, 100))
+        assert numbers(receive(source, 5)) == list(range(100, 105))
+        commit(source, old[-1])
+    with opened(broker) as source:
+        assert numbers(receive(source, 5)) == list(range(100, 105))
+
+
+def test_a_late_acknowledgement_would_be_seen(broker: Broker) -> None:
+    """The test above can fail: acknowledging by bare identifier does lose messages."""
+    with opened(broker) as source:
+        with broker.client() as peer:
+            peer.publish("sensors/p1/data", *texts(3))
+        receive(source, 3)
+        source.connection.later(lambda client: [client.ack(mid, 1) for mid in (1, 2, 3)])
+        settle(source)
+    with opened(broker) as source, broker.client() as peer:
+        quiet(source, peer)
+
+
+def test_faults_are_handed_on_and_acknowledged(broker: Broker) -> None:
+    """What cannot be used is a fault with a position, so that it is counted once and does not come again."""
+    with broker.client() as peer:
+        peer.publish("sensors/p0/data", "old", retain=True)
+        config = table(topics=["sensors/{stream}/data", "others/x"], max_payload_bytes=100)
+        with opened(broker, config) as source:
+            assert receive(source, 1)[0].fault is DropReason.RETAINED
+            peer.publish("sensors/p1/data", "x" * 101)
+            peer.publish("sensors/p1/data", "1")
+            got = receive(source, 2)
+            assert [message.fault for message in got] == [DropReason.TOO_LARGE, None]
+            assert got[0].payload == b""
+            narrower = table(topics=["others/x"], max_payload_bytes=100)
+            source._patterns = MqttSource(narrower, settings(broker), name="n")._patterns
+            peer.publish("sensors/p1/data", "2")
+            last = receive(source, 1)[0]
+            assert last.fault is DropReason.UNKNOWN_STREAM
+            commit(source, last)
+        with opened(broker, config) as source:
+            quiet(source, peer)
+
+
+def test_retained_messages_can_be_wanted(broker: Broker) -> None:
+    """With retained = true they are samples like others, once for each new subscription."""
+    with broker.client() as peer:
+        peer.publish("sensors/p0/data", "5", retain=True)
+        config = table(retained=True)
+        with opened(broker, config) as source:
+            got = receive(source, 1)
+            assert (numbers(got), got[0].fault) == ([5], None)
+            commit(source, got[0])
+        with opened(broker, config) as source:
+            quiet(source, peer)
+
+
+def test_messages_without_acknowledgement_are_counted(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """QoS 0 has no promise, which is said once and counted."""
+    with opened(broker) as source, broker.client() as peer:
+        peer.publish("sensors/p1/data", *texts(3), qos=0)
+        got = receive(source, 3)
+        commit(source, got[-1])
+        assert source.health().unprotected == 3
+    assert sum("QoS 0" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("stall_s", [0.0, 2.5])
+def test_a_full_queue_makes_the_broker_wait(broker: Broker, stall_s: float) -> None:
+    """Nothing is lost, doubled or put in disorder when the loop is behind, even for longer than the keep-alive."""
+    config = table(queue_messages=10, queue_bytes=100_000)
+    with opened(broker, config, keepalive_s=1, receive_maximum=50) as source:
+        with broker.client() as peer:
+            peer.publish("sensors/p1/data", *texts(400))
+        wait_for(lambda: source.health().queued >= 10)
+        end = time.monotonic() + stall_s
+        wait_for(lambda: time.monotonic() >= end)
+        assert source.health().queued <= 11
+        got: list[RawMessage] = []
+        while len(got) < 400:
+            more = source.poll(7, 5.0)
+            assert more
+            got += more
+            source.commit(more[-1].position)
+        assert numbers(got) == list(range(400))
+        settle(source)
+    with opened(broker) as source, broker.client() as peer:
+        quiet(source, peer)
+
+
+def test_other_topics_on_the_same_connection(broker: Broker) -> None:
+    """A reload subscribes to what is new and drops what is gone; other keys need another source."""
+    with opened(broker) as source, broker.client() as peer:
+        assert source.update(table(topics=["rooms/{stream}/data"]))
+        wait_for(lambda: source._subscriptions._held == {"rooms/+/data"})
+        peer.publish("sensors/p1/data", "1")
+        peer.publish("rooms/r1/data", "2")
+        assert [message.key for message in receive(source, 1)] == ["r1"]
+        assert source.health().reconnects == 0
+        assert not source.update(table(topics=["rooms/{stream}/data"], qos=0))
+
+
+def test_a_subscription_that_nobody_wants_any_more_is_dropped(broker: Broker, tmp_path: Path) -> None:
+    """The session remembers filters of an earlier configuration; the file beside it says which."""
+    with opened(broker, table(topics=["sensors/{stream}/data", "rooms/x"]), str(tmp_path)) as source:
+        wait_for((tmp_path / "mqtt-daemon.json").exists)
+        source.close()
+    with opened(broker, table(), str(tmp_path)) as source, broker.client() as peer:
+        wait_for(lambda: source._subscriptions._held == {"sensors/+/data"})
+        peer.publish("rooms/x", "1")
+        quiet(source, peer)
+
+
+def test_a_session_lost_while_we_were_away_is_counted(broker: Broker, tmp_path: Path) -> None:
+    """What the session was subscribed to is kept beside: its absence at the next start is a loss."""
+    with opened(broker, state_dir=str(tmp_path)) as source:
+        assert source.health().sessions_lost == 0
+        source.close()
+    broker.kill()
+    broker.forget()
+    broker.start()
+    with opened(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
+        assert source.health().sessions_lost == 1
+        quiet(source, peer)
+
+
+def test_a_file_of_subscriptions_that_is_damaged_only_warns(
+    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything is subscribed to anew at each start, so that the file is needed for nothing vital."""
+    (tmp_path / "mqtt-daemon.json").write_text("[")
+    with opened(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
+        quiet(source, peer)
+        assert "cannot be read" in caplog.text
+        source._subscriptions._path = tmp_path / "gone" / "x.json"
+        source._subscriptions._save()
+        assert "cannot be written" in caplog.text
+
+
+def test_a_refused_subscription_is_told(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """The broker's reason stands in the log, and the filter is asked for again on the next connection."""
+    with opened(broker) as source:
+        source._subscriptions._held.clear()
+        source._subscriptions._asked[7] = ("sensors/+/data",)
+        source._subscriptions.subscribed(7, ["Not authorized"])
+        assert "refused the subscription to sensors/+/data: Not authorized" in caplog.text
+        assert not source._subscriptions._held
+
+
+def test_a_topic_that_is_not_text_is_a_fault(broker: Broker) -> None:
+    """Brokers should not let it through; when one does, the message is counted and acknowledged."""
+    source = MqttSource(table(), settings(broker), name="mqtt")
+    message = MQTTMessage(1, b"sensors/\xff/data")
+    message.qos, message.payload = 1, b"1"
+    source._on_message(message)
+    (raw,) = source._queue.get(1, 0.0)
+    assert raw.fault is DropReason.ENCODING
+    source.commit(Position("mqtt", 1))
+    assert source._ledger.take_acks() == [1]
+
+
+def test_what_the_broker_lets_through_can_be_read(tmp_path: Path) -> None:
+    """Its limits are known once we are connected."""
+    lines = ["max_inflight_messages 7", "retain_available false"]
+    with Broker(tmp_path, max_packet_bytes=5000, lines=lines) as broker, opened(broker) as source:
+        limits = source.connection.limits
+        assert (limits.max_packet_bytes, limits.receive_maximum, limits.retain) == (5000, 7, False)
+        assert source.window == 1000
+
+
+def test_a_second_daemon_with_our_name_is_told_of(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """Two clients of one name throw each other out; where the broker does not say why, we say what it may be."""
+    with opened(broker), opened(broker):
+        wait_for(lambda: "another client connects as 'daemon'" in caplog.text)
+
+
+def test_being_thrown_out_twice_ends_the_attempts(broker: Broker) -> None:
+    """A broker that says why (0x8E) is believed at the second time; `poll` tells what to do."""
+    with opened(broker) as source:
+        thread = source.connection._thread
+
+        def throw_out(client: Any) -> None:
+            code = ReasonCode(PacketTypes.DISCONNECT, "Session taken over")
+            client.on_disconnect(client, None, DisconnectFlags(True), code, None)
+            client.socket().close()
+
+        source.connection.later(throw_out)
+        wait_for(lambda: source.health().reconnects == 1)
+        assert source.poll(1, 0.0) == []
+        source.connection.later(throw_out)
+        wait_for(lambda: not thread.is_alive())
+        with pytest.raises(TakenOver, match="client_id"):
+            source.poll(1, 0.0)
+        assert not source.health().connected
+
+
+def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    """Opening does not wait, and everything begins once the broker is there."""
+    broker = Broker(tmp_path)
+    source = MqttSource(table(), settings(broker), name="mqtt")
+    source.open(None)
+    assert source.poll(1, 0.0) == []
+    assert not source.health().connected
+    with broker:
+        wait_for(lambda: source.health().connected)
+        source.close()
+
+
+def test_an_error_in_a_handler_does_not_end_the_connection(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """An unexpected exception is logged and the next message is received."""
+    with opened(broker) as source, broker.client() as peer:
+        good = source._raw
+        source._raw = lambda *arguments: 1 / 0
+        peer.publish("sensors/p1/data", "1")
+        wait_for(lambda: "unexpected error" in caplog.text)
+        source._raw = good
+        quiet(source, peer)
+        assert source.health().connected

@@ -1,0 +1,158 @@
+"""Who gets in: certificates of both sides, users and passwords, and what is said when somebody does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_gru.config.live import BrokerConfig, MqttSourceConfig
+from stream_gru.errors import ConfigError
+from stream_gru.mqtt.access import warn_of_risks
+from stream_gru.sources.mqtt import MqttSource
+from tests.support.broker import Broker, needs_mosquitto
+from tests.support.certificates import Authority
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.servers, needs_mosquitto]
+TABLE = MqttSourceConfig(topics=["sensors/{stream}/data"], format="json")
+
+
+@contextmanager
+def source_of(**keys: Any) -> Iterator[MqttSource]:
+    """A source that tries to get in."""
+    source = MqttSource(TABLE, BrokerConfig(**{"longest_pause_s": 0.3, **keys}), name="mqtt")
+    source.open(None)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def gets_in(source: MqttSource) -> None:
+    """It is connected."""
+    wait_for(lambda: source.health().connected)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """Who signs."""
+    return Authority(tmp_path)
+
+
+def secured(folder: Path, authority: Authority, host: str = "127.0.0.1", **options: Any) -> Broker:
+    """A broker whose certificate is made out to ``host``."""
+    return Broker(folder, tls=(authority.file, *authority.issue("server", host)), **options)
+
+
+def test_a_broker_with_a_certificate_of_our_authority(tmp_path: Path, authority: Authority) -> None:
+    """Messages come through TLS, also many at once."""
+    with secured(tmp_path, authority) as broker, source_of(url=broker.url, ca_file=str(authority.file)) as source:
+        gets_in(source)
+        wait_for(lambda: source._subscriptions._held)
+        with source_of(url=broker.url, ca_file=str(authority.file), client_id="other") as other:
+            gets_in(other)
+            for i in range(200):
+                other.connection.later(lambda client, i=i: client.publish("sensors/p/data", str(i), 1))  # type: ignore[misc]
+            got: list[int] = []
+
+            def all_there() -> bool:
+                got.extend(int(message.payload) for message in source.poll(1000, 0.1))
+                return len(got) == 200
+
+            wait_for(all_there)
+            assert got == list(range(200))
+
+
+@pytest.mark.parametrize("wrong", ["host", "authority", "system"])
+def test_a_broker_that_is_not_who_it_should_be_is_refused(
+    tmp_path: Path, authority: Authority, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another host in the certificate, another authority, or only those of the system: no connection, and told why."""
+    host = "other.example" if wrong == "host" else "127.0.0.1"
+    ca_file = {"host": authority.file, "authority": Authority(tmp_path, "stranger").file, "system": ""}[wrong]
+    with secured(tmp_path, authority, host) as broker, source_of(url=broker.url, ca_file=str(ca_file)) as source:
+        wait_for(lambda: "certificate verify failed" in caplog.text)
+        assert not source.health().connected
+        assert source.connection.alive
+    assert caplog.text.count("not connected") == 1
+
+
+def test_not_looking_at_the_certificate_is_warned_of(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Insecure_skip_verify lets anybody be the broker, and says so at each start."""
+    broker = secured(tmp_path, authority, "other.example")
+    with broker, source_of(url=broker.url, insecure_skip_verify=True) as source:
+        gets_in(source)
+    assert "anybody can pretend" in caplog.text
+
+
+def test_a_client_certificate(tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    """A broker that wants one lets in who shows it; one that is renewed on disk is used at the next attempt."""
+    certificate, key = authority.issue("client")
+    good = certificate.read_bytes(), key.read_bytes()
+    strange_certificate, strange_key = Authority(tmp_path, "stranger").issue("impostor")
+    certificate.write_bytes(strange_certificate.read_bytes())
+    key.write_bytes(strange_key.read_bytes())
+    files = {"ca_file": str(authority.file), "cert_file": str(certificate), "key_file": str(key)}
+    with secured(tmp_path, authority, client_certificates=True) as broker:
+        with source_of(url=broker.url, ca_file=str(authority.file)) as bare:
+            wait_for(lambda: "not connected" in caplog.text)
+            assert not bare.health().connected
+        with source_of(url=broker.url, **files) as source:
+            wait_for(lambda: caplog.text.count("not connected") >= 2)
+            assert not source.health().connected
+            key.write_bytes(good[1])
+            certificate.write_bytes(good[0])
+            gets_in(source)
+
+
+def test_files_that_are_missing_or_wrong_are_told_at_the_start(tmp_path: Path, authority: Authority) -> None:
+    """Which file, and what should be in it."""
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("nonsense")
+    for keys, words in (
+        ({"ca_file": str(tmp_path / "gone.pem")}, r"gone\.pem: expected a file \(PEM\), got none"),
+        ({"ca_file": str(nonsense)}, r"nonsense\.pem: expected a certificate"),
+        ({"cert_file": str(nonsense), "ca_file": str(authority.file)}, r"nonsense\.pem: expected a certificate"),
+        ({"password_file": str(tmp_path / "gone")}, r"gone: expected a file with a secret"),
+    ):
+        source = MqttSource(TABLE, BrokerConfig(url="mqtts://127.0.0.1:1", **keys), name="mqtt")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=words):
+            source.open(None)
+        source.close()
+
+
+def test_user_and_password(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong password is told and tried again: it is read anew each time, so that a corrected one works."""
+    secret = tmp_path / "secret"
+    secret.write_text("wrong\n")
+    secret.chmod(0o600)
+    user = tmp_path / "user"
+    user.write_text("daemon\n")
+    user.chmod(0o600)
+    with Broker(tmp_path, users={"daemon": "right"}) as broker:
+        keys = {"url": broker.url, "user_file": str(user), "password_file": str(secret)}
+        with source_of(**keys) as source:
+            wait_for(lambda: "refused us" in caplog.text)
+            assert not source.health().connected
+            secret.write_text("right\n")
+            gets_in(source)
+        with source_of(url=broker.url, user="daemon", password_file=str(secret), protocol="3.1.1") as source:
+            gets_in(source)
+    assert "wrong" not in caplog.text
+    assert caplog.text.count("refused us") == 1
+
+
+def test_a_password_in_plain_text_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """On the way to another machine anybody can read it; on this one, or with TLS, nobody."""
+    secret = {"password_file": "p"}
+    for url in ("mqtt://localhost", "mqtt://[::1]:1884", "mqtts://gateway.example"):
+        warn_of_risks(BrokerConfig(url=url, **secret))  # type: ignore[arg-type]
+    assert not caplog.text
+    warn_of_risks(BrokerConfig(url="mqtt://gateway.example", **secret))  # type: ignore[arg-type]
+    assert "plain text" in caplog.text

@@ -1,0 +1,131 @@
+"""Assembly goes by event time: no cut of the records into batches changes a row, and no record is lost uncounted."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_gru.assembly import Assembler
+from stream_gru.types import NS_PER_S, DropReason, SampleBatch, concatenate, empty_batch
+
+CHANNELS = 3
+settings_of = st.tuples(st.sampled_from([0, 1, 2, 5]), st.sampled_from([0, 1, 2, 80]))
+
+
+@st.composite
+def partial_records(draw: st.DrawFn, jumps: tuple[int, ...], max_rows: int = 120) -> SampleBatch:
+    """Records of one or more channels of up to three streams; ``jumps``: tenths of a second between two of a stream."""
+    n, streams = draw(st.integers(1, max_rows)), draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    stream = rng.integers(0, streams, n).astype(np.int32)
+    time = np.zeros(n, np.int64)
+    for s in range(streams):
+        time[stream == s] = np.cumsum(rng.choice(jumps, int((stream == s).sum())))
+    values = rng.normal(size=(n, CHANNELS)).astype(np.float32)
+    values[rng.random((n, CHANNELS)) < draw(st.sampled_from([0.3, 0.7, 0.9]))] = np.nan
+    odd = draw(st.booleans())
+    return SampleBatch(
+        tuple(f"s{i}" for i in range(streams)),
+        stream,
+        time * (NS_PER_S // 10),
+        values,
+        seq=np.arange(n) if odd else None,
+        label=rng.integers(-1, 2, n).astype(np.int32) if odd else None,
+        labels=("a", "b") if odd else (),
+        reset=rng.random(n) < 0.05 if odd else None,
+        sequence=np.cumsum(rng.random(n) < 0.02) if draw(st.booleans()) else None,
+        arrival_ns=np.arange(n) if odd else None,
+    )
+
+
+def build(options: tuple[int, int]) -> Assembler:
+    """A period of a second; ages and waits in seconds."""
+    return Assembler(CHANNELS, NS_PER_S, options[0] * NS_PER_S, options[1] * NS_PER_S, max_streams=2)
+
+
+def run(one: Assembler, batches: list[SampleBatch]) -> tuple[SampleBatch, int]:
+    """All that comes of batches, and how many records were joined."""
+    done = [one.join(batch) for batch in batches]
+    return concatenate([*(found.batch for found in done), one.flush()], CHANNELS), sum(d.joined for d in done)
+
+
+def everything(batch: SampleBatch) -> list[tuple[object, ...]]:
+    """Each row as plain values, for comparison bit by bit."""
+    n = len(batch)
+    label = ["" if code < 0 else batch.labels[code] for code in batch.label] if batch.label is not None else [""] * n
+    plain = [
+        np.full(n, fill).tolist() if column is None else column.tolist()
+        for column, fill in ((batch.seq, -1), (batch.reset, False), (batch.sequence, -1), (batch.arrival_ns, 0))
+    ]
+    names = [batch.streams[s] for s in batch.stream]
+    values = [row.tobytes() for row in batch.values]
+    return list(zip(names, batch.time_ns.tolist(), values, label, *plain, strict=True))
+
+
+HOSTILE = (0, 1, 3, 5, 10, 10, 10, 12, 40, -1, -4, -15, 700, -50_000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), max_size=12))
+def test_batch_boundaries_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
+    """Any cut, and one record at a time: the same rows in the same order, and the same counts."""
+    whole, joined = run(build(options), [batch])
+    edges = [0, *sorted({min(place, len(batch)) for place in places}), len(batch)]
+    for cuts in (edges, range(len(batch) + 1)):
+        found, count = run(build(options), [batch.take(slice(a, b)) for a, b in pairwise(cuts)])
+        assert everything(found) == everything(whole)
+        assert (found.rejected, count) == (whole.rejected, joined)
+
+
+@settings(max_examples=150, deadline=None)
+@given(partial_records(HOSTILE), settings_of)
+def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[int, int]) -> None:
+    """Received = joined + rejected; each row has a value, lies on the grid, and ticks that wait are few."""
+    one = build(options)
+    done = one.join(batch)
+    assert batch.received == done.joined + sum(done.batch.rejected.values())
+    assert set(done.batch.rejected) <= {DropReason.LATE, DropReason.STREAM_LIMIT}
+    assert one.pending <= 64 * 2
+    for rows in (done.batch, one.flush()):
+        assert not np.isnan(rows.values).all(axis=1).any()
+        assert not (rows.time_ns % NS_PER_S).any()
+    assert one.pending == 0
+    assert not len(one.flush())
+
+
+@settings(max_examples=150, deadline=None)
+@given(partial_records(HOSTILE), settings_of)
+def test_streams_do_not_influence_each_other(batch: SampleBatch, options: tuple[int, int]) -> None:
+    """A stream alone gives the rows it gives among others."""
+    together = everything(run(build(options), [batch])[0])
+    first = batch.stream[0]
+    alone = run(build(options), [batch.take(batch.stream == first)])[0]
+    assert everything(alone) == [row for row in together if row[0] == batch.streams[first]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(partial_records((0, 1, 3, 5, 10, 12, 40)), st.sampled_from([1, 2, 5]), st.sampled_from([1, 2, 4]))
+def test_records_in_order_give_the_last_value_of_each_channel(batch: SampleBatch, age: int, wait: int) -> None:
+    """With one channel silent and the rest in order, a row holds each one's last value up to it, if not too old."""
+    own = batch.take(batch.stream == 0)
+    values = own.values.copy()
+    values[:, 2] = np.nan
+    own = SampleBatch(own.streams, own.stream, own.time_ns, values)
+    rows, _ = run(Assembler(CHANNELS, NS_PER_S, age * NS_PER_S, wait * NS_PER_S), [own])
+    reported = ~np.isnan(values)
+    ticks = -(-own.time_ns // NS_PER_S) * NS_PER_S
+    assert rows.time_ns.tolist() == sorted(set(ticks[reported.any(axis=1)].tolist()))
+    for time, row in zip(rows.time_ns.tolist(), rows.values, strict=True):
+        young = ((own.time_ns >= time - age * NS_PER_S) | (ticks == time)) & (own.time_ns <= time)
+        for channel in range(CHANNELS):
+            known = values[young & reported[:, channel], channel]
+            assert row[channel].tobytes() == (known[-1] if known.size else np.float32(np.nan)).tobytes()
+
+
+def test_no_records_give_no_rows() -> None:
+    """An empty batch is nothing, its rejects are passed on."""
+    done = build((1, 1)).join(empty_batch(CHANNELS, {DropReason.PARSE: 2}))
+    assert (len(done.batch), done.joined, done.batch.rejected) == (0, 0, {DropReason.PARSE: 2})

@@ -1,0 +1,186 @@
+"""A real mosquitto on a loopback port of its own, and a client to talk to it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from tests.support.waiting import wait_for
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto") or ""
+needs_mosquitto = pytest.mark.skipif(not MOSQUITTO, reason="mosquitto is not installed")
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Broker:
+    """Mosquitto in ``folder``; started again it has the same port and, after a clean stop, the same sessions.
+
+    ``users`` name -> password, nobody else is let in; ``acl`` lines of an access list; ``tls`` (authority, certificate,
+    key), clients must then show a certificate with ``client_certificates``; ``lines`` of configuration as they are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        users: Mapping[str, str] | None = None,
+        acl: Sequence[str] = (),
+        tls: tuple[Path, Path, Path] | None = None,
+        client_certificates: bool = False,
+        max_packet_bytes: int = 0,
+        lines: Sequence[str] = (),
+    ) -> None:
+        self.port = free_port()
+        self.url = f"{'mqtts' if tls else 'mqtt'}://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._tls = tls
+        self._process: subprocess.Popen[bytes] | None = None
+        self._store = folder / "mosquitto.db"
+        config = [
+            f"listener {self.port} 127.0.0.1",
+            f"allow_anonymous {'false' if users else 'true'}",
+            "user root",
+            "persistence true",
+            f"persistence_location {folder}/",
+            "autosave_on_changes true",
+            "autosave_interval 1",
+            # Not 0, which shall mean no limit: 2.0.11 then cuts the connection for every refused publish.
+            "max_queued_messages 100000",
+            *lines,
+        ]
+        if max_packet_bytes:
+            config.append(f"max_packet_size {max_packet_bytes}")
+        if tls:
+            authority, certificate, key = tls
+            config += [f"cafile {authority}", f"certfile {certificate}", f"keyfile {key}"]
+            config.append(f"require_certificate {'true' if client_certificates else 'false'}")
+        if users:
+            config.append(f"password_file {self._write_passwords(users)}")
+        if acl:
+            (folder / "acl").write_text("\n".join(acl) + "\n")
+            config.append(f"acl_file {folder / 'acl'}")
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text("\n".join(config) + "\n")
+
+    def _write_passwords(self, users: Mapping[str, str]) -> Path:
+        path = self._folder / "passwords"
+        path.write_text("".join(f"{name}:{password}\n" for name, password in users.items()))
+        path.chmod(0o600)
+        subprocess.run([shutil.which("mosquitto_passwd") or "mosquitto_passwd", "-U", path], check=True)
+        return path
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.thaw()
+        self.kill()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self._folder / "mosquitto.log").open("ab") as output:
+            self._process = subprocess.Popen([MOSQUITTO, "-c", self._config], stdout=output, stderr=output)
+        wait_for(self._answers, what="mosquitto")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "mosquitto.log").read_text()
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """End it cleanly: it writes down its sessions."""
+        self._signal(signal.SIGTERM)
+        self._reap()
+
+    def kill(self) -> None:
+        """End it without warning."""
+        self._signal(signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.wait(10)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Let it hang: connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def forget(self) -> None:
+        """Delete what it wrote down; only while it is stopped."""
+        self._store.unlink(missing_ok=True)
+
+    def client(self, name: str = "", user: str = "", password: str = "") -> Peer:
+        """Another client, connected."""
+        return Peer(self.port, name, user, password)
+
+
+class Peer:
+    """A client of the test: publishes and waits for the answer, and keeps what it hears."""
+
+    def __init__(self, port: int, name: str, user: str, password: str) -> None:
+        self._client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
+        if user:
+            self._client.username_pw_set(user, password)
+        self.heard: list[MQTTMessage] = []
+        self._subscribed: list[int] = []
+        self._client.on_message = lambda _c, _u, message: self.heard.append(message)
+        self._client.on_subscribe = lambda _c, _u, mid, _codes, _p: self._subscribed.append(mid)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect_async("127.0.0.1", port, keepalive=60, clean_start=True)
+        self._client.loop_start()
+        wait_for(self._client.is_connected, what="the test's own client")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+        # Paho 2.2 keeps its pair of sockets until it is collected, which pytest would report.
+        self._client._reset_sockets()
+
+    def publish(self, topic: str, *payloads: bytes | str, qos: int = 1, retain: bool = False) -> None:
+        """Publish one after the other and wait until the broker has them."""
+        infos = [self._client.publish(topic, payload, qos, retain) for payload in payloads]
+        for info in infos:
+            info.wait_for_publish(20)
+            assert info.is_published()
+
+    def subscribe(self, text: str) -> None:
+        """Hear what comes under a filter, retained messages first."""
+        _, mid = self._client.subscribe(text, options=SubscribeOptions(qos=1, retainAsPublished=True))
+        wait_for(lambda: mid in self._subscribed, what=f"subscription to {text}")
+
+    def payloads(self, topic: str = "") -> list[bytes]:
+        """What was heard, perhaps only on one topic."""
+        return [bytes(message.payload) for message in list(self.heard) if topic in ("", message.topic)]

@@ -1,0 +1,124 @@
+"""A real daemon in a process of its own, and what its outputs must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from stream_gru.bundle import load_bundle
+from stream_gru.decoders.fields import Fields
+from stream_gru.recordings import read_files
+from tests.support.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "sample_data" / "pump.bundle"
+CHANNELS = ("flow", "pressure", "current", "vibration")
+BEGIN_S = 1_772_323_200  # 2026-03-01, where the shipped recordings begin
+
+
+class Running:
+    """``stream-gru run`` with a configuration; its standard error goes to ``log``."""
+
+    def __init__(self, config: Path, *arguments: str) -> None:
+        self.config, self._arguments = config, arguments
+        self.log = config.with_suffix(".log")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = ""
+
+    def __enter__(self) -> Self:
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "stream_gru", "run", str(self.config), *self._arguments]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self._ready, what="the daemon", timeout_s=60)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None, self.text()
+        found = re.search(r"metrics at (\S+)/metrics", self.text())
+        self.address = found[1] if found else ""
+        return bool(found)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The running process."""
+        assert self._process is not None
+        return self._process
+
+    def text(self) -> str:
+        """What it has said so far."""
+        return self.log.read_text()
+
+    def metric(self, series: str) -> float | None:
+        """The value of one series, as Prometheus would read it: ``name{label="value"}``; None where there is none."""
+        with urllib.request.urlopen(f"{self.address}/metrics", timeout=10) as answer:  # noqa: S310 - loopback
+            text = answer.read().decode()
+        found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else None
+
+    def hang_up(self) -> None:
+        """Ask it to read its configuration again."""
+        self.process.send_signal(signal.SIGHUP)
+
+    def stop(self) -> str:
+        """End it with SIGTERM, make sure that it ended well, and return what it said."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0, self.text()
+        assert "Traceback" not in self.text(), self.text()
+        return self.text()
+
+
+def pump_records(streams: int, samples: int) -> dict[str, list[dict[str, float]]]:
+    """Records of ``streams`` devices, ``samples`` each, as devices send them: ``ts`` in seconds, four channels."""
+    manifest = load_bundle(BUNDLE).manifest
+    held_out = [str(ROOT / "sample_data" / "held_out" / "*")]
+    values = read_files(held_out, Fields.of(manifest.input, manifest.channels)).values
+    values = values[np.isfinite(values).all(axis=1)].astype(np.float64).round(3)
+    records = {}
+    for device in range(streams):
+        rows = values[(device * 37) % 3000 :][:samples]
+        records[f"dev-{device}"] = [
+            {"ts": BEGIN_S + second, **dict(zip(CHANNELS, row.tolist(), strict=True))}
+            for second, row in enumerate(rows)
+        ]
+    return records
+
+
+def replayed(records: dict[str, list[dict[str, float]]], folder: Path) -> list[bytes]:
+    """The rows that `replay` writes for the same samples, sorted."""
+    recording, out = folder / "records.jsonl", folder / "replayed.jsonl"
+    with recording.open("w") as file:
+        for stream, rows in records.items():
+            for row in rows:
+                record = {"time": row["ts"], "pump": stream, **{name: row[name] for name in CHANNELS if name in row}}
+                file.write(json.dumps(record) + "\n")
+    config = folder / "replay.toml"
+    config.write_text(
+        f'[run]\nbundle = "{BUNDLE}"\n[input]\ntime_unit = "s"\n'
+        f'[[source]]\ntype = "replay"\nfiles = ["{recording}"]\n'
+        f'[[sink]]\ntype = "file"\npath = "{out}"\n[metrics]\nenabled = false\n'
+    )
+    command = [sys.executable, "-m", "stream_gru", "run", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return sorted(out.read_bytes().splitlines())
+
+
+def ids(rows: Iterable[bytes]) -> list[str]:
+    """The ids of output rows."""
+    return [json.loads(row)["id"] for row in rows]

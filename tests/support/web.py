@@ -1,0 +1,150 @@
+"""A server with a made-up daemon behind it, and a bare client of server-sent events."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from stream_gru.control import Answer, Command, Commands
+from stream_gru.types import OutputSpec, PredictionBatch, SinkHealth, SourceHealth
+from stream_gru.web.api import Api, DaemonStatus, StreamStatus
+from stream_gru.web.app import WebServer
+from stream_gru.web.feed import Feed
+
+TOKEN = "0123456789abcdef-token"  # noqa: S105 - of the tests
+
+
+@dataclass
+class FakeDaemon:
+    """Knows two streams, and carries out commands in a thread of its own while it is `awake`."""
+
+    token: str = TOKEN
+    awake: bool = True
+    done: list[tuple[str, str | None]] = field(default_factory=list)
+    feed: Feed = field(default_factory=Feed)
+    commands: Commands = field(default_factory=Commands)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def api(self) -> Api:
+        """What it lends to the server."""
+        return Api(self.status, self.streams, self.feed, self.commands, self.token)
+
+    def status(self) -> DaemonStatus:
+        """At a glance."""
+        return DaemonStatus(
+            version="1.2",
+            model_id="0123456789ab",
+            engine="numpy",
+            ready=True,
+            uptime_s=1.5,
+            streams=2,
+            sources={"mqtt": SourceHealth(queued=3)},
+            sinks={"file": SinkHealth(connected=False)},
+            counts={"received": 10},
+            paused=("b",),
+        )
+
+    def streams(self, limit: int) -> list[StreamStatus]:
+        """All its streams."""
+        known = [StreamStatus("a", "2026-03-01T00:00:00Z", 5, "online"), StreamStatus("b", None, 0, "paused")]
+        return known[:limit]
+
+    def work(self) -> None:
+        """Carry out commands until told to stop."""
+        while not self.stop.wait(0.005):
+            for command in self.commands.drain() if self.awake else []:
+                command.reply(self.carry_out(command))
+
+    def carry_out(self, command: Command) -> Answer:
+        """Remember it; only two streams are known."""
+        if command.stream not in (None, "a", "b"):
+            return Answer(False, f"unknown stream {command.stream!r}")
+        self.done.append((str(command.action), command.stream))
+        return Answer(True, f"{command.action} done", 2 if command.stream is None else 1)
+
+
+@contextmanager
+def serving(daemon: FakeDaemon, listen: str = "127.0.0.1:0") -> Iterator[WebServer]:
+    """A server on a free port in front of this daemon."""
+    server = WebServer(
+        listen, CollectorRegistry(), lambda: (True, "healthy"), lambda: (True, "ready"), api=daemon.api()
+    )
+    worker = threading.Thread(target=daemon.work)
+    worker.start()
+    server.open()
+    try:
+        yield server
+    finally:
+        server.close()
+        daemon.stop.set()
+        worker.join()
+
+
+class Listener:
+    """One who listens to ``/api/v1/outputs``."""
+
+    def __init__(self, server: WebServer, query: str = "", timeout_s: float = 5.0) -> None:
+        place = urlsplit(server.address)
+        assert place.hostname is not None
+        self._connection = http.client.HTTPConnection(place.hostname, place.port, timeout=timeout_s)
+        self._connection.request("GET", "/api/v1/outputs" + query)
+        self.answer = self._connection.getresponse()
+        self.status = self.answer.status
+        if self.status == 200:
+            assert self.line().startswith(":")
+            self.line()
+
+    def line(self) -> str:
+        """The next line; empty at the end of an event, and for ever after the end of the stream."""
+        return self.answer.readline().decode().rstrip("\n")
+
+    def row(self) -> dict[str, object]:
+        """The next row; comments and other events are passed over."""
+        while True:
+            line = self.line()
+            if line.startswith("event:"):
+                self.line()
+            elif line.startswith("data: "):
+                row: dict[str, object] = json.loads(line.removeprefix("data: "))
+                return row
+            elif not line and self.answer.isclosed():
+                raise EOFError
+
+    def close(self) -> None:
+        """Go away."""
+        self.answer.close()
+        self._connection.close()
+
+
+def outputs(streams: list[str], first: int = 0, horizon: int = 1) -> PredictionBatch:
+    """An output for each of these, with steps that count from ``first``."""
+    names, n = tuple(dict.fromkeys(streams)), len(streams)
+    return PredictionBatch(
+        spec=OutputSpec("0123456789ab", targets=("x",), horizon=horizon),
+        streams=names,
+        stream=np.array([names.index(name) for name in streams], np.int32),
+        time_ns=np.arange(n, dtype=np.int64) * 10**9,
+        status=np.zeros(n, np.uint8),
+        reset=np.zeros(n, np.uint8),
+        steps=np.arange(first, first + n, dtype=np.int64),
+        imputed=np.zeros(n, np.int32),
+        forecast=np.ones((n, 1, horizon), np.float32),
+    )
+
+
+def until(condition: object, seconds: float = 5.0) -> bool:
+    """Whether something becomes true in time."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not (found := bool(condition())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found

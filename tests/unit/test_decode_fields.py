@@ -1,0 +1,193 @@
+"""Which field means what: `Fields` of bundles and sources, and what `assemble` makes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from stream_gru.config.live import SourceChannelConfig, SourceInputConfig
+from stream_gru.config.schema import ChannelConfig, InputConfig
+from stream_gru.decoders import DECODERS, load_decoder
+from stream_gru.decoders.fields import Fields, assemble
+from stream_gru.decoders.lines import Memory
+from stream_gru.errors import ConfigError
+from stream_gru.types import DropReason, RawMessage
+
+CHANNELS = [ChannelConfig(name="temp", column="T"), ChannelConfig(name="hum")]
+NOON_NS = 1_714_564_800 * 10**9
+
+
+def for_source(*channels: SourceChannelConfig, **keys: object) -> Fields:
+    """Fields of a source of two channels."""
+    base = InputConfig(time="ts", time_unit="s", stream="dev", delimiter=";")
+    return Fields.for_source(base, CHANNELS, SourceInputConfig(**keys), channels)  # type: ignore[arg-type]
+
+
+def test_a_source_that_says_nothing_has_the_fields_of_the_bundle() -> None:
+    """Nothing is overridden, and nothing costs anything."""
+    base = InputConfig(time="ts", time_unit="s", stream="dev", delimiter=";")
+    assert for_source() == Fields.of(base, CHANNELS)
+    assert for_source().columns == ("T", "hum")
+    assert for_source().channels == ("temp", "hum")
+
+
+def test_each_key_of_a_source_overrides_that_of_the_input() -> None:
+    """Empty text is an answer too: no time, no stream."""
+    fields = for_source(time="", stream="", delimiter="\t", time_unit="ms", seq="n", label="l", reset="r", sequence="s")
+    assert fields.input == InputConfig(
+        time="", stream="", delimiter="\t", time_unit="ms", seq="n", label="l", reset="r", sequence="s"
+    )
+    fields = for_source(fields=["a", "T"], struct="<If", checksum="crc32", clock="boot")
+    assert (fields.names, fields.struct, fields.checksum, fields.clock) == (("a", "T"), "<If", "crc32", "boot")
+
+
+def test_channels_of_a_source_are_found_by_name() -> None:
+    """A channel that is not mentioned is as the bundle says."""
+    fields = for_source(SourceChannelConfig(name="hum", column="h", scale=0.5, unit="%RH"))
+    assert fields.columns == ("T", "h")
+    assert (fields.scale, fields.offset, fields.units) == ((1.0, 0.5), (0.0, 0.0), ("", "%RH"))
+    assert [fields.index_of(name) for name in ("temp", "T", "hum", "h", "x", "")] == [0, 0, 1, 1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("channels", "keys", "words"),
+    [
+        ([SourceChannelConfig(name="x")], {}, "source.channel: name: expected one of temp, hum, got 'x'"),
+        (
+            [SourceChannelConfig(name="hum"), SourceChannelConfig(name="hum")],
+            {},
+            "source.channel: name: expected each channel once, got 'hum' twice",
+        ),
+        (
+            [SourceChannelConfig(name="hum", scale=0.0)],
+            {},
+            "source.channel: scale of hum: expected a number other than 0, got 0.0",
+        ),
+        (
+            [SourceChannelConfig(name="hum", offset=float("inf"))],
+            {},
+            "source.channel: offset of hum: expected a number, got inf",
+        ),
+        ([], {"fields": ["a", "a"]}, "source.input: fields: expected each name once, got 'a' twice"),
+        ([], {"struct": "é"}, "source.input: struct: expected a format of Python's struct, got 'é'"),
+        (
+            [],
+            {"clock": "boot", "time": ""},
+            'source.input: clock = "boot": expected a time in s, ms, us or ns, got time = ""',
+        ),
+    ],
+)
+def test_what_can_never_be_meant_is_told(
+    channels: list[SourceChannelConfig], keys: dict[str, object], words: str
+) -> None:
+    """The error says what was expected, and what is there."""
+    with pytest.raises(ConfigError) as caught:
+        for_source(*channels, **keys)
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize("kind", ["csv", "json_vector", "plotter", "binary"])
+def test_names_without_a_channel_are_told_before_the_first_message(kind: str) -> None:
+    """A decoder that could never find anything is not made."""
+    with pytest.raises(ConfigError, match=r"fields: expected a channel's among them \(T or hum\), got a"):
+        load_decoder(kind, for_source(fields=["a"], struct="<f"))
+
+
+def columns(count: int) -> dict[str, Sequence[object]]:
+    """Cells of ``count`` rows at noon."""
+    return {"ts": [NOON_NS / 1e9] * count, "T": [0.1] * count, "hum": [-0.0] * count, "dev": ["d"] * count}
+
+
+def test_a_scale_is_computed_in_float64_and_its_absence_leaves_every_bit() -> None:
+    """An offset that cancels the number loses nothing to float32; a channel without is as it came, minus zero too."""
+    plain = assemble(for_source(), 1, columns(1).get, "p")
+    scaled = assemble(
+        for_source(SourceChannelConfig(name="temp", scale=10.0, offset=-1.0 + 1e-9)), 1, columns(1).get, "p"
+    )
+    assert plain.values.tobytes() == np.array([[0.1, -0.0]], np.float32).tobytes()
+    assert scaled.values.tobytes() == np.array([[0.1 * 10.0 + (-1.0 + 1e-9), -0.0]], np.float32).tobytes()
+
+
+def test_keys_and_arrivals_may_be_of_each_row() -> None:
+    """Rows of a recording and of live messages may stand side by side."""
+    batch = assemble(for_source(stream=""), 3, columns(3).get, ["a", "b+", "b+"], [NOON_NS, 0, NOON_NS])
+    assert [batch.streams[i] for i in batch.stream] == ["a", "b_"]
+    assert batch.arrival_ns is not None
+    assert batch.arrival_ns.tolist() == [NOON_NS, 0]
+    assert dict(batch.rejected) == {DropReason.BAD_STREAM_ID: 1}
+
+
+def test_without_a_time_the_arrival_is_the_time_and_a_recording_has_none() -> None:
+    """``time = ""`` in a file leaves nothing to go by."""
+    batch = assemble(for_source(time="", stream=""), 2, columns(2).get, "p", [NOON_NS + 5, 0])
+    assert batch.time_ns.tolist() == [NOON_NS + 5]
+    assert dict(batch.rejected) == {DropReason.MISSING_FIELD: 1}
+
+
+@pytest.mark.parametrize(("clock", "kept"), [("epoch", 1), ("boot", 2)])
+def test_a_day_ahead_is_the_limit_of_a_clock_that_tells_the_time(clock: str, kept: int) -> None:
+    """A device that counts from its start is not compared with ours."""
+    cells = columns(2) | {"ts": [NOON_NS // 10**9 + 86_400, NOON_NS // 10**9 + 86_401]}
+    batch = assemble(for_source(clock=clock), 2, cells.get, "p", NOON_NS)
+    assert len(batch) == kept
+
+
+def test_a_memory_is_bounded() -> None:
+    """However many devices speak, only so many are remembered, the newest among them."""
+    memory: Memory[int] = Memory()
+    for number in range(10_000):
+        memory.put(RawMessage(b"", f"p{number}"), number)
+    known = [number for number in range(10_000) if memory.get(RawMessage(b"", f"p{number}")) is not None]
+    assert known == list(range(10_000 - 4096, 10_000))
+
+
+@pytest.mark.parametrize("name", ["stream", "label", "sequence", "seq", "reset"])
+@pytest.mark.parametrize("kind", ["json", "cbor"])
+def test_no_depth_of_a_value_where_a_name_is_expected_is_too_much(kind: str, name: str) -> None:
+    """Lists as deep as the parser takes them exhaust no stack afterwards."""
+    import cbor2
+
+    decoder = load_decoder(kind, Fields(InputConfig(time="", **{name: "x"}), ("T",)))  # type: ignore[arg-type]
+    for depth in (1, 100, 390, *range(850, 1000, 3)):
+        nested = b"[" * depth + b"]" * depth
+        cbor = cbor2.dumps({"T": 1, "x": 0})[:-1] + b"\x81" * (depth - 1) + b"\x80"
+        payload = b'{"T":1,"x":' + nested + b"}" if kind == "json" else cbor
+        assert decoder.decode([RawMessage(payload, "p", arrival_ns=NOON_NS)]).received == 1
+
+
+HOSTILE = [
+    b"m," + b"a=b," * 16_000,
+    b"m" + b"\\" * 65_000,
+    b"m a=" + b"\\," * 32_000,
+    b'm a="' + b'\\"' * 32_000,
+    b"m a=1" + b",a=1" * 13_000 + b",",
+    b"m " + b" " * 64_000,
+    b"a:" * 32_000,
+    b"a: " * 21_000,
+    b":" + b" " * 64_000,
+    b"1 " * 32_000,
+    b'"' * 65_000,
+    b"," * 65_000,
+    b"." * 65_000,
+    b"1" * 65_000,
+    b'[{"n":"' + b":" * 60_000 + b'","v":1}]',
+    b'[{"n":"a' + b"." * 60_000 + b'!","v":1}]',
+    b"[" * 65_000,
+    b'{"a":' * 13_000,
+    b"\x9f" * 65_000,
+    b"\x5f" * 65_000,
+]
+
+
+@pytest.mark.parametrize("payload", HOSTILE, ids=lambda payload: repr(payload[:12]))
+@pytest.mark.parametrize("kind", sorted(set(DECODERS) - {"parquet", "binary"}))
+def test_no_payload_takes_long(kind: str, payload: bytes) -> None:
+    """The time of a hostile payload of 64 KiB grows with its length, not faster."""
+    decoder = load_decoder(kind, Fields(InputConfig(time=""), ("T", "hum")))
+    began = time.process_time()
+    batch = decoder.decode([RawMessage(payload, "p", arrival_ns=NOON_NS)])
+    assert time.process_time() - began < 1.0
+    assert batch.received or payload[:1] in b", "
