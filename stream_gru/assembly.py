@@ -137,57 +137,65 @@ class Assembler:
         present = ~np.isnan(batch.values)
         channels, values = np.nonzero(present)[1].tolist(), batch.values[present].tolist()
         ends = np.cumsum(np.count_nonzero(present, axis=1)).tolist()
-        ticks = (-(-batch.time_ns // self._period_ns) * self._period_ns).tolist()
         columns = zip(
             batch.stream.tolist(),
             batch.time_ns.tolist(),
-            ticks,
+            (-(-batch.time_ns // self._period_ns) * self._period_ns).tolist(),
+            [0, *ends],
             ends,
             repeat(-1) if batch.sequence is None else batch.sequence.tolist(),
             repeat(False) if batch.reset is None else batch.reset.tolist(),
             strict=False,
         )
-        extras = [column is not None for column in (batch.seq, batch.label, batch.arrival_ns)]
-        begin, taken = 0, 0
-        for row, (index, time, tick, end, sequence, reset) in enumerate(columns):
+        says_more = batch.seq is not None or batch.label is not None or batch.arrival_ns is not None
+        taken = 0
+        for row, (index, time, tick, begin, end, sequence, reset) in enumerate(columns):
             name = batch.streams[index]
-            stream = self._streams.get(name) or self._begin(name)
+            stream = self._stream_at(name, time, sequence, rows)
             if stream is None:
                 rows.drop(DropReason.STREAM_LIMIT)
-                begin = end
                 continue
-            if time < stream.newest - self._backwards_ns or 0 <= sequence != stream.sequence >= 0:
-                self._emit(name, stream, -_NEVER, rows)
-                stream = self._streams[name] = self._fresh(stream)
             if tick <= stream.emitted:
                 rows.drop(DropReason.LATE)
                 stream.reset |= reset and tick > stream.flagged
-                begin = end
                 continue
             taken += 1
             found = stream.pending.get(tick) or self._new_tick(stream, tick)
             found.reset |= reset
-            if sequence >= 0:
-                stream.sequence = sequence
             for place in range(begin, end):
                 channel = channels[place]
                 before = found.times[channel]
                 if time >= before:
                     found.reported += before == _NEVER
                     found.values[channel], found.times[channel] = values[place], time
-            begin = end
-            if any(extras):
+            if says_more:
                 _describe(found, batch, row)
-            if time > stream.newest:
-                stream.newest = time
-            due = stream.newest - self._wait_ns
-            if found.reported == self._channels and tick > due:
-                due = tick
-            if stream.oldest <= due:
-                self._emit(name, stream, due, rows)
-            elif len(stream.pending) > _MOST_PENDING:
-                self._emit(name, stream, stream.oldest, rows)
+            self._emit_due(name, stream, found, rows)
         return taken
+
+    def _stream_at(self, name: str, time: int, sequence: int, rows: _Rows) -> _Stream | None:
+        """The stream of a record at its new time, begun afresh where need be; None when there are too many."""
+        stream = self._streams.get(name) or self._begin(name)
+        if stream is None:
+            return None
+        if time < stream.newest - self._backwards_ns or 0 <= sequence != stream.sequence >= 0:
+            self._emit(name, stream, -_NEVER, rows)
+            stream = self._streams[name] = self._fresh(stream)
+        if sequence >= 0:
+            stream.sequence = sequence
+        if time > stream.newest:
+            stream.newest = time
+        return stream
+
+    def _emit_due(self, name: str, stream: _Stream, tick: _Tick, rows: _Rows) -> None:
+        """Emit what the watermark has passed, and a tick that is complete, with all before it."""
+        due = stream.newest - self._wait_ns
+        if tick.reported == self._channels and tick.time_ns > due:
+            due = tick.time_ns
+        if stream.oldest <= due:
+            self._emit(name, stream, due, rows)
+        elif len(stream.pending) > _MOST_PENDING:
+            self._emit(name, stream, stream.oldest, rows)
 
     def _begin(self, name: str) -> _Stream | None:
         if len(self._streams) >= self._max_streams:

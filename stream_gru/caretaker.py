@@ -37,6 +37,7 @@ class Caretaker:
         self._silence, self._metrics = silence, metrics
         self.notifier = notifier
         self._reported = float("-inf")
+        self._told = ""
 
     def obey(self) -> None:
         """Carry out the commands that have come; each is answered, counted and logged."""
@@ -55,13 +56,12 @@ class Caretaker:
     def look_around(
         self, now_s: float, wall_s: float, sources: Mapping[str, Source], sinks: Mapping[str, Sink]
     ) -> None:
-        """Feed the watchdog; once a second look for silent streams and publish how everybody is doing."""
-        if self.notifier is not None:
-            self.notifier.alive()
+        """Once a second look for silent streams and publish how everybody is doing."""
         if now_s - self._reported < _REPORT_S:
             return
         self._reported = now_s
         fallen = self._listen(now_s, sinks)
+        self._tell_manager()
         if self._metrics is None:
             return
         self._metrics.observe_loop(wall_s)
@@ -70,6 +70,13 @@ class Caretaker:
             self._metrics.observe_source(name, source.health())
         for name, sink in sinks.items():
             self._metrics.observe_sink(name, sink.health())
+
+    def _tell_manager(self) -> None:
+        """One line for `systemctl status`, when it has changed."""
+        text = f"{len(self._pipeline.streams)} streams, {self._silent} silent, {self._paused} paused"
+        if self.notifier is not None and text != self._told:
+            self.notifier.status(text)
+            self._told = text
 
     def is_silent(self, stream: str) -> bool:
         """Whether nothing comes from a stream any more."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from stream_gru.caretaker import Caretaker
 from stream_gru.errors import EndOfInput, SinkPending
@@ -29,6 +30,7 @@ from stream_gru.types import NS_PER_S, Mask, Position, PredictionBatch, ResetRea
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+_CONFIRM_S = 0.005  # how soon sinks are asked again whether they have confirmed
 _SCORES_S = 1.0
 _DRAIN_S = 5.0  # longest wait for sinks to confirm what was written before the end
 _DRAIN_STEP_S = 0.05
@@ -52,6 +54,14 @@ class Input:
     unacknowledged: int = 0
     ended: bool = False
     pacer: Pacer | None = None
+
+
+class _Commit(NamedTuple):
+    """A commit under way: when it began, sinks that have not confirmed, how far each input was processed."""
+
+    begun: float
+    waiting: list[Sink]
+    positions: list[tuple[Input, Position, int]]
 
 
 class Daemon:
@@ -88,6 +98,7 @@ class Daemon:
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
         self._change: Callable[[], None] | None = None
+        self._commit: _Commit | None = None
         self._committed = self._scored = float("-inf")
         self._uncommitted = 0
         self._begin = 0.0
@@ -105,6 +116,12 @@ class Daemon:
     def stopped(self) -> bool:
         """Whether somebody asked the loop to end."""
         return self._stopping.is_set()
+
+    def alive(self) -> None:
+        """Say that the loop goes on, though it may be waiting for somebody."""
+        self.last_turn_s = self._clock()
+        if self.caretaker.notifier is not None:
+            self.caretaker.notifier.alive()
 
     def between_batches(self, change: Callable[[], None]) -> None:
         """Have ``change`` called once, by the loop, when no batch is in hand; safe from a signal handler."""
@@ -145,7 +162,7 @@ class Daemon:
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
-            self.last_turn_s = self._clock()
+            self.alive()
             if self._change is not None:
                 change, self._change = self._change, None
                 change()
@@ -155,15 +172,20 @@ class Daemon:
                 return
             self._bell.clear()
             alone = len(live) == 1
+            patience_s = _POLL_S if self._commit is None else _CONFIRM_S
             self._turn += 1
             first = self._turn % len(live)  # each source is the first one in its turn
             quiet = True
             for one in live[first:] + live[:first]:
                 if self._stopping.is_set():
                     break
-                quiet = not self._read(one, _POLL_S if alone else 0.0) and quiet
+                try:
+                    quiet = not self._read(one, patience_s if alone else 0.0) and quiet
+                except SinkPending as error:  # we are to stop while a sink waits for room: the batch comes again
+                    log.warning("%s", error)
+                    return
             if quiet and not alone and not self._stopping.is_set():
-                self._bell.wait(_POLL_S)
+                self._bell.wait(patience_s)
             self._keep_up()
 
     def _read(self, one: Input, timeout_s: float) -> bool:
@@ -229,29 +251,50 @@ class Daemon:
             self._publish_scores()
 
     def _commit_is_due(self, now: float) -> bool:
-        if now - self._committed >= self.commit_s or self._uncommitted >= self.commit_rows:
+        if self._commit is not None or self._uncommitted >= self.commit_rows or now - self._committed >= self.commit_s:
             return True
         return any(one.window and 2 * one.unacknowledged >= one.window for one in self.inputs)
 
     def commit(self) -> bool:
-        """Flush all sinks, then acknowledge all inputs; return False when a sink has not confirmed yet."""
-        begin = self._clock()
-        pending = False
-        for sink in self.sinks.values():
+        """Flush all sinks, then acknowledge all inputs; return False while a sink has not confirmed.
+
+        A commit that is not finished is gone on with the next time: it covers what had been processed at its beginning.
+        """
+        now = self._clock()
+        if self._commit is None:
+            positions = [(one, one.position, one.unacknowledged) for one in self.inputs if one.position is not None]
+            self._commit = _Commit(now, list(self.sinks.values()), positions)
+            self._uncommitted = 0
+        begun, waiting, positions = self._commit
+        for sink in list(waiting):
             try:
                 sink.flush()
             except SinkPending:
-                pending = True
-        if not pending:
-            for one in self.inputs:
-                if one.position is not None and one.position != one.committed:
-                    one.source.commit(one.position)
-                    one.committed, one.unacknowledged = one.position, 0
-            self._uncommitted = 0
-        self._committed = now = self._clock()
+                continue
+            waiting.remove(sink)
+        if waiting:
+            return False
+        for one, position, count in positions:
+            if position != one.committed:
+                one.source.commit(position)
+                one.committed = position
+                one.unacknowledged -= count
+        self._commit = None
+        self._committed = now
         if self._metrics is not None:
-            self._metrics.observe_commit(now - begin, pending=pending)
-        return not pending
+            self._metrics.observe_commit(self._clock() - begun)
+        return True
+
+    def settle(self) -> bool:
+        """Commit all that was processed; sinks get some time to confirm it.  Return whether they did."""
+        patience = self._clock() + _DRAIN_S
+        for _ in range(2):  # one that had begun before, and one for the rest
+            while not self.commit():
+                if self._clock() > patience:
+                    self._commit = None
+                    return False
+                self._wait(_DRAIN_STEP_S)
+        return True
 
     def _finish(self) -> None:
         """At the end: what waits for other channels, scores, and a last commit, for which sinks get some time."""
@@ -263,12 +306,8 @@ class Daemon:
                         self._handle(intake.name, arrived.batch, 0, self._clock())
         if self._metrics is not None:
             self._publish_scores()
-        patience = self._clock() + _DRAIN_S
-        while not self.commit():
-            if self._clock() > patience:
-                log.warning("some outputs were not confirmed; their inputs stay unacknowledged and come again")
-                return
-            self._wait(_DRAIN_STEP_S)
+        if not self.settle():
+            log.warning("some outputs were not confirmed; their inputs stay unacknowledged and come again")
 
     def _publish_scores(self) -> None:
         totals = self.pipeline.scores()

@@ -57,6 +57,7 @@ class Gateway:
         self._gate, self._commands, self._feed = Gate(), Commands(), Feed()
         engine = load_engine(plan.run.engine, plan.bundle)
         self.metrics = Metrics(build_registry(), plan.bundle.manifest, engine.name, __version__)
+        self.metrics.observe_level(plan.run.level)
         self.pipeline = Pipeline(
             plan.bundle,
             TimedEngine(engine, self.metrics.observe_inference),
@@ -166,8 +167,13 @@ class Gateway:
             planned.name,
             broker=planned.broker,
             manifest=plan.bundle.manifest,
-            stopping=lambda: self.daemon.stopped,
+            stopping=self._stopping,
         )
+
+    def _stopping(self) -> bool:
+        """Whether the daemon is to end; asked by sinks that wait for room, so the loop is alive."""
+        self.daemon.alive()
+        return self.daemon.stopped
 
     @property
     def _has_outputs(self) -> bool:
@@ -270,6 +276,7 @@ class Gateway:
         self.plan = new
         if old.bundle.manifest.model_id != new.bundle.manifest.model_id:
             self.metrics.set_model(new.bundle.manifest, engine.name)
+        self.metrics.observe_level(new.run.level)
         self._replace_server(old, new, server)
         self._replace_sinks(sinks, new)
         self._replace_inputs(old, new)
@@ -287,7 +294,8 @@ class Gateway:
     def _new_sinks(self, new: Plan) -> dict[str, Sink]:
         """The sinks of a new plan: those that stay, and new ones, opened where that can fail."""
         model_changed = new.bundle.manifest.model_id != self.plan.bundle.manifest.model_id
-        old_spec, new_spec = self.pipeline.spec, output_spec(new.bundle.manifest, new.run.level)
+        old_columns = _columns(self.pipeline.spec, self.plan)
+        new_columns = _columns(output_spec(new.bundle.manifest, new.run.level), new)
         before = {one.name: one for one in self.plan.sinks}
         sinks: dict[str, Sink] = {}
         with ExitStack() as undo:
@@ -295,7 +303,7 @@ class Gateway:
                 old = before.get(one.name)
                 stays = old == one and not (model_changed and isinstance(one.config, MqttSinkConfig))
                 if stays and isinstance(one.config, FileSinkConfig) and ".csv" in Path(one.config.path).suffixes:
-                    _check_columns(one.config.path, old_spec, new_spec)
+                    _check_columns(one.config.path, old_columns, new_columns)
                 sinks[one.name] = self.daemon.sinks[one.name] if stays else self._sink(one, new)
                 if not stays and not isinstance(one.config, MqttSinkConfig):
                     sinks[one.name].open()
@@ -305,7 +313,7 @@ class Gateway:
 
     def _replace_sinks(self, sinks: dict[str, Sink], new: Plan) -> None:
         """Confirm and close what is no longer there, open the new connections."""
-        self.daemon.commit()
+        self.daemon.settle()
         gone = [sink for name, sink in self.daemon.sinks.items() if name != _FEED and sinks.get(name) is not sink]
         for sink in gone:
             sink.close()
@@ -355,8 +363,13 @@ class Gateway:
             self._server = self._open_server(new)
 
 
-def _check_columns(path: str, old: OutputSpec, new: OutputSpec) -> None:
+def _check_columns(path: str, old: bytes, new: bytes) -> None:
     """A table cannot go on with other columns.  Raises ConfigError."""
-    encoder = CsvEncoder()
-    if encoder.header(old) != encoder.header(new):
-        raise ConfigError(f"{path}: holds the columns of the model before; choose a new file for the new one")
+    if old != new:
+        raise ConfigError(f"{path}: holds the columns of the model and alarms before; choose a new file")
+
+
+def _columns(spec: OutputSpec, plan: Plan) -> bytes:
+    """The first line of a table that a plan writes."""
+    alarm = plan.config.alarm
+    return CsvEncoder().header(spec, alarm=bool(alarm.classes or alarm.misses))

@@ -69,7 +69,7 @@ class Intake:
         """What was still waiting for other channels, once no more will come; None where nothing ever waits."""
         if self._assembler is None:
             return None
-        batch = self._assembler.flush().batch
+        batch = self._assembler.flush()
         return Arrived(self.name, batch if self._gate is None else self._gate.apply(batch))
 
 

@@ -29,7 +29,7 @@ _END_TO_END_BUCKETS = (1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 
 
 def build_registry() -> CollectorRegistry:
     """A registry of its own, with the metrics of the process."""
-    disable_created_metrics()  # a second series for each counter, which nobody asks for
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -129,9 +129,9 @@ class Metrics:
 
     def _operation(self) -> None:
         counter, gauge = self._counter, self._gauge
+        self._level = gauge("interval_level_ratio", "Share of truths that intervals shall hold")
         self._loop = gauge("loop_last_timestamp_seconds", "When the loop was last at its top")
         self._commits = counter("commits", "Inputs acknowledged because their outputs stood safe")
-        self._commits_pending = counter("commits_pending", "Commits put off because a sink had not confirmed")
         commands = counter("commands", "Commands from outside", "action", "result")
         self._commands = {
             (action, well): commands.labels(action, "ok" if well else "refused")
@@ -150,7 +150,9 @@ class Metrics:
         self._inference = histogram("inference_duration", "One call of the engine", _STEP_BUCKETS)
         self._batch = histogram("batch_duration", "From bytes to written outputs, a batch", (*_STEP_BUCKETS, 0.5, 1.0))
         self._end_to_end = histogram("end_to_end_latency", "From arrival to written output", _END_TO_END_BUCKETS)
-        self._commit = histogram("commit_duration", "Flushing all sinks and acknowledging", _END_TO_END_BUCKETS)
+        self._commit = histogram(
+            "commit_duration", "From the beginning of a commit until all sinks had confirmed", _END_TO_END_BUCKETS
+        )
 
     def _scores(self) -> None:
         keys = ["target", "horizon"]
@@ -244,13 +246,17 @@ class Metrics:
         self._paused.set(paused)
         self._silences.inc(new)
 
+    def observe_level(self, level: float) -> None:
+        """Publish what the intervals promise."""
+        self._level.set(level)
+
     def observe_loop(self, time_s: float) -> None:
         """The loop is at its top; ``time_s``: seconds since 1970."""
         self._loop.set(time_s)
 
-    def observe_commit(self, seconds: float, *, pending: bool) -> None:
-        """Count a commit, or one that was put off."""
-        (self._commits_pending if pending else self._commits).inc()
+    def observe_commit(self, seconds: float) -> None:
+        """Count a commit that took so long to be confirmed by all sinks."""
+        self._commits.inc()
         self._commit.observe(seconds)
 
     def observe_command(self, action: str, *, well: bool) -> None:

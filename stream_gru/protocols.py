@@ -85,9 +85,10 @@ class Sink(Protocol):
         ...
 
     def flush(self) -> int:
-        """Make what was written durable; return its length in bytes.
+        """Make what was written durable; return its length in bytes.  Never waits for another machine.
 
-        Raises SinkPending when the other side has not confirmed it yet, SinkUnavailable when it never will.
+        Raises SinkPending while the other side has not confirmed it; called again, it goes on with what had been
+        written at the first call, whatever was written since.  Raises SinkUnavailable when it never will be.
         """
         ...
 

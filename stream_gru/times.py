@@ -156,7 +156,7 @@ def epoch_to_ns(values: NDArray[np.float64] | I64, unit: _Unit) -> I64:
     if values.dtype.kind in "iu":
         return values.astype(np.int64) * factor
     whole = np.floor(values)
-    step = min(factor, 1000)
+    step = 1000 if factor > 1000 else 1
     return whole.astype(np.int64) * factor + np.rint((values - whole) * (factor // step)).astype(np.int64) * step
 
 

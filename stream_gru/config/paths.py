@@ -16,6 +16,7 @@ from stream_gru.config.live import (
     FileSinkConfig,
     InfluxSinkConfig,
     ReplaySourceConfig,
+    SerialSourceConfig,
     SinkConfig,
     SourceConfig,
 )
@@ -57,6 +58,8 @@ def _broker(base: Path, broker: BrokerConfig) -> BrokerConfig:
 def _source(base: Path, source: SourceConfig) -> SourceConfig:
     if isinstance(source, ReplaySourceConfig):
         return replace(source, files=[_joined(base, file) for file in source.files])
+    if isinstance(source, SerialSourceConfig) and source.port.startswith("."):
+        return replace(source, port=_joined(base, source.port))
     return source
 
 

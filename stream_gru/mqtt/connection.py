@@ -44,6 +44,7 @@ _ROOM_FOR_TOPIC_BYTES = 65_536
 _CLOSED = "the broker closed the connection"
 _TAKEN_OVER = 0x8E
 _UNSPECIFIED = 0x80
+_NO_RETAIN = 0x9A
 # So often in a row, each time soon after letting us in: no accident.
 _CUTS = 3
 _SOON_S = 60.0
@@ -74,7 +75,7 @@ class Connection:
         self.reconnects = 0
         self.taken_over = False
         self.limits = Limits()
-        self._broker, self._handlers, self._clock = broker, handlers, clock
+        self._broker, self._handlers, self._clock, self._will = broker, handlers, clock, will
         self._client = self._make_client(payload_bytes, will)
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -152,10 +153,7 @@ class Connection:
         if is_tls(self._broker):
             client.tls_set_context(FreshContext.of(self._broker))
         if will is not None:
-            delay = Properties(PacketTypes.WILLMESSAGE) if newest else None  # type: ignore[no-untyped-call]
-            if delay is not None:
-                delay.WillDelayInterval = will.delay_s
-            client.will_set(will.topic, will.payload, qos=1, retain=True, properties=delay)
+            self._set_will(client, will, retain=True)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._guarded(lambda _c, _u, message: self._handlers.message(message))
@@ -177,6 +175,12 @@ class Connection:
         else:
             client.connect_async(host, port, self._broker.keepalive_s)
         return client
+
+    def _set_will(self, client: Client, will: Will, retain: bool) -> None:
+        delay = Properties(PacketTypes.WILLMESSAGE) if self._broker.protocol == "5" else None  # type: ignore[no-untyped-call]
+        if delay is not None:
+            delay.WillDelayInterval = will.delay_s
+        client.will_set(will.topic, will.payload, qos=1, retain=retain, properties=delay)
 
     def _run(self) -> None:
         """The life of the thread."""
@@ -282,10 +286,13 @@ class Connection:
     def _on_connect(
         self, client: Client, _: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
+        if code.is_failure and code.value == _NO_RETAIN and self._will is not None:
+            self._set_will(client, self._will, retain=False)
+            self._reason = "the broker keeps no retained messages: nobody who comes later will see our status"
+            return
         if code.is_failure:
             self._reason = f"the broker refused us: {code}; look at user, password and client_id"
             return
-        self.connected = True
         self._since = self._clock()
         self.epoch += 1
         self.limits = _limits(properties)
@@ -295,6 +302,7 @@ class Connection:
         log.info("broker %s: %s (%s)", self._broker.name, back, self.client_id)
         self._told.clear()
         self._guarded(self._handlers.connected)(client, flags.session_present)
+        self.connected = True
 
     def _on_disconnect(
         self, _client: Client, _: object, flags: DisconnectFlags, code: ReasonCode, __: Properties | None

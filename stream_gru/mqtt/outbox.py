@@ -15,6 +15,7 @@ class Outgoing:
     topic: str
     payload: bytes
     key: str = ""
+    number: int = 0
 
 
 class Outbox:
@@ -33,6 +34,8 @@ class Outbox:
         self._silenced: set[str] = set()
         self._under_way: dict[int, Outgoing] = {}
         self._rows_under_way = 0
+        self.last = 0  # number of the newest row
+        self._open: dict[int, None] = {}  # numbers of rows that wait for an answer, in order
 
     def __len__(self) -> int:
         """Rows that are not confirmed."""
@@ -43,6 +46,11 @@ class Outbox:
         """Rows and notices that were sent and not answered."""
         return len(self._under_way)
 
+    def settled_to(self, number: int) -> bool:
+        """Whether every row up to this one was confirmed, refused or given up."""
+        with self._changed:
+            return next(iter(self._open), number + 1) > number
+
     def put(self, row: Outgoing, *, drop_oldest: bool = False) -> bool:
         """Append a row, perhaps giving up the oldest one that was not sent yet; return whether there was room."""
         with self._changed:
@@ -52,7 +60,10 @@ class Outbox:
                 self.discarded += 1
                 if not self._rows:
                     return True  # all that is held was sent: the new one has to go
-                self._rows.popleft()
+                self._open.pop(self._rows.popleft().number)
+            self.last += 1
+            row.number = self.last
+            self._open[row.number] = None
             self._rows.append(row)
             return True
 
@@ -107,6 +118,7 @@ class Outbox:
             if item.key:
                 if self._rows and self._rows[0] is item:
                     self._rows.popleft()
+                    self._open.pop(item.number, None)
                     self.failed += 1
             else:
                 self._silenced.add(item.topic)
@@ -121,6 +133,7 @@ class Outbox:
         with self._changed:
             if item.key:
                 self._rows_under_way -= 1
+                self._open.pop(item.number, None)
                 self.failed += failed
                 self.confirmed_bytes += size
             self._changed.notify_all()

@@ -93,19 +93,30 @@ def _words(batch: PredictionBatch) -> list[bytes]:
     alarms = [b""] * len(batch)
     if batch.alarm is not None:
         alarms = [b"alarm=true," if alarm else b"alarm=false," for alarm in batch.alarm.tolist()]
+    warm_up, warming = batch.spec.warm_up, int(Status.WARMING)
     tails = [
-        b'status="%b",steps=%di' % (status_text(Status(code), steps, batch.spec.warm_up).encode(), steps)
+        b'status="%b",steps=%di' % (_status(code, steps if code == warming else 0, warm_up), steps)
         for code, steps in zip(batch.status.tolist(), batch.steps.tolist(), strict=True)
     ]
     return [b"".join(row) for row in zip(classes, alarms, tails, strict=True)]
 
 
+@lru_cache(maxsize=8192)
+def _status(code: int, steps: int, warm_up: int) -> bytes:
+    return status_text(Status(code), steps, warm_up).encode()
+
+
 def _class_fields(batch: PredictionBatch) -> list[bytes]:
-    if batch.probabilities is None:
+    spec, probabilities = batch.spec, batch.probabilities
+    if probabilities is None:
         return [b""] * len(batch)
-    fields = []
-    for row in batch.probabilities:
-        label = label_of(batch.spec, row)
-        text = "|".join(label) if isinstance(label, list) else label
-        fields.append(b"" if text is None else b'class="%b",' % text.translate(_TEXT).encode())
-    return fields
+    if not spec.exclusive:
+        labels = [label_of(spec, row) for row in probabilities]
+        return [b"" if label is None else _class_field("|".join(label)) for label in labels]
+    fields = [*map(_class_field, spec.labels), b""]
+    known = np.logical_and.reduce(np.isfinite(probabilities), axis=1)
+    return [fields[i] for i in np.where(known, probabilities.argmax(axis=1), -1).tolist()]
+
+
+def _class_field(text: str) -> bytes:
+    return b'class="%b",' % text.translate(_TEXT).encode()

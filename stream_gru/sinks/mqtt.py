@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _ONLINE, _OFFLINE = b"online", b"offline"
 _SLICE_S = 0.1
-_FLUSH_S = 0.2
 _CLOSE_S = 2.0
 _MOST_UNDER_WAY = 500
 _MOST_UNDER_WAY_311 = 20
@@ -67,6 +66,7 @@ class MqttSink:
         self._manifest, self._stopping, self._clock = manifest, stopping, clock
         self._encoder = JsonEncoder()
         self._outbox = Outbox(config.queue_messages)
+        self._mark = 0  # newest row of a flush that is pending
         self._streams: dict[str, bool] = {}
         self._said: set[str] = set()
         self._suspect: Outgoing | None = None
@@ -121,13 +121,17 @@ class MqttSink:
         self._connection.wake()
 
     def flush(self) -> int:
-        """Return how many bytes were confirmed.  Raises SinkPending while not all of them are, TakenOver."""
+        """Return how many bytes were confirmed.
+
+        Raises SinkPending while rows written before the first flush that was pending are not confirmed, TakenOver.
+        """
         if self._opened:
             self._require_open()
             self._connection.wake()
-            self._outbox.wait(self._all_confirmed, _FLUSH_S if self._connection.connected else 0.0)
-            if len(self._outbox):
+            self._mark = self._mark or self._outbox.last
+            if not self._outbox.settled_to(self._mark):
                 raise SinkPending(f"sink {self._name}: {len(self._outbox)} outputs wait for the broker")
+            self._mark = 0
         return self._outbox.confirmed_bytes
 
     def stream_status(self, stream: str, online: bool) -> None:
@@ -288,4 +292,5 @@ class MqttSink:
             log.error("sink %s: %s; said once", self._name, text)
 
     def _say_goodbye(self, client: Client) -> None:
-        client.publish(self._config.status_topic, _OFFLINE, 1, True)
+        limits = self._connection.limits
+        client.publish(self._config.status_topic, _OFFLINE, min(1, limits.max_qos), limits.retain)

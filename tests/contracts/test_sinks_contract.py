@@ -12,14 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.errors import SinkUnavailable
+from stream_gru.config.live import InfluxSinkConfig
+from stream_gru.errors import SinkPending, SinkUnavailable
 from stream_gru.protocols import Sink
 from stream_gru.sinks import ENCODERS, file_sink
+from stream_gru.sinks.influx import InfluxSink
 from stream_gru.sinks.stdout import StdoutSink
 from stream_gru.sinks.throttle import Throttled
 from stream_gru.types import PredictionBatch
+from tests.support.http_server import serving
 from tests.support.predictions import part
 from tests.support.streams import batch, toy_pipeline
+from tests.support.waiting import wait_for
 
 OUTPUTS = toy_pipeline().process(batch(["p", "q"] * 10, [i // 2 for i in range(20)]))
 
@@ -57,10 +61,19 @@ def stdout_case(form: str) -> Iterator[Case]:
 
 @contextmanager
 def throttled_case() -> Iterator[Case]:
-    """A file behind a throttle that lets every output of this test through: one each second."""
+    """A file behind a throttle that lets every output of this test through: one each nanosecond."""
     with file_case("jsonl", False) as case:
         case.sink = Throttled(case.sink, "interval", 1e-9)
         yield case
+
+
+@contextmanager
+def influx_case() -> Iterator[Case]:
+    """A server on this machine."""
+    with serving(204) as server:
+        sink = InfluxSink(InfluxSinkConfig(url=server.url, when_full="block"))
+        yield Case(sink, "line_protocol", lambda: server.rows, lambda: bool(server.asked))
+        sink.close()
 
 
 SINKS: dict[str, Callable[[], AbstractContextManager[Case]]] = {
@@ -68,7 +81,20 @@ SINKS: dict[str, Callable[[], AbstractContextManager[Case]]] = {
     **{f"file_{form}_gz": partial(file_case, form, True) for form in ENCODERS},
     **{f"stdout_{form}": partial(stdout_case, form) for form in ENCODERS},
     "throttled": throttled_case,
+    "influx": influx_case,
 }
+
+
+def flushed(sink: Sink) -> int:
+    """The length once everything is confirmed."""
+
+    def confirmed() -> tuple[int] | None:
+        try:
+            return (sink.flush(),)
+        except SinkPending:
+            return None
+
+    return wait_for(confirmed)[0]  # type: ignore[index]
 
 
 def expected(form: str, *batches: PredictionBatch) -> bytes:
@@ -102,7 +128,7 @@ def check_batches_do_not_matter(case: Case) -> None:
     for row in range(len(OUTPUTS)):
         case.sink.write(part(OUTPUTS, slice(row, row + 1)))
         if row % 7 == 0:
-            case.sink.flush()
+            flushed(case.sink)
     case.sink.close()
     assert case.content() == expected(case.form, OUTPUTS)
 
@@ -119,10 +145,10 @@ def check_empty_batches_write_no_row(case: Case) -> None:
 def check_flush_tells_a_growing_length(case: Case) -> None:
     """Each flush tells at least as many bytes as the one before, and more after a write."""
     case.sink.open()
-    lengths = [case.sink.flush()]
+    lengths = [flushed(case.sink)]
     for _ in range(3):
         case.sink.write(OUTPUTS)
-        lengths += [case.sink.flush(), case.sink.flush()]
+        lengths += [flushed(case.sink), flushed(case.sink)]
     assert lengths == sorted(lengths)
     assert lengths[-1] > lengths[2] > lengths[0]
     case.sink.close()

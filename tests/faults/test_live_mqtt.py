@@ -61,7 +61,7 @@ class Subscriber:
         self.client.on_message = self._keep
         self.client.on_connect = lambda client, *_: client.subscribe("stream_gru/+/prediction", qos=1)
         self.client.reconnect_delay_set(1, 1)
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = 3600
         self.client.connect("127.0.0.1", port, clean_start=False, properties=properties)
         self.client.loop_start()
@@ -69,9 +69,10 @@ class Subscriber:
 
     def _keep(self, _: Client, __: object, message: MQTTMessage) -> None:
         (name,) = [value for key, value in message.properties.UserProperty if key == "id"]  # type: ignore[union-attr]
+        payload = bytes(message.payload)
         with self._lock:
-            self.rows[message.payload] += 1
-            self.ids.setdefault(name, set()).add(message.payload)
+            self.rows[payload] += 1
+            self.ids.setdefault(name, set()).add(payload)
 
     def close(self) -> None:
         """Leave."""
@@ -86,7 +87,7 @@ def publish_all(
     client = Client(CallbackAPIVersion.VERSION2, client_id="device", protocol=MQTTProtocolVersion.MQTTv5)
     client.max_inflight_messages_set(200)
     client.reconnect_delay_set(1, 1)
-    properties = Properties(PacketTypes.CONNECT)
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 3600
     client.connect("127.0.0.1", port, clean_start=False, properties=properties)
     client.loop_start()

@@ -58,7 +58,6 @@ class Broker:
             "user root",
             "persistence true",
             f"persistence_location {folder}/",
-            "autosave_on_changes true",
             "autosave_interval 1",
             # Not 0, which shall mean no limit: 2.0.11 then cuts the connection for every refused publish.
             "max_queued_messages 100000",

@@ -87,8 +87,8 @@ def pump_records(streams: int, samples: int) -> dict[str, list[dict[str, float]]
     """Records of ``streams`` devices, ``samples`` each, as devices send them: ``ts`` in seconds, four channels."""
     manifest = load_bundle(BUNDLE).manifest
     held_out = [str(ROOT / "sample_data" / "held_out" / "*")]
-    values = read_files(held_out, Fields.of(manifest.input, manifest.channels)).values
-    values = values[np.isfinite(values).all(axis=1)].astype(np.float64).round(3)
+    recorded = read_files(held_out, Fields.of(manifest.input, manifest.channels)).values
+    values = recorded[np.isfinite(recorded).all(axis=1)].astype(np.float64).round(3)
     records = {}
     for device in range(streams):
         rows = values[(device * 37) % 3000 :][:samples]

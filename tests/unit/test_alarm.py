@@ -68,7 +68,7 @@ def test_a_model_that_cannot_raise_the_alarm_is_refused() -> None:
     check_alarm(AlarmConfig(), make_bundle(labels=0, horizon=1).manifest)
     with pytest.raises(ConfigError, match=rf"alarm\.classes: .*\({', '.join(both.classes.labels)}\), got 'fire'"):
         check_alarm(AlarmConfig(classes=["fire"]), both)
-    with pytest.raises(ConfigError, match="it has none.*got 'fire'"):
+    with pytest.raises(ConfigError, match=r"it has none.*got 'fire'"):
         check_alarm(AlarmConfig(classes=["fire"]), make_bundle(labels=0).manifest)
     for bundle in (make_bundle(labels=2), make_bundle(labels=2, horizon=0)):
         with pytest.raises(ConfigError, match=r"alarm\.misses: expected 0"):

@@ -236,7 +236,8 @@ def test_the_samples_that_config_prints_pass_check(tmp_path: Path) -> None:
 def test_check_reports_every_mistake_with_its_line(tmp_path: Path) -> None:
     """All mistakes at once, exit 2."""
     path = tmp_path / "bad.toml"
-    path.write_text('[run]\nbundle = 3\nengin = "litert"\n\n[[source]]\ntype = "replay"\nfiles = ["a.csv"]\nspeed = -1\n')
+    source = '[[source]]\ntype = "replay"\nfiles = ["a.csv"]\nspeed = -1\n'
+    path.write_text(f'[run]\nbundle = 3\nengin = "litert"\n\n{source}')
     done = run("check", path)
     assert done.returncode == 2
     assert f"{path}:2: run.bundle: expected" in done.stderr

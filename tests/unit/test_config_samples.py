@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from inspect import get_annotations
 from itertools import pairwise
 from typing import Literal
 
@@ -35,7 +36,7 @@ def tables(text: str) -> Iterator[tuple[list[str], dict[str, object], set[str]]]
 
 def owner(table: type, key: str) -> str:
     """Return the class that brings a key into a table: what many tables share is shown once."""
-    return next(one.__name__ for one in table.__mro__ if key in one.__dict__.get("__annotations__", {}))
+    return next(one.__name__ for one in table.__mro__ if key in get_annotations(one))
 
 
 def keys(kind: inspect.Type, value: dict[str, object]) -> Iterator[tuple[Key, inspect.Field, object]]:

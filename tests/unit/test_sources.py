@@ -10,14 +10,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stream_gru.config.live import ReplaySourceConfig, StdinSourceConfig
+from stream_gru.config.live import MqttSourceConfig, ReplaySourceConfig, SerialSourceConfig, StdinSourceConfig
 from stream_gru.config.schema import InputConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import ConfigError, DataError, EndOfInput, SourceUnavailable
 from stream_gru.recordings import read_files, shared_stream
-from stream_gru.sources import build_source
+from stream_gru.sources import build_source, replay_format
 from stream_gru.sources.files import FileSource, expand, file_format, stem
 from stream_gru.sources.header import completed_header
+from stream_gru.sources.queued import Queued
 from stream_gru.sources.stdin import StdinSource
 from stream_gru.types import Position, RawMessage
 
@@ -204,29 +205,35 @@ def test_formats_that_are_unknown_or_mixed_are_told() -> None:
         file_format(Path("x.bin"))
     assert file_format(Path("x.bin"), "jsonl") == "jsonl"
     with pytest.raises(ConfigError, match="expected files of one format, got csv, jsonl"):
-        build_source(ReplaySourceConfig(files=["a.csv", "b.jsonl"]), InputConfig(), 10)
+        replay_format(ReplaySourceConfig(files=["a.csv", "b.jsonl"]), InputConfig())
     with pytest.raises(ConfigError, match="got no files"):
-        build_source(ReplaySourceConfig(files=[]), InputConfig(), 10)
+        replay_format(ReplaySourceConfig(files=[]), InputConfig())
 
 
 def test_a_configuration_becomes_its_source() -> None:
-    """Opening is left to the daemon: the files need not be there."""
-    source, kind = build_source(ReplaySourceConfig(files=["/nowhere/a.csv"]), InputConfig(), 10)
-    assert (type(source), kind) == (FileSource, "csv")
-    source, kind = build_source(StdinSourceConfig(format="jsonl"), InputConfig(), 10)
-    assert (type(source), kind) == (StdinSource, "jsonl")
+    """Opening is left to the daemon; beside others, and at a port, a source reads in a thread of its own."""
+    replay, stdin = ReplaySourceConfig(files=["/nowhere/a.csv"]), StdinSourceConfig(format="jsonl")
+    port = SerialSourceConfig(port="loop://", format="json")
+    assert type(build_source(replay, "replay", "csv")) is FileSource
+    assert type(build_source(stdin, "stdin", "jsonl")) is StdinSource
+    assert type(build_source(port, "serial", "json")) is Queued
+    assert type(build_source(stdin, "stdin", "jsonl", alone=False)) is Queued
+    with pytest.raises(ConfigError, match=r"source mqtt: expected a \[\[broker\]\]"):
+        build_source(MqttSourceConfig(topics=["a"], format="json"), "mqtt", "json")
 
 
 def test_a_configured_source_takes_patterns(tmp_path: Path) -> None:
     """Patterns are looked for when the source is opened; before that only where their end tells no format."""
-    source, kind = build_source(ReplaySourceConfig(files=[f"{tmp_path}/*.csv"]), InputConfig(), 10)
+    plain, open_end = (ReplaySourceConfig(files=[f"{tmp_path}/*{end}"]) for end in (".csv", ""))
+    source = build_source(plain, "replay", replay_format(plain, InputConfig()), batch_rows=10)
     with pytest.raises(DataError, match="no such file"):
-        build_source(ReplaySourceConfig(files=[f"{tmp_path}/*"]), InputConfig(), 10)
+        replay_format(open_end, InputConfig())
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("time,flow\n1,2\n")
     assert isinstance(source, FileSource)
-    assert ([message.key for message in drain(source)], kind) == (["a", "b"], "csv")
-    source, kind = build_source(ReplaySourceConfig(files=[f"{tmp_path}/*"]), InputConfig(), 10)
+    assert [message.key for message in drain(source)] == ["a", "b"]
+    kind = replay_format(open_end, InputConfig())
+    source = build_source(open_end, "replay", kind, batch_rows=10)
     assert isinstance(source, FileSource)
     assert ([message.key for message in drain(source)], kind) == (["a", "b"], "csv")
 

@@ -1,0 +1,116 @@
+"""Everything breaks at random, and the sums are right afterwards."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_gru.mqtt.connection import Connection
+from stream_gru.types import RawMessage
+from tests.faults.test_mqtt_sink import flushed, outputs, seconds
+from tests.faults.test_mqtt_sink import opened as opened_sink
+from tests.faults.test_mqtt_source import numbers, opened, quiet, settle, table
+from tests.support.broker import Broker, Peer, needs_mosquitto
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.servers, needs_mosquitto]
+
+
+def cut(connection: Connection) -> None:
+    """Break the connection as a router that restarts does."""
+    sock = connection._client.socket()
+    if isinstance(sock, socket.socket):
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it was broken already
+
+
+def freeze(broker: Broker, rng: random.Random) -> None:
+    """Let the broker hang for a while."""
+    broker.freeze()
+    time.sleep(2.0 * rng.random())
+    broker.thaw()
+
+
+def restart(broker: Broker, peer: Peer) -> None:
+    """Stop it cleanly and start it, while the test's own publisher has nothing under way: paho mixes up what it sends
+    again.
+    """
+    wait_for(lambda: not peer._client._out_messages)
+    broker.stop()
+    wait_for(lambda: not peer._client.is_connected())
+    broker.start()
+    wait_for(peer._client.is_connected)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_each_message_is_taken_exactly_once_and_in_order(tmp_path: Path, seed: int) -> None:
+    """Cut connections, a broker that hangs or starts anew, a queue that is full: while the session lasts and the
+    process lives, every message is taken once, in order.
+    """
+    rng = random.Random(seed)
+    config = table(queue_messages=100)
+    keys: dict[str, Any] = {"keepalive_s": 1, "receive_maximum": 50, "longest_pause_s": 0.2}
+    with Broker(tmp_path) as broker, broker.client() as peer:
+        with opened(broker, config, **keys) as source:
+            faults: list[Callable[[], None]] = [
+                lambda: cut(source.connection), lambda: freeze(broker, rng), lambda: restart(broker, peer)
+            ]  # fmt: skip
+            sent = 0
+            got: list[RawMessage] = []
+            for _ in range(100):
+                action = rng.random()
+                if action < 0.5:
+                    for _ in range(rng.randrange(1, 40)):
+                        peer._client.publish("sensors/p1/data", str(sent), 1)
+                        sent += 1
+                elif action < 0.88:
+                    got += source.poll(rng.randrange(1, 100), 0.01)
+                elif action < 0.94:
+                    if got:
+                        source.commit(got[-1].position)
+                else:
+                    rng.choice(faults)()
+
+            def all_there() -> bool:
+                got.extend(source.poll(1000, 0.05))
+                if got:
+                    source.commit(got[-1].position)
+                return len(got) >= sent
+
+            wait_for(all_there, 60)
+            assert numbers(got) == list(range(sent))
+            assert source.health().sessions_lost == 0
+            wait_for(lambda: source.health().connected)
+            settle(source)
+        with opened(broker, config) as source:
+            quiet(source, peer)
+
+
+def test_each_output_arrives_and_none_overtakes_another(tmp_path: Path) -> None:
+    """At least once, and by first appearance in order, whatever breaks meanwhile."""
+    rng = random.Random(3)
+    keys = {"queue_messages": 200}
+    with Broker(tmp_path) as broker, broker.client() as peer:
+        peer.subscribe("stream_gru/+/prediction")
+        with opened_sink(broker, keys, keepalive_s=1, longest_pause_s=0.2) as sink:
+            faults: list[Callable[[], None]] = [lambda: cut(sink.connection), lambda: freeze(broker, rng)]
+            written = 0
+            for _ in range(60):
+                if rng.random() < 0.9:
+                    rows = rng.randrange(1, 20)
+                    sink.write(outputs(rows, written))
+                    written += rows
+                else:
+                    rng.choice(faults)()
+            wait_for(lambda: flushed(sink), 60)
+            wait_for(lambda: set(seconds(peer)) == set(range(written)))
+            assert list(dict.fromkeys(seconds(peer))) == list(range(written))
+            assert sink.health().failed == sink.health().discarded == 0
