@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+from stream_gru.alarm import alarms
 from stream_gru.assembly import Assembler
 from stream_gru.control import Gate
 from stream_gru.decoders import load_decoder
@@ -9,7 +13,7 @@ from stream_gru.device_clock import DeviceClock
 from stream_gru.intake import Intake
 from stream_gru.plan import Plan, PlannedSource
 from stream_gru.sequence import SequenceWatch
-from stream_gru.types import NS_PER_S
+from stream_gru.types import NS_PER_S, Mask, PredictionBatch
 
 _HOLD_PERIODS = 5
 _SILENT_PERIODS, _SILENT_LEAST_S = 10, 10.0
@@ -40,6 +44,12 @@ def build_assembler(plan: Plan) -> Assembler | None:
         return None
     channels, period_ns, max_age_ns, wait_ns, streams = assembly_spec(plan)
     return Assembler(channels, period_ns, max_age_ns, wait_ns, max_streams=streams)
+
+
+def build_alarm(plan: Plan) -> Callable[[PredictionBatch], Mask | None] | None:
+    """What says which outputs are alarms; None when nothing is one."""
+    config = plan.config.alarm
+    return partial(alarms, config=config) if config.classes or config.misses else None
 
 
 def build_intake(planned: PlannedSource, assembler: Assembler | None, gate: Gate | None) -> Intake:

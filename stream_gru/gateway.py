@@ -10,14 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from stream_gru import __version__
-from stream_gru.alarm import alarms
-from stream_gru.builders import assembly_spec, build_assembler, build_intake, silent_after_s
+from stream_gru.builders import assembly_spec, build_alarm, build_assembler, build_intake, silent_after_s
 from stream_gru.caretaker import Caretaker
 from stream_gru.config.live import FileSinkConfig, MqttSinkConfig
 from stream_gru.control import Commands, Gate
@@ -35,8 +32,7 @@ from stream_gru.silence import SilenceWatch
 from stream_gru.sinks import build_sink
 from stream_gru.sinks.encode_csv import CsvEncoder
 from stream_gru.sources import build_source
-from stream_gru.sources.recorded import RecordedSource
-from stream_gru.types import Mask, OutputSpec, PredictionBatch
+from stream_gru.types import OutputSpec
 from stream_gru.web.api import Api, DaemonStatus, StreamStatus
 from stream_gru.web.app import WebServer
 from stream_gru.web.feed import Feed
@@ -48,11 +44,10 @@ _FEED = "feed"
 
 
 class Gateway:
-    """A running configuration.  ``recording``: messages come from this recording in place of the sources."""
+    """A running configuration."""
 
-    def __init__(self, plan: Plan, recording: Path | None = None, speed: float = 0.0) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._recording, self._speed = recording, speed
         self._bell = threading.Event()
         self._gate, self._commands, self._feed = Gate(), Commands(), Feed()
         engine = load_engine(plan.run.engine, plan.bundle)
@@ -65,8 +60,7 @@ class Gateway:
             adapt_rate=plan.run.adapt_rate,
             max_streams=plan.run.max_streams,
         )
-        live = plan.live and recording is None
-        self._silence = SilenceWatch(silent_after_s(plan)) if live else None
+        self._silence = SilenceWatch(silent_after_s(plan)) if plan.live else None
         self.caretaker = Caretaker(
             self.pipeline,
             gate=self._gate,
@@ -77,12 +71,12 @@ class Gateway:
         )
         self._assembler = build_assembler(plan)
         self.daemon = Daemon(
-            self._inputs(),
+            [self._input(one) for one in plan.sources],
             self.pipeline,
             {},
             caretaker=self.caretaker,
             metrics=self.metrics,
-            alarm=self._alarm(plan),
+            alarm=build_alarm(plan),
             bell=self._bell,
             batch_rows=plan.run.batch_rows,
             commit_rows=plan.run.commit_rows,
@@ -132,13 +126,6 @@ class Gateway:
 
     # ---- building -------------------------------------------------------------------------------------------------
 
-    def _inputs(self) -> list[Input]:
-        plan = self.plan
-        if self._recording is not None:
-            intakes = {one.name: self._intake(one) for one in plan.sources}
-            return [Input("recording", RecordedSource([self._recording]), intakes, self._speed)]
-        return [self._input(one) for one in plan.sources]
-
     def _input(self, planned: PlannedSource) -> Input:
         source = build_source(
             planned.config,
@@ -185,11 +172,6 @@ class Gateway:
             self.metrics.add_source(source.name)
         for sink in self.plan.sinks:
             self.metrics.add_sink(sink.name)
-
-    @staticmethod
-    def _alarm(plan: Plan) -> Callable[[PredictionBatch], Mask | None] | None:
-        config = plan.config.alarm
-        return partial(alarms, config=config) if config.classes or config.misses else None
 
     def _open_server(self, plan: Plan) -> WebServer | None:
         if not plan.config.metrics.enabled:
@@ -259,7 +241,7 @@ class Gateway:
     def _take(self, new: Plan) -> str:
         """Carry out a new plan in place of the old one.  What can fail comes first; then nothing is left half done."""
         old = self.plan
-        if self._recording is not None or not old.live:
+        if not old.live:
             raise ConfigError(f"{new.path}: a recording is not reloaded")
         engine = load_engine(new.run.engine, new.bundle)
         server = None
@@ -282,7 +264,7 @@ class Gateway:
         self._replace_inputs(old, new)
         self._control.close()
         self._open_control(new)
-        self.daemon.alarm = self._alarm(new)
+        self.daemon.alarm = build_alarm(new)
         self.daemon.batch_rows = new.run.batch_rows
         self.daemon.commit_rows, self.daemon.commit_s = new.run.commit_rows, new.run.commit_s
         if self._silence is not None:

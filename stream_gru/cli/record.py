@@ -1,4 +1,4 @@
-"""``stream-gru record``: what arrives, into a file that `run --recording` plays."""
+"""``stream-gru record``: what arrives, into a file that `replay` plays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stream_gru.sources.recorded import RecordingWriter
 def record(config: Path, out: Path, seconds: float | None, count: int | None, only: str | None) -> None:
     """Write what arrives at the sources of CONFIG to a file, each message as it came, with the time of its arrival.
 
-    `stream-gru run CONFIG --recording FILE` takes the file in place of the sources and gives the same outputs.
+    `stream-gru replay CONFIG FILE` takes the file in place of the sources and gives the same outputs.
     """
     plan = load_plan(config)
     log_to_stderr(plan.run.log_level)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from stream_gru.config import Config
 
 _TIMEOUT_S = 5.0
+_AGAIN_S = 0.1
 # The daemon sends something every ten seconds.
 _SILENCE_S = 30.0
 _MAX_ANSWER_BYTES = 1_048_576
@@ -49,6 +52,19 @@ class Remote:
                 return answer.status, answer.read(_MAX_ANSWER_BYTES).decode(errors="replace").strip()
             except (OSError, http.client.HTTPException) as error:
                 raise self._unheard(error) from error
+
+    def await_it(self, seconds: float) -> None:
+        """Give a daemon that has just been started some time to listen; what is wrong then is told by who asks."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                socket.create_connection((self.host, self.port), timeout=_TIMEOUT_S).close()
+            except ConnectionRefusedError:
+                time.sleep(_AGAIN_S)
+            except OSError:
+                return
+            else:
+                return
 
     def listen(self, stream: str | None) -> Generator[tuple[str, str]]:
         """Yield the outputs as they come: (event, data); the event of a row is empty.

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from stream_gru.builders import build_alarm, build_assembler, build_intake
 from stream_gru.bundle import load_bundle
 from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
 from stream_gru.cli.options import FiniteRange
+from stream_gru.daemon import Daemon, Input
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import DataError
+from stream_gru.pipeline import Pipeline
+from stream_gru.plan import load_plan
+from stream_gru.protocols import Sink
 from stream_gru.recordings import shared_stream
 from stream_gru.sinks import ENCODERS, file_sink
 from stream_gru.sinks.stdout import StdoutSink
 from stream_gru.sources.files import expand
+from stream_gru.sources.recorded import RecordedSource
+
+_LEVEL = 0.9
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("model", metavar="BUNDLE|CONFIG", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write to this file (.jsonl, .csv, also .gz).")
 @click.option(
@@ -31,37 +40,82 @@ from stream_gru.sources.files import expand
 )
 @click.option("--speed", type=FiniteRange(min=0, min_open=True), help="A multiple of the recording's own speed.")
 @click.option("--fast", is_flag=True, help="As fast as possible (the default).")
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
-@click.option("--level", type=FiniteRange(0, 1, min_open=True, max_open=True), default=0.9, show_default=True)
+@click.option("--engine", type=ENGINE_CHOICE, help="[auto, or that of CONFIG]")
+@click.option("--level", type=FiniteRange(0, 1, min_open=True, max_open=True), help="[0.9, or that of CONFIG]")
 @click.option("--batch-rows", type=click.IntRange(1, 1_000_000), default=1024, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
 def replay(
-    bundle: Path,
+    model: Path,
     files: tuple[str, ...],
     out: Path | None,
     form: str,
     speed: float | None,
     fast: bool,
-    engine: str,
-    level: float,
+    engine: str | None,
+    level: float | None,
     batch_rows: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run recorded FILES (CSV, JSON lines, Parquet; patterns too) through BUNDLE."""
+    """Run recorded FILES (CSV, JSON lines, Parquet; patterns too) through BUNDLE.
+
+    With the CONFIG of a daemon in place of a bundle, FILES are what `stream-gru record` wrote: they take the way of the
+    daemon's sources, and no sink but this command's.
+    """
     if fast and speed:
         raise click.UsageError("--fast and --speed exclude each other")
-    model = load_bundle(bundle)
-    paths = expand(files)
     sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
-    pipeline, metrics = build_pipeline(model, engine, level, "replay")
-    fields = Fields.of(model.manifest.input, model.manifest.channels)
-    for line in shared_stream(paths, fields):
-        click.echo(line, err=True)
-    daemon = build_replay(paths, fields, pipeline, {"output": sink}, metrics, batch_rows=batch_rows, speed=speed or 0.0)
+    paths = expand(files)
+    if model.is_file():
+        daemon = _of_messages(model, paths, sink, engine, level, batch_rows, speed or 0.0)
+    else:
+        daemon = _of_samples(model, paths, sink, engine, level, batch_rows, speed or 0.0)
     stop_on_signals(daemon)
-    run_daemon(daemon, pipeline, as_json=as_json, quiet=quiet)
+    run_daemon(daemon, daemon.pipeline, as_json=as_json, quiet=quiet)
     if not daemon.summary.applied and not daemon.stopped:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(daemon.summary.dropped.items()))
         raise DataError(f"{', '.join(files)}: no row was applied: {reasons or 'there is none'}")
+
+
+def _of_samples(
+    path: Path,
+    paths: Sequence[Path],
+    sink: Sink,
+    engine: str | None,
+    level: float | None,
+    batch_rows: int,
+    speed: float,
+) -> Daemon:
+    """A daemon that plays recorded samples."""
+    bundle = load_bundle(path)
+    pipeline, metrics = build_pipeline(bundle, engine or "auto", level or _LEVEL, "replay")
+    fields = Fields.of(bundle.manifest.input, bundle.manifest.channels)
+    for line in shared_stream(paths, fields):
+        click.echo(line, err=True)
+    return build_replay(paths, fields, pipeline, {"output": sink}, metrics, batch_rows=batch_rows, speed=speed)
+
+
+def _of_messages(
+    path: Path,
+    paths: Sequence[Path],
+    sink: Sink,
+    engine: str | None,
+    level: float | None,
+    batch_rows: int,
+    speed: float,
+) -> Daemon:
+    """A daemon that plays recorded messages, as the one of the configuration would have taken them."""
+    plan = load_plan(path)
+    run = plan.run
+    pipeline = Pipeline(
+        plan.bundle,
+        engine or run.engine,
+        level=level or run.level,
+        adapt_rate=run.adapt_rate,
+        max_streams=run.max_streams,
+    )
+    assembler = build_assembler(plan)
+    intakes = {planned.name: build_intake(planned, assembler, None) for planned in plan.sources}
+    one = Input("recording", RecordedSource(paths), intakes, speed)
+    return Daemon([one], pipeline, {"output": sink}, alarm=build_alarm(plan), batch_rows=batch_rows)

@@ -12,7 +12,6 @@ import click
 
 from stream_gru.cli.building import run_daemon, stop_on_signals
 from stream_gru.cli.logs import log_to_stderr
-from stream_gru.cli.options import FiniteRange
 from stream_gru.config.live import ReplaySourceConfig
 from stream_gru.plan import Plan, load_plan
 from stream_gru.recordings import shared_stream
@@ -24,13 +23,7 @@ log = logging.getLogger(__name__)
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the closing summary as one JSON object.")
-@click.option(
-    "--recording",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Take messages from this recording (see `stream-gru record`) in place of the sources.",
-)
-@click.option("--speed", type=FiniteRange(min=0), default=0.0, help="1: as recorded; 0: as fast as possible.")
-def run(config: Path, as_json: bool, recording: Path | None, speed: float) -> None:
+def run(config: Path, as_json: bool) -> None:
     """Run the daemon that the CONFIG file describes until its input ends or SIGTERM comes.
 
     SIGHUP reads CONFIG again; a file with mistakes is not taken.
@@ -40,7 +33,7 @@ def run(config: Path, as_json: bool, recording: Path | None, speed: float) -> No
     plan = load_plan(config)
     log_to_stderr(plan.run.log_level)
     _warn(plan)
-    gateway = Gateway(plan, recording, speed)
+    gateway = Gateway(plan)
     stop_on_signals(gateway.daemon)
 
     def reload(_: int, __: FrameType | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from stream_gru.cli.options import FiniteRange
 from stream_gru.cli.remote import Remote, remote_at, remote_of
 
 
@@ -17,13 +18,17 @@ from stream_gru.cli.remote import Remote, remote_at, remote_of
 @click.option("--url", help="Where the daemon listens, in place of CONFIG, such as http://127.0.0.1:9723.")
 @click.option("--stream", metavar="NAME", help="This stream only.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N outputs.")
+@click.option("--wait", type=FiniteRange(min=0), default=10.0, show_default=True, help="Seconds to wait for a daemon.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, also on a terminal.")
-def tap(config: Path | None, url: str | None, stream: str | None, count: int | None, as_json: bool) -> None:
+def tap(
+    config: Path | None, url: str | None, stream: str | None, count: int | None, wait: float, as_json: bool
+) -> None:
     """Show the outputs of the running daemon of CONFIG: as a table on a terminal, else as JSON lines.
 
     Ctrl-C ends it well.  When the daemon ends, so does this, with exit code 1.
     """
     remote = _remote(config, url)
+    remote.await_it(wait)
     with closing(_counted(remote.listen(stream), count)) as events:
         try:
             if as_json or not sys.stdout.isatty():

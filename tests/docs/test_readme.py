@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -18,35 +20,83 @@ from stream_gru.cli import COMMANDS
 from stream_gru.metrics import Metrics
 from stream_gru.prediction import Prediction
 from stream_gru.types import DropReason, ResetReason
+from tests.support.broker import MOSQUITTO, free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-# File names under which the walk saves the configurations it shows, in their order.
-CONFIGURATIONS = ["sine.toml", "live.toml"]
 # Run by what runs these tests, or too long to be run inside them.
 NOT_HERE = {"make demo", "make test"}
+LIVE, OWN = "A live system without hardware, in five minutes", "Your own recordings, in an hour"
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, section: str = "") -> list[str]:
+    """The fenced blocks of a language, in order, of one section or of all."""
+    text = README if not section else README.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    assert text, section
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def test_the_walk_works_as_printed(tmp_path: Path) -> None:
+def save_configurations(folder: Path, section: str) -> None:
+    """Save the configurations of a section under the names that stand in their first lines."""
+    for text in blocks("toml", section):
+        (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
+
+
+def environment() -> dict[str, str]:
+    """With the commands of the environment that runs the tests."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
+
+
+def test_the_walk_from_recordings_to_forecasts_works_as_printed(tmp_path: Path) -> None:
     """Every shell block runs, in order, in one folder, with the configurations shown in between."""
     pytest.importorskip("tensorflow")
-    for name, text in zip(CONFIGURATIONS, blocks("toml"), strict=True):
-        (tmp_path / name).write_text(text)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for block in blocks("sh"):
-        if block.strip() in NOT_HERE:
-            continue
+    save_configurations(tmp_path, OWN)
+    for block in blocks("sh", OWN):
         done = subprocess.run(
-            ["sh", "-ec", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            ["sh", "-ec", block], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, block + done.stderr
     assert len((tmp_path / "forecasts.jsonl").read_text().splitlines()) == 3600
-    assert (tmp_path / "live.jsonl").read_text()
+    assert (tmp_path / "forecasts-live.jsonl").read_text()
+
+
+@pytest.mark.servers
+@pytest.mark.skipif(not (MOSQUITTO and shutil.which("mosquitto_sub")), reason="mosquitto is not installed")
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_live_walk_works_as_printed(tmp_path: Path) -> None:
+    """Broker, devices, daemon, tap, commands, recording, reload, serial port: as printed, but for the two ports."""
+    shutil.copytree(ROOT / "sample_data" / "pump.bundle", tmp_path / "sample_data" / "pump.bundle")
+    save_configurations(tmp_path, LIVE)
+    ports = {"18830": str(free_port()), "9723": str(free_port())}
+    for path in tmp_path.glob("*.toml"):
+        path.write_text(with_ports(path.read_text(), ports))
+    # A reader of the page takes a moment between two blocks.
+    script = "\nsleep 2\n".join(with_ports(block, ports) for block in blocks("sh", LIVE))
+    with subprocess.Popen(
+        ["bash", "-ec", script], cwd=tmp_path, env=environment(), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as walk:  # fmt: skip
+        try:
+            out, err = walk.communicate(timeout=120)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(walk.pid, signal.SIGKILL)
+    said = f"{out}\n{err}\n{(tmp_path / 'daemon.log').read_text()}"
+    assert walk.returncode == 0, said
+    assert "Traceback" not in said
+    assert out.count('{"id":"pump-') + out.count("ok") >= 6, said
+    assert 'stream_gru_commands_total{action="reset",result="ok"} 1.0' in out
+    live, replayed = ((tmp_path / name).read_text().splitlines() for name in ("live.jsonl", "replayed.jsonl"))
+    assert live
+    assert replayed
+    assert "configuration taken" in said
+
+
+def with_ports(text: str, ports: dict[str, str]) -> str:
+    """The text with other ports, as the printed ones may be taken."""
+    for printed, free in ports.items():
+        text = text.replace(printed, free)
+    return text
 
 
 @pytest.mark.parametrize("block", blocks("python"))
@@ -67,7 +117,7 @@ def test_the_row_of_output_has_the_keys_of_a_row() -> None:
 def test_every_command_is_in_the_readme() -> None:
     """No command is a secret."""
     for name in COMMANDS:
-        assert f"`stream-gru {name}" in README
+        assert re.search(rf"`stream-gru ([a-z]+\\\|)*{name}\b", README), name
 
 
 def test_every_metric_is_in_the_readme_and_no_other() -> None:
