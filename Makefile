@@ -1,5 +1,5 @@
 # make demo    the main job on shipped data, in a minute: no broker, no TensorFlow
-# make test    all tests, in an environment of their own
+# make test    all tests, in an environment of their own; installs the servers they start, where it may
 # make check   format, lint, types and the tests that start no server
 # make sample-bundle   the shipped recordings and model again, from seeds
 
@@ -9,13 +9,24 @@ DEV := .venv-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test check format sample-bundle evidence clean
+.PHONY: demo test servers check format sample-bundle evidence clean
 
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
 
-test: $(DEV)/.ready
+test: $(DEV)/.ready servers
 	$(DEV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_OPTIONS)
+
+# What the tests of whole systems start, each on a free loopback port; without them those tests are skipped by name.
+servers:
+	@missing=; for name in mosquitto:mosquitto mosquitto_sub:mosquitto-clients promtool:prometheus curl:curl \
+	    systemd-analyze:systemd; do \
+	  PATH=$$PATH:/usr/sbin command -v $${name%%:*} > /dev/null || missing="$$missing $${name##*:}"; \
+	done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing \
+	    > /dev/null || echo "cannot be installed:$$missing; their tests are skipped"; \
+	elif [ -n "$$missing" ]; then echo "not installed:$$missing; their tests are skipped"; fi
 
 check: $(DEV)/.ready
 	$(DEV)/bin/ruff format --check .

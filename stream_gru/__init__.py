@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stream_gru.prediction import Prediction
     from stream_gru.types import DropReason, PredictionBatch, ResetReason, SampleBatch, Status
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Bundle",

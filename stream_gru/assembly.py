@@ -10,9 +10,11 @@ and everything older of its stream before it.  A channel without a value in the 
 is older than ``max_age_ns`` at the tick: then it is missing.  A tick in which no channel reported is not emitted:
 filling gaps is the business of conditioning.
 
-A record whose tick has been emitted is dropped as late.  A record far behind the newest one (an hour, or ``wait_ns``
-or a period where that is longer) says that a clock was set back, and one of another sequence that time begins anew:
-what is pending is emitted, nothing is held, and assembly starts afresh, so that conditioning sees it and resets.
+A record whose tick has been emitted is dropped as late; but a channel that reports more often than the period, and
+says something newer within the last tick, is heard: its value is held for the next ticks.  A record far behind the
+newest one (an hour, or ``wait_ns`` or a period where that is longer) says that a clock was set back, and one of another
+sequence that time begins anew: what is pending is emitted, nothing is held, and assembly starts afresh, so that
+conditioning sees it and resets.
 
 Decision: values are held from emitted ticks only, in the order of time, so that a record that comes early for its
 stream never shows in a tick before its own.
@@ -156,7 +158,10 @@ class Assembler:
                 rows.drop(DropReason.STREAM_LIMIT)
                 continue
             if tick <= stream.emitted:
-                rows.drop(DropReason.LATE)
+                if self._says_again(stream, tick, time, channels[begin:end], values[begin:end]):
+                    taken += 1
+                else:
+                    rows.drop(DropReason.LATE)
                 stream.reset |= reset and tick > stream.flagged
                 continue
             taken += 1
@@ -172,6 +177,19 @@ class Assembler:
                 _describe(found, batch, row)
             self._emit_due(name, stream, found, rows)
         return taken
+
+    def _says_again(
+        self, stream: _Stream, tick_ns: int, time_ns: int, channels: Sequence[int], values: Sequence[float]
+    ) -> bool:
+        """Hold, for the ticks to come, what a channel says again within the tick that is out; False for any other."""
+        begin = tick_ns - self._period_ns
+        if tick_ns != stream.emitted or not channels:
+            return False
+        if any(not begin < stream.held_ns[channel] < time_ns for channel in channels):
+            return False
+        for channel, value in zip(channels, values, strict=True):
+            stream.held[channel], stream.held_ns[channel] = value, time_ns
+        return True
 
     def _stream_at(self, name: str, time: int, sequence: int, rows: _Rows) -> _Stream | None:
         """The stream of a record at its new time, begun afresh where need be; None when there are too many."""

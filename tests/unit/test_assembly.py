@@ -96,6 +96,15 @@ def test_a_record_of_an_emitted_tick_is_late() -> None:
     assert rows(done.batch) == [("p", 3, [2, 7])]
 
 
+def test_a_channel_faster_than_the_period_is_not_late() -> None:
+    """What it says again after its tick is out is held for the next one; the same record once more is late."""
+    one = assembler()
+    assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
+    done = one.join(records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3), ("p", 2.1, 1, 8)))
+    assert (done.joined, done.batch.rejected) == (3, {DropReason.LATE: 1})
+    assert rows(one.flush()) == [("p", 3, [3, 8])]
+
+
 def test_a_clock_set_back_starts_afresh() -> None:
     """More than an hour back is no late record: what waits is emitted, nothing is held, time goes on from there."""
     one = assembler()
