@@ -276,12 +276,12 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Coverage and level",
-            "Share of truths inside their interval, beside the level that was promised (variable Level).",
+            "Share of truths inside their interval, beside what the intervals promise.",
             "streamgrucoverageoff",
             "percentunit",
             (
                 (_TARGET, by_target("interval_covered_total", "forecasts_scored_total")),
-                ("level", "vector($level)"),
+                ("{{instance}} level", f"stream_gru_interval_level_ratio{{{WHICH}}}"),
             ),
             options=_SHARE,
         ),
@@ -410,17 +410,15 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Commits",
-            "Inputs acknowledged because their outputs stood safe; put off: a sink had not confirmed yet.",
+            "Inputs acknowledged because their outputs stood safe, a second.",
             "streamgrusinkfailing",
             "cps",
-            (
-                ("{{instance}} done", rate("commits_total")),
-                ("{{instance}} put off", rate("commits_pending_total")),
-            ),
+            (("{{instance}}", rate("commits_total")),),
         ),
         Panel(
             "Commit",
-            "Flushing all sinks and acknowledging.",
+            "From the beginning of a commit until all sinks had confirmed. One that is under way is not in it yet: what "
+            "it waits for stands in the queue of sinks.",
             "streamgruslow",
             "s",
             quantiles("commit_duration"),
@@ -621,7 +619,6 @@ def dashboard() -> dict[str, Any]:
                 query_variable(
                     "source", "Source", f"label_values(stream_gru_samples_received_total{{{WHICH}}}, source)"
                 ),
-                plain_variable("textbox", "level", "Level", "0.9"),
                 plain_variable("textbox", "runbook", "Runbook", "RUNBOOK.md"),
             ]
         },

@@ -20,6 +20,15 @@ def config(purpose: Literal["train", "run"]) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Check a configuration FILE completely, touching nothing else."""
-    purposes = check_purpose(load_config(file))
-    click.echo(f"{file}: ok ({', '.join(sorted(purposes)) or 'neither training nor running is configured'})")
+    """Check a configuration FILE completely, and the bundle and secrets it names where they are; connect to nothing."""
+    settings = load_config(file)
+    purposes = check_purpose(settings)
+    told = ", ".join(sorted(purposes)) or "neither training nor running is configured"
+    if "running" in purposes and settings.run is not None:
+        if Path(settings.run.bundle).exists():
+            from stream_gru.plan import load_plan
+
+            told += f", model {load_plan(file).bundle.manifest.model_id}"
+        else:
+            click.echo(f"{settings.run.bundle}: not there, so nothing that needs it was checked", err=True)
+    click.echo(f"{file}: ok ({told})")

@@ -84,7 +84,6 @@ def substituted(expression: str, interval: str = "5m") -> str:
         .replace("$job", ".*")
         .replace("$instance", ".*")
         .replace("$source", ".*")
-        .replace("$level", "0.9")
     )
 
 

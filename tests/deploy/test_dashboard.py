@@ -45,7 +45,7 @@ def test_no_data_source_is_named() -> None:
 def test_gateways_can_be_chosen() -> None:
     """Job, instance and source take several values and all; every query of a daemon heeds the first two."""
     variables = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
-    assert list(variables) == ["datasource", "job", "instance", "source", "level", "runbook"]
+    assert list(variables) == ["datasource", "job", "instance", "source", "runbook"]
     for name in ("job", "instance", "source"):
         assert variables[name]["multi"]
         assert variables[name]["includeAll"]

@@ -134,6 +134,31 @@ def test_a_device_that_sends_too_much_is_told(tmp_path: Path) -> None:
     assert told == [69632]
 
 
+@pytest.mark.servers
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_refused_publish_does_not_cut_the_connection(qos: int, tmp_path: Path) -> None:
+    """What an access list refuses is answered, and the same connection goes on (2.0.11 cuts it if the limit is 0)."""
+    port = free_port()
+    main, acl = installed(tmp_path, port), tmp_path / "acl"
+    acl.write_text("topic write sensors/#\n")
+    main.write_text(f"{main.read_text()}acl_file {acl}\n")
+    answers: list[str] = []
+    lost: list[object] = []
+    with serving([need("mosquitto"), "-c", main], port, tmp_path / "log"):
+        with client("device", port) as device:
+            device.on_publish = lambda _c, _u, _m, reason, _p: answers.append(str(reason))
+            device.on_disconnect = lambda _c, _u, _f, reason, _p: lost.append(reason)
+            device.publish("elsewhere", b"refused", qos=qos)
+            wait_until(lambda: answers, "the answer to what is refused")
+            device.publish("sensors/pump-7/data", b"taken", qos=1)
+            wait_until(lambda: len(answers) == 2, "the answer to what is taken")
+            cut = list(lost)
+    assert cut == []
+    # Without acknowledgement nobody learns of a refusal.
+    assert answers[0] == ("Not authorized" if qos else "Success")
+    assert answers[1] in ("Success", "No matching subscribers")
+
+
 def test_only_this_machine_can_reach_it() -> None:
     """Every listener of the fragment is on loopback, as anybody may connect to it."""
     listeners = re.findall(r"(?m)^listener (.*)$", FRAGMENT.read_text())

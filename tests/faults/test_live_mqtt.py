@@ -128,22 +128,64 @@ def test_twenty_thousand_messages_of_two_hundred_streams_equal_a_replay(tmp_path
     assert sorted((tmp_path / "out.jsonl").read_bytes().splitlines()) == expected
 
 
-def test_broker_restarts_lose_no_output(tmp_path: Path) -> None:
-    """However often the broker restarts, every output comes once or more, with the same id, and none is missing."""
+@pytest.mark.parametrize("fault", ["restart", "freeze"])
+def test_broker_faults_lose_no_output(fault: str, tmp_path: Path) -> None:
+    """However often the broker restarts or hangs, every output comes once or more, by one id, and none is missing."""
     records = pump_records(200, 100)
     expected = replayed(records, tmp_path)
     with Broker(tmp_path) as broker:
 
-        def restart() -> None:
-            broker.stop()
-            broker.start()
+        def strike() -> None:
+            if fault == "restart":
+                broker.stop()
+                broker.start()
+            else:
+                broker.freeze()
+                threading.Timer(4.0, broker.thaw).start()
 
         subscriber = Subscriber(broker.port)
         with Running(start(tmp_path, broker)) as daemon:
-            publish_all(broker.port, records, {3000: restart, 9000: restart, 15_000: restart})
+            publish_all(broker.port, records, {3000: strike, 9000: strike, 15_000: strike})
             wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=180, what="all predictions")
             daemon.stop()
         subscriber.close()
     assert sorted(subscriber.rows) == expected
     assert len(subscriber.ids) == 20_000
     assert all(len(payloads) == 1 for payloads in subscriber.ids.values())
+
+
+@pytest.mark.parametrize("fault", ["kill", "wipe"])
+def test_a_broker_that_forgets_is_survived(fault: str, tmp_path: Path) -> None:
+    """What the broker lost is lost; the daemon goes on, counts a lost session, and accounts for all that it got."""
+    records = pump_records(20, 200)
+    first, later = ({stream: rows[half] for stream, rows in records.items()} for half in (slice(100), slice(100, 200)))
+    with Broker(tmp_path) as broker:
+
+        def strike() -> None:
+            broker.kill()
+            if fault == "wipe":
+                broker.forget()
+            broker.start()
+
+        with Running(start(tmp_path, broker)) as daemon:
+            publish_all(broker.port, first, {1000: strike})
+            wait_for(lambda: daemon.metric('stream_gru_source_connected{source="mqtt"}') == 1, what="the source")
+            lost = daemon.metric('stream_gru_source_sessions_lost_total{source="mqtt"}')
+            assert lost == 1 if fault == "wipe" else lost in (0, 1)
+            publish_all(broker.port, later)
+            out, devices = tmp_path / "out.jsonl", {f"dev-{device}" for device in range(20)}
+
+            def heard() -> set[str]:
+                rows = [json.loads(row) for row in out.read_bytes().splitlines()]
+                return {row["stream"] for row in rows if row["time"] == "2026-03-01T00:03:19Z"}
+
+            wait_for(lambda: heard() == devices, timeout_s=60, what="the last sample of every stream")
+            counted = [
+                daemon.metric(f'stream_gru_samples_{name}_total{{source="mqtt"}}') for name in ("received", "applied")
+            ]
+            said = daemon.stop()
+    received, applied = counted
+    assert received is not None
+    assert applied is not None
+    assert 2000 <= applied <= min(4000, received)
+    assert "unaccounted" not in said

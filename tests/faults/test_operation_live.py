@@ -146,7 +146,7 @@ def test_commands_over_mqtt(system: System) -> None:
     (answer,) = wait_for(lambda: [one for one in system.peer.heard if one.topic == "answers/mine"])
     assert json.loads(answer.payload)["ok"] is True
     assert answer.properties is not None
-    assert answer.properties.CorrelationData == b"7"
+    assert answer.properties.CorrelationData == b"7"  # type: ignore[attr-defined]
     system.send()
     wait_for(lambda: len(system.predictions()) == 4)
     assert system.predictions()[-1]["reset"] == "command"
