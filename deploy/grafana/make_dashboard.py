@@ -417,8 +417,8 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Commit",
-            "From the beginning of a commit until all sinks had confirmed. One that is under way is not in it yet: what "
-            "it waits for stands in the queue of sinks.",
+            "From the beginning of a commit until all sinks had confirmed. One that is under way is not in it yet; "
+            "what it waits for stands in the queue of sinks.",
             "streamgruslow",
             "s",
             quantiles("commit_duration"),

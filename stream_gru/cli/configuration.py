@@ -26,7 +26,7 @@ def check(file: Path) -> None:
     told = ", ".join(sorted(purposes)) or "neither training nor running is configured"
     if "running" in purposes and settings.run is not None:
         if Path(settings.run.bundle).exists():
-            from stream_gru.plan import load_plan
+            from stream_gru.gateway.plan import load_plan
 
             told += f", model {load_plan(file).bundle.manifest.model_id}"
         else:

@@ -15,7 +15,7 @@ from stream_gru.cli.doctor_check import Check, State
 from stream_gru.config import Config, load_config, require_running
 from stream_gru.engines import load_engine
 from stream_gru.errors import BundleError, ConfigError, StreamGruError
-from stream_gru.plan import load_plan
+from stream_gru.gateway.plan import load_plan
 
 _MEASURE_S = 0.1
 _CONFIGURATION = "configuration"

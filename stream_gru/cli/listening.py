@@ -17,7 +17,7 @@ from types import FrameType
 from msgspec.structs import replace
 
 from stream_gru.errors import EndOfInput
-from stream_gru.plan import Plan, PlannedSource
+from stream_gru.gateway.plan import Plan, PlannedSource
 from stream_gru.protocols import Source
 from stream_gru.sources import build_source
 from stream_gru.types import RawMessage

@@ -9,7 +9,7 @@ import click
 from stream_gru.cli.listening import Listener
 from stream_gru.cli.logs import log_to_stderr
 from stream_gru.cli.options import FiniteRange
-from stream_gru.plan import load_plan
+from stream_gru.gateway.plan import load_plan
 from stream_gru.sources.recorded import RecordingWriter
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from stream_gru.builders import build_alarm, build_assembler, build_intake
 from stream_gru.bundle import load_bundle
 from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
 from stream_gru.cli.options import FiniteRange
 from stream_gru.daemon import Daemon, Input
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import DataError
+from stream_gru.gateway.builders import build_alarm, build_assembler, build_intake
+from stream_gru.gateway.plan import load_plan
 from stream_gru.pipeline import Pipeline
-from stream_gru.plan import load_plan
 from stream_gru.protocols import Sink
 from stream_gru.recordings import shared_stream
 from stream_gru.sinks import ENCODERS, file_sink

@@ -13,7 +13,7 @@ import click
 from stream_gru.cli.building import run_daemon, stop_on_signals
 from stream_gru.cli.logs import log_to_stderr
 from stream_gru.config.live import ReplaySourceConfig
-from stream_gru.plan import Plan, load_plan
+from stream_gru.gateway.plan import Plan, load_plan
 from stream_gru.recordings import shared_stream
 from stream_gru.sources.files import expand
 
@@ -28,7 +28,7 @@ def run(config: Path, as_json: bool) -> None:
 
     SIGHUP reads CONFIG again; a file with mistakes is not taken.
     """
-    from stream_gru.gateway import Gateway
+    from stream_gru.gateway.gateway import Gateway
 
     plan = load_plan(config)
     log_to_stderr(plan.run.log_level)

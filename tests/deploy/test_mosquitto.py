@@ -144,15 +144,14 @@ def test_a_refused_publish_does_not_cut_the_connection(qos: int, tmp_path: Path)
     main.write_text(f"{main.read_text()}acl_file {acl}\n")
     answers: list[str] = []
     lost: list[object] = []
-    with serving([need("mosquitto"), "-c", main], port, tmp_path / "log"):
-        with client("device", port) as device:
-            device.on_publish = lambda _c, _u, _m, reason, _p: answers.append(str(reason))
-            device.on_disconnect = lambda _c, _u, _f, reason, _p: lost.append(reason)
-            device.publish("elsewhere", b"refused", qos=qos)
-            wait_until(lambda: answers, "the answer to what is refused")
-            device.publish("sensors/pump-7/data", b"taken", qos=1)
-            wait_until(lambda: len(answers) == 2, "the answer to what is taken")
-            cut = list(lost)
+    with serving([need("mosquitto"), "-c", main], port, tmp_path / "log"), client("device", port) as device:
+        device.on_publish = lambda _c, _u, _m, reason, _p: answers.append(str(reason))
+        device.on_disconnect = lambda _c, _u, _f, reason, _p: lost.append(reason)
+        device.publish("elsewhere", b"refused", qos=qos)
+        wait_until(lambda: answers, "the answer to what is refused")
+        device.publish("sensors/pump-7/data", b"taken", qos=1)
+        wait_until(lambda: len(answers) == 2, "the answer to what is taken")
+        cut = list(lost)
     assert cut == []
     # Without acknowledgement nobody learns of a refusal.
     assert answers[0] == ("Not authorized" if qos else "Success")

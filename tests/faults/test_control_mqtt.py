@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties
 
 from stream_gru.config.live import BrokerConfig, ControlConfig
 from stream_gru.control import Commands
-from stream_gru.control_mqtt import ControlMqtt
+from stream_gru.control.mqtt import ControlMqtt
 from tests.support.broker import Broker, Peer, needs_mosquitto
 from tests.support.waiting import wait_for
 from tests.support.web import FakeDaemon

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.assembly import Assembler
+from stream_gru.intake.assembly import Assembler
 from stream_gru.types import NS_PER_S, DropReason, SampleBatch, concatenate, empty_batch
 
 CHANNELS = 3

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from stream_gru.assembly import Assembler
+from stream_gru.intake.assembly import Assembler
 from stream_gru.types import NS_PER_S, DropReason, SampleBatch
 
 NAN = math.nan

@@ -140,7 +140,9 @@ def test_a_daemon_without_a_token_is_told(tmp_path: Path, run: Run) -> None:
     assert "control.token_file is not set; restart the daemon" in err
 
 
-@pytest.mark.parametrize("command", [("reset", "{}", "--all"), ("tap", "{}", "--wait", "0"), ("health", "--url", "{url}")])
+@pytest.mark.parametrize(
+    "command", [("reset", "{}", "--all"), ("tap", "{}", "--wait", "0"), ("health", "--url", "{url}")]
+)
 def test_a_daemon_that_does_not_run_is_told(tmp_path: Path, run: Run, command: tuple[str, ...]) -> None:
     """Where nothing listens, the address is named, in one line."""
     port = free_port()

@@ -17,8 +17,8 @@ from stream_gru.config import parse_config
 from stream_gru.config.schema import InputConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import ConfigError, SinkUnavailable
+from stream_gru.gateway.plan import running_fields
 from stream_gru.manifest import Manifest
-from stream_gru.plan import running_fields
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.stdout import StdoutSink
 

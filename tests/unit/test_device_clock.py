@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.device_clock import DeviceClock
+from stream_gru.intake.device_clock import DeviceClock
 from stream_gru.types import NS_PER_S, DropReason, SampleBatch, concatenate
 
 S = NS_PER_S

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_gru.assembly import Assembler
 from stream_gru.control import Gate
 from stream_gru.errors import DataError
 from stream_gru.intake import Intake, by_source
+from stream_gru.intake.assembly import Assembler
 from stream_gru.types import NS_PER_S, DropReason, RawMessage, SampleBatch
 from tests.support.feeds import ReadyDecoder
 from tests.support.streams import batch

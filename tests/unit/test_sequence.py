@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.sequence import SequenceWatch
+from stream_gru.intake.sequence import SequenceWatch
 from stream_gru.types import SampleBatch
 
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from stream_gru.assembly import Assembler
 from stream_gru.control import Gate
-from stream_gru.device_clock import DeviceClock
 from stream_gru.errors import DataError
+from stream_gru.intake.assembly import Assembler
+from stream_gru.intake.device_clock import DeviceClock
+from stream_gru.intake.sequence import SequenceWatch
 from stream_gru.protocols import Decoder
-from stream_gru.sequence import SequenceWatch
 from stream_gru.types import RawMessage, SampleBatch
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import partial
 
 from stream_gru.alarm import alarms
-from stream_gru.assembly import Assembler
 from stream_gru.control import Gate
 from stream_gru.decoders import load_decoder
-from stream_gru.device_clock import DeviceClock
+from stream_gru.gateway.plan import Plan, PlannedSource
 from stream_gru.intake import Intake
-from stream_gru.plan import Plan, PlannedSource
-from stream_gru.sequence import SequenceWatch
+from stream_gru.intake.assembly import Assembler
+from stream_gru.intake.device_clock import DeviceClock
+from stream_gru.intake.sequence import SequenceWatch
 from stream_gru.types import NS_PER_S, Mask, PredictionBatch
 
 _HOLD_PERIODS = 5

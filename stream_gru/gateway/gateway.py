@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stream_gru import __version__
-from stream_gru.builders import assembly_spec, build_alarm, build_assembler, build_intake, silent_after_s
 from stream_gru.caretaker import Caretaker
 from stream_gru.config.live import FileSinkConfig, MqttSinkConfig
 from stream_gru.control import Commands, Gate
@@ -22,11 +21,12 @@ from stream_gru.daemon import Daemon, Input
 from stream_gru.engines import load_engine
 from stream_gru.engines.timed import TimedEngine
 from stream_gru.errors import ConfigError, StreamGruError
+from stream_gru.gateway.builders import assembly_spec, build_alarm, build_assembler, build_intake, silent_after_s
+from stream_gru.gateway.plan import Plan, PlannedSink, PlannedSource, load_plan
 from stream_gru.intake import Intake
 from stream_gru.metrics import Metrics, build_registry
 from stream_gru.notify import Notifier
 from stream_gru.pipeline import Pipeline, output_spec
-from stream_gru.plan import Plan, PlannedSink, PlannedSource, load_plan
 from stream_gru.protocols import Sink
 from stream_gru.silence import SilenceWatch
 from stream_gru.sinks import build_sink
@@ -185,7 +185,7 @@ class Gateway:
 
     def _open_control(self, plan: Plan) -> None:
         if plan.control_broker is not None:
-            from stream_gru.control_mqtt import ControlMqtt
+            from stream_gru.control.mqtt import ControlMqtt
 
             control = ControlMqtt(plan.config.control, plan.control_broker, self._commands)
             control.open()
