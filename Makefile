@@ -9,7 +9,7 @@ DEV := .venv-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test servers check format sample-bundle evidence clean
+.PHONY: demo test servers check format sample-bundle evidence live-latency clean
 
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
@@ -48,6 +48,10 @@ sample-bundle: $(DEV)/.ready
 # The tables of the README on public recordings; needs STREAM_GRU_DATA and most of an hour.
 evidence: $(DEV)/.ready
 	$(DEV)/bin/python -m tests.evidence out
+
+# From publish to prediction through a broker, at 100 and 1000 messages a second.
+live-latency: $(DEV)/.ready servers
+	$(DEV)/bin/python -m tests.evidence.live_latency
 
 $(RUN)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(RUN)
