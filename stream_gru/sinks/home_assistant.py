@@ -31,7 +31,9 @@ def discovery(manifest: Manifest, config: MqttSinkConfig, stream: str) -> tuple[
         component["unique_id"] = f"{device}_{key}"
         entity = re.sub(r"[^a-z0-9_]", "_", component["unique_id"].lower())
         component["default_entity_id"] = f"{component['p']}.{entity}"
-        component["expire_after"] = _expires_s(manifest, config)
+        # What is told on change only holds until it changes; availability says whether anybody is there.
+        if config.throttle != "change":
+            component["expire_after"] = _expires_s(manifest, config)
         components[key] = component
     topics = [config.status_topic]
     if config.availability_topic:

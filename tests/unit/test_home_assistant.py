@@ -78,11 +78,13 @@ def test_heads_that_a_model_has_not_are_not_there() -> None:
 
 
 def test_values_expire_after_ten_outputs_that_did_not_come() -> None:
-    """The period of the model, or of the throttle where that is longer."""
+    """The period of the model, or of the throttle where that is longer; what is told on change only stays."""
     manifest = msgspec.structs.replace(make_bundle().manifest, period_s=600.0)
     assert device(manifest)["cmps"]["alarm"]["expire_after"] == 6000
     slow = MqttSinkConfig(home_assistant=True, throttle="interval", interval_s=3600.0)
     assert device(manifest, config=slow)["cmps"]["alarm"]["expire_after"] == 36_000
+    on_change = MqttSinkConfig(home_assistant=True, throttle="change")
+    assert "expire_after" not in device(manifest, config=on_change)["cmps"]["alarm"]
 
 
 def test_without_availability_of_streams_only_the_daemons_counts() -> None:
