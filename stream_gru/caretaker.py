@@ -6,18 +6,21 @@ Nothing here touches samples; all of it is called from the thread of the loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from stream_gru.control import Action, Answer, Command, Commands, Gate
 from stream_gru.metrics import Metrics
 from stream_gru.notify import Notifier
+from stream_gru.period_watch import PeriodWatch
 from stream_gru.pipeline import Pipeline
 from stream_gru.protocols import Sink, Source
 from stream_gru.silence import SilenceWatch
+from stream_gru.types import PredictionBatch
 
 log = logging.getLogger(__name__)
 
 _REPORT_S = 1.0
+_MOST_NAMED = 10  # streams that are named in the log at a time
 
 
 class Caretaker:
@@ -30,13 +33,16 @@ class Caretaker:
         gate: Gate | None = None,
         commands: Commands | None = None,
         silence: SilenceWatch | None = None,
+        pace: PeriodWatch | None = None,
         metrics: Metrics | None = None,
         notifier: Notifier | None = None,
     ) -> None:
         self._pipeline, self._gate, self._commands = pipeline, gate, commands
-        self._silence, self._metrics = silence, metrics
+        self._silence, self.pace, self._metrics = silence, pace, metrics
         self.notifier = notifier
         self._reported = float("-inf")
+        self._looked = float("inf")
+        self._held_up_s = 0.0
         self._told = ""
 
     def obey(self) -> None:
@@ -48,19 +54,38 @@ class Caretaker:
             log.info("command %s: %s", command.action, answer.text)
             command.reply(answer)
 
-    def seen(self, streams: Iterable[str], now_s: float) -> None:
-        """Samples of these streams have come."""
+    def seen(self, out: PredictionBatch, now_s: float) -> None:
+        """These samples have come.  Names of samples that were refused are nobody's streams."""
         if self._silence is not None:
-            self._silence.seen(streams, now_s)
+            self._silence.seen([out.streams[i] for i in set(out.stream.tolist())], now_s - self._held_up_s)
+        for stream, seen_s in self.pace.observe(out) if self.pace is not None else ():
+            log.warning(
+                "stream %s sends every %.3g s, the model was trained for every %.3g s: horizons count its samples",
+                stream,
+                seen_s,
+                self._pipeline.manifest.period_s,
+            )
 
     def look_around(
-        self, now_s: float, wall_s: float, sources: Mapping[str, Source], sinks: Mapping[str, Sink]
+        self,
+        now_s: float,
+        wall_s: float,
+        sources: Mapping[str, Source],
+        sinks: Mapping[str, Sink],
+        *,
+        held_up: bool = False,
     ) -> None:
-        """Once a second look for silent streams and publish how everybody is doing."""
+        """Once a second look for silent streams and publish how everybody is doing.
+
+        ``held_up``: the loop waits for a sink, and samples for the loop: that time is no silence of theirs.
+        """
+        if held_up:
+            self._held_up_s += max(0.0, now_s - self._looked)
+        self._looked = now_s
         if now_s - self._reported < _REPORT_S:
             return
         self._reported = now_s
-        fallen = self._listen(now_s, sinks)
+        fallen = 0 if held_up else self._listen(now_s - self._held_up_s, sinks)
         self._tell_manager()
         if self._metrics is None:
             return
@@ -96,8 +121,11 @@ class Caretaker:
             return 0
         fallen, back = self._silence.check(now_s)
         for streams, online, words in ((fallen, False, "is silent"), (back, True, "is back")):
-            for stream in streams:
+            for stream in streams[:_MOST_NAMED]:
                 log.warning("stream %s %s", stream, words)
+            if len(streams) > _MOST_NAMED:
+                log.warning("%d more streams: each %s", len(streams) - _MOST_NAMED, words)
+            for stream in streams:
                 for sink in sinks.values():
                     tell = getattr(sink, "stream_status", None)
                     if tell is not None:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.2
 _CONFIRM_S = 0.005  # how soon sinks are asked again whether they have confirmed
 _SCORES_S = 1.0
-_DRAIN_S = 5.0  # longest wait for sinks to confirm what was written before the end
+_DRAIN_S = 3.0  # longest wait for sinks to confirm what was written before the end
 _DRAIN_STEP_S = 0.05
 
 
@@ -123,6 +123,16 @@ class Daemon:
         if self.caretaker.notifier is not None:
             self.caretaker.notifier.alive()
 
+    def interrupted(self) -> bool:
+        """Asked again and again by a sink that waits for room: whether it shall give up, to stop or to make a change.
+
+        Meanwhile the loop lives on: commands are carried out, metrics are published, the watchdog is fed.
+        """
+        self.alive()
+        self.caretaker.obey()
+        self._look_around(self._clock(), held_up=True)
+        return self._stopping.is_set() or self._change is not None
+
     def between_batches(self, change: Callable[[], None]) -> None:
         """Have ``change`` called once, by the loop, when no batch is in hand; safe from a signal handler."""
         self._change = change
@@ -163,9 +173,7 @@ class Daemon:
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self.alive()
-            if self._change is not None:
-                change, self._change = self._change, None
-                change()
+            self._make_change()
             self.caretaker.obey()
             live = [one for one in self.inputs if not one.ended]
             if not live:
@@ -220,14 +228,13 @@ class Daemon:
         out = self.pipeline.process(batch)
         if self.alarm is not None:
             out = replace(out, alarm=self.alarm(out))
-        for sink in self.sinks.values():
-            sink.write(out)
+        self._deliver(out)
         now = self._clock()
         seconds, streams = now - started, len(self.pipeline.streams)
         self.summary.add(batch, out, seconds, streams)
         self._uncommitted += batch.received
-        if len(batch):
-            self.caretaker.seen(batch.streams, now)
+        if len(out):
+            self.caretaker.seen(out, now)
         if self._metrics is not None:
             self._metrics.observe_batch(source, batch.received, out, streams)
             for name in self.sinks:
@@ -239,16 +246,42 @@ class Daemon:
         if self.summary.first_output_s is None and self.summary.applied:
             self.summary.first_output_s = now - self._begin
 
+    def _deliver(self, out: PredictionBatch) -> None:
+        """Write to all sinks.  A change that comes while one waits for room is made, and the rest is written then.
+
+        Raises SinkPending when we are to stop and a sink waits for room: then the batch counts as not processed.
+        """
+        done: set[int] = set()
+        while True:
+            sink = next((sink for sink in self.sinks.values() if id(sink) not in done), None)
+            if sink is None:
+                return
+            try:
+                sink.write(out)
+            except SinkPending:
+                if self._stopping.is_set():
+                    raise
+                self._make_change()
+            else:
+                done.add(id(sink))
+
+    def _make_change(self) -> None:
+        if self._change is not None:
+            change, self._change = self._change, None
+            change()
+
     def _keep_up(self) -> None:
         """What happens now and then: commit, look around, publish scores."""
         now = self._clock()
         if self._commit_is_due(now):
             self.commit()
-        self.caretaker.look_around(
-            now, self._wall_ns() / NS_PER_S, {one.name: one.source for one in self.inputs}, self.sinks
-        )
+        self._look_around(now)
         if self._metrics is not None and now - self._scored >= _SCORES_S:
             self._publish_scores()
+
+    def _look_around(self, now: float, *, held_up: bool = False) -> None:
+        sources = {one.name: one.source for one in self.inputs}
+        self.caretaker.look_around(now, self._wall_ns() / NS_PER_S, sources, self.sinks, held_up=held_up)
 
     def _commit_is_due(self, now: float) -> bool:
         if self._commit is not None or self._uncommitted >= self.commit_rows or now - self._committed >= self.commit_s:
@@ -285,14 +318,24 @@ class Daemon:
             self._metrics.observe_commit(self._clock() - begun)
         return True
 
+    def exchange_sinks(self, sinks: Mapping[str, Sink], heirs: Mapping[int, Sink | None]) -> None:
+        """Go on with other sinks.  ``heirs``: by the id of one that went, who has taken over what waited in it.
+
+        A commit under way then waits for the heir, or, where there is none, for nobody.
+        """
+        self.sinks = dict(sinks)
+        if self._commit is not None:
+            waiting = [heirs.get(id(sink), sink) for sink in self._commit.waiting]
+            self._commit = self._commit._replace(waiting=[sink for sink in waiting if sink is not None])
+
     def settle(self) -> bool:
         """Commit all that was processed; sinks get some time to confirm it.  Return whether they did."""
         patience = self._clock() + _DRAIN_S
         for _ in range(2):  # one that had begun before, and one for the rest
             while not self.commit():
                 if self._clock() > patience:
-                    self._commit = None
                     return False
+                self.alive()
                 self._wait(_DRAIN_STEP_S)
         return True
 

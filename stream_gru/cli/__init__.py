@@ -62,6 +62,8 @@ def listen_early(command: list[str]) -> None:
         signal.signal(signal.SIGINT, _leave)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and _DAEMONS.intersection(command):
         signal.signal(signal.SIGTERM, _leave)
+    if command == ["run"]:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing yet that could be reloaded
 
 
 def loaded() -> None:

@@ -66,11 +66,8 @@ def replay(
     if fast and speed:
         raise click.UsageError("--fast and --speed exclude each other")
     sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
-    paths = expand(files)
-    if model.is_file():
-        daemon = _of_messages(model, paths, sink, engine, level, batch_rows, speed or 0.0)
-    else:
-        daemon = _of_samples(model, paths, sink, engine, level, batch_rows, speed or 0.0)
+    build = _of_messages if model.is_file() else _of_samples
+    daemon = build(model, files, sink, engine, level, batch_rows, speed or 0.0)
     stop_on_signals(daemon)
     run_daemon(daemon, daemon.pipeline, as_json=as_json, quiet=quiet)
     if not daemon.summary.applied and not daemon.stopped:
@@ -80,7 +77,7 @@ def replay(
 
 def _of_samples(
     path: Path,
-    paths: Sequence[Path],
+    files: Sequence[str],
     sink: Sink,
     engine: str | None,
     level: float | None,
@@ -89,6 +86,7 @@ def _of_samples(
 ) -> Daemon:
     """A daemon that plays recorded samples."""
     bundle = load_bundle(path)
+    paths = expand(files)
     pipeline, metrics = build_pipeline(bundle, engine or "auto", level or _LEVEL, "replay")
     fields = Fields.of(bundle.manifest.input, bundle.manifest.channels)
     for line in shared_stream(paths, fields):
@@ -98,7 +96,7 @@ def _of_samples(
 
 def _of_messages(
     path: Path,
-    paths: Sequence[Path],
+    files: Sequence[str],
     sink: Sink,
     engine: str | None,
     level: float | None,
@@ -106,7 +104,7 @@ def _of_messages(
     speed: float,
 ) -> Daemon:
     """A daemon that plays recorded messages, as the one of the configuration would have taken them."""
-    plan = load_plan(path)
+    plan = load_plan(path, here=False)
     run = plan.run
     pipeline = Pipeline(
         plan.bundle,
@@ -117,5 +115,5 @@ def _of_messages(
     )
     assembler = build_assembler(plan)
     intakes = {planned.name: build_intake(planned, assembler, None) for planned in plan.sources}
-    one = Input("recording", RecordedSource(paths), intakes, speed)
+    one = Input("recording", RecordedSource(expand(files)), intakes, speed)
     return Daemon([one], pipeline, {"output": sink}, alarm=build_alarm(plan), batch_rows=batch_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ class _Live:
         """Play the recordings until they were sent ``count`` times, or for ever."""
         if not len(recordings[0]):
             raise click.UsageError("--hours: expected time for one sample at least")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the link is to be taken away
         if self.serial:
             self._to_terminal(recordings)
         else:

@@ -26,6 +26,7 @@ from stream_gru.gateway.plan import Plan, PlannedSink, PlannedSource, load_plan
 from stream_gru.intake import Intake
 from stream_gru.metrics import Metrics, build_registry
 from stream_gru.notify import Notifier
+from stream_gru.period_watch import PeriodWatch
 from stream_gru.pipeline import Pipeline, output_spec
 from stream_gru.protocols import Sink
 from stream_gru.silence import SilenceWatch
@@ -60,18 +61,19 @@ class Gateway:
             adapt_rate=plan.run.adapt_rate,
             max_streams=plan.run.max_streams,
         )
-        self._silence = SilenceWatch(silent_after_s(plan)) if plan.live else None
+        self._silence = SilenceWatch(silent_after_s(plan), max_streams=plan.run.max_streams) if plan.live else None
         self.caretaker = Caretaker(
             self.pipeline,
             gate=self._gate,
             commands=self._commands,
             silence=self._silence,
+            pace=PeriodWatch(plan.bundle.manifest.period_s),
             metrics=self.metrics,
             notifier=Notifier(),
         )
         self._assembler = build_assembler(plan)
         self.daemon = Daemon(
-            [self._input(one) for one in plan.sources],
+            [self._input(one, plan) for one in plan.sources],
             self.pipeline,
             {},
             caretaker=self.caretaker,
@@ -126,15 +128,15 @@ class Gateway:
 
     # ---- building -------------------------------------------------------------------------------------------------
 
-    def _input(self, planned: PlannedSource) -> Input:
+    def _input(self, planned: PlannedSource, plan: Plan) -> Input:
         source = build_source(
             planned.config,
             planned.name,
             planned.format,
             broker=planned.broker,
-            state_dir=self.plan.run.state_dir,
-            batch_rows=self.plan.run.batch_rows,
-            alone=len(self.plan.sources) == 1,
+            state_dir=plan.run.state_dir,
+            batch_rows=plan.run.batch_rows,
+            alone=len(plan.sources) == 1,
             bell=self._bell.set,
         )
         return Input(
@@ -154,13 +156,8 @@ class Gateway:
             planned.name,
             broker=planned.broker,
             manifest=plan.bundle.manifest,
-            stopping=self._stopping,
+            stopping=lambda: self.daemon.interrupted(),
         )
-
-    def _stopping(self) -> bool:
-        """Whether the daemon is to end; asked by sinks that wait for room, so the loop is alive."""
-        self.daemon.alive()
-        return self.daemon.stopped
 
     @property
     def _has_outputs(self) -> bool:
@@ -239,15 +236,22 @@ class Gateway:
     # ---- taking a new plan ------------------------------------------------------------------------------------------
 
     def _take(self, new: Plan) -> str:
-        """Carry out a new plan in place of the old one.  What can fail comes first; then nothing is left half done."""
+        """Carry out a new plan in place of the old one.
+
+        What can fail comes first and changes nothing: then all is done, or, with an error, nothing.
+        """
         old = self.plan
         if not old.live:
             raise ConfigError(f"{new.path}: a recording is not reloaded")
         engine = load_engine(new.run.engine, new.bundle)
-        server = None
-        if new.config.metrics.listen != old.config.metrics.listen and new.config.metrics.enabled:
-            server = self._open_server(new)
-        sinks = self._new_sinks(new)
+        inputs = {one.name: self._input(one, new) for one in new.sources}
+        with ExitStack() as undo:
+            server = self._new_server(old, new)
+            if server is not None:
+                undo.callback(server.close)
+            sinks = self._new_sinks(new, undo)
+            undo.pop_all()
+        self.daemon.settle()
         reset = self.pipeline.swap(
             new.bundle,
             TimedEngine(engine, self.metrics.observe_inference),
@@ -258,10 +262,13 @@ class Gateway:
         self.plan = new
         if old.bundle.manifest.model_id != new.bundle.manifest.model_id:
             self.metrics.set_model(new.bundle.manifest, engine.name)
+        if old.bundle.manifest.period_s != new.bundle.manifest.period_s:
+            self.caretaker.pace = PeriodWatch(new.bundle.manifest.period_s)
         self.metrics.observe_level(new.run.level)
+        self._announce()
         self._replace_server(old, new, server)
         self._replace_sinks(sinks, new)
-        self._replace_inputs(old, new)
+        self._replace_inputs(old, new, inputs)
         self._control.close()
         self._open_control(new)
         self.daemon.alarm = build_alarm(new)
@@ -270,42 +277,48 @@ class Gateway:
         if self._silence is not None:
             self._silence.after_s = silent_after_s(new)
         logging.getLogger().setLevel(new.run.log_level.upper())
-        self._announce()
         return f"model {new.bundle.manifest.model_id}, {reset} streams are reset"
 
-    def _new_sinks(self, new: Plan) -> dict[str, Sink]:
+    def _new_sinks(self, new: Plan, undo: ExitStack) -> dict[str, Sink]:
         """The sinks of a new plan: those that stay, and new ones, opened where that can fail."""
         model_changed = new.bundle.manifest.model_id != self.plan.bundle.manifest.model_id
         old_columns = _columns(self.pipeline.spec, self.plan)
         new_columns = _columns(output_spec(new.bundle.manifest, new.run.level), new)
         before = {one.name: one for one in self.plan.sinks}
         sinks: dict[str, Sink] = {}
-        with ExitStack() as undo:
-            for one in new.sinks:
-                old = before.get(one.name)
-                stays = old == one and not (model_changed and isinstance(one.config, MqttSinkConfig))
-                if stays and isinstance(one.config, FileSinkConfig) and ".csv" in Path(one.config.path).suffixes:
-                    _check_columns(one.config.path, old_columns, new_columns)
-                sinks[one.name] = self.daemon.sinks[one.name] if stays else self._sink(one, new)
-                if not stays and not isinstance(one.config, MqttSinkConfig):
-                    sinks[one.name].open()
-                    undo.callback(sinks[one.name].close)
-            undo.pop_all()
+        for one in new.sinks:
+            stays = before.get(one.name) == one and not (model_changed and isinstance(one.config, MqttSinkConfig))
+            if stays and isinstance(one.config, FileSinkConfig) and ".csv" in Path(one.config.path).suffixes:
+                _check_columns(one.config.path, old_columns, new_columns)
+            sinks[one.name] = self.daemon.sinks[one.name] if stays else self._sink(one, new)
+            if not stays and not isinstance(one.config, MqttSinkConfig):
+                sinks[one.name].open()
+                undo.callback(sinks[one.name].close)
         return sinks
 
     def _replace_sinks(self, sinks: dict[str, Sink], new: Plan) -> None:
-        """Confirm and close what is no longer there, open the new connections."""
-        self.daemon.settle()
-        gone = [sink for name, sink in self.daemon.sinks.items() if name != _FEED and sinks.get(name) is not sink]
-        for sink in gone:
+        """Close what is no longer there and open the new connections; what was not confirmed goes over to an heir."""
+        before = {name: sink for name, sink in self.daemon.sinks.items() if name != _FEED}
+        heirs: dict[int, Sink | None] = {}
+        for name, sink in before.items():
+            heir = sinks.get(name)
+            if heir is sink:
+                continue
+            heirs[id(sink)] = heir if type(heir) is type(sink) and hasattr(sink, "left") else None
             sink.close()
-        kept = set(map(id, self.daemon.sinks.values()))
+            left = sink.left() if hasattr(sink, "left") else []
+            if left and heirs[id(sink)] is not None:
+                heir.take_over(left)  # type: ignore[union-attr]
+            elif left:
+                log.warning("sink %s is gone, with %d outputs that were not confirmed", name, len(left))
+        kept = set(map(id, before.values()))
         for one in new.sinks:
             if isinstance(one.config, MqttSinkConfig) and id(sinks[one.name]) not in kept:
                 sinks[one.name].open()
-        self.daemon.sinks = sinks if _FEED not in self.daemon.sinks else {**sinks, _FEED: self._feed}
+        feed = {_FEED: self._feed} if _FEED in self.daemon.sinks else {}
+        self.daemon.exchange_sinks({**sinks, **feed}, heirs)
 
-    def _replace_inputs(self, old: Plan, new: Plan) -> None:
+    def _replace_inputs(self, old: Plan, new: Plan, fresh: dict[str, Input]) -> None:
         """Keep inputs whose tables are the same, change subscriptions, close and open the others."""
         if assembly_spec(old) != assembly_spec(new):
             self._assembler = build_assembler(new)
@@ -314,17 +327,18 @@ class Gateway:
         inputs = []
         for planned in new.sources:
             one, was = running.get(planned.name), before.get(planned.name)
-            if one is not None and was is not None and self._goes_on(one, was, planned):
-                one.intakes = {planned.name: self._intake(planned)}
-                inputs.append(running.pop(planned.name))
-                continue
-            if one is not None:
-                running.pop(planned.name).source.close()
-            fresh = self._input(planned)
-            fresh.source.open(None)
-            inputs.append(fresh)
+            if one is None or was is None or not self._goes_on(one, was, planned):
+                if one is not None:
+                    running.pop(planned.name).source.close()
+                one = fresh[planned.name]
+                one.source.open(None)
+            else:
+                running.pop(planned.name)
+            one.intakes = {planned.name: self._intake(planned)}
+            inputs.append(one)
         for gone in running.values():
-            gone.source.close()
+            # A broker would keep messages for a source that never comes back.
+            getattr(gone.source, "forget", gone.source.close)()
         self.daemon.inputs = inputs
 
     @staticmethod
@@ -335,14 +349,18 @@ class Gateway:
         update = getattr(one.source, "update", None)
         return update is not None and was.broker == planned.broker and bool(update(planned.config))
 
+    def _new_server(self, old: Plan, new: Plan) -> WebServer | None:
+        """A server at another address, open beside the old one; None where the address stays.  Raises ConfigError."""
+        same = new.config.metrics.listen == old.config.metrics.listen and self._server is not None
+        return None if same else self._open_server(new)
+
     def _replace_server(self, old: Plan, new: Plan, server: WebServer | None) -> None:
-        if server is not None or not new.config.metrics.enabled:
-            if self._server is not None:
-                self._server.close()
-            self._server = server
-        elif self._server is not None and new.token != old.token:
+        """Go over to the other address, or to none; another token needs a new server at the same one."""
+        if server is None and new.config.metrics.enabled and new.token == old.token:
+            return
+        if self._server is not None:
             self._server.close()
-            self._server = self._open_server(new)
+        self._server = server or self._open_server(new)
 
 
 def _check_columns(path: str, old: bytes, new: bytes) -> None:

@@ -17,6 +17,7 @@ from stream_gru.bundle import Bundle, load_bundle
 from stream_gru.config import ChannelConfig, ConditioningConfig, Config, InputConfig, load_config, require_running
 from stream_gru.config.live import (
     BrokerConfig,
+    InfluxSinkConfig,
     MqttSinkConfig,
     MqttSourceConfig,
     ReplaySourceConfig,
@@ -29,9 +30,12 @@ from stream_gru.decoders import load_decoder
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import ConfigError
 from stream_gru.manifest import Channel
+from stream_gru.mqtt.access import credentials, is_tls, tls_context
 from stream_gru.mqtt.topics import refuse_loops
 from stream_gru.secrets import read_secret
-from stream_gru.sources import replay_format
+from stream_gru.sinks import build_sink
+from stream_gru.sources import build_source, replay_format
+from stream_gru.sources.files import expand
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +88,44 @@ class Plan:
         return any(source.live for source in self.sources)
 
 
-def load_plan(path: Path) -> Plan:
-    """Read a configuration and what it refers to.
+def load_plan(path: Path, *, here: bool = True) -> Plan:
+    """Read a configuration and what it refers to; ``here``: it shall run on this machine, so its secrets are read, too.
 
-    Raises ConfigError and BundleError, with the file's name and what to change.
+    Raises ConfigError, BundleError and DataError, with the file's name and what to change.
     """
     config = load_config(path)
     require_running(config, str(path))
     assert config.run is not None  # noqa: S101 - require_running has made sure
-    bundle = load_bundle(config.run.bundle)
-    return make_plan(path, config, config.run, bundle)
+    plan = make_plan(path, config, config.run, load_bundle(config.run.bundle), here=here)
+    if here:
+        _check_parts(plan)
+    return plan
 
 
-def make_plan(path: Path, config: Config, run: RunConfig, bundle: Bundle) -> Plan:
+def _check_parts(plan: Plan) -> None:
+    """Make sure that every part can be built, and that files of secrets, certificates and recordings are there."""
+    brokers = [*(one.broker for one in plan.sources), *(one.broker for one in plan.sinks), plan.control_broker]
+    for broker in brokers:
+        if broker is not None:
+            credentials(broker)
+            if is_tls(broker):
+                tls_context(broker)
+    for source in plan.sources:
+        try:
+            build_source(source.config, source.name, source.format, broker=source.broker)
+        except ConfigError as error:
+            raise ConfigError(
+                *(f"{plan.path}: source {source.name}: {problem}" for problem in error.problems)
+            ) from error
+        if isinstance(source.config, ReplaySourceConfig):
+            expand(source.config.files)
+    for sink in plan.sinks:
+        build_sink(sink.config, sink.name, broker=sink.broker)
+        if isinstance(sink.config, InfluxSinkConfig) and sink.config.token_file:
+            read_secret(sink.config.token_file)
+
+
+def make_plan(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, here: bool) -> Plan:
     """The plan of a configuration that has been read.  Raises ConfigError."""
     fields = running_fields(config, bundle, path)
     check_alarm(config.alarm, bundle.manifest)
@@ -114,7 +143,7 @@ def make_plan(path: Path, config: Config, run: RunConfig, bundle: Bundle) -> Pla
         [(one.name, one.broker, one.config) for one in sinks if isinstance(one.config, MqttSinkConfig)],
         (control, config.control),
     )
-    token = read_secret(config.control.token_file) if config.control.token_file else ""
+    token = read_secret(config.control.token_file) if here and config.control.token_file else ""
     return Plan(path, config, run, bundle, sources, sinks, control, token)
 
 

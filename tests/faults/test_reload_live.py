@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from stream_gru.bundle import load_bundle, write_bundle
 from tests.support.broker import Broker, Peer, needs_mosquitto
 from tests.support.live import BUNDLE, Running, pump_records
+from tests.support.subscriber import Subscriber
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
@@ -42,6 +43,30 @@ type = "mqtt"
 [metrics]
 listen = "127.0.0.1:0"
 """
+
+
+SECURE_SINK = """
+[[broker]]
+name = "secure"
+url = "mqtts://127.0.0.1:1"
+ca_file = "no.pem"
+
+[[sink]]
+type = "mqtt"
+broker = "secure"
+topic = "elsewhere/{stream}"
+"""
+BAD_PORT = """
+[[source]]
+type = "serial"
+port = "foo://x"
+format = "json"
+"""
+
+
+def with_named_broker(text: str) -> str:
+    """The configuration for a file that has several brokers."""
+    return text.replace('type = "mqtt"', 'type = "mqtt"\nbroker = "broker"')
 
 
 @dataclass
@@ -126,19 +151,27 @@ def test_an_unchanged_configuration_changes_nothing(system: System) -> None:
 
 
 def test_a_mistake_is_not_taken(system: System) -> None:
-    """Syntax, keys, bundles, addresses: the old configuration goes on, the log says what is wrong."""
+    """Syntax, keys, bundles, addresses, secrets, ports: the old one goes on untouched, the log says what is wrong."""
     wrong = {
         "[run\n": "not valid TOML",
         system.text().replace("engine", "engien"): 'did you mean "engine"?',
         system.text(system.folder / "gone.bundle"): "gone.bundle",
         system.text().replace("127.0.0.1:0", f"127.0.0.1:{system.broker.port}"): "cannot be had",
         system.text() + '[control]\ntoken_file = "no.token"\n': "no.token",
+        system.text().replace("[[broker]]", '[[broker]]\nuser = "x"\npassword_file = "no.password"'): "no.password",
+        with_named_broker(system.text()) + SECURE_SINK: "no.pem",
+        system.text() + '[[source]]\ntype = "replay"\nfiles = ["no.csv"]\n': "no.csv",
+        system.text().replace("[run]", "[run]\nlevel = 0.5") + BAD_PORT: "foo",
+        system.text().replace("[source.input]", "max_payload_bytes = 60001\n[source.input]") + BAD_PORT: "foo",
+        system.text() + '[[sink]]\ntype = "file"\npath = "nowhere/out.jsonl"\n': "nowhere",
     }
     for text, words in wrong.items():
         system.write(text)
         assert not system.reload()
         assert words in system.daemon.text(), words
-    assert [(row["reset"], row["steps"]) for row in system.send(2)] == [(None, 6), (None, 7)]
+    after = system.send(2)
+    assert [(row["reset"], row["steps"], row["level"]) for row in after] == [(None, 6, 0.9), (None, 7, 0.9)]
+    assert system.daemon.text().count("connected (gateway)") == 1
     system.write(system.text())
     assert system.reload()
 
@@ -179,3 +212,67 @@ def test_sinks_come_and_go(system: System) -> None:
     assert system.reload()
     system.send(2)
     assert len(out.read_text().splitlines()) == 3
+
+
+OTHER = """
+[[broker]]
+name = "other"
+url = "{url}"
+
+[[sink]]
+type = "mqtt"
+broker = "other"
+"""
+
+
+def test_what_waits_in_a_sink_outlives_its_new_table(tmp_path: Path) -> None:
+    """A sink gets another table while its broker is away: what waits in it arrives when the broker is back."""
+    (tmp_path / "out").mkdir()
+    config = tmp_path / "gateway.toml"
+    with Broker(tmp_path) as broker, Broker(tmp_path / "out") as other:
+        text = with_named_broker(CONFIG.format(bundle=BUNDLE, url=broker.url))
+        text = text.replace('[[sink]]\ntype = "mqtt"\nbroker = "broker"\n', OTHER.format(url=other.url))
+        config.write_text(text)
+        subscriber = Subscriber(other.port)
+        with Running(config) as daemon, broker.client("device") as device:
+            wait_for(lambda: daemon.metric('stream_gru_source_connected{source="mqtt"}') == 1, what="the source")
+            wait_for(lambda: daemon.metric('stream_gru_sink_connected{sink="mqtt"}') == 1, what="the sink")
+            rows = [json.dumps(row) for row in pump_records(1, 60)["dev-0"]]
+            other.stop()
+            device.publish("sensors/dev-0/data", *rows[:40])
+            wait_for(lambda: daemon.metric('stream_gru_sink_queue{sink="mqtt"}') == 40, what="outputs that wait")
+            config.write_text(text.replace('broker = "other"\n', 'broker = "other"\nexpiry_s = 60\n'))
+            daemon.hang_up()
+            wait_for(lambda: daemon.metric('stream_gru_reloads_total{result="ok"}') == 2, what="the reload")
+            other.start()
+            device.publish("sensors/dev-0/data", *rows[40:])
+            wait_for(lambda: len(subscriber.rows) == 60, what="all outputs")
+            daemon.stop()
+        subscriber.close()
+
+
+def test_a_sink_that_waits_for_room_can_be_taken_away(tmp_path: Path) -> None:
+    """Meanwhile metrics tell the truth; then the inputs that it held back are processed, and no stream was silent."""
+    (tmp_path / "out").mkdir()
+    config, out = tmp_path / "gateway.toml", tmp_path / "out.jsonl"
+    with Broker(tmp_path) as broker, Broker(tmp_path / "out") as other:
+        text = with_named_broker(CONFIG.format(bundle=BUNDLE, url=broker.url))
+        text = text.replace("[run]", "[run]\nsilent_after_s = 1.5")
+        sink = '[[sink]]\ntype = "mqtt"\nbroker = "broker"\n'
+        blocking = OTHER.format(url=other.url) + "queue_messages = 20\n"
+        file = f'[[sink]]\ntype = "file"\npath = "{out}"\n'
+        config.write_text(text.replace(sink, blocking + file))
+        with Running(config) as daemon, broker.client("device") as device:
+            wait_for(lambda: daemon.metric('stream_gru_source_connected{source="mqtt"}') == 1, what="the source")
+            other.stop()
+            rows = [json.dumps(row) for row in pump_records(1, 100)["dev-0"]]
+            device.publish("sensors/dev-0/data", *rows)
+            wait_for(lambda: daemon.metric('stream_gru_sink_queue{sink="mqtt"}') == 20, what="a full queue")
+            turn = "stream_gru_loop_last_timestamp_seconds"
+            then = daemon.metric(turn) or 0.0
+            wait_for(lambda: (daemon.metric(turn) or 0.0) > then + 2, what="signs of life while it waits")
+            config.write_text(text.replace(sink, file))
+            daemon.hang_up()
+            wait_for(lambda: out.exists() and len(out.read_bytes().splitlines()) == 100, what="all outputs")
+            assert daemon.metric("stream_gru_silences_total") == 0
+            daemon.stop()

@@ -49,6 +49,7 @@ ALLOWED = {
     "control": {"types", "config", "mqtt"},
     "web": {"errors", "types", "control", "sinks"},
     "notify": set(),
+    "period_watch": {"types"},
     "simulate": set(),
 }  # fmt: skip
 

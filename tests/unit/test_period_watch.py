@@ -1,0 +1,30 @@
+"""The period watch: who sends at another pace than the model was trained for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stream_gru.period_watch import PeriodWatch
+from tests.support.streams import batch, toy_pipeline
+
+
+@pytest.mark.parametrize(("every_s", "told"), [(1.0, False), (1.2, False), (0.2, True), (5.0, True)])
+def test_a_device_of_another_pace_is_told_once(every_s: float, told: bool) -> None:
+    """After twenty samples, whatever batches they come in, and never again."""
+    pipeline, watch = toy_pipeline(), PeriodWatch(1.0)
+    found = []
+    for part in np.array_split(np.arange(100) * every_s, 9):
+        found += watch.observe(pipeline.process(batch(["p"] * len(part), part.tolist())))
+    assert [stream for stream, _ in found] == (["p"] if told else [])
+    if told:
+        assert found[0][1] == pytest.approx(every_s)
+
+
+def test_a_pause_is_no_other_pace() -> None:
+    """The median counts, and each stream has its own."""
+    pipeline, watch = toy_pipeline(), PeriodWatch(1.0)
+    times = [*range(10), *range(500, 520)]
+    assert watch.observe(pipeline.process(batch(["p"] * 30, times))) == []
+    fast = [index / 4 for index in range(30)]
+    assert watch.observe(pipeline.process(batch(["q"] * 30, fast))) == [("q", 0.25)]
