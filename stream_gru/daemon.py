@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from stream_gru.caretaker import Caretaker
@@ -36,6 +37,13 @@ _DRAIN_S = 3.0  # longest wait for sinks to confirm what was written before the 
 _DRAIN_STEP_S = 0.05
 
 
+class _Read(NamedTuple):
+    """How far an input was read, and the number of the last record of it."""
+
+    position: Position
+    records: int
+
+
 @dataclass(slots=True)
 class Input:
     """A source and the intakes of its messages (several only for a recording of several sources).
@@ -54,6 +62,19 @@ class Input:
     unacknowledged: int = 0
     ended: bool = False
     pacer: Pacer | None = None
+    read: deque[_Read] = field(default_factory=deque)
+
+    def processed(self, position: Position, messages: int) -> None:
+        """All up to here was read; it counts as processed when none of its records waits for other channels."""
+        self.unacknowledged += messages
+        self.read.append(_Read(position, max(intake.records for intake in self.intakes.values())))
+
+    def settle_read(self) -> None:
+        """Move the position on to where nothing waits any more."""
+        pending = [intake.oldest_pending for intake in self.intakes.values()]
+        oldest = min((number for number in pending if number is not None), default=None)
+        while self.read and (oldest is None or self.read[0].records < oldest):
+            self.position = self.read.popleft().position
 
 
 class _Commit(NamedTuple):
@@ -215,9 +236,9 @@ class Daemon:
                 self._handle(intake.name, batch, messages[0].arrival_ns, self._clock() if one.pacer else started)
                 if one.pacer is not None:
                     self._keep_up()  # a paced block may take minutes
-        if not (one.pacer and self._stopping.is_set()):  # a paced block may have been cut short
-            one.position = raw[-1].position or one.position
-            one.unacknowledged += len(raw)
+        cut_short = one.pacer is not None and self._stopping.is_set()  # of a paced block the rest comes again
+        if raw[-1].position is not None and not cut_short:
+            one.processed(raw[-1].position, len(raw))
         return True
 
     def _observe_arrival(self, arrived: Arrived, messages: int) -> None:
@@ -295,6 +316,8 @@ class Daemon:
         """
         now = self._clock()
         if self._commit is None:
+            for one in self.inputs:
+                one.settle_read()
             positions = [(one, one.position, one.unacknowledged) for one in self.inputs if one.position is not None]
             self._commit = _Commit(now, list(self.sinks.values()), positions)
             self._uncommitted = 0

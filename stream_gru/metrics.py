@@ -135,7 +135,7 @@ class Metrics:
         commands = counter("commands", "Commands from outside", "action", "result")
         self._commands = {
             (action, well): commands.labels(action, "ok" if well else "refused")
-            for action in ("reset", "pause", "resume")
+            for action in ("reset", "pause", "resume", "unknown")
             for well in (True, False)
         }
         reloads = counter("reloads", "Reloads of the configuration", "result")

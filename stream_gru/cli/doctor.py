@@ -10,15 +10,9 @@ import click
 
 from stream_gru.cli.doctor_broker import check_broker
 from stream_gru.cli.doctor_check import Check, State, check_lines
-from stream_gru.cli.doctor_machine import (
-    check_clock,
-    check_folder,
-    check_listen,
-    check_memory,
-    check_serial,
-    serial_ports,
-)
+from stream_gru.cli.doctor_machine import check_clock, check_folder, check_listen, check_memory
 from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
+from stream_gru.cli.doctor_serial import check_serial, serial_ports
 from stream_gru.config import Config
 from stream_gru.config.live import FileSinkConfig, SerialSourceConfig
 
@@ -69,7 +63,7 @@ def _outside(settings: Config) -> Iterator[Check]:
     """What the tables of a daemon name: ports, brokers, folders, an address."""
     for source in settings.source:
         if isinstance(source, SerialSourceConfig):
-            yield check_serial(source.port)
+            yield check_serial(source)
     for broker in settings.broker:
         yield from check_broker(broker)
     folders = {Path(sink.path).parent for sink in settings.sink if isinstance(sink, FileSinkConfig)}

@@ -1,13 +1,10 @@
-"""Checks of the machine: serial ports, clock, disks, memory, the address of the endpoints."""
+"""Checks of the machine: clock, disks, memory, the address of the endpoints."""
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import shutil
 import socket
-import stat
 import subprocess
 import time
 from pathlib import Path
@@ -21,60 +18,8 @@ _DISK_WARN_BYTES, _DISK_FAIL_BYTES = 512 * _MIB, 16 * _MIB
 _MEMORY_WARN_BYTES, _MEMORY_FAIL_BYTES = 256 * _MIB, 64 * _MIB
 # 2025-01-01: a clock before it was never set.
 _CLOCK_SET_S = 1_735_689_600
-_PORTS = ("ttyUSB*", "ttyACM*", "ttyAMA*")
 _COMMAND_S = 5.0
 _OK = 200
-
-
-def serial_ports(folder: Path = Path("/dev")) -> Check:
-    """The serial ports that are there."""
-    found = _ports(folder)
-    return Check("serial ports", State.OK, ", ".join(found) if found else "none")
-
-
-def check_serial(port: str, folder: Path = Path("/dev")) -> Check:
-    """Whether a port is there, and whether this user may open it; it is not opened."""
-    name = f"serial {port}"
-    if "://" in port:
-        return Check(name, State.OK, "a URL: it is looked for when the daemon starts")
-    try:
-        facts = Path(port).stat()
-    except OSError as error:
-        there = ", ".join(_ports(folder)) or "none"
-        return Check(
-            name, State.FAIL, f"{error.strerror}; ports that are there: {there}",
-            "plug the device in, or name another port: ls -l /dev/serial/by-id",
-        )  # fmt: skip
-    if not stat.S_ISCHR(facts.st_mode):
-        return Check(name, State.FAIL, "this is no serial port", "name a device such as /dev/ttyUSB0")
-    if not os.access(port, os.R_OK | os.W_OK):
-        return Check(name, State.FAIL, "this user may not open it", _way_in(facts.st_gid))
-    stable = _by_id(port, folder)
-    if stable:
-        return Check(name, State.OK, "there, may be opened", f"{stable} stays the same when devices are plugged anew")
-    return Check(name, State.OK, "there, may be opened")
-
-
-def _way_in(group: int) -> str:
-    user = pwd.getpwuid(os.getuid()).pw_name
-    try:
-        entry = grp.getgrgid(group)
-    except KeyError:
-        return f"give user {user} access to it, by a rule of udev"
-    if user in entry.gr_mem:
-        return f"user {user} is in group {entry.gr_name} since this login began: log in again, or restart the service"
-    return f"sudo usermod -aG {entry.gr_name} {user}; then log in again"
-
-
-def _ports(folder: Path) -> list[str]:
-    by_id = sorted(map(str, (folder / "serial" / "by-id").glob("*")))
-    return by_id or sorted(str(path) for pattern in _PORTS for path in folder.glob(pattern))
-
-
-def _by_id(port: str, folder: Path) -> str:
-    """The name of a port that does not depend on the order of plugging, where there is one and it is not used."""
-    same = [path for path in _ports(folder) if "by-id" in path and Path(path).resolve() == Path(port).resolve()]
-    return "" if not same or port in same or "/serial/" in port else same[0]
 
 
 def check_clock(now_s: float | None = None) -> Check:

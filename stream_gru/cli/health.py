@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from stream_gru.cli.remote import remote_at
+from stream_gru.cli.remote import Remote, remote_at, remote_of
 
+_DEFAULT = "http://127.0.0.1:9723"
 _OK = 200
 
 
 @click.command()
-@click.option("--url", default="http://127.0.0.1:9723", show_default=True, help="Where the daemon listens.")
-def health(url: str) -> int:
-    """Ask a running daemon whether it is well: exit code 0 if so, else 1."""
-    status, text = remote_at(url).ask("GET", "/-/healthy")
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option("--url", help=f"Where the daemon listens, in place of CONFIG; without both {_DEFAULT}.")
+def health(config: Path | None, url: str | None) -> int:
+    """Ask the running daemon of CONFIG whether it is well: exit code 0 if so, else 1."""
+    status, text = _remote(config, url).ask("GET", "/-/healthy")
     click.echo(text)
     return 0 if status == _OK else 1
+
+
+def _remote(config: Path | None, url: str | None) -> Remote:
+    if config is None:
+        return remote_at(_DEFAULT if url is None else url)
+    if url is not None:
+        raise click.UsageError("expected CONFIG or --url, not both")
+    from stream_gru.config import load_config
+
+    return remote_of(load_config(config), config)

@@ -129,6 +129,12 @@ class Gate:
         paused = self._paused
         return () if paused.everyone else tuple(sorted(paused.names))
 
+    @property
+    def resumed(self) -> tuple[str, ...]:
+        """The streams that were resumed while `everyone` is paused, sorted."""
+        paused = self._paused
+        return tuple(sorted(paused.names)) if paused.everyone else ()
+
     def count(self, streams: Iterable[str]) -> int:
         """How many of these streams are paused."""
         paused = self._paused

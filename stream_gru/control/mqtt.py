@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from stream_gru.config.live import BrokerConfig, ControlConfig
-from stream_gru.control import MAX_COMMAND_BYTES, Answer, Command, Commands, parse_command
+from stream_gru.control import MAX_COMMAND_BYTES, Action, Answer, Command, Commands, parse_command
+from stream_gru.control.refusals import UNKNOWN, Refusals
 from stream_gru.mqtt.access import client_id
 from stream_gru.mqtt.connection import Connection
 from stream_gru.mqtt.handlers import Handlers
@@ -48,10 +49,21 @@ class _ReturnAddress:
 
 
 class ControlMqtt:
-    """Hands commands from ``topic`` to ``commands`` and publishes the answers; never raises for what is sent to it."""
+    """Hands commands from ``topic`` to ``commands`` and publishes the answers; never raises for what is sent to it.
 
-    def __init__(self, config: ControlConfig, broker: BrokerConfig, commands: Commands) -> None:
+    ``refused`` is told of each command that does not reach ``commands``, stored ones too: the action (``unknown`` where
+    it cannot be read) and a short text; it is called on the thread of the connection and must neither raise nor wait.
+    """
+
+    def __init__(
+        self,
+        config: ControlConfig,
+        broker: BrokerConfig,
+        commands: Commands,
+        refused: Callable[[str, str], None] = lambda action, why: None,
+    ) -> None:
         self._topic, self._commands = config.topic, commands
+        self._refusals = Refusals("MQTT", refused)
         self._newest = broker.protocol == "5"
         self._unconfirmed: set[int] = set()
         self._connection = Connection(
@@ -103,16 +115,21 @@ class ControlMqtt:
         if self._client is not None and message.qos:
             self._client.ack(message.mid, message.qos)
         if message.retain:
-            log.warning("commands: a retained message on %s is not carried out; delete it", self._topic)
+            why = f"a retained message on {self._topic} is not carried out; delete it"
+            self._refusals.tell(_action_in(message.payload), why)
             return
         address = self._address_of(message)
         try:
             action, stream = parse_command(_read(message.payload))
         except ValueError as error:
-            self._answer(address, Answer(False, str(error)))
+            self._refuse(address, _action_in(message.payload), str(error))
             return
         if not self._commands.put(Command(action, stream, lambda answer: self._answer(address, answer))):
-            self._answer(address, Answer(False, "too many commands are waiting"))
+            self._refuse(address, action, "too many commands are waiting")
+
+    def _refuse(self, address: _ReturnAddress, action: str, why: str) -> None:
+        self._refusals.tell(str(action), why)
+        self._answer(address, Answer(False, why))
 
     def _address_of(self, message: MQTTMessage) -> _ReturnAddress:
         """The response topic of a request, unless it is our own, the broker's, or a filter."""
@@ -155,3 +172,13 @@ def _read(payload: bytes | bytearray) -> object:
         return json.loads(payload)
     except (ValueError, RecursionError):
         raise ValueError('expected JSON such as {"action": "reset", "stream": "pump-7"}') from None
+
+
+def _action_in(payload: bytes | bytearray) -> str:
+    """The action of a request that is no command, as far as it can be read."""
+    try:
+        data = _read(payload)
+    except ValueError:
+        return UNKNOWN
+    action = data.get("action") if isinstance(data, dict) else None
+    return action if isinstance(action, str) and action in set(Action) else UNKNOWN

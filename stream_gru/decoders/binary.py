@@ -58,7 +58,7 @@ class BinaryDecoder:
         """Decode messages in order."""
         records = Records(self._shape)
         for message in raw:
-            if not records.faulty(message):
+            if not records.faulty(message, text=False):
                 records.add(self._record(message.payload), message)
         return records.batch()
 

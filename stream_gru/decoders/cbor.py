@@ -62,7 +62,7 @@ class CborDecoder:
         """Decode messages in order."""
         records = Records(self._shape)
         for message in raw:
-            if records.faulty(message):
+            if records.faulty(message, text=False):
                 continue
             found = _read(message.payload)
             if type(found) is list:

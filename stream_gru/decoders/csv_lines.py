@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from stream_gru.decoders.csv_bare import BareCsvDecoder
 from stream_gru.decoders.csv_cells import split_lines
 from stream_gru.decoders.fields import Column, Fields, assemble
-from stream_gru.decoders.lines import decoded_lines, origin, shown
+from stream_gru.decoders.lines import decoded_lines, is_blank, origin, shown
 from stream_gru.decoders.records import counted
 from stream_gru.errors import DataError
 from stream_gru.types import DropReason, RawMessage, SampleBatch, concatenate, empty_batch
@@ -36,6 +36,8 @@ class CsvDecoder:
         for message in raw:
             if message.fault is not None:
                 faults[message.fault] = faults.get(message.fault, 0) + 1
+            elif not message.header and is_blank(message):
+                faults[DropReason.PARSE] = faults.get(DropReason.PARSE, 0) + 1
             elif message.header or not (message.arrival_ns or self._fields.names):
                 if bare:
                     batches.append(self._bare.decode(bare))

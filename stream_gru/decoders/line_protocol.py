@@ -20,11 +20,13 @@ from stream_gru.types import DropReason, RawMessage, SampleBatch
 _NS = {"iso": 1, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _MEASUREMENT = "_measurement"
 
-_NAME = r"(?:[^,= \\]|\\[,= ]|\\)++"
-_VALUE = r'(?:"(?:[^"\\]|\\.)*+"|[^," ]++)'
+# No part can hold what the next one begins with, and a backslash before a mark never stands for itself: there is one way
+# to read a line, and the steps until a line is given up grow with its length, not faster.
+_NAME = r"(?:[^,= \\]|\\[,= ]|\\(?![,= ]))+"
+_VALUE = r'(?:"(?:[^"\\]|\\.)*"|[^," ]+)'
 _LINE = re.compile(
-    rf"(?P<measurement>(?:[^, \\]|\\[, ]|\\)++)(?P<tags>(?:,{_NAME}={_NAME})*+)[ ]++"
-    rf"(?P<fields>{_NAME}={_VALUE}(?:,{_NAME}={_VALUE})*+)(?:[ ]++(?P<time>-?\d+))?[ ]*+",
+    rf"(?P<measurement>(?:[^, \\]|\\[, ]|\\(?![, ]))+)(?P<tags>(?:,{_NAME}={_NAME})*)[ ]+"
+    rf"(?P<fields>{_NAME}={_VALUE}(?:,{_NAME}={_VALUE})*)(?:[ ]+(?P<time>-?\d+))?[ ]*",
     re.ASCII,
 )
 _TAG = re.compile(rf",({_NAME})=({_NAME})")

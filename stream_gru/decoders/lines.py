@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from stream_gru.types import DropReason, RawMessage
+from stream_gru.types import STREAM_ID, DropReason, RawMessage
 
 MAX_LINE_BYTES = 64 * 1024
 _SHOWN = 80
@@ -22,6 +22,18 @@ def shown(text: str) -> str:
     """Text of the input as an error may show it: short, and nothing in it that a terminal would obey."""
     safe = repr(text[: _SHOWN + 1])[1:-1]
     return safe if len(safe) <= _SHOWN else safe[:_SHOWN] + "..."
+
+
+def is_blank(message: RawMessage, besides: str = "") -> bool:
+    """Whether a live message says nothing: white space alone, and characters of ``besides``.
+
+    False for recordings, whose messages are portions of a file and may hold blank lines only.
+    """
+    first = message.payload.lstrip()[:1]
+    if not message.arrival_ns or (b" " < first < b"\x7f" and first not in besides.encode()):
+        return False
+    text = message.payload.decode(errors="replace").removeprefix("\ufeff")
+    return not text.translate(dict.fromkeys(map(ord, besides), " ")).strip()
 
 
 def decoded_lines(payload: bytes) -> tuple[list[str], dict[DropReason, int]]:
@@ -56,17 +68,27 @@ def _fault(line: bytes) -> DropReason | None:
 
 
 class Memory(Generic[T]):
-    """What the lines of each device said last, of a bounded number of devices; the one first heard of is forgotten."""
+    """What the lines of each device said last, of a bounded number of devices: the one not asked for longest is
+    forgotten.  A device whose key is no stream id is not remembered at all.
+    """
 
     def __init__(self) -> None:
         self._said: dict[tuple[str, str], T] = {}
 
     def get(self, message: RawMessage) -> T | None:
         """What the device of this message said, if anything."""
-        return self._said.get((message.source, message.key))
+        device = message.source, message.key
+        said = self._said.pop(device, None)
+        if said is not None:
+            self._said[device] = said
+        return said
 
     def put(self, message: RawMessage, said: T) -> None:
         """Remember it, in place of what it said before."""
-        if len(self._said) >= _DEVICES and (message.source, message.key) not in self._said:
+        if not STREAM_ID.fullmatch(message.key):
+            return
+        device = message.source, message.key
+        self._said.pop(device, None)
+        if len(self._said) >= _DEVICES:
             del self._said[next(iter(self._said))]
-        self._said[message.source, message.key] = said
+        self._said[device] = said

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stream_gru.decoders.fields import Column, Fields, assemble
+from stream_gru.decoders.lines import is_blank
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
 # Of one object; and of one payload, which a source has bounded in bytes already.
@@ -82,11 +83,14 @@ class Records:
         for reason, n in rejected.items():
             self.rejected[reason] = self.rejected.get(reason, 0) + n
 
-    def faulty(self, message: RawMessage) -> bool:
-        """Count a message in which there is nothing to decode."""
-        if message.fault is None:
+    def faulty(self, message: RawMessage, text: bool = True, besides: str = "") -> bool:
+        """Count a message in which there is nothing to decode: a fault, or ``text`` that is blank (see `is_blank`)."""
+        if message.fault is not None:
+            self.drop(message.fault)
+        elif text and is_blank(message, besides):
+            self.drop(DropReason.PARSE)
+        else:
             return False
-        self.drop(message.fault)
         return True
 
     def text(self, message: RawMessage) -> str | None:

@@ -173,7 +173,14 @@ class Gateway:
     def _open_server(self, plan: Plan) -> WebServer | None:
         if not plan.config.metrics.enabled:
             return None
-        api = Api(status=self.status, streams=self.streams, feed=self._feed, commands=self._commands, token=plan.token)
+        api = Api(
+            status=self.status,
+            streams=self.streams,
+            feed=self._feed,
+            commands=self._commands,
+            token=plan.token,
+            refused=self._refused,
+        )
         server = WebServer(
             plan.config.metrics.listen, self.metrics.registry, healthy=self.healthy, ready=self.ready, api=api
         )
@@ -184,9 +191,13 @@ class Gateway:
         if plan.control_broker is not None:
             from stream_gru.control.mqtt import ControlMqtt
 
-            control = ControlMqtt(plan.config.control, plan.control_broker, self._commands)
+            control = ControlMqtt(plan.config.control, plan.control_broker, self._commands, self._refused)
             control.open()
             self._control.callback(control.close)
+
+    def _refused(self, action: str, _: str) -> None:
+        """A command that never reached the loop."""
+        self.metrics.observe_command(action, well=False)
 
     # ---- what others ask, from their own threads --------------------------------------------------------------------
 
@@ -219,6 +230,7 @@ class Gateway:
             },
             paused=self._gate.names,
             paused_all=self._gate.everyone,
+            resumed=self._gate.resumed,
         )
 
     def streams(self, limit: int) -> list[StreamStatus]:
@@ -321,22 +333,24 @@ class Gateway:
     def _replace_inputs(self, old: Plan, new: Plan, fresh: dict[str, Input]) -> None:
         """Keep inputs whose tables are the same, change subscriptions, close and open the others."""
         if assembly_spec(old) != assembly_spec(new):
-            self._assembler = build_assembler(new)
+            self._assembler = build_assembler(new)  # records are numbered anew
+            for running in self.daemon.inputs:
+                running.read.clear()
         before = {one.name: one for one in old.sources}
-        running = {one.name: one for one in self.daemon.inputs}
+        going = {one.name: one for one in self.daemon.inputs}
         inputs = []
         for planned in new.sources:
-            one, was = running.get(planned.name), before.get(planned.name)
+            one, was = going.get(planned.name), before.get(planned.name)
             if one is None or was is None or not self._goes_on(one, was, planned):
                 if one is not None:
-                    running.pop(planned.name).source.close()
+                    going.pop(planned.name).source.close()
                 one = fresh[planned.name]
                 one.source.open(None)
             else:
-                running.pop(planned.name)
+                going.pop(planned.name)
             one.intakes = {planned.name: self._intake(planned)}
             inputs.append(one)
-        for gone in running.values():
+        for gone in going.values():
             # A broker would keep messages for a source that never comes back.
             getattr(gone.source, "forget", gone.source.close)()
         self.daemon.inputs = inputs

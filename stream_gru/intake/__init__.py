@@ -65,6 +65,16 @@ class Intake:
             batch, joined = done.batch, done.joined
         return Arrived(self.name, batch if self._gate is None else self._gate.apply(batch), joined, missing)
 
+    @property
+    def records(self) -> int:
+        """Number of the last record that was taken in, where channels arrive apart; else 0."""
+        return 0 if self._assembler is None else self._assembler.records
+
+    @property
+    def oldest_pending(self) -> int | None:
+        """Number of the oldest record that waits for other channels; None when none does."""
+        return None if self._assembler is None else self._assembler.oldest_pending
+
     def finish(self) -> Arrived | None:
         """What was still waiting for other channels, once no more will come; None where nothing ever waits."""
         if self._assembler is None:

@@ -2,19 +2,23 @@
 
 A record of time t belongs to the tick at the next whole period, ``ceil(t / period) * period``.  A tick is emitted
 
-    at once                      when every channel has a value stamped within it
-    when the watermark is there  the newest event time of the stream, of any channel, less ``wait_ns``: a channel that
-                                 is silent never stops the others
+    when every channel has a value stamped within it, or
+    when the watermark is there: the newest event time of the stream, of any channel, less ``wait_ns``, so that a
+    channel that is silent never stops the others
 
-and everything older of its stream before it.  A channel without a value in the tick takes its last one, unless that
-is older than ``max_age_ns`` at the tick: then it is missing.  A tick in which no channel reported is not emitted:
-filling gaps is the business of conditioning.
+but never before an older one of its stream that still waits.  So a complete tick goes at once where nothing older
+waits, and else right after what does.  A channel without a value in the tick takes its last one, unless that is older
+than ``max_age_ns`` at the tick: then it is missing.  A tick in which no channel reported is not emitted: filling gaps
+is the business of conditioning.
 
-A record whose tick has been emitted is dropped as late; but a channel that reports more often than the period, and
-says something newer within the last tick, is heard: its value is held for the next ticks.  A record far behind the
-newest one (an hour, or ``wait_ns`` or a period where that is longer) says that a clock was set back, and one of another
-sequence that time begins anew: what is pending is emitted, nothing is held, and assembly starts afresh, so that
-conditioning sees it and resets.
+A record whose tick has been emitted is dropped as late; as a duplicate when its time is that of the last value taken of
+each of its channels, as it has come twice.  But a channel that reports more often than the period, and says something
+newer within the last tick, is heard: its value is held for the next ticks.  A record without any value moves the time
+on and is dropped as not finite, unless it has a label or asks for a reset.
+
+A record far behind the newest one (an hour, or ``wait_ns`` or a period where that is longer) says that a clock was set
+back, and one of another sequence that time begins anew: what is pending is emitted, nothing is held, and assembly
+starts afresh, so that conditioning sees it and resets.
 
 Decision: values are held from emitted ticks only, in the order of time, so that a record that comes early for its
 stream never shows in a tick before its own.
@@ -46,11 +50,15 @@ class Joined:
 
 @dataclass(slots=True)
 class _Tick:
-    """What was reported in one period: a value and its time for each channel, NaN and `_NEVER` for none."""
+    """What was reported in one period: a value and its time for each channel, NaN and `_NEVER` for none.
+
+    ``first``: number of the first record in it.
+    """
 
     time_ns: int
     values: list[float]
     times: list[int]
+    first: int = 0
     reported: int = 0
     seq: int = -1
     label: str = ""
@@ -107,6 +115,13 @@ class Assembler:
         self._max_age_ns, self._wait_ns, self._max_streams = max_age_ns, wait_ns, max_streams
         self._backwards_ns = max(_BACKWARDS_NS, wait_ns, period_ns)
         self._streams: dict[str, _Stream] = {}
+        self.records = 0  # records that were looked at so far: the number of the last one
+
+    @property
+    def oldest_pending(self) -> int | None:
+        """Number of the oldest record that waits for other channels; None when none does."""
+        ticks = (tick.first for stream in self._streams.values() for tick in stream.pending.values())
+        return min(ticks, default=None)
 
     @property
     def pending(self) -> int:
@@ -152,14 +167,22 @@ class Assembler:
         says_more = batch.seq is not None or batch.label is not None or batch.arrival_ns is not None
         taken = 0
         for row, (index, time, tick, begin, end, sequence, reset) in enumerate(columns):
+            self.records += 1
             name = batch.streams[index]
             stream = self._stream_at(name, time, sequence, rows)
             if stream is None:
                 rows.drop(DropReason.STREAM_LIMIT)
                 continue
+            if begin == end and not reset and (batch.label is None or batch.label[row] < 0):
+                rows.drop(DropReason.NON_FINITE)
+                self._emit_due(name, stream, rows)
+                continue
             if tick <= stream.emitted:
-                if self._says_again(stream, tick, time, channels[begin:end], values[begin:end]):
+                said = channels[begin:end]
+                if self._says_again(stream, tick, time, said, values[begin:end]):
                     taken += 1
+                elif said and all(stream.held_ns[channel] == time for channel in said):
+                    rows.drop(DropReason.DUPLICATE)
                 else:
                     rows.drop(DropReason.LATE)
                 stream.reset |= reset and tick > stream.flagged
@@ -175,7 +198,7 @@ class Assembler:
                     found.values[channel], found.times[channel] = values[place], time
             if says_more:
                 _describe(found, batch, row)
-            self._emit_due(name, stream, found, rows)
+            self._emit_due(name, stream, rows)
         return taken
 
     def _says_again(
@@ -205,15 +228,15 @@ class Assembler:
             stream.newest = time
         return stream
 
-    def _emit_due(self, name: str, stream: _Stream, tick: _Tick, rows: _Rows) -> None:
-        """Emit what the watermark has passed, and a tick that is complete, with all before it."""
+    def _emit_due(self, name: str, stream: _Stream, rows: _Rows) -> None:
+        """Emit what the watermark has passed, the oldest tick when it is complete, and what is complete after these."""
+        if not stream.pending:
+            return
         due = stream.newest - self._wait_ns
-        if tick.reported == self._channels and tick.time_ns > due:
-            due = tick.time_ns
-        if stream.oldest <= due:
+        if len(stream.pending) > _MOST_PENDING:
+            due = max(due, stream.oldest)
+        if stream.oldest <= due or stream.pending[stream.oldest].reported == self._channels:
             self._emit(name, stream, due, rows)
-        elif len(stream.pending) > _MOST_PENDING:
-            self._emit(name, stream, stream.oldest, rows)
 
     def _begin(self, name: str) -> _Stream | None:
         if len(self._streams) >= self._max_streams:
@@ -226,14 +249,17 @@ class Assembler:
         return _Stream([_NAN] * self._channels, [_NEVER] * self._channels, reset=stream.reset)
 
     def _new_tick(self, stream: _Stream, time_ns: int) -> _Tick:
-        tick = stream.pending[time_ns] = _Tick(time_ns, [_NAN] * self._channels, [_NEVER] * self._channels)
+        tick = _Tick(time_ns, [_NAN] * self._channels, [_NEVER] * self._channels, self.records)
+        stream.pending[time_ns] = tick
         stream.oldest = min(stream.oldest, time_ns)
         return tick
 
     def _emit(self, name: str, stream: _Stream, until_ns: int, rows: _Rows) -> None:
-        """Emit the pending ticks up to ``until_ns``, in the order of time."""
+        """Emit the pending ticks up to ``until_ns``, and complete ones right after them, in the order of time."""
         pending = stream.pending
-        for time_ns in sorted(time_ns for time_ns in pending if time_ns <= until_ns):
+        for time_ns in sorted(pending):
+            if time_ns > until_ns and pending[time_ns].reported < self._channels:
+                break
             tick = pending.pop(time_ns)
             tick.reset |= stream.reset
             stream.reset = tick.reset and not tick.reported

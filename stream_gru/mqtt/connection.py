@@ -45,9 +45,11 @@ _CLOSED = "the broker closed the connection"
 _TAKEN_OVER = 0x8E
 _UNSPECIFIED = 0x80
 _NO_RETAIN = 0x9A
-# So often in a row, each time soon after letting us in: no accident.
-_CUTS = 3
+# A connection that is cut sooner may have been cut for what was said on it.
 _SOON_S = 60.0
+# So often in a row cut sooner than this, and let in again at the first attempt: no broker that is being restarted.
+_THROWN_OUT = 5
+_THROWN_OUT_WITHIN_S = 10.0
 # One take-over can be an echo of our own earlier connection that a frozen broker saw late; two are somebody else.
 _TAKE_OVERS = 2
 _TAKE_OVERS_WITHIN_S = 60.0
@@ -88,7 +90,9 @@ class Connection:
         self._take_overs: deque[float] = deque(maxlen=_TAKE_OVERS)
         self._since = 0.0
         self.cuts = 0
+        self._thrown_out = 0
         self._by_broker = False
+        self._leave_by = 0.0
         self._behind = False
 
     @property
@@ -126,12 +130,12 @@ class Connection:
         if message.qos:
             self._client.ack(message.mid, message.qos)
 
-    def close(self, farewell: Callable[[Client], None] | None = None, timeout_s: float = 3.0) -> None:
+    def close(self, farewell: Callable[[Client], None] | None = None, timeout_s: float = 1.0) -> None:
         """Say ``farewell`` if connected, disconnect and end the thread, within ``timeout_s``; may be called twice."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._farewell = farewell
+        self._farewell, self._leave_by = farewell, self._clock() + 0.8 * timeout_s
         self._stopping.set()
         self.wake()
         if thread is not threading.current_thread():
@@ -243,18 +247,17 @@ class Connection:
             self._client.loop_misc()
 
     def _leave(self) -> None:
-        """Take leave, for at most a second."""
+        """Take leave, for as long as `close` allows."""
         if not self.connected:
             return
         if self._farewell is not None:
             self._guarded(self._farewell)(self._client)
         self._client.disconnect()
-        end = self._clock() + 1.0
         sock: Any = self._client.socket()
-        while sock is not None and self._client.want_write() and self._clock() < end:
+        while sock is not None and self._client.want_write() and self._clock() < self._leave_by:
             poll = select.poll()
             poll.register(sock, select.POLLOUT)
-            poll.poll(100)
+            poll.poll(50)
             self._client.loop_write()
             sock = self._client.socket()
 
@@ -276,12 +279,14 @@ class Connection:
             self._told.add(reason)
         if was_connected:
             self.cuts = self.cuts + 1 if self._by_broker and lasted < _SOON_S else 0
-            if self.cuts == _CUTS and reason == _CLOSED:
-                log.warning(
-                    "broker %s: it lets us in and soon closes the connection, again and again; perhaps another client "
-                    "connects as %r too: give each daemon its own client_id",
-                    name, own,
-                )  # fmt: skip
+        thrown_out = was_connected and reason == _CLOSED and lasted < _THROWN_OUT_WITHIN_S
+        self._thrown_out = self._thrown_out + 1 if thrown_out else 0
+        if self._thrown_out == _THROWN_OUT:
+            log.warning(
+                "broker %s: it lets us in and soon closes the connection, again and again; perhaps another client "
+                "connects as %r too: give each daemon its own client_id",
+                name, own,
+            )  # fmt: skip
 
     def _on_connect(
         self, client: Client, _: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None

@@ -33,13 +33,19 @@ class Outbox:
         self._notices: dict[str, Outgoing] = {}
         self._silenced: set[str] = set()
         self._under_way: dict[int, Outgoing] = {}
-        self._rows_under_way = 0
+        self._rows_under_way = self._notices_under_way = 0
         self.last = 0  # number of the newest row
         self._open: dict[int, None] = {}  # numbers of rows that wait for an answer, in order
 
     def __len__(self) -> int:
         """Rows that are not confirmed."""
         return len(self._rows) + self._rows_under_way
+
+    @property
+    def idle(self) -> bool:
+        """Whether every row and notice was answered."""
+        with self._changed:
+            return not (len(self) or self._notices or self._notices_under_way)
 
     @property
     def under_way(self) -> int:
@@ -78,6 +84,7 @@ class Outbox:
         """The next one to send; tell `sent` or `refused` what became of it."""
         with self._changed:
             if self._notices:
+                self._notices_under_way += 1
                 return self._notices.pop(next(iter(self._notices)))
             if not self._rows:
                 return None
@@ -109,7 +116,7 @@ class Outbox:
             again = list(self._under_way.values())
             self._rows.extendleft(item for item in reversed(again) if item.key)
             self._under_way.clear()
-            self._rows_under_way = 0
+            self._rows_under_way = self._notices_under_way = 0
         return again
 
     def give_up(self, item: Outgoing) -> None:
@@ -136,4 +143,6 @@ class Outbox:
                 self._open.pop(item.number, None)
                 self.failed += failed
                 self.confirmed_bytes += size
+            else:
+                self._notices_under_way -= 1
             self._changed.notify_all()

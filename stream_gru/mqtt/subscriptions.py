@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Subscriptions:
-    """The filters that one session shall have; all methods but `want` belong to the thread of the connection.
+    """The filters that one session shall have; all but `want` and `complete` belong to the thread of the connection.
 
     A session keeps its subscriptions while the daemon is away, also those that nobody wants any more.  What it was
     given is therefore kept in ``folder``, where there is one.  The first connection of a process subscribes to
@@ -25,12 +25,17 @@ class Subscriptions:
     """
 
     def __init__(self, name: str, client_id: str, filters: Iterable[str], qos: int, folder: str = "") -> None:
-        self._name, self._qos = name, qos
+        self._name, self._client_id, self._qos = name, client_id, qos
         self._path = Path(folder) / f"mqtt-{quote(client_id, safe='')}.json" if folder else None
         self._wanted = tuple(filters)
         self._held: set[str] | None = None
         self._asked: dict[int, tuple[str, ...]] = {}
         self._leaving: dict[int, tuple[str, ...]] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the broker has granted all that is wanted; may be asked by any thread."""
+        return self._held is not None and self._held.issuperset(self._wanted)
 
     def want(self, filters: Iterable[str]) -> None:
         """Have these from the next `agree` on; may be called by any thread."""
@@ -81,6 +86,8 @@ class Subscriptions:
                 self._held.add(text)
         if asked:
             self._save()
+        if asked and self.complete:
+            log.info("source %s: subscribed to %d topics (%s)", self._name, len(self._wanted), self._client_id)
 
     def unsubscribed(self, mid: int) -> None:
         """The broker has forgotten these filters."""

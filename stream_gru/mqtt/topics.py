@@ -14,6 +14,7 @@ _NAMED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MAX_BYTES = 65_535
 # One or more levels: what a stream's name becomes in a topic.  No filter can hold it.
 _MANY = "\0"
+_DEEPEST = 8
 
 
 class TopicPattern:
@@ -118,6 +119,27 @@ def _filter_problem(text: str) -> str:
 def fill_stream(template: str, stream: str) -> str:
     """The topic of one stream."""
     return template.replace("{stream}", stream)
+
+
+def stream_filters(template: str) -> list[str]:
+    """Filters for the topics of all streams whose names are up to eight levels long."""
+    filters = []
+    for deep in range(1, _DEEPEST + 1):
+        levels: list[str] = []
+        for level in template.split("/"):
+            names = level.count("{stream}")
+            levels += ["+"] * (1 + names * (deep - 1)) if names else [level]
+        filters.append("/".join(levels))
+    return filters
+
+
+def stream_in(template: str, topic: str) -> str:
+    """The stream whose topic this is; "" when it is none of that template."""
+    first, *others = (re.escape(part) for part in template.split("{stream}"))
+    if not others:
+        return ""
+    found = re.fullmatch(first + "(.+)" + r"\1".join(others), topic, re.DOTALL)
+    return found[1] if found else ""
 
 
 def filters_overlap(first: str, second: str) -> bool:

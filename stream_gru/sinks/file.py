@@ -36,8 +36,9 @@ class FileSink:
     A row that a killed process left half written is cut off before more is appended; a compressed file that it left
     unfinished is put aside, as nothing behind its end could be read.
 
-    A flush that finds the file larger than ``rotate_bytes``, or opened ``rotate_s`` ago (0: never), finishes it, puts
-    it aside under the time of that and begins a new one; of those put aside the newest ``keep`` stay.  A kill in
+    A write or flush that leaves the file larger than ``rotate_bytes``, or opened ``rotate_s`` ago (0: never), finishes
+    it, puts it aside under the time of that and begins a new one, so that the rows of one batch stay together; of those
+    put aside the newest ``keep`` stay.  A compressed file counts as what has come out of the compressor.  A kill in
     between leaves all rows in a file of the old or the new name.  ``clock``: monotonic seconds; ``wall``: seconds since
     1970.
     """
@@ -90,7 +91,7 @@ class FileSink:
 
     def write(self, batch: PredictionBatch) -> None:
         """Write all rows.  Raises SinkUnavailable when the disk refuses them."""
-        if self._file is None:
+        if self._file is None or self._raw is None:
             raise SinkUnavailable(f"{self._path}: not open")
         with self._telling():
             if self._needs_header:
@@ -100,6 +101,8 @@ class FileSink:
             self._needs_header, self._checked = False, True
             self._has_rows = self._has_rows or len(batch) > 0
             self._file.write(self._encoder.encode(batch))
+            if self._is_due(self._raw.tell()):
+                self._rotate()
 
     def _check_header(self, header: bytes) -> None:
         """Refuse to append rows of other columns.  Raises SinkUnavailable."""
@@ -125,12 +128,15 @@ class FileSink:
             self._raw.flush()
             os.fsync(self._raw.fileno())
             size = self._raw.tell()
-            if self._has_rows and self._is_due(size):
+            if self._is_due(size):
                 self._rotate()
                 size = 0
         return self._put_aside + size
 
     def _is_due(self, size: int) -> bool:
+        """Whether to put the file aside; never one without rows."""
+        if not self._has_rows:
+            return False
         if self._rotate_bytes and size > self._rotate_bytes:
             return True
         return self._rotate_s > 0 and self._clock() - self._opened_s >= self._rotate_s

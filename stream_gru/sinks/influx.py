@@ -2,7 +2,8 @@
 
     write ──▶ lines ──▶ queue (rows, bounded) ──▶ sender thread ──▶ POST, gzip ──▶ 2xx      confirmed
                                                        ▲                           4xx      refused: counted, dropped
-                                                       └──── pause, the same rows ◀─ 5xx, 429, no connection
+                                                       └──── pause, the same rows ◀─ 5xx, 408, 429, no connection,
+                                                             401, 403, 404, 3xx: somebody has to mend the configuration
 
 Points of one stream and time overwrite each other there, so that sending rows twice after a lost answer does no harm.
 
@@ -20,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -32,11 +34,18 @@ from stream_gru.types import PredictionBatch, SinkHealth
 log = logging.getLogger(__name__)
 
 _MOST_ROWS, _MOST_BYTES = 5000, 4_000_000  # of one request, before compression
-_CLOSE_S = 2.0
+_GATHER_ROWS, _GATHER_S = 500, 0.2  # after a request, before the next
+_CLOSE_S = 1.0
 _LONGEST_PAUSE_S, _LONGEST_ASKED_S = 30.0, 300.0
 _WAIT_S = 0.1
 _TOLD_BYTES = 200
 _ANSWER_BYTES = 65_536
+_NOT_LET_IN = (401, 403)
+_MENDABLE = {
+    **dict.fromkeys(_NOT_LET_IN, "look at token_file"),
+    404: "look at url: database or bucket",
+    **dict.fromkeys(range(300, 400), "look at url: it is the address of something else"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +63,13 @@ class Answer:
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may succeed later."""
-        return self.status in (408, 429) or self.status >= 500
+        """Whether the same request may succeed later, perhaps when somebody has mended something."""
+        return self.status in (408, 429) or self.status >= 500 or self.status in _MENDABLE
+
+    @property
+    def said(self) -> str:
+        """Status and text in one line."""
+        return f"{self.status}: {' '.join(self.text.split())}" if self.text.strip() else f"{self.status} without a word"
 
 
 class Poster:
@@ -68,9 +82,14 @@ class Poster:
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._timeout_s = timeout_s
         self._headers = {"Content-Type": "text/plain; charset=utf-8", "Content-Encoding": "gzip"}
+        self._connection: http.client.HTTPConnection | None = None
+        self.use(token)
+
+    def use(self, token: str) -> None:
+        """Show this token from now on; empty: none."""
+        self._headers.pop("Authorization", None)
         if token:
             self._headers["Authorization"] = f"Token {token}"
-        self._connection: http.client.HTTPConnection | None = None
 
     def post(self, body: bytes) -> Answer:
         """Send lines and return the answer."""
@@ -106,7 +125,8 @@ class Poster:
 class InfluxSink:
     """Sends rows from a thread of its own.  ``clock``: monotonic seconds; ``stopping``: the daemon is about to end.
 
-    ``pause_s``: first pause after a failure; it doubles up to 30 s, unless the server says how long.
+    ``pause_s``: first pause after a failure; it doubles up to 30 s, unless the server says how long.  ``gather_s``: how
+    long, after a request, rows may be gathered for the next one; 500 of them, or `close`, end that.
     Raises ConfigError for an address that cannot be.
     """
 
@@ -117,9 +137,11 @@ class InfluxSink:
         clock: Callable[[], float] = time.monotonic,
         stopping: Callable[[], bool] = lambda: False,
         pause_s: float = 0.5,
+        gather_s: float = _GATHER_S,
     ) -> None:
         _check_address(config.url)
         self._config, self._clock, self._stopping, self._first_pause_s = config, clock, stopping, pause_s
+        self._gather_s, self._next_s = gather_s, float("-inf")
         self._encoder = LineEncoder(config.measurement)
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
@@ -128,13 +150,14 @@ class InfluxSink:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._fault: BaseException | None = None
-        self._answered = self._away = self._told = False
+        self._answered = self._away = False
+        self._reasons: set[str] = set()  # why it is away, as far as that was told
+        self._refusals: set[int] = set()  # statuses that were told
         self._failed = self._discarded = self._reconnects = self._confirmed_bytes = 0
 
     def open(self) -> None:
         """Read the token and start the thread; the server need not be there.  Raises ConfigError."""
-        token = read_secret(self._config.token_file) if self._config.token_file else ""
-        poster = Poster(self._config.url, token, self._config.timeout_s)
+        poster = Poster(self._config.url, self._token(), self._config.timeout_s)
         self._closing = False
         self._thread = threading.Thread(target=self._run, args=(poster,), name="influx", daemon=True)
         self._thread.start()
@@ -143,11 +166,11 @@ class InfluxSink:
         """Queue all rows; a full queue blocks or loses its oldest rows, as configured.  Raises SinkUnavailable."""
         if self._thread is None:
             raise SinkUnavailable(f"{self._config.url}: not open")
+        for line in self._encoder.lines(batch):
+            stopping = False
+            while not self._put(line, at_any_rate=stopping):
+                stopping = self._stopping()
         with self._changed:
-            for line in self._encoder.lines(batch):
-                self._make_room()
-                self._waiting.append(line)
-                self._taken += 1
             self._changed.notify_all()
 
     def flush(self) -> int:
@@ -165,7 +188,7 @@ class InfluxSink:
             return self._confirmed_bytes
 
     def close(self) -> None:
-        """Send what can be sent within two seconds and let go."""
+        """Send what can be sent within a second and let go."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -200,20 +223,32 @@ class InfluxSink:
         if self._fault is not None:
             raise RuntimeError("the sender of outputs has ended") from self._fault
 
-    def _make_room(self) -> None:
-        """Wait, or give up the oldest row that is not under way; at a stop the queue may grow by one batch."""
-        while self._pending >= self._config.queue_rows:
-            self._raise_fault()
-            if self._config.when_full == "drop_oldest":
-                if not self._waiting:  # a queue of one row, which is under way
-                    return
-                self._waiting.popleft()
-                self._discarded += 1
-                continue
-            if self._stopping():
-                return
-            self._changed.notify_all()
-            self._changed.wait(_WAIT_S)
+    def _token(self) -> str:
+        return read_secret(self._config.token_file) if self._config.token_file else ""
+
+    def _put(self, line: bytes, *, at_any_rate: bool) -> bool:
+        """Queue a row, perhaps in place of the oldest one that is not under way; False: no room, waited for in vain.
+
+        ``at_any_rate``: past the bound, so that at a stop the queue may grow by one batch.
+        """
+        with self._changed:
+            if self._is_full and self._config.when_full == "drop_oldest":
+                self._raise_fault()
+                if self._waiting:  # else all there is room for is under way
+                    self._waiting.popleft()
+                    self._discarded += 1
+            elif self._is_full and not at_any_rate:
+                self._raise_fault()
+                self._changed.notify_all()
+                if not self._changed.wait_for(lambda: not self._is_full, _WAIT_S):
+                    return False
+            self._waiting.append(line)
+            self._taken += 1
+            return True
+
+    @property
+    def _is_full(self) -> bool:
+        return self._pending >= self._config.queue_rows
 
     def _run(self, poster: Poster) -> None:
         """The sender: one request after the other, until closed."""
@@ -230,14 +265,17 @@ class InfluxSink:
                 self._changed.notify_all()
 
     def _next_rows(self) -> bool:
-        """Take the rows of the next request; False when closed and empty."""
+        """Take the rows of the next request, once they are enough or due; False when closed and empty."""
         # Half of a small queue at most, so that there is something to give up while a request hangs.
         most = min(_MOST_ROWS, max(1, self._config.queue_rows // 2))
         with self._changed:
-            while not self._waiting:
-                if self._closing:
-                    return False
-                self._changed.wait()
+            while not self._closing:
+                left_s = self._next_s - self._clock()
+                if self._waiting and (left_s <= 0 or len(self._waiting) >= min(_GATHER_ROWS, most)):
+                    break
+                self._changed.wait(left_s if self._waiting else None)
+            if not self._waiting:
+                return False
             size = 0
             while self._waiting and len(self._sent) < most and size < _MOST_BYTES:
                 self._sent.append(self._waiting.popleft())
@@ -251,27 +289,36 @@ class InfluxSink:
             answer = self._post(poster, body)
             if answer is not None and not answer.passing:
                 self._settle(answer, len(body))
+                self._next_s = self._clock() + self._gather_s
                 return True
             asked_s = 0.0 if answer is None else min(answer.retry_after_s, _LONGEST_ASKED_S)
             if not self._rest(asked_s or pause_s):
                 return False
+            if answer is not None and answer.status in _NOT_LET_IN:
+                with suppress(ConfigError):
+                    poster.use(self._token())
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _post(self, poster: Poster, body: bytes) -> Answer | None:
-        """Send once; None when there was no answer.  The first failure of a row of failures is logged."""
-        reason = ""
+        """Send once; None when there was no answer.  Of a row of failures each reason is logged once."""
+        kind = reason = ""
         try:
             answer = poster.post(body)
-            reason = f"answered {answer.status}" if answer.passing else ""
+            if answer.passing:
+                kind = str(answer.status)
+                reason = "; ".join(filter(None, (f"answered {answer.said}", _MENDABLE.get(answer.status))))
         except (OSError, http.client.HTTPException) as error:
-            answer, reason = None, str(error) or type(error).__name__
+            answer, kind = None, f"{type(error).__name__} {getattr(error, 'errno', '')}"
+            reason = str(error) or type(error).__name__
         with self._changed:
-            if reason and not self._away:
+            if kind and kind not in self._reasons:
+                self._reasons.add(kind)
                 log.warning("%s: %s; trying again", self._config.url, reason)
-            if not reason and self._away and self._answered:
-                self._reconnects += 1
-                log.info("%s: answers again", self._config.url)
-            self._answered, self._away = self._answered or not reason, bool(reason)
+            if not kind and self._away:
+                self._reasons.clear()
+                self._reconnects += self._answered
+                log.info("%s: answers%s", self._config.url, " again" if self._answered else "")
+            self._answered, self._away = self._answered or not kind, bool(kind)
             self._changed.notify_all()
         return answer
 
@@ -280,12 +327,11 @@ class InfluxSink:
         with self._changed:
             if answer.accepted:
                 self._confirmed_bytes += size
-                self._told = False
             else:
                 self._failed += len(self._sent)
-                if not self._told:
-                    log.error("%s: refused outputs with %d: %s", self._config.url, answer.status, answer.text)
-                self._told = True
+                if answer.status not in self._refusals:
+                    self._refusals.add(answer.status)
+                    log.error("%s: refused outputs with %s; said once", self._config.url, answer.said)
             self._sent.clear()
             self._changed.notify_all()
 

@@ -3,6 +3,9 @@
 A row is kept until the broker has confirmed it, and sent again on the next connection until then: at least once on the
 wire, and the ``id`` tells a row that comes twice.
 
+Decision: with ``drop_oldest`` a broker that is away holds up nobody: `flush` then does not wait for it, and what
+overflows is counted as discarded.  With ``block`` nothing is acknowledged before the broker has it.
+
 Decision: rows that were not confirmed when a connection broke are sent anew from here and not by paho, which would send
 them without asking what the new connection lets through: one packet too long for it, and it is cut again for ever.
 """
@@ -28,6 +31,7 @@ from stream_gru.mqtt.outbox import Outbox, Outgoing
 from stream_gru.mqtt.topics import fill_stream
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.home_assistant import discovery
+from stream_gru.sinks.leftovers import Leftovers, signed
 from stream_gru.times import format_iso
 from stream_gru.types import PredictionBatch, SinkHealth
 
@@ -35,7 +39,9 @@ log = logging.getLogger(__name__)
 
 _ONLINE, _OFFLINE = b"online", b"offline"
 _SLICE_S = 0.1
-_CLOSE_S = 2.0
+# `close` takes at most this long; the rows may have so much of it, then the notices of what goes offline.
+_CLOSE_S = 1.0
+_CLOSE_ROWS_S, _CLOSE_NOTICES_S = 0.5, 0.25
 _MOST_UNDER_WAY = 500
 _MOST_UNDER_WAY_311 = 20
 # Connections that the same output may cost before it is given up: some brokers cut us for what they do not want.
@@ -72,13 +78,17 @@ class MqttSink:
         self._suspect: Outgoing | None = None
         self._blamed = self._one_by_one = 0
         self._opened = False
+        own_id = client_id(broker, name, "out")
+        self._leftovers = Leftovers(config.availability_topic, own_id, clock)
         self._connection = Connection(
             broker,
-            client_id(broker, name, "out"),
+            own_id,
             Handlers(
                 connected=self._on_connected,
                 message=self._on_message,
                 published=self._on_published,
+                subscribed=self._leftovers.subscribed,
+                unsubscribed=self._leftovers.unsubscribed,
                 turn=self._on_turn,
             ),
             will=Will(config.status_topic, _OFFLINE),
@@ -123,48 +133,69 @@ class MqttSink:
     def flush(self) -> int:
         """Return how many bytes were confirmed.
 
-        Raises SinkPending while rows written before the first flush that was pending are not confirmed, TakenOver.
+        Raises SinkPending while rows written before the first flush that was pending are not confirmed, unless the
+        broker is away and ``when_full`` is ``drop_oldest``; raises TakenOver.
         """
         if self._opened:
             self._require_open()
             self._connection.wake()
             self._mark = self._mark or self._outbox.last
-            if not self._outbox.settled_to(self._mark):
+            if not self._outbox.settled_to(self._mark) and not self._holds_up_nobody:
                 raise SinkPending(f"sink {self._name}: {len(self._outbox)} outputs wait for the broker")
             self._mark = 0
         return self._outbox.confirmed_bytes
 
     def stream_status(self, stream: str, online: bool) -> None:
-        """Say that a stream is there, or silent; an output of it says that it is there again."""
+        """Say that a stream is there, or silent; an output of it says that it is there again.
+
+        That a stream is silent of which there never was an output is no news.
+        """
         new = stream not in self._streams
+        if new and not online:
+            return
         self._streams[stream] = online
-        if self._config.availability_topic:
-            self._outbox.notice(fill_stream(self._config.availability_topic, stream), _ONLINE if online else _OFFLINE)
+        self._say_availability(stream, online)
         if new:
             self._announce(stream)
         self._connection.wake()
 
     def close(self) -> None:
-        """Give the broker two seconds to confirm what is left, say ``offline``, and disconnect; may be called twice."""
+        """Give the broker a moment to confirm what is left, say ``offline`` of all streams and of us, and disconnect.
+
+        Takes a second at most; may be called twice.
+        """
         if not self._opened:
             return
+        end = self._clock() + _CLOSE_S
         if self._connection.connected:
             self._connection.wake()
-            self._outbox.wait(self._all_confirmed, _CLOSE_S)
+            self._outbox.wait(lambda: not len(self._outbox), _CLOSE_ROWS_S)
+        for stream in self._streams:
+            self.stream_status(stream, False)
+        if self._connection.connected:
+            self._outbox.wait(lambda: self._outbox.idle, _CLOSE_NOTICES_S)
         if len(self._outbox):
             log.warning("sink %s: %d outputs were not confirmed", self._name, len(self._outbox))
         self._opened = False
-        self._connection.close(farewell=self._say_goodbye)
+        self._connection.close(self._say_goodbye, max(0.0, end - self._clock()))
 
     def health(self) -> SinkHealth:
         """Whether the broker is there, and what waits."""
         return SinkHealth(
-            connected=self._connection.connected and self._connection.alive,
+            connected=self._is_there,
             queued=len(self._outbox),
             failed=self._outbox.failed,
             discarded=self._outbox.discarded,
             reconnects=self._connection.reconnects,
         )
+
+    @property
+    def _is_there(self) -> bool:
+        return self._connection.connected and self._connection.alive
+
+    @property
+    def _holds_up_nobody(self) -> bool:
+        return self._config.when_full == "drop_oldest" and not self._is_there
 
     def _require_open(self) -> None:
         if not self._opened:
@@ -175,8 +206,9 @@ class MqttSink:
                 f"stop it, or give each daemon its own client_id in [[broker]]"
             )
 
-    def _all_confirmed(self) -> bool:
-        return not len(self._outbox)
+    def _say_availability(self, stream: str, online: bool) -> None:
+        if self._config.availability_topic:
+            self._outbox.notice(fill_stream(self._config.availability_topic, stream), _ONLINE if online else _OFFLINE)
 
     def _wait_for_room(self) -> None:
         self._require_open()
@@ -191,15 +223,18 @@ class MqttSink:
 
     def _on_connected(self, client: Client, _session_present: bool) -> None:
         client.drop_out_messages()
-        self._look_for_culprit(self._outbox.recall())
+        unanswered = self._outbox.recall()
+        self._look_for_culprit(unanswered)
+        for item in unanswered:
+            if not item.key:  # what is true no longer is replaced below
+                self._outbox.notice(item.topic, item.payload)
         self._outbox.notice(self._config.status_topic, _ONLINE)
         for stream, online in list(self._streams.items()):
-            if self._config.availability_topic:
-                topic = fill_stream(self._config.availability_topic, stream)
-                self._outbox.notice(topic, _ONLINE if online else _OFFLINE)
+            self._say_availability(stream, online)
             self._announce(stream)
+        self._leftovers.connected(client, cut=self._connection.cuts > 0)
         if self._discovers:
-            client.subscribe(f"{self._config.discovery_prefix}/status", qos=1)
+            client.subscribe(self._birth_topic, qos=1)
 
     def _look_for_culprit(self, unanswered: list[Outgoing]) -> None:
         """When the broker cuts one connection after the other, send one by one, and give up what it always cuts for."""
@@ -216,11 +251,26 @@ class MqttSink:
             self._outbox.give_up(first)
 
     def _on_message(self, message: MQTTMessage) -> None:
-        """Home Assistant was started and wants to know everything again."""
+        """Home Assistant was started and wants to know everything again; or a stream is online since an earlier run."""
         self._connection.acknowledge(message)
-        if bytes(message.payload) == _ONLINE:
-            for stream in list(self._streams):
-                self._announce(stream)
+        if message.topic == self._birth_topic:
+            if bytes(message.payload) == _ONLINE:
+                for stream in list(self._streams):
+                    self._announce(stream)
+        elif message.topic != self._config.status_topic:
+            self._take_back(self._leftovers.stream_of(message))
+
+    def _take_back(self, stream: str) -> None:
+        """Say that a stream is offline, unless we know better."""
+        if stream and stream not in self._streams:
+            self._say_availability(stream, False)
+            online = self._streams.get(stream)
+            if online is not None:  # its first output came in between
+                self._say_availability(stream, online)
+
+    @property
+    def _birth_topic(self) -> str:
+        return f"{self._config.discovery_prefix}/status"
 
     @property
     def _discovers(self) -> bool:
@@ -231,6 +281,7 @@ class MqttSink:
             self._outbox.notice(*discovery(self._manifest, self._config, stream))
 
     def _on_turn(self, client: Client) -> None:
+        self._leftovers.turn(client)
         limits = self._connection.limits
         most = max(1, min(_MOST_UNDER_WAY, limits.receive_maximum, self._outbox.bound // 2))
         if self._broker.protocol != "5":
@@ -245,7 +296,8 @@ class MqttSink:
 
     def _publish(self, client: Client, item: Outgoing) -> None:
         limits = self._connection.limits
-        size = len(item.payload) + len(item.topic.encode()) + len(item.key.encode()) + _PACKET_BYTES
+        label = item.key or self._connection.client_id
+        size = len(item.payload) + len(item.topic.encode()) + len(label.encode()) + _PACKET_BYTES
         if size > limits.max_packet_bytes:
             self._say_once("size", f"the broker takes at most {limits.max_packet_bytes} bytes, an output has {size}")
             self._outbox.refused(item)
@@ -263,8 +315,10 @@ class MqttSink:
         self._outbox.sent(info.mid, item)
 
     def _properties(self, item: Outgoing) -> Properties | None:
-        if self._broker.protocol != "5" or not item.key:
+        if self._broker.protocol != "5":
             return None
+        if not item.key:
+            return signed(self._connection.client_id)
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.PayloadFormatIndicator = 1
         properties.ContentType = "application/json"
@@ -293,4 +347,11 @@ class MqttSink:
 
     def _say_goodbye(self, client: Client) -> None:
         limits = self._connection.limits
-        client.publish(self._config.status_topic, _OFFLINE, min(1, limits.max_qos), limits.retain)
+        # What could not be confirmed is said once more, so that a broker that is only behind reads it in the end:
+        # without acknowledgement, as more may be under way than it allows.
+        idle = self._outbox.idle
+        if self._config.availability_topic and not idle:
+            for stream in list(self._streams):
+                topic = fill_stream(self._config.availability_topic, stream)
+                client.publish(topic, _OFFLINE, 0, limits.retain)
+        client.publish(self._config.status_topic, _OFFLINE, min(int(idle), limits.max_qos), limits.retain)

@@ -118,9 +118,9 @@ class MqttSource:
         self._connection.close(farewell=self._on_turn)
 
     def health(self) -> SourceHealth:
-        """Whether the broker is there, and what waits."""
+        """Whether the broker is there and has granted all topics on this connection, and what waits."""
         return SourceHealth(
-            connected=self._connection.connected and self._connection.alive,
+            connected=self._connection.connected and self._connection.alive and self._subscriptions.complete,
             queued=len(self._queue),
             queued_bytes=self._queue.nbytes,
             reconnects=self._connection.reconnects,

@@ -59,7 +59,8 @@ class SerialSource:
     ) -> None:
         self._config, self._name, self._wall_ns, self._opener = config, name, wall_ns, opener
         self._scheme = config.port.partition("://")[0].lower() if "://" in config.port else ""
-        if self._scheme and importlib.util.find_spec(f"serial.urlhandler.protocol_{self._scheme}") is None:
+        known = self._scheme.isidentifier() and importlib.util.find_spec(f"serial.urlhandler.protocol_{self._scheme}")
+        if "://" in config.port and not known:
             raise ConfigError(f"port: expected a device or a URL that pyserial knows, got {config.port!r}")
         self._framer = self._new_framer()
         self._port: Any = None

@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from stream_gru.control import MAX_COMMAND_BYTES, Action, Answer, Command, Commands, parse_command
+from stream_gru.control.refusals import Refusals
 from stream_gru.types import STREAM_ID, SinkHealth, SourceHealth
 from stream_gru.web.events import EventStream
 from stream_gru.web.feed import MAX_CLIENTS, Feed
@@ -34,7 +35,7 @@ class DaemonStatus:
     """The daemon at a glance.
 
     ``counts``  since the process began, by name (received, applied, dropped, resets, ...)
-    ``paused``  streams held by name; ``paused_all``: all are held, but for those resumed since
+    ``paused``  streams held by name; ``paused_all``: all are held, but for those ``resumed`` since
     """
 
     version: str
@@ -48,6 +49,7 @@ class DaemonStatus:
     counts: dict[str, int] = field(default_factory=dict)
     paused: tuple[str, ...] = ()
     paused_all: bool = False
+    resumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class Api:
     """What the daemon lends to the server.
 
     ``status`` and ``streams(limit)`` are called in the web thread: they must be quick and safe to call beside the loop.
-    Without a ``token`` no command is taken.
+    Without a ``token`` no command is taken.  ``refused`` is told of each command that does not reach ``commands``: the
+    action and a short text without secrets; it is called in the web thread and must neither raise nor wait.
     """
 
     status: Callable[[], DaemonStatus]
@@ -73,6 +76,7 @@ class Api:
     feed: Feed
     commands: Commands
     token: str = field(default="", repr=False)
+    refused: Callable[[str, str], None] = lambda action, why: None
 
 
 def status_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
@@ -113,31 +117,49 @@ def outputs_route(api: Api) -> Callable[[Request], Awaitable[EventStream | Respo
     return answer
 
 
-def command_route(api: Api, action: Action) -> Callable[[Request], Awaitable[Response]]:
+class _Refused(Exception):
+    """A command that is not taken: the answer to it, and why where the log shall say more than the answer."""
+
+    def __init__(self, status: int, text: str, *, why: str = "", headers: dict[str, str] | None = None) -> None:
+        super().__init__(why or text)
+        self.answer = _told(status, text, headers)
+
+
+def command_route(api: Api, action: Action, refusals: Refusals) -> Callable[[Request], Awaitable[Response]]:
     """``POST /api/v1/reset``, ``pause`` or ``resume`` with ``{"stream": NAME}`` or ``{"all": true}``."""
 
     async def answer(request: Request) -> Response:
-        token = api.token.strip()
-        if not token:
-            return _told(403, _NOT_SET)
-        if not _authorized(request, token):
-            return _told(401, "expected the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return _told(415, "expected Content-Type: application/json")
-        body = await _body(request)
-        if body is None:
-            return _told(413, f"expected at most {MAX_COMMAND_BYTES} bytes")
         try:
-            stream = _stream_of(body, action)
-        except ValueError as error:
-            return _told(400, str(error))
-        return await _ask(api.commands, action, stream)
+            stream = await _asked(request, api.token.strip(), action)
+            return await _ask(api.commands, action, stream)
+        except _Refused as refused:
+            client = f" (from {request.client.host})" if request.client is not None else ""
+            refusals.tell(str(action), f"{refused}{client}")
+            return refused.answer
 
     return answer
 
 
+async def _asked(request: Request, token: str, action: Action) -> str | None:
+    """The stream that a request means, None for all.  Raises _Refused."""
+    if not token:
+        raise _Refused(403, _NOT_SET)
+    if not _authorized(request, token):
+        why = "wrong token" if "authorization" in request.headers else "no token"
+        text = "expected the header Authorization: Bearer TOKEN"
+        raise _Refused(401, text, why=why, headers={"WWW-Authenticate": "Bearer"})
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise _Refused(415, "expected Content-Type: application/json")
+    try:
+        return _stream_of(await _body(request), action)
+    except ValueError as error:
+        raise _Refused(400, str(error)) from None
+    except ClientDisconnect:  # the server drops the answer
+        raise _Refused(400, "the client went away before the end of its body") from None
+
+
 async def _ask(commands: Commands, action: Action, stream: str | None) -> Response:
-    """Give the command to the daemon and wait for what it says."""
+    """Give the command to the daemon and wait for what it says.  Raises _Refused when too many wait already."""
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Answer] = loop.create_future()
 
@@ -150,7 +172,7 @@ async def _ask(commands: Commands, action: Action, stream: str | None) -> Respon
             loop.call_soon_threadsafe(tell, answer)
 
     if not commands.put(Command(action, stream, reply)):
-        return _told(503, "too many commands are waiting")
+        raise _Refused(503, "too many commands are waiting")
     try:
         async with asyncio.timeout(_ANSWER_S):
             answer = await answered
@@ -165,13 +187,13 @@ def _authorized(request: Request, token: str) -> bool:
     return same and scheme.lower() == "bearer"
 
 
-async def _body(request: Request) -> bytes | None:
-    """The body, None when it is too long."""
+async def _body(request: Request) -> bytes:
+    """The body.  Raises _Refused when it is too long, ClientDisconnect when it does not come to its end."""
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > MAX_COMMAND_BYTES:
-            return None
+            raise _Refused(413, f"expected at most {MAX_COMMAND_BYTES} bytes")
     return body
 
 

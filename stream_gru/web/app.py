@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stream_gru.control import Action
+from stream_gru.control.refusals import Refusals
 from stream_gru.errors import ConfigError
 from stream_gru.web.api import ONCE, Api, command_route, outputs_route, status_route, streams_route
 from stream_gru.web.hosts import HostGuard
@@ -160,10 +161,11 @@ def build_app(
         Route("/metrics", metrics, methods=["GET"]),
     ]
     if api is not None:
+        refusals = Refusals("HTTP", api.refused)
         routes += [
             Route("/api/v1/status", status_route(api), methods=["GET"]),
             Route("/api/v1/streams", streams_route(api), methods=["GET"]),
             Route("/api/v1/outputs", outputs_route(api), methods=["GET"]),
-            *(Route(f"/api/v1/{action}", command_route(api, action), methods=["POST"]) for action in Action),
+            *(Route(f"/api/v1/{action}", command_route(api, action, refusals), methods=["POST"]) for action in Action),
         ]
     return HostGuard(Starlette(routes=routes), host)

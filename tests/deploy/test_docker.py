@@ -12,6 +12,11 @@ import yaml
 
 from stream_gru.config import parse_config
 from stream_gru.config.live import MqttSourceConfig
+from stream_gru.gateway.builders import build_assembler, build_intake
+from stream_gru.gateway.plan import load_plan
+from stream_gru.mqtt.access import client_id
+from stream_gru.simulate.live import clean_pumps, json_text, sample_of
+from stream_gru.types import Position, RawMessage
 from tests.deploy.support import DEPLOY, ROOT
 
 DOCKER = DEPLOY / "docker"
@@ -157,6 +162,28 @@ def test_the_configuration_suits_the_container() -> None:
     assert (source.topics, source.format) == (["sensors/{stream}/data"], "json")
     assert sink.__struct_config__.tag == "mqtt"
     assert service["ports"] == [f"127.0.0.1:9723:{config.metrics.listen.removeprefix('0.0.0.0:')}"]
+
+
+def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
+    """The configuration reads what `stream-gru simulate pump --mqtt` sends, with its time."""
+    path = tmp_path / "gateway.toml"
+    path.write_text((DOCKER / "gateway.toml").read_text().replace("/etc/stream-gru/", f"{ROOT / 'sample_data'}/"))
+    plan = load_plan(path, here=False)
+    (source,) = plan.sources
+    pump, time_ns = clean_pumps(1.0, 1, 1, 7)[0], 1_767_225_600_250_000_000
+    payload = json_text(sample_of(pump, 0, time_ns)).encode()
+    message = RawMessage(payload, "pump-7", b"", time_ns + 1, Position(source.name, 1), "", None, source.name)
+    batch = build_intake(source, build_assembler(plan), None).take([message]).batch
+    assert batch.streams == ("pump-7",)
+    assert batch.time_ns.tolist() == [time_ns]
+    assert batch.values.shape == (1, 4)
+    assert not batch.rejected
+
+
+def test_the_daemon_keeps_its_name_at_the_broker() -> None:
+    """The name of a container is another one each time; the session is not."""
+    (broker,) = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml").broker
+    assert client_id(broker, "mqtt") == broker.client_id == "stream-gru"
 
 
 def test_the_bundle_that_is_mounted_is_the_sample() -> None:

@@ -15,7 +15,6 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from stream_gru.config.live import BrokerConfig, ControlConfig
-from stream_gru.control import Commands
 from stream_gru.control.mqtt import ControlMqtt
 from tests.support.broker import Broker, Peer, needs_mosquitto
 from tests.support.waiting import wait_for
@@ -45,10 +44,10 @@ def daemon() -> Iterator[FakeDaemon]:
     worker.join()
 
 
-def control_of(broker: Broker, commands: Commands, protocol: str = "5") -> ControlMqtt:
+def control_of(broker: Broker, daemon: FakeDaemon, protocol: str = "5") -> ControlMqtt:
     """The control of a daemon, not opened."""
     config = BrokerConfig(url=broker.url, client_id="gateway", protocol=protocol, longest_pause_s=0.2)  # type: ignore[arg-type]
-    return ControlMqtt(ControlConfig(mqtt=True, topic=TOPIC), config, commands)
+    return ControlMqtt(ControlConfig(mqtt=True, topic=TOPIC), config, daemon.commands, daemon.refuse)
 
 
 def until_connected(control: ControlMqtt) -> None:
@@ -59,7 +58,7 @@ def until_connected(control: ControlMqtt) -> None:
 @pytest.fixture(params=["5", "3.1.1"])
 def control(request: pytest.FixtureRequest, broker: Broker, daemon: FakeDaemon) -> Iterator[ControlMqtt]:
     """The control of that daemon, connected, in both versions of the protocol."""
-    made = control_of(broker, daemon.commands, request.param)
+    made = control_of(broker, daemon, request.param)
     made.open()
     until_connected(made)
     yield made
@@ -84,6 +83,7 @@ def test_a_command_is_carried_out_and_answered(broker: Broker, daemon: FakeDaemo
             {"ok": False, "text": "unknown stream 'x'", "streams": 0},
         ]
     assert daemon.done == [("reset", "a"), ("pause", None)]
+    assert daemon.refused == []
 
 
 def ask(broker: Broker, payload: str, response_topic: str, listen: str) -> MQTTMessage:
@@ -127,16 +127,23 @@ def test_the_answer_goes_where_the_request_says(broker: Broker, control: Control
 
 
 def test_nonsense_is_answered(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
-    """Whatever is sent, it is answered and harms nobody; what is far too long is passed over."""
+    """Whatever is sent, it is answered, counted and harms nobody; what is far too long is passed over."""
     nonsense: list[bytes | str] = [b"", b"\xff", "[" * 4000, "{}", "null", "{" + " " * 4096 + "}"]
+    nonsense += ['{"action": "pause"}', '{"action": "resume", "stream": "a\\n"}', '{"action": ["reset"], "all": true}']
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, b"x" * 200_000, *nonsense, RESET)
-        found = answers(peer, len(nonsense) + 1)
-        wait_for(lambda: peer.heard and json.loads(peer.payloads()[-1])["ok"], what="the last answer")
-    assert {answer["ok"] for answer in found[: len(nonsense)]} == {False}
+        answers(peer, len(nonsense) + 1)
+        wait_for(lambda: json.loads(peer.payloads()[-1])["ok"], what="the last answer")
+        # MQTT 3.1.1 cannot keep the first one away, so that it is answered too.
+        found = answers(peer, len(nonsense) + 1)[-1 - len(nonsense) : -1]
+    assert {answer["ok"] for answer in found} == {False}
     assert any("4096 bytes" in answer["text"] for answer in found)
     assert daemon.done == [("reset", "a")]
+    actions = ["unknown"] * 6 + ["pause", "resume", "unknown"]
+    assert daemon.refused[-len(nonsense) :] == [
+        (action, answer["text"]) for action, answer in zip(actions, found, strict=True)
+    ]
 
 
 def test_a_full_queue_is_answered(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
@@ -149,6 +156,7 @@ def test_a_full_queue_is_answered(broker: Broker, daemon: FakeDaemon, control: C
         daemon.awake = True
         assert len(answers(peer, 66)) == 66
     assert len(daemon.done) == 64
+    assert daemon.refused == [("reset", "too many commands are waiting")] * 2
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
@@ -158,7 +166,7 @@ def test_a_stored_command_is_not_carried_out(broker: Broker, daemon: FakeDaemon,
         peer.publish(TOPIC, RESET, retain=True)
         peer.subscribe(f"{TOPIC}/response")
         for _ in range(2):
-            control = control_of(broker, daemon.commands, protocol)
+            control = control_of(broker, daemon, protocol)
             control.open()
             until_connected(control)
             answered = len(peer.heard)
@@ -167,6 +175,9 @@ def test_a_stored_command_is_not_carried_out(broker: Broker, daemon: FakeDaemon,
             control.close()
             peer.publish(TOPIC, RESET)
     assert daemon.done == [("pause", "a")] * 2
+    # MQTT 5 lets us say that stored messages shall not be sent at all.
+    refused = [("reset", f"a retained message on {TOPIC} is not carried out; delete it")] * 2
+    assert daemon.refused == ([] if protocol == "5" else refused)
 
 
 def test_it_survives_the_broker(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
@@ -184,7 +195,7 @@ def test_it_survives_the_broker(broker: Broker, daemon: FakeDaemon, control: Con
 
 def test_it_may_be_closed_before_it_was_connected(tmp_path: Path) -> None:
     """Without a broker, opening and closing return at once."""
-    control = control_of(Broker(tmp_path), Commands())
+    control = control_of(Broker(tmp_path), FakeDaemon())
     control.open()
     assert not control.connected
     control.close()

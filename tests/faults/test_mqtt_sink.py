@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,37 +102,6 @@ def test_many_rows_arrive_once_in_order(broker: Broker, keys: dict[str, Any], pr
         assert sink.flush() == sum(map(len, peer.payloads()))
 
 
-def test_the_status_is_there_after_each_reconnect_and_after_the_end(broker: Broker) -> None:
-    """Online, retained, whenever we are; offline after a clean end; and of each stream when it was last heard."""
-    with opened(broker) as sink:
-        sink.write(outputs(1))
-        wait_for(lambda: flushed(sink))
-        sink.stream_status("p1", False)
-        broker.kill()
-        broker.forget()
-        broker.start()
-        with broker.client() as peer:
-            peer.subscribe("stream_gru/#")
-            wait_for(lambda: peer.payloads("stream_gru/status") == [b"online"])
-            wait_for(lambda: peer.payloads("stream_gru/p1/availability") == [b"offline"])
-            sink.write(outputs(1, 5))
-            wait_for(lambda: peer.payloads("stream_gru/p1/availability") == [b"offline", b"online"])
-    with broker.client() as peer:
-        peer.subscribe("stream_gru/#")
-        wait_for(lambda: peer.payloads("stream_gru/status") == [b"offline"])
-        assert all(message.retain for message in peer.heard)
-
-
-def test_the_last_will_speaks_for_a_killed_daemon(broker: Broker) -> None:
-    """Without a word of goodbye the broker says offline (in MQTT 3.1.1 at once, else after ten seconds)."""
-    with broker.client() as peer, opened(broker, protocol="3.1.1") as sink:
-        peer.subscribe("stream_gru/status")
-        wait_for(lambda: peer.payloads() == [b"online"])
-        sink.connection._leave = lambda: None  # type: ignore[method-assign]
-        sink.connection.close()
-        wait_for(lambda: peer.payloads() == [b"online", b"offline"])
-
-
 def test_rows_written_while_the_broker_is_away_are_sent_later(broker: Broker) -> None:
     """Nothing is lost and nothing sent twice without need; flush says meanwhile that it is pending."""
     with opened(broker) as sink:
@@ -216,6 +185,50 @@ def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
         assert first.endswith("00:01:20Z")
 
 
+def test_a_broker_that_is_away_holds_up_nobody_unless_it_shall(broker: Broker) -> None:
+    """With drop_oldest inputs go on being acknowledged, so that the queue can fill; with block they wait."""
+    keys = {"queue_messages": 20}
+    with (
+        opened(broker, {**keys, "when_full": "drop_oldest"}) as goes_on,
+        opened(broker, keys, client_id="waits") as waits,
+    ):
+        broker.stop()
+        wait_for(lambda: not goes_on.health().connected and not waits.health().connected)
+        waits.write(outputs(1))
+        for begin in range(0, 100, 10):
+            goes_on.write(outputs(10, begin))
+            assert goes_on.flush() == 0
+            assert not flushed(waits)
+        assert (goes_on.health().queued, goes_on.health().discarded) == (20, 80)
+        broker.start()
+        wait_for(lambda: flushed(waits))
+        wait_for(lambda: not goes_on.health().queued)
+        assert goes_on.flush() > 0
+
+
+def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
+    """Also before the first connection."""
+    config = MqttSinkConfig(queue_messages=5, when_full="drop_oldest")
+    sink = MqttSink(config, BrokerConfig(url="mqtt://127.0.0.1:9", longest_pause_s=0.5), name="mqtt")
+    sink.open()
+    sink.write(outputs(8))
+    assert sink.flush() == 0
+    assert (sink.health().queued, sink.health().discarded) == (5, 3)
+    sink.close()
+
+
+@pytest.mark.parametrize("end", [Broker.freeze, Broker.stop], ids=["frozen", "stopped"])
+def test_closing_ends_the_thread_whatever_the_broker_does(broker: Broker, end: Callable[[Broker], None]) -> None:
+    """The queue is full, the broker says nothing: the thread has ended when close returns."""
+    with opened(broker, {"queue_messages": 500, "when_full": "drop_oldest"}) as sink:
+        end(broker)
+        sink.write(outputs(1000, streams=tuple(f"p{n}" for n in range(50))))
+        thread = sink.connection._thread
+        sink.close()
+        assert thread is not None
+        assert not thread.is_alive()
+
+
 def test_too_long_a_row_is_refused_once_and_the_rest_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A row that the broker would cut the connection for is not sent; those behind it are."""
     with Broker(tmp_path, max_packet_bytes=2000) as broker, broker.client() as peer:
@@ -274,7 +287,6 @@ def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
             wait_for(lambda: sink._outbox.under_way > 0)
             second._config.write_text(second._config.read_text().replace(str(second.port), str(first.port)))
             second.port = first.port
-            first.thaw()
             first.kill()
             second.start()
             wait_for(lambda: flushed(sink))

@@ -1,22 +1,18 @@
-"""The MQTT source against a real broker that dies, hangs, forgets and misbehaves."""
+"""The MQTT source against a real broker: what comes, what is acknowledged, what cannot be used."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paho.mqtt.client import Client, DisconnectFlags, MQTTMessage
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.client import Client, MQTTMessage
 
 from stream_gru.config.live import BrokerConfig, MqttSourceConfig
-from stream_gru.errors import TakenOver
 from stream_gru.mqtt.connection import Connection
 from stream_gru.sources.mqtt import MqttSource
 from stream_gru.types import DropReason, Position, RawMessage
@@ -196,105 +192,6 @@ def test_mqtt_3_1_1_has_the_same_promise(broker: Broker) -> None:
             assert numbers(receive(source, 3)) == [2, 3, 4]
 
 
-@pytest.mark.parametrize("end", [Broker.stop, Broker.kill], ids=["stop", "kill"])
-def test_a_broker_that_comes_back_with_its_sessions(
-    broker: Broker, end: Callable[[Broker], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Nothing is lost and nothing taken twice: what we hold and the broker sends again is known to be the same."""
-    with caplog.at_level(logging.INFO), opened(broker) as source:
-        with broker.client() as peer:
-            peer.publish("sensors/p1/data", *texts(20))
-        got = receive(source, 20)
-        commit(source, got[9])
-        wait_for(lambda: broker._store.exists() and saved(broker))
-        end(broker)
-        wait_for(lambda: not source.health().connected)
-        broker.start()
-        wait_for(lambda: source.health().connected)
-        with broker.client() as peer:
-            peer.publish("sensors/p1/data", *texts(5, 20))
-        more = receive(source, 5)
-        assert numbers(more) == list(range(20, 25))
-        commit(source, more[-1])
-        assert source.health().reconnects == 1
-        assert source.health().sessions_lost == 0
-    said = [record.message for record in caplog.records if "daemon" in record.message]
-    assert [" lost (" in said[1], "connected again" in said[-1]] == [True, True]
-    assert len(said) <= 4
-    with opened(broker) as source, broker.client() as peer:
-        quiet(source, peer)
-
-
-def saved(broker: Broker) -> bool:
-    """Whether the broker has had time to write its sessions: it does so every second when something changed."""
-    with broker.client() as peer:
-        before = broker._store.stat().st_mtime_ns
-        peer.publish("other", "x", retain=True)
-        wait_for(lambda: broker._store.stat().st_mtime_ns != before)
-    return True
-
-
-def test_a_frozen_broker_is_left_and_found_again(broker: Broker) -> None:
-    """A broker that hangs for longer than the keep-alive loses us nothing."""
-    with opened(broker, keepalive_s=1) as source:
-        with broker.client() as peer:
-            peer.publish("sensors/p1/data", *texts(10))
-        got = receive(source, 10)
-        broker.freeze()
-        source.commit(got[4].position)
-        wait_for(lambda: not source.health().connected, what="the source to notice")
-        broker.thaw()
-        wait_for(lambda: source.health().connected)
-        with broker.client() as peer:
-            peer.publish("sensors/p1/data", *texts(5, 10))
-        more = receive(source, 5)
-        assert numbers(more) == list(range(10, 15))
-        commit(source, more[-1])
-        assert source.health().sessions_lost == 0
-    with opened(broker) as source, broker.client() as peer:
-        quiet(source, peer)
-
-
-def test_closing_does_not_wait_for_a_frozen_broker(broker: Broker) -> None:
-    """A daemon that shall end ends."""
-    with opened(broker) as source:
-        broker.freeze()
-        thread = source.connection._thread
-        source.close()
-        assert not thread.is_alive()
-
-
-def test_a_lost_session_is_counted_and_old_acknowledgements_stay_away(broker: Broker) -> None:
-    """With a new session packet identifiers begin anew: an old acknowledgement must not hit a new message."""
-    with opened(broker) as source:
-        with broker.client() as peer:
-            peer.publish("sensors/p1/data", *texts(5))
-        old = receive(source, 5)
-        broker.kill()
-        broker.forget()
-        broker.start()
-        wait_for(lambda: source.health().sessions_lost == 1)
-        wait_for(lambda: source.health().connected and not source._subscriptions._asked)
-        with broker.client() as peer:
-            peer.publish("sensors/p1/data", *texts(5, 100))
-        assert numbers(receive(source, 5)) == list(range(100, 105))
-        commit(source, old[-1])
-    with opened(broker) as source:
-        assert numbers(receive(source, 5)) == list(range(100, 105))
-
-
-def test_a_late_acknowledgement_would_be_seen(broker: Broker) -> None:
-    """The test above can fail: acknowledging by bare identifier does lose messages."""
-    with opened(broker) as source:
-        with broker.client() as peer:
-            peer.publish("sensors/p1/data", *texts(3))
-        receive(source, 3)
-        source.connection.later(lambda client: [client.ack(mid, 1) for mid in (1, 2, 3)])
-        settle(source)
-    with opened(broker) as source, broker.client() as peer:
-        quiet(source, peer)
-
-
 def test_faults_are_handed_on_and_acknowledged(broker: Broker) -> None:
     """What cannot be used is a fault with a position, so that it is counted once and does not come again."""
     with broker.client() as peer:
@@ -386,19 +283,6 @@ def test_a_subscription_that_nobody_wants_any_more_is_dropped(broker: Broker, tm
         quiet(source, peer)
 
 
-def test_a_session_lost_while_we_were_away_is_counted(broker: Broker, tmp_path: Path) -> None:
-    """What the session was subscribed to is kept beside: its absence at the next start is a loss."""
-    with opened(broker, state_dir=str(tmp_path)) as source:
-        assert source.health().sessions_lost == 0
-        source.close()
-    broker.kill()
-    broker.forget()
-    broker.start()
-    with opened(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
-        assert source.health().sessions_lost == 1
-        quiet(source, peer)
-
-
 def test_a_file_of_subscriptions_that_is_damaged_only_warns(
     broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -413,13 +297,16 @@ def test_a_file_of_subscriptions_that_is_damaged_only_warns(
 
 
 def test_a_refused_subscription_is_told(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    """The broker's reason stands in the log, and the filter is asked for again on the next connection."""
+    """The broker's reason stands in the log, the source does not count as connected, and asks again on the next
+    connection.
+    """
     with opened(broker) as source:
         source._subscriptions._held.clear()
         source._subscriptions._asked[7] = ("sensors/+/data",)
         source._subscriptions.subscribed(7, ["Not authorized"])
         assert "refused the subscription to sensors/+/data: Not authorized" in caplog.text
         assert not source._subscriptions._held
+        assert not source.health().connected
 
 
 def test_a_topic_that_is_not_text_is_a_fault(broker: Broker) -> None:
@@ -441,44 +328,6 @@ def test_what_the_broker_lets_through_can_be_read(tmp_path: Path) -> None:
         limits = source.connection.limits
         assert (limits.max_packet_bytes, limits.receive_maximum, limits.retain) == (5000, 7, False)
         assert source.window == 1000
-
-
-def test_a_second_daemon_with_our_name_is_told_of(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    """Two clients of one name throw each other out; where the broker does not say why, we say what it may be."""
-    with opened(broker), opened(broker):
-        wait_for(lambda: "another client connects as 'daemon'" in caplog.text)
-
-
-def test_being_thrown_out_twice_ends_the_attempts(broker: Broker) -> None:
-    """A broker that says why (0x8E) is believed at the second time; `poll` tells what to do."""
-    with opened(broker) as source:
-        thread = source.connection._thread
-
-        def throw_out(client: Any) -> None:
-            code = ReasonCode(PacketTypes.DISCONNECT, "Session taken over")
-            client.on_disconnect(client, None, DisconnectFlags(True), code, None)
-            client.socket().close()
-
-        source.connection.later(throw_out)
-        wait_for(lambda: source.health().reconnects == 1)
-        assert source.poll(1, 0.0) == []
-        source.connection.later(throw_out)
-        wait_for(lambda: not thread.is_alive())
-        with pytest.raises(TakenOver, match="client_id"):
-            source.poll(1, 0.0)
-        assert not source.health().connected
-
-
-def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
-    """Opening does not wait, and everything begins once the broker is there."""
-    broker = Broker(tmp_path)
-    source = MqttSource(table(), settings(broker), name="mqtt")
-    source.open(None)
-    assert source.poll(1, 0.0) == []
-    assert not source.health().connected
-    with broker:
-        wait_for(lambda: source.health().connected)
-        source.close()
 
 
 def test_an_error_in_a_handler_does_not_end_the_connection(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:

@@ -87,13 +87,36 @@ def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[i
     one = build(options)
     done = one.join(batch)
     assert batch.received == done.joined + sum(done.batch.rejected.values())
-    assert set(done.batch.rejected) <= {DropReason.LATE, DropReason.STREAM_LIMIT}
+    silent = np.isnan(batch.values).all(axis=1)
+    assert set(done.batch.rejected) <= {
+        DropReason.LATE,
+        DropReason.DUPLICATE,
+        DropReason.STREAM_LIMIT,
+        *([DropReason.NON_FINITE] if silent.any() else []),
+    }
     assert one.pending <= 64 * 2
     for rows in (done.batch, one.flush()):
         assert not np.isnan(rows.values).all(axis=1).any()
         assert not (rows.time_ns % NS_PER_S).any()
     assert one.pending == 0
     assert not len(one.flush())
+
+
+@settings(max_examples=150, deadline=None)
+@given(partial_records((0, 1, 3, 5, 10, 12, -4, -15)), st.sampled_from([1, 2, 5]))
+def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBatch, wait: int) -> None:
+    """And each stream's ticks go in order; nothing is held here, so that a row has what its own tick brought."""
+    own = batch.take(batch.stream == batch.stream[0])
+    own = SampleBatch(own.streams, own.stream, own.time_ns, own.values)
+    one = Assembler(CHANNELS, NS_PER_S, 0, wait * NS_PER_S)
+    emitted: list[int] = []
+    for end in range(1, len(own) + 1):
+        found = one.join(own.take(slice(end - 1, end))).batch
+        watermark = int(own.time_ns[:end].max()) - wait * NS_PER_S
+        for time, values in zip(found.time_ns.tolist(), found.values, strict=True):
+            assert time <= watermark or not np.isnan(values).any()
+            emitted.append(time)
+    assert emitted == sorted(set(emitted))
 
 
 @settings(max_examples=150, deadline=None)

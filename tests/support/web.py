@@ -30,13 +30,14 @@ class FakeDaemon:
     token: str = TOKEN
     awake: bool = True
     done: list[tuple[str, str | None]] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
     feed: Feed = field(default_factory=Feed)
     commands: Commands = field(default_factory=Commands)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def api(self) -> Api:
         """What it lends to the server."""
-        return Api(self.status, self.streams, self.feed, self.commands, self.token)
+        return Api(self.status, self.streams, self.feed, self.commands, self.token, self.refuse)
 
     def status(self) -> DaemonStatus:
         """At a glance."""
@@ -52,6 +53,10 @@ class FakeDaemon:
             counts={"received": 10},
             paused=("b",),
         )
+
+    def refuse(self, action: str, why: str) -> None:
+        """Remember what the server did not take."""
+        self.refused.append((action, why))
 
     def streams(self, limit: int) -> list[StreamStatus]:
         """All its streams."""

@@ -86,6 +86,31 @@ def test_a_tick_waits_for_its_channels() -> None:
     assert joined(impatient, ("p", 1, 0, 1), ("p", 1.9, 0, 2)) == [("p", 1, [1, None])]
 
 
+def test_a_complete_tick_waits_for_an_older_one_that_may_still_be_complete() -> None:
+    """The slow channel of the older tick is not late because the next one was quick; both go together, in order."""
+    one = assembler(wait_s=2)
+    assert joined(one, ("p", 10, 0, 1), ("p", 11, 0, 2), ("p", 11, 1, 20)) == []
+    assert joined(one, ("p", 10, 1, 10)) == [("p", 10, [1, 10]), ("p", 11, [2, 20])]
+    assert one.pending == 0
+
+
+def test_the_wait_for_an_older_tick_ends_with_its_watermark() -> None:
+    """Then the complete ones right behind it go with it, those behind the next incomplete one do not."""
+    one = assembler(wait_s=3)
+    reported = [("p", t, 0, t) for t in (10, 11, 12, 12.5)] + [("p", t, 1, 10 * t) for t in (11, 12.8)]
+    assert joined(one, *reported, ("p", 11.5, 0, 5)) == []
+    assert joined(one, ("p", 12.9, 0, 6)) == []
+    assert joined(one, ("p", 13.0, 0, 7)) == [("p", 10, [10, None]), ("p", 11, [11, 110])]
+    assert joined(one, ("p", 12, 1, 120)) == [("p", 12, [12, 120]), ("p", 13, [7, 128])]
+
+
+def test_a_tick_that_is_complete_goes_at_once_however_long_the_wait() -> None:
+    """Where nothing older waits there is nothing to wait for."""
+    one = assembler(wait_s=3600)
+    for t in range(1, 5):
+        assert joined(one, ("p", t, 0, 1), ("p", t, 1, 2)) == [("p", t, [1, 2])]
+
+
 def test_a_record_of_an_emitted_tick_is_late() -> None:
     """It is counted as late and changes nothing, not even what is held."""
     one = assembler(wait_s=0)
@@ -97,12 +122,26 @@ def test_a_record_of_an_emitted_tick_is_late() -> None:
 
 
 def test_a_channel_faster_than_the_period_is_not_late() -> None:
-    """What it says again after its tick is out is held for the next one; the same record once more is late."""
+    """What it says again after its tick is out is held for the next one."""
     one = assembler()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
-    done = one.join(records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3), ("p", 2.1, 1, 8)))
+    done = one.join(records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.7, 0, 9), ("p", 2.1, 1, 8)))
     assert (done.joined, done.batch.rejected) == (3, {DropReason.LATE: 1})
     assert rows(one.flush()) == [("p", 3, [3, 8])]
+
+
+def test_a_record_that_comes_twice_is_a_duplicate_once_its_tick_is_out() -> None:
+    """Same channel and time as what was taken last; a time that was not taken, or not of each channel, is late."""
+    one = assembler()
+    assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
+    twice = one.join(records(("p", 1.2, 0, 1), ("p", 1.3, 1, 7), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3)))
+    assert (twice.joined, twice.batch.rejected) == (1, {DropReason.DUPLICATE: 3})
+    assert joined(one, ("p", 2.5, 0, 4), ("p", 4, 0, 5)) == [("p", 3, [4, 7])]
+    late = one.join(records(("p", 1.8, 0, 3), ("p", 1.4, 1, 7), ("p", 1.3, 1, 7), ("p", 2.5, 0, 4)))
+    assert (late.joined, late.batch.rejected) == (0, {DropReason.LATE: 2, DropReason.DUPLICATE: 2})
+    both = records(("p", 2.5, 0, 4))
+    both.values[0, 1] = 7
+    assert one.join(both).batch.rejected == {DropReason.LATE: 1}
 
 
 def test_a_clock_set_back_starts_afresh() -> None:
@@ -144,10 +183,38 @@ def test_an_early_record_does_not_show_before_its_tick() -> None:
 
 
 def test_a_tick_in_which_nobody_reported_is_not_emitted() -> None:
-    """Gaps stay gaps; a record without any value moves the time on and is no sample."""
+    """Gaps stay gaps."""
     one = assembler()
-    assert joined(one, ("p", 1, 0, 1), ("p", 5, 0, NAN), ("p", 9, 0, 2)) == [("p", 1, [1, None])]
+    assert joined(one, ("p", 1, 0, 1), ("p", 9, 0, 2)) == [("p", 1, [1, None])]
     assert rows(one.flush()) == [("p", 9, [2, None])]
+
+
+def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
+    """In a tick with values, in one of its own, in one that is out: it is not finite, whatever else it might be."""
+    one = assembler()
+    done = one.join(records(("p", 1, 0, 1), ("p", 1, 1, NAN), ("p", 5, 0, NAN), ("p", 1, 0, NAN)))
+    assert rows(done.batch) == [("p", 1, [1, None])]
+    assert (done.joined, done.batch.rejected) == (1, {DropReason.NON_FINITE: 3})
+    assert one.pending == 0
+
+
+def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> None:
+    """They are told by the tick in which they stand, a reset by the next one where that has no value."""
+    found = records(
+        ("p", 1, 0, NAN),
+        ("p", 1, 0, 1),
+        ("p", 1, 1, 2),
+        ("p", 2, 0, NAN),
+        label=np.array([0, -1, -1, -1], np.int32),
+        labels=("a",),
+        reset=np.array([False, False, False, True]),
+    )
+    one = assembler()
+    done = one.join(found)
+    assert (done.joined, done.batch.rejected, done.batch.labels) == (4, {}, ("a",))
+    after = one.join(records(("p", 4, 0, 3), ("p", 4, 1, 4))).batch
+    assert after.reset is not None
+    assert after.reset.tolist() == [True]
 
 
 def test_what_records_say_besides_values_is_kept() -> None:

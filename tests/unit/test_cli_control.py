@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -141,7 +142,7 @@ def test_a_daemon_without_a_token_is_told(tmp_path: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("reset", "{}", "--all"), ("tap", "{}", "--wait", "0"), ("health", "--url", "{url}")]
+    "command", [("reset", "{}", "--all"), ("tap", "{}", "--wait", "0"), ("health", "--url", "{url}"), ("health", "{}")]
 )
 def test_a_daemon_that_does_not_run_is_told(tmp_path: Path, run: Run, command: tuple[str, ...]) -> None:
     """Where nothing listens, the address is named, in one line."""
@@ -155,10 +156,12 @@ def test_a_daemon_that_does_not_run_is_told(tmp_path: Path, run: Run, command: t
 def test_another_server_is_told(tmp_path: Path, run: Run) -> None:
     """What answers something else than HTTP is exit code 1, in one line."""
     with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(20)
 
         def answer() -> None:
             client, _ = other.accept()
             with client:
+                client.settimeout(20)
                 client.recv(1000)
                 client.sendall(b"SSH-2.0-x\r\n")
 
@@ -166,15 +169,33 @@ def test_another_server_is_told(tmp_path: Path, run: Run) -> None:
         thread.start()
         port = other.getsockname()[1]
         code, _, err = run("reset", write_config(tmp_path, f"127.0.0.1:{port}"), "--all")
-        thread.join()
+        thread.join(20)
     assert code == 1
     assert f"http://127.0.0.1:{port}: no answer" in err
 
 
 def test_health_is_for_containers(place: Place, run: Run) -> None:
-    """A daemon that is well is exit code 0, and a mistake in the address exit code 2."""
+    """A daemon that is well is exit code 0, and a mistake in the address or the configuration exit code 2."""
     assert run("health", "--url", place.server.address) == (0, "healthy\n", "")
+    assert run("health", place.config) == (0, "healthy\n", "")
     assert run("health", "--url", "ftp://127.0.0.1:1")[0] == 2
+    assert run("health", place.config.with_name("none.toml"))[0] == 2
+    code, _, err = run("health", place.config, "--url", place.server.address)
+    assert code == 2
+    assert "expected CONFIG or --url, not both" in err
+
+
+def test_health_without_arguments_asks_the_default_address(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The health check of a container names no address: it asks where a daemon listens by default."""
+    asked: list[str] = []
+
+    def ask(remote: Remote, method: str, path: str) -> tuple[int, str]:
+        asked.append(f"{method} {remote}{path}")
+        return 503, "the loop has not turned for 99 s"
+
+    monkeypatch.setattr(Remote, "ask", ask)
+    assert run("health") == (1, "the loop has not turned for 99 s\n", "")
+    assert asked == [f"GET {remote_of(parse_config('', 'run.toml'), Path('run.toml'))}/-/healthy"]
 
 
 @pytest.mark.parametrize(
@@ -222,11 +243,15 @@ def test_what_an_answer_says() -> None:
 
 
 class Tapping:
-    """A ``tap`` in a process of its own."""
+    """A ``tap`` in a process of its own; on a ``terminal`` it reads and writes there."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, terminal: int | None = None) -> None:
         line = [sys.executable, "-m", "stream_gru", "tap", *map(str, arguments)]
-        self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        place = subprocess.PIPE if terminal is None else terminal
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "20"}
+        self.process = subprocess.Popen(
+            line, stdin=terminal, stdout=place, stderr=place, text=True, env=environment, start_new_session=True
+        )
 
     def end(self) -> tuple[int, str, str]:
         """Wait for it: exit code, standard output, standard error."""
@@ -234,15 +259,53 @@ class Tapping:
         assert "Traceback" not in err, err
         return self.process.returncode, out, err
 
+    def kill(self) -> None:
+        """End it for sure."""
+        self.process.kill()
+        self.process.communicate(timeout=20)
+
+
+Tap = Callable[..., Tapping]
+
+
+@pytest.fixture
+def start() -> Iterator[Tap]:
+    """Start a ``tap``; none is left when a test has failed."""
+    taps: list[Tapping] = []
+
+    def begin(*arguments: object, terminal: int | None = None) -> Tapping:
+        taps.append(Tapping(*arguments, terminal=terminal))
+        return taps[-1]
+
+    yield begin
+    for tap in taps:
+        tap.kill()
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a terminal: ours, and that of a program."""
+    near, far = os.openpty()
+    yield near, far
+    os.close(near)
+    os.close(far)
+
+
+def test_children_can_be_interrupted() -> None:
+    """Ctrl-C works in what these tests start, also where they run in the background of a shell."""
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "True\n"
+
 
 def listening(daemon: FakeDaemon, n: int = 1) -> bool:
     """Whether so many clients have come."""
     return until(lambda: len(daemon.feed._clients) == n, seconds=20)
 
 
-def test_tap_prints_lines(place: Place) -> None:
+def test_tap_prints_lines(place: Place, start: Tap) -> None:
     """Into a pipe come JSON lines, of one stream if asked, as many as asked for."""
-    tap = Tapping(place.config, "--stream", "b", "--count", 2)
+    tap = start(place.config, "--stream", "b", "--count", 2)
     assert listening(place.daemon)
     place.daemon.feed.write(outputs(["a", "b", "b", "b"]))
     code, out, err = tap.end()
@@ -253,17 +316,17 @@ def test_tap_prints_lines(place: Place) -> None:
     ]
 
 
-def test_tap_ends_well_on_an_interrupt(place: Place) -> None:
+def test_tap_ends_well_on_an_interrupt(place: Place, start: Tap) -> None:
     """Ctrl-C is how it is meant to end."""
-    tap = Tapping("--url", place.server.address)
+    tap = start("--url", place.server.address)
     assert listening(place.daemon)
     tap.process.send_signal(signal.SIGINT)
     assert tap.end() == (0, "", "")
 
 
-def test_tap_ends_with_the_daemon(place: Place) -> None:
+def test_tap_ends_with_the_daemon(place: Place, start: Tap) -> None:
     """When the daemon ends, so does its tap, with exit code 1; what was lost is told."""
-    tap = Tapping("--url", place.server.address)
+    tap = start("--url", place.server.address)
     assert listening(place.daemon)
     place.daemon.feed.write(outputs(["a"] * 300))
     place.daemon.feed.close()
@@ -283,21 +346,22 @@ def test_tap_needs_one_daemon(place: Place, run: Run) -> None:
     assert "stream: expected" in err
 
 
-def test_tap_draws_on_a_terminal(place: Place) -> None:
+def test_tap_draws_on_a_terminal(place: Place, start: Tap, terminal: tuple[int, int]) -> None:
     """On a terminal there is a table that Ctrl-C ends well."""
-    pid, terminal = os.forkpty()
-    if not pid:
-        arguments = [sys.executable, "-m", "stream_gru", "tap", str(place.config)]
-        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "20"}
-        os.execve(sys.executable, arguments, environment)  # noqa: S606
+    near, far = terminal
+    tap = start(place.config, terminal=far)
     assert listening(place.daemon)
     place.daemon.feed.write(outputs(["pump-1", "pump-2"]))
-    shown, deadline = "", time.monotonic() + 20
-    while "pump-2" not in shown and time.monotonic() < deadline:
-        shown += os.read(terminal, 65536).decode(errors="replace")
-    os.kill(pid, signal.SIGINT)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(terminal)
+    shown, deadline, interrupted = "", time.monotonic() + 20, False
+    # Somebody has to read to the end: it waits for room on the terminal.
+    while tap.process.poll() is None and time.monotonic() < deadline:
+        if select.select([near], [], [], 0.05)[0]:
+            shown += os.read(near, 65536).decode(errors="replace")
+        if "pump-2" in shown and not interrupted:
+            tap.process.send_signal(signal.SIGINT)
+            interrupted = True
+    assert interrupted, shown
+    assert tap.process.poll() == 0, shown
     assert "outputs of http://127.0.0.1" in shown
     assert "pump-1" in shown
 

@@ -21,16 +21,10 @@ from stream_gru.bundle import load_bundle
 from stream_gru.cli import doctor_model
 from stream_gru.cli.doctor_broker import check_broker
 from stream_gru.cli.doctor_check import Check, State, check_lines
-from stream_gru.cli.doctor_machine import (
-    check_clock,
-    check_folder,
-    check_listen,
-    check_memory,
-    check_serial,
-    serial_ports,
-)
+from stream_gru.cli.doctor_machine import check_clock, check_folder, check_listen, check_memory
 from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
-from stream_gru.config.live import BrokerConfig
+from stream_gru.cli.doctor_serial import check_serial, serial_ports
+from stream_gru.config.live import BrokerConfig, SerialSourceConfig
 from stream_gru.errors import ConfigError
 from tests.support.broker import Broker, free_port, needs_mosquitto
 from tests.support.certificates import Authority
@@ -153,6 +147,11 @@ def test_a_missing_engine_fails_only_where_it_is_wanted(monkeypatch: pytest.Monk
     assert "numpy runs in its place" in first.found
 
 
+def serial_check(port: object, folder: Path = Path("/dev"), proc: Path = Path("/proc")) -> Check:
+    """What is found of the port of a source."""
+    return check_serial(SerialSourceConfig(port=str(port), format="csv"), folder, proc)
+
+
 def test_a_serial_port_must_be_there_and_be_one(tmp_path: Path) -> None:
     """A port that is absent, a file, and a URL are told apart; the ports that are there are named."""
     by_id = tmp_path / "serial" / "by-id"
@@ -161,50 +160,123 @@ def test_a_serial_port_must_be_there_and_be_one(tmp_path: Path) -> None:
     (tmp_path / "ttyUSB0").touch()
     assert serial_ports(tmp_path).found == str(tmp_path / "ttyUSB0")
     (by_id / "usb-probe").symlink_to(tmp_path / "ttyUSB0")
-    absent = check_serial(str(tmp_path / "ttyUSB1"), tmp_path)
+    absent = serial_check(tmp_path / "ttyUSB1", tmp_path)
     assert absent.state is State.FAIL
     assert str(by_id / "usb-probe") in absent.found
-    assert "no serial port" in check_serial(str(tmp_path / "ttyUSB0"), tmp_path).found
-    assert check_serial("socket://10.0.0.1:4000", tmp_path).state is State.OK
+    assert "no serial port" in serial_check(tmp_path / "ttyUSB0", tmp_path).found
+    assert serial_check("socket://10.0.0.1:4000", tmp_path).state is State.OK
 
 
-def test_a_serial_port_that_may_be_opened(tmp_path: Path) -> None:
-    """A device that may be opened is well, and its stable name is told."""
+@pytest.mark.parametrize("port", ["foo://x", "FOO://x", "://x"])
+def test_a_url_that_nobody_knows_fails(port: str) -> None:
+    """A daemon would not start with it."""
+    assert serial_check(port).state is State.FAIL
+
+
+@pytest.fixture
+def terminal() -> Iterator[str]:
+    """A device like a serial port that this process alone has open."""
     near, far = os.openpty()
-    try:
-        port = os.ttyname(far)
-        assert check_serial(port, tmp_path).state is State.OK
-        by_id = tmp_path / "serial" / "by-id"
-        by_id.mkdir(parents=True)
-        (by_id / "usb-probe").symlink_to(port)
-        assert "usb-probe stays the same" in check_serial(port, tmp_path).advice
-        assert check_serial(str(by_id / "usb-probe"), tmp_path).advice == ""
-    finally:
-        os.close(near)
-        os.close(far)
+    yield os.ttyname(far)
+    os.close(near)
+    os.close(far)
+
+
+def test_a_serial_port_that_may_be_opened(tmp_path: Path, terminal: str) -> None:
+    """A device that may be opened is well, and its stable name is told."""
+    assert serial_check(terminal, tmp_path).state is State.OK
+    by_id = tmp_path / "serial" / "by-id"
+    by_id.mkdir(parents=True)
+    (by_id / "usb-probe").symlink_to(terminal)
+    assert "usb-probe stays the same" in serial_check(terminal, tmp_path).advice
+    assert serial_check(by_id / "usb-probe", tmp_path).advice == ""
+
+
+HOLD = """
+import fcntl, sys, termios
+port = open(sys.argv[1], "r+b", buffering=0)
+if sys.argv[2] == "flock":
+    fcntl.flock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
+else:
+    fcntl.ioctl(port, termios.TIOCEXCL)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["flock", "exclusive"])
+def test_a_serial_port_that_another_program_has_is_told(tmp_path: Path, terminal: str, how: str) -> None:
+    """Who has it is named, under whatever name the port is asked for; it runs once the other one has ended."""
+    link = tmp_path / "pump"
+    link.symlink_to(terminal)
+    line = [sys.executable, "-c", HOLD, terminal, how]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        for port in (terminal, link):
+            check = serial_check(port)
+            assert check.state is State.WARN
+            assert f"used by pid {other.pid} (python" in check.found
+        other.communicate(timeout=20)
+    assert serial_check(terminal).state is State.OK
+
+
+def test_a_lock_of_another_user_is_told(tmp_path: Path, terminal: str) -> None:
+    """Where descriptors cannot be read the table of locks says who has it; who waits or is far away does not count."""
+    facts = Path(terminal).stat()
+    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "comm").write_text("minicom\n")
+    lines = ["1: FLOCK  ADVISORY  WRITE {} {} 0 EOF", "1: -> FLOCK  ADVISORY  WRITE {} {} 0 EOF"]
+    for text, found in (
+        (lines[0].format(7, place), "used by pid 7 (minicom)"),
+        (lines[0].format(8, place), "used by pid 8 (?)"),
+        (lines[0].format(0, place), "there, may be opened"),
+        (lines[0].format(7, place + "1"), "there, may be opened"),
+        (lines[1].format(7, place), "there, may be opened"),
+        ("nonsense", "there, may be opened"),
+    ):
+        (tmp_path / "locks").write_text(text + "\n")
+        assert serial_check(terminal, tmp_path, tmp_path).found == found
+    assert serial_check(terminal, tmp_path, tmp_path / "none").state is State.OK
 
 
 @pytest.mark.parametrize(
-    ("members", "advice"),
-    [(["somebody"], "sudo usermod -aG dialout me"), (["me"], "log in again"), (None, "rule of udev")],
+    ("group", "members", "advice"),
+    [
+        ("dialout", ["somebody"], "sudo usermod -aG dialout me"),
+        ("dialout", ["me"], "log in again"),
+        ("root", [], 'GROUP="dialout"'),
+        ("root", ["me"], 'GROUP="dialout"'),
+        ("", [], "rule of udev"),
+    ],
 )
 def test_a_serial_port_that_may_not_be_opened(
-    monkeypatch: pytest.MonkeyPatch, members: list[str] | None, advice: str
+    monkeypatch: pytest.MonkeyPatch, group: str, members: list[str], advice: str
 ) -> None:
-    """Who may not open a port is told how to get in, by the group of the device."""
+    """Who may not open a port is told how to get in, by the group of the device; never by becoming root."""
 
-    def group(_: int) -> Any:
-        if members is None:
+    def entry(_: int) -> Any:
+        if not group:
             raise KeyError
-        return SimpleNamespace(gr_name="dialout", gr_mem=members)
+        return SimpleNamespace(gr_name=group, gr_mem=members)
 
     monkeypatch.setattr("os.access", lambda *_: False)
     monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_name="me"))
-    monkeypatch.setattr("grp.getgrgid", group)
-    check = check_serial("/dev/null")
+    monkeypatch.setattr("grp.getgrgid", entry)
+    check = serial_check("/dev/null")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     assert check.state is State.FAIL
     assert advice in check.advice
+    assert "usermod -aG root" not in check.advice
+
+
+def test_a_group_that_may_not_open_it_is_not_advised(monkeypatch: pytest.MonkeyPatch, terminal: str) -> None:
+    """Who joins the group of a device that is closed to it gains nothing."""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("grp.getgrgid", lambda _: SimpleNamespace(gr_name="tty", gr_mem=[]))
+    Path(terminal).chmod(0o600)
+    assert "usermod" not in serial_check(terminal).advice
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.control import Action, Answer, Command, Commands, Gate, parse_command
+from stream_gru.control.refusals import Refusals
 from stream_gru.types import DropReason, SampleBatch, empty_batch
 from tests.support.streams import batch, hostile_batches
 
@@ -101,6 +103,23 @@ def test_the_queue_is_safe_between_threads() -> None:
     assert sorted(str(command.stream) for command in taken) == sorted(f"{n}-{i}" for n in range(8) for i in range(8))
 
 
+def test_refusals_are_counted_each_and_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    """Every refusal is told; the log gets one line in ten seconds, which says how many there were in between."""
+    told, now = list[tuple[str, str]](), [0.0]
+    refusals = Refusals("MQTT", lambda action, why: told.append((action, why)), clock=lambda: now[0])
+    with caplog.at_level(logging.WARNING, "stream_gru.control"):
+        for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0):
+            now[0] = second
+            refusals.tell("reset", f"at {second}")
+    assert told == [("reset", f"at {second}") for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0)]
+    assert caplog.messages == [
+        "commands: reset over MQTT is refused: at 0.0",
+        "commands: reset over MQTT is refused: at 10.0 (2 more were refused since the last such line)",
+        "commands: reset over MQTT is refused: at 30.0 (1 more were refused since the last such line)",
+        "commands: reset over MQTT is refused: at 50.0",
+    ]
+
+
 def test_an_open_gate_hands_on_the_very_batch() -> None:
     """With nothing paused, or nothing of the batch, no row is copied."""
     gate, rows = Gate(), batch(["a", "b"], [0, 0])
@@ -134,6 +153,8 @@ def test_all_may_be_paused_but_one() -> None:
     assert len(gate.apply(rows)) == 0
     gate.resume("b")
     assert names_of(gate.apply(rows)) == ["b"]
+    assert not gate.names
+    assert gate.resumed == ("b",)
     assert "a" in gate
     assert "b" not in gate
     gate.pause("b")
@@ -141,7 +162,8 @@ def test_all_may_be_paused_but_one() -> None:
     gate.resume("b")
     gate.resume(None)
     assert not gate.everyone
-    assert gate.names == ()
+    assert not gate.names
+    assert not gate.resumed
     assert gate.apply(rows) is rows
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from stream_gru.daemon import Daemon, Input
 from stream_gru.errors import DataError, SinkPending, SinkUnavailable, SourceUnavailable
 from stream_gru.intake import Intake
+from stream_gru.intake.assembly import Assembler
 from stream_gru.metrics import Metrics
 from stream_gru.pipeline import Pipeline
 from stream_gru.protocols import Sink
@@ -22,7 +23,7 @@ from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.stdout import StdoutSink
 from stream_gru.types import DropReason, Position, RawMessage, SampleBatch
 from tests.support.feeds import ListSink, ListSource, ReadyDecoder
-from tests.support.streams import batch, hostile_batches, rows_of, toy_pipeline
+from tests.support.streams import CHANNELS, batch, hostile_batches, rows_of, toy_pipeline
 
 BATCHES = [batch(["p"] * 5, [5 * k + i for i in range(5)]) for k in range(4)]
 
@@ -231,6 +232,26 @@ def test_half_a_window_of_the_other_side_is_committed_at_once() -> None:
     daemon.inputs[0].window = 2
     daemon.run()
     assert [position.offset for position in source.committed] == [1, 2, 3, 4]
+
+
+def test_records_that_wait_for_other_channels_are_not_acknowledged() -> None:
+    """A message is acknowledged when all samples that its records are part of have been written."""
+    nan = float("nan")
+    records = [
+        batch(["p"], [second], [[1 if channel == k else nan for k in range(CHANNELS)]])
+        for second in range(3)
+        for channel in range(CHANNELS)
+    ]
+    source, sink = ListSource([message(i) for i in range(2 * CHANNELS + 1)]), ListSink()
+    assembler = Assembler(CHANNELS, 10**9, 5 * 10**9, 10**9)
+    intake = Intake("replay", ReadyDecoder(records), assembler=assembler)
+    one = Input("replay", source, {"replay": intake}, window=1)  # each message is to be committed at once
+    time = FakeTime()
+    daemon = Daemon([one], toy_pipeline(), by_name(sink), clock=time.clock, wait=time.wait)
+    source.items.append(daemon.stop)  # a stop, not the end of the input: nothing is given up as incomplete
+    daemon.run()
+    assert [len(out) for out in sink.written].count(1) == 2
+    assert {position.offset for position in source.committed} == {CHANNELS, 2 * CHANNELS}
 
 
 def test_a_change_is_made_between_two_batches() -> None:

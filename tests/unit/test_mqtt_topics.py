@@ -12,9 +12,12 @@ from stream_gru.errors import ConfigError
 from stream_gru.mqtt.access import client_id
 from stream_gru.mqtt.topics import (
     TopicPattern,
+    fill_stream,
     filters_overlap,
     host_and_port,
     refuse_loops,
+    stream_filters,
+    stream_in,
     template_overlaps,
     topic_patterns,
 )
@@ -245,3 +248,20 @@ def test_client_ids_differ() -> None:
     assert client_id(named, "mqtt", "out") == "gw7-out"
     assert client_id(named, "", "control") == "gw7-control"
     assert client_id(BROKER, "mqtt").startswith("stream-gru-")
+
+
+def test_streams_of_a_template() -> None:
+    """Filters that hear the topics of streams of up to eight levels, and the stream that such a topic is of."""
+    template = "a/{stream}/b"
+    filters = stream_filters(template)
+    assert filters[:3] == ["a/+/b", "a/+/+/b", "a/+/+/+/b"]
+    assert len(filters) == 8
+    assert stream_filters("{stream}-{stream}/x")[:2] == ["+/x", "+/+/+/x"]
+    for stream in ("p1", "hall/p1", "b/b/b"):
+        topic = fill_stream(template, stream)
+        assert stream_in(template, topic) == stream
+        assert [filters_overlap(topic, one) for one in filters].count(True) == 1
+    assert stream_in("{stream}-{stream}/x", "p/1-p/1/x") == "p/1"
+    assert [stream_in(template, topic) for topic in ("a/b", "a//b", "c/p/b", "a/p/c")] == ["", "", "", ""]
+    assert stream_in("{stream}/{stream}", "p/q") == ""
+    assert stream_in("a/b", "a/b") == ""

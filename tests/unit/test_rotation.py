@@ -59,19 +59,16 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_that_grows_too_large_is_put_aside_at_a_flush(tmp_path: Path) -> None:
-    """Never in the middle of a batch; equal times get a number, and the next file begins with no rows."""
+def test_a_file_that_grows_too_large_is_put_aside_at_once(tmp_path: Path) -> None:
+    """At a write, but never in the middle of a batch; equal times get a number, the next file begins with no rows."""
     times, path = Times(), tmp_path / "out.jsonl"
     sink = rotating(path, times, size=len(ROWS))
     sink.write(OUTPUTS)
     assert sink.flush() == len(ROWS)
     assert names(tmp_path) == ["out.jsonl"]
-    for _ in range(3):
+    for _ in range(6):
         sink.write(OUTPUTS)
-        sink.write(OUTPUTS)
-        sink.flush()
-    sink.write(OUTPUTS)
-    assert sink.flush() == 8 * len(ROWS)
+    assert sink.flush() == 7 * len(ROWS)
     sink.close()
     first, *others = put_aside_files(path)
     assert [other.name for other in others] == [
@@ -79,7 +76,7 @@ def test_a_file_that_grows_too_large_is_put_aside_at_a_flush(tmp_path: Path) -> 
         "out.20261125T100000Z.2.jsonl",
     ]
     assert first.name == "out.20261125T100000Z.jsonl"
-    assert [file.read_bytes() for file in (first, *others, path)] == [3 * ROWS, 2 * ROWS, 2 * ROWS, ROWS]
+    assert [file.read_bytes() for file in (first, *others, path)] == [2 * ROWS, 2 * ROWS, 2 * ROWS, ROWS]
 
 
 def test_a_file_that_is_too_old_is_put_aside(tmp_path: Path) -> None:
@@ -179,11 +176,10 @@ def test_a_folder_that_has_gone_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
     sink = rotating(folder / "out.jsonl", Times(), size=1)
-    sink.write(OUTPUTS)
     (folder / "out.jsonl").unlink()
     folder.rmdir()
     with pytest.raises(SinkUnavailable, match="cannot be written: No such file"):
-        sink.flush()
+        sink.write(OUTPUTS)
     sink.close()
 
 

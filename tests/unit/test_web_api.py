@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_gru.control import Action, Command
 from stream_gru.web import api as api_module
+from stream_gru.web import app as app_module
 from stream_gru.web.app import WebServer
 from tests.support.web import TOKEN, FakeDaemon, serving, until
 
@@ -42,6 +45,7 @@ def place(served: Place) -> Place:
     """A daemon that is awake and has done nothing yet."""
     served.daemon.awake = True
     served.daemon.done.clear()
+    served.daemon.refused.clear()
     return served
 
 
@@ -136,6 +140,8 @@ def test_the_wrong_token_is_refused(place: Place, authorization: str | None) -> 
     assert status == 401
     assert "Authorization: Bearer TOKEN" in text
     assert place.daemon.done == []
+    why = "no token" if authorization is None else "wrong token"
+    assert place.daemon.refused == [("reset", f"{why} (from 127.0.0.1)")]
 
 
 @pytest.mark.parametrize("authorization", ["Bearer ", "Bearer", f"Bearer {TOKEN}"])
@@ -149,6 +155,7 @@ def test_without_a_token_no_command_is_taken(authorization: str) -> None:
         {"ok": False, "text": "control.token_file is not set", "streams": 0},
     )
     assert daemon.done == []
+    assert daemon.refused == [("reset", "control.token_file is not set (from 127.0.0.1)")]
 
 
 @pytest.mark.parametrize(
@@ -174,11 +181,51 @@ def test_without_a_token_no_command_is_taken(authorization: str) -> None:
     ],
 )
 def test_a_body_is_read_strictly(place: Place, body: object, headers: dict[str, str], expected: int) -> None:
-    """Only a small JSON object with the known keys is a command; everything else is told and changes nothing."""
+    """Only a small JSON object with the known keys is a command; everything else is told and changes nothing.
+
+    The server counts what does not reach the daemon, which counts for itself what it does not do.
+    """
     status, text = post(place, "/api/v1/reset", body, headers)
     assert status == expected
     assert text
     assert len(place.daemon.done) == (expected == 200)
+    assert place.daemon.refused == ([] if expected in (200, 404) else [("reset", f"{text} (from 127.0.0.1)")])
+
+
+def test_refusals_are_told_without_the_token(caplog: pytest.LogCaptureFixture) -> None:
+    """Each refused command is counted by its action; the log gets one line for many, without what was sent as token."""
+    daemon = FakeDaemon()
+    with serving(daemon) as server, caplog.at_level(logging.WARNING, "stream_gru.control"):
+        for path in COMMANDS:
+            assert ask(server, path, "POST", {"all": True}, {**JSON, "Authorization": "Bearer guessed"})[0] == 401
+    assert daemon.refused == [(str(action), "wrong token (from 127.0.0.1)") for action in Action]
+    assert caplog.messages == ["commands: reset over HTTP is refused: wrong token (from 127.0.0.1)"]
+    assert TOKEN not in caplog.text
+    assert "guessed" not in caplog.text
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_body_that_does_not_come_ends_quietly(
+    waits: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A client that announces more than it sends gets no answer and leaves no traceback, whoever hangs up first."""
+    monkeypatch.setattr(app_module, "_IDLE_S", 0.2 if waits else 20)
+    daemon = FakeDaemon()
+    head = "".join(f"{name}: {text}\r\n" for name, text in {"Host": "localhost", **ALLOWED}.items())
+    with serving(daemon) as server:
+        where = urlsplit(server.address)
+        assert where.hostname is not None
+        assert where.port is not None
+        with socket.create_connection((where.hostname, where.port), timeout=5) as client:
+            client.sendall(f"POST /api/v1/reset HTTP/1.1\r\n{head}Content-Length: 20\r\n\r\n{{".encode())
+            if waits:
+                assert client.recv(1000) == b""
+        assert until(lambda: bool(daemon.refused))
+        monkeypatch.setattr(app_module, "_IDLE_S", 20)
+        assert ask(server, "/-/healthy")[0] == 200
+    assert daemon.refused == [("reset", "the client went away before the end of its body (from 127.0.0.1)")]
+    assert daemon.done == []
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_busy_daemon_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +236,9 @@ def test_a_busy_daemon_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) ->
     assert (status, text) == (503, "no answer within 0.1 s; the command may still be carried out")
     while place.daemon.commands.put(Command(Action.RESET, "a", lambda _: None)):
         pass
+    assert place.daemon.refused == []
     assert post(place, "/api/v1/reset", {"all": True}) == (503, "too many commands are waiting")
+    assert place.daemon.refused == [("reset", "too many commands are waiting (from 127.0.0.1)")]
     place.daemon.awake = True
     assert until(lambda: len(place.daemon.done) == 64)
     assert ask(place.server, "/-/healthy")[0] == 200
