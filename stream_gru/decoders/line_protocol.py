@@ -20,8 +20,8 @@ from stream_gru.types import DropReason, RawMessage, SampleBatch
 _NS = {"iso": 1, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _MEASUREMENT = "_measurement"
 
-# No part can hold what the next one begins with, and a backslash before a mark never stands for itself: there is one way
-# to read a line, and the steps until a line is given up grow with its length, not faster.
+# No part can hold what the next one begins with, and a backslash before a mark never stands for itself: there is one
+# way to read a line, and the steps until a line is given up grow with its length, not faster.
 _NAME = r"(?:[^,= \\]|\\[,= ]|\\(?![,= ]))+"
 _VALUE = r'(?:"(?:[^"\\]|\\.)*"|[^," ]+)'
 _LINE = re.compile(
