@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from stream_gru import __version__
 from stream_gru.caretaker import Caretaker
@@ -279,7 +280,7 @@ class Gateway:
         self.metrics.observe_level(new.run.level)
         self._announce()
         self._replace_server(old, new, server)
-        self._replace_sinks(sinks, new)
+        self._replace_sinks(sinks, old, new)
         self._replace_inputs(old, new, inputs)
         self._control.close()
         self._open_control(new)
@@ -308,19 +309,20 @@ class Gateway:
                 undo.callback(sinks[one.name].close)
         return sinks
 
-    def _replace_sinks(self, sinks: dict[str, Sink], new: Plan) -> None:
+    def _replace_sinks(self, sinks: dict[str, Sink], old: Plan, new: Plan) -> None:
         """Close what is no longer there and open the new connections; what was not confirmed goes over to an heir."""
         before = {name: sink for name, sink in self.daemon.sinks.items() if name != _FEED}
+        kinds = [{one.name: type(one.config) for one in plan.sinks} for plan in (old, new)]
         heirs: dict[int, Sink | None] = {}
         for name, sink in before.items():
-            heir = sinks.get(name)
-            if heir is sink:
+            if sinks.get(name) is sink:
                 continue
-            heirs[id(sink)] = heir if type(heir) is type(sink) and hasattr(sink, "left") else None
             sink.close()
             left = sink.left() if hasattr(sink, "left") else []
-            if left and heirs[id(sink)] is not None:
-                heir.take_over(left)  # type: ignore[union-attr]
+            heir: Any = sinks[name] if kinds[0][name] is kinds[1].get(name) and hasattr(sink, "left") else None
+            heirs[id(sink)] = heir
+            if heir is not None:
+                heir.take_over(left)
             elif left:
                 log.warning("sink %s is gone, with %d outputs that were not confirmed", name, len(left))
         kept = set(map(id, before.values()))

@@ -84,6 +84,7 @@ class Connection:
         self._wake_in, self._wake_out = -1, -1
         self._wake_lock = threading.Lock()
         self._farewell: Callable[[Client], None] | None = None
+        self._forget = False
         self._later: deque[Callable[[Client], None]] = deque()
         self._told: set[str] = set()
         self._reason = ""
@@ -130,11 +131,17 @@ class Connection:
         if message.qos:
             self._client.ack(message.mid, message.qos)
 
-    def close(self, farewell: Callable[[Client], None] | None = None, timeout_s: float = 1.0) -> None:
-        """Say ``farewell`` if connected, disconnect and end the thread, within ``timeout_s``; may be called twice."""
+    def close(
+        self, farewell: Callable[[Client], None] | None = None, timeout_s: float = 1.0, *, forget: bool = False
+    ) -> None:
+        """Say ``farewell`` if connected, disconnect and end the thread, within ``timeout_s``; may be called twice.
+
+        ``forget``: the broker shall not keep the session (MQTT 5; one of 3.1.1 cannot be told).
+        """
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        self._forget = forget
         self._farewell, self._leave_by = farewell, self._clock() + 0.8 * timeout_s
         self._stopping.set()
         self.wake()
@@ -252,7 +259,11 @@ class Connection:
             return
         if self._farewell is not None:
             self._guarded(self._farewell)(self._client)
-        self._client.disconnect()
+        properties = None
+        if self._forget and self._broker.protocol == "5":
+            properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = 0
+        self._client.disconnect(properties=properties)
         sock: Any = self._client.socket()
         while sock is not None and self._client.want_write() and self._clock() < self._leave_by:
             poll = select.poll()

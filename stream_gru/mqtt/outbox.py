@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -118,6 +118,25 @@ class Outbox:
             self._under_way.clear()
             self._rows_under_way = self._notices_under_way = 0
         return again
+
+    def leave(self) -> list[Outgoing]:
+        """All rows that are not confirmed, in order, for another outbox; this one is empty then."""
+        with self._changed:
+            rows = sorted((*(i for i in self._under_way.values() if i.key), *self._rows), key=lambda item: item.number)
+            self._rows.clear()
+            self._under_way.clear()
+            self._open.clear()
+            self._rows_under_way = 0
+        return rows
+
+    def inherit(self, rows: Iterable[Outgoing]) -> None:
+        """Take the rows of another outbox over, before all that comes, however many they are."""
+        with self._changed:
+            for row in rows:
+                self.last += 1
+                row.number = self.last
+                self._open[row.number] = None
+                self._rows.append(row)
 
     def give_up(self, item: Outgoing) -> None:
         """Never send this again: a row that was just recalled and is the first, or whatever is said on its topic."""

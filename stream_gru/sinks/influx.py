@@ -200,6 +200,20 @@ class InfluxSink:
             if self._pending:
                 log.warning("%s: %d outputs were not confirmed before the end", self._config.url, self._pending)
 
+    def left(self) -> list[bytes]:
+        """After `close`: rows that were never confirmed, for a sink that takes the place of this one."""
+        with self._changed:
+            rows = [*self._sent, *self._waiting]
+            self._waiting.clear()
+        return rows
+
+    def take_over(self, rows: list[bytes]) -> None:
+        """Send these first, however many they are."""
+        with self._changed:
+            self._waiting.extendleft(reversed(rows))
+            self._taken += len(rows)
+            self._changed.notify_all()
+
     def health(self) -> SinkHealth:
         """How it is doing."""
         with self._changed:

@@ -179,6 +179,14 @@ class MqttSink:
         self._opened = False
         self._connection.close(self._say_goodbye, max(0.0, end - self._clock()))
 
+    def left(self) -> list[Outgoing]:
+        """After `close`: outputs that were never confirmed, for a sink that takes the place of this one."""
+        return self._outbox.leave()
+
+    def take_over(self, rows: list[Outgoing]) -> None:
+        """Before `open`: publish these first, on the topics they were meant for."""
+        self._outbox.inherit(rows)
+
     def health(self) -> SinkHealth:
         """Whether the broker is there, and what waits."""
         return SinkHealth(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,16 +33,27 @@ class Throttled:
         tell: Callable[[str, bool], None] = getattr(self._sink, "stream_status")  # noqa: B009 - it may have none
         return tell
 
+    def left(self) -> list[Any]:
+        """What the sink leaves to another one; nothing where it keeps nothing."""
+        leave: Callable[[], list[Any]] = getattr(self._sink, "left", list)
+        return leave()
+
+    def take_over(self, rows: list[Any]) -> None:
+        """Hand over what another sink has left."""
+        getattr(self._sink, "take_over", lambda _: None)(rows)
+
     def open(self) -> None:
         """Open the sink."""
         self._sink.open()
 
     def write(self, batch: PredictionBatch) -> None:
         """Write the rows that pass.  Raises what the sink raises."""
-        rows = self._passing(batch)
-        self.withheld += len(batch) - len(rows)
+        rows, last = self._passing(batch)
         if rows:
             self._sink.write(batch if len(rows) == len(batch) else batch.take(np.array(rows, np.int64)))
+        # Only now: a batch that could not be written comes again.
+        self._last.update(last)
+        self.withheld += len(batch) - len(rows)
 
     def flush(self) -> int:
         """Flush the sink."""
@@ -56,18 +67,20 @@ class Throttled:
         """How the sink is doing."""
         return self._sink.health()
 
-    def _passing(self, batch: PredictionBatch) -> list[int]:
+    def _passing(self, batch: PredictionBatch) -> tuple[list[int], dict[str, Hashable]]:
+        """Rows that pass, and what they leave to be compared with."""
         keys: Sequence[Hashable] = (
             (batch.time_ns // self._interval_ns).tolist() if self._mode == "interval" else _states(batch)
         )
         always = ((batch.reset != ResetReason.NONE) & (batch.reset != ResetReason.WINDOW)).tolist()
-        last, passing = self._last, []
+        last: dict[str, Hashable] = {}
+        passing = []
         for row, (index, key, passes) in enumerate(zip(batch.stream.tolist(), keys, always, strict=True)):
             stream = batch.streams[index]
-            if passes or last.get(stream) != key:
+            if passes or last.get(stream, self._last.get(stream)) != key:
                 passing.append(row)
                 last[stream] = key
-        return passing
+        return passing, last
 
 
 def _states(batch: PredictionBatch) -> list[Hashable]:

@@ -117,6 +117,12 @@ class MqttSource:
         self._queue.close()
         self._connection.close(farewell=self._on_turn)
 
+    def forget(self) -> None:
+        """Close for good: the broker shall keep nothing for a source that does not come back."""
+        self._closing = True
+        self._queue.close()
+        self._connection.close(farewell=self._on_turn, forget=True)
+
     def health(self) -> SourceHealth:
         """Whether the broker is there and has granted all topics on this connection, and what waits."""
         return SourceHealth(

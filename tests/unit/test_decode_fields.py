@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import faulthandler
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -251,9 +252,11 @@ HOSTILE = [
 def an_end(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """Whatever does not come to an end within minutes is shown where it is, and the tests end."""
     with capfd.disabled():
-        faulthandler.dump_traceback_later(300, exit=True, file=2)
-        yield
-        faulthandler.cancel_dump_traceback_later()
+        shown = os.dup(2)
+    faulthandler.dump_traceback_later(300, exit=True, file=shown)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    os.close(shown)
 
 
 @pytest.mark.usefixtures("an_end")
