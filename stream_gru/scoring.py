@@ -17,7 +17,7 @@ Decision: the update waits for the end of a block of steps (counted by the strea
 nothing depends on where a batch was cut, and a recording is scored in a few operations a block instead of a few a step.
 
 Decision: errors are added up as whole multiples of a tiny unit (2**-20 of the target's scale), so that sums are the
-same, to the last bit, in whatever order and portions they are formed.
+same, to the last bit, in whatever order and portions they are formed; an error beyond 1024 scales counts as that.
 
 Left out of the score: forecasts issued while warming up, for inserted steps or with a non-finite state; truths that
 were filled in; forecasts issued before a reset (but for the resets of the windowed regime, where time goes on).
@@ -40,6 +40,7 @@ from stream_gru.state import Column, StateTable
 from stream_gru.types import F32, F64, I32, I64, Mask, ResetReason
 
 _NARROWEST = np.float32(0.01)  # least half-width of a predicted interval, in scales of the target
+_LARGEST_ERROR = 2.0**30  # in units of 2**-20 of the target's scale
 _SUMS = 4  # truths, absolute error, absolute error of persistence, covered
 
 
@@ -247,13 +248,18 @@ class Scorer:
         grown = scale * (1 + self._rate * (share - self._miss_share)).astype(np.float32)
         return np.clip(grown, np.float32(1e-3), np.float32(1e6))
 
+    def _units(self, error: F32) -> F64:
+        """Errors as whole numbers of units, bounded so that float64 adds millions of them without rounding."""
+        with np.errstate(invalid="ignore"):
+            return np.minimum(np.rint(error / self._unit), _LARGEST_ERROR)
+
     def _add_up(self, steps: Steps, error: F32, persistence: F32, missed: Mask, table: StateTable) -> None:
         # Scored is what persistence could be scored on as well, so that both stand on the same samples.
         counted = np.isfinite(error) & np.isfinite(persistence)
         sums = np.empty((len(steps), _SUMS, *self._shape), np.float64)
         sums[:, 0] = counted
-        sums[:, 1] = np.where(counted, np.rint(np.abs(error) / self._unit), 0)
-        sums[:, 2] = np.where(counted, np.rint(persistence / self._unit), 0)
+        sums[:, 1] = np.where(counted, self._units(np.abs(error)), 0)
+        sums[:, 2] = np.where(counted, self._units(persistence), 0)
         sums[:, 3] = counted & ~missed
         table["score_sums"][steps.slot] += np.add.reduceat(sums, steps.start, axis=0)
 
