@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -223,10 +222,10 @@ def test_a_kill_while_rotating_loses_no_flushed_row(tmp_path: Path, name: str) -
         [sys.executable, "-c", KILLED, str(path)], cwd=root, stdout=subprocess.PIPE, env=dict(os.environ)
     ) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.2)
+        for _ in range(5):
+            line = process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-        flushed = int(process.stdout.read().split()[-1])
+        flushed = int((line + process.stdout.read()).split()[-1])
     again = file_sink(path, append=True)
     again.open()
     again.write(OUTPUTS)
