@@ -223,8 +223,8 @@ class MqttSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="
     """Publishes each output as JSON to ``topic``; ``{stream}`` stands for the stream's name.
 
     ``status_topic``: ``online`` or ``offline``, retained, with a last will.  ``availability_topic`` (has ``{stream}``):
-    the same of each stream, offline while silent and after the end; empty: none.  ``home_assistant``: devices and sensors appear
-    there by themselves.
+    the same of each stream, offline while silent and after the end; empty: none.  ``home_assistant``: devices and
+    sensors appear there by themselves.
     """
 
     broker: str = ""
