@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -51,12 +52,18 @@ listen = "127.0.0.1:0"
 
 
 def publish_all(
-    port: int, records: dict[str, list[dict[str, float]]], broker_faults: dict[int, object] | None = None
+    port: int, records: dict[str, list[dict[str, float]]], faults: dict[int, Callable[[], bool]] | None = None
 ) -> None:
-    """Publish every record with QoS 1, streams mixed; at certain numbers something happens to the broker."""
+    """Publish every record with QoS 1, streams mixed; at certain numbers something happens to the broker.
+
+    A fault returns whether connections are lost.  Then the device waits until the broker has all and goes on when it is
+    connected again: paho overtakes itself with what is published meanwhile.  The daemon is in the middle of it all.
+    """
     client = Client(CallbackAPIVersion.VERSION2, client_id="device", protocol=MQTTProtocolVersion.MQTTv5)
     client.max_inflight_messages_set(200)
     client.reconnect_delay_set(1, 1)
+    connects: list[int] = []
+    client.on_connect = lambda *_: connects.append(1)
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 3600
     client.connect("127.0.0.1", port, clean_start=False, properties=properties)
@@ -64,15 +71,23 @@ def publish_all(
     left = {stream: iter(rows) for stream, rows in records.items()}
     order = [stream for stream, rows in records.items() for _ in rows]
     random.Random(1).shuffle(order)
-    sent = []
+    sent: list[MQTTMessageInfo] = []
     for number, stream in enumerate(order):
         sent.append(client.publish(f"sensors/{stream}/data", json.dumps(next(left[stream])), qos=1))
-        if broker_faults and number in broker_faults:
-            broker_faults[number]()  # type: ignore[operator]
-    for info in sent:
-        info.wait_for_publish(120)
+        if faults and number in faults:
+            _await_all(sent)
+            before = len(connects)
+            if faults[number]():
+                wait_for(lambda: len(connects) > before, what="the device's connection")  # noqa: B023
+    _await_all(sent)
     client.disconnect()
     client.loop_stop()
+
+
+def _await_all(sent: list[MQTTMessageInfo]) -> None:
+    for info in sent:
+        info.wait_for_publish(120)
+    sent.clear()
 
 
 def start(folder: Path, broker: Broker) -> Path:
@@ -105,13 +120,14 @@ def test_broker_faults_lose_no_output(fault: str, tmp_path: Path) -> None:
     expected = replayed(records, tmp_path)
     with Broker(tmp_path) as broker:
 
-        def strike() -> None:
+        def strike() -> bool:
             if fault == "restart":
                 broker.stop()
                 broker.start()
             else:
                 broker.freeze()
                 threading.Timer(4.0, broker.thaw).start()
+            return fault == "restart"
 
         subscriber = Subscriber(broker.port)
         with Running(start(tmp_path, broker)) as daemon:
@@ -131,11 +147,12 @@ def test_a_broker_that_forgets_is_survived(fault: str, tmp_path: Path) -> None:
     first, later = ({stream: rows[half] for stream, rows in records.items()} for half in (slice(100), slice(100, 200)))
     with Broker(tmp_path) as broker:
 
-        def strike() -> None:
+        def strike() -> bool:
             broker.kill()
             if fault == "wipe":
                 broker.forget()
             broker.start()
+            return True
 
         with Running(start(tmp_path, broker)) as daemon:
             publish_all(broker.port, first, {1000: strike})
