@@ -21,33 +21,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from stream_gru.times import format_iso
 from stream_gru.types import NS_PER_S
 from tests.support.broker import Broker
-from tests.support.live import BUNDLE, Running, pump_records
+from tests.support.live import Running, mqtt_config, pump_records
 from tests.support.waiting import wait_for
 
 _SECONDS = 10
 _DEVICES = 10
-_CONFIG = """
-[run]
-bundle = "{bundle}"
-
-[[broker]]
-url = "{url}"
-
-[[source]]
-type = "mqtt"
-topics = ["sensors/{{stream}}/data"]
-format = "json"
-
-[source.input]
-time = "ts"
-time_unit = "s"
-
-[[sink]]
-type = "mqtt"
-
-[metrics]
-listen = "127.0.0.1:0"
-"""
 
 
 def measure(rate: int) -> list[float]:
@@ -61,7 +39,7 @@ def measure(rate: int) -> list[float]:
 
     with tempfile.TemporaryDirectory() as name, Broker(Path(name), lines=["set_tcp_nodelay true"]) as broker:
         config = Path(name) / "gateway.toml"
-        config.write_text(_CONFIG.format(bundle=BUNDLE, url=broker.url))
+        config.write_text(mqtt_config(broker.url))
         with Running(config) as daemon:
             clients = [Client(CallbackAPIVersion.VERSION2) for _ in range(2)]
             listener, device = clients

@@ -15,40 +15,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.support.broker import Broker, needs_mosquitto
-from tests.support.live import BUNDLE, Running, pump_records, replayed
+from tests.support.live import Running, mqtt_config, pump_records, replayed
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
-
-CONFIG = """
-[run]
-bundle = "{bundle}"
-state_dir = "{folder}"
-
-[[broker]]
-url = "{url}"
-client_id = "gateway"
-
-[[source]]
-type = "mqtt"
-topics = ["sensors/{{stream}}/data"]
-format = "json"
-
-[source.input]
-time = "ts"
-time_unit = "s"
-
-[[sink]]
-type = "mqtt"
-
-[[sink]]
-type = "file"
-path = "{folder}/out.jsonl"
-
-[metrics]
-listen = "127.0.0.1:0"
-"""
 
 
 def publish_all(
@@ -93,7 +64,8 @@ def _await_all(sent: list[MQTTMessageInfo]) -> None:
 def start(folder: Path, broker: Broker) -> Path:
     """A configuration for this broker."""
     path = folder / "gateway.toml"
-    path.write_text(CONFIG.format(bundle=BUNDLE, folder=folder, url=broker.url))
+    file = f'[[sink]]\ntype = "file"\npath = "{folder}/out.jsonl"\n'
+    path.write_text(mqtt_config(broker.url, run=f'state_dir = "{folder}"') + file)
     return path
 
 

@@ -13,38 +13,15 @@ from msgspec.structs import replace
 
 from stream_gru.bundle import load_bundle, write_bundle
 from tests.support.broker import Broker, Peer, needs_mosquitto
-from tests.support.live import BUNDLE, Running, pump_records
+from tests.support.live import BUNDLE, Running, mqtt_config, pump_records
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 
-CONFIG = """
-[run]
-bundle = "{bundle}"
-engine = "numpy"
 
-[[broker]]
-url = "{url}"
-client_id = "gateway"
-
-[[source]]
-type = "mqtt"
-topics = ["sensors/{{stream}}/data"]
-format = "json"
-
-[source.input]
-time = "ts"
-time_unit = "s"
-
-[[sink]]
-type = "mqtt"
-
-[metrics]
-listen = "127.0.0.1:0"
-"""
-
-
+# It runs bundles that have no flatbuffer, too.
+NUMPY = 'engine = "numpy"'
 SECURE_SINK = """
 [[broker]]
 name = "secure"
@@ -85,7 +62,7 @@ class System:
 
     def text(self, bundle: Path = BUNDLE) -> str:
         """The configuration it was started with, perhaps with another bundle."""
-        return CONFIG.format(bundle=bundle, url=self.broker.url)
+        return mqtt_config(self.broker.url, bundle=bundle, run=NUMPY)
 
     def send(self, count: int, topic: str = "sensors/dev-0/data") -> list[dict[str, object]]:
         """Send the next records of the device and return what was predicted from them."""
@@ -124,7 +101,7 @@ def running(folder: Path) -> Iterator[System]:
     """Broker, daemon, device."""
     config = folder / "gateway.toml"
     with Broker(folder) as broker:
-        config.write_text(CONFIG.format(bundle=BUNDLE, url=broker.url))
+        config.write_text(mqtt_config(broker.url, run=NUMPY))
         with Running(config) as daemon, broker.client("peer") as peer:
             one = System(daemon, broker, peer, folder)
             peer.subscribe("stream_gru/#")
@@ -230,7 +207,7 @@ def test_what_waits_in_a_sink_outlives_its_new_table(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     config = tmp_path / "gateway.toml"
     with Broker(tmp_path) as broker, Broker(tmp_path / "out") as other:
-        text = with_named_broker(CONFIG.format(bundle=BUNDLE, url=broker.url))
+        text = with_named_broker(mqtt_config(broker.url, run=NUMPY))
         text = text.replace('[[sink]]\ntype = "mqtt"\nbroker = "broker"\n', OTHER.format(url=other.url))
         config.write_text(text)
         subscriber = Subscriber(other.port)
@@ -256,7 +233,7 @@ def test_a_sink_that_waits_for_room_can_be_taken_away(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     config, out = tmp_path / "gateway.toml", tmp_path / "out.jsonl"
     with Broker(tmp_path) as broker, Broker(tmp_path / "out") as other:
-        text = with_named_broker(CONFIG.format(bundle=BUNDLE, url=broker.url))
+        text = with_named_broker(mqtt_config(broker.url, run=NUMPY))
         text = text.replace("[run]", "[run]\nsilent_after_s = 1.5")
         sink = '[[sink]]\ntype = "mqtt"\nbroker = "broker"\n'
         blocking = OTHER.format(url=other.url) + "queue_messages = 20\n"

@@ -27,6 +27,36 @@ CHANNELS = ("flow", "pressure", "current", "vibration")
 BEGIN_S = 1_772_323_200  # 2026-03-01, where the shipped recordings begin
 
 
+_MQTT = """
+[run]
+bundle = "{bundle}"
+{run}
+[[broker]]
+url = "{url}"
+client_id = "gateway"
+
+[[source]]
+type = "mqtt"
+topics = ["sensors/{{stream}}/data"]
+format = "json"
+
+[source.input]
+time = "ts"
+time_unit = "s"
+
+[[sink]]
+type = "mqtt"
+
+[metrics]
+listen = "127.0.0.1:0"
+"""
+
+
+def mqtt_config(url: str, *, bundle: Path = BUNDLE, run: str = "") -> str:
+    """A daemon between two topics of a broker; ``run``: more lines of [run]."""
+    return _MQTT.format(url=url, bundle=bundle, run=run)
+
+
 class Running:
     """``stream-gru run`` with a configuration; its standard error goes to ``log``."""
 
