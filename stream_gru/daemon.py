@@ -4,7 +4,10 @@
 handler) lets the batch in hand finish, then everything is flushed, acknowledged and closed.
 
 What was read is acknowledged by a commit: first every sink confirms what it was given, then every source is told how
-far it was processed.  A commit that a sink cannot confirm yet is put off, and nothing is acknowledged meanwhile.
+far it was processed.
+
+Decision: a commit does not wait.  What a sink has not confirmed is asked for again at the next turn while samples flow
+on; waiting for a broker that is never idle would stop everything for as long as it is busy.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Numbers of a whole batch are written by one call into bytes and then cut into rows, because a call costs more than the
 numbers of a row.  What is written does not depend on the batch: the same row gives the same bytes.
+
+Decision: a row's ``id`` is stream and event time, not stream and steps: steps begin anew at every reset, a time comes
+once.  So an output that is sent again, after a crash too, has the id it had.
 """
 
 from __future__ import annotations
