@@ -32,10 +32,10 @@ def alarms(out: PredictionBatch, config: AlarmConfig) -> Mask | None:
 def _of_class(out: PredictionBatch, probabilities: F32, classes: list[str]) -> Mask:
     """Rows whose class is one of ``classes``: the most likely one, or of independent classes any that is likely."""
     wanted = np.isin(out.spec.labels, classes)
-    known = np.logical_and.reduce(np.isfinite(probabilities), axis=1)
+    best = out.best_class
     if out.spec.exclusive:
-        return known & wanted[probabilities.argmax(axis=1)]
-    return known & np.logical_or.reduce(probabilities[:, wanted] >= 0.5, axis=1)
+        return (best >= 0) & wanted[best]
+    return (best >= 0) & np.logical_or.reduce(probabilities[:, wanted] >= 0.5, axis=1)
 
 
 def check_alarm(config: AlarmConfig, manifest: Manifest) -> None:

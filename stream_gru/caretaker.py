@@ -39,7 +39,7 @@ class Caretaker:
     ) -> None:
         self._pipeline, self._gate, self._commands = pipeline, gate, commands
         self._silence, self.pace, self._metrics = silence, pace, metrics
-        self.notifier = notifier
+        self.notifier = notifier or Notifier({})
         self._reported = float("-inf")
         self._looked = float("inf")
         self._held_up_s = 0.0
@@ -99,7 +99,7 @@ class Caretaker:
     def _tell_manager(self) -> None:
         """One line for `systemctl status`, when it has changed."""
         text = f"{len(self._pipeline.streams)} streams, {self._silent} silent, {self._paused} paused"
-        if self.notifier is not None and text != self._told:
+        if text != self._told:
             self.notifier.status(text)
             self._told = text
 

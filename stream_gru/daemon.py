@@ -144,8 +144,7 @@ class Daemon:
     def alive(self) -> None:
         """Say that the loop goes on, though it may be waiting for somebody."""
         self.last_turn_s = self._clock()
-        if self.caretaker.notifier is not None:
-            self.caretaker.notifier.alive()
+        self.caretaker.notifier.alive()
 
     def interrupted(self) -> bool:
         """Asked again and again by a sink that waits for room: whether it shall give up, to stop or to make a change.
@@ -176,14 +175,12 @@ class Daemon:
                 for one in self.inputs:
                     one.source.open(one.position)
                 self.ready = True
-                if self.caretaker.notifier is not None:
-                    self.caretaker.notifier.ready()
+                self.caretaker.notifier.ready()
                 self._loop()
                 self._finish()
             finally:
                 self.ready = False
-                if self.caretaker.notifier is not None:
-                    self.caretaker.notifier.stopping()
+                self.caretaker.notifier.stopping()
                 self.summary.seconds = self._clock() - self._begin
         return self.summary
 

@@ -196,14 +196,13 @@ class Metrics:
         if out.alarm is not None:
             self._alarms.inc(int(np.count_nonzero(out.alarm)))
         if out.probabilities is not None and self._classes:
-            given = np.isfinite(out.probabilities).all(axis=1)
-            best = out.probabilities.argmax(axis=1)
-            for child, n in zip(self._classes, np.bincount(best[given], minlength=len(self._classes)), strict=True):
+            best = out.best_class
+            for child, n in zip(self._classes, np.bincount(best[best >= 0], minlength=len(self._classes)), strict=True):
                 child.inc(int(n))
             if out.label is not None:
                 known = (out.label >= 0) & out.trusted
                 self._labelled.inc(int(known.sum()))
-                self._correct.inc(int((given & known & (best == out.label)).sum()))
+                self._correct.inc(int((known & (best == out.label)).sum()))
 
     def observe_arrival(self, source: str, messages: int, joined: int, missing: int) -> None:
         """Count messages of a source, records joined, and samples that are missing by a device's own counter."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,18 @@ def label_of(spec: OutputSpec, probabilities: F32) -> str | list[str] | None:
     if spec.exclusive:
         return spec.labels[int(probabilities.argmax())]
     return [label for label, p in zip(spec.labels, probabilities, strict=True) if p >= 0.5]
+
+
+def statuses(batch: PredictionBatch) -> list[bytes]:
+    """The status of each row as it is written."""
+    pairs = zip(batch.status.tolist(), batch.steps.tolist(), strict=True)
+    warm_up, warming = batch.spec.warm_up, int(Status.WARMING)
+    return [_status(code, steps if code == warming else 0, warm_up) for code, steps in pairs]
+
+
+@lru_cache(maxsize=8192)
+def _status(code: int, steps: int, warm_up: int) -> bytes:
+    return status_text(Status(code), steps, warm_up).encode()
 
 
 def status_text(status: Status, steps: int, warm_up: int) -> str:

@@ -18,7 +18,7 @@ from stream_gru.types import I64, NS_PER_S
 
 _FEW = 16  # texts that are read one by one sooner than as columns
 _Unit = Literal["s", "ms", "us", "ns"]
-_UNITS_NS: dict[_Unit, int] = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
+UNITS_NS: dict[_Unit, int] = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
 # Times are nearer to 1970 than this.
 LIMIT_NS = 2**62
 # `datetime.fromisoformat` also takes weeks, any separator and fractions of a minute, and more with each Python version.
@@ -152,7 +152,7 @@ def epoch_to_ns(values: NDArray[np.float64] | I64, unit: _Unit) -> I64:
     Fractions of seconds and milliseconds are kept to a microsecond: float64 carries 0.2 µs for times of today, and
     further digits would be noise.
     """
-    factor = _UNITS_NS[unit]
+    factor = UNITS_NS[unit]
     if values.dtype.kind in "iu":
         return values.astype(np.int64) * factor
     whole = np.floor(values)
@@ -164,7 +164,7 @@ def format_iso(time_ns: I64) -> list[str]:
     """Return ``YYYY-MM-DDTHH:MM:SS[.fff[fff[fff]]]Z`` for each time, with as few digits as the instant needs."""
     out = np.empty(len(time_ns), object)
     left = np.ones(len(time_ns), np.bool_)
-    for unit, width_ns in _UNITS_NS.items():
+    for unit, width_ns in UNITS_NS.items():
         fits = left & (time_ns % width_ns == 0)
         if fits.any():
             out[fits] = np.char.add(np.datetime_as_string(time_ns[fits].view("datetime64[ns]"), unit=unit), "Z")

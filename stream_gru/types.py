@@ -332,6 +332,14 @@ class PredictionBatch:
         """Outputs that are neither warming nor degraded, (M,): only those are scored."""
         return (self.status == Status.OK) | (self.status == Status.IMPUTED)
 
+    @property
+    def best_class(self) -> I64:
+        """Index of the likeliest class, (M,); -1 where a probability is no number, or where there are none."""
+        if self.probabilities is None:
+            return np.full(len(self), -1, np.int64)
+        known = np.logical_and.reduce(np.isfinite(self.probabilities), axis=1)
+        return np.where(known, self.probabilities.argmax(axis=1), -1)
+
     def __len__(self) -> int:
         return len(self.time_ns)
 

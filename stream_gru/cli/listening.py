@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import FrameType
 
+import click
 from msgspec.structs import replace
 
 from stream_gru.errors import EndOfInput
@@ -27,12 +28,18 @@ _MESSAGES = 1000
 
 
 class Listener:
-    """All sources of a plan.  ``only``: the name of one of them; ``seconds``: for how long, None until `stop`."""
+    """All sources of a plan.  ``only``: the name of one of them; ``seconds``: for how long, None until `stop`.
+
+    Raises click.UsageError when there is no source of that name.
+    """
 
     def __init__(self, plan: Plan, only: str | None = None, seconds: float | None = None) -> None:
         self._bell, self._stopping = threading.Event(), False
         self._seconds = seconds
         planned = [one for one in plan.sources if only in (None, one.name)]
+        if not planned:
+            known = ", ".join(one.name for one in plan.sources)
+            raise click.UsageError(f"--source: expected one of {known}, got {only}")
         self.sources = [(one, self._build(plan, one)) for one in planned]
 
     def stop(self) -> None:

@@ -35,8 +35,6 @@ def probe(config: Path, seconds: float, count: int | None, only: str | None, as_
     plan = load_plan(config)
     log_to_stderr("warning")
     listener = Listener(plan, only, seconds)
-    if not listener.sources:
-        raise click.UsageError(f"--source: expected one of {', '.join(one.name for one in plan.sources)}, got {only}")
     listener.stop_on_signals()
     assembler = build_assembler(plan)
     intakes = {planned.name: build_intake(planned, assembler, None) for planned, _ in listener.sources}

@@ -27,8 +27,6 @@ def record(config: Path, out: Path, seconds: float | None, count: int | None, on
     plan = load_plan(config)
     log_to_stderr(plan.run.log_level)
     listener = Listener(plan, only, seconds)
-    if not listener.sources:
-        raise click.UsageError(f"--source: expected one of {', '.join(one.name for one in plan.sources)}, got {only}")
     listener.stop_on_signals()
     written = 0
     with RecordingWriter(out) as writer:

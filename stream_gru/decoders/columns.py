@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from stream_gru.config.kinds import TimeUnit
-from stream_gru.times import LIMIT_NS, epoch_to_ns, parse_iso
+from stream_gru.times import LIMIT_NS, UNITS_NS, epoch_to_ns, parse_iso
 from stream_gru.types import F64, I32, I64, STREAM_ID, DropReason, Mask
 
 # Cells joined by commas, which no number has.
@@ -27,7 +27,6 @@ _INTEGERS = re.compile(r"-?\d{1,19}(,-?\d{1,19})*", re.ASCII)
 MISSING = frozenset({"", "nan", "-nan", "na", "null", "none"})
 _BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
-_UNITS_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _PLAIN = (str, int, float, np.generic, Decimal, type(None))
 
 Column = Sequence[object]
@@ -56,7 +55,7 @@ def read_times(cells: Column, unit: TimeUnit, rows: Rows) -> I64:
     """Read event times, in nanoseconds; a row without one, or with none that is one, is dropped."""
     if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
         return _instants(cells, rows)
-    limit = LIMIT_NS // _UNITS_NS.get(unit, 1)
+    limit = LIMIT_NS // (1 if unit == "iso" else UNITS_NS[unit])
     if unit != "iso":
         whole_or_none = _all_whole_numbers(cells)
         plain = _all_fractions(cells) if whole_or_none is None else whole_or_none
@@ -85,7 +84,7 @@ def _instants(cells: np.ndarray[tuple[int, ...], np.dtype[np.datetime64]], rows:
         cells = cells.astype("datetime64[s]")
     unit: Any = np.datetime_data(cells.dtype)[0]
     numbers = cells.astype(np.int64)
-    limit = LIMIT_NS // _UNITS_NS[unit]
+    limit = LIMIT_NS // UNITS_NS[unit]
     usable = (numbers > -limit) & (numbers < limit)
     rows.drop(~usable, DropReason.TIMESTAMP)
     return epoch_to_ns(np.where(usable, numbers, 0), unit)

@@ -15,9 +15,9 @@ from stream_gru.decoders.clocks import TIME, with_own_time
 from stream_gru.decoders.fields import Fields
 from stream_gru.decoders.lines import decoded_lines
 from stream_gru.decoders.records import Record, Records, Shape
+from stream_gru.times import UNITS_NS
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
-_NS = {"iso": 1, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _MEASUREMENT = "_measurement"
 
 # No part can hold what the next one begins with, and a backslash before a mark never stands for itself: there is one
@@ -47,7 +47,8 @@ class LineProtocolDecoder:
     """Reads messages whose payload is lines of line protocol; blank lines and comments are nothing."""
 
     def __init__(self, fields: Fields) -> None:
-        self._ns = _NS[fields.input.time_unit]
+        unit = fields.input.time_unit
+        self._ns = 1 if unit == "iso" else UNITS_NS[unit]
         self._shape = Shape(with_own_time(fields))
         self._boot = fields.clock == "boot"
 

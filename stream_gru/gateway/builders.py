@@ -13,6 +13,7 @@ from stream_gru.intake import Intake
 from stream_gru.intake.assembly import Assembler
 from stream_gru.intake.device_clock import DeviceClock
 from stream_gru.intake.sequence import SequenceWatch
+from stream_gru.times import UNITS_NS
 from stream_gru.types import NS_PER_S, Mask, PredictionBatch
 
 _HOLD_PERIODS = 5
@@ -55,11 +56,11 @@ def build_alarm(plan: Plan) -> Callable[[PredictionBatch], Mask | None] | None:
 def build_intake(planned: PlannedSource, assembler: Assembler | None, gate: Gate | None) -> Intake:
     """What makes samples of a source's messages."""
     fields = planned.fields
-    unit_ns = {"iso": 1_000_000, "s": NS_PER_S, "ms": 1_000_000, "us": 1000, "ns": 1}[fields.input.time_unit]
+    unit = fields.input.time_unit
     return Intake(
         planned.name,
         load_decoder(planned.format, fields),
-        clock=DeviceClock(2**32 * unit_ns) if fields.clock == "boot" else None,
+        clock=None if fields.clock == "epoch" or unit == "iso" else DeviceClock(2**32 * UNITS_NS[unit]),
         sequence=SequenceWatch() if fields.input.seq and planned.live else None,
         assembler=assembler if planned.assembled else None,
         gate=gate,

@@ -85,9 +85,7 @@ class Gateway:
             commit_rows=plan.run.commit_rows,
             commit_s=plan.run.commit_s,
         )
-        self.daemon.sinks = {one.name: self._sink(one, plan) for one in plan.sinks}
-        if self._has_outputs:
-            self.daemon.sinks[_FEED] = self._feed
+        self.daemon.sinks = {**{one.name: self._sink(one, plan) for one in plan.sinks}, _FEED: self._feed}
         self._server: WebServer | None = None
         self._control: ExitStack = ExitStack()
         self._started_s = time.monotonic()
@@ -113,9 +111,7 @@ class Gateway:
 
     def reload(self) -> None:
         """Read the configuration again and take it, or say why not and go on as before; called by the loop."""
-        notifier = self.caretaker.notifier
-        if notifier is not None:
-            notifier.reloading()
+        self.caretaker.notifier.reloading()
         try:
             text = self._take(load_plan(self.plan.path))
         except StreamGruError as error:
@@ -124,8 +120,7 @@ class Gateway:
         else:
             log.info("configuration taken: %s", text)
             self.metrics.observe_reload(time.time(), well=True)
-        if notifier is not None:
-            notifier.ready()
+        self.caretaker.notifier.ready()
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -159,10 +154,6 @@ class Gateway:
             manifest=plan.bundle.manifest,
             stopping=lambda: self.daemon.interrupted(),
         )
-
-    @property
-    def _has_outputs(self) -> bool:
-        return self.plan.config.metrics.enabled
 
     def _announce(self) -> None:
         """Begin the series of all sources and sinks."""
@@ -257,7 +248,6 @@ class Gateway:
         if not old.live:
             raise ConfigError(f"{new.path}: a recording is not reloaded")
         engine = load_engine(new.run.engine, new.bundle)
-        inputs = {one.name: self._input(one, new) for one in new.sources}
         with ExitStack() as undo:
             server = self._new_server(old, new)
             if server is not None:
@@ -281,7 +271,7 @@ class Gateway:
         self._announce()
         self._replace_server(old, new, server)
         self._replace_sinks(sinks, old, new)
-        self._replace_inputs(old, new, inputs)
+        self._replace_inputs(old, new)
         self._control.close()
         self._open_control(new)
         self.daemon.alarm = build_alarm(new)
@@ -329,10 +319,9 @@ class Gateway:
         for one in new.sinks:
             if isinstance(one.config, MqttSinkConfig) and id(sinks[one.name]) not in kept:
                 sinks[one.name].open()
-        feed = {_FEED: self._feed} if _FEED in self.daemon.sinks else {}
-        self.daemon.exchange_sinks({**sinks, **feed}, heirs)
+        self.daemon.exchange_sinks({**sinks, _FEED: self._feed}, heirs)
 
-    def _replace_inputs(self, old: Plan, new: Plan, fresh: dict[str, Input]) -> None:
+    def _replace_inputs(self, old: Plan, new: Plan) -> None:
         """Keep inputs whose tables are the same, change subscriptions, close and open the others."""
         if assembly_spec(old) != assembly_spec(new):
             self._assembler = build_assembler(new)  # records are numbered anew
@@ -342,15 +331,14 @@ class Gateway:
         going = {one.name: one for one in self.daemon.inputs}
         inputs = []
         for planned in new.sources:
-            one, was = going.get(planned.name), before.get(planned.name)
-            if one is None or was is None or not self._goes_on(one, was, planned):
-                if one is not None:
-                    going.pop(planned.name).source.close()
-                one = fresh[planned.name]
-                one.source.open(None)
+            one = going.pop(planned.name, None)
+            if one is not None and self._goes_on(one, before[planned.name], planned):
+                one.intakes = {planned.name: self._intake(planned)}
             else:
-                going.pop(planned.name)
-            one.intakes = {planned.name: self._intake(planned)}
+                if one is not None:
+                    one.source.close()
+                one = self._input(planned, new)
+                one.source.open(None)
             inputs.append(one)
         for gone in going.values():
             # A broker would keep messages for a source that never comes back.

@@ -104,12 +104,11 @@ def load_plan(path: Path, *, here: bool = True) -> Plan:
 
 def _check_parts(plan: Plan) -> None:
     """Make sure that every part can be built, and that files of secrets, certificates and recordings are there."""
-    brokers = [*(one.broker for one in plan.sources), *(one.broker for one in plan.sinks), plan.control_broker]
-    for broker in brokers:
-        if broker is not None:
-            credentials(broker)
-            if is_tls(broker):
-                tls_context(broker)
+    named = [*(one.broker for one in plan.sources), *(one.broker for one in plan.sinks), plan.control_broker]
+    for broker in {broker.name: broker for broker in named if broker is not None}.values():
+        credentials(broker)
+        if is_tls(broker):
+            tls_context(broker)
     for source in plan.sources:
         try:
             build_source(source.config, source.name, source.format, broker=source.broker)

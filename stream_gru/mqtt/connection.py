@@ -32,7 +32,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from stream_gru.config.live import BrokerConfig
-from stream_gru.errors import ConfigError
+from stream_gru.errors import ConfigError, TakenOver
 from stream_gru.mqtt.access import FreshContext, credentials, is_tls, tls_context, warn_of_risks
 from stream_gru.mqtt.backoff import Backoff
 from stream_gru.mqtt.handlers import Handlers, Limits, Will
@@ -130,6 +130,14 @@ class Connection:
         """Tell the broker that a message is done with; only in a handler."""
         if message.qos:
             self._client.ack(message.mid, message.qos)
+
+    def require_own_name(self, who: str) -> None:
+        """Raise TakenOver when another client goes by our name."""
+        if self.taken_over:
+            raise TakenOver(
+                f"{who}: another client is connected as {self.client_id!r}; "
+                f"stop it, or give each daemon its own client_id in [[broker]]"
+            )
 
     def close(
         self, farewell: Callable[[Client], None] | None = None, timeout_s: float = 1.0, *, forget: bool = False

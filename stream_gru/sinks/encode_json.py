@@ -15,9 +15,9 @@ from functools import lru_cache
 import numpy as np
 import orjson
 
-from stream_gru.prediction import label_of, status_text
+from stream_gru.prediction import label_of, statuses
 from stream_gru.times import format_iso
-from stream_gru.types import F32, OutputSpec, PredictionBatch, ResetReason, Status
+from stream_gru.types import F32, OutputSpec, PredictionBatch, ResetReason
 
 
 class JsonEncoder:
@@ -52,11 +52,11 @@ def _columns(batch: PredictionBatch) -> list[Iterable[bytes]]:
         pairs = np.stack((batch.lower, batch.upper), axis=-1)
         columns.extend(_rows_of_pairs(pairs[:, d]) for d in range(len(spec.targets)))
     if batch.probabilities is not None:
-        columns.append(_classes(spec, batch.probabilities))
+        columns.append(_classes(batch, batch.probabilities))
         columns.extend(_numbers(batch.probabilities[:, i]) for i in range(len(spec.labels)))
     if batch.alarm is not None:
         columns.append([b"true" if alarm else b"false" for alarm in batch.alarm.tolist()])
-    return [*columns, _statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps.tolist()]]
+    return [*columns, statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps.tolist()]]
 
 
 @lru_cache(maxsize=64)
@@ -103,23 +103,12 @@ def _dump(array: F32) -> bytes:
     return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _classes(spec: OutputSpec, probabilities: F32) -> list[bytes]:
+def _classes(batch: PredictionBatch, probabilities: F32) -> list[bytes]:
+    spec = batch.spec
     if not spec.exclusive:
         return [orjson.dumps(label_of(spec, row)) for row in probabilities]
     names = [orjson.dumps(label) for label in spec.labels] + [b"null"]
-    best = np.where(np.logical_and.reduce(np.isfinite(probabilities), axis=1), probabilities.argmax(axis=1), -1)
-    return [names[i] for i in best.tolist()]
-
-
-def _statuses(batch: PredictionBatch) -> list[bytes]:
-    pairs = zip(batch.status.tolist(), batch.steps.tolist(), strict=True)
-    warm_up, warming = batch.spec.warm_up, int(Status.WARMING)
-    return [_status(code, steps if code == warming else 0, warm_up) for code, steps in pairs]
-
-
-@lru_cache(maxsize=8192)
-def _status(code: int, steps: int, warm_up: int) -> bytes:
-    return status_text(Status(code), steps, warm_up).encode()
+    return [names[i] for i in batch.best_class.tolist()]
 
 
 def _resets(batch: PredictionBatch) -> list[bytes]:

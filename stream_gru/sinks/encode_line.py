@@ -16,8 +16,8 @@ from functools import lru_cache
 import numpy as np
 import orjson
 
-from stream_gru.prediction import label_of, status_text
-from stream_gru.types import F32, OutputSpec, PredictionBatch, Status
+from stream_gru.prediction import label_of, statuses
+from stream_gru.types import F32, OutputSpec, PredictionBatch
 
 _NAME = str.maketrans({"\\": r"\\", ",": r"\,", " ": r"\ ", "=": r"\=", "\n": r"\ ", "\r": r"\ "})
 _MEASUREMENT = str.maketrans({"\\": r"\\", ",": r"\,", " ": r"\ ", "\n": r"\ ", "\r": r"\ "})
@@ -93,17 +93,11 @@ def _words(batch: PredictionBatch) -> list[bytes]:
     alarms = [b""] * len(batch)
     if batch.alarm is not None:
         alarms = [b"alarm=true," if alarm else b"alarm=false," for alarm in batch.alarm.tolist()]
-    warm_up, warming = batch.spec.warm_up, int(Status.WARMING)
     tails = [
-        b'status="%b",steps=%di' % (_status(code, steps if code == warming else 0, warm_up), steps)
-        for code, steps in zip(batch.status.tolist(), batch.steps.tolist(), strict=True)
+        b'status="%b",steps=%di' % (status, steps)
+        for status, steps in zip(statuses(batch), batch.steps.tolist(), strict=True)
     ]
     return [b"".join(row) for row in zip(classes, alarms, tails, strict=True)]
-
-
-@lru_cache(maxsize=8192)
-def _status(code: int, steps: int, warm_up: int) -> bytes:
-    return status_text(Status(code), steps, warm_up).encode()
 
 
 def _class_fields(batch: PredictionBatch) -> list[bytes]:
@@ -114,8 +108,7 @@ def _class_fields(batch: PredictionBatch) -> list[bytes]:
         labels = [label_of(spec, row) for row in probabilities]
         return [b"" if label is None else _class_field("|".join(label)) for label in labels]
     fields = [*map(_class_field, spec.labels), b""]
-    known = np.logical_and.reduce(np.isfinite(probabilities), axis=1)
-    return [fields[i] for i in np.where(known, probabilities.argmax(axis=1), -1).tolist()]
+    return [fields[i] for i in batch.best_class.tolist()]
 
 
 def _class_field(text: str) -> bytes:

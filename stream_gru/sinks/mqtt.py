@@ -22,7 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from stream_gru.config.live import BrokerConfig, MqttSinkConfig
-from stream_gru.errors import SinkPending, SinkUnavailable, TakenOver
+from stream_gru.errors import SinkPending, SinkUnavailable
 from stream_gru.manifest import Manifest
 from stream_gru.mqtt.access import client_id
 from stream_gru.mqtt.connection import Connection
@@ -208,11 +208,7 @@ class MqttSink:
     def _require_open(self) -> None:
         if not self._opened:
             raise SinkUnavailable(f"sink {self._name}: not open")
-        if self._connection.taken_over:
-            raise TakenOver(
-                f"sink {self._name}: another client is connected as {self._connection.client_id!r}; "
-                f"stop it, or give each daemon its own client_id in [[broker]]"
-            )
+        self._connection.require_own_name(f"sink {self._name}")
 
     def _say_availability(self, stream: str, online: bool) -> None:
         if self._config.availability_topic:

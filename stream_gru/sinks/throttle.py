@@ -93,8 +93,8 @@ def _states(batch: PredictionBatch) -> list[Hashable]:
 def _classes(batch: PredictionBatch) -> Sequence[Hashable]:
     if batch.probabilities is None:
         return [None] * len(batch)
-    known = np.logical_and.reduce(np.isfinite(batch.probabilities), axis=1)
+    best = batch.best_class.tolist()
     if batch.spec.exclusive:
-        return np.where(known, batch.probabilities.argmax(axis=1), -1).tolist()
+        return best
     likely = np.packbits(batch.probabilities >= 0.5, axis=1)
-    return [row.tobytes() if good else None for row, good in zip(likely, known.tolist(), strict=True)]
+    return [row.tobytes() if code >= 0 else None for row, code in zip(likely, best, strict=True)]

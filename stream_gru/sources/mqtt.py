@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from paho.mqtt.client import Client, MQTTMessage
 
 from stream_gru.config.live import BrokerConfig, MqttSourceConfig
-from stream_gru.errors import SourceUnavailable, TakenOver
+from stream_gru.errors import SourceUnavailable
 from stream_gru.mqtt.access import client_id
 from stream_gru.mqtt.connection import Connection
 from stream_gru.mqtt.handlers import Handlers
@@ -96,11 +96,8 @@ class MqttSource:
         if not self._opened or self._closing:
             raise SourceUnavailable(f"source {self._name}: not open")
         messages = self._queue.get(limit, timeout_s)
-        if not messages and self._connection.taken_over:
-            raise TakenOver(
-                f"source {self._name}: another client is connected as {self._connection.client_id!r}; "
-                f"stop it, or give each daemon its own client_id in [[broker]]"
-            )
+        if not messages:
+            self._connection.require_own_name(f"source {self._name}")
         if self._holding:
             self._connection.wake()
         return messages
@@ -113,15 +110,16 @@ class MqttSource:
 
     def close(self) -> None:
         """Acknowledge what was committed and disconnect; the session stays and goes on collecting."""
-        self._closing = True
-        self._queue.close()
-        self._connection.close(farewell=self._on_turn)
+        self._leave(forget=False)
 
     def forget(self) -> None:
         """Close for good: the broker shall keep nothing for a source that does not come back."""
+        self._leave(forget=True)
+
+    def _leave(self, *, forget: bool) -> None:
         self._closing = True
         self._queue.close()
-        self._connection.close(farewell=self._on_turn, forget=True)
+        self._connection.close(farewell=self._on_turn, forget=forget)
 
     def health(self) -> SourceHealth:
         """Whether the broker is there and has granted all topics on this connection, and what waits."""
