@@ -26,8 +26,13 @@ def silent_after_s(plan: Plan) -> float:
     return plan.run.silent_after_s or max(_SILENT_LEAST_S, _SILENT_PERIODS * period_s)
 
 
-def assembly_spec(plan: Plan) -> tuple[int, int, int, int, int]:
-    """Channels, period, longest hold and wait (nanoseconds), most streams: what the assembler is built of."""
+def assembly_spec(plan: Plan) -> tuple[int, int, int, int, int] | None:
+    """Channels, period, longest hold and wait (nanoseconds), most streams: what the assembler is built of.
+
+    None when no source has channels that arrive apart.
+    """
+    if not any(one.assembled for one in plan.sources):
+        return None
     manifest, config = plan.bundle.manifest, plan.config.assembly
     period_ns = max(1, round(manifest.period_s * NS_PER_S))
     return (
@@ -41,9 +46,10 @@ def assembly_spec(plan: Plan) -> tuple[int, int, int, int, int]:
 
 def build_assembler(plan: Plan) -> Assembler | None:
     """The assembler that all sources share whose channels arrive apart; None when there is no such source."""
-    if not any(one.assembled for one in plan.sources):
+    spec = assembly_spec(plan)
+    if spec is None:
         return None
-    channels, period_ns, max_age_ns, wait_ns, streams = assembly_spec(plan)
+    channels, period_ns, max_age_ns, wait_ns, streams = spec
     return Assembler(channels, period_ns, max_age_ns, wait_ns, max_streams=streams)
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from stream_gru.bundle import load_bundle, write_bundle
 from tests.support.broker import Broker, Peer, needs_mosquitto
-from tests.support.live import BUNDLE, Running, mqtt_config, pump_records
+from tests.support.live import BUNDLE, CHANNELS, Running, mqtt_config, pump_records
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import wait_for
 
@@ -175,6 +175,25 @@ def test_topics_are_changed_by_difference(system: System) -> None:
     assert [row["steps"] for row in system.send(1, "devices/dev-0/data")] == [8]
     assert system.daemon.metric(messages) == (count or 0) + 1
     assert system.daemon.text().count("connected (gateway)") == 1
+
+
+def test_the_first_source_whose_channels_arrive_apart_is_assembled(system: System) -> None:
+    """It comes by a reload: one prediction for each second, not one for each topic."""
+    apart = '[[source]]\ntype = "mqtt"\nname = "apart"\ntopics = ["house/{stream}/{channel}"]\nformat = "json"\n'
+    system.write(system.text() + apart + '[source.input]\ntime = "ts"\ntime_unit = "s"\n')
+    assert system.reload()
+    wait_for(lambda: system.daemon.metric('stream_gru_source_connected{source="apart"}') == 1, what="the new source")
+    for row in pump_records(1, 5)["dev-0"]:
+        for channel in CHANNELS:
+            system.peer.publish(f"house/attic/{channel}", json.dumps({"ts": row["ts"], "value": row[channel]}))
+    joined = 'stream_gru_records_joined_total{source="apart"}'
+    wait_for(lambda: system.daemon.metric(joined) == 20, what="all records")
+
+    def steps() -> list[object]:
+        return [row["steps"] for row in system.predictions() if row["stream"] == "attic"]
+
+    wait_for(lambda: len(steps()) >= 5, what="predictions")
+    assert steps() == [1, 2, 3, 4, 5]
 
 
 def test_sinks_come_and_go(system: System) -> None:
