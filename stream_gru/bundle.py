@@ -10,25 +10,24 @@
 Nothing is believed before it is checked: sizes before reading, hashes before parsing, names and shapes before use.
 
 Weights (dtype float32; C channels, I = C + calendar inputs, U units of a layer, its input width W):
-    scaling/mean, scaling/scale     (C,)        scaled = (value - mean) / scale
+    scaling/mean, scaling/scale     (C,)        scaled = (value - mean) / scale; 0 and 1 for categories
+    embedding_<c>/embeddings        (N, E)      of channel c with N categories; absent where they are one-hot
     recurrent_<i>/kernel            (W, G*U)    G = 3 gru (z, r, h), 4 lstm (i, f, c, o), 1 simple_rnn
     recurrent_<i>/recurrent_kernel  (U, G*U)
     recurrent_<i>/bias              (2, 3*U) gru with reset_after, else (G*U,); absent without use_bias
     forecast/kernel, forecast/bias  (U, D*H*Q), (D*H*Q,)   reshaped to (D, H, Q), still in scaled units
-    classes/kernel, classes/bias    (U, L), (L,)
+    classes/kernel, classes/bias    (U, L), (L,)           L = 1 with the activation logistic
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import math
 import os
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +35,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from stream_gru.contradictions import contradictions
 from stream_gru.errors import BundleError, UnsupportedModelError
 from stream_gru.manifest import (
     Calibration,
@@ -69,7 +69,6 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 64 * 1024 * 1024
-MAX_SECONDS = 1e9
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.npz"
@@ -109,7 +108,7 @@ def model_id(manifest: Manifest, weights: dict[str, F32]) -> str:
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(weights[name], np.float32).tobytes())
-    contract = {
+    contract: dict[str, object] = {
         "layers": manifest.layers,
         "forecast": manifest.forecast,
         "classes": manifest.classes,
@@ -119,14 +118,19 @@ def model_id(manifest: Manifest, weights: dict[str, F32]) -> str:
         "window": manifest.window,
         "period_s": manifest.period_s,
     }
+    if manifest.categorical:
+        contract["categories"] = [channel.categories for channel in manifest.channels]
+        contract["embeddings"] = manifest.embeddings
     digest.update(msgspec.json.encode(contract, order="sorted"))
     return digest.hexdigest()[:12]
 
 
-def manifest_digest(manifest: Manifest) -> str:
-    """SHA-256 over everything else the manifest says, so that a changed limit or calibration does not pass unseen."""
-    rest = msgspec.structs.replace(manifest, digest="")
-    return hashlib.sha256(msgspec.json.encode(rest, order="sorted")).hexdigest()
+def document_digest(document: dict[str, object]) -> str:
+    """SHA-256 over everything else a manifest says, so that a changed limit or calibration does not pass unseen.
+
+    It is taken of the document as it is written, so that keys that are younger than a bundle do not count for it.
+    """
+    return hashlib.sha256(msgspec.json.encode({**document, "digest": ""}, order="sorted")).hexdigest()
 
 
 def check_target(path: Path) -> None:
@@ -158,7 +162,7 @@ def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra:
     # As it will be read: 1 where a float belongs becomes 1.0, which counts for the digests.
     manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
     manifest = msgspec.structs.replace(manifest, model_id=model_id(manifest, weights), files=entries)
-    manifest = msgspec.structs.replace(manifest, digest=manifest_digest(manifest))
+    manifest = msgspec.structs.replace(manifest, digest=document_digest(msgspec.to_builtins(manifest)))
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -184,8 +188,6 @@ def load_bundle(path: Path | str) -> Bundle:
     if not path.is_dir():
         raise BundleError(f"{path}: expected a bundle folder, found {'a file' if path.exists() else 'nothing'}")
     manifest = _read_manifest(path / MANIFEST)
-    if manifest.digest != manifest_digest(manifest):
-        raise BundleError(f"{path / MANIFEST}: digest: does not fit the rest; the manifest was changed")
     _check_contract(path, manifest)
     contents = {name: _read_checked(path / name, entry) for name, entry in manifest.files.items() if name in _READ}
     weights = _unpack_weights(path / WEIGHTS, contents[WEIGHTS], weight_shapes(manifest))
@@ -216,7 +218,10 @@ def _read_manifest(path: Path) -> Manifest:
             " install a newer stream-gru or train the bundle again"
         )
     try:
-        return msgspec.json.decode(text, type=Manifest)
+        manifest = msgspec.json.decode(text, type=Manifest)
+        if manifest.digest != document_digest(msgspec.json.decode(text)):
+            raise BundleError(f"{path}: digest: does not fit the rest; the manifest was changed")
+        return manifest
     except msgspec.ValidationError as error:
         raise UnsupportedModelError(f"{path}: a layer, key or option this version does not know: {error}") from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -230,74 +235,8 @@ def _check_contract(path: Path, manifest: Manifest) -> None:
         raise UnsupportedModelError(f"{path / MANIFEST}: files: unknown file {unknown[0]!r}")
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{path / MANIFEST}: files: expected an entry for {WEIGHTS}, got none")
-    for problem in _contradictions(manifest):
+    for problem in contradictions(manifest):
         raise BundleError(f"{path / MANIFEST}: {problem}")
-
-
-def _contradictions(manifest: Manifest) -> Iterator[str]:
-    names = [channel.name for channel in manifest.channels]
-    if not names or len(set(names)) != len(names):
-        yield f"channels: expected distinct names, at least one, got {names}"
-    if not manifest.layers:
-        yield "layers: expected at least one recurrent layer, got none"
-    width = manifest.input_size
-    for index, layer in enumerate(manifest.layers):
-        if layer.name != f"recurrent_{index}" or not 1 <= layer.units <= 4096 or layer.input_size != width:
-            yield f"layers[{index}]: expected recurrent_{index} with {width} inputs and 1..4096 units, got {layer}"
-        width = layer.units
-    if manifest.state_size != sum(layer.state_size for layer in manifest.layers):
-        yield f"state_size: expected the sum over the layers, got {manifest.state_size}"
-    if manifest.forecast is None and manifest.classes is None:
-        yield "expected a forecast head, a class head or both, got none"
-    if manifest.forecast is not None:
-        yield from _forecast_contradictions(manifest, manifest.forecast, names)
-    if manifest.classes is not None:
-        labels = manifest.classes.labels
-        if not labels or len(set(labels)) != len(labels):
-            yield f"classes.labels: expected distinct labels, at least one, got {labels}"
-    if manifest.regime == "windowed" and not (manifest.window and manifest.window > 0):
-        yield f"window: expected a positive number of steps for the windowed regime, got {manifest.window}"
-    if not 0 < manifest.period_s <= MAX_SECONDS:
-        yield f"period_s: expected a positive number of seconds, at most {MAX_SECONDS:.0e}, got {manifest.period_s}"
-    if not 0 < manifest.conditioning.clock_backwards_s <= MAX_SECONDS:
-        found = manifest.conditioning.clock_backwards_s
-        yield f"conditioning.clock_backwards_s: expected seconds, at most {MAX_SECONDS:.0e}, got {found}"
-    if manifest.warm_up < 0:
-        yield f"warm_up: expected a number of steps, got {manifest.warm_up}"
-    for index, channel in enumerate(manifest.channels):
-        yield from _channel_contradictions(f"channels[{index}]", channel)
-
-
-def _channel_contradictions(where: str, channel: Channel) -> Iterator[str]:
-    for key in ("seen_min", "seen_max", "min", "max"):
-        value = getattr(channel, key)
-        if value is not None and not math.isfinite(value):
-            yield f"{where}.{key}: expected a finite number, got {value}"
-    if channel.min is not None and channel.max is not None and not channel.min < channel.max:
-        yield f"{where}: expected min below max, got {channel.min} and {channel.max}"
-
-
-def _forecast_contradictions(manifest: Manifest, head: Forecast, names: list[str]) -> Iterator[str]:
-    if not head.targets or len(set(head.targets)) != len(head.targets) or not set(head.targets) <= set(names):
-        yield f"forecast.targets: expected channels among {names}, got {head.targets}"
-    if not 1 <= head.horizon <= 1024:
-        yield f"forecast.horizon: expected 1..1024 steps, got {head.horizon}"
-    ascending = all(a < b for a, b in itertools.pairwise([0.0, *head.quantiles, 1.0]))
-    if head.quantiles and (not ascending or 0.5 not in head.quantiles or len(head.quantiles) < 3):
-        yield f"forecast.quantiles: expected ascending levels around 0.5, got {head.quantiles}"
-    calibration = manifest.calibration
-    if calibration is None:
-        return
-    if calibration.samples < 1:
-        yield f"calibration.samples: expected at least 1, got {calibration.samples}"
-    shape = (len(head.targets), head.horizon, len(calibration.levels))
-    table = calibration.residuals
-    if len(table) != shape[0] or any(
-        len(rows) != shape[1] or any(len(row) != shape[2] for row in rows) for rows in table
-    ):
-        yield f"calibration.residuals: expected a table of shape {shape}"
-    if len(calibration.levels) < 3 or not all(a < b for a, b in itertools.pairwise([0.0, *calibration.levels, 1.0])):
-        yield "calibration.levels: expected at least three ascending probabilities between 0 and 1"
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:

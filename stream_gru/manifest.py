@@ -6,11 +6,11 @@ Sizes: C channels, I inputs, S state numbers, K outputs, D targets, H horizon, Q
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from stream_gru.config.kinds import Activation, CalendarFeature, Cell
+from stream_gru.config.kinds import Activation, CalendarFeature, Cell, ClassActivation
 from stream_gru.config.schema import ConditioningConfig, InputConfig
 
 
@@ -28,6 +28,14 @@ class Channel(_Part, frozen=True, kw_only=True):
     column: str = ""
     min: float | None = None
     max: float | None = None
+    categories: int = 0
+
+
+class Embedding(_Part, frozen=True, kw_only=True):
+    """A learnt vector of ``units`` numbers for each category of a channel."""
+
+    channel: str
+    units: int
 
 
 class Layer(_Part, frozen=True, kw_only=True):
@@ -70,10 +78,18 @@ class Forecast(_Part, frozen=True, kw_only=True):
 
 
 class Classes(_Part, frozen=True, kw_only=True):
-    """The class head: L probabilities after the forecast's outputs."""
+    """The class head: L probabilities after the forecast's outputs.
+
+    ``logistic``: two labels, one logit; its outputs are the probabilities of both all the same.
+    """
 
     labels: list[str]
-    activation: Literal["softmax", "sigmoid"]
+    activation: ClassActivation
+
+    @property
+    def logits(self) -> int:
+        """Numbers that the head computes from the last layer's outputs."""
+        return 1 if self.activation == "logistic" else len(self.labels)
 
 
 class Calibration(_Part, frozen=True, kw_only=True):
@@ -106,7 +122,7 @@ class FileEntry(_Part, frozen=True, kw_only=True):
 
 
 class Manifest(_Part, frozen=True, kw_only=True):
-    """Everything about a model but its numbers; ``digest`` is `stream_gru.bundle.manifest_digest` of the rest."""
+    """Everything about a model but its numbers; ``digest`` is `stream_gru.bundle.document_digest` of the rest."""
 
     format_version: int
     model_id: str
@@ -129,12 +145,34 @@ class Manifest(_Part, frozen=True, kw_only=True):
     scores: dict[str, object]
     files: dict[str, FileEntry]
     ignore_labels: list[str] = []
+    embeddings: list[Embedding] = []
     digest: str = ""
 
     @property
     def input_size(self) -> int:
         """Inputs of the network: channels, then sine and cosine of each calendar feature."""
         return len(self.channels) + 2 * len(self.calendar)
+
+    @property
+    def numeric_index(self) -> list[int]:
+        """Channels that are quantities, which are scaled."""
+        return [index for index, channel in enumerate(self.channels) if not channel.categories]
+
+    @property
+    def categorical(self) -> list[Categorical]:
+        """Channels that are categories, in their order."""
+        units = {embedding.channel: embedding.units for embedding in self.embeddings}
+        return [
+            Categorical(index, channel.categories, units.get(channel.name, 0))
+            for index, channel in enumerate(self.channels)
+            if channel.categories
+        ]
+
+    @property
+    def feature_size(self) -> int:
+        """Inputs of the first layer: scaled quantities, calendar, then the vector of each categorical channel."""
+        numeric = len(self.numeric_index) + 2 * len(self.calendar)
+        return numeric + sum(part.width for part in self.categorical)
 
     @property
     def forecast_size(self) -> int:
@@ -155,11 +193,30 @@ class Manifest(_Part, frozen=True, kw_only=True):
         return [] if self.forecast is None else [names.index(target) for target in self.forecast.targets]
 
 
+class Categorical(NamedTuple):
+    """How one categorical channel enters the network: as a learnt vector, or one-hot where ``units`` is 0."""
+
+    index: int
+    categories: int
+    units: int
+
+    @property
+    def width(self) -> int:
+        """Numbers that stand for a category."""
+        return self.units or self.categories
+
+    @property
+    def table(self) -> str:
+        """Name of its array of learnt vectors in a bundle, (categories, units)."""
+        return f"embedding_{self.index}/embeddings"
+
+
 def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """Return every array a bundle must hold and its shape; nothing more, nothing less."""
     channels = len(manifest.channels)
     shapes: dict[str, tuple[int, ...]] = {"scaling/mean": (channels,), "scaling/scale": (channels,)}
-    width = manifest.input_size
+    shapes |= {part.table: (part.categories, part.units) for part in manifest.categorical if part.units}
+    width = manifest.feature_size
     for layer in manifest.layers:
         columns = layer.gates * layer.units
         shapes[f"{layer.name}/kernel"] = (width, columns)
@@ -171,8 +228,8 @@ def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
         shapes["forecast/kernel"] = (width, manifest.forecast_size)
         shapes["forecast/bias"] = (manifest.forecast_size,)
     if manifest.classes is not None:
-        shapes["classes/kernel"] = (width, len(manifest.classes.labels))
-        shapes["classes/bias"] = (len(manifest.classes.labels),)
+        shapes["classes/kernel"] = (width, manifest.classes.logits)
+        shapes["classes/bias"] = (manifest.classes.logits,)
     return shapes
 
 

@@ -254,7 +254,7 @@ def conditioning_spec(manifest: Manifest) -> ConditioningSpec:
     return ConditioningSpec.build(
         manifest.conditioning,
         manifest.period_s,
-        [(channel.min, channel.max) for channel in manifest.channels],
+        [(channel.min, channel.max, channel.categories) for channel in manifest.channels],
         manifest.calendar,
         (manifest.window or 0) if manifest.regime == "windowed" else 0,
     )

@@ -18,8 +18,8 @@ NEVER = np.iinfo(np.int64).min // 2  # far from the end of int64, so that differ
 class ConditioningSpec:
     """What the rules need to know of a model.
 
-    ``low, high``: (C,) float32 allowed range of each channel, -inf/inf where there is none; ``window``: W steps,
-    0 in the stateful regime.
+    ``low, high``: (C,) float32 allowed range of each channel, -inf/inf where there is none; ``categorical``: channels
+    whose values are whole numbers; ``window``: W steps, 0 in the stateful regime.
     """
 
     period_ns: int
@@ -27,6 +27,7 @@ class ConditioningSpec:
     clock_backwards_ns: int
     low: F32
     high: F32
+    categorical: tuple[int, ...] = ()
     calendar: tuple[CalendarFeature, ...] = ()
     window: int = 0
 
@@ -34,17 +35,19 @@ class ConditioningSpec:
     def build(
         config: ConditioningConfig,
         period_s: float,
-        ranges: list[tuple[float | None, float | None]],
+        limits: list[tuple[float | None, float | None, int]],
         calendar: list[CalendarFeature],
         window: int,
     ) -> ConditioningSpec:
-        """Build from configuration: ``ranges`` are (min, max) of each channel."""
+        """Build from configuration: ``limits`` are min, max and the number of categories (0: none) of each channel."""
+        ranges = [(0, kinds - 1) if kinds else (low, high) for low, high, kinds in limits]
         return ConditioningSpec(
             period_ns=max(1, round(period_s * NS_PER_S)),
             max_fill_steps=config.max_fill_steps,
             clock_backwards_ns=round(config.clock_backwards_s * NS_PER_S),
             low=np.array([-np.inf if low is None else low for low, _ in ranges], np.float32),
             high=np.array([np.inf if high is None else high for _, high in ranges], np.float32),
+            categorical=tuple(index for index, (_, _, kinds) in enumerate(limits) if kinds),
             calendar=tuple(calendar),
             window=window,
         )

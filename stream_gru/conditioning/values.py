@@ -34,6 +34,8 @@ def good_values(rows: Rows, stale: Mask, table: StateTable, spec: ConditioningSp
     later: dict[int, int] = {}
     values = rows.batch.values[rows.row]
     observed = np.isfinite(values) & (values >= spec.low) & (values <= spec.high)
+    for channel in spec.categorical:
+        observed[:, channel] &= values[:, channel] == np.floor(values[:, channel])
     groups = rows.groups()
     slots, last = groups.slot, groups.last
     if observed.all():

@@ -67,6 +67,12 @@ Initializer = Literal[
     "orthogonal", "zeros", "ones", "random_normal", "random_uniform", "truncated_normal",
 ]  # fmt: skip
 CalendarFeature = Literal["minute_of_hour", "hour_of_day", "day_of_week", "day_of_year"]
+ClassActivation = Literal["softmax", "sigmoid", "logistic"]
+
+
+MAX_CATEGORIES = 1_000_000
+MAX_ONE_HOT = 4096
+"""Categories of a channel without an embedding: each is one input of the first layer."""
 
 
 class Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

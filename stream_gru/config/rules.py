@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from posixpath import normpath
 
+from stream_gru.config.kinds import MAX_ONE_HOT
 from stream_gru.config.live import (
     FileSinkConfig,
     MqttSinkConfig,
@@ -69,6 +70,24 @@ def _channel_ranges(config: Config, given: Given) -> Iterator[Problem]:
         low, high = channel.min, channel.max
         if low is not None and high is not None and not low < high:
             yield Problem(("channel", place, "max"), f"a number above min = {low:.12g}", f"{high:.12g}")
+
+
+def _categories(config: Config, given: Given) -> Iterator[Problem]:
+    """A category has no range, and only categories have learnt vectors; too many of them need one."""
+    embedded = [] if config.model is None else [embedding.channel for embedding in config.model.embedding]
+    categorical = [channel.name for channel in config.channel if channel.categories]
+    for place, channel in enumerate(config.channel):
+        for key in ("min", "max"):
+            if channel.categories and getattr(channel, key) is not None:
+                yield Problem(("channel", place, key), "no such key beside categories", shown(getattr(channel, key)))
+        if channel.categories > MAX_ONE_HOT and config.model is not None and channel.name not in embedded:
+            expected = f"at most {MAX_ONE_HOT}, or a [[model.embedding]] for this channel"
+            yield Problem(("channel", place, "categories"), expected, shown(channel.categories))
+    yield from _once(("model", "embedding"), embedded, "channel")
+    for place, name in enumerate(embedded):
+        if config.channel and name not in categorical:
+            expected = one_of(name, "channels with categories", categorical)
+            yield Problem(("model", "embedding", place, "channel"), expected, shown(name))
 
 
 def _recordings(config: Config, given: Given) -> Iterator[Problem]:
@@ -223,9 +242,11 @@ def _repeats(config: Config, given: Given) -> Iterator[Problem]:
 
 
 def _targets(config: Config, given: Given) -> Iterator[Problem]:
-    names = [channel.name for channel in config.channel]
-    if not names or config.model is None or config.model.forecast is None:
+    if not config.channel or config.model is None or config.model.forecast is None:
         return
+    names = [channel.name for channel in config.channel if not channel.categories]
+    if not names:
+        yield Problem(("model", "forecast"), "a channel that is a quantity, without categories", "none")
     for place, target in enumerate(config.model.forecast.targets):
         if target not in names:
             yield Problem(("model", "forecast", "targets", place), one_of(target, "channels", names), shown(target))
@@ -243,8 +264,13 @@ def _quantiles(config: Config, given: Given) -> Iterator[Problem]:
 
 
 def _labels(config: Config, given: Given) -> Iterator[Problem]:
-    if config.model is not None and config.model.classes is not None and not config.input.label:
+    if config.model is None or config.model.classes is None:
+        return
+    if not config.input.label:
         yield Problem(("model", "classes"), "input.label to name the column that holds the class", "none")
+    labels = config.model.classes.labels
+    if config.model.classes.activation == "logistic" and len(labels) not in (0, 2):
+        yield Problem(("model", "classes", "labels"), 'two labels, as activation = "logistic"', f"{len(labels)}")
 
 
 def _windows(config: Config, given: Given) -> Iterator[Problem]:
@@ -306,6 +332,7 @@ Rule = Callable[[Config, Given], Iterator[Problem]]
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("channel",), _channel_names),
     (("channel",), _channel_ranges),
+    (("channel", "model"), _categories),
     (("input", "channel"), _columns),
     (("data",), _recordings),
     (("source",), _replayed),

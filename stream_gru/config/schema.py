@@ -14,9 +14,11 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from stream_gru.config.kinds import (
+    MAX_CATEGORIES,
     Activation,
     CalendarFeature,
     Cell,
+    ClassActivation,
     Delimiter,
     Format,
     Fraction,
@@ -45,13 +47,17 @@ from stream_gru.config.live import (
 
 
 class ChannelConfig(Table, frozen=True):
-    """One measured quantity.  Values outside ``min..max`` count as missing."""
+    """One measured quantity.  Values outside ``min..max`` count as missing.
+
+    With ``categories`` N it is no quantity but one of N kinds, written 0 to N - 1; anything else counts as missing.
+    """
 
     name: Name
     unit: str = ""
     column: str = ""
     min: float | None = None
     max: float | None = None
+    categories: Annotated[int, Meta(ge=0, le=MAX_CATEGORIES)] = 0
 
 
 class InputConfig(Table, frozen=True):
@@ -141,18 +147,29 @@ class ForecastConfig(Table, frozen=True):
 
 
 class ClassesConfig(Table, frozen=True):
-    """Classification of every step.  ``labels`` empty: all labels of the training recordings, sorted."""
+    """Classification of every step.  ``labels`` empty: all labels of the training recordings, sorted.
+
+    ``activation``: ``softmax`` one class of L; ``sigmoid`` each for itself; ``logistic`` one of two, from one number.
+    """
 
     labels: list[str] = []
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    activation: ClassActivation = "softmax"
     class_weights: Literal["none", "balanced"] = "none"
     weight: NonNegative = 1.0
+
+
+class EmbeddingConfig(Table, frozen=True):
+    """A learnt vector of ``units`` numbers for each category of a channel; without one, categories are one-hot."""
+
+    channel: Name
+    units: Annotated[int, Meta(ge=1, le=4096)]
 
 
 class ModelConfig(Table, frozen=True):
     """The network: inputs, recurrent layers, heads.  At least one head must be present."""
 
     layer: list[LayerConfig] = field(default_factory=lambda: [LayerConfig()])
+    embedding: list[EmbeddingConfig] = []
     scaling: Literal["standard", "minmax", "none"] = "standard"
     calendar: list[CalendarFeature] = []
     forecast: ForecastConfig | None = None
@@ -165,6 +182,8 @@ class TrainingConfig(Table, frozen=True):
     ``stateful``: recordings are laid into ``lanes`` parallel lanes, ``steps`` steps are back-propagated at a time
     and the state is carried to the next batch.  ``windowed``: windows of ``window`` steps, every ``stride`` steps,
     each from the initial state, ``batch_size`` at a time.  ``warm_up``: steps after a reset left out of the loss.
+    An update is one move of the weights, by one batch.  ``max_updates`` takes the place of ``epochs``, and the
+    validation part is looked at every ``evaluate_every`` updates in place of once an epoch; 0: not.
     """
 
     regime: Literal["stateful", "windowed"] = "stateful"
@@ -177,7 +196,10 @@ class TrainingConfig(Table, frozen=True):
     warm_up: NonNegativeInt = 0
     gain_jitter: Fraction = 0.0
     offset_jitter: NonNegative = 0.0
+    shuffle: bool = True
     epochs: PositiveInt = 20
+    max_updates: NonNegativeInt = 0
+    evaluate_every: NonNegativeInt = 0
     patience: PositiveInt = 5
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     learning_rate: Positive = 0.001

@@ -105,8 +105,8 @@ def _tables(config: Config) -> tuple[DataConfig, ModelConfig]:
 def _rules(config: Config) -> ConditioningSpec:
     """Conditioning for training: windows are cut by training itself."""
     data, model = _tables(config)
-    ranges = [(channel.min, channel.max) for channel in config.channel]
-    return ConditioningSpec.build(config.conditioning, data.period_s, ranges, model.calendar, window=0)
+    limits = [(channel.min, channel.max, channel.categories) for channel in config.channel]
+    return ConditioningSpec.build(config.conditioning, data.period_s, limits, model.calendar, window=0)
 
 
 def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stream_gru.bundle import Bundle, load_bundle, manifest_digest
+from stream_gru.bundle import Bundle, document_digest, load_bundle
 from stream_gru.config import parse_config
 from stream_gru.config.schema import InputConfig
 from stream_gru.decoders.fields import Fields
@@ -200,7 +200,7 @@ def nameless_bundle(path: Path) -> None:
     shutil.copytree(BUNDLE, path)
     manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
     manifest = replace(manifest, input=replace(manifest.input, stream=""))
-    manifest = replace(manifest, digest=manifest_digest(manifest))
+    manifest = replace(manifest, digest=document_digest(msgspec.to_builtins(manifest)))
     (path / "manifest.json").write_bytes(msgspec.json.encode(manifest))
 
 

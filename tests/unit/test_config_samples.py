@@ -21,7 +21,12 @@ Key = tuple[str, str]
 
 PURPOSES: tuple[Purpose, ...] = ("train", "run")
 # Keys of the pump example, whose values are not the defaults.
-OF_THE_EXAMPLE = {("InputConfig", "stream"), ("InputConfig", "label"), ("ChannelConfig", "unit")}
+OF_THE_EXAMPLE = {
+    ("InputConfig", "stream"),
+    ("InputConfig", "label"),
+    ("ChannelConfig", "unit"),
+    ("ChannelConfig", "categories"),
+}
 EMPTY: tuple[object, ...] = ("", None, [])
 
 
@@ -110,7 +115,7 @@ def test_the_samples_show_the_defaults(purpose: Purpose) -> None:
 
 def test_a_sample_with_every_key_switched_on_is_read() -> None:
     """The values that stand behind # are good ones, too."""
-    text = re.sub(r"^#(?=\w+ = )", "", sample_config("train"), flags=re.MULTILINE)
+    text = re.sub(r"^#(?=\w+ = |\[)", "", sample_config("train"), flags=re.MULTILINE)
     assert check_purpose(parse_config(text, "train.toml")) == ("training",)
 
 

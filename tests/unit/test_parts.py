@@ -13,7 +13,7 @@ from stream_gru.training.parts import class_labels, runs_of, split
 from stream_gru.types import SampleBatch
 from tests.support.streams import CHANNELS, batch
 
-RULES = ConditioningSpec.build(ConditioningConfig(), 1.0, [(None, None)] * CHANNELS, [], window=0)
+RULES = ConditioningSpec.build(ConditioningConfig(), 1.0, [(None, None, 0)] * CHANNELS, [], window=0)
 
 
 def test_a_split_by_time_cuts_each_stream_at_its_own_share() -> None:
