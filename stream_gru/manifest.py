@@ -6,7 +6,8 @@ Sizes: C channels, I inputs, S state numbers, K outputs, D targets, H horizon, Q
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 from msgspec import Struct
 
@@ -193,7 +194,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
         return [] if self.forecast is None else [names.index(target) for target in self.forecast.targets]
 
 
-class Categorical(NamedTuple):
+@dataclass(frozen=True)
+class Categorical:
     """How one categorical channel enters the network: as a learnt vector, or one-hot where ``units`` is 0."""
 
     index: int
