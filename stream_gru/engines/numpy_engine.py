@@ -16,6 +16,7 @@ import numpy as np
 from stream_gru.bundle import Bundle, Layer
 from stream_gru.engines.activations import ACTIVATIONS, sigmoid, softmax
 from stream_gru.engines.shapes import check_scan, check_step
+from stream_gru.manifest import Categorical
 from stream_gru.types import F32
 
 _ONE = np.float32(1)
@@ -33,7 +34,8 @@ class NumpyEngine:
         manifest, self._w = bundle.manifest, bundle.weights
         self.input_size, self.state_size = manifest.input_size, manifest.state_size
         self.output_size = manifest.output_size
-        self._channels = len(manifest.channels)
+        self._channels, self._numeric = len(manifest.channels), manifest.numeric_index
+        self._categorical = [(part, _vectors(part, self._w)) for part in manifest.categorical]
         self._layers = manifest.layers
         self._cells = [make_cell(layer, self._w) for layer in manifest.layers]
         ends = np.cumsum([0, *(layer.state_size for layer in manifest.layers)]).tolist()
@@ -52,7 +54,8 @@ class NumpyEngine:
         check_step(self, x, h)
         state = np.empty_like(h, order="C")
         with np.errstate(all="ignore"):
-            scaled = rows = self._scale(x)
+            scaled = self._scale(x)
+            rows = self._features(scaled, x)
             for layer, cell, part in zip(self._layers, self._cells, self._parts, strict=True):
                 state[:, part] = cell(self._project(layer, rows), h[:, part])
                 rows = state[:, part][:, : layer.units]
@@ -71,7 +74,8 @@ class NumpyEngine:
 
     def _scan_block(self, x: F32, state: F32) -> F32:
         """Advance ``state`` (S,) in place, layer by layer; what does not recur is one product over all rows."""
-        scaled = rows = self._scale(x)
+        scaled = self._scale(x)
+        rows = self._features(scaled, x)
         for layer, cell, part in zip(self._layers, self._cells, self._parts, strict=True):
             projected = self._project(layer, rows)
             rows = np.empty((len(x), layer.units), np.float32)
@@ -83,10 +87,15 @@ class NumpyEngine:
         return self._heads(rows, scaled)
 
     def _scale(self, x: F32) -> F32:
-        scaled = (x[:, : self._channels] - self._w["scaling/mean"]) / self._w["scaling/scale"]
-        if self._channels == self.input_size:
+        """All channels in scaled units; categories pass as they are."""
+        return (x[:, : self._channels] - self._w["scaling/mean"]) / self._w["scaling/scale"]
+
+    def _features(self, scaled: F32, x: F32) -> F32:
+        """What the first layer reads: quantities, calendar inputs, then a vector for each category."""
+        if not self._categorical and self._channels == self.input_size:
             return scaled
-        return np.concatenate([scaled, x[:, self._channels :]], axis=1)
+        vectors = [vector(scaled[:, part.index]) for part, vector in self._categorical]
+        return np.concatenate([scaled[:, self._numeric], x[:, self._channels :], *vectors], axis=1)
 
     def _project(self, layer: Layer, x: F32) -> F32:
         """The part of a step that does not recur: ``x @ kernel + input bias``, (rows, G*U)."""
@@ -108,7 +117,29 @@ class NumpyEngine:
             yield y * self._out_scale + self._out_mean
         if self._classes is not None:
             logits = h @ w["classes/kernel"] + w["classes/bias"]
-            yield softmax(logits) if self._classes.activation == "softmax" else sigmoid(logits)
+            yield _PROBABILITIES[self._classes.activation](logits)
+
+
+def _logistic(logits: F32) -> F32:
+    """Probabilities of both labels from the one logit of the second."""
+    second = sigmoid(logits)
+    return np.concatenate([_ONE - second, second], axis=1)
+
+
+_PROBABILITIES: dict[str, Callable[[F32], F32]] = {"softmax": softmax, "sigmoid": sigmoid, "logistic": _logistic}
+
+
+def _vectors(part: Categorical, w: dict[str, F32]) -> Callable[[F32], F32]:
+    """Return ``codes (B,) -> vectors (B, E)``; codes are cut off at the ends of the table, so none reads outside it."""
+    table = w[part.table] if part.units else None
+
+    def look_up(codes: F32) -> F32:
+        index = np.clip(np.nan_to_num(codes, nan=0.0).astype(np.int64), 0, part.categories - 1)
+        if table is not None:
+            return table[index]
+        return (index[:, None] == np.arange(part.categories)).astype(np.float32)
+
+    return look_up
 
 
 def make_cell(layer: Layer, w: dict[str, F32]) -> Cell:

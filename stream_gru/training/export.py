@@ -86,7 +86,7 @@ class _Graph:
 
     def _run(self, x: Tensor, h: Tensor, unroll: int) -> dict[str, Tensor]:
         scaled = self._scale(x)
-        rows, states, start = scaled, [], 0
+        rows, states, start = self._features(scaled, x), [], 0
         for layer in self.manifest.layers:
             state = h[:, start : start + layer.state_size]
             start += layer.state_size
@@ -95,10 +95,22 @@ class _Graph:
         return {"y": self._heads(rows, scaled), "state": _joined(states, axis=1)}
 
     def _scale(self, x: Tensor) -> Tensor:
-        """Engineering units to scaled units; calendar inputs pass as they are."""
+        """All channels from engineering to scaled units; categories pass as they are."""
         channels = len(self.manifest.channels)
-        scaled = (x[:, :channels] - self.w["scaling/mean"]) / self.w["scaling/scale"]
-        return tf.concat([scaled, x[:, channels:]], axis=1) if self.manifest.calendar else scaled
+        return (x[:, :channels] - self.w["scaling/mean"]) / self.w["scaling/scale"]
+
+    def _features(self, scaled: Tensor, x: Tensor) -> Tensor:
+        """What the first layer reads: quantities, calendar inputs, then a vector for each category."""
+        channels, numeric = len(self.manifest.channels), self.manifest.numeric_index
+        parts = [scaled] if len(numeric) == channels else [scaled[:, c : c + 1] for c in numeric]
+        if self.manifest.calendar:
+            parts.append(x[:, channels:])
+        for part in self.manifest.categorical:
+            # Cut off at the ends of the table after the cast: a NaN becomes a number then, and none reads outside it.
+            codes = tf.clip_by_value(tf.cast(x[:, part.index], tf.int32), 0, part.categories - 1)
+            table = self.w[part.table] if part.units else None
+            parts.append(tf.one_hot(codes, part.categories) if table is None else tf.gather(table, codes))
+        return _joined(parts, axis=1)
 
     def _layer(self, layer: Layer, x: Tensor, state: Tensor, unroll: int) -> tuple[Tensor, Tensor]:
         projected = project(layer, self.w, x)
@@ -117,7 +129,7 @@ class _Graph:
             outputs.append(self._forecast(h, scaled))
         if self.manifest.classes is not None:
             logits = _dense(h, self.w, "classes")
-            outputs.append(tf_activation(self.manifest.classes.activation, logits))
+            outputs.append(_probabilities(self.manifest.classes.activation, logits))
         return _joined(outputs, axis=1)
 
     def _forecast(self, h: Tensor, scaled: Tensor) -> Tensor:
@@ -128,10 +140,17 @@ class _Graph:
         column = np.repeat(targets, self.manifest.forecast_size // len(targets))
         if self.manifest.forecast.residual:
             # A product with zeros and ones: exact, and unlike a gather it stays within XNNPACK.
-            pick = np.zeros((self.manifest.input_size, len(column)), np.float32)
+            pick = np.zeros((len(self.manifest.channels), len(column)), np.float32)
             pick[column, np.arange(len(column))] = 1
             y = y + tf.matmul(scaled, pick)
         return y * tf.gather(self.w["scaling/scale"], column) + tf.gather(self.w["scaling/mean"], column)
+
+
+def _probabilities(activation: str, logits: Tensor) -> Tensor:
+    if activation != "logistic":
+        return tf_activation(activation, logits)
+    second = tf.sigmoid(logits)
+    return tf.concat([1.0 - second, second], axis=1)
 
 
 def _dense(h: Tensor, w: dict[str, Tensor], name: str) -> Tensor:

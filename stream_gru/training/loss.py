@@ -114,11 +114,19 @@ class Loss:
         assert self.spec.classes is not None  # noqa: S101 - told to mypy
         known = tf.cast(label >= 0, tf.float32) * weight
         index = tf.maximum(label, 0)
+        right = tf.cast(self._likeliest(logits) == label, tf.float32)
         if self.spec.classes.activation == "softmax":
             entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(index, logits)
+        elif self.spec.classes.activation == "logistic":
+            entropy = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(index, tf.float32), logits[..., 0])
         else:
             target = tf.one_hot(index, len(self.spec.classes.labels))
             entropy = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(target, logits), axis=-1)
-        right = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == label, tf.float32)
         weighted = entropy * known * tf.gather(self.weights, index)
         return tf.reduce_sum(weighted), tf.reduce_sum(known), tf.reduce_sum(right * known)
+
+    def _likeliest(self, logits: Any) -> Any:
+        assert self.spec.classes is not None  # noqa: S101 - told to mypy
+        if self.spec.classes.activation == "logistic":
+            return tf.cast(logits[..., 0] > 0.0, tf.int32)
+        return tf.argmax(logits, axis=-1, output_type=tf.int32)

@@ -24,6 +24,8 @@ from stream_gru.config.schema import LayerConfig, RegularizerConfig
 from stream_gru.training.spec import NetworkSpec
 from stream_gru.types import F32
 
+_WITH_WEIGHTS = ("embedding_", "recurrent_", "forecast", "classes")
+
 
 @dataclass(frozen=True)
 class Networks:
@@ -82,6 +84,11 @@ class _Layers:
         # Two layers, the subtraction first: x / scale - mean / scale would lose digits of 101325 Pa.
         self.centre = keras.layers.Rescaling(1.0, (-mean).tolist(), name="scaling_mean")
         self.shrink = keras.layers.Rescaling((1.0 / scale.astype(np.float64)).tolist(), name="scaling_scale")
+        self.embeddings = {
+            part.index: keras.layers.Embedding(part.categories, part.units, name=f"embedding_{part.index}")
+            for part in spec.categorical
+            if part.units
+        }
         self.recurrent = [recurrent_layer(layer, i) for i, layer in enumerate(spec.layers)]
         self.activity = [_activity(layer, i) for i, layer in enumerate(spec.layers)]
         if spec.forecast is not None:
@@ -91,12 +98,14 @@ class _Layers:
                 scale[self.columns].tolist(), mean[self.columns].tolist(), name="forecast_units"
             )
         if spec.classes is not None:
-            self.classes = keras.layers.Dense(len(spec.classes.labels), name="classes")
-            self.probabilities = keras.layers.Activation(spec.classes.activation, name="probabilities")
+            self.classes = keras.layers.Dense(spec.classes.logits, name="classes")
+            logistic = spec.classes.activation == "logistic"
+            activation = "sigmoid" if logistic else spec.classes.activation
+            self.probabilities = keras.layers.Activation(activation, name="probabilities")
 
     def wire(self, x: Any, h: Any) -> _Wired:
-        scaled = self._scale(x)
-        sequence, state = self._recur(scaled, h)
+        scaled = self.shrink(self.centre(x[:, :, : self.spec.channels] if self.spec.calendar else x))
+        sequence, state = self._recur(self._features(scaled, x), h)
         forecast = logits = None
         parts = []
         if self.spec.forecast is not None:
@@ -106,15 +115,25 @@ class _Layers:
             parts.append(self.units(forecast))
         if self.spec.classes is not None:
             logits = self.classes(sequence)
-            parts.append(self.probabilities(logits))
+            probabilities = self.probabilities(logits)
+            if self.spec.classes.activation == "logistic":
+                probabilities = keras.ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
+            parts.append(probabilities)
         outputs = parts[0] if len(parts) == 1 else keras.ops.concatenate(parts, axis=-1)
         return _Wired(outputs, state, forecast, logits)
 
-    def _scale(self, x: Any) -> Any:
-        if not self.spec.calendar:
-            return self.shrink(self.centre(x))
-        channels = self.shrink(self.centre(x[:, :, : self.spec.channels]))
-        return keras.ops.concatenate([channels, x[:, :, self.spec.channels :]], axis=-1)
+    def _features(self, scaled: Any, x: Any) -> Any:
+        """What the first layer reads: quantities, calendar inputs, then a vector for each category."""
+        numeric = self.spec.numeric_index
+        parts = [scaled] if len(numeric) == self.spec.channels else [scaled[:, :, c : c + 1] for c in numeric]
+        if self.spec.calendar:
+            parts.append(x[:, :, self.spec.channels :])
+        for part in self.spec.categorical:
+            codes = keras.ops.cast(scaled[:, :, part.index], "int32")  # their mean is 0, their scale 1
+            codes = keras.ops.clip(codes, 0, part.categories - 1)
+            embedding = self.embeddings.get(part.index)
+            parts.append(keras.ops.one_hot(codes, part.categories) if embedding is None else embedding(codes))
+        return parts[0] if len(parts) == 1 else keras.ops.concatenate(parts, axis=-1)
 
     def _recur(self, sequence: Any, h: Any) -> tuple[Any, Any]:
         states, start = [], 0
@@ -189,8 +208,8 @@ def _variables(model: keras.Model) -> dict[str, Any]:
     found = {}
     for layer in model.layers:
         owner = layer.cell if layer.name.startswith("recurrent_") else layer
-        for part in ("kernel", "recurrent_kernel", "bias"):
-            if layer.name.startswith(("recurrent_", "forecast", "classes")) and getattr(owner, part, None) is not None:
+        for part in ("kernel", "recurrent_kernel", "bias", "embeddings"):
+            if layer.name.startswith(_WITH_WEIGHTS) and getattr(owner, part, None) is not None:
                 found[f"{layer.name}/{part}"] = getattr(owner, part)
     return found
 

@@ -116,6 +116,8 @@ def random_samples(manifest: Manifest, weights: dict[str, F32], seed: int = 0) -
     x = rng.uniform(-1, 1, (RANDOM_SAMPLES, manifest.input_size))
     channels = len(manifest.channels)
     x[:, :channels] = x[:, :channels] * _SPREAD * weights["scaling/scale"] + weights["scaling/mean"]
+    for part in manifest.categorical:
+        x[:, part.index] = rng.integers(0, part.categories, len(x))
     return x.astype(np.float32)
 
 

@@ -44,15 +44,19 @@ class Scaling:
     scale: F32
 
 
-def measure_scaling(runs: Sequence[Run], method: Literal["standard", "minmax", "none"]) -> Scaling:
+def measure_scaling(
+    runs: Sequence[Run], method: Literal["standard", "minmax", "none"], numeric: Sequence[int] | None = None
+) -> Scaling:
     """Centre and spread of each channel over its observed values; a channel that never changes gets the scale 1.
 
-    ``standard``: mean and standard deviation; ``minmax``: minimum and range; ``none``: 0 and 1.
+    ``standard``: mean and standard deviation; ``minmax``: minimum and range; ``none``: 0 and 1, as for channels that
+    are not ``numeric`` (None: all are).
     Raises DataError when a channel was never observed.
     """
     channels = runs[0].observed.shape[1]
     mean, scale = np.zeros(channels), np.ones(channels)
-    for c in range(channels if method != "none" else 0):
+    measured = range(channels) if numeric is None else numeric
+    for c in measured if method != "none" else ():
         values = np.concatenate([run.x[run.observed[:, c], c] for run in runs]).astype(np.float64)
         if not len(values):
             msg = f"channel {c + 1} of {channels}: no value in the training part"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from stream_gru.config.schema import ForecastConfig, LayerConfig, ModelConfig
-from stream_gru.manifest import Classes, Forecast, Layer, Manifest
+from stream_gru.config.schema import ChannelConfig, ForecastConfig, LayerConfig, ModelConfig
+from stream_gru.manifest import Categorical, Classes, Forecast, Layer, Manifest
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,28 @@ class Objective:
 class NetworkSpec:
     """The shape of a network.
 
-    ``channels`` C scaled inputs, followed by ``calendar`` unscaled ones (two for each calendar feature);
-    ``target_index`` (D,) the channel of each forecast target.
+    ``channels`` C inputs, followed by ``calendar`` unscaled ones (two for each calendar feature); ``categorical`` those
+    of the channels that are categories, the others are scaled; ``target_index`` (D,) the channel of each forecast
+    target.
     """
 
     layers: tuple[LayerConfig, ...]
     channels: int
     calendar: int = 0
+    categorical: tuple[Categorical, ...] = ()
     forecast: Forecast | None = None
     target_index: tuple[int, ...] = ()
     classes: Classes | None = None
     objective: Objective = field(default_factory=Objective)
 
     @classmethod
-    def from_config(cls, model: ModelConfig, channels: Sequence[str], labels: Sequence[str]) -> Self:
-        """Resolve a configuration against its channel names and class labels (``labels`` when none are configured)."""
+    def from_config(cls, model: ModelConfig, channels: Sequence[ChannelConfig], labels: Sequence[str]) -> Self:
+        """Resolve a configuration against its channels and class labels (``labels`` when none are configured)."""
         forecast, classes = model.forecast, model.classes
-        targets = [] if forecast is None else list(forecast.targets or channels)
+        names = [channel.name for channel in channels]
+        quantities = [channel.name for channel in channels if not channel.categories]
+        targets = [] if forecast is None else list(forecast.targets or quantities)
+        units = {embedding.channel: embedding.units for embedding in model.embedding}
         objective = Objective(
             forecast_loss=forecast.loss if forecast else "mse",
             forecast_weight=forecast.weight if forecast else 1.0,
@@ -51,8 +56,13 @@ class NetworkSpec:
             layers=tuple(model.layer),
             channels=len(channels),
             calendar=2 * len(model.calendar),
+            categorical=tuple(
+                Categorical(index, channel.categories, units.get(channel.name, 0))
+                for index, channel in enumerate(channels)
+                if channel.categories
+            ),
             forecast=None if forecast is None else _forecast(forecast, targets),
-            target_index=tuple(channels.index(name) for name in targets),
+            target_index=tuple(names.index(name) for name in targets),
             classes=None
             if classes is None
             else Classes(labels=list(classes.labels or labels), activation=classes.activation),
@@ -66,6 +76,7 @@ class NetworkSpec:
             layers=tuple(_layer_config(layer) for layer in manifest.layers),
             channels=len(manifest.channels),
             calendar=2 * len(manifest.calendar),
+            categorical=tuple(manifest.categorical),
             forecast=manifest.forecast,
             target_index=tuple(manifest.target_index),
             classes=manifest.classes,
@@ -75,6 +86,11 @@ class NetworkSpec:
     def input_size(self) -> int:
         """Inputs of the network, I = C + calendar inputs."""
         return self.channels + self.calendar
+
+    @property
+    def numeric_index(self) -> list[int]:
+        """Channels that are quantities, which are scaled."""
+        return [index for index in range(self.channels) if index not in {part.index for part in self.categorical}]
 
     @property
     def forecast_size(self) -> int:
@@ -95,7 +111,8 @@ class NetworkSpec:
 
     def manifest_layers(self) -> list[Layer]:
         """The recurrent layers as a bundle's manifest states them."""
-        rows, width = [], self.input_size
+        rows = []
+        width = len(self.numeric_index) + self.calendar + sum(part.width for part in self.categorical)
         for index, layer in enumerate(self.layers):
             rows.append(
                 Layer(

@@ -23,11 +23,11 @@ from stream_gru.conditioning import ConditioningSpec
 from stream_gru.config import Config, DataConfig, ModelConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.engines import load_engine
-from stream_gru.errors import ConfigError
+from stream_gru.errors import ConfigError, DataError
 from stream_gru.evaluation.baselines import find_season, fit_linear_ar
 from stream_gru.evaluation.evaluate import Baselines, Streamed, evaluate, stream_through
 from stream_gru.evaluation.scores import Scores
-from stream_gru.manifest import Channel, EngineParity, Manifest, weight_shapes
+from stream_gru.manifest import Channel, Embedding, EngineParity, Manifest, weight_shapes
 from stream_gru.recordings import read_files
 from stream_gru.training.calibrate import calibrate, measure_warm_up
 from stream_gru.training.checkpoint import require_checkpoint
@@ -72,14 +72,15 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
     say(f"read {len(batch):,} rows of {len(batch.streams)} streams, {sum(batch.rejected.values()):,} rejected")
     parts = split(batch, config.split)
     labels = [] if model.classes is None else class_labels(parts.train, model.classes.labels, data.ignore_labels)
-    spec = NetworkSpec.from_config(model, [channel.name for channel in config.channel], labels)
+    _check_logistic(model, labels)
+    spec = NetworkSpec.from_config(model, config.channel, labels)
     rules = _rules(config)
     train_runs, validation_runs = runs_of(parts.train, rules, labels), runs_of(parts.validation, rules, labels)
     say(
         f"split: {len(parts.train):,} rows to train ({len(train_runs)} runs without a reset),"
         f" {len(parts.validation):,} to validate, {len(parts.test):,} to test"
     )
-    scaling = measure_scaling(train_runs, model.scaling)
+    scaling = measure_scaling(train_runs, model.scaling, spec.numeric_index)
     manifest = _manifest(config, spec, train_runs)
     _check_size(manifest)
     fitted = fit(spec, config.training, train_runs, validation_runs, scaling, work_dir, reporter, resume)
@@ -100,6 +101,14 @@ def _tables(config: Config) -> tuple[DataConfig, ModelConfig]:
     if config.data is None or config.model is None:
         raise ConfigError("expected the tables [data] and [model] for training")
     return config.data, config.model
+
+
+def _check_logistic(model: ModelConfig, labels: list[str]) -> None:
+    if model.classes is not None and model.classes.activation == "logistic" and len(labels) != 2:
+        raise DataError(
+            f'model.classes.activation "logistic": expected two labels, got {len(labels)} ({", ".join(labels)});'
+            ' use "softmax", or name two in model.classes.labels'
+        )
 
 
 def _rules(config: Config) -> ConditioningSpec:
@@ -140,6 +149,7 @@ def _manifest(config: Config, spec: NetworkSpec, runs: list[Run]) -> Manifest:
         scores={},
         files={},
         ignore_labels=data.ignore_labels,
+        embeddings=[Embedding(channel=one.channel, units=one.units) for one in model.embedding],
     )
 
 
@@ -171,6 +181,7 @@ def _channels(config: Config, runs: list[Run]) -> list[Channel]:
             column=channel.column,
             min=channel.min,
             max=channel.max,
+            categories=channel.categories,
         )
         for index, channel in enumerate(config.channel)
     ]

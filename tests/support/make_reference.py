@@ -27,8 +27,12 @@ CASES: dict[str, dict[str, Any]] = {
     "simple_rnn": {"cell": "simple_rnn", "seed": 4},
     "gru_stacked": {"units": (7, 5), "calendar": 2, "class_activation": "sigmoid", "seed": 5},
     "gru_quantiles": {"quantiles": (0.1, 0.5, 0.9), "labels": 0, "horizon": 3, "seed": 6},
+    "gru_categories": {"categories": (9, 4), "embedding": 5, "labels": 2, "class_activation": "logistic", "seed": 8},
+    "simple_rnn_one_hot": {
+        "cell": "simple_rnn", "channels": 0, "categories": (5,), "horizon": 0, "labels": 5, "seed": 9,
+    },
     "gru_classes": {"horizon": 0, "activation": "relu", "recurrent_activation": "hard_sigmoid", "seed": 7},
-}
+}  # fmt: skip
 
 
 def keras_outputs(bundle: Bundle, x: F32) -> F32:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from stream_gru.bundle import Bundle
-from stream_gru.config.kinds import Activation, CalendarFeature, Cell
+from stream_gru.config.kinds import Activation, CalendarFeature, Cell, ClassActivation
 from stream_gru.config.schema import ConditioningConfig, InputConfig
-from stream_gru.manifest import Channel, Classes, Forecast, Layer, Manifest, weight_shapes
+from stream_gru.manifest import Channel, Classes, Embedding, Forecast, Layer, Manifest, weight_shapes
 from stream_gru.types import F32
 
 CALENDAR: tuple[CalendarFeature, ...] = ("hour_of_day", "day_of_week", "minute_of_hour", "day_of_year")
@@ -32,7 +32,9 @@ def make_bundle(
     use_bias: bool = True,
     activation: Activation = "tanh",
     recurrent_activation: Activation = "sigmoid",
-    class_activation: str = "softmax",
+    class_activation: ClassActivation = "softmax",
+    categories: Sequence[int] = (),
+    embedding: int = 0,
     period_s: float = 1.0,
     warm_up: int = 0,
     seed: int = 0,
@@ -41,10 +43,13 @@ def make_bundle(
 ) -> Bundle:
     """Return a bundle of random weights; ``horizon``, ``targets`` or ``labels`` 0 leave that head out.
 
+    ``categories``: for each a channel ``k<i>`` of so many categories stands behind the ``channels`` quantities; the
+    first of them has an ``embedding`` of that size (0: one-hot, as the others).
     ``with_tflite`` exports the flatbuffer as well, which needs TensorFlow.
     """
     layers = []
-    width = channels + 2 * calendar
+    embedded = embedding if categories else 0
+    width = channels + 2 * calendar + sum(categories) + (embedded - categories[0] if embedded else 0)
     for i, n in enumerate(units):
         layers.append(
             Layer(
@@ -60,7 +65,7 @@ def make_bundle(
         )
         width = n
     forecast = None
-    if horizon and targets:
+    if horizon and targets and channels:
         names = [f"c{i}" for i in reversed(range(targets))]
         forecast = Forecast(targets=names, horizon=horizon, residual=residual, quantiles=list(quantiles))
     manifest = Manifest(
@@ -73,7 +78,11 @@ def make_bundle(
         period_s=period_s,
         input=InputConfig(),
         conditioning=ConditioningConfig(),
-        channels=[Channel(name=f"c{i}", unit="V", seen_min=-10.0, seen_max=10.0) for i in range(channels)],
+        channels=[
+            *(Channel(name=f"c{i}", unit="V", seen_min=-10.0, seen_max=10.0) for i in range(channels)),
+            *(Channel(name=f"k{i}", seen_min=0.0, seen_max=n - 1.0, categories=n) for i, n in enumerate(categories)),
+        ],
+        embeddings=[Embedding(channel="k0", units=embedded)] if embedded else [],
         calendar=list(CALENDAR[:calendar]),
         layers=layers,
         forecast=forecast,
@@ -101,6 +110,8 @@ def random_weights(manifest: Manifest, seed: int = 0) -> dict[str, F32]:
         weights[name] = np.ascontiguousarray(value, np.float32)
     weights["scaling/mean"] = rng.uniform(-2, 2, weights["scaling/mean"].shape).astype(np.float32)
     weights["scaling/scale"] = rng.uniform(0.5, 4, weights["scaling/scale"].shape).astype(np.float32)
+    for part in manifest.categorical:
+        weights["scaling/mean"][part.index], weights["scaling/scale"][part.index] = 0, 1
     return weights
 
 
@@ -109,14 +120,15 @@ def random_inputs(manifest: Manifest, rows: int, seed: int = 1) -> F32:
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (rows, manifest.input_size))
     x[:, : len(manifest.channels)] *= 8
+    for part in manifest.categorical:
+        x[:, part.index] = rng.integers(0, part.categories, rows)
     return x.astype(np.float32)
 
 
-def _classes(labels: int, activation: str) -> Classes | None:
+def _classes(labels: int, activation: ClassActivation) -> Classes | None:
     if not labels:
         return None
-    names = [f"label{i}" for i in range(labels)]
-    return Classes(labels=names, activation="sigmoid" if activation == "sigmoid" else "softmax")
+    return Classes(labels=[f"label{i}" for i in range(labels)], activation=activation)
 
 
 def _export(manifest: Manifest, weights: dict[str, F32], scan_steps: int | None) -> bytes:

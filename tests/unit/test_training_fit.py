@@ -11,6 +11,7 @@ import tensorflow as tf
 from msgspec.structs import replace
 
 from stream_gru.config.schema import (
+    ChannelConfig,
     ClassesConfig,
     ForecastConfig,
     LayerConfig,
@@ -51,7 +52,9 @@ def spec_of(
 ) -> NetworkSpec:
     """A network on the two channels of `waves`."""
     model = ModelConfig(layer=[layer or LayerConfig(units=8)], forecast=forecast, classes=classes)
-    return NetworkSpec.from_config(model, ["sine", "cosine"], ["falls", "rises"])
+    return NetworkSpec.from_config(
+        model, [ChannelConfig(name="sine"), ChannelConfig(name="cosine")], ["falls", "rises"]
+    )
 
 
 BOTH = spec_of(

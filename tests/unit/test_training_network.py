@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from stream_gru.config.kinds import CalendarFeature
-from stream_gru.config.schema import ClassesConfig, ForecastConfig, LayerConfig, ModelConfig, RegularizerConfig
+from stream_gru.config.schema import (
+    ChannelConfig,
+    ClassesConfig,
+    ForecastConfig,
+    LayerConfig,
+    ModelConfig,
+    RegularizerConfig,
+)
 from stream_gru.manifest import parameter_formula
 from stream_gru.training.network import build_network, build_networks, load_weights, network_weights, recurrent_layer
 from stream_gru.training.spec import NetworkSpec
@@ -38,7 +45,7 @@ def spec_of(
     features: list[CalendarFeature] = ["hour_of_day"] if calendar else []
     forecast = ForecastConfig(targets=["b", "a"], horizon=3, quantiles=list(quantiles))
     model = ModelConfig(layer=layers, calendar=features, forecast=forecast, classes=ClassesConfig())
-    return NetworkSpec.from_config(model, ["a", "b", "c"], ["p", "q"])
+    return NetworkSpec.from_config(model, [ChannelConfig(name=name) for name in "abc"], ["p", "q"])
 
 
 def sample(spec: NetworkSpec, steps: int = 20) -> F32:
