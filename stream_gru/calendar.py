@@ -11,7 +11,7 @@ from stream_gru.types import F32, I64, NS_PER_S
 
 _DAY_S = 86_400
 # Length of a cycle and where it begins, in seconds: 1970-01-01 was a Thursday, weeks begin on Monday.
-_CYCLE_S: dict[CalendarFeature, tuple[float, float]] = {
+CYCLE_S: dict[CalendarFeature, tuple[float, float]] = {
     "minute_of_hour": (3_600, 0),
     "hour_of_day": (_DAY_S, 0),
     "day_of_week": (7 * _DAY_S, 3 * _DAY_S),
@@ -24,7 +24,7 @@ def calendar_inputs(time_ns: I64, features: Sequence[CalendarFeature]) -> F32:
     out = np.empty((len(time_ns), 2 * len(features)), np.float32)
     seconds = time_ns / NS_PER_S
     for index, feature in enumerate(features):
-        length, offset = _CYCLE_S[feature]
+        length, offset = CYCLE_S[feature]
         phase = 2 * np.pi * ((seconds + offset) % length) / length
         out[:, 2 * index], out[:, 2 * index + 1] = np.sin(phase), np.cos(phase)
     return out

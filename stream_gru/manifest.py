@@ -238,11 +238,12 @@ def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 def parameter_formula(layer: Layer) -> tuple[str, int]:
     """Formula and number of a layer's parameters; U units, I its inputs.
 
-    A cell has G blocks (GRU 3: update, reset, candidate; LSTM 4; SimpleRNN 1), each with a kernel I x U, a recurrent
-    kernel U x U and a bias U; a GRU with ``reset_after`` has a second bias, for the recurrent side.
+    A cell has G blocks (GRU 3: update, reset, candidate; LSTM 4: input, forget, candidate, output; SimpleRNN 1), each
+    with a kernel I x U, a recurrent kernel U x U and, with ``use_bias``, a bias U; a GRU with ``reset_after`` has a
+    second bias, for the recurrent side.
     """
     g, u, i = layer.gates, layer.units, layer.input_size
     bias = 0 if not layer.use_bias else 2 if len(layer.bias_shape) == 2 else 1
     count = g * (u * u + u * i + bias * u)
-    words = {0: "", 1: " + U", 2: " + 2 U"}[bias]
-    return f"{g if g > 1 else ''}(U² + U·I{words}), U = {u}, I = {i}", count
+    block = "U² + U·I" + {0: "", 1: " + U", 2: " + 2 U"}[bias]
+    return f"{block if g == 1 else f'{g} ({block})'}, U = {u}, I = {i}", count

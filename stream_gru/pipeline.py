@@ -46,8 +46,9 @@ from stream_gru.types import (
 class Pipeline:
     """Runs one model over any number of streams and remembers each one's state.
 
-    ``engine``: a name (``auto, litert, numpy, keras``) or an `Engine`; ``level``: nominal coverage of the intervals;
-    ``adapt_rate``: how fast they adapt, 0 for not at all; ``max_streams``: samples of more streams are dropped.
+    ``engine``: a name (``auto, litert, numpy, onnx, keras``) or an `Engine`; ``level``: nominal coverage of the
+    intervals; ``adapt_rate``: how fast they adapt, 0 for not at all; ``max_streams``: samples of more streams are
+    dropped.
     Raises ConfigError for an engine that cannot be had, ValueError for a level that is no share.
     """
 
@@ -243,7 +244,7 @@ def output_spec(manifest: Manifest, level: float) -> OutputSpec:
         targets=() if head is None else tuple(head.targets),
         horizon=0 if head is None else head.horizon,
         labels=() if classes is None else tuple(classes.labels),
-        exclusive=classes is None or classes.activation == "softmax",
+        exclusive=classes is None or classes.activation != "sigmoid",
         level=level,
         warm_up=manifest.warm_up,
     )

@@ -278,7 +278,7 @@ def _join(
 class OutputSpec:
     """What all outputs of one model have in common.
 
-    ``targets`` D forecast channels, ``horizon`` H steps, ``labels`` L classes (``exclusive``: softmax, one class at a
+    ``targets`` D forecast channels, ``horizon`` H steps, ``labels`` L classes (``exclusive``: one class at a
     time), ``level`` nominal coverage of the intervals, ``warm_up`` steps after a reset whose outputs are marked.
     """
 

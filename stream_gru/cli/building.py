@@ -28,7 +28,7 @@ from stream_gru.sources import common_format
 from stream_gru.sources.files import FileSource
 from stream_gru.summary import summary_lines
 
-ENGINE_CHOICE = click.Choice(["auto", "litert", "numpy", "keras"])
+ENGINE_CHOICE = click.Choice(["auto", "litert", "numpy", "onnx", "keras"])
 
 
 def build_pipeline(bundle: Bundle, engine: str, level: float, source: str) -> tuple[Pipeline, Metrics]:

@@ -50,7 +50,9 @@ def check_bundle(path: Path) -> tuple[Bundle | None, Check]:
 
 def check_engines(bundle: Bundle, wanted: str) -> Iterator[Check]:
     """Load the engines and measure a step; one that is not ``wanted`` may be absent."""
-    for name in ("litert", "numpy"):
+    names = dict.fromkeys(("litert", "numpy", wanted))
+    names.pop("auto", None)
+    for name in names:
         needed = wanted == name
         if name == "litert" and not needed and (bundle.tflite is None or find_spec("ai_edge_litert") is None):
             why = "the bundle has no model for it" if bundle.tflite is None else "not installed"

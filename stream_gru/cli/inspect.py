@@ -10,22 +10,25 @@ import click
 import msgspec
 
 from stream_gru.bundle import Bundle, load_bundle, verify_files
+from stream_gru.cli.cells import comparison_lines, explain, explanation_lines
 from stream_gru.cli.tables import class_lines, forecast_lines, table
 from stream_gru.evaluation.scores import ClassScores, ForecastScores
-from stream_gru.manifest import parameter_formula
+from stream_gru.manifest import Channel, Manifest, parameter_formula
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(bundle: Path, as_json: bool) -> None:
-    """Verify BUNDLE and show its contract, parameters, scores, parity and hashes."""
+@click.option("--explain", "explained", is_flag=True, help="Show the equations of the cells and what each gate does.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, explanations included.")
+def inspect(bundle: Path, explained: bool, as_json: bool) -> None:
+    """Verify BUNDLE and show its contract, parameters beside those of other cells, scores, parity and hashes."""
     loaded = load_bundle(bundle)
     verify_files(loaded)
     if as_json:
-        click.echo(json.dumps({**msgspec.to_builtins(loaded.manifest), "parameters": parameter_rows(loaded)}))
+        parts = {"parameters": parameter_rows(loaded), "cells": msgspec.to_builtins(explain(loaded))}
+        click.echo(json.dumps({**msgspec.to_builtins(loaded.manifest), **parts}))
         return
-    for line in describe(loaded):
+    for line in describe(loaded, explained):
         click.echo(line)
 
 
@@ -33,21 +36,27 @@ def parameter_rows(bundle: Bundle) -> list[dict[str, Any]]:
     """For each part of the network: parameters by formula and counted in the weights."""
     rows: list[dict[str, Any]] = []
     manifest = bundle.manifest
+    for part in manifest.categorical:
+        if part.units:
+            n, e = part.categories, part.units
+            rows.append(_part(part.table.partition("/")[0], "embedding", f"N·E, N = {n}, E = {e}", n * e))
     for layer in manifest.layers:
-        formula, number = parameter_formula(layer)
-        rows.append({"layer": layer.name, "cell": layer.cell, "formula": formula, "by_formula": number})
+        rows.append(_part(layer.name, layer.cell, *parameter_formula(layer)))
     width = manifest.layers[-1].units
-    for name, size in (("forecast", manifest.forecast_size), ("classes", len(getattr(manifest.classes, "labels", [])))):
+    for name, size in (("forecast", manifest.forecast_size), ("classes", getattr(manifest.classes, "logits", 0))):
         if size:
-            formula = f"U·K + K, U = {width}, K = {size}"
-            rows.append({"layer": name, "cell": "dense", "formula": formula, "by_formula": width * size + size})
+            rows.append(_part(name, "dense", f"U·K + K, U = {width}, K = {size}", width * size + size))
     for row in rows:
         row["by_count"] = sum(a.size for name, a in bundle.weights.items() if name.startswith(row["layer"] + "/"))
     return rows
 
 
-def describe(bundle: Bundle) -> list[str]:
-    """The whole bundle, for people."""
+def _part(layer: str, cell: str, formula: str, by_formula: int) -> dict[str, Any]:
+    return {"layer": layer, "cell": cell, "formula": formula, "by_formula": by_formula}
+
+
+def describe(bundle: Bundle, explained: bool = False) -> list[str]:
+    """The whole bundle, for people; ``explained``: with the equations of its cells."""
     manifest = bundle.manifest
     window = f", reset every {manifest.window} steps" if manifest.window else ""
     lines = [
@@ -56,29 +65,68 @@ def describe(bundle: Bundle) -> list[str]:
         f"period      {manifest.period_s:g} s; gaps up to {manifest.conditioning.max_fill_steps} steps are filled",
         f"state       {manifest.state_size} numbers a stream",
         "",
-        *table(
-            [["channel", "unit", "allowed", "seen in training"]]
-            + [
-                [c.name, c.unit, f"{_bound(c.min)}..{_bound(c.max)}", f"{c.seen_min:.4g}..{c.seen_max:.4g}"]
-                for c in manifest.channels
-            ]
-        ),
+        *table([["channel", "unit", "allowed", "seen in training"], *map(_channel_cells, manifest.channels)]),
         *([f"calendar    {', '.join(manifest.calendar)}"] if manifest.calendar else []),
+        *_category_lines(manifest),
         "",
+        *_head_lines(manifest),
+        "",
+        *_parameter_lines(bundle, explained),
     ]
+    return [*lines, "", *_scores(bundle), "", *_parity(bundle), "", *_files(bundle)]
+
+
+def _channel_cells(channel: Channel) -> list[str]:
+    allowed = f"{_bound(channel.min)}..{_bound(channel.max)}"
+    if channel.categories:
+        allowed = f"categories 0..{channel.categories - 1}"
+    return [channel.name, channel.unit, allowed, f"{channel.seen_min:.4g}..{channel.seen_max:.4g}"]
+
+
+def _category_lines(manifest: Manifest) -> list[str]:
+    """How each category enters the network."""
+    lines = []
+    for part in manifest.categorical:
+        said = (
+            f"each of {part.categories:,} categories is a learnt vector of {part.units} numbers"
+            if part.units
+            else f"{part.categories:,} categories, one-hot: one input each, no parameters of their own"
+        )
+        lines.append(f"{manifest.channels[part.index].name}: {said}")
+    return lines
+
+
+def _head_lines(manifest: Manifest) -> list[str]:
+    lines = []
     if manifest.forecast is not None:
         head = manifest.forecast
         kind = f"quantiles {head.quantiles}" if head.quantiles else "point"
         residual = "change from the last value" if head.residual else "the value itself"
         lines.append(f"forecast    {', '.join(head.targets)}; 1..{head.horizon} steps ahead; {kind}; learns {residual}")
     if manifest.classes is not None:
-        lines.append(f"classes     {', '.join(manifest.classes.labels)} ({manifest.classes.activation})")
+        labels = manifest.classes.labels
+        shown = ", ".join(label if label.isprintable() and label.strip() else repr(label) for label in labels)
+        lines.append(f"classes     {shown} ({manifest.classes.activation})")
+        if manifest.classes.activation == "logistic":
+            lines.append(
+                f"            one logit: sigmoid of it is the probability of {labels[1]}, the rest {labels[0]}"
+            )
+    return lines
+
+
+def _parameter_lines(bundle: Bundle, explained: bool) -> list[str]:
+    """What the network is made of, and what its cells would cost as other ones."""
     rows = parameter_rows(bundle)
     cells = [[r["layer"], r["cell"], r["formula"], f"{r['by_formula']:,}", f"{r['by_count']:,}"] for r in rows]
     total = [f"{sum(r[key] for r in rows):,}" for key in ("by_formula", "by_count")]
-    lines += ["", *table([["part", "cell", "parameters", "by formula", "by count"], *cells, ["all", "", "", *total]])]
-    lines += ["", *_scores(bundle), "", *_parity(bundle), "", *_files(bundle)]
-    return lines
+    layers = explain(bundle)
+    return [
+        *table([["part", "cell", "parameters", "by formula", "by count"], *cells, ["all", "", "", *total]]),
+        "",
+        *comparison_lines(layers),
+        "",
+        *(explanation_lines(layers) if explained else ["equations of the cells and what each gate does: --explain"]),
+    ]
 
 
 def _bound(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import msgspec
 
 from stream_gru.bundle import check_target
 from stream_gru.cli.tables import score_lines
+from stream_gru.cli.training_extra import training_extra
 from stream_gru.config import Config, load_config, require_training
-from stream_gru.engines.quiet import quiet_stderr
-from stream_gru.errors import ConfigError
 
 
 @click.command()
@@ -21,28 +19,21 @@ from stream_gru.errors import ConfigError
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle to write (a folder).")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a training that was broken off.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="In place of training.seed.")
-@click.option("--epochs", type=click.IntRange(min=1), help="In place of training.epochs.")
+@click.option("--epochs", type=click.IntRange(min=1), help="In place of training.epochs and training.max_updates.")
 def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int | None) -> None:
     """Train the model that the CONFIG file describes and write a bundle.
 
     Checkpoints stand beside the bundle, in a folder of its name with ``.work`` behind it, until training has ended.
-    Ctrl-C ends it early, with the best weights so far; before the first epoch has ended nothing is written.
+    Ctrl-C ends it early, with the best weights so far; before the first look at the validation part nothing is written.
     """
     settings = load_config(config)
     require_training(settings, str(config))
     settings = with_options(settings, seed, epochs)
     target = out.resolve()
     check_target(target)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with quiet_stderr():
-            from stream_gru.training.train import train as carry_out
-    except ImportError as error:
-        raise ConfigError(
-            f"training needs a package that is not installed ({error.name}): pip install 'stream-gru[train]'"
-        ) from error
-    from stream_gru.training.progress import default_reporter
-
+    with training_extra():
+        from stream_gru.training.progress import default_reporter
+        from stream_gru.training.train import train as carry_out
     work_dir = target.with_name(target.name + ".work")
     trained = carry_out(settings, target, work_dir, default_reporter(), lambda text: click.echo(text, err=True), resume)
     for line in score_lines(trained.scores):
@@ -56,5 +47,7 @@ def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int |
 
 def with_options(settings: Config, seed: int | None, epochs: int | None) -> Config:
     """The configuration with what the command line says in its place."""
-    changes = {name: value for name, value in (("seed", seed), ("epochs", epochs)) if value is not None}
+    changes = {} if seed is None else {"seed": seed}
+    if epochs is not None:
+        changes |= {"epochs": epochs, "max_updates": 0}
     return msgspec.structs.replace(settings, training=msgspec.structs.replace(settings.training, **changes))

@@ -14,7 +14,8 @@ Rules, by event time alone (the wall clock is never asked), in this order for ea
 A sample dropped by rule 2 has still moved the stream's order clock: its repetition is a duplicate.
 
 Everything is computed on whole columns: rows are sorted by stream, then each rule is a few numpy operations.  Only a
-stream whose clock jumps, or whose rows carry flags, is walked row by row.
+piece of a stream, between two boundaries, in which samples are dropped and the clock jumps or rows carry flags is
+walked row by row.
 
 Decision: inserted steps hold the last value instead of interpolating towards the sample that ends the gap, because the
 same rule then serves a missing channel and a missing sample, and no step ever depends on a later one.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from stream_gru.conditioning.rows import Groups, Rows, missing_steps
-from stream_gru.conditioning.spec import ConditioningSpec
+from stream_gru.conditioning.spec import NEVER, ConditioningSpec
 from stream_gru.state import StateTable
-from stream_gru.types import I64, U8, DropReason, Mask, ResetReason, SampleBatch
+from stream_gru.types import I64, U8, DropReason, Mask, ResetReason
 
 
 def in_order(rows: Rows, table: StateTable, spec: ConditioningSpec) -> tuple[Rows, Mask]:
@@ -18,32 +18,86 @@ def in_order(rows: Rows, table: StateTable, spec: ConditioningSpec) -> tuple[Row
     if not len(rows):
         return rows, np.zeros(0, np.bool_)
     groups, time, newest = rows.groups(), rows.time_ns, table["newest_ns"]
-    known = newest[groups.slot]
-    before = groups.previous(_running_max(np.maximum(time, groups.each(known)), groups), known)
-    keep, late, duplicate = time > before, time < before, time == before
-    for group in _to_walk(rows, groups, late & (time < before - spec.clock_backwards_ns)):
-        part = slice(int(groups.start[group]), int(groups.last[group]) + 1)
-        slot = int(groups.slot[group])
-        keep[part], late[part], rows.reset[part] = _walk(
-            rows.batch, rows.row[part], table, slot, spec.clock_backwards_ns
-        )
-        duplicate[part] = ~keep[part] & ~late[part]
-    rows.count(DropReason.LATE, late)
-    rows.count(DropReason.DUPLICATE, duplicate)
-    rows = rows.keep(keep)
-    groups, time = rows.groups(), rows.time_ns
+    pieces, known = _pieces(rows, groups, time, table)
+    before = pieces.previous(time, known)
+    flag = None if rows.batch.reset is None else rows.batch.reset[rows.row]
+    keep = _decide(time, before, flag, spec.clock_backwards_ns, rows.reset)
+    if not keep.all():
+        keep = _drop(rows, pieces, known, flag, keep, spec.clock_backwards_ns)
+        rows = rows.keep(keep)
+        groups, time = rows.groups(), rows.time_ns
     gap = missing_steps(time, groups.previous(time, newest[groups.slot]), spec.period_ns)
     newest[groups.slot] = time[groups.last]
     return rows, (gap > spec.max_fill_steps) | (rows.reset > 0)
 
 
-def _to_walk(rows: Rows, groups: Groups, backwards: Mask) -> list[int]:
-    """Groups whose order cannot be decided by a running maximum: clock set back, flags, sequences."""
-    batch = rows.batch
-    odd = backwards if batch.reset is None else backwards | batch.reset[rows.row]
-    if batch.sequence is not None:
-        return list(range(groups.start.size))
-    return [] if not odd.any() else np.flatnonzero(np.logical_or.reduceat(odd, groups.start)).tolist()
+def _pieces(rows: Rows, groups: Groups, time: I64, table: StateTable) -> tuple[Groups, I64]:
+    """Cut each stream where its sequence key changes, and mark the boundaries in ``rows.reset``.
+
+    Return the pieces and the newest time before each.  A row with a new key is always kept and starts the order afresh,
+    so the key before a row is that of the row before it, kept or not.
+    """
+    known = table["newest_ns"][groups.slot]
+    if rows.batch.sequence is None:
+        return groups, known
+    key = rows.batch.sequence[rows.row]
+    boundary = key != groups.previous(key, table["sequence"][groups.slot])
+    table["sequence"][groups.slot] = key[groups.last]
+    rows.reset[boundary] = ResetReason.BOUNDARY
+    cut = boundary.copy()
+    cut[groups.start] = True
+    pieces = Groups.at(rows.slot, np.flatnonzero(cut))
+    fresh = boundary[pieces.start]
+    newest = np.full(fresh.size, NEVER, np.int64)
+    newest[~fresh] = table["newest_ns"][pieces.slot[~fresh]]
+    return pieces, newest
+
+
+def _decide(time: I64, before: I64, flag: Mask | None, clock_backwards_ns: int, reset: U8) -> Mask:
+    """Which rows are kept if ``before``, the row before each, is the newest of all before it; write their resets.
+
+    A reset that stands there already, of a boundary, is kept; the row is then newer than `NEVER`, its ``before``.
+    """
+    keep = time > before
+    if flag is not None:
+        keep |= flag & (time != before)
+        reset[keep & flag & (reset == 0)] = ResetReason.FLAG
+    if not keep.all():
+        backwards = ~keep & (time < before - clock_backwards_ns)
+        keep |= backwards
+        reset[backwards] = ResetReason.CLOCK_BACKWARDS
+    return keep
+
+
+def _drop(rows: Rows, pieces: Groups, known: I64, flag: Mask | None, keep: Mask, clock_backwards_ns: int) -> Mask:
+    """Decide the pieces in which not all rows are kept; count what is dropped and return what is not.
+
+    There a running maximum tells what is newest, unless a clock was set back or a row has a flag: these are walked.
+    """
+    odd = np.logical_or.reduceat(~keep, pieces.start)
+    inside = np.repeat(odd, pieces.length)
+    time, reset = rows.time_ns[inside], rows.reset[inside]
+    part = Groups.at(rows.slot[inside], _starts(pieces.length[odd]))
+    known, flag = known[odd], None if flag is None else flag[inside]
+    before = part.previous(_running_max(np.maximum(time, part.each(known)), part), known)
+    good, late = time > before, time < before
+    # A boundary, the first row of a piece, is decided already; so is what a running maximum can decide.
+    reset[reset != ResetReason.BOUNDARY] = 0
+    jump = late & (time < before - clock_backwards_ns)
+    jump = jump if flag is None else jump | flag
+    for piece in np.flatnonzero(np.logical_or.reduceat(jump, part.start)) if jump.any() else ():
+        here = slice(int(part.start[piece]), int(part.last[piece]) + 1)
+        wishes = [False] * int(part.length[piece]) if flag is None else flag[here].tolist()
+        good[here], late[here] = _walk(time[here], wishes, int(known[piece]), clock_backwards_ns, reset[here])
+    rows.count(DropReason.LATE, late)
+    rows.count(DropReason.DUPLICATE, ~good & ~late)
+    rows.reset[inside] = reset
+    keep[inside] = good
+    return keep
+
+
+def _starts(length: I64) -> I64:
+    return np.cumsum(length) - length
 
 
 def _running_max(time: I64, groups: Groups) -> I64:
@@ -60,31 +114,22 @@ def _running_max(time: I64, groups: Groups) -> I64:
     return np.maximum.accumulate(time - low + lift) - lift + low
 
 
-def _walk(
-    batch: SampleBatch, rows: I64, table: StateTable, slot: int, clock_backwards_ns: int
-) -> tuple[Mask, Mask, U8]:
-    """Rule 1 for one stream, row by row: return (keep, late, reset reason)."""
-    keep, late = np.zeros(rows.size, np.bool_), np.zeros(rows.size, np.bool_)
-    reset = np.zeros(rows.size, np.uint8)
-    newest, sequence = int(table["newest_ns"][slot]), int(table["sequence"][slot])
-    times = batch.time_ns[rows].tolist()
-    flags = [False] * rows.size if batch.reset is None else batch.reset[rows].tolist()
-    keys = [sequence] * rows.size if batch.sequence is None else batch.sequence[rows].tolist()
-    for index, (time, flag, key) in enumerate(zip(times, flags, keys, strict=True)):
-        reason = _order_reset(time, newest, flag, key != sequence, clock_backwards_ns)
+def _walk(time: I64, flags: list[bool], newest: int, clock_backwards_ns: int, reset: U8) -> tuple[Mask, Mask]:
+    """Rule 1 for one piece, row by row: return (keep, late) and write its resets, but for that of a boundary."""
+    keep, late = np.zeros(time.size, np.bool_), np.zeros(time.size, np.bool_)
+    for index, (now, flag) in enumerate(zip(time.tolist(), flags, strict=True)):
+        reason = _order_reset(now, newest, flag, clock_backwards_ns)
         if reason is None:
-            late[index] = time < newest
+            late[index] = now < newest
             continue
-        keep[index], reset[index] = True, reason
-        newest, sequence = time, key
-    table["sequence"][slot] = sequence
-    return keep, late, reset
+        keep[index] = True
+        reset[index] = reset[index] or reason
+        newest = now
+    return keep, late
 
 
-def _order_reset(time: int, newest: int, flag: bool, new_sequence: bool, clock_backwards_ns: int) -> ResetReason | None:
+def _order_reset(time: int, newest: int, flag: bool, clock_backwards_ns: int) -> ResetReason | None:
     """Say why the state must restart before a sample, NONE to carry it on, or None to drop the sample."""
-    if new_sequence:
-        return ResetReason.BOUNDARY
     if time == newest:
         return None
     if flag:

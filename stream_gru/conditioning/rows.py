@@ -28,6 +28,11 @@ class Groups:
         start = np.zeros(1, np.int64)
         if slot[0] != slot[-1]:
             start = np.concatenate((start, np.flatnonzero(slot[1:] != slot[:-1]) + 1))
+        return Groups.at(slot, start)
+
+    @staticmethod
+    def at(slot: I64, start: I64) -> Groups:
+        """The stretches of a column that begin at ``start`` (G,): streams, or finer pieces of them."""
         end = np.concatenate((start[1:], [slot.size]))
         return Groups(slot[start], start, end - start, end - 1)
 

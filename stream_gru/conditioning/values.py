@@ -54,12 +54,13 @@ def good_values(rows: Rows, stale: Mask, table: StateTable, spec: ConditioningSp
 
 def _defer_resets(slot: I64, reset: U8, keep: Mask, later: dict[int, int]) -> None:
     """Hand each reset of a dropped row to the stream's next kept row; the earliest wins."""
-    for index in np.flatnonzero(~keep & (reset > 0))[::-1]:
-        following = np.flatnonzero(keep[index:] & (slot[index:] == slot[index]))
-        if following.size:
-            reset[index + following[0]] = reset[index]
-        else:
-            later[int(slot[index])] = int(reset[index])
+    lost = np.flatnonzero(~keep & (reset > 0))[::-1]  # of several that meet, the last one written stays
+    kept = np.flatnonzero(keep)
+    place = np.searchsorted(kept, lost)
+    heir = np.append(kept, -1)[place]
+    found = (heir >= 0) & (slot[heir] == slot[lost])
+    reset[heir[found]] = reset[lost[found]]
+    later.update(zip(slot[lost[~found]].tolist(), reset[lost[~found]].tolist(), strict=True))
 
 
 def _hold(values: F32, observed: Mask, groups: Groups, stale: Mask, last_good: F32, bad_run: I32) -> tuple[F32, I64]:

@@ -34,7 +34,7 @@ class RunConfig(Table, frozen=True):
     """
 
     bundle: str
-    engine: Literal["auto", "litert", "numpy", "keras"] = "auto"
+    engine: Literal["auto", "litert", "numpy", "onnx", "keras"] = "auto"
     level: Level = 0.9
     adapt_rate: NonNegative = 0.5
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024

@@ -196,6 +196,7 @@ class TrainingConfig(Table, frozen=True):
     warm_up: NonNegativeInt = 0
     gain_jitter: Fraction = 0.0
     offset_jitter: NonNegative = 0.0
+    noise_jitter: NonNegative = 0.0
     shuffle: bool = True
     epochs: PositiveInt = 20
     max_updates: NonNegativeInt = 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from stream_gru.decoders.fields import Column, Fields, Mistyped, assemble
+from stream_gru.decoders.fields import Coded, Column, Fields, Mistyped, assemble
 from stream_gru.decoders.lines import origin, shown
 from stream_gru.errors import DataError
 from stream_gru.types import RawMessage, SampleBatch, concatenate, empty_batch
@@ -56,11 +57,31 @@ class ArrowDecoder:
 
     def _decode_one(self, message: RawMessage, table: Any) -> SampleBatch:
         table.validate(full=True)
+        names = self._fields.names_only
 
         def column(name: str) -> Column | None:
-            return _cells(table.column(name)) if name in table.schema.names else None
+            if name not in table.schema.names:
+                return None
+            read = _coded if name in names else _cells
+            return read(table.column(name))
 
         return assemble(self._fields, table.num_rows, column, message.key, message.arrival_ns)
+
+
+def _coded(column: Any) -> Column:
+    """A column of names: an object for each different one, not for each cell."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_floating(kind) or any(fits(kind) for fits in _PLAIN)) or pa.types.is_null(kind):
+        return _cells(column)
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    codes = column.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+    used = np.zeros(len(column.dictionary) + 1, np.bool_)
+    used[codes] = True
+    here = np.flatnonzero(used[:-1])  # a dictionary may serve many tables
+    place = np.full(len(used), -1, np.int64)
+    place[here] = np.arange(len(here))
+    return Coded(_cells(column.dictionary.take(pa.array(here))), place[codes])
 
 
 def _cells(column: Any) -> Column:

@@ -36,6 +36,21 @@ class Mistyped(list[bool]):
     """A column of a type that no field has, such as lists or durations; each cell says whether its value is missing."""
 
 
+class Coded(Sequence[object]):
+    """A column in which few cells are distinct: ``distinct`` ones, and which of them each cell is (-1: none)."""
+
+    def __init__(self, distinct: Column, codes: I64) -> None:
+        self.distinct = distinct
+        self.codes = codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: int) -> object:  # type: ignore[override]
+        code = int(self.codes[index])
+        return None if code < 0 else self.distinct[code]
+
+
 class Rows:
     """The rows of one table that are still good; each bad one is dropped once, for the first reason found."""
 
@@ -187,20 +202,42 @@ def _as_float(number: float | np.number[Any]) -> float:
 
 def read_streams(cells: Column, rows: Rows) -> tuple[tuple[str, ...], I32]:
     """Read stream names: (names, index of each row's); a row without one, or with a wrong one, is dropped."""
-    index: dict[str, int] = {}
-    stream = np.array([index.setdefault(text, len(index)) for text in _texts(cells)], np.int32)
-    bad = np.array([not STREAM_ID.fullmatch(name) for name in index], np.bool_)
+    names, stream = _names(cells)
+    bad = np.array([not STREAM_ID.fullmatch(name) for name in names], np.bool_)
     if bad.any():
-        rows.drop(stream == index.get("", -1), DropReason.MISSING_FIELD)
+        rows.drop(stream == (names.index("") if "" in names else -1), DropReason.MISSING_FIELD)
         rows.drop(bad[stream], DropReason.BAD_STREAM_ID)
-    return tuple(index), stream
+    return tuple(names), stream
 
 
 def read_labels(cells: Column) -> tuple[tuple[str, ...], I32]:
     """Labels are a truth to compare with, never needed: an absent one is -1 and drops nothing."""
+    names, label = _names(cells)
+    if "" not in names:
+        return tuple(names), label
+    absent = names.index("")
+    code = np.arange(len(names), dtype=np.int32)
+    code[absent], code[absent + 1 :] = -1, code[absent + 1 :] - 1
+    return tuple(name for name in names if name), code[label]
+
+
+def _names(cells: Column) -> tuple[list[str], I32]:
+    """The different texts in the order in which they first appear, and which of them each cell is."""
+    if isinstance(cells, np.ndarray) and cells.dtype.kind in "iu":
+        cells = Coded(*np.unique(cells, return_inverse=True))
     index: dict[str, int] = {}
-    codes = [index.setdefault(text, len(index)) if text else -1 for text in _texts(cells)]
-    return tuple(index), np.array(codes, np.int32)
+    if not isinstance(cells, Coded):
+        each = np.array([index.setdefault(text, len(index)) for text in _texts(cells)], np.int32)
+        return list(index), each
+    count, rows = len(cells.distinct), len(cells)
+    code = np.where(cells.codes < 0, count, cells.codes)
+    first = np.full(count + 1, rows, np.int64)
+    first[code[::-1]] = np.arange(rows - 1, -1, -1)  # of several, the last one written stays
+    used = np.argsort(first, kind="stable")[: np.count_nonzero(first < rows)]
+    place = np.zeros(count + 1, np.int32)
+    texts = ("" if code == count else _text(cells.distinct[code]) for code in used.tolist())
+    place[used] = [index.setdefault(text, len(index)) for text in texts]
+    return list(index), place[code]
 
 
 def _texts(cells: Column) -> Sequence[str]:
@@ -239,9 +276,8 @@ def read_flags(cells: Column, rows: Rows) -> Mask:
 
 def read_sequences(cells: Column) -> I64:
     """A number for each different sequence name, the same in every batch and process; -1 for none."""
-    texts = _texts(cells)
-    numbers = {
-        text: int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1 for text in set(texts)
-    }
-    numbers[""] = -1
-    return np.array([numbers[text] for text in texts], np.int64)
+    names, sequence = _names(cells)
+    numbers = [
+        int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") >> 1 if name else -1 for name in names
+    ]
+    return np.array(numbers, np.int64)[sequence]

@@ -18,6 +18,7 @@ from msgspec.structs import replace as replace_keys
 from stream_gru.config.live import SourceChannelConfig, SourceInputConfig
 from stream_gru.config.schema import ChannelConfig, InputConfig
 from stream_gru.decoders.columns import (
+    Coded,
     Column,
     Mistyped,
     Rows,
@@ -33,7 +34,7 @@ from stream_gru.errors import ConfigError
 from stream_gru.manifest import Channel
 from stream_gru.types import I32, NS_PER_S, STREAM_ID, DropReason, Mask, SampleBatch, empty_batch
 
-__all__ = ["Column", "Fields", "Mistyped", "assemble", "stream_id"]
+__all__ = ["Coded", "Column", "Fields", "Mistyped", "assemble", "stream_id"]
 
 # A device's clock may be this far ahead of ours: time zones set wrongly, not years.
 _AHEAD_NS = 86_400 * NS_PER_S
@@ -110,6 +111,14 @@ class Fields:
         wanted = self.input
         optional = (wanted.label, wanted.reset, wanted.sequence, wanted.seq)
         return self.required + tuple(name for name in optional if name)
+
+    @property
+    def names_only(self) -> frozenset[str]:
+        """Fields that are read as names and as nothing else: of stream, label and sequence."""
+        wanted = self.input
+        return frozenset((wanted.stream, wanted.label, wanted.sequence)) - {
+            "", wanted.time, wanted.reset, wanted.seq, *self.columns,
+        }  # fmt: skip
 
     def index_of(self, channel: str) -> int:
         """Which channel a topic speaks of, by its name or its field's; -1 for none."""

@@ -2,6 +2,7 @@
 
 litert   ai-edge-litert on the bundle's flatbuffer; bit-identical for every batch size, step and scan
 numpy    written out in numpy, always there; equal within rounding
+onnx     onnxruntime on a graph made from the weights; equal within rounding, never chosen by ``auto``
 keras    Keras itself on the same weights; the reference, slow, needs the training extra
 """
 
@@ -17,9 +18,14 @@ from stream_gru.protocols import Engine
 ENGINES: dict[str, str] = {
     "litert": "stream_gru.engines.litert:LitertEngine",
     "numpy": "stream_gru.engines.numpy_engine:NumpyEngine",
+    "onnx": "stream_gru.engines.onnx_engine:OnnxEngine",
     "keras": "stream_gru.engines.keras_engine:KerasEngine",
 }
-_INSTALL = {"litert": "pip install ai-edge-litert", "keras": "pip install 'stream-gru[train]'"}
+_INSTALL = {
+    "litert": "pip install ai-edge-litert",
+    "onnx": "pip install 'stream-gru[onnx]'",
+    "keras": "pip install 'stream-gru[train]'",
+}
 
 
 def load_engine(name: str, bundle: Bundle) -> Engine:

@@ -15,6 +15,7 @@ from stream_gru.conditioning import Steps, condition, conditioning_columns
 from stream_gru.evaluation.baselines import LinearAR, seasonal_forecast
 from stream_gru.evaluation.scores import ErrorScores, ForecastScores, Scores, class_scores
 from stream_gru.pipeline import Pipeline, conditioning_spec
+from stream_gru.protocols import Engine
 from stream_gru.state import StateTable
 from stream_gru.types import F32, F64, I64, Mask, PredictionBatch, ResetReason, SampleBatch
 
@@ -48,7 +49,7 @@ class Streamed:
 
 
 def stream_through(
-    bundle: Bundle, batch: SampleBatch, engine: str, *, level: float = 0.9, adapt_rate: float = 0.5
+    bundle: Bundle, batch: SampleBatch, engine: str | Engine, *, level: float = 0.9, adapt_rate: float = 0.5
 ) -> Streamed:
     """Process a whole recording from a fresh state."""
     pipeline = Pipeline(bundle, engine, level=level, adapt_rate=adapt_rate, max_streams=len(batch.streams))
@@ -85,7 +86,9 @@ def _truth(steps: Steps, targets: list[int], horizon: int, stretch: I64) -> F64:
     return truth
 
 
-def evaluate(bundle: Bundle, batch: SampleBatch, baselines: Baselines, engine: str = "auto") -> tuple[Scores, Streamed]:
+def evaluate(
+    bundle: Bundle, batch: SampleBatch, baselines: Baselines, engine: str | Engine = "auto"
+) -> tuple[Scores, Streamed]:
     """Score a bundle on a recording.  Deterministic; needs no Keras unless the engine is ``keras``."""
     streamed = stream_through(bundle, batch, engine)
     out = streamed.out

@@ -1,7 +1,7 @@
 """Where a training stands, on disk: plain arrays and JSON, so that it can go on after any stop.
 
-    checkpoint.json        epoch, best epoch, history, name of the array file, fingerprint of what is trained
-    checkpoint-<epoch>.npz every variable of network and optimizer, and the best weights so far
+    checkpoint.json        place, best round, history, name of the array file, fingerprint of what is trained
+    checkpoint-<round>.npz every variable of network and optimizer, the carried state, and the best weights so far
 
 The JSON file is replaced last, by renaming: whenever the machine stops, it names a complete array file.
 """
@@ -21,35 +21,47 @@ from numpy.typing import NDArray
 
 from stream_gru.config.schema import TrainingConfig
 from stream_gru.errors import ConfigError, DataError
+from stream_gru.training.course import Place
 from stream_gru.training.runs import Rows, Scaling
 from stream_gru.training.spec import NetworkSpec
+from stream_gru.types import F32
 
 NAME = "checkpoint.json"
+_CARRIED = "carried"
 Array = NDArray[np.generic]
 
 
-class Standing(Struct, kw_only=True):
-    """How far training has come: ``epoch`` finished epochs, ``best_epoch`` 0 when there is none yet."""
+class Standing(Struct, kw_only=True, frozen=True):
+    """How far training has come, at the end of a round.
 
-    epoch: int = 0
-    best_epoch: int = 0
+    ``history`` has a row for each round; ``best_round`` counts from 1, 0 when there is none yet; ``learnt`` how many
+    forecasts and labels have been learnt from so far.
+    """
+
+    place: Place = Place()
+    best_round: int = 0
     best_loss: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+    learnt: tuple[float, float] = (0.0, 0.0)
     fingerprint: str = ""
     arrays: str = ""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """``variables`` of network and optimizer in their own order, ``best`` the trainable ones of the best epoch."""
+    """``variables`` of network and optimizer in their own order, ``best`` the trainable ones of the best round.
+
+    ``carried`` (B, S) is the state with which the next batch goes on, None at the beginning of a pass.
+    """
 
     variables: Sequence[Array]
     best: Sequence[Array]
+    carried: F32 | None = None
 
 
 def fingerprint(spec: NetworkSpec, training: TrainingConfig, scaling: Scaling, rows: Rows) -> str:
-    """A hash of everything that must agree for training to go on; epochs, patience and TensorBoard may change."""
-    fixed = msgspec.structs.replace(training, epochs=1, patience=1, tensorboard="")
+    """A hash of everything that must agree for training to go on; budgets, patience and TensorBoard may change."""
+    fixed = msgspec.structs.replace(training, epochs=1, max_updates=0, patience=1, tensorboard="")
     digest = hashlib.sha256(repr((spec, fixed)).encode())
     for array in (scaling.mean, scaling.scale, rows.x, rows.label, rows.stop):
         digest.update(np.ascontiguousarray(array).data)
@@ -59,9 +71,10 @@ def fingerprint(spec: NetworkSpec, training: TrainingConfig, scaling: Scaling, r
 def save_checkpoint(folder: Path, standing: Standing, arrays: Arrays) -> None:
     """Write both files, the JSON last; older array files are removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    standing.arrays = f"checkpoint-{standing.epoch:05d}.npz"
+    standing = msgspec.structs.replace(standing, arrays=f"checkpoint-{len(standing.history):05d}.npz")
     named = {f"variable_{i}": value for i, value in enumerate(arrays.variables)}
     named |= {f"best_{i}": value for i, value in enumerate(arrays.best)}
+    named |= {} if arrays.carried is None else {_CARRIED: arrays.carried}
     part = folder / "checkpoint.part"
     with part.open("wb") as file:
         np.savez(file, allow_pickle=False, **named)
@@ -101,7 +114,11 @@ def load_checkpoint(folder: Path, expected: str) -> tuple[Standing, Arrays]:
             "delete it or train in another folder"
         )
         raise ConfigError(msg)
-    return standing, Arrays(_numbered(named, "variable_"), _numbered(named, "best_"))
+    return standing, Arrays(_numbered(named, "variable_"), _numbered(named, "best_"), _carried(named))
+
+
+def _carried(named: dict[str, Array]) -> F32 | None:
+    return np.asarray(named[_CARRIED], np.float32) if _CARRIED in named else None
 
 
 def _numbered(named: dict[str, Array], prefix: str) -> list[Array]:

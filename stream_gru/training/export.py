@@ -24,7 +24,7 @@ import tensorflow as tf
 from stream_gru.bundle import Layer, Manifest
 from stream_gru.engines.quiet import quiet_stderr
 from stream_gru.training.step_ops import Tensor, cell_step, project, tf_activation
-from stream_gru.types import F32
+from stream_gru.types import F32, I64
 
 MAX_SCAN_STEPS = 32
 _CACHE_BYTES = 512 * 1024  # second-level cache of a core of the gateways this is for
@@ -41,15 +41,21 @@ def export_tflite(manifest: Manifest, weights: dict[str, F32], scan_steps: int |
     if scan_steps < 1:
         msg = f"scan_steps: expected a positive integer, got {scan_steps}"
         raise ValueError(msg)
-    module = tf.Module()
-    module.weights = {name: tf.Variable(value, name=name) for name, value in weights.items()}
-    graph = _Graph(manifest, module.weights)
+    module = module_of(weights)
+    graph = StepGraph(manifest, module.weights)
     inputs, state = manifest.input_size, manifest.state_size
-    step = tf.function(graph.step).get_concrete_function(_spec(None, inputs, "x"), _spec(None, state, "h"))
-    scan = tf.function(graph.scan).get_concrete_function(_spec(scan_steps, inputs, "x"), _spec(1, state, "h"))
+    step = tf.function(graph.step).get_concrete_function(port(None, inputs, "x"), port(None, state, "h"))
+    scan = tf.function(graph.scan).get_concrete_function(port(scan_steps, inputs, "x"), port(1, state, "h"))
     with tempfile.TemporaryDirectory() as folder, quiet_stderr():
         tf.saved_model.save(module, folder, signatures={"step": step, "scan": scan})
         return _convert(Path(folder))
+
+
+def module_of(weights: dict[str, F32]) -> Any:
+    """A ``tf.Module`` that owns the weights, by their names in the bundle, as ``.weights``."""
+    module = tf.Module()
+    module.weights = {name: tf.Variable(value, name=name) for name, value in weights.items()}
+    return module
 
 
 def default_scan_steps(manifest: Manifest) -> int:
@@ -59,7 +65,8 @@ def default_scan_steps(manifest: Manifest) -> int:
     return min(MAX_SCAN_STEPS, 1 << (fitting.bit_length() - 1))
 
 
-def _spec(rows: int | None, columns: int, name: str) -> Any:
+def port(rows: int | None, columns: int, name: str) -> Any:
+    """The specification of an input of a signature, (rows, columns) float32."""
     return tf.TensorSpec([rows, columns], tf.float32, name=name)
 
 
@@ -69,7 +76,7 @@ def _convert(folder: Path) -> bytes:
     return bytes(converter.convert())
 
 
-class _Graph:
+class StepGraph:
     """The network as TensorFlow operations; ``w`` holds the variables by their names in the bundle."""
 
     def __init__(self, manifest: Manifest, w: dict[str, Tensor]) -> None:
@@ -128,32 +135,36 @@ class _Graph:
         if self.manifest.forecast is not None:
             outputs.append(self._forecast(h, scaled))
         if self.manifest.classes is not None:
-            logits = _dense(h, self.w, "classes")
-            outputs.append(_probabilities(self.manifest.classes.activation, logits))
+            outputs.append(self._probabilities(h, self.manifest.classes.activation))
         return _joined(outputs, axis=1)
 
     def _forecast(self, h: Tensor, scaled: Tensor) -> Tensor:
         """Dense in scaled units, plus the last scaled value with ``residual``; then engineering units."""
         assert self.manifest.forecast is not None  # noqa: S101 - told to mypy
-        y = _dense(h, self.w, "forecast")
+        y = dense(h, self.w, "forecast")
         targets = self.manifest.target_index
         column = np.repeat(targets, self.manifest.forecast_size // len(targets))
         if self.manifest.forecast.residual:
-            # A product with zeros and ones: exact, and unlike a gather it stays within XNNPACK.
-            pick = np.zeros((len(self.manifest.channels), len(column)), np.float32)
-            pick[column, np.arange(len(column))] = 1
-            y = y + tf.matmul(scaled, pick)
+            y = y + self._last_values(scaled, column)
         return y * tf.gather(self.w["scaling/scale"], column) + tf.gather(self.w["scaling/mean"], column)
 
+    def _last_values(self, scaled: Tensor, column: I64) -> Tensor:
+        """The scaled value of the target of each forecast output, (rows, D * H * Q)."""
+        # A product with zeros and ones: exact, and unlike a gather it stays within XNNPACK.
+        pick = np.zeros((len(self.manifest.channels), len(column)), np.float32)
+        pick[column, np.arange(len(column))] = 1
+        return tf.matmul(scaled, pick)
 
-def _probabilities(activation: str, logits: Tensor) -> Tensor:
-    if activation != "logistic":
-        return tf_activation(activation, logits)
-    second = tf.sigmoid(logits)
-    return tf.concat([1.0 - second, second], axis=1)
+    def _probabilities(self, h: Tensor, activation: str) -> Tensor:
+        logits = dense(h, self.w, "classes")
+        if activation != "logistic":
+            return tf_activation(activation, logits)
+        second = tf.sigmoid(logits)
+        return tf.concat([1.0 - second, second], axis=1)
 
 
-def _dense(h: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
+def dense(h: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
+    """The products and biases of a head."""
     return tf.nn.bias_add(tf.matmul(h, w[f"{name}/kernel"]), w[f"{name}/bias"])
 
 

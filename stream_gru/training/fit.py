@@ -1,33 +1,34 @@
-"""Find the weights: epochs over a plan, early stopping on a stream-wise validation loss, a checkpoint each epoch."""
+"""Find the weights: rounds of updates, early stopping on a stream-wise validation loss, checkpoints on the way."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
+import msgspec
 import numpy as np
-import tensorflow as tf
 
 from stream_gru.config.schema import TrainingConfig
 from stream_gru.errors import DataError
 from stream_gru.training.checkpoint import Arrays, Standing, fingerprint, load_checkpoint, save_checkpoint
-from stream_gru.training.jitter import jittered
-from stream_gru.training.lanes import stream_plan, training_plan
+from stream_gru.training.course import Course, Place
+from stream_gru.training.curves import Curves
 from stream_gru.training.loop import Trainer
-from stream_gru.training.loss import class_weights
+from stream_gru.training.loss import Totals, class_weights
 from stream_gru.training.network import network_weights
-from stream_gru.training.progress import Reporter
-from stream_gru.training.runs import Batch, Plan, Rows, Run, Scaling, batches, join_runs
+from stream_gru.training.progress import Reporter, named_round
+from stream_gru.training.runs import Plan, Rows, Run, Scaling, join_runs
 from stream_gru.training.spec import NetworkSpec
-from stream_gru.training.windows import window_plan
 from stream_gru.types import F32
 
-Stopped = Literal["patience", "epochs", "interrupted"]
+SAVE_EVERY_S = 5.0
+"""A checkpoint is written at most so often; rounds may be shorter than writing one takes."""
+
+Stopped = Literal["patience", "epochs", "max_updates", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,23 @@ class Fitted:
 
     ``model``       the plain sequence model with the best weights (`stream_gru.training.network.Networks`)
     ``weights``     the same weights, named and laid out as in a bundle
-    ``history``     one row an epoch: epoch, learning_rate, loss, loss_forecast, loss_classes, accuracy, the same with
-                    ``val_`` in front, seconds.  Losses are in scaled units and without penalties
-    ``best_epoch``  counted from 1
+    ``history``     one row a round: epoch (passes so far), updates (in all; only where rounds are not passes),
+                    learning_rate, loss, loss_forecast, loss_classes, accuracy, the same with ``val_`` in front,
+                    seconds.  Losses are in scaled units and without penalties
+    ``best_round``  counted from 1
     """
 
     model: keras.Model
     weights: dict[str, F32]
     history: list[dict[str, float]]
-    best_epoch: int
+    best_round: int
     stopped: Stopped
+
+    @property
+    def summary(self) -> str:
+        """Which round was best, in words."""
+        best, last = (named_round(self.history[index]) for index in (self.best_round - 1, -1))
+        return f"best: {best}; last: {last} (ended by: {self.stopped})"
 
 
 def fit(
@@ -58,21 +66,29 @@ def fit(
     reporter: Reporter,
     resume: bool = False,
 ) -> Fitted:
-    """Train until ``training.epochs``, until ``patience`` epochs brought nothing better, or until Ctrl-C.
+    """Train until the budget is used up, until ``patience`` rounds brought nothing better, or until Ctrl-C.
 
-    Without validation runs the training loss decides which epoch is best.  A checkpoint is written to ``work_dir``
-    after each epoch; ``resume`` goes on from it, with the result an uninterrupted training would have had.
+    The budget is ``training.max_updates`` or else ``training.epochs``.  Without validation runs the training loss
+    decides which round is best.  Checkpoints are written to ``work_dir``; ``resume`` goes on from the last one, with
+    the result an uninterrupted training would have had.
     Raises DataError when the runs hold nothing to learn from or the loss diverges, ConfigError when ``resume`` finds
     no checkpoint or that of something else, KeyboardInterrupt when Ctrl-C came before anything was learnt.
     """
     fitting = Fitting(spec, training, train, validation, scaling, work_dir)
     if resume:
         fitting.restore()
-    reporter.on_start(training.epochs)
+    reporter.on_start(training.max_updates or training.epochs, "update" if training.max_updates else "epoch")
     try:
         return fitting.run(reporter)
     finally:
         reporter.close()
+
+
+class Reached(NamedTuple):
+    """What the last finished round has left: one object, so that no interruption comes between its parts."""
+
+    standing: Standing
+    arrays: Arrays
 
 
 class Fitting:
@@ -86,117 +102,134 @@ class Fitting:
         validation: Sequence[Run],
         scaling: Scaling,
         work_dir: Path,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Lay out the data and build the network; arguments as in `fit`."""
+        """Lay out the data and build the network; arguments as in `fit`, ``clock`` in seconds."""
         self.spec = spec
         self.training = training
-        self.scaling = scaling
         self.work_dir = work_dir
-        self.rows = join_runs(train)
-        self.validation = join_runs(validation) if any(len(run) for run in validation) else None
-        _check_labels(spec, [rows for rows in (self.rows, self.validation) if rows is not None])
-        _check_horizon(spec, self.rows)
-        self.trainer = Trainer(spec, training, scaling, class_weights(spec, self.rows))
-        self.standing = Standing(fingerprint=fingerprint(spec, training, scaling, self.rows))
-        self.best: Sequence[Any] = []
+        self.clock = clock
+        rows = join_runs(train)
+        parts: list[Rows] = [rows]
+        self.course = Course(spec, training, rows, scaling)
+        self.validation: tuple[Rows, Plan] | None = None
+        if any(len(run) for run in validation):
+            parts.append(join_runs(validation))
+            self.validation = parts[1], self.course.measuring_plan(parts[1])
+        _check_labels(spec, parts)
+        _check_horizon(spec, rows)
+        self.trainer = Trainer(spec, training, scaling, class_weights(spec, rows))
+        standing = Standing(fingerprint=fingerprint(spec, training, scaling, rows))
+        self.reached = self.saved = Reached(standing, Arrays([], []))
+        self.saved_at: float | None = None
 
     def run(self, reporter: Reporter) -> Fitted:
-        """Train epoch by epoch and return the best.  Raises KeyboardInterrupt when there is none yet."""
+        """Train round by round and return the best.  Raises KeyboardInterrupt when there is none yet."""
+        curves = Curves(self.training.tensorboard)
         stopped: Stopped | None = self._finished()
         try:
             while stopped is None:
-                self._epoch(reporter)
+                row = self._round(reporter)
                 stopped = self._finished()
+                curves.write(row)
+                reporter.on_round(row)
         except KeyboardInterrupt:
-            if not self.standing.best_epoch:
+            if not self.reached.standing.best_round:
                 raise
             stopped = "interrupted"
-        _assign(self.trainer.trainable, self.best)
+        finally:
+            self._save()
+            curves.close()
+        standing, arrays = self.reached
+        _assign(self.trainer.trainable, arrays.best)
         return Fitted(
             model=self.trainer.networks.plain,
             weights=network_weights(self.trainer.networks.plain),
-            history=self.standing.history,
-            best_epoch=self.standing.best_epoch,
+            history=standing.history,
+            best_round=standing.best_round,
             stopped=stopped,
         )
 
     def restore(self) -> None:
         """Go on from the checkpoint in ``work_dir``."""
-        self.standing, arrays = load_checkpoint(self.work_dir, self.standing.fingerprint)
+        standing, arrays = load_checkpoint(self.work_dir, self.reached.standing.fingerprint)
+        self.reached = self.saved = Reached(standing, arrays)
         _assign(self.trainer.variables, arrays.variables)
-        self.best = arrays.best
+        self.trainer.carried = arrays.carried
 
     def _finished(self) -> Stopped | None:
-        if self.standing.epoch - self.standing.best_epoch >= self.training.patience:
+        standing = self.reached.standing
+        if len(standing.history) - standing.best_round >= self.training.patience:
             return "patience"
-        return "epochs" if self.standing.epoch >= self.training.epochs else None
+        return self.course.finished(standing.place)
 
-    def _epoch(self, reporter: Reporter) -> None:
-        """Train one epoch, measure, remember the best, write the checkpoint."""
-        began = time.perf_counter()
-        row = {"epoch": self.standing.epoch + 1.0, "learning_rate": next(self._rates(1))} | self._train(reporter)
+    def _round(self, reporter: Reporter) -> dict[str, float]:
+        """Train one round, measure, remember the best, write the checkpoint when it is time."""
+        began, before = time.perf_counter(), self.reached.standing
+        rate = self.course.rate(before.place)
+        place, totals = self._train(reporter)
+        learnt = before.learnt[0] + float(totals.sums[1]), before.learnt[1] + float(totals.sums[3])
+        if place.epoch or self.course.finished(place):
+            _check_learnt(self.spec, *learnt)
+        row = {"epoch": self.course.epochs(place)}
+        if not self.course.rounds_are_passes:
+            row["updates"] = float(place.updates)
+        row |= {"learning_rate": rate} | _seen_means(totals, self.spec)
         if self.validation is not None:
-            measured = self.trainer.measure(self._batches(self.validation, self._validation_plan(self.validation)))
-            row |= {f"val_{name}": value for name, value in measured.means(self.spec).items()}
+            measured = self.trainer.measure(self.course.measuring(*self.validation)).means(self.spec)
+            row |= {f"val_{name}": value for name, value in measured.items()}
         row["seconds"] = time.perf_counter() - began
-        self._remember(row)
-        reporter.on_epoch(row)
+        self._remember(row, place, learnt)
+        return row
 
-    def _train(self, reporter: Reporter) -> dict[str, float]:
-        plan = self._training_plan()
-        done = 0
+    def _train(self, reporter: Reporter) -> tuple[Place, Totals]:
+        """Train to the end of the round, which may lie in another pass; return where it ends and the sums."""
+        place, sums = self.reached.standing.place, np.zeros(5)
+        total, done = self.course.left_of_round(place), 0
 
         def on_batch(loss: float) -> None:
             nonlocal done
             done += 1
-            reporter.on_batch(done, len(plan), loss)
+            reporter.on_batch(done, total, loss)
 
-        self.trainer.forget()
-        rows = self._jittered()
-        totals = self.trainer.train(self._batches(rows, plan), self._rates(len(plan)), on_batch)
-        _check_learnt(self.spec, totals.sums[1], totals.sums[3])
-        return totals.means(self.spec)
+        while True:
+            if not place.batch:
+                self.trainer.forget()
+            count = self.course.stretch(place)
+            part = self.trainer.train(self.course.batches(place, count), self.course.rates(place, count), on_batch)
+            sums += part.sums
+            place = self.course.after(place, count)
+            if self.course.round_ends(place):
+                return place, Totals(sums)
 
-    def _remember(self, row: dict[str, float]) -> None:
-        self.standing.epoch += 1
-        self.standing.history.append(row)
-        loss = row.get("val_loss", row["loss"])
-        if self.standing.best_loss is None or loss < self.standing.best_loss:
-            self.standing.best_loss, self.standing.best_epoch = loss, self.standing.epoch
-            self.best = [variable.numpy() for variable in self.trainer.trainable]
+    def _remember(self, row: dict[str, float], place: Place, learnt: tuple[float, float]) -> None:
+        old, loss = self.reached.standing, row.get("val_loss", row.get("loss"))
+        standing = msgspec.structs.replace(old, place=place, history=[*old.history, row], learnt=learnt)
+        best = self.reached.arrays.best
+        if old.best_loss is None or (loss is not None and loss < old.best_loss):
+            standing = msgspec.structs.replace(standing, best_loss=loss, best_round=len(standing.history))
+            best = [variable.numpy() for variable in self.trainer.trainable]
         variables = [variable.numpy() for variable in self.trainer.variables]
-        save_checkpoint(self.work_dir, self.standing, Arrays(variables, self.best))
-        if self.training.tensorboard:
-            _write_scalars(self.training.tensorboard, row)
+        self.reached = Reached(standing, Arrays(variables, best, self.trainer.carried if place.batch else None))
+        if self.saved_at is None or self.clock() - self.saved_at >= SAVE_EVERY_S:
+            self._save()
 
-    def _rates(self, batches_: int) -> Iterator[float]:
-        """Learning rate of each batch of the coming epoch; the cosine falls to 0 over all epochs."""
-        for number in range(batches_):
-            share = (self.standing.epoch + number / batches_) / self.training.epochs
-            cosine = 0.5 * (1.0 + math.cos(math.pi * share))
-            yield self.training.learning_rate * (cosine if self.training.schedule == "cosine" else 1.0)
+    def _save(self) -> None:
+        """Write a checkpoint of the last finished round, unless it stands there already."""
+        if self.reached is not self.saved:
+            save_checkpoint(self.work_dir, *self.reached)
+            self.saved, self.saved_at = self.reached, self.clock()
 
-    def _training_plan(self) -> Plan:
-        """Plan the coming epoch from the seed and its number alone, so that a resumed training repeats it."""
-        t, rng = self.training, np.random.default_rng([self.training.seed, self.standing.epoch])
-        if t.regime == "windowed":
-            return window_plan(self.rows, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, rng)
-        return training_plan(self.rows, t.lanes, t.steps, t.warm_up, rng)
 
-    def _jittered(self) -> Rows:
-        """The training rows of the coming epoch, from the seed and its number alone."""
-        t, rng = self.training, np.random.default_rng([self.training.seed, self.standing.epoch, 1])
-        return jittered(self.rows, self.scaling, t.gain_jitter, t.offset_jitter, rng)
-
-    def _validation_plan(self, rows: Rows) -> Plan:
-        t = self.training
-        if t.regime == "windowed":
-            return window_plan(rows, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, None)
-        return stream_plan(rows, t.lanes, t.steps, t.warm_up)
-
-    def _batches(self, rows: Rows, plan: Plan) -> Iterator[Batch]:
-        horizon = 0 if self.spec.forecast is None else self.spec.forecast.horizon
-        return batches(rows, plan, self.spec.target_index, horizon)
+def _seen_means(totals: Totals, spec: NetworkSpec) -> dict[str, float]:
+    """The means of a round; without what the round had nothing to learn from."""
+    row = totals.means(spec)
+    absent = set()
+    if spec.forecast is not None and not totals.sums[1]:
+        absent |= {"loss", "loss_forecast"}
+    if spec.classes is not None and not totals.sums[3]:
+        absent |= {"loss", "loss_classes", "accuracy"}
+    return {name: value for name, value in row.items() if name not in absent}
 
 
 def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
@@ -231,15 +264,3 @@ def _check_learnt(spec: NetworkSpec, forecasts: float, labelled: float) -> None:
     if spec.classes is not None and not labelled:
         msg = "no training sample has a known label: check input.label, model.classes.labels and training.warm_up"
         raise DataError(msg)
-
-
-def _write_scalars(folder: str, row: dict[str, float]) -> None:
-    """Append one epoch to the event files; `tf.summary.scalar` would need the tensorboard package to write them."""
-    metadata = tf.compat.v1.SummaryMetadata(data_class=1)
-    metadata.plugin_data.plugin_name = "scalars"
-    writer = tf.summary.create_file_writer(folder)
-    with writer.as_default(step=int(row["epoch"])):
-        for name, value in row.items():
-            if name != "epoch":
-                tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)
-    writer.close()

@@ -1,31 +1,80 @@
-"""Jitter: in every epoch each run pretends to come from a sensor of another calibration and mounting.
+"""Jitter: in every pass each run pretends to come from a sensor of another calibration, mounting and noise.
 
 A network that has seen a few devices learns their offsets by heart and fails on the next one.  Random gains and
-offsets, drawn anew for each run and epoch, take that away from it; the same numbers hold for a run's truths.
-Source: Um et al., "Data augmentation of wearable sensor data", ICMI 2017 (scaling).
+offsets, drawn anew for each run and pass, take that away from it.  They stand for another device in the same process,
+whose future is read by the same sensor: the same numbers hold for a run's truths.  Noise is no part of the process and
+cannot be forecast: it is added to what the network reads and never to a truth.  Categories and calendar inputs are no
+measurements and stay as they are.
+
+Source: Um et al., "Data augmentation of wearable sensor data", ICMI 2017 (scaling, jittering); Bishop, "Training with
+noise is equivalent to Tikhonov regularization", Neural Computation 7:108, 1995.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
-from stream_gru.training.runs import Rows, Scaling
+from stream_gru.config.schema import TrainingConfig
+from stream_gru.training.runs import Batch, Rows, Scaling
+from stream_gru.training.spec import NetworkSpec
+from stream_gru.types import F32, I64
 
 
-def jittered(rows: Rows, scaling: Scaling, gain: float, offset: float, rng: np.random.Generator) -> Rows:
-    """Return the rows with each run's channels scaled about their mean and shifted; calendar inputs stay.
+@dataclass(frozen=True)
+class Jitter:
+    """What one pass does to its batches; C channels, R runs.
 
-    ``gain``: standard deviation of the factor around 1; ``offset``: of the shift, in the channel's own.
+    ``factor, shift``  (R, C) float32: value -> (value - mean) * factor + mean + shift; None where nothing moves
+    ``mean``           (C,) float32 of each channel
+    ``noise``          (C,) float32, standard deviation in engineering units; None without noise
+    ``stop``           (R,) where each run stops, by which a row's run is found
+    ``seed``           of the noise of this pass; each batch has its own numbers
     """
-    if not gain and not offset:
-        return rows
-    channels, runs = len(scaling.mean), len(rows.start)
-    length = rows.stop - rows.start
-    factor = 1 + gain * rng.standard_normal((runs, channels))
-    shift = offset * scaling.scale * rng.standard_normal((runs, channels))
-    x = rows.x.copy()
-    centred = x[:, :channels] - scaling.mean
-    x[:, :channels] = centred * np.repeat(factor, length, axis=0) + np.repeat(shift, length, axis=0) + scaling.mean
-    return replace(rows, x=x)
+
+    factor: F32 | None
+    shift: F32 | None
+    mean: F32
+    noise: F32 | None
+    stop: I64
+    targets: tuple[int, ...]
+    seed: tuple[int, ...]
+
+    @classmethod
+    def draw(cls, rows: Rows, scaling: Scaling, training: TrainingConfig, spec: NetworkSpec, epoch: int) -> Self:
+        """Draw the numbers of a pass, from the seed and its number alone."""
+        rng = np.random.default_rng([training.seed, epoch, 1])
+        shape = len(rows.start), spec.channels
+        measured = np.isin(np.arange(spec.channels), spec.numeric_index)
+        factor = shift = noise = None
+        if training.gain_jitter or training.offset_jitter:
+            factor = np.where(measured, 1 + training.gain_jitter * rng.standard_normal(shape), 1).astype(np.float32)
+            spread = np.where(measured, training.offset_jitter * scaling.scale, 0)
+            shift = (spread * rng.standard_normal(shape)).astype(np.float32)
+        if training.noise_jitter:
+            noise = np.where(measured, training.noise_jitter * scaling.scale, 0).astype(np.float32)
+        seed = training.seed, epoch, 2
+        return cls(factor, shift, scaling.mean, noise, rows.stop, spec.target_index, seed)
+
+    def __call__(self, batch: Batch, first: I64, number: int) -> Batch:
+        """Return batch ``number`` of this pass as the pass shows it; ``first`` (B,) are the rows it begins at."""
+        channels = len(self.mean)
+        if self.factor is not None and self.shift is not None:
+            run = np.searchsorted(self.stop, first, side="right")
+            factor, shift = self.factor[run][:, None], self.shift[run][:, None]
+            x, targets = batch.x.copy(), list(self.targets)
+            x[:, :, :channels] = _moved(x[:, :, :channels], self.mean, factor, shift)
+            ahead = _moved(batch.ahead, self.mean[targets], factor[:, :, targets], shift[:, :, targets])
+            batch = replace(batch, x=x, ahead=ahead)
+        if self.noise is not None:
+            rng = np.random.default_rng([*self.seed, number])
+            x = batch.x.copy()
+            x[:, :, :channels] += self.noise * rng.standard_normal((*x.shape[:2], channels), np.float32)
+            batch = replace(batch, x=x)
+        return batch
+
+
+def _moved(values: F32, mean: F32, factor: F32, shift: F32) -> F32:
+    return (values - mean) * factor + (mean + shift)

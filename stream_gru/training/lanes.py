@@ -29,7 +29,7 @@ MIN_CHUNKS = 8
 
 
 def training_plan(rows: Rows, lanes: int, steps: int, warm_up: int, rng: np.random.Generator | None) -> Plan:
-    """Plan one epoch on at most ``lanes`` lanes, every lane with work.
+    """Plan one pass on at most ``lanes`` lanes, every lane with work.
 
     With ``rng`` the runs come in random order and each starts at a random offset below ``steps`` (and below a quarter
     of the run), so that chunk boundaries move; without, every row is taken exactly once.
@@ -59,21 +59,23 @@ def stream_plan(rows: Rows, lanes: int, steps: int, warm_up: int) -> Plan:
     lengths = -(-(rows.stop - rows.start) // steps)
     queue = [(0, lane) for lane in range(min(lanes, len(lengths)))]
     place = np.zeros((len(lengths), 2), np.int64)
-    for run in np.argsort(-lengths, kind="stable"):
-        filled, lane = heapq.heappop(queue)
-        place[run] = filled, lane
-        heapq.heappush(queue, (filled + int(lengths[run]), lane))
+    order = np.argsort(-lengths, kind="stable")
+    for index, length in enumerate(lengths[order].tolist()):
+        filled, lane = queue[0]
+        place[index] = filled, lane
+        heapq.heapreplace(queue, (filled + length, lane))
+    place[order] = place.copy()
     shape = (max(filled for filled, _ in queue), len(queue))
     first, valid, age = np.zeros(shape, np.int64), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for (filled, lane), start, stop in zip(place, rows.start, rows.stop, strict=True):
-        starts, real, begins = _chunks(np.array([start]), np.array([stop]), steps)
-        here = slice(filled, filled + len(starts)), lane
-        first[here], valid[here], age[here] = starts, real, _ages(begins, steps)
+    starts, real, begins = _chunks(rows.start, rows.stop, steps)
+    ages = _ages(begins, steps)
+    here = np.repeat(place[:, 0], lengths) + ages // steps, np.repeat(place[:, 1], lengths)
+    first[here], valid[here], age[here] = starts, real, ages
     return Plan(first, valid, age, steps, warm_up)
 
 
 def usable_lanes(rows: Rows, lanes: int, steps: int) -> int:
-    """How many lanes the rows can fill with at least `MIN_CHUNKS` chunks each; the same in every epoch."""
+    """How many lanes the rows can fill with at least `MIN_CHUNKS` chunks each; the same in every pass."""
     chunks = int((-(-(rows.stop - rows.start) // steps)).sum())
     return max(1, min(lanes, chunks // MIN_CHUNKS))
 

@@ -1,7 +1,7 @@
 """The training loop's engine: one step on one batch, with the state carried to the next.
 
-`Trainer.train` takes any stretch of batches, an epoch or a step budget; the carried state stays with the trainer
-until a batch resets it.  Gradients stop at the border of a batch.
+`Trainer.train` takes any stretch of batches; the carried state stays with the trainer until a batch resets it or
+`Trainer.forget` drops it.  Gradients stop at the border of a batch.
 
 Source: truncated back-propagation through time, Williams and Peng 1990; clipping, Pascanu, Mikolov and Bengio 2013.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -41,8 +41,8 @@ class Trainer:
         self.optimizer = _optimizer(training)
         self.optimizer.build(self.networks.trainer.trainable_variables)
         self._carried: Any = None
-        self._step = tf.function(self._train_step)
-        self._measure = tf.function(self._measure_step)
+        self._step = _Drawn(self._train_step)
+        self._measure = _Drawn(self._measure_step)
 
     def train(self, batches: Iterable[Batch], rates: Iterable[float], on_batch: OnBatch) -> Totals:
         """Improve the weights on each batch in turn, each with its learning rate; ``on_batch`` hears the loss.
@@ -50,13 +50,15 @@ class Trainer:
         Raises DataError when the loss is not finite.
         """
         sums = np.zeros(5)
-        for number, (batch, rate) in enumerate(zip(batches, rates, strict=False), start=1):
+        for batch, rate in zip(batches, rates, strict=True):
             if self._carried is None:
                 self._carried = tf.zeros((len(batch.reset), self.spec.state_size))
             self._carried, loss, part = self._step(_tensors(batch), self._carried, tf.constant(rate, tf.float32))
             sums += part.numpy()
-            self._check_finite(float(loss), f"after {number} batches of this epoch")
-            on_batch(float(loss))
+            value = float(loss)
+            if not math.isfinite(value):
+                self._diverged(value, f"after {int(self.optimizer.iterations.numpy()):,} updates")
+            on_batch(value)
         return Totals(sums)
 
     def measure(self, batches: Iterable[Batch]) -> Totals:
@@ -66,12 +68,22 @@ class Trainer:
             state = tf.zeros((len(batch.reset), self.spec.state_size)) if state is None else state
             state, part = self._measure(_tensors(batch), state)
             sums += part.numpy()
-        self._check_finite(float(sums.sum()), "on the validation part")
+        if not np.isfinite(sums).all():
+            self._diverged(float(sums.sum()), "on the validation part")
         return Totals(sums)
 
     def forget(self) -> None:
         """Drop the carried state; the next batch may have another number of lanes."""
         self._carried = None
+
+    @property
+    def carried(self) -> F32 | None:
+        """The state that the next batch goes on from, (B, S); None for the initial one."""
+        return None if self._carried is None else np.array(self._carried.numpy())
+
+    @carried.setter
+    def carried(self, state: F32 | None) -> None:
+        self._carried = None if state is None else tf.constant(state)
 
     @property
     def variables(self) -> list[Any]:
@@ -102,9 +114,7 @@ class Trainer:
         with _unrolled(self.networks.trainer, self.spec):
             return self.networks.trainer([batch[0], state], training=training)
 
-    def _check_finite(self, loss: float, where: str) -> None:
-        if math.isfinite(loss):
-            return
+    def _diverged(self, loss: float, where: str) -> NoReturn:
         clip = self.training.clip_norm
         msg = (
             f"the loss became {loss} {where}: training diverged; lower training.learning_rate "
@@ -112,6 +122,25 @@ class Trainer:
             "and look for values far outside a channel's usual range"
         )
         raise DataError(msg)
+
+
+class _Drawn:
+    """A step as graphs, one for each size of a batch.
+
+    They are looked up here by the size of the batch alone: `tf.function` compares the types of all arguments at every
+    call, which costs as much as a step of a small network.
+    """
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        self._function = tf.function(step)
+        self._graphs: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, batch: Sequence[Any], *rest: Any) -> Any:
+        size = tuple(batch[0].shape)
+        graph = self._graphs.get(size)
+        if graph is None:
+            graph = self._graphs[size] = self._function.get_concrete_function(batch, *rest)
+        return graph(batch, *rest)
 
 
 def _tensors(batch: Batch) -> tuple[Any, ...]:

@@ -53,7 +53,7 @@ def build_network(spec: NetworkSpec, scaling_mean: F32, scaling_scale: F32, stat
 
 def build_networks(spec: NetworkSpec, scaling_mean: F32, scaling_scale: F32) -> Networks:
     """Build all views on one set of layers; arguments as in `build_network`."""
-    layers = _Layers(spec, scaling_mean, scaling_scale)
+    layers = NetworkLayers(spec, scaling_mean, scaling_scale)
     x = keras.Input((None, spec.input_size), name="x")
     h = keras.Input((spec.state_size,), name="h")
     plain = layers.wire(x, None)
@@ -75,7 +75,7 @@ class _Wired:
     logits: Any
 
 
-class _Layers:
+class NetworkLayers:
     """The layers, made once; `wire` draws them into a graph."""
 
     def __init__(self, spec: NetworkSpec, mean: F32, scale: F32) -> None:
@@ -104,6 +104,7 @@ class _Layers:
             self.probabilities = keras.layers.Activation(activation, name="probabilities")
 
     def wire(self, x: Any, h: Any) -> _Wired:
+        """Draw the layers over ``x`` (B, T, I), from ``h`` (B, S) on or, without it, from the initial state."""
         scaled = self.shrink(self.centre(x[:, :, : self.spec.channels] if self.spec.calendar else x))
         sequence, state = self._recur(self._features(scaled, x), h)
         forecast = logits = None

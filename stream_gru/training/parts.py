@@ -16,7 +16,7 @@ from stream_gru.conditioning import ConditioningSpec, Steps, condition, conditio
 from stream_gru.config import SplitConfig
 from stream_gru.errors import DataError
 from stream_gru.state import StateTable
-from stream_gru.times import format_iso, iso_to_ns
+from stream_gru.times import LIMIT_NS, format_iso, iso_to_ns
 from stream_gru.training.runs import Run
 from stream_gru.types import I32, I64, SampleBatch
 
@@ -60,14 +60,13 @@ def _by_time(batch: SampleBatch, config: SplitConfig) -> I32:
         validation, test = iso_to_ns(config.validation_from), iso_to_ns(config.test_from)
         part = (time >= validation).astype(np.int32) + (time >= test)
     else:
-        part = np.zeros(len(batch), np.int32)
-        for index in range(len(batch.streams)):
-            mine = batch.stream == index
-            if mine.any():
-                first, last = int(time[mine].min()), int(time[mine].max()) + 1
-                test = last - round((last - first) * config.test)
-                validation = test - round((last - first) * config.validation)
-                part[mine] = (time[mine] >= validation).astype(np.int32) + (time[mine] >= test)
+        first, last = np.full(len(batch.streams), LIMIT_NS), np.full(len(batch.streams), -LIMIT_NS)
+        np.minimum.at(first, batch.stream, time)
+        np.maximum.at(last, batch.stream, time)
+        last += 1
+        begins_test = last - np.rint((last - first) * config.test).astype(np.int64)
+        begins_validation = begins_test - np.rint((last - first) * config.validation).astype(np.int64)
+        part = (time >= begins_validation[batch.stream]).astype(np.int32) + (time >= begins_test[batch.stream])
     if config.until:
         part[time >= iso_to_ns(config.until)] = -1
     return part
@@ -101,23 +100,26 @@ def runs_of(batch: SampleBatch, spec: ConditioningSpec, labels: Sequence[str]) -
     """Condition a part and cut it at its resets."""
     steps = condition_all(batch, spec)
     codes = batch.label_codes(labels)
-    names = batch.streams
+    label = np.where(steps.row >= 0, codes[steps.row], np.int32(-1))
+    # A fresh state begins each stream with a sample, never with an inserted step.
+    names = [batch.streams[index] for index in batch.stream[steps.row[steps.start]].tolist()]
+    parts = list(stretches(steps))
+    groups = steps.group[np.array([part.start for part in parts], np.int64)]
     return [
         Run(
-            stream=names[batch.stream[rows[rows >= 0][0]]],
+            stream=names[group],
             time_ns=steps.time_ns[part],
             x=steps.x[part],
             observed=steps.observed[part],
-            label=np.where(rows >= 0, codes[rows], -1).astype(np.int32),
+            label=label[part],
         )
-        for part in stretches(steps)
-        if (rows := steps.row[part]).size
+        for part, group in zip(parts, groups.tolist(), strict=True)
     ]
 
 
 def stretches(steps: Steps) -> Iterator[slice]:
     """The parts of ``steps`` between resets, stream after stream."""
     begins = np.union1d(steps.start, np.flatnonzero(steps.reset > 0)).astype(np.int64)
-    ends: I64 = np.append(begins[1:], len(steps))
+    ends: I64 = np.append(begins, len(steps))[1:]
     for a, b in zip(begins.tolist(), ends.tolist(), strict=True):
         yield slice(a, b)

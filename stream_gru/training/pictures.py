@@ -98,47 +98,57 @@ def drawing() -> Iterator[None]:
 
 
 def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
-    """Loss by epoch, training and validation, then that of each head if there are two; None without an epoch."""
+    """Loss by epoch, or by updates where rounds are not passes, then that of each head if there are two.
+
+    Training and validation; None without a round.
+    """
     names = [n for n in _CURVES if any(np.isfinite(row.get(n, np.nan)) for row in history)]
     names = (
         names if len(names) == len(_CURVES) else [n for n in names if "_" not in n]
     )  # one head: its loss is the loss
     if not names:
         return None
-    best = best_epoch(history)
+    unit, best = ("update" if any("updates" in row for row in history) else "epoch"), best_round(history)
     figure = Figure(figsize=(_WIDTH, 3.0))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for panel, name in zip(panels, names, strict=True):
-        _draw_epochs(panel, history, name, best)
+        _draw_rounds(panel, history, name, unit, best)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     caption = (
         "Both lines should fall and then level out; where validation rises while training still falls, the model has"
-        " begun to learn its training part by heart; the weights of the marked epoch are kept."
+        " begun to learn its training part by heart; the weights of the marked place are kept."
     )
-    return Picture(_svg(figure), f"Loss of each of {len(history)} epochs; the best epoch was {best}.", caption)
+    alt = f"Loss of each of {len(history)} epochs; the best epoch was {best}."
+    if unit == "update":
+        alt = f"Loss at each of {len(history)} looks at the validation part; the best came after {best} updates."
+    return Picture(_svg(figure), alt, caption)
 
 
-def best_epoch(history: Sequence[dict[str, float]]) -> int | None:
-    """Return the epoch (from 1) of the lowest validation loss, of the lowest loss without validation."""
+def best_round(history: Sequence[dict[str, float]]) -> int | None:
+    """Return where the validation loss was lowest, or the loss without validation.
+
+    That is the number of updates till then, or of the epoch (from 1) where rounds are passes.
+    """
     losses = np.array([row.get("val_loss", row.get("loss", np.nan)) for row in history], np.float64)
     if not np.isfinite(losses).any():
         return None
     index = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
-    return int(history[index].get("epoch", index + 1))
+    return int(history[index].get("updates", history[index].get("epoch", index + 1)))
 
 
-def _draw_epochs(panel: Axes, history: Sequence[dict[str, float]], name: str, best: int | None) -> None:
-    epochs = [row.get("epoch", index + 1) for index, row in enumerate(history)]
+def _draw_rounds(panel: Axes, history: Sequence[dict[str, float]], name: str, unit: str, best: int | None) -> None:
+    key = "updates" if unit == "update" else unit
+    places = [row.get(key, index + 1) for index, row in enumerate(history)]
     shown = []
     for key, label, colour, dash in ((name, "training", GREY, "--"), (f"val_{name}", "validation", BLUE, "-")):
         values = _finite([row.get(key, np.nan) for row in history])
         if np.isfinite(values).any():
-            marker = "o" if len(epochs) <= 40 else ""
-            panel.plot(epochs, values, dash, color=colour, label=label, marker=marker, markersize=3)
+            marker = "o" if len(places) <= 40 else ""
+            panel.plot(places, values, dash, color=colour, label=label, marker=marker, markersize=3)
             shown.append(values[np.isfinite(values)])
     if best is not None:
-        panel.axvline(best, color=VERMILION, linewidth=1, linestyle=":", label=f"best epoch ({best})")
-    panel.set(title=name.replace("_", " of "), xlabel="epoch")
+        panel.axvline(best, color=VERMILION, linewidth=1, linestyle=":", label=f"best ({unit} {best})")
+    panel.set(title=name.replace("_", " of "), xlabel=unit)
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     values = np.concatenate(shown)
     if name != "accuracy" and 0 < 20 * values.min() < values.max():

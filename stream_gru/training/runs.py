@@ -56,8 +56,9 @@ def measure_scaling(
     channels = runs[0].observed.shape[1]
     mean, scale = np.zeros(channels), np.ones(channels)
     measured = range(channels) if numeric is None else numeric
+    x, observed = np.concatenate([run.x for run in runs]), np.concatenate([run.observed for run in runs])
     for c in measured if method != "none" else ():
-        values = np.concatenate([run.x[run.observed[:, c], c] for run in runs]).astype(np.float64)
+        values = x[observed[:, c], c].astype(np.float64)
         if not len(values):
             msg = f"channel {c + 1} of {channels}: no value in the training part"
             raise DataError(msg)
@@ -92,15 +93,17 @@ def join_runs(runs: Sequence[Run]) -> Rows:
     if not runs:
         msg = "no samples: every run is empty"
         raise DataError(msg)
-    for run in runs:
-        bad = np.flatnonzero(~np.isfinite(run.x).all(axis=1))
-        if len(bad):
-            msg = f"stream {run.stream!r}: input not finite at row {bad[0]} of its run; gaps must be filled in"
-            raise DataError(msg)
     stop = np.cumsum([len(run) for run in runs], dtype=np.int64)
     lengths = np.diff(stop, prepend=0)
+    x = np.concatenate([run.x for run in runs]).astype(np.float32, copy=False)
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(bad):
+        index = int(np.searchsorted(stop, bad[0], side="right"))
+        row = bad[0] - stop[index] + lengths[index]
+        msg = f"stream {runs[index].stream!r}: input not finite at row {row} of its run; gaps must be filled in"
+        raise DataError(msg)
     return Rows(
-        x=np.concatenate([run.x for run in runs]).astype(np.float32, copy=False),
+        x=x,
         observed=np.concatenate([run.observed for run in runs]),
         label=np.concatenate([run.label for run in runs]).astype(np.int32, copy=False),
         start=stop - lengths,

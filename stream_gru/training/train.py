@@ -84,7 +84,7 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
     manifest = _manifest(config, spec, train_runs)
     _check_size(manifest)
     fitted = fit(spec, config.training, train_runs, validation_runs, scaling, work_dir, reporter, resume)
-    say(f"best epoch {fitted.best_epoch} of {len(fitted.history)} (ended by: {fitted.stopped}); exporting")
+    say(f"{fitted.summary}; exporting")
     tflite = export_tflite(manifest, fitted.weights)
     parity = _parity(manifest, fitted, tflite, [*validation_runs, *train_runs])
     draft = Bundle(out, msgspec.structs.replace(manifest, parity=parity), fitted.weights, tflite)

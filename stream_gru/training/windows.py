@@ -27,11 +27,9 @@ def window_plan(
     Windows start every ``stride`` rows of a run and lie inside it; a run shorter than ``window`` is one padded window.
     ``warm_up`` steps of each window have no weight with ``loss`` "every".
     """
-    starts = [
-        np.arange(start, max(stop - window, start) + 1, stride)
-        for start, stop in zip(rows.start, rows.stop, strict=True)
-    ]
-    first = np.concatenate(starts)
+    count = np.maximum(rows.stop - rows.start - window, 0) // stride + 1
+    number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    first = np.repeat(rows.start, count) + number * stride
     if rng is not None:
         first = rng.permutation(first)
     size = min(batch_size, len(first))

@@ -15,7 +15,7 @@ from stream_gru.types import F32
 from tests.support.models import random_inputs
 from tests.support.reference import Reference, load_reference, reference_names
 
-PACKAGES = {"litert": "ai_edge_litert", "keras": "tensorflow"}
+PACKAGES = {"litert": ("ai_edge_litert",), "keras": ("tensorflow",), "onnx": ("onnx", "onnxruntime")}
 EXACT = {"litert"}  # bit for bit, however the rows are batched
 TOLERANCE = 2e-5  # engineering units; the reference models' outputs lie within +-40
 # Every padded size, its neighbours, and sizes between; the export tests run through all of 1..257.
@@ -25,9 +25,9 @@ Check = Callable[[Engine, Reference], None]
 
 
 def _engine_row(name: str) -> object:
-    package = PACKAGES.get(name, "numpy")
-    missing = find_spec(package) is None
-    return pytest.param(name, marks=pytest.mark.skipif(missing, reason=f"{name}: {package} is not installed"))
+    missing = [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
+    reason = f"{name}: {', '.join(missing)} is not installed"
+    return pytest.param(name, marks=pytest.mark.skipif(bool(missing), reason=reason))
 
 
 @lru_cache(maxsize=1)

@@ -141,6 +141,8 @@ def test_a_missing_engine_fails_only_where_it_is_wanted(monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor_model, "load_engine", load)
     states = {wanted: [check.state for check in check_engines(bundle, wanted)] for wanted in ("auto", "litert")}
     assert states == {"auto": [State.WARN, State.FAIL], "litert": [State.FAIL, State.FAIL]}
+    wanted = list(check_engines(bundle, "onnx"))[-1]
+    assert (wanted.name, wanted.state) == ("engine onnx", State.FAIL)
     monkeypatch.setattr(doctor_model, "find_spec", lambda _: None)
     first = next(iter(check_engines(bundle, "auto")))
     assert first.state is State.WARN

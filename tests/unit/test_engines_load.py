@@ -41,14 +41,16 @@ def test_auto_is_numpy_without_the_package(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_unknown_name_lists_the_engines() -> None:
     """The message says what could have been meant."""
-    with pytest.raises(ConfigError, match=r"expected auto, litert, numpy, keras, got 'onnx'"):
-        load_engine("onnx", make_bundle())
+    with pytest.raises(ConfigError, match=r"expected auto, litert, numpy, onnx, keras, got 'torch'"):
+        load_engine("torch", make_bundle())
 
 
 @pytest.mark.parametrize(
     ("name", "package", "hint"),
     [
         ("litert", "ai_edge_litert.interpreter", "pip install ai-edge-litert"),
+        ("onnx", "onnxruntime", r"pip install 'stream-gru\[onnx\]'"),
+        ("onnx", "onnx", r"pip install 'stream-gru\[onnx\]'"),
         ("keras", "stream_gru.training.network", r"pip install 'stream-gru\[train\]'"),
     ],
 )

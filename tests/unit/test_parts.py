@@ -70,6 +70,17 @@ def test_runs_end_at_resets_and_know_what_was_filled() -> None:
     assert second.label.tolist() == [1, -1]
 
 
+def test_each_run_is_of_its_own_stream_in_order() -> None:
+    """Runs of a stream stand together, named by it, whichever order the samples came in."""
+    samples = batch(["b", "a"] * 4, [0, 0, 1, 1, 60, 60, 61, 61])
+    assert [(run.stream, len(run)) for run in runs_of(samples, RULES, [])] == [("b", 2), ("b", 2), ("a", 2), ("a", 2)]
+
+
+def test_a_part_of_which_nothing_can_be_used_has_no_runs() -> None:
+    """Where every sample is dropped there is no run, and no error here."""
+    assert runs_of(batch(["a"] * 3, [0, 1, 2], [[float("nan")] * 3] * 3), RULES, []) == []
+
+
 def labelled() -> SampleBatch:
     """Four rows of three labels, one without."""
     return batch(["a"] * 4, [0, 1, 2, 3], label=np.array([0, 1, 2, -1], np.int32), labels=("walk", "sit", "turn"))

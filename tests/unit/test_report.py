@@ -20,7 +20,8 @@ from tests.support.models import make_bundle
 
 pytest.importorskip("matplotlib")
 
-from stream_gru.training.pictures import best_epoch, clean
+from stream_gru.training.pictures import best_round, clean, draw_learning
+from stream_gru.training.pictures import drawing as in_our_style
 from stream_gru.training.report import duration, find_extract, findings, render_report
 
 START_NS = 1_772_323_200 * NS_PER_S
@@ -335,13 +336,25 @@ def test_findings_are_plain() -> None:
     assert findings(scores_of(None, None)) == []
 
 
-def test_the_best_epoch_is_that_of_the_lowest_validation_loss() -> None:
+def test_the_best_round_is_that_of_the_lowest_validation_loss() -> None:
     """Epochs without a finite loss are never the best; without validation the training loss decides."""
-    assert best_epoch([]) is None
-    assert best_epoch([{"epoch": 1.0, "loss": float("nan")}]) is None
-    assert best_epoch([{"epoch": 1.0, "loss": 1.0}, {"epoch": 2.0, "loss": 0.5}]) == 2
+    assert best_round([]) is None
+    assert best_round([{"epoch": 1.0, "loss": float("nan")}]) is None
+    assert best_round([{"epoch": 1.0, "loss": 1.0}, {"epoch": 2.0, "loss": 0.5}]) == 2
     rows = [{"epoch": 1.0, "loss": 9.0, "val_loss": 0.1}, {"epoch": 2.0, "loss": 1.0, "val_loss": float("nan")}]
-    assert best_epoch(rows) == 1
+    assert best_round(rows) == 1
+
+
+def test_rounds_that_are_no_passes_are_drawn_over_updates() -> None:
+    """Where the history counts updates they are the axis, and the best place is named by them."""
+    rows = [{"epoch": 0.1 * i, "updates": 100.0 * i, "loss": 1 / i, "val_loss": abs(i - 3.0)} for i in range(1, 6)]
+    with in_our_style():
+        picture = draw_learning(rows)
+    assert best_round(rows) == 300
+    assert picture is not None
+    assert "the best came after 300 updates" in picture.alt
+    assert b">update<" in picture.svg
+    assert b">best (update 300)<" in picture.svg
 
 
 def test_small_words() -> None:

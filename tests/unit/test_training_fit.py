@@ -1,7 +1,7 @@
 """Training: it learns, repeats, resumes, stops and says what went wrong."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -11,16 +11,12 @@ import tensorflow as tf
 from msgspec.structs import replace
 
 from stream_gru.config.schema import (
-    ChannelConfig,
     ClassesConfig,
     ForecastConfig,
     LayerConfig,
-    ModelConfig,
-    RegularizerConfig,
     TrainingConfig,
 )
 from stream_gru.errors import ConfigError, DataError
-from stream_gru.training.fit import Fitted, fit
 from stream_gru.training.lanes import training_plan
 from stream_gru.training.loop import Trainer, _tensors
 from stream_gru.training.loss import class_weights
@@ -28,71 +24,9 @@ from stream_gru.training.progress import PlainReporter, SilentReporter, default_
 from stream_gru.training.runs import Batch, Run, batches, join_runs, measure_scaling
 from stream_gru.training.spec import NetworkSpec
 from tests.support.truth import forecast_truth
+from tests.support.waves import BOTH, QUICK, InterruptAt, spec_of, train, waves, without_seconds
 
 pytestmark = pytest.mark.train
-
-SILENT = SilentReporter()
-QUICK = TrainingConfig(lanes=4, steps=16, epochs=4, patience=9, learning_rate=0.01, warm_up=4)
-
-
-def waves(count: int, size: int = 300, noise: float = 0.1, seed: int = 0) -> list[Run]:
-    """Two channels: a noisy sine of period 25 around 50 and its cosine; the label is whether the sine rises."""
-    rng, runs = np.random.default_rng(seed), []
-    for number in range(count):
-        phase = 2 * np.pi * (np.arange(size) / 25 + rng.random())
-        x = np.stack([50 + 5 * np.sin(phase), np.cos(phase)], axis=1) + noise * rng.normal(size=(size, 2))
-        label = (np.cos(phase) > 0).astype(np.int32)
-        label[:10] = -1
-        runs.append(Run(f"s{number}", np.arange(size), x.astype(np.float32), np.ones((size, 2), bool), label))
-    return runs
-
-
-def spec_of(
-    forecast: ForecastConfig | None = None, classes: ClassesConfig | None = None, layer: LayerConfig | None = None
-) -> NetworkSpec:
-    """A network on the two channels of `waves`."""
-    model = ModelConfig(layer=[layer or LayerConfig(units=8)], forecast=forecast, classes=classes)
-    return NetworkSpec.from_config(
-        model, [ChannelConfig(name="sine"), ChannelConfig(name="cosine")], ["falls", "rises"]
-    )
-
-
-BOTH = spec_of(
-    ForecastConfig(targets=["sine"], horizon=3),
-    ClassesConfig(),
-    LayerConfig(units=8, dropout=0.1, recurrent_dropout=0.1, kernel_regularizer=RegularizerConfig(l2=1e-4)),
-)
-
-
-def train(
-    spec: NetworkSpec,
-    folder: Path,
-    training: TrainingConfig = QUICK,
-    reporter: SilentReporter = SILENT,
-    runs: Sequence[Run] | None = None,
-    resume: bool = False,
-) -> Fitted:
-    """Fit on three waves, validate on two others."""
-    runs = waves(3) if runs is None else runs
-    return fit(spec, training, runs, waves(2, seed=9), measure_scaling(runs, "standard"), folder, reporter, resume)
-
-
-def without_seconds(fitted: Fitted) -> list[dict[str, float]]:
-    """The history as far as it must repeat."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in fitted.history]
-
-
-class InterruptAt(SilentReporter):
-    """Presses Ctrl-C after some batches."""
-
-    def __init__(self, batch: int) -> None:
-        self.left = batch
-
-    def on_batch(self, done: int, total: int, loss: float) -> None:
-        """Count down, then interrupt."""
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("regime", ["stateful", "windowed"])
@@ -153,7 +87,7 @@ def test_interrupt_keeps_the_best(tmp_path: Path) -> None:
     """Ctrl-C in the third epoch gives back the best of the first two, not what the third has begun."""
     two = train(BOTH, tmp_path / "two", replace(QUICK, epochs=2))
     cut = train(BOTH, tmp_path / "cut", QUICK, InterruptAt(30))
-    assert (cut.stopped, cut.best_epoch) == ("interrupted", two.best_epoch)
+    assert (cut.stopped, cut.best_round) == ("interrupted", two.best_round)
     assert all(np.array_equal(cut.weights[name], two.weights[name]) for name in two.weights)
 
 
@@ -171,8 +105,8 @@ def test_patience_stops_and_restores_the_best(tmp_path: Path) -> None:
     fitted = train(spec_of(ForecastConfig(horizon=2)), tmp_path, training)
     losses = [row["val_loss"] for row in fitted.history]
     assert fitted.stopped == "patience"
-    assert len(losses) == fitted.best_epoch + 2
-    assert fitted.best_epoch == 1 + int(np.argmin(losses))
+    assert len(losses) == fitted.best_round + 2
+    assert fitted.best_round == 1 + int(np.argmin(losses))
     again = train(spec_of(ForecastConfig(horizon=2)), tmp_path, training, resume=True)
     assert all(np.array_equal(again.weights[name], fitted.weights[name]) for name in fitted.weights)
 
@@ -290,9 +224,15 @@ def test_unroll_gives_the_same_training(tmp_path: Path) -> None:
 
 
 def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
-    """With a folder given, each epoch writes its scalars there."""
+    """With a folder given, each epoch writes its scalars there, into one file."""
     train(spec_of(ForecastConfig()), tmp_path / "work", replace(QUICK, epochs=2, tensorboard=str(tmp_path / "board")))
-    assert len(list((tmp_path / "board").glob("events.out.tfevents.*"))) == 2
+    (file,) = (tmp_path / "board").glob("events.out.tfevents.*")
+    found = {
+        (event.step, value.tag)
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    assert {(1, "val_loss"), (2, "val_loss"), (2, "seconds")} <= found
 
 
 def test_plain_reporter_writes_a_line_an_epoch(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""``stream-gru export``: a bundle as a file of another tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stream_gru.bundle import load_bundle
+from stream_gru.config import load_config, require_training
+from stream_gru.export import FORMATS, Request, check_out, default_path
+from stream_gru.export import export as export_bundle
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--format", "name", type=click.Choice(list(FORMATS)), required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File or folder to write; nothing that is there is replaced.  Default: the bundle's name, here.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="The training configuration, whose recordings calibrate and judge tflite-int8.",
+)
+@click.option("--force", is_flag=True, help="Write a tflite-int8 model even when it loses more than its limit.")
+def export(bundle: Path, name: str, out: Path | None, config: Path | None, force: bool) -> None:
+    """Write BUNDLE in the format of another tool; engineering units in and out."""
+    int8 = name == "tflite-int8"
+    if config is None and int8:
+        raise click.UsageError("--format tflite-int8 needs --config, the configuration the bundle was trained with")
+    if not int8 and (config or force):
+        raise click.UsageError("--config and --force go with --format tflite-int8 only")
+    target = out or default_path(bundle, name)
+    check_out(target)
+    model = load_bundle(bundle)
+    settings = None
+    if config is not None:
+        settings = load_config(config)
+        require_training(settings, str(config))
+    request = Request(model, settings, force, click.echo)
+    written = export_bundle(request, name, target)
+    for path, size in written.items():
+        click.echo(f"wrote {path}, {size:,} bytes")
+    click.echo(f"load: {FORMATS[name].load.format(path=repr(str(target)))}")

@@ -1,0 +1,130 @@
+"""``stream-gru generate``: a model runs on by itself, its outputs being its next inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from stream_gru.bundle import Bundle, load_bundle
+from stream_gru.cli.building import ENGINE_CHOICE
+from stream_gru.cli.options import FiniteRange
+from stream_gru.decoders.fields import Fields
+from stream_gru.feedback import feedback
+from stream_gru.generate import Generated, copies, prompt
+from stream_gru.generate import generate as run_on
+from stream_gru.pipeline import Pipeline
+from stream_gru.recording_file import recording_format, recording_text, write_recording
+from stream_gru.recordings import read_files, shared_stream
+from stream_gru.sources.files import expand
+from stream_gru.types import SampleBatch, concatenate
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--steps", type=click.IntRange(1, 10_000_000), required=True, help="Samples to generate of each stream.")
+@click.option("--primer", "files", multiple=True, metavar="FILE", help="Go on from a recording (may be repeated).")
+@click.option("--prompt", "words", help="Go on from this text; its characters are labels of the model.")
+@click.option(
+    "--streams",
+    "count",
+    type=click.IntRange(1, 100_000),
+    help="How many to begin, or ways to go on from one stream's primer.  [1, or all of the primer]",
+)
+@click.option("--temperature", type=FiniteRange(min=0), default=1.0, show_default=True, help="0: always the likeliest.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file (.csv, .jsonl, also .gz).")
+@click.option("--with-primer", is_flag=True, help="Write the primer before what was generated.")
+@click.option("--text", is_flag=True, help="Print the labels of each stream, joined, in place of samples.")
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
+@click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
+def generate(
+    bundle: Path,
+    steps: int,
+    files: tuple[str, ...],
+    words: str | None,
+    count: int | None,
+    temperature: float,
+    seed: int,
+    out: Path | None,
+    with_primer: bool,
+    text: bool,
+    engine: str,
+    quiet: bool,
+) -> None:
+    """Let BUNDLE run on by itself: what it says of the next sample is its next sample.
+
+    A class head whose classes are the categories of the only channel draws them; a forecast of all channels is taken
+    one step ahead.  What is written can be replayed and evaluated; with --primer, give both files, or --with-primer.
+    """
+    if files and words is not None:
+        raise click.UsageError("--primer and --prompt exclude each other")
+    if with_primer and not files and words is None:
+        raise click.UsageError("--with-primer goes with --primer or --prompt only")
+    model = load_bundle(bundle)
+    kind = feedback(model.manifest)
+    if text and kind != "categories":
+        raise click.UsageError("--text goes with models of categories only")
+    fields = Fields.of(model.manifest.input, model.manifest.channels)
+    if out is not None:
+        recording_format(out, fields)
+    primer, streams = _primer(model, fields, files, words, count)
+    pipeline = Pipeline(model, engine, max_streams=1_000_000)
+    made = run_on(pipeline, primer, steps, streams=streams, temperature=temperature, seed=seed)
+    samples = made.samples
+    if with_primer and primer is not None:
+        samples = concatenate([primer, samples], len(model.manifest.channels))
+    if out is not None:
+        write_recording(out, samples, fields)
+    if text and model.manifest.classes is not None:
+        click.echo(joined_labels(samples, model.manifest.classes.labels))
+    elif out is None:
+        stated = model.manifest.input.format
+        click.echo(recording_text(samples, fields, "jsonl" if stated == "jsonl" else "csv"), nl=False)
+    if not quiet:
+        for line in _summary(made, steps):
+            click.echo(line, err=True)
+
+
+def joined_labels(samples: SampleBatch, labels: Sequence[str]) -> str:
+    """The categories of each stream as one text, without anything between labels of one character.
+
+    Of several streams, each under its name.  Samples without a value are left out.
+    """
+    between = "" if all(len(label) == 1 for label in labels) else " "
+    texts = []
+    for index in np.unique(samples.stream):
+        codes = samples.values[samples.stream == index, 0]
+        own = between.join(labels[int(code)] for code in codes if np.isfinite(code) and 0 <= code < len(labels))
+        texts.append((samples.streams[index], own))
+    return texts[0][1] if len(texts) == 1 else "\n\n".join(f"== {name} ==\n{own}" for name, own in texts)
+
+
+def _primer(
+    model: Bundle, fields: Fields, files: Sequence[str], words: str | None, count: int | None
+) -> tuple[SampleBatch | None, list[str] | None]:
+    """What to go on from, and the names of streams to begin with nothing."""
+    names = [f"generated-{number}" for number in range(1, (count or 1) + 1)]
+    if words is not None:
+        return prompt(model.manifest, words, names), None
+    if not files:
+        return None, names
+    for line in shared_stream(expand(files), fields):
+        click.echo(line, err=True)
+    primer = read_files(files, fields)
+    if count is not None:
+        primer = copies(primer, [f"{primer.streams[primer.stream[0]][:120]}-{n}" for n in range(1, count + 1)])
+    return primer, None
+
+
+def _summary(made: Generated, steps: int) -> list[str]:
+    streams = made.samples.streams
+    lines = [f"generated {steps:,} samples of each of {len(streams):,} streams"]
+    if made.moved:
+        lines.append(f"{made.moved:,} forecasts lay outside their channel's range and were moved to its end")
+    if made.log_probability is not None:
+        shown = zip(streams[:10], made.log_probability.tolist(), strict=False)
+        lines += [f"log-probability of {name}: {total:.2f}, {total / steps:.4f} a sample" for name, total in shown]
+    return lines

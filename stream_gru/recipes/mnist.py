@@ -1,0 +1,60 @@
+"""Handwritten digits as samples: an image is a sequence of 28 rows of 28 numbers, its class stands at the last row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from stream_gru.recipes.outcome import Outcome
+from stream_gru.recipes.places import find_arrays, require
+from stream_gru.recipes.sequences import Sequences, label_at_end
+from stream_gru.types import F32, I32
+
+LABELS = tuple("0123456789")
+ROWS = 28
+
+
+class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``train`` and ``test`` images at most (0: all); ``validation``: how many of the training images are kept aside.
+
+    ``milestones``: at how many updates the accuracy on the validation part is printed.
+    """
+
+    train: int = 0
+    validation: int = 5000
+    test: int = 0
+    milestones: list[int] = []
+
+
+def recordings(options: Options, place: Path | None) -> dict[str, Sequences]:
+    """The parts train, validation and test; validation is the end of the training set.  Raises DataError."""
+    arrays = find_arrays("mnist", place)
+    if arrays is None:
+        from stream_gru.training.datasets import mnist
+
+        arrays = mnist()
+    x_train, y_train, x_test, y_test = require(arrays, ("x_train", "y_train", "x_test", "y_test"), "mnist.npz")
+    cut = len(x_train) - options.validation
+    return {
+        "train": _sequences(x_train[:cut], y_train[:cut], options.train or cut),
+        "validation": _sequences(x_train[cut:], y_train[cut:], options.validation),
+        "test": _sequences(x_test, y_test, options.test or len(x_test)),
+    }
+
+
+def _sequences(images: NDArray[np.uint8], classes: NDArray[np.uint8], count: int) -> Sequences:
+    values: F32 = (images[:count].reshape(-1, ROWS) / np.float32(255)).astype(np.float32)
+    length = np.full(min(count, len(images)), ROWS, np.int64)
+    label: I32 = label_at_end(classes[:count].astype(np.int32), length)
+    return Sequences(values, length, label)
+
+
+def findings(options: Options, outcome: Outcome) -> Iterator[str]:
+    """The accuracy after the milestones, where there are any."""
+    for row in outcome.history:
+        if row.get("updates") in options.milestones:
+            yield f"after {row['updates']:,.0f} updates: validation accuracy {row['val_accuracy']:.1%}"

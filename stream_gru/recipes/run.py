@@ -1,0 +1,173 @@
+"""Carry out a recipe: recordings, configuration, training, then the test part streamed and by Keras, side by side.
+
+    maker ──▶ recordings/*.parquet ─┐
+    recipe ─▶ recipe.toml ──────────┴▶ train ──▶ bundle ──┬▶ a process of the runtime ──▶ streamed answers ─┐
+                                                          └▶ Keras' model.predict ─────▶ batch answers ─────┴▶ lines
+
+Everything between the maker and the lines is the product as any sensor uses it: ``recipe.toml`` and the recordings
+stay, and ``stream-gru train recipe.toml`` trains the same model again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import tomli_w
+
+from stream_gru.bundle import Bundle
+from stream_gru.config import Config, load_config
+from stream_gru.decoders.fields import Fields
+from stream_gru.errors import BundleError, ConfigError
+from stream_gru.manifest import parameter_formula
+from stream_gru.pipeline import conditioning_spec
+from stream_gru.recipes.outcome import Answers, Outcome, load_answers
+from stream_gru.recipes.recipe import Recipe, Variant
+from stream_gru.recipes.sequences import write_recording
+from stream_gru.recordings import read_files
+from stream_gru.training.batch import batch_answers
+from stream_gru.training.parts import condition_all, stretches
+from stream_gru.training.progress import Reporter
+from stream_gru.training.train import Trained, train
+from stream_gru.types import F64, SampleBatch
+
+DEVICES = 256
+CONFIG, RECORDINGS, BUNDLE = "recipe.toml", "recordings", "bundle"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run has left and found."""
+
+    outcome: Outcome
+    lines: list[str]
+
+
+def prepare(variant: Variant, out: Path, place: Path | None, say: Say) -> Config:
+    """Write recordings and configuration to ``out``.  Raises DataError, ConfigError."""
+    _check_folder(out)
+    table = variant.table
+    maker = import_module(f"stream_gru.recipes.{table.data}")
+    parts = maker.recordings(_options(maker, variant), place)
+    document = variant.document
+    channels = [channel["name"] for channel in document["channel"]]
+    period_s = document["data"]["period_s"]
+    for part, sequences in parts.items():
+        path = out / RECORDINGS / f"{part}.parquet"
+        devices = min(DEVICES, len(sequences.length))
+        write_recording(path, part, sequences, channels, maker.LABELS, period_s, devices)
+        say(f"wrote {path}: {len(sequences.length):,} sequences, {len(sequences.values):,} samples")
+    (out / CONFIG).write_text(f"# {table.title}\n{tomli_w.dumps(document)}")
+    return load_config(out / CONFIG)
+
+
+def run_recipe(recipe: Recipe, variant: Variant, out: Path, place: Path | None, reporter: Reporter, say: Say) -> Done:
+    """Carry a recipe out in the folder ``out``.  Raises what `prepare` and `train` raise."""
+    config = prepare(variant, out, place, say)
+    trained = train(config, out / BUNDLE, out / f"{BUNDLE}.work", reporter, say)
+    outcome = measure(trained, config, out, say)
+    maker = import_module(f"stream_gru.recipes.{variant.table.data}")
+    lines = [*_lines(recipe, variant, outcome), *maker.findings(_options(maker, variant), outcome)]
+    return Done(outcome, lines)
+
+
+def measure(trained: Trained, config: Config, out: Path, say: Say) -> Outcome:
+    """Answer the test part by the runtime in a process of its own, and by Keras."""
+    bundle, path = trained.bundle, out / RECORDINGS / "test.parquet"
+    say("streaming the test part through the runtime (litert, no TensorFlow), then through Keras")
+    streamed = stream_apart(bundle.path, path)
+    batch = read_files([str(path)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
+    steps = condition_all(batch, conditioning_spec(msgspec.structs.replace(bundle.manifest, regime="stateful")))
+    training = config.training
+    size = training.batch_size if training.regime == "windowed" else training.lanes
+    y, seconds = batch_answers(bundle, steps, size)
+    by_row = np.empty_like(y)
+    by_row[steps.row] = y
+    truth = np.empty((len(y), len(bundle.manifest.target_index)))
+    truth[steps.row] = _truth(bundle, steps.x, list(stretches(steps)))
+    return Outcome(
+        bundle=bundle,
+        history=trained.fitted.history,
+        streamed=streamed,
+        batch=Answers(by_row, streamed.trusted, seconds, 0),
+        label=_labels(bundle, batch),
+        truth=truth,
+    )
+
+
+def stream_apart(bundle: Path, recording: Path, engine: str = "litert") -> Answers:
+    """Stream a recording in a fresh process (`stream_gru.recipes.streamed`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "answers.npz"
+        command = [
+            sys.executable,
+            "-m",
+            "stream_gru.recipes.streamed",
+            str(bundle),
+            str(recording),
+            str(target),
+            engine,
+        ]
+        subprocess.run(command, check=True)  # noqa: S603 - our own module on our own files
+        return load_answers(target)
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CONFIG).exists())):
+        raise BundleError(f"{out}: expected a new folder or that of an earlier run, found something else; see --out")
+
+
+def _options(maker: Any, variant: Variant) -> Any:
+    try:
+        return msgspec.convert(variant.table.options, maker.Options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"recipe.options: {error}") from error
+
+
+def _labels(bundle: Bundle, batch: SampleBatch) -> Any:
+    classes = bundle.manifest.classes
+    return batch.label_codes(classes.labels) if classes else np.full(len(batch), -1, np.int32)
+
+
+def _truth(bundle: Bundle, x: Any, parts: list[slice]) -> F64:
+    """(T, D): what each target was the longest horizon later, within the same stretch."""
+    targets = bundle.manifest.target_index
+    truth = np.full((len(x), len(targets)), np.nan)
+    ahead = bundle.manifest.forecast.horizon if bundle.manifest.forecast else 0
+    for part in parts if ahead else ():
+        truth[part.start : max(part.start, part.stop - ahead)] = x[part.start + ahead : part.stop, targets]
+    return truth
+
+
+def _lines(recipe: Recipe, variant: Variant, outcome: Outcome) -> Iterator[str]:
+    manifest = outcome.bundle.manifest
+    yield f"{recipe.name}: {variant.table.title}"
+    yield f"tutorial     {variant.table.tutorial}"
+    for layer in manifest.layers:
+        formula, number = parameter_formula(layer)
+        count = sum(a.size for name, a in outcome.bundle.weights.items() if name.startswith(f"{layer.name}/"))
+        yield f"parameters   {layer.name}: {formula} = {number:,} by formula, {count:,} by count"
+    epoch = max(row["epoch"] for row in outcome.history)
+    yield f"training     {epoch:g} epochs, {sum(row['seconds'] for row in outcome.history):.0f} s"
+    ways = (("streamed", "litert, sample by sample", outcome.streamed), ("Keras", "model.predict", outcome.batch))
+    for name, how, answers in ways:
+        yield f"{name:<12} {_score(outcome, answers)}; {answers.rate:,.0f} samples/s ({how})"
+    yield f"difference   {outcome.largest_difference:.2g} at most, over {outcome.streamed.outputs.size:,} outputs"
+    memory = outcome.streamed.memory_bytes / 2**20
+    yield f"state        {4 * manifest.state_size:,} bytes a stream; {memory:.0f} MiB in all, the recording included"
+
+
+def _score(outcome: Outcome, answers: Answers) -> str:
+    if outcome.bundle.manifest.classes is not None:
+        return f"test accuracy {outcome.accuracy_of(answers):.2%}"
+    return f"test MSE {outcome.mean_squared_error_of(answers):.5f}, {outcome.horizon} steps ahead"

@@ -1,0 +1,59 @@
+"""Stream a recording through the runtime, in a process of its own that has no TensorFlow.
+
+``python -m stream_gru.recipes.streamed BUNDLE RECORDING OUT.npz [ENGINE]``
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from stream_gru.bundle import load_bundle
+from stream_gru.decoders.fields import Fields
+from stream_gru.pipeline import Pipeline
+from stream_gru.recipes.outcome import Answers, peak_memory, save_answers
+from stream_gru.recordings import read_files
+from stream_gru.types import F32, PredictionBatch
+
+BATCH_ROWS = 16_384
+
+
+def stream(bundle: Path, recording: Path, engine: str = "litert") -> Answers:
+    """All outputs of a recording, in the order of its rows; the time is that of the pipeline alone."""
+    model = load_bundle(bundle)
+    batch = read_files([str(recording)], Fields.of(model.manifest.input, model.manifest.channels))
+    pipeline = Pipeline(model, engine, max_streams=len(batch.streams))
+    outputs, trusted, seconds = [], [], 0.0
+    for first in range(0, len(batch), BATCH_ROWS):
+        part = batch.take(slice(first, first + BATCH_ROWS))
+        begin = perf_counter()
+        out = pipeline.process(part)
+        seconds += perf_counter() - begin
+        if len(out) != len(part):
+            raise ValueError(f"{recording}: expected every row to be applied, dropped {dict(out.dropped)}")
+        outputs.append(_columns(out))
+        trusted.append(out.trusted)
+    return Answers(np.concatenate(outputs), np.concatenate(trusted), seconds, peak_memory())
+
+
+def _columns(out: PredictionBatch) -> F32:
+    parts = [out.forecast.reshape(len(out), -1)] if out.forecast is not None else []
+    if out.probabilities is not None:
+        parts.append(out.probabilities)
+    return np.concatenate(parts, axis=1)
+
+
+def main(arguments: list[str]) -> None:
+    """Carry out the command line of the module."""
+    bundle, recording, target, *engine = arguments
+    save_answers(Path(target), stream(Path(bundle), Path(recording), *engine))
+    loaded = {"tensorflow", "keras"} & set(sys.modules)
+    if loaded:
+        raise SystemExit(f"the runtime has loaded {loaded}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,85 @@
+"""Small trainings: two waves to learn from, a network for them, and who presses Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stream_gru.config.schema import (
+    ChannelConfig,
+    ClassesConfig,
+    ForecastConfig,
+    LayerConfig,
+    ModelConfig,
+    RegularizerConfig,
+    TrainingConfig,
+)
+from stream_gru.training.fit import Fitted, fit
+from stream_gru.training.progress import SilentReporter
+from stream_gru.training.runs import Run, measure_scaling
+from stream_gru.training.spec import NetworkSpec
+
+SILENT = SilentReporter()
+QUICK = TrainingConfig(lanes=4, steps=16, epochs=4, patience=9, learning_rate=0.01, warm_up=4)
+
+
+def waves(count: int, size: int = 300, noise: float = 0.1, seed: int = 0) -> list[Run]:
+    """Two channels: a noisy sine of period 25 around 50 and its cosine; the label is whether the sine rises."""
+    rng, runs = np.random.default_rng(seed), []
+    for number in range(count):
+        phase = 2 * np.pi * (np.arange(size) / 25 + rng.random())
+        x = np.stack([50 + 5 * np.sin(phase), np.cos(phase)], axis=1) + noise * rng.normal(size=(size, 2))
+        label = (np.cos(phase) > 0).astype(np.int32)
+        label[:10] = -1
+        runs.append(Run(f"s{number}", np.arange(size), x.astype(np.float32), np.ones((size, 2), bool), label))
+    return runs
+
+
+def spec_of(
+    forecast: ForecastConfig | None = None, classes: ClassesConfig | None = None, layer: LayerConfig | None = None
+) -> NetworkSpec:
+    """A network on the two channels of `waves`."""
+    model = ModelConfig(layer=[layer or LayerConfig(units=8)], forecast=forecast, classes=classes)
+    return NetworkSpec.from_config(
+        model, [ChannelConfig(name="sine"), ChannelConfig(name="cosine")], ["falls", "rises"]
+    )
+
+
+BOTH = spec_of(
+    ForecastConfig(targets=["sine"], horizon=3),
+    ClassesConfig(),
+    LayerConfig(units=8, dropout=0.1, recurrent_dropout=0.1, kernel_regularizer=RegularizerConfig(l2=1e-4)),
+)
+
+
+def train(
+    spec: NetworkSpec,
+    folder: Path,
+    training: TrainingConfig = QUICK,
+    reporter: SilentReporter = SILENT,
+    runs: Sequence[Run] | None = None,
+    resume: bool = False,
+) -> Fitted:
+    """Fit on three waves, validate on two others."""
+    runs = waves(3) if runs is None else runs
+    return fit(spec, training, runs, waves(2, seed=9), measure_scaling(runs, "standard"), folder, reporter, resume)
+
+
+def without_seconds(fitted: Fitted) -> list[dict[str, float]]:
+    """The history as far as it must repeat."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in fitted.history]
+
+
+class InterruptAt(SilentReporter):
+    """Presses Ctrl-C after some batches."""
+
+    def __init__(self, batch: int) -> None:
+        self.left = batch
+
+    def on_batch(self, done: int, total: int, loss: float) -> None:
+        """Count down, then interrupt."""
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
