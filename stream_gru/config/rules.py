@@ -285,6 +285,17 @@ def _windows(config: Config, given: Given) -> Iterator[Problem]:
         yield Problem(path, f"warm_up below window = {training.window}", f"warm_up = {training.warm_up}")
 
 
+def _channel_shift(config: Config, given: Given) -> Iterator[Problem]:
+    """Only channels of one kind can take each other's place, and a forecast is of one of them."""
+    if not config.training.channel_shift:
+        return
+    path, got = ("training", "channel_shift"), f"{config.training.channel_shift}"
+    if config.model is not None and config.model.forecast is not None:
+        yield Problem(path, "0 beside [model.forecast], whose targets are certain channels", got)
+    if any(channel.categories for channel in config.channel):
+        yield Problem(path, "0, as a channel has categories", got)
+
+
 def _sinks(config: Config, given: Given) -> Iterator[Problem]:
     paths = [sink.path if isinstance(sink, FileSinkConfig) else "" for sink in config.sink]
     for place, path in enumerate(paths):
@@ -350,6 +361,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("model",), _quantiles),
     (("input", "model"), _labels),
     (("training",), _windows),
+    (("training", "model", "channel"), _channel_shift),
     (("sink",), _sinks),
     (("metrics",), _port),
 )

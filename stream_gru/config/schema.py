@@ -184,6 +184,8 @@ class TrainingConfig(Table, frozen=True):
     each from the initial state, ``batch_size`` at a time.  ``warm_up``: steps after a reset left out of the loss.
     An update is one move of the weights, by one batch.  ``max_updates`` takes the place of ``epochs``, and the
     validation part is looked at every ``evaluate_every`` updates in place of once an epoch; 0: not.
+    ``keep``: which weights become the model, those that did best on the validation part, or the last ones, for which
+    ``patience`` does not count.  ``average``: a moving average of the weights is measured and kept, with this decay.
     """
 
     regime: Literal["stateful", "windowed"] = "stateful"
@@ -197,11 +199,14 @@ class TrainingConfig(Table, frozen=True):
     gain_jitter: Fraction = 0.0
     offset_jitter: NonNegative = 0.0
     noise_jitter: NonNegative = 0.0
+    channel_shift: NonNegativeInt = 0
     shuffle: bool = True
     epochs: PositiveInt = 20
     max_updates: NonNegativeInt = 0
     evaluate_every: NonNegativeInt = 0
     patience: PositiveInt = 5
+    keep: Literal["best", "last"] = "best"
+    average: Fraction = 0.0
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     learning_rate: Positive = 0.001
     schedule: Literal["constant", "cosine"] = "constant"

@@ -35,12 +35,12 @@ Stopped = Literal["patience", "epochs", "max_updates", "interrupted"]
 class Fitted:
     """What training found.
 
-    ``model``       the plain sequence model with the best weights (`stream_gru.training.network.Networks`)
+    ``model``       the plain sequence model with the kept weights (`stream_gru.training.network.Networks`)
     ``weights``     the same weights, named and laid out as in a bundle
     ``history``     one row a round: epoch (passes so far), updates (in all; only where rounds are not passes),
                     learning_rate, loss, loss_forecast, loss_classes, accuracy, the same with ``val_`` in front,
                     seconds.  Losses are in scaled units and without penalties
-    ``best_round``  counted from 1
+    ``best_round``  the round whose weights were kept, counted from 1
     """
 
     model: keras.Model
@@ -51,7 +51,7 @@ class Fitted:
 
     @property
     def summary(self) -> str:
-        """Which round was best, in words."""
+        """Which round was best, or is kept because it is the last, in words."""
         best, last = (named_round(self.history[index]) for index in (self.best_round - 1, -1))
         return f"best: {best}; last: {last} (ended by: {self.stopped})"
 
@@ -206,9 +206,10 @@ class Fitting:
         old, loss = self.reached.standing, row.get("val_loss", row.get("loss"))
         standing = msgspec.structs.replace(old, place=place, history=[*old.history, row], learnt=learnt)
         best = self.reached.arrays.best
-        if old.best_loss is None or (loss is not None and loss < old.best_loss):
+        better = old.best_loss is None or (loss is not None and loss < old.best_loss)
+        if better or self.training.keep == "last":
             standing = msgspec.structs.replace(standing, best_loss=loss, best_round=len(standing.history))
-            best = [variable.numpy() for variable in self.trainer.trainable]
+            best = self.trainer.kept()
         variables = [variable.numpy() for variable in self.trainer.variables]
         self.reached = Reached(standing, Arrays(variables, best, self.trainer.carried if place.batch else None))
         if self.saved_at is None or self.clock() - self.saved_at >= SAVE_EVERY_S:

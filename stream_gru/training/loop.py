@@ -3,7 +3,8 @@
 `Trainer.train` takes any stretch of batches; the carried state stays with the trainer until a batch resets it or
 `Trainer.forget` drops it.  Gradients stop at the border of a batch.
 
-Source: truncated back-propagation through time, Williams and Peng 1990; clipping, Pascanu, Mikolov and Bengio 2013.
+Source: truncated back-propagation through time, Williams and Peng 1990; clipping, Pascanu, Mikolov and Bengio 2013;
+averaged weights, Polyak and Juditsky 1992.
 """
 
 from __future__ import annotations
@@ -64,13 +65,33 @@ class Trainer:
     def measure(self, batches: Iterable[Batch]) -> Totals:
         """Take the losses as a stream would meet them: no dropout, the state carried, nothing learnt."""
         sums, state = np.zeros(5), None
-        for batch in batches:
-            state = tf.zeros((len(batch.reset), self.spec.state_size)) if state is None else state
-            state, part = self._measure(_tensors(batch), state)
-            sums += part.numpy()
+        with self._averaged():
+            for batch in batches:
+                state = tf.zeros((len(batch.reset), self.spec.state_size)) if state is None else state
+                state, part = self._measure(_tensors(batch), state)
+                sums += part.numpy()
         if not np.isfinite(sums).all():
             self._diverged(float(sums.sum()), "on the validation part")
         return Totals(sums)
+
+    def kept(self) -> list[F32]:
+        """The weights that are measured and kept: their moving average where one is asked for."""
+        with self._averaged():
+            return [variable.numpy() for variable in self.trainable]
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the moving average of the weights in their place for a while."""
+        if not self.optimizer.use_ema or not int(self.optimizer.iterations.numpy()):
+            yield
+            return
+        own = [variable.numpy() for variable in self.trainable]
+        try:
+            self.optimizer.finalize_variable_values(self.trainable)
+            yield
+        finally:
+            for variable, value in zip(self.trainable, own, strict=True):
+                variable.assign(value)
 
     def forget(self) -> None:
         """Drop the carried state; the next batch may have another number of lanes."""
@@ -155,7 +176,8 @@ def _optimizer(training: TrainingConfig) -> Any:
         "rmsprop": keras.optimizers.RMSprop,
         "sgd": keras.optimizers.SGD,
     }
-    return kinds[training.optimizer](training.learning_rate, global_clipnorm=training.clip_norm or None)
+    average = {"use_ema": True, "ema_momentum": training.average} if training.average else {}
+    return kinds[training.optimizer](training.learning_rate, global_clipnorm=training.clip_norm or None, **average)
 
 
 @contextmanager

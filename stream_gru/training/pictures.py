@@ -97,10 +97,11 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
+def draw_learning(history: Sequence[dict[str, float]], kept: int | None = None) -> Picture | None:
     """Loss by epoch, or by updates where rounds are not passes, then that of each head if there are two.
 
-    Training and validation; None without a round.
+    Training and validation; ``kept``: the round, from 1, whose weights were kept, None for the best.  None without a
+    round.
     """
     names = [n for n in _CURVES if any(np.isfinite(row.get(n, np.nan)) for row in history)]
     names = (
@@ -108,7 +109,8 @@ def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
     )  # one head: its loss is the loss
     if not names:
         return None
-    unit, best = ("update" if any("updates" in row for row in history) else "epoch"), best_round(history)
+    unit = "update" if any("updates" in row for row in history) else "epoch"
+    best = best_round(history) if kept is None else _place(history, kept - 1)
     figure = Figure(figsize=(_WIDTH, 3.0))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for panel, name in zip(panels, names, strict=True):
@@ -118,9 +120,9 @@ def draw_learning(history: Sequence[dict[str, float]]) -> Picture | None:
         "Both lines should fall and then level out; where validation rises while training still falls, the model has"
         " begun to learn its training part by heart; the weights of the marked place are kept."
     )
-    alt = f"Loss of each of {len(history)} epochs; the best epoch was {best}."
+    alt = f"Loss of each of {len(history)} epochs; epoch {best} was kept."
     if unit == "update":
-        alt = f"Loss at each of {len(history)} looks at the validation part; the best came after {best} updates."
+        alt = f"Loss at each of {len(history)} looks at the validation part; that after {best} updates was kept."
     return Picture(_svg(figure), alt, caption)
 
 
@@ -132,7 +134,10 @@ def best_round(history: Sequence[dict[str, float]]) -> int | None:
     losses = np.array([row.get("val_loss", row.get("loss", np.nan)) for row in history], np.float64)
     if not np.isfinite(losses).any():
         return None
-    index = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))
+    return _place(history, int(np.argmin(np.where(np.isfinite(losses), losses, np.inf))))
+
+
+def _place(history: Sequence[dict[str, float]], index: int) -> int:
     return int(history[index].get("updates", history[index].get("epoch", index + 1)))
 
 
@@ -147,7 +152,7 @@ def _draw_rounds(panel: Axes, history: Sequence[dict[str, float]], name: str, un
             panel.plot(places, values, dash, color=colour, label=label, marker=marker, markersize=3)
             shown.append(values[np.isfinite(values)])
     if best is not None:
-        panel.axvline(best, color=VERMILION, linewidth=1, linestyle=":", label=f"best ({unit} {best})")
+        panel.axvline(best, color=VERMILION, linewidth=1, linestyle=":", label=f"kept ({unit} {best})")
     panel.set(title=name.replace("_", " of "), xlabel=unit)
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     values = np.concatenate(shown)
@@ -188,6 +193,9 @@ def _draw_ahead(panel: Axes, extract: Extract, table: F64) -> None:
         panel.fill_between(time, low, high, band, color=BLUE, alpha=0.2, linewidth=0, label=f"{extract.level:.0%} band")
     panel.plot(time, truth, color=BLACK, linewidth=1.1, marker=marker, label="truth")
     panel.plot(time, forecast, color=BLUE, marker=marker, label="forecast")
+    known = np.pad(np.isfinite(forecast), 1)
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]  # a line needs two points: a model of windows answers at their end
+    panel.plot(time[alone], forecast[alone], "o", color=BLUE, markersize=3)
     outside = (truth < low) | (truth > high)
     if outside.any():
         panel.plot(time[outside], truth[outside], ".", color=VERMILION, markersize=7, label="truth outside the band")

@@ -37,23 +37,28 @@ figure{margin:1.2rem 0;break-inside:avoid}figure img{display:block;max-width:100
 border-radius:6px;padding:.5rem;box-sizing:border-box}
 @media print{body{max-width:none;font-size:10pt;padding:0}h2{break-after:avoid}tr{break-inside:avoid}}
 """
+_MOST_STREAMS = 20
+_WIDE_CLASSES = 7
 _SHADE = "background:rgba(0,114,178,{:.3f})"
 _BAR = "width:22rem;background:linear-gradient(90deg,#0072b2 {0:.1%},transparent {0:.1%})"
 
 Cell = str | tuple[str, str]  # text of a cell, or text and a style for it
 
 
-def render_report(manifest: Manifest, scores: Scores, streamed: Streamed, history: list[dict[str, float]]) -> bytes:
+def render_report(
+    manifest: Manifest, scores: Scores, streamed: Streamed, history: list[dict[str, float]], kept: int | None = None
+) -> bytes:
     """Return the report of a model: what it is worth, and the pictures to see why (UTF-8 HTML).
 
-    ``scores, streamed``: the test recordings, evaluated; ``history``: one row an epoch, see
-    `stream_gru.training.fit.Fitted`.  A head the model has not, or that could not be scored, has no section.
+    ``scores, streamed``: the test recordings, evaluated; ``history``: one row a round, see
+    `stream_gru.training.fit.Fitted`; ``kept``: the round, from 1, whose weights were kept, None for the best.  A head
+    the model has not, or that could not be scored, has no section.
     """
     with pictures.drawing():
         parts = [
             _head(manifest, scores),
             _measured(manifest, scores),
-            _section("Learning", [_figure(pictures.draw_learning(history))]),
+            _section("Learning", [_figure(pictures.draw_learning(history, kept))]),
             "" if scores.forecast is None else _forecast_sections(manifest, scores.forecast, streamed),
             "" if scores.classes is None else _class_sections(scores.classes),
         ]
@@ -166,8 +171,12 @@ def _forecast_sections(manifest: Manifest, scores: ForecastScores, streamed: Str
 
 def _class_sections(scores: ClassScores) -> str:
     right = sorted((value, name) for name, value in scores.accuracy_by_stream.items() if np.isfinite(value))
-    rows: list[list[Cell]] = [[name, _percent(value), ("", _BAR.format(value))] for value, name in right]
+    rows: list[list[Cell]] = [
+        [name, _percent(value), ("", _BAR.format(value))] for value, name in right[:_MOST_STREAMS]
+    ]
     caption = "Share of labelled rows that were right; look first at the recordings of a stream far below the others."
+    if len(right) > len(rows):
+        caption += f" The lowest {len(rows)} of {len(right)} streams."
     return (
         _section("Confusion", [_confusion(scores)])
         + _section("Calibration", [_figure(pictures.draw_calibration(scores))])
@@ -177,12 +186,16 @@ def _class_sections(scores: ClassScores) -> str:
 
 def _confusion(scores: ClassScores) -> str:
     shown = scores.labels[:_MOST_ROWS]
+    wide = len(shown) > _WIDE_CLASSES  # counts stand in the table of scores
     rows: list[list[Cell]] = []
     for label, counts in zip(shown, scores.confusion, strict=False):
         shares = [count / max(sum(counts), 1) for count in counts]
-        cells = [(f"{n:,} · {s:.0%}", _SHADE.format(0.75 * s)) for n, s in zip(counts, shares, strict=True)]
+        texts = [f"{s:.0%}" if wide else f"{n:,} · {s:.0%}" for n, s in zip(counts, shares, strict=True)]
+        cells = [(text, _SHADE.format(0.75 * s)) for text, s in zip(texts, shares, strict=True)]
         rows.append([label, *cells[: len(shown)]])
     caption = "How often each true class (row) was given each answer, and percent of the row: the diagonal is right."
+    if wide:
+        caption = "Percent of each true class (row) that was given each answer: the diagonal is right."
     caption += f" The first {len(shown)} of {len(scores.labels)} classes." if len(scores.labels) > len(shown) else ""
     return _table(caption, ["true class", *(clean(label, 24) for label in shown)], rows)
 

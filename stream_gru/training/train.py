@@ -91,7 +91,7 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
     draft = _calibrated(draft, parts, validation_runs, config)
     scores, streamed = evaluate(draft, parts.test, _baselines(draft, config, train_runs, scaling), _ENGINE)
     final = draft.with_manifest(scores=msgspec.to_builtins(scores), created=_now())
-    report = render_report(final.manifest, scores, streamed, fitted.history)
+    report = render_report(final.manifest, scores, streamed, fitted.history, fitted.best_round)
     extra = {TFLITE: tflite, KERAS: _keras_bytes(fitted), REPORT: report}
     return Trained(write_bundle(out, final.manifest, fitted.weights, extra), scores, fitted)
 

@@ -352,7 +352,7 @@ def test_rounds_that_are_no_passes_are_drawn_over_updates() -> None:
         picture = draw_learning(rows)
     assert best_round(rows) == 300
     assert picture is not None
-    assert "the best came after 300 updates" in picture.alt
+    assert "that after 300 updates was kept" in picture.alt
     assert b">update<" in picture.svg
     assert b">best (update 300)<" in picture.svg
 
@@ -362,3 +362,14 @@ def test_small_words() -> None:
     assert [duration(s) for s in (0.001, 1, 90, 3600, 86_400)] == ["1 ms", "1 s", "1.5 min", "1 h", "1 d"]
     assert clean("a\nb\x00\ud800") == "a\N{REPLACEMENT CHARACTER}b" + "\N{REPLACEMENT CHARACTER}" * 2
     assert len(clean("x" * 100)) == 60
+
+
+def test_the_round_that_was_kept_is_marked() -> None:
+    """Where the last weights were kept the mark stands there, not at the lowest loss."""
+    rows = [{"epoch": float(i), "loss": 1.0, "val_loss": float(i)} for i in range(1, 4)]
+    with in_our_style():
+        best, last = draw_learning(rows), draw_learning(rows, 3)
+    assert best is not None
+    assert last is not None
+    assert "epoch 1 was kept" in best.alt
+    assert "epoch 3 was kept" in last.alt

@@ -102,3 +102,19 @@ def test_noise_follows_from_the_seed_and_the_place() -> None:
     assert np.array_equal(first, shown(NOISE, 3, 7)[1].x)
     for other in (shown(NOISE, 3, 8), shown(NOISE, 4, 7), shown(replace(NOISE, seed=2), 3, 7)):
         assert not np.isclose(first[:, :, :2], other[1].x[:, :, :2]).any(axis=2).all()
+
+
+def test_channels_side_by_side_take_each_others_place() -> None:
+    """A run is moved as a whole, by no more than asked, and the outermost values are repeated."""
+    spec = NetworkSpec.from_config(
+        ModelConfig(layer=[LayerConfig()]), [ChannelConfig(name=name) for name in "abcdef"], ["no", "yes"]
+    )
+    x = np.tile(np.arange(6, dtype=np.float32), (40, 1))
+    runs = [Run("s", np.arange(40), x, np.ones((40, 6), np.bool_), np.zeros(40, np.int32)) for _ in range(60)]
+    joined, scaling = join_runs(runs), Scaling(np.zeros(6, np.float32), np.ones(6, np.float32))
+    plan = window_plan(joined, 40, 40, 60, "last", 0, None)
+    (batch,) = batches(joined, plan, (), 0)
+    moved = Jitter.draw(joined, scaling, TrainingConfig(channel_shift=2), spec, 0)(batch, plan.first[0], 0).x
+    expected = {tuple(np.clip(np.arange(6) + by, 0, 5).tolist()) for by in range(-2, 3)}
+    assert {tuple(run[0].tolist()) for run in moved} == expected
+    assert (moved == moved[:, :1]).all()

@@ -32,7 +32,10 @@ def fitting(folder: Path, training: TrainingConfig, runs: list[Run] | None = Non
     return Fitting(PLAIN, training, runs, waves(1, seed=9), measure_scaling(runs, "standard"), folder, lambda: clock)
 
 
-@pytest.mark.parametrize("training", [STATEFUL, WINDOWED, replace(STATEFUL, max_updates=0, epochs=3, shuffle=False)])
+@pytest.mark.parametrize(
+    "training",
+    [STATEFUL, WINDOWED, replace(STATEFUL, max_updates=0, epochs=3, shuffle=False), replace(WINDOWED, average=0.9)],
+)
 def test_resume_is_the_uninterrupted_training(training: TrainingConfig, tmp_path: Path) -> None:
     """Stopped within a round and resumed, in the middle of a pass too, training ends as it would have anyway."""
     whole = train(SPEC, tmp_path / "whole", training)
@@ -99,3 +102,27 @@ def test_a_round_without_a_label_is_no_error_and_a_pass_is(tmp_path: Path) -> No
     runs[0].label[:] = -1
     with pytest.raises(DataError, match="label"):
         fitting(tmp_path / "none", training, runs).run(SilentReporter())
+
+
+def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
+    """With ``keep = "last"`` a worse round at the end is the model, and patience ends nothing."""
+    wild = replace(STATEFUL, learning_rate=0.5, schedule="constant", max_updates=36, patience=1)
+    best = train(PLAIN, tmp_path / "best", wild)
+    last = train(PLAIN, tmp_path / "last", replace(wild, keep="last"))
+    assert best.stopped == "patience"
+    assert (last.stopped, last.best_round) == ("max_updates", len(last.history))
+    assert last.history[-1]["val_loss"] > min(row["val_loss"] for row in last.history)
+
+
+def test_the_average_of_the_weights_is_measured_and_kept(tmp_path: Path) -> None:
+    """With the decay 1/2: the first weights, then half of the average and half of each that follows; training itself
+    goes on from the weights, not from their average.
+    """
+    plain = replace(STATEFUL, keep="last", evaluate_every=0, schedule="constant")
+    own = [train(PLAIN, tmp_path / str(n), replace(plain, max_updates=n)).weights for n in (1, 2, 3)]
+    found = train(PLAIN, tmp_path / "average", replace(plain, max_updates=3, average=0.5))
+    for name, value in found.weights.items():
+        expected = 0.5 * (0.5 * own[0][name] + 0.5 * own[1][name]) + 0.5 * own[2][name]
+        np.testing.assert_allclose(value, expected, rtol=0, atol=1e-6)
+    own_loss = train(PLAIN, tmp_path / "own", replace(plain, max_updates=3)).history[-1]["val_loss"]
+    assert found.history[-1]["val_loss"] != own_loss
