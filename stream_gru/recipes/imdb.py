@@ -25,7 +25,7 @@ START, UNKNOWN, FIRST = 1, 2, 3
 class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``words`` numbers that are used, ``length`` words of a review, counted from its end.
 
-    ``pad``: shorter reviews get zeros in front; ``every``: the verdict stands at every word, to be learnt early on;
+    ``pad``: shorter reviews get zeros in front; ``every``: in training the verdict stands at every word;
     ``validation``: how many of the training reviews are kept aside; ``train``, ``test`` reviews at most (0: all).
     """
 
@@ -55,19 +55,19 @@ def recordings(options: Options, place: Path | None) -> dict[str, Sequences]:
     kept, learnt = order[: options.validation], order[options.validation :]
     chosen = np.random.default_rng(1).permutation(len(parts["test"][1]))
     return {
-        "train": _sequences(options, *parts["train"], learnt[: options.train or None]),
+        "train": _sequences(options, *parts["train"], learnt[: options.train or None], options.every),
         "validation": _sequences(options, *parts["train"], kept),
         "test": _sequences(options, *parts["test"], chosen[: options.test or None]),
     }
 
 
-def _sequences(options: Options, flat: NDArray[np.int32], length: I64, verdict: I32, chosen: I64) -> Sequences:
+def _sequences(
+    options: Options, flat: NDArray[np.int32], length: I64, verdict: I32, chosen: I64, every: bool = False
+) -> Sequences:
     ends = np.cumsum(length)
     words = [_words(options, flat[ends[i] - length[i] : ends[i]]) for i in chosen]
     lengths = np.array([len(review) for review in words], np.int64)
-    label = label_at_end(verdict[chosen], lengths)
-    if options.every:
-        label = np.repeat(verdict[chosen], lengths)
+    label = np.repeat(verdict[chosen], lengths) if every else label_at_end(verdict[chosen], lengths)
     return Sequences(np.concatenate(words).astype(np.float32)[:, None], lengths, label)
 
 

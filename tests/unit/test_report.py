@@ -354,7 +354,7 @@ def test_rounds_that_are_no_passes_are_drawn_over_updates() -> None:
     assert picture is not None
     assert "that after 300 updates was kept" in picture.alt
     assert b">update<" in picture.svg
-    assert b">best (update 300)<" in picture.svg
+    assert b">kept (update 300)<" in picture.svg
 
 
 def test_small_words() -> None:
