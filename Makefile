@@ -9,7 +9,7 @@ DEV := .venv-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test servers check format sample-bundle evidence live-latency clean
+.PHONY: demo test servers check format sample-bundle evidence recipes live-latency clean
 
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
@@ -48,6 +48,14 @@ sample-bundle: $(DEV)/.ready
 # The tables of the README on public recordings; needs STREAM_GRU_DATA and most of an hour.
 evidence: $(DEV)/.ready
 	$(DEV)/bin/python -m tests.evidence out
+
+# The results of the recipes in the README; digits and reviews need STREAM_GRU_DATA or a network.  About an hour.
+recipes: $(DEV)/.ready
+	for name in mnist-gru mnist-functional mnist-rnn imdb-gru imdb-long vowels sine; do \
+	  $(DEV)/bin/stream-gru recipe run $$name --out out/$$name || exit 1; done
+	for name in mnist-gru mnist-rnn imdb-gru imdb-long vowels sine; do \
+	  $(DEV)/bin/stream-gru recipe run $$name --best --out out/$$name-best || exit 1; done
+	$(DEV)/bin/stream-gru recipe run mnist-gru --compare --out out/compare
 
 # From publish to prediction through a broker, at 100 and 1000 messages a second.
 live-latency: $(DEV)/.ready servers

@@ -24,10 +24,10 @@ import numpy as np
 import tomli_w
 
 from stream_gru.bundle import Bundle
+from stream_gru.cli.inspect import parameter_rows
 from stream_gru.config import Config, load_config
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import BundleError, ConfigError
-from stream_gru.manifest import parameter_formula
 from stream_gru.pipeline import conditioning_spec
 from stream_gru.recipes.outcome import Answers, Outcome, load_answers
 from stream_gru.recipes.recipe import Recipe, Variant
@@ -153,10 +153,9 @@ def _lines(recipe: Recipe, variant: Variant, outcome: Outcome) -> Iterator[str]:
     manifest = outcome.bundle.manifest
     yield f"{recipe.name}: {variant.table.title}"
     yield f"tutorial     {variant.table.tutorial}"
-    for layer in manifest.layers:
-        formula, number = parameter_formula(layer)
-        count = sum(a.size for name, a in outcome.bundle.weights.items() if name.startswith(f"{layer.name}/"))
-        yield f"parameters   {layer.name}: {formula} = {number:,} by formula, {count:,} by count"
+    for row in parameter_rows(outcome.bundle):
+        formula, number, count = row["formula"], row["by_formula"], row["by_count"]
+        yield f"parameters   {row['layer']}: {formula}: {number:,} by formula, {count:,} by count"
     epoch = max(row["epoch"] for row in outcome.history)
     yield f"training     {epoch:g} epochs, {sum(row['seconds'] for row in outcome.history):.0f} s"
     ways = (("streamed", "litert, sample by sample", outcome.streamed), ("Keras", "model.predict", outcome.batch))
