@@ -163,14 +163,19 @@ def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra:
     manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
     manifest = msgspec.structs.replace(manifest, model_id=model_id(manifest, weights), files=entries)
     manifest = msgspec.structs.replace(manifest, digest=document_digest(msgspec.to_builtins(manifest)))
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{path}: {MANIFEST} would have {len(text):,} bytes, at most {MAX_MANIFEST_BYTES:,} are allowed;"
+            " fewer labels, horizons or streams in the scores make it smaller"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         new = Path(folder) / "new"
         new.mkdir()
         for name, data in contents.items():
             (new / name).write_bytes(data)
-        (new / MANIFEST).write_bytes(text + b"\n")
+        (new / MANIFEST).write_bytes(text)
         load_bundle(new)
         if path.exists():
             path.rename(Path(folder) / "old")

@@ -35,6 +35,11 @@ def feedback(manifest: Manifest) -> Feedback:
     else:
         problem = _no_forecast(manifest)
         kind = "forecast"
+    if not problem and manifest.regime == "windowed" and manifest.warm_up:
+        raise ConfigError(
+            f"generate: expected a model that answers at every step, got one that answers at the end of its windows of"
+            f' {manifest.window} steps only; train with regime = "stateful", or with window_loss = "every"'
+        )
     if problem:
         raise ConfigError(
             "generate: expected outputs that can be the next inputs (one categorical channel and a class head with a"

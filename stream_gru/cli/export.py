@@ -8,7 +8,7 @@ import click
 
 from stream_gru.bundle import load_bundle
 from stream_gru.config import load_config, require_training
-from stream_gru.export import FORMATS, Request, check_out, default_path
+from stream_gru.export import FORMATS, Request, check_out, check_suffix, default_path
 from stream_gru.export import export as export_bundle
 
 
@@ -35,13 +35,16 @@ def export(bundle: Path, name: str, out: Path | None, config: Path | None, force
         raise click.UsageError("--config and --force go with --format tflite-int8 only")
     target = out or default_path(bundle, name)
     check_out(target)
+    check_suffix(target, name)
     model = load_bundle(bundle)
     settings = None
     if config is not None:
         settings = load_config(config)
         require_training(settings, str(config))
-    request = Request(model, settings, force, click.echo)
+    request = Request(model, settings, force, click.echo, str(config or ""))
     written = export_bundle(request, name, target)
     for path, size in written.items():
         click.echo(f"wrote {path}, {size:,} bytes")
+    if model.manifest.window:
+        click.echo(f"trained on windows: the state is to be reset after every {model.manifest.window} samples")
     click.echo(f"load: {FORMATS[name].load.format(path=repr(str(target)))}")

@@ -36,7 +36,7 @@ def show(name: str) -> None:
 @click.option("--data", "place", type=click.Path(path_type=Path), help="A local .npz file, or its folder.")
 @click.option("--quick", is_flag=True, help="Little data and few epochs: does it work, not how well.")
 @click.option("--best/--as-tutorial", default=False, help="Our better settings, or the tutorial's own.  [as-tutorial]")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for recordings, configuration and bundle.  [NAME]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [NAME, NAME-best, NAME-quick]")
 @click.option("--compare", is_flag=True, help="mnist-gru: unrolled or not, stateful or windowed, GRU, SimpleRNN, LSTM.")
 def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None, compare: bool) -> None:
     """Make the recordings of recipe NAME, train, then answer the test part streamed and by Keras.
@@ -44,9 +44,12 @@ def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None
     Data: --data, else the folder STREAM_GRU_DATA, else Keras' own download; some recipes make their own.
     """
     chosen = load_recipe(name)
-    target = (out or Path(name)).resolve()
+    kind = "-compare" if compare else "-best" if best else ""
+    target = (out or Path(name + kind + ("-quick" if quick else ""))).resolve()
     if compare and name != "mnist-gru":
         raise click.UsageError("--compare goes with mnist-gru only")
+    if place is not None and not chosen.reads_data:
+        raise click.UsageError(f"--data: {name} makes its own recordings")
     with training_extra():
         from stream_gru.recipes.compare import compare_variants
         from stream_gru.recipes.run import run_recipe

@@ -51,8 +51,8 @@ def forecast_lines(scores: ForecastScores) -> list[str]:
 def class_lines(scores: ClassScores) -> list[str]:
     """Recall by class, accuracy, and the worst stream."""
     rows = [["class", "rows", "recall"]]
-    for label, counts, recall in zip(scores.labels, scores.confusion, scores.recall, strict=True):
-        rows.append([label, f"{sum(counts):,}", "-" if recall != recall else f"{recall:.1%}"])
+    for label, count, recall in zip(scores.labels, scores.label_rows, scores.recall, strict=True):
+        rows.append([label, f"{count:,}", "-" if recall != recall else f"{recall:.1%}"])
     worst = min(scores.accuracy_by_stream, key=scores.accuracy_by_stream.__getitem__)
     return [
         *table(rows),

@@ -134,7 +134,7 @@ def _vectors(part: Categorical, w: dict[str, F32]) -> Callable[[F32], F32]:
     table = w[part.table] if part.units else None
 
     def look_up(codes: F32) -> F32:
-        index = np.clip(np.nan_to_num(codes, nan=0.0).astype(np.int64), 0, part.categories - 1)
+        index = np.clip(np.nan_to_num(codes, nan=0.0), 0, part.categories - 1).astype(np.int64)
         if table is not None:
             return table[index]
         return (index[:, None] == np.arange(part.categories)).astype(np.float32)

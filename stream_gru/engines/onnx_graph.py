@@ -71,6 +71,7 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
         "model_id": manifest.model_id,
         "period_s": repr(manifest.period_s),
         "warm_up": str(manifest.warm_up),
+        "window": str(manifest.window or 0),
         "inputs": json.dumps(input_names(manifest)),
         "units": json.dumps([channel.unit for channel in manifest.channels]),
         "outputs": json.dumps(output_names(manifest)),
@@ -174,18 +175,25 @@ class _Graph:
         return parts[0] if len(parts) == 1 else self._concat(parts, "features", axis=2)
 
     def _category(self, part: Categorical) -> str:
-        """The vector of a category, (T, B, E); codes are cut off at the ends of the table after the cast."""
+        """The vector of a category, (T, B, E).
+
+        Codes are cut off at the ends of the table: before the cast, for what no integer holds, and after it, for what
+        is no number.
+        """
         name = f"category_{part.index}"
         value = self._add("Gather", ["x", self._integers(f"{name}/index", part.index)], f"{name}/value", axis=2)
-        code = self._add("Cast", [value], f"{name}/code", to=6)  # TensorProto.INT32
-        ends = [("first", 0), ("last", part.categories - 1)]
-        limits = [self._constant(f"{name}/{end}", np.array(limit, np.int32)) for end, limit in ends]
-        code = self._add("Clip", [code, *limits], f"{name}/clipped")
+        value = self._within(value, f"{name}/number", np.array([0, part.categories - 1], np.float32))
+        code = self._add("Cast", [value], f"{name}/cast", to=6)  # TensorProto.INT32
+        code = self._within(code, f"{name}/code", np.array([0, part.categories - 1], np.int32))
         if part.units:
             return self._add("Gather", [self._constant(part.table, self._w[part.table]), code], name, axis=0)
         depth = self._constant(f"{name}/depth", np.array(part.categories, np.int32))
         values = self._constant(f"{name}/off_on", np.array([0, 1], np.float32))
         return self._add("OneHot", [code, depth, values], name, axis=-1)
+
+    def _within(self, value: str, name: str, ends: NDArray[Any]) -> str:
+        limits = [self._constant(f"{name}/{end}", ends[place]) for place, end in enumerate(("first", "last"))]
+        return self._add("Clip", [value, *limits], name)
 
     def _initial_states(self) -> list[str]:
         """``h`` cut into (1, B, U) each, in the order of the layers; an LSTM's h, then its c."""

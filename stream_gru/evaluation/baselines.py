@@ -2,7 +2,7 @@
 
 persistence        the last value, for every horizon
 seasonal_naive     the value one season ago
-linear_ar          a linear autoregression: ridge regression from the last lags of all channels to every horizon
+linear_ar          a linear autoregression: ridge regression from the last lags of all quantities to every horizon
 
 They see what the network sees: conditioned steps, filled gaps included.  Sizes: T steps, C channels, D targets, H.
 """
@@ -23,8 +23,12 @@ _BLOCK = 16_384
 
 @dataclass(frozen=True)
 class LinearAR:
-    """Direct multi-step ridge regression of changes, in scaled units; ``weights`` (C * L + 1, D * H)."""
+    """Direct multi-step ridge regression of changes, in scaled units; ``weights`` (C * L + 1, D * H).
 
+    ``channels`` (C,) the inputs it reads, which ``mean, scale`` (C,) belong to; ``targets`` (D,) are places among them.
+    """
+
+    channels: I64
     lags: int
     weights: F64
     mean: F64
@@ -33,8 +37,8 @@ class LinearAR:
     horizon: int
 
     def forecast(self, x: F32) -> F64:
-        """Return (T, D, H) forecasts in engineering units for one run (T, C); NaN for the first ``lags - 1`` steps."""
-        scaled = (x - self.mean) / self.scale
+        """Return (T, D, H) forecasts in engineering units for one run (T, I); NaN for the first ``lags - 1`` steps."""
+        scaled = (x[:, self.channels] - self.mean) / self.scale
         out = np.full((len(x), len(self.targets), self.horizon), np.nan)
         for first in range(self.lags - 1, len(x), _BLOCK):
             last = min(first + _BLOCK, len(x))
@@ -44,18 +48,22 @@ class LinearAR:
         return out * self.scale[self.targets, None] + self.mean[self.targets, None]
 
 
-def fit_linear_ar(runs: Sequence[F32], mean: F32, scale: F32, targets: Sequence[int], horizon: int) -> LinearAR | None:
-    """Fit on runs (T, C) of the training part; None when no run is long enough.
+def fit_linear_ar(
+    runs: Sequence[F32], mean: F32, scale: F32, targets: Sequence[int], horizon: int, channels: Sequence[int]
+) -> LinearAR | None:
+    """Fit on runs (T, I) of the training part; None when no run is long enough.
 
-    The ridge is 1e-3 of the mean feature variance, enough to keep collinear lags solvable.
+    ``channels``: the inputs to read, quantities all of them (the number of a category is no size); ``targets`` are
+    among them.  The ridge is 1e-3 of the mean feature variance, enough to keep collinear lags solvable.
     """
-    channels = len(mean)
-    lags = max(1, min(_MAX_LAGS, _MAX_FEATURES // channels))
-    size, outputs = channels * lags + 1, len(targets) * horizon
+    read = np.array(channels)
+    mean, scale = mean[read], scale[read]
+    lags = max(1, min(_MAX_LAGS, _MAX_FEATURES // len(read)))
+    size, outputs = len(read) * lags + 1, len(targets) * horizon
     gram, moment, rows = np.zeros((size, size)), np.zeros((size, outputs)), 0
-    index = np.array(targets)
+    index = np.array([list(channels).index(target) for target in targets])
     for run in runs:
-        scaled = (run.astype(np.float64) - mean) / scale
+        scaled = (run[:, read].astype(np.float64) - mean) / scale
         for first in range(lags - 1, len(run) - horizon, _BLOCK):
             last = min(first + _BLOCK, len(run) - horizon)
             a = _features(scaled, first, last, lags)
@@ -68,7 +76,7 @@ def fit_linear_ar(runs: Sequence[F32], mean: F32, scale: F32, targets: Sequence[
         return None
     ridge = 1e-3 * np.trace(gram) / size
     weights = np.linalg.solve(gram + ridge * np.eye(size), moment)
-    return LinearAR(lags, weights, mean.astype(np.float64), scale.astype(np.float64), index, horizon)
+    return LinearAR(read, lags, weights, mean.astype(np.float64), scale.astype(np.float64), index, horizon)
 
 
 def _features(scaled: F64, first: int, last: int, lags: int) -> F64:

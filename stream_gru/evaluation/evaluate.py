@@ -152,12 +152,11 @@ def baseline_forecasts(streamed: Streamed, targets: list[int], baselines: Baseli
     out = {"persistence": persistence}
     begins = np.flatnonzero(np.diff(streamed.stretch, prepend=0))
     parts = [slice(a, b) for a, b in zip(begins, [*begins[1:], len(steps)], strict=True)]
-    channels = steps.observed.shape[1]
     if baselines.season_steps:
         tables = [seasonal_forecast(y[part], baselines.season_steps, horizon) for part in parts]
         out["seasonal_naive"] = _or_else(np.concatenate(tables), persistence)
     if baselines.linear_ar is not None:
-        tables = [baselines.linear_ar.forecast(steps.x[part, :channels]) for part in parts]
+        tables = [baselines.linear_ar.forecast(steps.x[part]) for part in parts]
         out["linear_ar"] = _or_else(np.concatenate(tables), persistence)
     return out
 
@@ -206,6 +205,6 @@ def verdict(scores: Scores) -> list[str]:
     if scores.classes is not None:
         lines.append(
             f"classes: {scores.classes.accuracy:.1%} of {scores.classes.samples:,} labelled rows right,"
-            f" always the commonest class would give {scores.classes.majority_accuracy:.1%}"
+            f" always the class commonest in training would give {scores.classes.majority_accuracy:.1%}"
         )
     return lines

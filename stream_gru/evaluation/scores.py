@@ -7,6 +7,9 @@ from msgspec import Struct
 
 from stream_gru.types import F64, I64
 
+MOST_CONFUSED = 256
+"""With more labels no confusion matrix is kept: L * L numbers would outgrow the manifest, and nobody reads them."""
+
 
 class ErrorScores(Struct, frozen=True, kw_only=True):
     """Errors of one forecaster: (D, H) nested lists, engineering units; ``mse_scaled`` over all targets and horizons,
@@ -38,7 +41,11 @@ class ForecastScores(Struct, frozen=True, kw_only=True):
 
 
 class ClassScores(Struct, frozen=True, kw_only=True):
-    """Classification of every labelled row: ``confusion[true][given]`` counts; reliability by bins of confidence."""
+    """Classification of every labelled row; reliability by bins of confidence.
+
+    ``confusion[true][given]``: counts, empty with more than `MOST_CONFUSED` labels; ``rows``: how many each label truly
+    has, empty where the confusion matrix says it (see `label_rows`).
+    """
 
     labels: list[str]
     samples: int
@@ -50,6 +57,12 @@ class ClassScores(Struct, frozen=True, kw_only=True):
     accuracy_by_stream: dict[str, float]
     expected_calibration_error: float
     reliability: list[tuple[float, float, int]]
+    rows: list[int] = []
+
+    @property
+    def label_rows(self) -> list[int]:
+        """How many rows each label truly has."""
+        return self.rows if self.rows else [sum(counts) for counts in self.confusion]
 
 
 class Scores(Struct, frozen=True, kw_only=True):
@@ -80,27 +93,28 @@ def class_scores(
     known = (truth >= 0) & np.isfinite(probabilities).all(axis=1)
     if not known.any():
         return None
-    truth, probabilities, stream = truth[known], probabilities[known], stream[known]
-    given = probabilities.argmax(axis=1)
-    right = given == truth
-    confusion = np.zeros((len(labels), len(labels)), np.int64)
-    np.add.at(confusion, (truth, given), 1)
-    diagonal, rows, columns = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    # The table of probabilities may be large: only what is needed of it is copied.
+    given, confidence = probabilities.argmax(axis=1)[known], probabilities.max(axis=1)[known]
+    truth, stream = truth[known], stream[known]
+    right, size = given == truth, len(labels)
+    diagonal, rows, columns = (np.bincount(codes, minlength=size) for codes in (truth[right], truth, given))
+    many = size > MOST_CONFUSED
     f1 = 2 * diagonal / np.maximum(rows + columns, 1)
-    reliability = _reliability(probabilities.max(axis=1), right)
+    reliability = _reliability(confidence, right)
     return ClassScores(
         labels=labels,
         samples=len(truth),
         accuracy=float(right.mean()),
         macro_f1=float(f1[rows > 0].mean()),
         majority_accuracy=float((truth == majority).mean()),
-        confusion=confusion.tolist(),
+        confusion=[] if many else np.bincount(truth * size + given, minlength=size**2).reshape(size, size).tolist(),
         recall=[float(d / r) if r else float("nan") for d, r in zip(diagonal, rows, strict=True)],
         accuracy_by_stream={
             streams[index]: float(right[stream == index].mean()) for index in np.unique(stream).tolist()
         },
         expected_calibration_error=sum(n * abs(c - a) for c, a, n in reliability) / len(truth),
         reliability=reliability,
+        rows=rows.tolist() if many else [],
     )
 
 

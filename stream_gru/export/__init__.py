@@ -76,19 +76,22 @@ def _silent(_: str) -> None:
 class Request:
     """What an export is made from.
 
-    ``config``: the training configuration, for formats that are calibrated on its recordings; ``force``: write even
-    what loses more than its limit; ``say`` is told what was measured.
+    ``config``: the training configuration, for formats that are calibrated on its recordings; ``config_name``: the file
+    it was read from, to be named; ``force``: write even what loses more than its limit; ``say`` is told what was
+    measured.
     """
 
     bundle: Bundle
     config: Config | None = None
     force: bool = False
     say: Callable[[str], None] = _silent
+    config_name: str = ""
 
 
 def default_path(bundle: Path, name: str) -> Path:
-    """The bundle's name with the format's suffix, in the current folder."""
-    stem = bundle.resolve().name.removesuffix(".bundle") or "model"
+    """The bundle's name with the format's suffix, in the current folder; ``bundle`` gives way to its parent's."""
+    whole = bundle.resolve()
+    stem = (whole.parent.name if whole.name == "bundle" else whole.name.removesuffix(".bundle")) or "model"
     return Path(stem + FORMATS[name].suffix)
 
 
@@ -101,6 +104,13 @@ def check_out(out: Path) -> None:
             if not path.is_dir():
                 raise ConfigError(f"{out}: cannot be written: {path} is no folder")
             return
+
+
+def check_suffix(out: Path, name: str) -> None:
+    """Raise ConfigError where Keras, which goes by the end of a name, would take the file for another kind."""
+    suffix = FORMATS[name].suffix
+    if name in ("keras", "h5") and out.suffix != suffix:
+        raise ConfigError(f"--out {out}: expected a name that ends in {suffix}, by which Keras knows the format")
 
 
 def export(request: Request, name: str, out: Path) -> dict[Path, int]:

@@ -42,6 +42,7 @@ def _header(m: Manifest) -> str:
         "QUANTILES": 0 if m.forecast is None else max(1, len(m.forecast.quantiles)),
         "LABELS": 0 if m.classes is None else len(m.classes.labels),
         "WARM_UP": m.warm_up,
+        "WINDOW": m.window or 0,
         "MODEL_ID": string(m.model_id),
         "PERIOD_S": repr(float(m.period_s)),
     }
@@ -58,6 +59,8 @@ def _about(m: Manifest) -> Iterator[str]:
     yield f"Model {quoted(m.model_id)}: one step of a recurrent network. Made by stream-gru export; do not edit."
     yield ""
     yield f"One sample every {m.period_s:g} s; the first {m.warm_up} outputs after a reset are warm-up."
+    if m.window:
+        yield f"Trained on windows: call stream_gru_reset after every {m.window} samples (STREAM_GRU_WINDOW)."
     yield "Engineering units in and out. Every input must be a finite number; NaN makes the state NaN for good."
     yield ""
     yield "Inputs:"

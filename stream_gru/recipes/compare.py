@@ -51,7 +51,7 @@ class Measured:
 def compare_variants(variant: Variant, out: Path, place: Path | None, say: Callable[[str], None]) -> list[str]:
     """Train every way for a few epochs; return the table.  Raises what `prepare` raises, DataError."""
     prepare(variant, out, place, say)
-    rows = [["way", "training", "memory", "streamed", "memory", "state", "test accuracy"]]
+    rows = [["way", "training", "its memory", "streamed", "its memory", "state", "test accuracy"]]
     for number, (name, changes) in enumerate(WAYS):
         say(f"{name} ...")
         document = merged(merged(variant.document, {"training": {"epochs": EPOCHS}}), changes)

@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from stream_gru.errors import DataError
 from stream_gru.recipes.outcome import Outcome
 from stream_gru.recipes.places import find_arrays, require
 from stream_gru.recipes.sequences import Sequences, label_at_end
@@ -34,7 +35,7 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pad: bool = True
     every: bool = False
     train: int = 0
-    validation: int = 2500
+    validation: int = 1000
     test: int = 0
 
 
@@ -49,7 +50,12 @@ def recordings(options: Options, place: Path | None) -> dict[str, Sequences]:
     for part in ("train", "test"):
         names = (f"x_{part}_flat", f"x_{part}_len", f"y_{part}")
         flat, length, verdict = require(arrays, names, "imdb.npz")
+        if length.sum() != len(flat) or len(length) != len(verdict) or not np.isin(verdict, (0, 1)).all():
+            sizes = f"{len(flat)} words, lengths of {length.sum()}, {len(length)} reviews, {len(verdict)} verdicts"
+            raise DataError(f"imdb.npz: {part}: expected words end to end and verdicts 0 or 1, got {sizes}")
         parts[part] = flat, length.astype(np.int64), verdict.astype(np.int32)
+    if len(parts["train"][1]) <= options.validation:
+        raise DataError(f"imdb.npz: expected more than {options.validation} reviews to train on")
     # The files are sorted by verdict.
     order = np.random.default_rng(0).permutation(len(parts["train"][1]))
     kept, learnt = order[: options.validation], order[options.validation :]

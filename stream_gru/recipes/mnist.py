@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from stream_gru.errors import DataError
 from stream_gru.recipes.outcome import Outcome
 from stream_gru.recipes.places import find_arrays, require
 from stream_gru.recipes.sequences import Sequences, label_at_end
@@ -38,7 +39,13 @@ def recordings(options: Options, place: Path | None) -> dict[str, Sequences]:
 
         arrays = mnist()
     x_train, y_train, x_test, y_test = require(arrays, ("x_train", "y_train", "x_test", "y_test"), "mnist.npz")
+    for name, images, digits in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if images.shape != (len(digits), ROWS, ROWS) or not np.isin(digits, range(len(LABELS))).all():
+            found = f"{images.shape} and digits of {digits.shape}, {digits.min()}..{digits.max()}"
+            raise DataError(f"mnist.npz: {name}: expected images (N, {ROWS}, {ROWS}) and digits 0..9, got {found}")
     cut = len(x_train) - options.validation
+    if cut < 1:
+        raise DataError(f"mnist.npz: expected more than {options.validation} images to train on, got {len(x_train)}")
     return {
         "train": _sequences(x_train[:cut], y_train[:cut], options.train or cut),
         "validation": _sequences(x_train[cut:], y_train[cut:], options.validation),

@@ -9,6 +9,7 @@ import numpy as np
 
 from stream_gru.bundle import Bundle
 from stream_gru.pipeline import Pipeline
+from stream_gru.training.parity import scaled_difference
 from stream_gru.types import F32, F64, I32, Mask
 
 
@@ -62,16 +63,13 @@ class Outcome:
 
     @property
     def largest_difference(self) -> float:
-        """Between the two ways, over all rows and outputs, in the outputs' units."""
-        return float(np.abs(self.streamed.outputs.astype(np.float64) - self.batch.outputs).max())
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the labelled rows whose likeliest class is right, streamed."""
-        return self.accuracy_of(self.streamed)
+        """Between the two ways, over all rows and outputs, in scaled units (`stream_gru.training.parity`)."""
+        bundle = self.bundle
+        tables = self.streamed.outputs, self.batch.outputs
+        return float(scaled_difference(bundle.manifest, bundle.weights, *tables).max())
 
     def accuracy_of(self, answers: Answers) -> float:
-        """The same of either way."""
+        """Share of the labelled and trusted rows whose likeliest class is right."""
         known = (self.label >= 0) & answers.trusted
         return float((self._probabilities(answers)[known].argmax(axis=1) == self.label[known]).mean())
 
@@ -90,7 +88,11 @@ class Outcome:
     def mean_squared_error_of(self, answers: Answers) -> float:
         """The same of either way."""
         size = self.bundle.manifest.forecast_size
-        forecast = answers.outputs[:, :size].reshape(len(answers.outputs), self.truth.shape[1], -1)[:, :, -1]
+        head = self.bundle.manifest.forecast
+        assert head is not None  # noqa: S101 - told to mypy
+        quantiles = head.quantiles or [0.5]
+        shape = len(answers.outputs), len(head.targets), head.horizon, len(quantiles)
+        forecast = answers.outputs[:, :size].reshape(shape)[:, :, -1, quantiles.index(0.5)]
         return float(np.nanmean((forecast - self.truth)[answers.trusted] ** 2))
 
     def pipeline(self, streams: int = 1000) -> Pipeline:

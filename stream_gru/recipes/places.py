@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,15 @@ def find_arrays(name: str, place: Path | None) -> Arrays | None:
     if path is None:
         raise DataError(f"--data {place}: expected {name}.npz, or a folder with it; found none")
     try:
+        with zipfile.ZipFile(path):  # numpy would take any other file for a pickle
+            pass
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path}: expected plain arrays in a .npz file ({error}); Keras' own file of reviews holds pickled lists:"
-            f" leave out --data to have Keras download and check it"
-        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        hint = ""
+        if "pickle" in str(error):
+            hint = "; it holds pickled lists, as Keras' own file of reviews: leave out --data to have Keras read it"
+        raise DataError(f"{path}: expected plain arrays in a .npz file ({error}){hint}") from error
 
 
 def require(arrays: Arrays, names: tuple[str, ...], what: str) -> list[NDArray[Any]]:

@@ -50,6 +50,11 @@ class Recipe:
         return Variant(table, document)
 
     @property
+    def reads_data(self) -> bool:
+        """Whether it reads a public data set, rather than making its recordings itself."""
+        return self.variant().table.data in ("mnist", "imdb")
+
+    @property
     def title(self) -> str:
         """What it is, in a line."""
         return self.variant().table.title

@@ -27,13 +27,15 @@ from stream_gru.bundle import Bundle
 from stream_gru.cli.inspect import parameter_rows
 from stream_gru.config import Config, load_config
 from stream_gru.decoders.fields import Fields
-from stream_gru.errors import BundleError, ConfigError
+from stream_gru.errors import BundleError, ConfigError, ParityError
 from stream_gru.pipeline import conditioning_spec
 from stream_gru.recipes.outcome import Answers, Outcome, load_answers
 from stream_gru.recipes.recipe import Recipe, Variant
 from stream_gru.recipes.sequences import write_recording
+from stream_gru.recipes.streamed import BATCH_ROWS
 from stream_gru.recordings import read_files
 from stream_gru.training.batch import batch_answers
+from stream_gru.training.parity import CARRIED_TOLERANCE
 from stream_gru.training.parts import condition_all, stretches
 from stream_gru.training.progress import Reporter
 from stream_gru.training.train import Trained, train
@@ -55,8 +57,9 @@ class Done:
 
 def prepare(variant: Variant, out: Path, place: Path | None, say: Say) -> Config:
     """Write recordings and configuration to ``out``.  Raises DataError, ConfigError."""
-    _check_folder(out)
     table = variant.table
+    text = f"# {table.title}\n{tomli_w.dumps(variant.document)}"
+    _check_folder(out, text)
     maker = import_module(f"stream_gru.recipes.{table.data}")
     parts = maker.recordings(_options(maker, variant), place)
     document = variant.document
@@ -67,14 +70,17 @@ def prepare(variant: Variant, out: Path, place: Path | None, say: Say) -> Config
         devices = min(DEVICES, len(sequences.length))
         write_recording(path, part, sequences, channels, maker.LABELS, period_s, devices)
         say(f"wrote {path}: {len(sequences.length):,} sequences, {len(sequences.values):,} samples")
-    (out / CONFIG).write_text(f"# {table.title}\n{tomli_w.dumps(document)}")
+    (out / CONFIG).write_text(text)
     return load_config(out / CONFIG)
 
 
 def run_recipe(recipe: Recipe, variant: Variant, out: Path, place: Path | None, reporter: Reporter, say: Say) -> Done:
-    """Carry a recipe out in the folder ``out``.  Raises what `prepare` and `train` raise."""
+    """Carry a recipe out in the folder ``out``.  Raises what `prepare` and `train` raise, KeyboardInterrupt."""
     config = prepare(variant, out, place, say)
     trained = train(config, out / BUNDLE, out / f"{BUNDLE}.work", reporter, say)
+    if trained.fitted.stopped == "interrupted":
+        say(f"interrupted: {trained.bundle.path} is what was learnt until then; its test part is not streamed")
+        raise KeyboardInterrupt
     outcome = measure(trained, config, out, say)
     maker = import_module(f"stream_gru.recipes.{variant.table.data}")
     lines = [*_lines(recipe, variant, outcome), *maker.findings(_options(maker, variant), outcome)]
@@ -82,7 +88,7 @@ def run_recipe(recipe: Recipe, variant: Variant, out: Path, place: Path | None, 
 
 
 def measure(trained: Trained, config: Config, out: Path, say: Say) -> Outcome:
-    """Answer the test part by the runtime in a process of its own, and by Keras."""
+    """Answer the test part by the runtime in a process of its own, and by Keras.  ParityError where they differ."""
     bundle, path = trained.bundle, out / RECORDINGS / "test.parquet"
     say("streaming the test part through the runtime (litert, no TensorFlow), then through Keras")
     streamed = stream_apart(bundle.path, path)
@@ -95,7 +101,7 @@ def measure(trained: Trained, config: Config, out: Path, say: Say) -> Outcome:
     by_row[steps.row] = y
     truth = np.empty((len(y), len(bundle.manifest.target_index)))
     truth[steps.row] = _truth(bundle, steps.x, list(stretches(steps)))
-    return Outcome(
+    outcome = Outcome(
         bundle=bundle,
         history=trained.fitted.history,
         streamed=streamed,
@@ -103,6 +109,12 @@ def measure(trained: Trained, config: Config, out: Path, say: Say) -> Outcome:
         label=_labels(bundle, batch),
         truth=truth,
     )
+    if not outcome.largest_difference <= CARRIED_TOLERANCE:
+        raise ParityError(
+            f"streamed and batch answers differ by {outcome.largest_difference:.3g} in scaled units,"
+            f" more than {CARRIED_TOLERANCE:g}"
+        )
+    return outcome
 
 
 def stream_apart(bundle: Path, recording: Path, engine: str = "litert") -> Answers:
@@ -122,9 +134,12 @@ def stream_apart(bundle: Path, recording: Path, engine: str = "litert") -> Answe
         return load_answers(target)
 
 
-def _check_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CONFIG).exists())):
-        raise BundleError(f"{out}: expected a new folder or that of an earlier run, found something else; see --out")
+def _check_folder(out: Path, text: str) -> None:
+    """A folder is used again by the same recipe in the same variant, by nothing else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / CONFIG).is_file() or (out / CONFIG).read_text() != text:
+        raise BundleError(f"{out}: expected a new folder or that of the same recipe, found something else; see --out")
 
 
 def _options(maker: Any, variant: Variant) -> Any:
@@ -158,12 +173,14 @@ def _lines(recipe: Recipe, variant: Variant, outcome: Outcome) -> Iterator[str]:
         yield f"parameters   {row['layer']}: {formula}: {number:,} by formula, {count:,} by count"
     epoch = max(row["epoch"] for row in outcome.history)
     yield f"training     {epoch:g} epochs, {sum(row['seconds'] for row in outcome.history):.0f} s"
-    ways = (("streamed", "litert, sample by sample", outcome.streamed), ("Keras", "model.predict", outcome.batch))
+    how = f"through the runtime, litert, {BATCH_ROWS:,} samples at a time"
+    ways = (("streamed", how, outcome.streamed), ("Keras", "model.predict", outcome.batch))
     for name, how, answers in ways:
         yield f"{name:<12} {_score(outcome, answers)}; {answers.rate:,.0f} samples/s ({how})"
-    yield f"difference   {outcome.largest_difference:.2g} at most, over {outcome.streamed.outputs.size:,} outputs"
+    outputs = outcome.streamed.outputs.size
+    yield f"difference   {outcome.largest_difference:.2g} at most in scaled units, over {outputs:,} outputs"
     memory = outcome.streamed.memory_bytes / 2**20
-    yield f"state        {4 * manifest.state_size:,} bytes a stream; {memory:.0f} MiB in all, the recording included"
+    yield f"memory       {4 * manifest.state_size:,} bytes of state a stream; the process {memory:.0f} MiB at its peak"
 
 
 def _score(outcome: Outcome, answers: Answers) -> str:

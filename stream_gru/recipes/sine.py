@@ -39,7 +39,8 @@ def recordings(options: Options, place: Path | None) -> dict[str, Sequences]:
 def findings(options: Options, outcome: Outcome) -> Iterator[str]:
     """Mean squared error beside that of who knows the series, and of who sees as many samples as the model."""
     error, horizon = outcome.mean_squared_error, outcome.horizon
-    yield f"test MSE, {horizon} steps ahead, streamed for {outcome.rows:,} steps: {error:.5f}"
+    scored = int(outcome.streamed.trusted.sum())
+    yield f"test MSE, {horizon} steps ahead: {error:.5f}, of {scored:,} answers in {outcome.rows:,} streamed steps"
     yield f"  the best possible predictor knows all but the noise: {NOISE**2:.5f}; ours is {error / NOISE**2 - 1:+.1%}"
     if outcome.window:
         bound = window_bound(outcome.window, horizon)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -22,7 +23,7 @@ BATCH_ROWS = 16_384
 
 
 def stream(bundle: Path, recording: Path, engine: str = "litert") -> Answers:
-    """All outputs of a recording, in the order of its rows; the time is that of the pipeline alone."""
+    """All outputs of a recording, in the order of its rows; the time is that of `Pipeline.process` alone."""
     model = load_bundle(bundle)
     batch = read_files([str(recording)], Fields.of(model.manifest.input, model.manifest.channels))
     pipeline = Pipeline(model, engine, max_streams=len(batch.streams))
@@ -56,4 +57,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with suppress(KeyboardInterrupt):  # told by the process that has started this one
+        main(sys.argv[1:])

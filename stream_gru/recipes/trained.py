@@ -6,14 +6,16 @@ import json
 import sys
 from pathlib import Path
 
+from stream_gru.cli.training_extra import training_extra
 from stream_gru.config import load_config
 from stream_gru.recipes.outcome import peak_memory
-from stream_gru.training.progress import default_reporter
-from stream_gru.training.train import train
 
 
 def main(arguments: list[str]) -> None:
     """Carry out the command line of the module."""
+    with training_extra():
+        from stream_gru.training.progress import default_reporter
+        from stream_gru.training.train import train
     config, bundle, told = map(Path, arguments)
     trained = train(load_config(config), bundle, bundle.with_suffix(".work"), default_reporter(), lambda _: None)
     seconds = sum(row["seconds"] for row in trained.fitted.history)

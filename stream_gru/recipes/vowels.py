@@ -75,7 +75,7 @@ def findings(options: Options, outcome: Outcome) -> Iterator[str]:
     text = made.samples.values[:, 0].astype(np.int64).reshape(options.text, options.generated).T
     counts = transitions(text)
     chi2, freedom = chi_squared(counts)
-    yield f"generated {counts.sum():,} transitions; chi-squared {chi2:.1f} of {freedom} degrees of freedom"
+    yield f"generated {counts.sum():,.0f} transitions; chi-squared {chi2:.1f} of {freedom} degrees of freedom"
     share = counts / counts.sum(axis=1, keepdims=True)
     spread = np.sqrt(CHAIN * (1 - CHAIN) / counts.sum(axis=1, keepdims=True))
     yield f"  largest deviation from the true chain: {np.abs((share - CHAIN) / spread).max():.1f} standard errors"

@@ -94,7 +94,7 @@ def _forecasts(manifest: Manifest, config: MqttSinkConfig, stream: str) -> Itera
 def _classes(manifest: Manifest) -> Iterator[tuple[str, Component]]:
     if manifest.classes is None:
         return
-    if manifest.classes.activation == "softmax":
+    if manifest.classes.activation != "sigmoid":
         yield (
             "class",
             {

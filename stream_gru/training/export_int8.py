@@ -4,6 +4,9 @@ training part ─▶ pairs of (x, h) ─▶ quantised step ─▶ test part, ste
 
 Both models take the same road (`stream_gru.evaluation.evaluate`) over the same rows, each from a fresh state; how the
 flatbuffer is made, and what in it is int8, is said in `stream_gru.training.quantise`.
+
+Decision: an answer that is no number is not scored, so a model that gives none where it is unsure would look better
+than it is; the scored answers are counted, and int8 that has fewer of them than float32 is beyond every limit.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from msgspec import Struct
 
 from stream_gru import __version__
 from stream_gru.bundle import Bundle
-from stream_gru.config import Config
+from stream_gru.config import Config, SplitConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.engines import load_engine
 from stream_gru.errors import ConfigError, ParityError
@@ -47,17 +50,24 @@ class Limit(Struct, frozen=True, kw_only=True):
 
 
 class Score(Struct, frozen=True, kw_only=True):
-    """Share of labelled rows right, and mean absolute forecast error in scaled units; None without truth or head."""
+    """Share of labelled rows right, and mean absolute forecast error in scaled units; None without truth or head.
+
+    ``class_rows``: how many rows the first was measured on; ``forecasts``: how many single forecasts (a row has one for
+    each target and horizon) the second was.
+    """
 
     accuracy: float | None
     mae_scaled: float | None
+    class_rows: int
+    forecasts: int
 
 
 class Int8Report(Struct, frozen=True, kw_only=True):
     """What stands beside the model, as ``<name>.json``.
 
     ``rows``: how many were judged of ``test_rows``; ``calibration_rows``: pairs of sample and state, drawn from
-    ``calibration_steps`` steps of the training part.
+    ``calibration_steps`` steps of the training part.  The parts are those of ``split`` in the file ``config``, over its
+    ``recordings``; the bundle does not say by which split it was trained.
     """
 
     model_id: str
@@ -65,6 +75,9 @@ class Int8Report(Struct, frozen=True, kw_only=True):
     in_int8: str
     in_float32: str
     within_limit: bool
+    config: str
+    recordings: list[str]
+    split: SplitConfig
     limit: Limit
     float32: Score
     int8: Score
@@ -100,14 +113,14 @@ def int8_files(request: Request, limit: Limit | None = None) -> Contents:
     rows = bounded(parts.test, TEST_ROWS)
     plain = score(bundle, rows, "auto")
     small = score(bundle, rows, StepEngine(bundle.manifest, made.content))
-    report = _report(bundle, limit, made, plain, small, (len(rows), len(parts.test)))
+    report = _report(request, limit, made, plain, small, (len(rows), len(parts.test)))
     for line in report_lines(report):
         request.say(line)
     if not report.within_limit and not request.force:
         raise ParityError(
             f"tflite-int8: the loss is beyond the limit (accuracy {-limit.accuracy_points:+g} points, forecast error"
-            f" {limit.scaled_error:+.0%}), or the test part has no truth to measure it; nothing was written; more and"
-            " more varied recordings to calibrate on may help, --force writes it all the same"
+            f" {limit.scaled_error:+.0%}, no fewer answers), or the test part has no truth to measure it; nothing was"
+            " written; more and more varied recordings to calibrate on may help, --force writes it all the same"
         )
     text = msgspec.json.format(msgspec.json.encode(report), indent=1)
     return {"": made.content, ".json": text + b"\n"}
@@ -160,30 +173,37 @@ def bounded(batch: SampleBatch, limit: int) -> SampleBatch:
 
 def score(bundle: Bundle, rows: SampleBatch, engine: str | Engine) -> Score:
     """Score a bundle, computed by ``engine``, on a recording."""
-    scores, _ = evaluate(bundle, rows, Baselines(), engine)
+    scores, streamed = evaluate(bundle, rows, Baselines(), engine)
     return Score(
         accuracy=None if scores.classes is None else scores.classes.accuracy,
         mae_scaled=None if scores.forecast is None else scores.forecast.model.mae_scaled,
+        class_rows=0 if scores.classes is None else scores.classes.samples,
+        forecasts=int((np.isfinite(streamed.forecast) & np.isfinite(streamed.truth)).sum()),
     )
 
 
 def _report(
-    bundle: Bundle, limit: Limit, made: _Calibrated, plain: Score, small: Score, rows: tuple[int, int]
+    request: Request, limit: Limit, made: _Calibrated, plain: Score, small: Score, rows: tuple[int, int]
 ) -> Int8Report:
     points = grown = None
     if plain.accuracy is not None and small.accuracy is not None:
         points = 100 * (plain.accuracy - small.accuracy)
     if plain.mae_scaled is not None and small.mae_scaled is not None:
         grown = small.mae_scaled / max(plain.mae_scaled, 1e-12) - 1
+    bundle, config = request.bundle, request.config
     manifest = bundle.manifest
     accurate = manifest.classes is None or (points is not None and points <= limit.accuracy_points)
     exact = manifest.forecast is None or (grown is not None and grown <= limit.scaled_error)
+    answered = small.class_rows >= plain.class_rows and small.forecasts >= plain.forecasts
     return Int8Report(
         model_id=manifest.model_id,
         format="tflite-int8",
         in_int8=IN_INT8,
         in_float32=IN_FLOAT32,
-        within_limit=accurate and exact,
+        within_limit=accurate and exact and answered,
+        config=request.config_name,
+        recordings=[] if config is None or config.data is None else config.data.files,
+        split=SplitConfig() if config is None else config.split,
         limit=limit,
         float32=plain,
         int8=small,
@@ -209,7 +229,10 @@ def report_lines(report: Int8Report) -> list[str]:
     of = f" of {report.test_rows:,}" if report.rows < report.test_rows else ""
     lines = [
         f"calibrated on {report.calibration_rows:,} samples and states of the training part; judged on"
-        f" {report.rows:,}{of} rows of the test part, step by step"
+        f" {report.rows:,}{of} rows of the test part, step by step",
+        f"parts: {report.config or 'the configuration'}, [split] {split_words(report.split)}, of"
+        f" {', '.join(report.recordings)}; the bundle does not say by which split it was trained: were it another one,"
+        " rows it has learnt may be among those it was judged on",
     ]
     if report.accuracy_points_lost is not None:
         lines.append(
@@ -222,5 +245,21 @@ def report_lines(report: Int8Report) -> list[str]:
             f" int8 {report.int8.mae_scaled:.5f}, {report.scaled_error_grown:+.1%}"
             f" (limit {report.limit.scaled_error:+.0%})"
         )
+    for kind, plain, small in (
+        ("rows with a class", report.float32.class_rows, report.int8.class_rows),
+        ("forecasts", report.float32.forecasts, report.int8.forecasts),
+    ):
+        if small < plain:
+            lines.append(f"{kind} that could be scored: float32 {plain:,}, int8 {small:,}; the others are no numbers")
     whole = "" if report.bytes_float32 is None else f", the float32 flatbuffer {report.bytes_float32:,}"
     return [*lines, f"size: {report.bytes:,} bytes{whole}"]
+
+
+def split_words(config: SplitConfig) -> str:
+    """What of a split decides, as it is written in a configuration."""
+    if config.by == "stream":
+        names = ["by", "validation_streams", "test_streams"]
+    else:
+        instants = ["validation_from", "test_from"] if config.validation_from else ["validation", "test"]
+        names = ["by", *instants, *(["until"] if config.until else [])]
+    return ", ".join(f"{name} = {msgspec.json.encode(getattr(config, name)).decode()}" for name in names)

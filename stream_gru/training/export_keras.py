@@ -101,17 +101,20 @@ def _features(layers: NetworkLayers, scaled: Any, x: Any) -> list[Any]:
     parts = [scaled] if len(numeric) == spec.channels else [_columns(scaled, c, c + 1) for c in numeric]
     if spec.calendar:
         parts.append(_columns(x, spec.channels, spec.input_size))
-    return parts + [_vector(part, layers.embeddings.get(part.index), x) for part in spec.categorical]
+    return parts + [_vector(part, layers.embeddings.get(part.index), scaled) for part in spec.categorical]
 
 
-def _vector(part: Categorical, embedding: Any, x: Any) -> Any:
-    """The learnt or one-hot vector of a category, (B, T, E); an Embedding casts codes to integers itself."""
+def _vector(part: Categorical, embedding: Any, scaled: Any) -> Any:
+    """The learnt or one-hot vector of a category, (B, T, E); an Embedding casts codes to integers itself.
+
+    Read behind the scaling, which leaves categories as they are: a layer that nothing reads would not be saved.
+    """
     if embedding is None:
         name = f"one_hot_{part.index}"
         embedding = keras.layers.Embedding(
             part.categories, part.categories, embeddings_initializer="identity", trainable=False, name=name
         )
-    codes = keras.layers.ReLU(max_value=part.categories - 1)(_columns(x, part.index, part.index + 1))
+    codes = keras.layers.ReLU(max_value=part.categories - 1)(_columns(scaled, part.index, part.index + 1))
     return keras.layers.Reshape((-1, part.width))(embedding(codes))
 
 

@@ -53,7 +53,7 @@ class Fitted:
     def summary(self) -> str:
         """Which round was best, or is kept because it is the last, in words."""
         best, last = (named_round(self.history[index]) for index in (self.best_round - 1, -1))
-        return f"best: {best}; last: {last} (ended by: {self.stopped})"
+        return f"kept: {best}; last: {last} (ended by: {self.stopped})"
 
 
 def fit(

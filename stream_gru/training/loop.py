@@ -41,6 +41,8 @@ class Trainer:
         self.loss = Loss(spec, scaling, class_weights)
         self.optimizer = _optimizer(training)
         self.optimizer.build(self.networks.trainer.trainable_variables)
+        averaged = self.trainable if training.average else []
+        self._averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
         self._carried: Any = None
         self._step = _Drawn(self._train_step)
         self._measure = _Drawn(self._measure_step)
@@ -82,12 +84,13 @@ class Trainer:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Put the moving average of the weights in their place for a while."""
-        if not self.optimizer.use_ema or not int(self.optimizer.iterations.numpy()):
+        if not self._averages:
             yield
             return
         own = [variable.numpy() for variable in self.trainable]
         try:
-            self.optimizer.finalize_variable_values(self.trainable)
+            for variable, average in zip(self.trainable, self._averages, strict=True):
+                variable.assign(average)
             yield
         finally:
             for variable, value in zip(self.trainable, own, strict=True):
@@ -109,7 +112,7 @@ class Trainer:
     @property
     def variables(self) -> list[Any]:
         """Everything that changes in training: weights, seeds of dropout, optimizer; in a fixed order."""
-        return [*self.networks.trainer.variables, *self.optimizer.variables]
+        return [*self.networks.trainer.variables, *self.optimizer.variables, *self._averages]
 
     @property
     def trainable(self) -> list[Any]:
@@ -123,7 +126,20 @@ class Trainer:
             total, sums = self.loss(heads, batch)
             total += tf.add_n([tf.zeros(()), *self.networks.trainer.losses])
         self.optimizer.apply(tape.gradient(total, self.trainable), self.trainable)
+        self._average()
         return heads["state"], total, sums
+
+    def _average(self) -> None:
+        """Move the averages towards the weights.
+
+        Decision: the decay rises with the number of updates, (1 + n) / (10 + n) up to ``training.average``; with a
+        constant one a short training would keep little but its first weights.
+        """
+        done = tf.cast(self.optimizer.iterations, tf.float32) - 1.0  # before this update
+        decay = tf.minimum(self.training.average, (1.0 + done) / (10.0 + done))
+        decay = tf.where(done > 0.0, decay, 0.0)
+        for variable, average in zip(self.trainable, self._averages, strict=False):
+            average.assign(decay * average + (1.0 - decay) * variable)
 
     def _measure_step(self, batch: Sequence[Any], state: Any) -> tuple[Any, Any]:
         heads = self._run(batch, state, training=False)
@@ -176,8 +192,7 @@ def _optimizer(training: TrainingConfig) -> Any:
         "rmsprop": keras.optimizers.RMSprop,
         "sgd": keras.optimizers.SGD,
     }
-    average = {"use_ema": True, "ema_momentum": training.average} if training.average else {}
-    return kinds[training.optimizer](training.learning_rate, global_clipnorm=training.clip_norm or None, **average)
+    return kinds[training.optimizer](training.learning_rate, global_clipnorm=training.clip_norm or None)
 
 
 @contextmanager

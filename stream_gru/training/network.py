@@ -130,8 +130,10 @@ class NetworkLayers:
         if self.spec.calendar:
             parts.append(x[:, :, self.spec.channels :])
         for part in self.spec.categorical:
-            codes = keras.ops.cast(scaled[:, :, part.index], "int32")  # their mean is 0, their scale 1
-            codes = keras.ops.clip(codes, 0, part.categories - 1)
+            # Their mean is 0, their scale 1.  Cut off at the ends of the table before the cast, for what no integer
+            # holds, and after it, for what is no number.
+            codes = keras.ops.clip(scaled[:, :, part.index], 0.0, part.categories - 1.0)
+            codes = keras.ops.clip(keras.ops.cast(codes, "int32"), 0, part.categories - 1)
             embedding = self.embeddings.get(part.index)
             parts.append(keras.ops.one_hot(codes, part.categories) if embedding is None else embedding(codes))
         return parts[0] if len(parts) == 1 else keras.ops.concatenate(parts, axis=-1)

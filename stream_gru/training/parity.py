@@ -9,11 +9,16 @@ a network near a decision can amplify the last bit of float32, which no engine c
 within 200 steps, to 5e-5 within 16,000).  For the same reason the tolerance grows with what rounding alone does to this
 model: its states are disturbed by one unit in the last place at every step, and engines may differ by a few times what
 comes of that.  How far they drift when they carry their own state through the whole recording is measured too.
+
+Decision: one run is not enough.  Where a recording is many short sequences it holds a few of the categories and a
+single start from the initial state; so the beginnings of further runs, drawn by a seed, are compared as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +36,25 @@ CARRIED_TOLERANCE = 1e-3
 SEGMENT = 256
 BATCHES = (2, 7, 8, 33, 129, 257)
 RANDOM_SAMPLES = 256
+MOST_RUNS = 1024
 _SPREAD = 3.0  # random channels lie within this many scales of the mean
 _ULPS = 2
 _ROUNDINGS = 4.0
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """The first steps of R runs, each from the initial state, padded with zeros behind ``length``.
+
+    ``x``       (R, T, I) float32
+    ``length``  (R,) int64, the steps that count, at most `SEGMENT`
+    ``output``  (R, T, K) float32, Keras' outputs; what stands in the padding is not looked at
+    """
+
+    x: F32
+    length: I64
+    output: F32
+
 
 Part = tuple[str, I64, F32, F32]  # how it was run, steps (N,), reference (N, K), the engine's outputs (N, K)
 
@@ -46,20 +67,20 @@ def check_parity(
     x: F32,
     tolerance: float = TOLERANCE,
     states: F32 | None = None,
+    runs: Beginnings | None = None,
 ) -> list[EngineParity]:
-    """Run litert and numpy on ``x`` (T, I) and compare with ``keras_output`` (T, K).
+    """Run litert and numpy on ``x`` (T, I) and compare with ``keras_output`` (T, K), and on further ``runs``.
 
     ``states``: Keras' states before each `SEGMENT` steps, (ceil(T / SEGMENT), S), from which the engines start; without
-    them they run from the initial state to the end, and ``tolerance`` is not widened.  Differences are in scaled
-    units, see `scaled_difference`.  Returns the largest of each engine.  Raises ParityError naming engine, step, column
+    them they run from the initial state to the end, and ``tolerance`` is not widened.  The ``samples`` of a result are
+    all that were compared: those of ``x``, of ``runs`` and, for litert, random ones.  Differences are in scaled units,
+    see `scaled_difference`.  Returns the largest of each engine.  Raises ParityError naming engine, step, column
     and both values, ValueError for samples and outputs of unequal length.
     """
     if keras_output.shape != (len(x), manifest.output_size):
         msg = f"keras_output: expected shape {(len(x), manifest.output_size)}, got {keras_output.shape}"
         raise ValueError(msg)
-    if not np.isfinite(keras_output).all():
-        step = int(np.argmin(np.isfinite(keras_output).all(axis=1)))
-        raise ParityError(f"keras: step {step}: expected finite outputs, got {keras_output[step]}")
+    _check_finite(keras_output, runs)
     bundle = Bundle(Path("model"), manifest, weights, tflite)
     numpy_engine, litert = load_engine("numpy", bundle), load_engine("litert", bundle)
     rows = random_samples(manifest, weights)
@@ -67,11 +88,14 @@ def check_parity(
     against_numpy = list(_against(litert, rows, _scan(numpy_engine, rows, fresh[0]), fresh, "random samples, "))
     if states is not None:
         rounding = _rounding(numpy_engine, manifest, weights, x, states)
+        if runs is not None:
+            rounding = max(rounding, _rounding_of_runs(numpy_engine, manifest, weights, runs))
         tolerance = min(max(tolerance, _ROUNDINGS * rounding), CARRIED_TOLERANCE)
     results = []
     for engine, more in ((litert, against_numpy), (numpy_engine, [])):
-        parts = [*_segments(engine, x, keras_output, fresh if states is None else states), *more]
-        results.append(_judge(engine, manifest, weights, parts, tolerance))
+        parts = _segments(engine, x, keras_output, fresh if states is None else states)
+        short = () if runs is None else _beginnings(engine, runs)
+        results.append(_judge(engine, manifest, weights, chain(parts, short, more), tolerance))
     if states is not None:
         every = np.arange(len(x))
         for engine in (litert, numpy_engine):
@@ -79,6 +103,40 @@ def check_parity(
             found = _judge(engine, manifest, weights, [carried], CARRIED_TOLERANCE)
             results.append(replace(found, engine=f"{engine.name} carried"))
     return results
+
+
+def pad_beginnings(runs: Sequence[F32], steps: int, seed: int = 0) -> tuple[F32, I64]:
+    """Draw runs (T, I), lay their first `SEGMENT` steps side by side: x (R, T, I) and length (R,) of `Beginnings`.
+
+    As many as fill ``steps`` steps, padding included, so that Keras has no more to compute than that; one at least,
+    at most `MOST_RUNS`.
+    """
+    chosen: list[F32] = []
+    longest = 0
+    for index in np.random.default_rng(seed).permutation(len(runs)).tolist():
+        begin = runs[index][:SEGMENT]
+        longest = max(longest, len(begin))
+        if chosen and (len(chosen) == MOST_RUNS or (len(chosen) + 1) * longest > steps):
+            break
+        chosen.append(begin)
+    length = np.array([len(begin) for begin in chosen], np.int64)
+    x = np.zeros((len(chosen), int(length.max()), chosen[0].shape[1]), np.float32)
+    for row, begin in zip(x, chosen, strict=True):
+        row[: len(begin)] = begin
+    return x, length
+
+
+def _check_finite(keras_output: F32, runs: Beginnings | None) -> None:
+    """Raise ParityError when Keras itself gives what is no number."""
+    outputs = [("", keras_output)]
+    if runs is not None:
+        short = zip(runs.output, runs.length.tolist(), strict=True)
+        outputs += [(f"run {run}, ", output[:length]) for run, (output, length) in enumerate(short)]
+    for where, output in outputs:
+        finite = np.isfinite(output).all(axis=1)
+        if not finite.all():
+            step = int(np.argmin(finite))
+            raise ParityError(f"keras: {where}step {step}: expected finite outputs, got {output[step]}")
 
 
 def scaled_difference(manifest: Manifest, weights: dict[str, F32], a: F32, b: F32) -> F64:
@@ -144,6 +202,41 @@ def _segments(engine: Engine, x: F32, expected: F32, states: F32) -> Iterator[Pa
             yield way, steps + first, wanted, got
 
 
+def _beginnings(engine: Engine, runs: Beginnings) -> Iterator[Part]:
+    """Compare each run as a scan, and as a row of batches of all runs that have not ended."""
+    together = _side_by_side(engine, runs)
+    for run, length in enumerate(runs.length.tolist()):
+        every, expected = np.arange(length), runs.output[run, :length]
+        yield f"run {run}, batch", every, expected, together[run, :length]
+        scanned = _scan(engine, np.ascontiguousarray(runs.x[run, :length]), engine.initial_state(1)[0])
+        yield f"run {run}, scan", every, expected, scanned
+
+
+def _side_by_side(engine: Engine, runs: Beginnings, rng: np.random.Generator | None = None) -> F32:
+    """Outputs (R, T, K) of all runs, a step of each at a time, 0 in the padding; ``rng`` disturbs the states."""
+    outputs = np.zeros((*runs.x.shape[:2], engine.output_size), np.float32)
+    h = engine.initial_state(len(runs.x))
+    for t in range(runs.x.shape[1]):
+        rows = np.flatnonzero(runs.length > t)
+        state = h[rows] if rng is None else _disturbed(h[rows], rng)
+        outputs[rows, t], h[rows] = engine.step(runs.x[rows, t], state)
+    return outputs
+
+
+def _disturbed(h: F32, rng: np.random.Generator) -> F32:
+    """The state, each number one unit in the last place up or down."""
+    return np.nextafter(h, np.where(rng.random(h.shape) < 0.5, -np.inf, np.inf).astype(np.float32))
+
+
+def _rounding_of_runs(engine: Engine, manifest: Manifest, weights: dict[str, F32], runs: Beginnings) -> float:
+    """What `_rounding` measures, over the beginnings of runs."""
+    plain = _side_by_side(engine, runs)
+    disturbed = _side_by_side(engine, runs, np.random.default_rng(0))
+    # The padding is 0 in both.
+    pairs = zip(disturbed, plain, strict=True)
+    return max(float(scaled_difference(manifest, weights, a, b).max()) for a, b in pairs)
+
+
 def _rounding(engine: Engine, manifest: Manifest, weights: dict[str, F32], x: F32, states: F32) -> float:
     """Largest difference, in scaled units, that disturbing the state's last bit at every step makes in a segment."""
     rng = np.random.default_rng(0)
@@ -154,8 +247,7 @@ def _rounding(engine: Engine, manifest: Manifest, weights: dict[str, F32], x: F3
         disturbed = np.empty_like(plain)
         h = states[number : number + 1]
         for t in range(len(part)):
-            h = np.nextafter(h, np.where(rng.random(h.shape) < 0.5, -np.inf, np.inf).astype(np.float32))
-            disturbed[t : t + 1], h = engine.step(part[t : t + 1], h)
+            disturbed[t : t + 1], h = engine.step(part[t : t + 1], _disturbed(h, rng))
         worst = max(worst, float(scaled_difference(manifest, weights, disturbed, plain).max()))
     return worst
 
@@ -186,10 +278,12 @@ def _one_by_one(engine: Engine, x: F32, h: F32) -> tuple[F32, F32]:
 
 
 def _judge(
-    engine: Engine, manifest: Manifest, weights: dict[str, F32], parts: list[Part], tolerance: float
+    engine: Engine, manifest: Manifest, weights: dict[str, F32], parts: Iterable[Part], tolerance: float
 ) -> EngineParity:
-    worst = 0.0
+    """Raise ParityError for the first part beyond the tolerance.  Each sample is scanned once: so they are counted."""
+    worst, samples = 0.0, 0
     for way, steps, expected, got in parts:
+        samples += len(steps) if way.endswith("scan") else 0
         difference = scaled_difference(manifest, weights, got, expected)
         if difference.size == 0:
             continue
@@ -201,5 +295,4 @@ def _judge(
                 f" they differ by {difference[row, column]:.3g} in scaled units, more than {tolerance:g}"
             )
         worst = max(worst, float(difference[row, column]))
-    runs = sum(len(steps) for way, steps, *_ in parts if way.endswith("scan"))
-    return EngineParity(engine=engine.name, samples=runs, max_difference=worst, tolerance=tolerance)
+    return EngineParity(engine=engine.name, samples=samples, max_difference=worst, tolerance=tolerance)

@@ -196,6 +196,7 @@ def _draw_ahead(panel: Axes, extract: Extract, table: F64) -> None:
     known = np.pad(np.isfinite(forecast), 1)
     alone = known[1:-1] & ~known[:-2] & ~known[2:]  # a line needs two points: a model of windows answers at their end
     panel.plot(time[alone], forecast[alone], "o", color=BLUE, markersize=3)
+    panel.vlines(time[alone & band], low[alone & band], high[alone & band], color=BLUE, alpha=0.4)
     outside = (truth < low) | (truth > high)
     if outside.any():
         panel.plot(time[outside], truth[outside], ".", color=VERMILION, markersize=7, label="truth outside the band")

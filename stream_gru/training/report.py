@@ -38,6 +38,7 @@ border-radius:6px;padding:.5rem;box-sizing:border-box}
 @media print{body{max-width:none;font-size:10pt;padding:0}h2{break-after:avoid}tr{break-inside:avoid}}
 """
 _MOST_STREAMS = 20
+_FEW_LABELS = 20  # of one stream
 _WIDE_CLASSES = 7
 _SHADE = "background:rgba(0,114,178,{:.3f})"
 _BAR = "width:22rem;background:linear-gradient(90deg,#0072b2 {0:.1%},transparent {0:.1%})"
@@ -141,18 +142,22 @@ def _forecast_tables(scores: ForecastScores, period_s: float) -> Iterable[str]:
 
 
 def _class_table(scores: ClassScores) -> str:
+    names = ["class", "rows", "recall"]
     rows: list[list[Cell]] = []
-    for index, label in enumerate(scores.labels):
-        others = np.array(scores.confusion[index])
-        total, others[index] = int(others.sum()), 0
-        mistaken = scores.labels[int(others.argmax())] if others.any() else "–"
-        rows.append([label, f"{total:,}", _percent(scores.recall[index]), clean(mistaken)])
+    for label, count, recall in zip(scores.labels, scores.label_rows, scores.recall, strict=True):
+        rows.append([label, f"{count:,}", _percent(recall)])
+    if scores.confusion:
+        names.append("most often mistaken for")
+        for index, row in enumerate(rows):
+            others = np.array(scores.confusion[index])
+            others[index] = 0
+            row.append(clean(scores.labels[int(others.argmax())]) if others.any() else "–")
     right, commonest = _percent(scores.accuracy), _percent(scores.majority_accuracy)
     caption = (
-        f"Of {scores.samples:,} labelled rows {right} were right, the commonest class always would give {commonest}"
+        f"Of {scores.samples:,} labelled rows {right} were right, always the class commonest in training: {commonest}"
     )
     caption += f"; macro F1 {_number(scores.macro_f1)}."
-    return _table(caption, ["class", "rows", "recall", "most often mistaken for"], rows)
+    return _table(caption, names, rows)
 
 
 def _forecast_sections(manifest: Manifest, scores: ForecastScores, streamed: Streamed) -> str:
@@ -171,6 +176,8 @@ def _forecast_sections(manifest: Manifest, scores: ForecastScores, streamed: Str
 
 def _class_sections(scores: ClassScores) -> str:
     right = sorted((value, name) for name, value in scores.accuracy_by_stream.items() if np.isfinite(value))
+    if scores.samples < _FEW_LABELS * len(right):
+        right = []  # a handful of answers says nothing about a stream
     rows: list[list[Cell]] = [
         [name, _percent(value), ("", _BAR.format(value))] for value, name in right[:_MOST_STREAMS]
     ]
@@ -185,6 +192,8 @@ def _class_sections(scores: ClassScores) -> str:
 
 
 def _confusion(scores: ClassScores) -> str:
+    if not scores.confusion:
+        return f'<p class="soft">Not kept for {len(scores.labels):,} classes: too large to be read.</p>'
     shown = scores.labels[:_MOST_ROWS]
     wide = len(shown) > _WIDE_CLASSES  # counts stand in the table of scores
     rows: list[list[Cell]] = []

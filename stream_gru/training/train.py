@@ -23,7 +23,7 @@ from stream_gru.conditioning import ConditioningSpec
 from stream_gru.config import Config, DataConfig, ModelConfig
 from stream_gru.decoders.fields import Fields
 from stream_gru.engines import load_engine
-from stream_gru.errors import ConfigError, DataError
+from stream_gru.errors import ConfigError
 from stream_gru.evaluation.baselines import find_season, fit_linear_ar
 from stream_gru.evaluation.evaluate import Baselines, Streamed, evaluate, stream_through
 from stream_gru.evaluation.scores import Scores
@@ -31,9 +31,10 @@ from stream_gru.manifest import Channel, Embedding, EngineParity, Manifest, weig
 from stream_gru.recordings import read_files
 from stream_gru.training.calibrate import calibrate, measure_warm_up
 from stream_gru.training.checkpoint import require_checkpoint
+from stream_gru.training.checks import check_labels, check_runs
 from stream_gru.training.export import export_tflite
 from stream_gru.training.fit import Fitted, fit
-from stream_gru.training.parity import SEGMENT, check_parity, column_scaling
+from stream_gru.training.parity import SEGMENT, Beginnings, check_parity, column_scaling, pad_beginnings
 from stream_gru.training.parts import Parts, class_labels, runs_of, split
 from stream_gru.training.progress import Reporter
 from stream_gru.training.report import render_report
@@ -72,7 +73,7 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
     say(f"read {len(batch):,} rows of {len(batch.streams)} streams, {sum(batch.rejected.values()):,} rejected")
     parts = split(batch, config.split)
     labels = [] if model.classes is None else class_labels(parts.train, model.classes.labels, data.ignore_labels)
-    _check_logistic(model, labels)
+    check_labels(model, labels)
     spec = NetworkSpec.from_config(model, config.channel, labels)
     rules = _rules(config)
     train_runs, validation_runs = runs_of(parts.train, rules, labels), runs_of(parts.validation, rules, labels)
@@ -80,6 +81,7 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
         f"split: {len(parts.train):,} rows to train ({len(train_runs)} runs without a reset),"
         f" {len(parts.validation):,} to validate, {len(parts.test):,} to test"
     )
+    check_runs(config.training, train_runs, say)
     scaling = measure_scaling(train_runs, model.scaling, spec.numeric_index)
     manifest = _manifest(config, spec, train_runs)
     _check_size(manifest)
@@ -101,14 +103,6 @@ def _tables(config: Config) -> tuple[DataConfig, ModelConfig]:
     if config.data is None or config.model is None:
         raise ConfigError("expected the tables [data] and [model] for training")
     return config.data, config.model
-
-
-def _check_logistic(model: ModelConfig, labels: list[str]) -> None:
-    if model.classes is not None and model.classes.activation == "logistic" and len(labels) != 2:
-        raise DataError(
-            f'model.classes.activation "logistic": expected two labels, got {len(labels)} ({", ".join(labels)});'
-            ' use "softmax", or name two in model.classes.labels'
-        )
 
 
 def _rules(config: Config) -> ConditioningSpec:
@@ -188,14 +182,24 @@ def _channels(config: Config, runs: list[Run]) -> list[Channel]:
 
 
 def _parity(manifest: Manifest, fitted: Fitted, tflite: bytes, runs: list[Run]) -> list[EngineParity]:
-    """All engines against Keras' own answer to one whole sequence of real samples."""
-    x = max(runs, key=len).x[:_PARITY_STEPS]
-    expected = np.asarray(fitted.model(x[None], training=False), np.float32)[0]
+    """All engines against Keras' own answer to one whole sequence of real samples, and to the beginnings of others.
+
+    About `_PARITY_STEPS` steps in all, of which a part is kept for the others, however long the longest run is.
+    """
+    longest = max(range(len(runs)), key=lambda index: len(runs[index]))
+    x = runs[longest].x[:_PARITY_STEPS]
+    # Compiled, which is many times faster than calling the model.
+    expected = np.asarray(fitted.model.predict_on_batch(x[None]), np.float32)[0]
     engine = load_engine("keras", Bundle(Path(), manifest, fitted.weights, None))
     states = [engine.initial_state(1)[0]]
     for first in range(0, len(x) - SEGMENT, SEGMENT):
         states.append(engine.scan(x[first : first + SEGMENT], states[-1])[1])
-    return check_parity(manifest, fitted.weights, tflite, expected, x, states=np.stack(states))
+    short = None
+    others = [run.x for index, run in enumerate(runs) if index != longest]
+    if others:
+        padded, length = pad_beginnings(others, max(_PARITY_STEPS - len(x), _PARITY_STEPS // 8))
+        short = Beginnings(padded, length, np.asarray(fitted.model.predict_on_batch(padded), np.float32))
+    return check_parity(manifest, fitted.weights, tflite, expected, x, states=np.stack(states), runs=short)
 
 
 def _calibrated(draft: Bundle, parts: Parts, runs: list[Run], config: Config) -> Bundle:
@@ -227,11 +231,11 @@ def _baselines(draft: Bundle, config: Config, runs: list[Run], scaling: Scaling)
     majority = int(np.bincount(labels[labels >= 0]).argmax()) if (labels >= 0).any() else 0
     if manifest.forecast is None:
         return Baselines(majority=majority)
-    channels, targets = len(manifest.channels), manifest.target_index
-    x = [run.x[:, :channels] for run in runs]
+    targets, horizon = manifest.target_index, manifest.forecast.horizon
+    x = [run.x for run in runs]
     return Baselines(
         season_steps=find_season([part[:, targets] for part in x], manifest.period_s),
-        linear_ar=fit_linear_ar(x, scaling.mean, scaling.scale, targets, manifest.forecast.horizon),
+        linear_ar=fit_linear_ar(x, scaling.mean, scaling.scale, targets, horizon, manifest.numeric_index),
         majority=majority,
     )
 

@@ -189,6 +189,16 @@ def check_nan_stays_in_its_row(engine: Engine, ref: Reference) -> None:
         _equal(engine, engine.step(x, h)[0], y)  # nor does a later call remember it
 
 
+def check_no_code_reads_outside_its_table(engine: Engine, ref: Reference) -> None:
+    """A code below the first category counts as the first, one above the last as the last, however far away."""
+    for part in ref.bundle.manifest.categorical:
+        for code, nearest in ((-1, 0), (-3e9, 0), (part.categories, part.categories - 1), (1e9, part.categories - 1)):
+            x, expected = ref.x[:3].copy(), ref.x[:3].copy()
+            x[:, part.index], expected[:, part.index] = code, nearest
+            h = _states(engine, 3)
+            np.testing.assert_allclose(engine.step(x, h)[0], engine.step(expected, h)[0], rtol=0, atol=TOLERANCE)
+
+
 CHECKS: list[Check] = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
 
 

@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text()
 # Run by what runs these tests, or too long to be run inside them.
 NOT_HERE = {"make demo", "make test"}
 LIVE, OWN = "A live system without hardware, in five minutes", "Your own recordings, in an hour"
+RECIPES = "Recipes: the systems of five tutorials"
 
 
 def blocks(language: str, section: str = "") -> list[str]:
@@ -47,15 +48,32 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
 
 
-def test_the_walk_from_recordings_to_forecasts_works_as_printed(tmp_path: Path) -> None:
-    """Every shell block runs, in order, in one folder, with the configurations shown in between."""
+def walk(section: str, folder: Path) -> str:
+    """Run every shell block of a section, in order, in one folder, with its configurations; what they print."""
     pytest.importorskip("tensorflow")
-    save_configurations(tmp_path, OWN)
-    for block in blocks("sh", OWN):
+    save_configurations(folder, section)
+    printed = []
+    for block in blocks("sh", section):
         done = subprocess.run(
-            ["sh", "-ec", block], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+            ["sh", "-ec", block], cwd=folder, env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, block + done.stderr
+        printed.append(done.stdout)
+    return "".join(printed)
+
+
+def test_the_walk_through_a_recipe_works_as_printed(tmp_path: Path) -> None:
+    """Trained, explained, written on, exported: every line of the section."""
+    printed = walk(RECIPES, tmp_path)
+    assert "test accuracy" in printed
+    assert re.search(r"^[aeiou]{60}$|ouu[aeiou]{57,}", printed, re.MULTILINE), printed
+    assert (tmp_path / "vowels.onnx").exists()
+    assert (tmp_path / "vowels-int8.tflite.json").exists()
+
+
+def test_the_walk_from_recordings_to_forecasts_works_as_printed(tmp_path: Path) -> None:
+    """From simulated recordings to a bundle, a replay and a daemon on standard input."""
+    walk(OWN, tmp_path)
     assert len((tmp_path / "forecasts.jsonl").read_text().splitlines()) == 3600
     assert (tmp_path / "forecasts-live.jsonl").read_text()
 

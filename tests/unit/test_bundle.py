@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from stream_gru import bundle as module
 from stream_gru.bundle import Bundle, load_bundle, model_id, verify_files, write_bundle
+from stream_gru.cli.inspect import describe
 from stream_gru.contradictions import contradictions
 from stream_gru.errors import BundleError, UnsupportedModelError
+from stream_gru.evaluation.scores import Scores, class_scores
 from tests.support.models import make_bundle
 from tests.support.streams import calibrated
 
@@ -101,6 +103,31 @@ def test_whole_numbers_where_floats_belong_change_nothing(tmp_path: Path) -> Non
 def test_every_kind_of_model_survives(tmp_path: Path, cell: str, options: dict[str, Any]) -> None:
     """All cells, heads and depths are written and read."""
     write(tmp_path / "a.bundle", cell=cell, **options)
+
+
+def test_scores_of_many_labels_fit_into_a_bundle(tmp_path: Path) -> None:
+    """A model of 1,600 labels, with its scores, is written, and inspected with every label."""
+    made = make_bundle(labels=1600, units=(2,))
+    assert made.manifest.classes is not None
+    rng = np.random.default_rng(0)
+    probabilities, labels = rng.random((300, 1600)), made.manifest.classes.labels
+    classes = class_scores(labels, rng.integers(0, 1600, 300), probabilities, ["s"], np.zeros(300, np.int64), 0)
+    scores = msgspec.to_builtins(Scores(streams=1, applied=300, dropped={}, resets={}, classes=classes))
+    written = write_bundle(tmp_path / "many.bundle", made.with_manifest(scores=scores).manifest, made.weights, {})
+    assert (written.path / "manifest.json").stat().st_size < 1_000_000
+    lines = describe(written)
+    assert "scores: not readable by this version" not in lines
+    assert sum(line.startswith("label") for line in lines) == 1600
+
+
+def test_a_manifest_that_is_too_large_names_the_bundle(path: Path) -> None:
+    """The error is about the bundle that was asked for, which is left as it was."""
+    bundle = load_bundle(path)
+    huge = bundle.with_manifest(scores={"text": "x" * module.MAX_MANIFEST_BYTES}).manifest
+    with pytest.raises(BundleError, match=rf"^{path}: manifest.json would have 16,\d+,\d+ bytes, at most 16,777,216 "):
+        write_bundle(path, huge, bundle.weights, {})
+    assert load_bundle(path).manifest == bundle.manifest
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.npz", "model.tflite"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
+from stream_gru.evaluation import scores as scores_module
 from stream_gru.evaluation.baselines import find_season, fit_linear_ar, seasonal_forecast
 from stream_gru.evaluation.evaluate import Baselines, evaluate
 from stream_gru.evaluation.scores import class_scores
@@ -37,16 +39,28 @@ def test_a_linear_autoregression_finds_a_linear_law() -> None:
     for t in range(2, 3000):
         y[t] = 1.9 * y[t - 1] - 0.95 * y[t - 2] + 0.02 * np.sin(t)
     x = y.astype(np.float32)[:, None]
-    model = fit_linear_ar([x[:2000]], ZERO, ONE, [0], horizon=3)
+    model = fit_linear_ar([x[:2000]], ZERO, ONE, [0], 3, [0])
     assert model is not None
     forecast = model.forecast(x[2000:])
     error = forecast[100:-3, 0, 0] - y[2101:-2]
     assert np.abs(error).mean() < 0.1 * np.abs(np.diff(y[2000:])).mean()
 
 
+def test_the_number_of_a_category_is_no_quantity_to_the_regression() -> None:
+    """A categorical channel beside the target changes nothing of the baseline, however many categories it has."""
+    rng = np.random.default_rng(0)
+    y = np.sin(np.arange(4000) / 7).astype(np.float32) + rng.normal(0, 0.02, 4000).astype(np.float32)
+    x = np.stack([rng.integers(0, 4000, 4000).astype(np.float32), y], axis=1)
+    mean, scale = np.zeros(2, np.float32), np.ones(2, np.float32)
+    alone, beside = fit_linear_ar([y[:, None]], ZERO, ONE, [0], 3, [0]), fit_linear_ar([x], mean, scale, [1], 3, [1])
+    assert alone is not None
+    assert beside is not None
+    np.testing.assert_allclose(beside.forecast(x), alone.forecast(y[:, None]), rtol=0, atol=1e-9)
+
+
 def test_a_recording_too_short_for_a_regression_has_none() -> None:
     """A baseline is left out rather than fitted to nothing."""
-    assert fit_linear_ar([np.zeros((20, 1), np.float32)], ZERO, ONE, [0], horizon=3) is None
+    assert fit_linear_ar([np.zeros((20, 1), np.float32)], ZERO, ONE, [0], 3, [0]) is None
 
 
 def test_class_scores_are_those_of_the_table() -> None:
@@ -62,6 +76,22 @@ def test_class_scores_are_those_of_the_table() -> None:
     assert scores.macro_f1 == pytest.approx((0.8 + 0.8) / 2)
     assert scores.majority_accuracy == pytest.approx(0.6)
     assert scores.expected_calibration_error == pytest.approx(0.1)
+
+
+def test_many_labels_have_scores_without_a_confusion_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more labels than a matrix is kept for everything else is scored all the same."""
+    rng = np.random.default_rng(0)
+    truth, probabilities = rng.integers(-1, 5, 300), rng.dirichlet(np.ones(6), 300)
+    names, stream = [f"label {i}" for i in range(6)], np.arange(300) % 2
+    whole = class_scores(names, truth, probabilities, ["s", "t"], stream, majority=0)
+    monkeypatch.setattr(scores_module, "MOST_CONFUSED", 5)
+    many = class_scores(names, truth, probabilities, ["s", "t"], stream, majority=0)
+    assert whole is not None
+    assert many is not None
+    assert (many.confusion, many.label_rows) == ([], whole.label_rows)
+    assert many.label_rows == [int((truth == code).sum()) for code in range(6)]
+    kept = msgspec.structs.replace(many, confusion=whole.confusion, rows=[])
+    assert msgspec.json.encode(kept) == msgspec.json.encode(whole)
 
 
 def test_without_truth_there_is_no_class_score() -> None:

@@ -271,6 +271,18 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     assert first == second
 
 
+def test_the_header_of_a_model_of_windows_says_when_to_reset() -> None:
+    """The state of such a model lives as long as a window; a stateful one has none."""
+    bundle = make_bundle().with_manifest(regime="windowed", window=12)
+    windowed, stateful = (
+        c_files(one.manifest, one.weights, None)["stream_gru_model.h"].decode() for one in (bundle, make_bundle())
+    )
+    assert "#define STREAM_GRU_WINDOW 12" in windowed
+    assert "call stream_gru_reset after every 12 samples" in windowed
+    assert "#define STREAM_GRU_WINDOW 0" in stateful
+    assert "after every" not in stateful
+
+
 def test_the_header_says_what_every_number_is() -> None:
     """Sizes as macros, and each input and output by index, name and unit."""
     bundle = make_bundle(calendar=1, quantiles=(0.1, 0.5, 0.9), warm_up=20, period_s=0.25)

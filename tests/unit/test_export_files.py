@@ -36,7 +36,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "categories_logistic": {"categories": (5, 4), "embedding": 3, "labels": 2, "class_activation": "logistic"},
     "lstm_stacked_one_hot": {"cell": "lstm", "units": (8, 5), "categories": (3,), "calendar": 1, "residual": False},
     "classes_alone": {"horizon": 0, "cell": "simple_rnn"},
-}
+    "one_hot_alone": {"channels": 0, "categories": (5,), "horizon": 0, "labels": 5},
+    "words_alone": {
+        "channels": 0, "categories": (9,), "embedding": 4, "horizon": 0, "labels": 2, "class_activation": "logistic",
+    },
+}  # fmt: skip
 STRANGER = """
 import json, sys
 sys.modules["stream_gru"] = None  # not importable
@@ -283,6 +287,14 @@ def test_a_training_configuration_is_what_int8_takes(tmp_path: Path) -> None:
 def run_raising(*arguments: str) -> None:
     """Run a command line and let its errors through."""
     CliRunner().invoke(cli, ["export", *arguments], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("name", "out"), [("keras", "model.h5"), ("h5", "model.keras"), ("h5", "model")])
+def test_a_name_that_keras_takes_for_another_format_is_refused(name: str, out: str, tmp_path: Path) -> None:
+    """Keras goes by the end of a name, so the file could not be loaded again."""
+    with pytest.raises(ConfigError, match=f"expected a name that ends in .{name}"):
+        run_raising(str(PUMP), "--format", name, "--out", str(tmp_path / out))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_format_says_how_to_load_it() -> None:

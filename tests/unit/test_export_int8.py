@@ -20,14 +20,14 @@ from click.testing import CliRunner
 
 from stream_gru.bundle import Bundle, load_bundle
 from stream_gru.cli.group import cli
-from stream_gru.config import load_config
+from stream_gru.config import SplitConfig, load_config
 from stream_gru.engines import load_engine
 from stream_gru.errors import ConfigError, ParityError
 from stream_gru.export import Request, export
 from stream_gru.protocols import Engine
 from stream_gru.simulate.write import write_pumps
 from stream_gru.training import export_int8
-from stream_gru.training.export_int8 import Limit, bounded, int8_files, score
+from stream_gru.training.export_int8 import Limit, bounded, int8_files, score, split_words
 from stream_gru.training.quantise import StepEngine, calibration_pairs, quantised_step
 from stream_gru.training.runs import Run
 from stream_gru.types import F32
@@ -61,7 +61,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     (folder / "pump.toml").write_text(text)
     said: list[str] = []
     config = load_config(folder / "pump.toml")
-    request = Request(load_bundle(SAMPLE / "pump.bundle"), config, say=said.append)
+    request = Request(
+        load_bundle(SAMPLE / "pump.bundle"), config, say=said.append, config_name=str(folder / "pump.toml")
+    )
     out = folder / "pump.int8.tflite"
     export(request, "tflite-int8", out)
     report = json.loads((folder / "pump.int8.tflite.json").read_text())
@@ -77,8 +79,8 @@ def test_the_report_holds_what_was_measured(made: Made) -> None:
     rows = export_int8._parts(bundle, made.request.config).test
     again = score(bundle, rows, StepEngine(bundle.manifest, made.content))
     plain = score(bundle, rows, "litert")
-    assert report["int8"] == {"accuracy": again.accuracy, "mae_scaled": again.mae_scaled}
-    assert report["float32"] == {"accuracy": plain.accuracy, "mae_scaled": plain.mae_scaled}
+    assert report["int8"] == msgspec.to_builtins(again)
+    assert report["float32"] == msgspec.to_builtins(plain)
     assert plain.accuracy is not None
     assert again.accuracy is not None
     assert report["accuracy_points_lost"] == pytest.approx(100 * (plain.accuracy - again.accuracy))
@@ -106,7 +108,7 @@ def test_a_loss_beyond_the_limit_is_refused(made: Made, monkeypatch: pytest.Monk
     """A damaged quantisation writes nothing, and with force it is written and said to be beyond the limit."""
     monkeypatch.setattr(export_int8, "quantised_step", damaged)
     out = tmp_path / "pump.tflite"
-    with pytest.raises(ParityError, match=r"beyond the limit \(accuracy -1 points, forecast error \+5%\)"):
+    with pytest.raises(ParityError, match=r"beyond the limit \(accuracy -1 points, forecast error \+5%, "):
         export(made.request, "tflite-int8", out)
     assert not list(tmp_path.iterdir())
     forced = Request(made.request.bundle, made.request.config, force=True)
@@ -129,6 +131,50 @@ def test_each_head_has_its_own_limit(made: Made, monkeypatch: pytest.MonkeyPatch
     assert set(int8_files(made.request)) == {"", ".json"}
     with pytest.raises(ParityError, match="nothing was written"):
         int8_files(made.request, limit)
+
+
+@pytest.mark.parametrize(("column", "kind"), [(-1, "rows with a class"), (4, "forecasts")])
+def test_answers_that_are_missing_are_no_gain(
+    made: Made, monkeypatch: pytest.MonkeyPatch, column: int, kind: str
+) -> None:  # fmt: skip
+    """A model that gives no number in some rows is refused, however good its other answers are."""
+
+    class Silent(StepEngine):
+        """Says nothing where it is unsure of the class."""
+
+        def step(self, x: F32, h: F32) -> tuple[F32, F32]:
+            y, state = super().step(x, h)
+            y[y[:, bundle.manifest.forecast_size :].max(axis=1) < 0.7, column] = np.nan
+            return y, state
+
+        def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
+            y, state = super().scan(x, h)
+            y[y[:, bundle.manifest.forecast_size :].max(axis=1) < 0.7, column] = np.nan
+            return y, state
+
+    bundle = made.request.bundle
+    monkeypatch.setattr(export_int8, "quantised_step", lambda *_: made.content)
+    monkeypatch.setattr(export_int8, "StepEngine", Silent)
+    said: list[str] = []
+    request = replace(made.request, say=said.append)
+    with pytest.raises(ParityError, match="no fewer answers"):
+        int8_files(request, Limit(accuracy_points=100.0, scaled_error=1e9))
+    assert any(line.startswith(f"{kind} that could be scored: float32 ") for line in said), said
+    report = json.loads(int8_files(replace(request, force=True))[".json"])
+    assert report["accuracy_points_lost"] < 0  # seemingly better
+
+
+def test_the_recordings_and_the_split_are_named(made: Made) -> None:
+    """What was judged on which parts stands in the report and is said."""
+    assert made.request.config is not None
+    assert made.report["split"] == msgspec.to_builtins(made.request.config.split)
+    assert made.report["recordings"] == [str(made.config.parent / "pump-*.csv")]
+    assert made.report["config"] == str(made.config)
+    words = f'parts: {made.config}, [split] by = "stream", validation_streams = ["pump-2"], test_streams = ["pump-3"]'
+    assert any(line.startswith(words) for line in made.said), made.said
+    assert split_words(SplitConfig(until="2024-01-01")) == (
+        'by = "time", validation = 0.15, test = 0.15, until = "2024-01-01"'
+    )
 
 
 def test_what_cannot_be_measured_is_refused(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +207,7 @@ def test_the_command_refuses_with_exit_code_1(
     done = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
     assert isinstance(done.exception, ParityError)  # exit code 1, as the table of the command line has it
     assert "accuracy: float32" in done.stdout
+    assert f"parts: {made.config}, [split]" in done.stdout
     assert not out.exists()
     done = CliRunner().invoke(cli, [*arguments, "--out", str(out), "--force"])
     assert done.exit_code == 0

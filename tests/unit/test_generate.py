@@ -246,6 +246,15 @@ def test_models_whose_outputs_are_not_their_inputs_are_refused(options: dict[str
     assert words in str(caught.value)
 
 
+def test_a_model_that_answers_at_the_end_of_windows_only_is_refused() -> None:
+    """Nine of ten outputs of a model of windows were never trained: they are no samples to go on from."""
+    windowed = text_bundle().with_manifest(regime="windowed", window=10, warm_up=9)
+    with pytest.raises(ConfigError, match="answers at the end of its windows of 10 steps only"):
+        generate(Pipeline(windowed, "numpy"), None, 3)
+    every = windowed.with_manifest(warm_up=0)
+    assert len(generate(Pipeline(every, "numpy"), None, 3).samples) == 3
+
+
 def test_two_categories_may_stand_on_one_logit() -> None:
     """A logistic head gives the probabilities of both labels, which are drawn from like any."""
     bundle = make_bundle(channels=0, categories=(2,), labels=2, horizon=0, class_activation="logistic")

@@ -75,6 +75,9 @@ def test_heads_that_a_model_has_not_are_not_there() -> None:
     several = device(make_bundle(class_activation="sigmoid").manifest)["cmps"]["class"]
     assert "device_class" not in several
     assert "join" in several["value_template"]
+    one_of_two = device(make_bundle(labels=2, class_activation="logistic").manifest)["cmps"]["class"]
+    assert one_of_two["options"] == ["label0", "label1"]
+    assert one_of_two["value_template"] == "{{ value_json.class }}"
 
 
 def test_values_expire_after_ten_outputs_that_did_not_come() -> None:

@@ -44,7 +44,6 @@ def test_streamed_digits_and_reviews_are_classified_as_by_keras(name: str, tmp_p
     assert streamed == number(r"Keras\s+test accuracy ([\d.]+)%", done.stdout)
     assert number(r"difference\s+(\S+) at most", done.stdout) < 1e-4
     assert streamed > (60 if name.startswith("imdb") else 50)
-    assert "the tutorial" in done.stdout or "tutorial " in done.stdout
     assert (tmp_path / "out" / "bundle" / "report.html").exists()
 
 
@@ -66,6 +65,7 @@ def test_what_a_recipe_leaves_is_an_ordinary_training(tmp_path: Path) -> None:
     done = run("sine", tmp_path)
     assert done.exit_code == 0, done.stderr
     assert number(r"difference\s+(\S+) at most", done.stdout) < 1e-4
+    assert number(r"sees 10 samples: [\d.]+; ours is \+?(-?[\d.]+)%", done.stdout) < 60
     out = tmp_path / "out"
     again = CliRunner().invoke(cli, ["train", str(out / "recipe.toml"), "--out", str(tmp_path / "again.bundle")])
     assert again.exit_code == 0, again.stderr
@@ -79,9 +79,27 @@ def test_a_folder_that_is_no_recipes_is_left_alone(tmp_path: Path) -> None:
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(BundleError, match="expected a new folder or that of an earlier run"):
+    with pytest.raises(BundleError, match="expected a new folder or that of the same recipe"):
         run("sine", tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_of_another_variant_is_left_alone(tmp_path: Path) -> None:
+    """A run of ten minutes is not replaced by a quick one."""
+    from stream_gru.errors import BundleError
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.toml").write_text("# another\n")
+    with pytest.raises(BundleError, match="or that of the same recipe"):
+        run("sine", tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.toml"]
+
+
+def test_a_recipe_that_makes_its_own_recordings_takes_no_data(tmp_path: Path) -> None:
+    """An option that would do nothing is a mistake."""
+    done = run("sine", tmp_path, "--data", str(tmp_path))
+    assert done.exit_code == 2
+    assert "--data: sine makes its own recordings" in done.stderr
 
 
 def test_only_mnist_gru_is_compared(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_local_arrays_are_found_by_file_and_by_folder(tmp_path: Path, monkeypatc
 def test_a_file_that_needs_pickle_is_refused(tmp_path: Path) -> None:
     """Lists inside arrays would be executed by loading them: the error says what to do instead."""
     np.savez(tmp_path / "imdb.npz", x_train=np.array([[1, 2], [3]], object))
-    with pytest.raises(DataError, match="pickled lists: leave out --data"):
+    with pytest.raises(DataError, match=r"pickled lists, .*: leave out --data"):
         find_arrays("imdb", tmp_path)
     with pytest.raises(DataError, match=r"expected mnist\.npz, or a folder with it"):
         find_arrays("mnist", tmp_path)
@@ -197,3 +197,29 @@ def test_chi_squared_tells_another_chain_apart() -> None:
     own, freedom = vowels.chi_squared(vowels.transitions(vowels.draw(20, 500, rng)))
     other, _ = vowels.chi_squared(vowels.transitions(rng.integers(0, 5, (20, 500))))
     assert own < 2.5 * freedom < 25 * freedom < other
+
+
+@pytest.mark.parametrize("content", [b"no archive", b"", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
+    """Text, nothing, half an archive: each is told with its path."""
+    (tmp_path / "mnist.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"mnist\.npz: expected plain arrays"):
+        find_arrays("mnist", tmp_path)
+
+
+def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """Images must be 28 x 28 and digits 0..9; lengths must add up to the words; there must be enough to train on."""
+    path = write_digits(tmp_path / "mnist.npz", train=20, test=10)
+    with pytest.raises(DataError, match="more than 5000 images"):
+        mnist.recordings(mnist.Options(), path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, allow_pickle=False, **{**arrays, "y_test": arrays["y_test"] + np.uint8(10)})
+    with pytest.raises(DataError, match=r"mnist\.npz: test: expected images"):
+        mnist.recordings(mnist.Options(validation=5), path)
+    path = write_reviews(tmp_path / "imdb.npz", train=20, test=10)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, allow_pickle=False, **{**arrays, "x_train_flat": arrays["x_train_flat"][:-1]})
+    with pytest.raises(DataError, match=r"imdb\.npz: train: expected words end to end"):
+        imdb.recordings(imdb.Options(validation=5), path)

@@ -241,6 +241,17 @@ def test_the_file_is_small(page: bytes) -> None:
     assert "The first 40 of 120 classes." in Page(huge).text
 
 
+def test_many_classes_have_a_report_without_a_confusion_matrix() -> None:
+    """Where no confusion matrix is kept, the page says so and leaves out what would be read from it."""
+    classes = some_classes(300)
+    assert classes.confusion == []
+    found = Page(render_report(manifest_of(labels=300), scores_of(None, classes), streamed_of(manifest_of()), []))
+    assert set(CLASSES) <= set(found.heads)
+    assert "Not kept for 300 classes" in found.text
+    assert "The first 40 of 300 rows." in found.text
+    assert "mistaken" not in found.text
+
+
 def test_hostile_names_are_text() -> None:
     """Markup, formulas, control characters and broken characters in names stay text, in the page and the pictures."""
     manifest = manifest_of(targets=1, horizon=3)

@@ -115,14 +115,15 @@ def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path: Path) -> N
 
 
 def test_the_average_of_the_weights_is_measured_and_kept(tmp_path: Path) -> None:
-    """With the decay 1/2: the first weights, then half of the average and half of each that follows; training itself
-    goes on from the weights, not from their average.
+    """The decay is 0, 2/11, 3/12 and so on, at most that which was asked for; training itself goes on from the weights,
+    not from their average.
     """
     plain = replace(STATEFUL, keep="last", evaluate_every=0, schedule="constant")
     own = [train(PLAIN, tmp_path / str(n), replace(plain, max_updates=n)).weights for n in (1, 2, 3)]
-    found = train(PLAIN, tmp_path / "average", replace(plain, max_updates=3, average=0.5))
+    found = train(PLAIN, tmp_path / "average", replace(plain, max_updates=3, average=0.2))
     for name, value in found.weights.items():
-        expected = 0.5 * (0.5 * own[0][name] + 0.5 * own[1][name]) + 0.5 * own[2][name]
-        np.testing.assert_allclose(value, expected, rtol=0, atol=1e-6)
+        expected = 2 / 11 * own[0][name] + 9 / 11 * own[1][name]
+        expected = 0.2 * expected + 0.8 * own[2][name]
+        np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
     own_loss = train(PLAIN, tmp_path / "own", replace(plain, max_updates=3)).history[-1]["val_loss"]
     assert found.history[-1]["val_loss"] != own_loss
