@@ -117,9 +117,10 @@ def load_answers(path: Path) -> Answers:
 
 
 def peak_memory() -> int:
-    """Most bytes this process has had in memory, since it began its program (Linux).
+    """Most bytes this process has had in memory, since it began its program; 0 off Linux.
 
     `getrusage` would tell that of the process it was started from, if that was larger.
     """
-    status = Path("/proc/self/status").read_text()
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)

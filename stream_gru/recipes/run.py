@@ -10,6 +10,7 @@ stay, and ``stream-gru train recipe.toml`` trains the same model again.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,7 @@ def run_recipe(recipe: Recipe, variant: Variant, out: Path, place: Path | None, 
     if trained.fitted.stopped == "interrupted":
         say(f"interrupted: {trained.bundle.path} is what was learnt until then; its test part is not streamed")
         raise KeyboardInterrupt
+    shutil.rmtree(out / f"{BUNDLE}.work", ignore_errors=True)
     outcome = measure(trained, config, out, say)
     maker = import_module(f"stream_gru.recipes.{variant.table.data}")
     lines = [*_lines(recipe, variant, outcome), *maker.findings(_options(maker, variant), outcome)]
