@@ -145,7 +145,8 @@ def test_every_metric_is_in_the_readme_and_no_other() -> None:
     families = [f for f in metrics.registry.collect() if f.name.startswith("stream_gru")]
     suffix = {"counter": "_total", "info": "_info"}
     names = {family.name + suffix.get(family.type, "") for family in families}
-    assert set(re.findall(r"`(stream_gru_\w+)", README)) == names
+    of_the_c_export = {"stream_gru_reset", "stream_gru_step"}
+    assert set(re.findall(r"`(stream_gru_\w+)", README)) - of_the_c_export == names
 
 
 def test_every_reason_is_in_the_readme() -> None:
