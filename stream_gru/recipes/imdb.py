@@ -35,7 +35,7 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pad: bool = True
     every: bool = False
     train: int = 0
-    validation: int = 1000
+    validation: int = 2500
     test: int = 0
 
 
