@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,20 @@ from stream_gru.manifest import Channel, Classes, Embedding, Forecast, Layer, Ma
 from stream_gru.types import F32
 
 CALENDAR: tuple[CalendarFeature, ...] = ("hour_of_day", "day_of_week", "minute_of_hour", "day_of_year")
+
+# Options of `make_bundle` for networks that whoever writes a network out must get right.
+CELLS_AND_HEADS: dict[str, dict[str, Any]] = {
+    "gru": {},
+    "gru_before": {"reset_after": False},
+    "gru_no_bias": {"use_bias": False},
+    "gru_before_no_bias": {"use_bias": False, "reset_after": False},
+    "lstm": {"cell": "lstm"},
+    "lstm_stacked": {"cell": "lstm", "units": (6, 5), "use_bias": False},
+    "simple_rnn": {"cell": "simple_rnn", "residual": False},
+    "stacked_of_three": {"units": (6, 9, 4), "calendar": 4},
+    "quantiles": {"quantiles": (0.1, 0.5, 0.9), "labels": 0},
+    "only_classes": {"horizon": 0, "labels": 5},
+}
 
 
 def make_bundle(

@@ -25,26 +25,17 @@ from stream_gru.export.c_source import c_files
 from stream_gru.export.c_text import number, quoted
 from stream_gru.types import F32
 from tests.support.c_compiler import FLOATS, STRICT, CModel, run, shared_object, write_c
-from tests.support.models import make_bundle, random_inputs
+from tests.support.models import CELLS_AND_HEADS, make_bundle, random_inputs
 from tests.support.reference import load_reference
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 needs_gpp = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 TOLERANCE = 2e-5  # scaled units
 MODELS: dict[str, dict[str, Any]] = {
-    "gru": {},
-    "gru_before": {"reset_after": False},
-    "gru_no_bias": {"use_bias": False},
-    "gru_before_no_bias": {"use_bias": False, "reset_after": False},
-    "lstm": {"cell": "lstm"},
-    "lstm_stacked": {"cell": "lstm", "units": (6, 5), "use_bias": False},
-    "simple_rnn": {"cell": "simple_rnn", "residual": False},
+    **CELLS_AND_HEADS,
     "simple_rnn_no_bias": {"cell": "simple_rnn", "use_bias": False},
-    "stacked_of_three": {"units": (6, 9, 4), "calendar": 4},
     "wide_rnn": {"cell": "simple_rnn", "units": (90,), "calendar": 4, "categories": (70,), "embedding": 60},
     "large": {"units": (64,), "channels": 12, "horizon": 24, "labels": 12},
-    "quantiles": {"quantiles": (0.1, 0.5, 0.9), "labels": 0},
-    "only_classes": {"horizon": 0, "labels": 5},
     "one_label": {"horizon": 0, "labels": 1, "class_activation": "sigmoid"},
     "sigmoid": {"class_activation": "sigmoid"},
     "logistic": {"labels": 2, "class_activation": "logistic"},

@@ -15,23 +15,14 @@ from stream_gru.engines import load_engine
 from stream_gru.engines.onnx_graph import IR_VERSION, OPSET, onnx_model
 from stream_gru.errors import UnsupportedModelError
 from stream_gru.types import F32
-from tests.support.models import make_bundle, random_inputs
+from tests.support.models import CELLS_AND_HEADS, make_bundle, random_inputs
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 TOLERANCE = 2e-5
 CELLS: dict[str, dict[str, Any]] = {
-    "gru": {},
-    "gru_before": {"reset_after": False},
-    "gru_no_bias": {"use_bias": False},
-    "gru_before_no_bias": {"use_bias": False, "reset_after": False},
-    "lstm": {"cell": "lstm"},
-    "lstm_stacked": {"cell": "lstm", "units": (6, 5), "use_bias": False},
-    "simple_rnn": {"cell": "simple_rnn", "residual": False},
-    "stacked_of_three": {"units": (6, 9, 4), "calendar": 4},
-    "quantiles": {"quantiles": (0.1, 0.5, 0.9), "labels": 0},
-    "only_classes": {"horizon": 0, "labels": 5},
+    **CELLS_AND_HEADS,
     "sigmoid": {"class_activation": "sigmoid"},
     "logistic": {"labels": 2, "class_activation": "logistic"},
     "embedding": {"categories": (9, 4), "embedding": 5, "calendar": 1},
