@@ -6,13 +6,14 @@ Sizes: C channels, I inputs, S state numbers, K outputs, D targets, H horizon, Q
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from msgspec import Struct
 
 from stream_gru.config.kinds import Activation, CalendarFeature, Cell, ClassActivation
-from stream_gru.config.schema import ConditioningConfig, InputConfig
+from stream_gru.config.schema import ChannelConfig, ConditioningConfig, EmbeddingConfig, InputConfig
 
 
 class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -162,12 +163,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     @property
     def categorical(self) -> list[Categorical]:
         """Channels that are categories, in their order."""
-        units = {embedding.channel: embedding.units for embedding in self.embeddings}
-        return [
-            Categorical(index, channel.categories, units.get(channel.name, 0))
-            for index, channel in enumerate(self.channels)
-            if channel.categories
-        ]
+        return categorical_channels(self.channels, self.embeddings)
 
     @property
     def feature_size(self) -> int:
@@ -211,6 +207,18 @@ class Categorical:
     def table(self) -> str:
         """Name of its array of learnt vectors in a bundle, (categories, units)."""
         return f"embedding_{self.index}/embeddings"
+
+
+def categorical_channels(
+    channels: Sequence[Channel | ChannelConfig], embeddings: Sequence[Embedding | EmbeddingConfig]
+) -> list[Categorical]:
+    """How the categorical among ``channels`` enter the network, in their order."""
+    units = {embedding.channel: embedding.units for embedding in embeddings}
+    return [
+        Categorical(index, channel.categories, units.get(channel.name, 0))
+        for index, channel in enumerate(channels)
+        if channel.categories
+    ]
 
 
 def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:

@@ -59,13 +59,11 @@ def stream_through(
     steps = condition(batch, StateTable(conditioning_columns(batch.values.shape[1])), spec, len(batch.streams))
     real = np.flatnonzero(steps.row >= 0)
     order = real[np.argsort(steps.row[real], kind="stable")]
-    breaks = (steps.reset > 0) & (steps.reset != ResetReason.WINDOW)
-    breaks[steps.start] = True
-    stretch = np.cumsum(breaks)
+    stretch = stretches_of_time(steps)
     nothing = np.full((len(steps), len(out.spec.targets), out.spec.horizon), np.nan)
     trusted = out.trusted
     by_step = [_by_step(part, nothing, order, trusted) for part in (out.forecast, out.lower, out.upper)]
-    truth = _truth(steps, manifest.target_index, out.spec.horizon, stretch)
+    truth = forecast_truth(steps, manifest.target_index, out.spec.horizon, stretch)
     return Streamed(steps, out, by_step[0], by_step[1], by_step[2], truth, stretch)
 
 
@@ -76,7 +74,14 @@ def _by_step(rows: F32 | None, nothing: F64, order: I64, trusted: Mask) -> F64:
     return table
 
 
-def _truth(steps: Steps, targets: list[int], horizon: int, stretch: I64) -> F64:
+def stretches_of_time(steps: Steps) -> I64:
+    """Number of the stretch of each step, (T,): time goes on from step to step, whether a window ends or not."""
+    breaks = (steps.reset > 0) & (steps.reset != ResetReason.WINDOW)
+    breaks[steps.start] = True
+    return np.cumsum(breaks)
+
+
+def forecast_truth(steps: Steps, targets: list[int], horizon: int, stretch: I64) -> F64:
     """(T, D, H): what was observed h steps later in the same stretch."""
     y = np.where(steps.observed[:, targets], steps.x[:, targets], np.nan).astype(np.float64)
     truth = np.full((*y.shape, horizon), np.nan)

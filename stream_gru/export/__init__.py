@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from stream_gru.engines.quiet import quiet_stderr
 from stream_gru.errors import ConfigError
+from stream_gru.extras import needs_extra
 
 if TYPE_CHECKING:
     from stream_gru.bundle import Bundle
@@ -129,18 +130,10 @@ def export(request: Request, name: str, out: Path) -> dict[Path, int]:
 def _make(request: Request, name: str) -> Contents:
     form = FORMATS[name]
     module, _, function = form.function.partition(":")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
+    with needs_extra(f"format {name}", form.extra):
         with quiet_stderr():  # TensorFlow talks while it is imported
             make = getattr(importlib.import_module(module), function)
         contents: Contents = make(request)
-    except ImportError as error:
-        if (error.name or "").startswith("stream_gru"):
-            raise  # a fault of ours, not a missing package
-        install = f"stream-gru[{form.extra}]" if form.extra else "stream-gru"
-        raise ConfigError(
-            f"format {name} needs a package that is not installed ({error.name or error}): pip install '{install}'"
-        ) from error
     return contents
 
 

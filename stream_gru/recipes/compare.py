@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
 
 from stream_gru.bundle import load_bundle
 from stream_gru.cli.tables import table
 from stream_gru.decoders.fields import Fields
+from stream_gru.recipes.outcome import accuracy
 from stream_gru.recipes.recipe import Variant, merged
 from stream_gru.recipes.run import CONFIG, RECORDINGS, prepare, stream_apart
 from stream_gru.recordings import read_files
@@ -85,13 +85,11 @@ def _measure(document: dict[str, Any], out: Path, folder: Path) -> Measured:
     assert bundle.manifest.classes is not None  # noqa: S101 - told to mypy
     batch = read_files([str(recording)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
     label = batch.label_codes(bundle.manifest.classes.labels)
-    known = (label >= 0) & answers.trusted
-    right = answers.outputs[known].argmax(axis=1) == label[known]
     return Measured(
         seconds=trained["seconds"],
         memory_bytes=trained["memory_bytes"],
         rate=answers.rate,
         runtime_bytes=answers.memory_bytes,
         state_bytes=4 * bundle.manifest.state_size,
-        accuracy=float(np.mean(right)),
+        accuracy=accuracy(answers.outputs, answers.trusted, label),
     )

@@ -70,8 +70,7 @@ class Outcome:
 
     def accuracy_of(self, answers: Answers) -> float:
         """Share of the labelled and trusted rows whose likeliest class is right."""
-        known = (self.label >= 0) & answers.trusted
-        return float((self._probabilities(answers)[known].argmax(axis=1) == self.label[known]).mean())
+        return accuracy(self._probabilities(answers), answers.trusted, self.label)
 
     @property
     def cross_entropy(self) -> float:
@@ -95,12 +94,18 @@ class Outcome:
         forecast = answers.outputs[:, :size].reshape(shape)[:, :, -1, quantiles.index(0.5)]
         return float(np.nanmean((forecast - self.truth)[answers.trusted] ** 2))
 
-    def pipeline(self, streams: int = 1000) -> Pipeline:
+    def pipeline(self) -> Pipeline:
         """A fresh pipeline of the runtime on this model."""
-        return Pipeline(self.bundle, "litert", max_streams=streams)
+        return Pipeline(self.bundle, "litert")
 
     def _probabilities(self, answers: Answers) -> F32:
         return answers.outputs[:, self.bundle.manifest.forecast_size :]
+
+
+def accuracy(probabilities: F32, trusted: Mask, label: I32) -> float:
+    """Share of the labelled and trusted rows (R,) whose likeliest class (R, L) is right."""
+    known = (label >= 0) & trusted
+    return float((probabilities[known].argmax(axis=1) == label[known]).mean())
 
 
 def save_answers(path: Path, answers: Answers) -> None:

@@ -26,9 +26,11 @@ import tomli_w
 
 from stream_gru.bundle import Bundle
 from stream_gru.cli.inspect import parameter_rows
+from stream_gru.conditioning import Steps
 from stream_gru.config import Config, load_config
 from stream_gru.decoders.fields import Fields
 from stream_gru.errors import BundleError, ConfigError, ParityError
+from stream_gru.evaluation.evaluate import forecast_truth, stretches_of_time
 from stream_gru.pipeline import conditioning_spec
 from stream_gru.recipes.outcome import Answers, Outcome, load_answers
 from stream_gru.recipes.recipe import Recipe, Variant
@@ -37,7 +39,7 @@ from stream_gru.recipes.streamed import BATCH_ROWS
 from stream_gru.recordings import read_files
 from stream_gru.training.batch import batch_answers
 from stream_gru.training.parity import CARRIED_TOLERANCE
-from stream_gru.training.parts import condition_all, stretches
+from stream_gru.training.parts import condition_all
 from stream_gru.training.progress import Reporter
 from stream_gru.training.train import Trained, train
 from stream_gru.types import F64, SampleBatch
@@ -61,8 +63,8 @@ def prepare(variant: Variant, out: Path, place: Path | None, say: Say) -> Config
     table = variant.table
     text = f"# {table.title}\n{tomli_w.dumps(variant.document)}"
     _check_folder(out, text)
-    maker = import_module(f"stream_gru.recipes.{table.data}")
-    parts = maker.recordings(_options(maker, variant), place)
+    maker, options = _maker(variant)
+    parts = maker.recordings(options, place)
     document = variant.document
     channels = [channel["name"] for channel in document["channel"]]
     period_s = document["data"]["period_s"]
@@ -84,8 +86,8 @@ def run_recipe(recipe: Recipe, variant: Variant, out: Path, place: Path | None, 
         raise KeyboardInterrupt
     shutil.rmtree(out / f"{BUNDLE}.work", ignore_errors=True)
     outcome = measure(trained, config, out, say)
-    maker = import_module(f"stream_gru.recipes.{variant.table.data}")
-    lines = [*_lines(recipe, variant, outcome), *maker.findings(_options(maker, variant), outcome)]
+    maker, options = _maker(variant)
+    lines = [*_lines(recipe, variant, outcome), *maker.findings(options, outcome)]
     return Done(outcome, lines)
 
 
@@ -95,14 +97,14 @@ def measure(trained: Trained, config: Config, out: Path, say: Say) -> Outcome:
     say("streaming the test part through the runtime (litert, no TensorFlow), then through Keras")
     streamed = stream_apart(bundle.path, path)
     batch = read_files([str(path)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
-    steps = condition_all(batch, conditioning_spec(msgspec.structs.replace(bundle.manifest, regime="stateful")))
+    steps = condition_all(batch, conditioning_spec(bundle.manifest))
     training = config.training
     size = training.batch_size if training.regime == "windowed" else training.lanes
     y, seconds = batch_answers(bundle, steps, size)
     by_row = np.empty_like(y)
     by_row[steps.row] = y
     truth = np.empty((len(y), len(bundle.manifest.target_index)))
-    truth[steps.row] = _truth(bundle, steps.x, list(stretches(steps)))
+    truth[steps.row] = _last_truth(bundle, steps)
     outcome = Outcome(
         bundle=bundle,
         history=trained.fitted.history,
@@ -119,19 +121,11 @@ def measure(trained: Trained, config: Config, out: Path, say: Say) -> Outcome:
     return outcome
 
 
-def stream_apart(bundle: Path, recording: Path, engine: str = "litert") -> Answers:
+def stream_apart(bundle: Path, recording: Path) -> Answers:
     """Stream a recording in a fresh process (`stream_gru.recipes.streamed`)."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "answers.npz"
-        command = [
-            sys.executable,
-            "-m",
-            "stream_gru.recipes.streamed",
-            str(bundle),
-            str(recording),
-            str(target),
-            engine,
-        ]
+        command = [sys.executable, "-m", "stream_gru.recipes.streamed", str(bundle), str(recording), str(target)]
         subprocess.run(command, check=True)  # noqa: S603 - our own module on our own files
         return load_answers(target)
 
@@ -144,9 +138,11 @@ def _check_folder(out: Path, text: str) -> None:
         raise BundleError(f"{out}: expected a new folder or that of the same recipe, found something else; see --out")
 
 
-def _options(maker: Any, variant: Variant) -> Any:
+def _maker(variant: Variant) -> tuple[Any, Any]:
+    """The module that makes the recordings, and what it is asked for.  Raises ConfigError."""
+    maker = import_module(f"stream_gru.recipes.{variant.table.data}")
     try:
-        return msgspec.convert(variant.table.options, maker.Options)
+        return maker, msgspec.convert(variant.table.options, maker.Options)
     except msgspec.ValidationError as error:
         raise ConfigError(f"recipe.options: {error}") from error
 
@@ -156,14 +152,12 @@ def _labels(bundle: Bundle, batch: SampleBatch) -> Any:
     return batch.label_codes(classes.labels) if classes else np.full(len(batch), -1, np.int32)
 
 
-def _truth(bundle: Bundle, x: Any, parts: list[slice]) -> F64:
-    """(T, D): what each target was the longest horizon later, within the same stretch."""
-    targets = bundle.manifest.target_index
-    truth = np.full((len(x), len(targets)), np.nan)
-    ahead = bundle.manifest.forecast.horizon if bundle.manifest.forecast else 0
-    for part in parts if ahead else ():
-        truth[part.start : max(part.start, part.stop - ahead)] = x[part.start + ahead : part.stop, targets]
-    return truth
+def _last_truth(bundle: Bundle, steps: Steps) -> F64:
+    """(T, D): what each target was the longest horizon later."""
+    head, targets = bundle.manifest.forecast, bundle.manifest.target_index
+    if head is None:
+        return np.empty((len(steps), 0))
+    return forecast_truth(steps, targets, head.horizon, stretches_of_time(steps))[:, :, -1]
 
 
 def _lines(recipe: Recipe, variant: Variant, outcome: Outcome) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Stream a recording through the runtime, in a process of its own that has no TensorFlow.
 
-``python -m stream_gru.recipes.streamed BUNDLE RECORDING OUT.npz [ENGINE]``
+``python -m stream_gru.recipes.streamed BUNDLE RECORDING OUT.npz``
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from stream_gru.types import F32, PredictionBatch
 BATCH_ROWS = 16_384
 
 
-def stream(bundle: Path, recording: Path, engine: str = "litert") -> Answers:
+def stream(bundle: Path, recording: Path) -> Answers:
     """All outputs of a recording, in the order of its rows; the time is that of `Pipeline.process` alone."""
     model = load_bundle(bundle)
     batch = read_files([str(recording)], Fields.of(model.manifest.input, model.manifest.channels))
-    pipeline = Pipeline(model, engine, max_streams=len(batch.streams))
+    pipeline = Pipeline(model, "litert", max_streams=len(batch.streams))
     outputs, trusted, seconds = [], [], 0.0
     for first in range(0, len(batch), BATCH_ROWS):
         part = batch.take(slice(first, first + BATCH_ROWS))
@@ -49,8 +49,8 @@ def _columns(out: PredictionBatch) -> F32:
 
 def main(arguments: list[str]) -> None:
     """Carry out the command line of the module."""
-    bundle, recording, target, *engine = arguments
-    save_answers(Path(target), stream(Path(bundle), Path(recording), *engine))
+    bundle, recording, target = map(Path, arguments)
+    save_answers(target, stream(bundle, recording))
     loaded = {"tensorflow", "keras"} & set(sys.modules)
     if loaded:
         raise SystemExit(f"the runtime has loaded {loaded}")

@@ -10,7 +10,7 @@ import numpy as np
 from stream_gru.bundle import KERAS, Bundle
 from stream_gru.conditioning import Steps
 from stream_gru.training.parts import stretches
-from stream_gru.types import F32, I64
+from stream_gru.types import F32
 
 
 def batch_answers(bundle: Bundle, steps: Steps, batch_size: int) -> tuple[F32, float]:
@@ -19,8 +19,8 @@ def batch_answers(bundle: Bundle, steps: Steps, batch_size: int) -> tuple[F32, f
     Shorter sequences are padded behind their end, which no output before it can see.
     """
     model = keras.models.load_model(bundle.path / KERAS)
-    start, length = _sequences(steps, bundle.manifest.window if bundle.manifest.regime == "windowed" else None)
-    x = np.zeros((len(start), int(length.max()), steps.x.shape[1]), np.float32)
+    length = np.array([part.stop - part.start for part in stretches(steps)])
+    x = np.zeros((len(length), int(length.max()), steps.x.shape[1]), np.float32)
     inside = np.arange(x.shape[1]) < length[:, None]
     x[inside] = steps.x  # sequences lie end to end
     model.predict(x[:batch_size], batch_size=batch_size, verbose=0)  # the graph is drawn here
@@ -28,13 +28,3 @@ def batch_answers(bundle: Bundle, steps: Steps, batch_size: int) -> tuple[F32, f
     y = model.predict(x, batch_size=batch_size, verbose=0)
     seconds = perf_counter() - begin
     return np.asarray(y, np.float32)[inside], seconds
-
-
-def _sequences(steps: Steps, window: int | None) -> tuple[I64, I64]:
-    starts, lengths = [], []
-    for part in stretches(steps):
-        size = window or part.stop - part.start
-        cuts = np.arange(part.start, part.stop, size)
-        starts.append(cuts)
-        lengths.append(np.diff(np.append(cuts, part.stop)))
-    return np.concatenate(starts), np.concatenate(lengths)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from stream_gru.config.schema import ChannelConfig, ForecastConfig, LayerConfig, ModelConfig
-from stream_gru.manifest import Categorical, Classes, Forecast, Layer, Manifest
+from stream_gru.manifest import Categorical, Classes, Forecast, Layer, Manifest, categorical_channels
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class NetworkSpec:
         names = [channel.name for channel in channels]
         quantities = [channel.name for channel in channels if not channel.categories]
         targets = [] if forecast is None else list(forecast.targets or quantities)
-        units = {embedding.channel: embedding.units for embedding in model.embedding}
         objective = Objective(
             forecast_loss=forecast.loss if forecast else "mse",
             forecast_weight=forecast.weight if forecast else 1.0,
@@ -56,11 +55,7 @@ class NetworkSpec:
             layers=tuple(model.layer),
             channels=len(channels),
             calendar=2 * len(model.calendar),
-            categorical=tuple(
-                Categorical(index, channel.categories, units.get(channel.name, 0))
-                for index, channel in enumerate(channels)
-                if channel.categories
-            ),
+            categorical=tuple(categorical_channels(channels, model.embedding)),
             forecast=None if forecast is None else _forecast(forecast, targets),
             target_index=tuple(names.index(name) for name in targets),
             classes=None

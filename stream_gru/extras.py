@@ -1,0 +1,27 @@
+"""Packages that only an extra of this one brings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stream_gru.errors import ConfigError
+
+
+@contextmanager
+def needs_extra(what: str, extra: str = "") -> Iterator[None]:
+    """Around what imports such packages: ``what`` needs them, ``extra`` brings them; a missing one is a ConfigError.
+
+    TensorFlow, which may be among them, is asked to say less.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").startswith("stream_gru"):
+            raise  # a fault of ours, not a missing package
+        install = f"stream-gru[{extra}]" if extra else "stream-gru"
+        raise ConfigError(
+            f"{what} needs a package that is not installed ({error.name or error}): pip install '{install}'"
+        ) from error
