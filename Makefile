@@ -9,7 +9,7 @@ DEV := .venv-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test servers check format sample-bundle evidence recipes live-latency clean
+.PHONY: demo test servers check format sample-bundle evidence recipes live-latency kill-test ablations fuzz soak clean
 
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
@@ -60,6 +60,28 @@ recipes: $(DEV)/.ready
 # From publish to prediction through a broker, at 100 and 1000 messages a second.
 live-latency: $(DEV)/.ready servers
 	$(DEV)/bin/python -m tests.evidence.live_latency
+
+# Kills without end: states and outputs must be those of a run that was never killed.
+KILLS ?= 1000
+kill-test: $(DEV)/.ready servers
+	$(DEV)/bin/python -m tests.kill mqtt --kills $(KILLS)
+	$(DEV)/bin/python -m tests.kill replay --kills $(KILLS)
+
+# The same with one part taken out: each must be found out.
+ablations: $(DEV)/.ready servers
+	for part in ack packets truncate; do $(DEV)/bin/python -m tests.kill ablation --which $$part || exit 1; done
+
+# Hostile bytes into every decoder, the bundle loader, the configuration and the HTTP server.
+CASES ?= 1000000
+fuzz: $(DEV)/.ready
+	$(DEV)/bin/python -m tests.fuzz --cases $(CASES)
+	for target in bundle config http; do \
+	  $(DEV)/bin/python -m tests.fuzz_security --target $$target --cases $$(( $(CASES) / 10 )) || exit 1; done
+
+# A constant rate with faults: memory, threads and files must stay as they are.
+MINUTES ?= 60
+soak: $(DEV)/.ready servers
+	$(DEV)/bin/python -m tests.evidence.soak --minutes $(MINUTES)
 
 $(RUN)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(RUN)

@@ -21,6 +21,7 @@ Weights (dtype float32; C channels, I = C + calendar inputs, U units of a layer,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -69,6 +70,8 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_READ_BYTES = 64 * 1024 * 1024
+"""Of all files together that the runtime reads, and of all arrays together once they are unpacked."""
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.npz"
@@ -77,6 +80,9 @@ KERAS = "model.keras"
 REPORT = "report.html"
 _KNOWN_FILES = frozenset({WEIGHTS, TFLITE, KERAS, REPORT})
 _READ = frozenset({WEIGHTS, TFLITE})
+# What .npz and .npy say about one array, generously.
+_HEADER_BYTES = 4096
+_LONGEST_TOLD = 500
 
 
 class _Head(Struct):
@@ -200,7 +206,7 @@ def load_bundle(path: Path | str) -> Bundle:
     if found != manifest.model_id:
         raise BundleError(
             f"{path / MANIFEST}: model_id: expected {found} for these weights and this contract,"
-            f" got {manifest.model_id!r}; the manifest was changed"
+            f" got {_told(manifest.model_id)!r}; the manifest was changed"
         )
     return Bundle(path=path, manifest=manifest, weights=weights, tflite=contents.get(TFLITE))
 
@@ -216,7 +222,7 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         head = msgspec.json.decode(text, type=_Head)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: not a manifest: {error}") from error
+        raise BundleError(f"{path}: not a manifest: {_told(error)}") from error
     if head.format_version != FORMAT_VERSION:
         raise UnsupportedModelError(
             f"{path}: format_version: this version of stream-gru reads {FORMAT_VERSION}, got {head.format_version};"
@@ -228,33 +234,55 @@ def _read_manifest(path: Path) -> Manifest:
             raise BundleError(f"{path}: digest: does not fit the rest; the manifest was changed")
         return manifest
     except msgspec.ValidationError as error:
-        raise UnsupportedModelError(f"{path}: a layer, key or option this version does not know: {error}") from error
+        raise UnsupportedModelError(
+            f"{path}: a layer, key or option this version does not know: {_told(error)}"
+        ) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: not a manifest: {error}") from error
+        raise BundleError(f"{path}: not a manifest: {_told(error)}") from error
+
+
+def _told(what: object) -> str:
+    """What a stranger has written, as it may stand in a message: not long, and nothing a terminal would obey."""
+    text = str(what)
+    text = text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…"
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def _check_contract(path: Path, manifest: Manifest) -> None:
     """Refuse a manifest that contradicts itself, before any array is read."""
     unknown = sorted(set(manifest.files) - _KNOWN_FILES)
     if unknown:
-        raise UnsupportedModelError(f"{path / MANIFEST}: files: unknown file {unknown[0]!r}")
+        raise UnsupportedModelError(f"{path / MANIFEST}: files: unknown file {_told(unknown[0])!r}")
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{path / MANIFEST}: files: expected an entry for {WEIGHTS}, got none")
     for problem in contradictions(manifest):
-        raise BundleError(f"{path / MANIFEST}: {problem}")
+        raise BundleError(f"{path / MANIFEST}: {_told(problem)}")
+    for size, what in (
+        (sum(entry.bytes for name, entry in manifest.files.items() if name in _READ), "files to read"),
+        (_declared_bytes(weight_shapes(manifest)), "arrays"),
+    ):
+        if size > MAX_READ_BYTES:
+            raise BundleError(f"{path / MANIFEST}: expected {what} of at most {MAX_READ_BYTES:,} bytes, got {size:,}")
+
+
+def _declared_bytes(shapes: dict[str, tuple[int, ...]]) -> int:
+    return sum(4 * math.prod(shape) for shape in shapes.values())
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most ``limit`` bytes; a link is refused."""
+    """Read a regular file of at most ``limit`` bytes; a link is refused, and nothing is waited for."""
     try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{path}: expected a plain file, found a link or something else")
-        if status.st_size > limit:
-            raise BundleError(f"{path}: expected at most {limit:,} bytes, got {status.st_size:,}")
-        with path.open("rb") as file:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb") as file:  # noqa: PTH123 - a path would be looked up a second time
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(f"{path}: expected a plain file, found something else")
+            if status.st_size > limit:
+                raise BundleError(f"{path}: expected at most {limit:,} bytes, got {status.st_size:,}")
             return file.read(limit + 1)
     except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise BundleError(f"{path}: expected a plain file, found a link or a folder") from error
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
 
 
@@ -266,7 +294,7 @@ def _read_checked(path: Path, entry: FileEntry) -> bytes:
         raise BundleError(f"{path}: expected {entry.bytes:,} bytes, got {len(data):,}: truncated or changed")
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
-        raise BundleError(f"{path}: SHA-256 differs from the manifest: expected {entry.sha256}, got {found}")
+        raise BundleError(f"{path}: SHA-256 differs from the manifest: expected {_told(entry.sha256)}, got {found}")
     return data
 
 
@@ -283,27 +311,38 @@ def _pack_weights(weights: dict[str, F32]) -> bytes:
 
 def _unpack_weights(path: Path, data: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, F32]:
     """Check names and declared sizes against ``shapes`` first, then read; every number must be finite."""
+    limit = _declared_bytes(shapes) + _HEADER_BYTES * (len(shapes) + 1)
+    if len(data) > limit:  # the list of its members alone might fill the memory
+        raise BundleError(f"{path}: expected at most {limit:,} bytes for the arrays of the layers, got {len(data):,}")
     weights: dict[str, F32] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             if set(members) != set(shapes) or len(archive.infolist()) != len(shapes):
-                different = sorted(set(members) ^ set(shapes))
-                raise BundleError(f"{path}: expected exactly the arrays of the layers; different: {different[:5]}")
+                different = f"{sorted(set(members) ^ set(shapes))[:5]}"
+                raise BundleError(f"{path}: expected exactly the arrays of the layers; different: {_told(different)}")
+            for name, shape in shapes.items():
+                _check_member(path, members[name], name, shape)
             for name, shape in shapes.items():
                 weights[name] = _read_array(path, archive, members[name], name, shape)
     except BundleError:
         raise
     except Exception as error:  # zipfile and zlib raise a dozen kinds for damaged archives
-        raise BundleError(f"{path}: not a plain .npz of float32 arrays: {error}") from error
+        raise BundleError(f"{path}: not a plain .npz of float32 arrays: {_told(error)}") from error
     return weights
+
+
+def _check_member(path: Path, member: zipfile.ZipInfo, name: str, shape: tuple[int, ...]) -> None:
+    """Refuse what its own entry says is too large or packed, before any of it is read."""
+    if member.file_size > 4 * math.prod(shape) + _HEADER_BYTES:
+        raise BundleError(f"{path}: {name}: expected an array of shape {shape}, found {member.file_size:,} bytes")
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise BundleError(f"{path}: {name}: expected an array that is not compressed")
 
 
 def _read_array(
     path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, shape: tuple[int, ...]
 ) -> F32:
-    if member.file_size > 4 * math.prod(shape) + 4096:
-        raise BundleError(f"{path}: {name}: expected an array of shape {shape}, found {member.file_size:,} bytes")
     with archive.open(member) as file:
         data = io.BytesIO(file.read(member.file_size))
     if np.lib.format.read_magic(data) != (1, 0):
@@ -311,7 +350,7 @@ def _read_array(
     found, by_columns, dtype = np.lib.format.read_array_header_1_0(data)
     # Compared before anything of the declared size is made; the dtype of a pickled array is object.
     if found != shape or by_columns or dtype != np.dtype("<f4"):
-        raise BundleError(f"{path}: {name}: expected float32 {shape} in rows, got {dtype} {found}")
+        raise BundleError(f"{path}: {name}: expected float32 {shape} in rows, got {_told(dtype)} {_told(found)}")
     array = np.frombuffer(data.read(), np.dtype("<f4")).astype(np.float32).reshape(shape)
     if not np.isfinite(array).all() or (name == "scaling/scale" and not (array > 0).all()):
         raise BundleError(f"{path}: {name}: expected finite numbers (and scales above 0)")

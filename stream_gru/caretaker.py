@@ -6,9 +6,12 @@ Nothing here touches samples; all of it is called from the thread of the loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from stream_gru.control import Action, Answer, Command, Commands, Gate
+from stream_gru.errors import StateError
+from stream_gru.keeping.keeper import Keeper
+from stream_gru.keeping.transfer import decoded, encoded
 from stream_gru.metrics import Metrics
 from stream_gru.notify import Notifier
 from stream_gru.period_watch import PeriodWatch
@@ -30,6 +33,7 @@ class Caretaker:
         self,
         pipeline: Pipeline,
         *,
+        keeper: Keeper | None = None,
         gate: Gate | None = None,
         commands: Commands | None = None,
         silence: SilenceWatch | None = None,
@@ -38,6 +42,7 @@ class Caretaker:
         notifier: Notifier | None = None,
     ) -> None:
         self._pipeline, self._gate, self._commands = pipeline, gate, commands
+        self._keeper = keeper or Keeper(pipeline)
         self._silence, self.pace, self._metrics = silence, pace, metrics
         self.notifier = notifier or Notifier({})
         self._reported = float("-inf")
@@ -45,14 +50,22 @@ class Caretaker:
         self._held_up_s = 0.0
         self._told = ""
 
-    def obey(self) -> None:
-        """Carry out the commands that have come; each is answered, counted and logged."""
-        for command in self._commands.drain() if self._commands is not None else ():
-            answer = self._carry_out(command)
+    def obey(self, commit: Callable[[], None] = lambda: None) -> None:
+        """Carry out the commands that have come; each is answered once ``commit`` has made it durable, counted, logged.
+
+        Raises what ``commit`` raises.
+        """
+        done = [(command, self._carry_out(command)) for command in self._waiting()]
+        if done:
+            commit()
+        for command, answer in done:
             if self._metrics is not None:
                 self._metrics.observe_command(command.action, well=answer.ok)
             log.info("command %s: %s", command.action, answer.text)
             command.reply(answer)
+
+    def _waiting(self) -> list[Command]:
+        return self._commands.drain() if self._commands is not None else []
 
     def seen(self, out: PredictionBatch, now_s: float) -> None:
         """These samples have come.  Names of samples that were refused are nobody's streams."""
@@ -90,6 +103,8 @@ class Caretaker:
         if self._metrics is None:
             return
         self._metrics.observe_loop(wall_s)
+        counts = self._keeper.counts
+        self._metrics.observe_store(self._keeper.up, counts.damaged, counts.evicted, counts.restored)
         self._metrics.observe_silence(self._silent, self._paused, fallen)
         for name, source in sources.items():
             self._metrics.observe_source(name, source.health())
@@ -98,7 +113,7 @@ class Caretaker:
 
     def _tell_manager(self) -> None:
         """One line for `systemctl status`, when it has changed."""
-        text = f"{len(self._pipeline.streams)} streams, {self._silent} silent, {self._paused} paused"
+        text = f"{len(self._pipeline.table)} streams, {self._silent} silent, {self._paused} paused"
         if text != self._told:
             self.notifier.status(text)
             self._told = text
@@ -133,14 +148,17 @@ class Caretaker:
         return len(fallen)
 
     def _carry_out(self, command: Command) -> Answer:
-        known = self._pipeline.streams
-        if command.stream is not None and command.stream not in known:
+        if command.action is Action.IMPORT:
+            return self._take_in(command.state)
+        if command.stream is not None and not self._keeper.knows(command.stream):
             return Answer(ok=False, text=f"unknown stream {command.stream!r}", streams=0)
-        n = len(known) if command.stream is None else 1
+        n = len(self._pipeline.streams) if command.stream is None else 1
         what = "all streams" if command.stream is None else f"stream {command.stream}"
         if command.action is Action.RESET:
-            self._pipeline.reset(command.stream)
+            n = self._keeper.reset(command.stream)
             return Answer(ok=True, text=f"{what}: reset before the next sample", streams=n)
+        if command.action is Action.EXPORT:
+            return self._export(command.stream)
         if self._gate is None:
             return Answer(ok=False, text="this daemon cannot pause streams", streams=0)
         if command.action is Action.PAUSE:
@@ -148,3 +166,23 @@ class Caretaker:
             return Answer(ok=True, text=f"{what}: paused", streams=n)
         self._gate.resume(command.stream)
         return Answer(ok=True, text=f"{what}: resumed", streams=n)
+
+    def _export(self, stream: str | None) -> Answer:
+        if stream is None:
+            return Answer(ok=False, text="expected one stream", streams=0)
+        try:
+            state = self._keeper.exported(stream)
+        except StateError as error:
+            return Answer(ok=False, text=str(error), streams=0)
+        if state is None:
+            return Answer(ok=False, text=f"unknown stream {stream!r}", streams=0)
+        return Answer(ok=True, text=f"stream {stream}: exported", streams=1, state=encoded(state).decode())
+
+    def _take_in(self, data: bytes) -> Answer:
+        try:
+            state = decoded(data)
+            foreign = self._keeper.take_in(state)
+        except StateError as error:
+            return Answer(ok=False, text=str(error), streams=0)
+        left_out = f"; left out, as no such source is here: {', '.join(foreign)}" if foreign else ""
+        return Answer(ok=True, text=f"stream {state.stream}: imported{left_out}", streams=1)

@@ -10,6 +10,8 @@ from stream_gru.config.kinds import MAX_CATEGORIES, MAX_ONE_HOT
 from stream_gru.manifest import Channel, Forecast, Manifest
 
 MAX_SECONDS = 1e9
+MAX_CHANNELS = 4096
+MAX_LAYERS = 256
 
 
 def contradictions(manifest: Manifest) -> Iterator[str]:
@@ -17,8 +19,14 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     names = [channel.name for channel in manifest.channels]
     if not names or len(set(names)) != len(names):
         yield f"channels: expected distinct names, at least one, got {names}"
+    if len(names) > MAX_CHANNELS:
+        yield f"channels: expected at most {MAX_CHANNELS:,}, got {len(names):,}"
+        return
     if not manifest.layers:
         yield "layers: expected at least one recurrent layer, got none"
+    if len(manifest.layers) > MAX_LAYERS:
+        yield f"layers: expected at most {MAX_LAYERS}, got {len(manifest.layers):,}"
+        return
     yield from _embedding_contradictions(manifest)
     width = manifest.feature_size
     for index, layer in enumerate(manifest.layers):
@@ -55,6 +63,9 @@ def _embedding_contradictions(manifest: Manifest) -> Iterator[str]:
     embedded = [embedding.channel for embedding in manifest.embeddings]
     if len(set(embedded)) != len(embedded) or not set(embedded) <= set(categorical):
         yield f"embeddings: expected distinct channels among {categorical}, got {embedded}"
+    for index, embedding in enumerate(manifest.embeddings):
+        if not 1 <= embedding.units <= MAX_ONE_HOT:
+            yield f"embeddings[{index}].units: expected 1..{MAX_ONE_HOT:,}, got {embedding.units}"
     for part in manifest.categorical:
         if part.categories > MAX_CATEGORIES or part.width > MAX_ONE_HOT:
             yield (

@@ -8,10 +8,11 @@
     ├── ParityError               engines disagree on the same weights: write no bundle, exit 1
     ├── SourceUnavailable         the input is not there now: try again later
     ├── SinkUnavailable           the output cannot be written now: stop, or try again later
-    │   └── SinkPending           what was written is not confirmed yet, nothing is lost: acknowledge later
     ├── TakenOver                 another client connects under our name: stop, exit 1
-    └── StateError                stored state cannot be used
-        └── IncompatibleStateError  it belongs to another model
+    ├── StateError                stored state cannot be used
+    │   └── IncompatibleStateError  it belongs to another model
+    └── StoreError                the store cannot be written or trusted: stop, exit 1, acknowledge nothing
+        └── StoreLocked           another process has it
 
     EndOfInput is a signal, not an error: the source has nothing more and never will.
 
@@ -56,10 +57,6 @@ class SinkUnavailable(StreamGruError):
     """The output cannot be written."""
 
 
-class SinkPending(SinkUnavailable):
-    """What was written is under way and not confirmed yet."""
-
-
 class TakenOver(StreamGruError):
     """Another client connects to the broker under our name; going on would only throw each other out."""
 
@@ -70,6 +67,14 @@ class StateError(StreamGruError):
 
 class IncompatibleStateError(StateError):
     """Stored state of another model."""
+
+
+class StoreError(StreamGruError):
+    """The store cannot be opened, read or written; what it holds is that of its last commit."""
+
+
+class StoreLocked(StoreError):
+    """Another process uses the store."""
 
 
 class EndOfInput(Exception):

@@ -46,6 +46,7 @@ class Metrics:
         self._of_the_model: list[Collector] = []
         self._sources: dict[str, SourceHealth] = {}
         self._sinks: dict[str, SinkHealth] = {}
+        self._kept = 0, 0, 0
         self._samples()
         self._delivery()
         self._operation()
@@ -64,18 +65,21 @@ class Metrics:
         self._info(manifest, engine)
         self._scores()
 
-    def add_source(self, source: str) -> None:
-        """Begin the series of a source at 0, so that alerts on them work from the start."""
-        self._sources.setdefault(source, SourceHealth())
+    def add_source(self, source: str, *, connected: bool = True) -> None:
+        """Begin the series of a source at 0, so that alerts on them work from the start.
+
+        ``connected``: whether it is there already, as a file is.
+        """
+        self._sources.setdefault(source, SourceHealth(connected=connected))
         for family in (self._received, self._applied, self._messages, self._joined, self._missing, self._last_sample):
             family.labels(source)
         for reason in DropReason:
             self._dropped.labels(source, reason.text)
         self.observe_source(source, self._sources[source])
 
-    def add_sink(self, sink: str) -> None:
-        """Begin the series of a sink at 0."""
-        self._sinks.setdefault(sink, SinkHealth())
+    def add_sink(self, sink: str, *, connected: bool = True) -> None:
+        """Begin the series of a sink at 0; ``connected`` as in `add_source`."""
+        self._sinks.setdefault(sink, SinkHealth(connected=connected))
         self._outputs.labels(sink)
         self.observe_sink(sink, self._sinks[sink])
 
@@ -120,6 +124,7 @@ class Metrics:
         self._reconnects = counter("source_reconnects", "How often a source was lost and found again", "source")
         self._sessions = counter("source_sessions_lost", "How often a broker had forgotten the session", "source")
         self._unprotected = counter("source_unprotected", "Messages that came without acknowledgement", "source")
+        self._redelivered = counter("source_redelivered", "Messages that came again and were known already", "source")
         self._outputs = counter("outputs", "Outputs handed to a sink", "sink")
         self._sink_connected = gauge("sink_connected", "1 while the file is open or the server answers", "sink")
         self._sink_queue = gauge("sink_queue", "Outputs that are not confirmed yet", "sink")
@@ -131,11 +136,15 @@ class Metrics:
         counter, gauge = self._counter, self._gauge
         self._level = gauge("interval_level_ratio", "Share of truths that intervals shall hold")
         self._loop = gauge("loop_last_timestamp_seconds", "When the loop was last at its top")
-        self._commits = counter("commits", "Inputs acknowledged because their outputs stood safe")
+        self._commits = counter("commits", "Commits: what was processed is durable, its inputs are acknowledged")
+        self._store_up = gauge("state_store_up", "1 while states are stored, 0 without a store or after it failed")
+        self._damaged = counter("states_damaged", "Stored states and memories that could not be used")
+        self._evicted = counter("streams_evicted", "Streams that made room in memory and are stored")
+        self._restored = counter("streams_restored", "Evicted streams that came back")
         commands = counter("commands", "Commands from outside", "action", "result")
         self._commands = {
             (action, well): commands.labels(action, "ok" if well else "refused")
-            for action in ("reset", "pause", "resume", "unknown")
+            for action in ("reset", "pause", "resume", "export", "import", "unknown")
             for well in (True, False)
         }
         reloads = counter("reloads", "Reloads of the configuration", "result")
@@ -151,7 +160,7 @@ class Metrics:
         self._batch = histogram("batch_duration", "From bytes to written outputs, a batch", (*_STEP_BUCKETS, 0.5, 1.0))
         self._end_to_end = histogram("end_to_end_latency", "From arrival to written output", _END_TO_END_BUCKETS)
         self._commit = histogram(
-            "commit_duration", "From the beginning of a commit until all sinks had confirmed", _END_TO_END_BUCKETS
+            "commit_duration", "From the beginning of a commit until its inputs were acknowledged", _END_TO_END_BUCKETS
         )
 
     def _scores(self) -> None:
@@ -227,6 +236,7 @@ class Metrics:
         self._reconnects.labels(source).inc(_more(health.reconnects, before.reconnects))
         self._sessions.labels(source).inc(_more(health.sessions_lost, before.sessions_lost))
         self._unprotected.labels(source).inc(_more(health.unprotected, before.unprotected))
+        self._redelivered.labels(source).inc(_more(health.redelivered, before.redelivered))
 
     def observe_sink(self, sink: str, health: SinkHealth) -> None:
         """Publish how a sink is doing."""
@@ -254,9 +264,18 @@ class Metrics:
         self._loop.set(time_s)
 
     def observe_commit(self, seconds: float) -> None:
-        """Count a commit that took so long to be confirmed by all sinks."""
+        """Count a commit that took so long."""
         self._commits.inc()
         self._commit.observe(seconds)
+
+    def observe_store(self, up: bool, damaged: int, evicted: int, restored: int) -> None:
+        """Publish how the store is doing; counts since the process began."""
+        self._store_up.set(up)
+        for index, (family, now) in enumerate(
+            ((self._damaged, damaged), (self._evicted, evicted), (self._restored, restored))
+        ):
+            family.inc(_more(now, self._kept[index]))
+        self._kept = damaged, evicted, restored
 
     def observe_command(self, action: str, *, well: bool) -> None:
         """Count a command from outside."""

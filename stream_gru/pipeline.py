@@ -13,7 +13,7 @@ batches they came in.  Sources, sinks, metrics and time belong to the callers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -26,7 +26,8 @@ from stream_gru.manifest import Manifest
 from stream_gru.prediction import Prediction, prediction_at
 from stream_gru.protocols import Engine
 from stream_gru.scoring import Scorer, ScoreTotals
-from stream_gru.state import Column, StateTable
+from stream_gru.state import Column, StateTable, split_row
+from stream_gru.stored_form import StoredForm
 from stream_gru.times import format_iso, to_ns
 from stream_gru.types import (
     F32,
@@ -75,6 +76,8 @@ class Pipeline:
         )
         # Rows of long horizons are large, and many a gateway has one device: grow as streams come.
         self.table = StateTable(self._columns(), capacity=1)
+        self.form = StoredForm.of(manifest, self.table.form)  # what the rows of the table are
+        self._taken_over: dict[StoredForm, Collection[str]] = {}
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -156,7 +159,7 @@ class Pipeline:
         `ResetReason.MODEL_CHANGED`, and scores begin anew; it keeps its clock, and its last values where channels and
         period are the same.  Raises ConfigError as the constructor does: then nothing is changed.
         """
-        old, new = self.manifest, bundle.manifest
+        old = self.form
         fresh = Pipeline(
             bundle,
             engine,
@@ -164,18 +167,31 @@ class Pipeline:
             adapt_rate=self._rate if adapt_rate is None else adapt_rate,
             max_streams=self._max_streams if max_streams is None else max_streams,
         )
-        changed = old.model_id != new.model_id
-        shared = None
-        if changed:
-            same_input = [c.name for c in old.channels] == [c.name for c in new.channels]
-            wanted = {column.name for column in conditioning_columns(len(new.channels))}
-            shared = (
-                wanted if same_input and old.period_s == new.period_s else {"newest_ns", "sequence", "pending_reset"}
-            )
         for stream in self.streams:
-            fresh.table.copy_row(stream, self.table, shared)
+            fresh.take_back(stream, old, self.table.row(stream))
         self.__dict__.update(fresh.__dict__)
-        return self.reset(reason=ResetReason.MODEL_CHANGED) if changed else 0
+        return len(self.streams) if old.model_id != self.form.model_id else 0
+
+    def take_back(self, stream: str, form: StoredForm, row: bytes) -> bool:
+        """Put a stream back that was stored as a row of ``form``; return whether its hidden state goes on.
+
+        One of another model keeps what `StoredForm.taken_over_by` says and is reset before its next step, for
+        `ResetReason.MODEL_CHANGED`.  Raises StateError when the row has not that form.
+        """
+        if form not in self._taken_over:
+            self._taken_over = {form: form.taken_over_by(self.form)}  # most rows have the same form
+        wanted = self._taken_over[form]
+        columns = split_row(form.columns, row)
+        self.table.restore(stream, {name: columns[name] for name in wanted})
+        same = form.model_id == self.manifest.model_id and len(wanted) == len(self.form.columns)
+        if not same:
+            self.reset(stream, ResetReason.MODEL_CHANGED)
+        return same
+
+    def begin_anew(self, stream: str, reason: ResetReason) -> None:
+        """Have a stream that was there begin without a state: its first step says why."""
+        self.table.restore(stream, {"pending_reset": np.array(reason, np.uint8)})
+        self.table.touch(stream)
 
     def reset(self, stream: str | None = None, reason: ResetReason = ResetReason.COMMAND) -> int:
         """Reset one stream, or all, before their next sample; return how many.  Raises KeyError if unknown."""

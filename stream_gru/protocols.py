@@ -1,4 +1,4 @@
-"""The map of the product: who promises what to whom.  Four contracts, at most five methods each.
+"""The map of the product: who promises what to whom.  A contract a role, few methods each.
 
 A new source, decoder, engine or sink is one file that fulfils one of these and one row in the table of its room.
 Constructors check their arguments and touch nothing outside; ``open`` (or the first use) touches the world.
@@ -6,9 +6,10 @@ Constructors check their arguments and touch nothing outside; ``open`` (or the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from stream_gru.durable import Kept, Receipts, Written
 from stream_gru.types import F32, Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
 
@@ -43,7 +44,10 @@ class Source(Protocol):
     """Where bytes come from.  The daemon owns the loop, a source only answers."""
 
     def open(self, position: Position | None) -> None:
-        """Connect, or continue after ``position``.  Raises SourceUnavailable (try again later)."""
+        """Connect, or continue after ``position``.
+
+        Raises SourceUnavailable (try again later), DataError when the input is another one than ``position`` was of.
+        """
         ...
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
@@ -74,28 +78,77 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where predictions go."""
+    """Where predictions go.  A commit is `flush`, the store's transaction, `committed`, in this order."""
 
-    def open(self) -> None:
-        """Touch the outside.  Raises SinkUnavailable."""
-        ...
+    def open(self, kept: Kept | None) -> None:
+        """Touch the outside, and go on where ``kept`` says: cut off what no commit covers, send what nobody confirmed.
 
-    def write(self, batch: PredictionBatch) -> None:
-        """Write all rows of ``batch``, in order.  Raises SinkUnavailable."""
-        ...
-
-    def flush(self) -> int:
-        """Make what was written durable; return its length in bytes.  Never waits for another machine.
-
-        Raises SinkPending while the other side has not confirmed it; called again, it goes on with what had been
-        written at the first call, whatever was written since.  Raises SinkUnavailable when it never will be.
+        Without it there is no store: a file is appended to.  Raises SinkUnavailable, StateError where what is kept does
+        not fit what is there.
         """
         ...
 
+    def ready(self) -> bool:
+        """Whether another batch may be written now; while it may not, nothing is read from any source."""
+        ...
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Take all rows of ``batch``, in order; never waits for another machine.  Raises SinkUnavailable."""
+        ...
+
+    def flush(self) -> Written:
+        """Make what was written durable, or say what of it the store shall keep.  Raises SinkUnavailable."""
+        ...
+
+    def committed(self) -> None:
+        """What the last `flush` told is durable: it may be sent now, a file may be put aside."""
+        ...
+
     def close(self) -> None:
-        """Flush and let go; may be called twice."""
+        """Let go; may be called twice.  What was not flushed before need not survive."""
         ...
 
     def health(self) -> SinkHealth:
         """How it is doing; asked about once a second, from the thread of the loop."""
+        ...
+
+
+@runtime_checkable
+class Receipted(Protocol):
+    """A source whose other side sends again what was not acknowledged: it must know what it has processed."""
+
+    def resume(self, packets: Mapping[int, bytes]) -> None:
+        """Before `open`: the packets of earlier commits, oldest first."""
+        ...
+
+    def receipts(self, position: Position) -> Receipts:
+        """What a commit of ``position`` shall write down.  Changes nothing: `commit` follows when it is written."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A part that remembers something of each stream besides the pipeline; it is stored with the stream's state.
+
+    What it gives and takes are bytes of its own form; the same memory always gives the same bytes.
+    """
+
+    def changed(self) -> Collection[str]:
+        """Names of which something else is remembered than at the last `stored`."""
+        ...
+
+    def stored(self) -> None:
+        """What has changed was written down."""
+        ...
+
+    def recall(self, name: str) -> bytes | None:
+        """What is remembered of a name; None for nothing."""
+        ...
+
+    def restore(self, name: str, data: bytes) -> None:
+        """Remember what `recall` gave.  Raises StateError when it cannot be read."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Let go of a name, which may come back with `restore`; quiet when it is unknown."""
         ...

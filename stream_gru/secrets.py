@@ -31,13 +31,32 @@ def read_secret(path: str) -> str:
             f"{path}: expected a file with a secret, got none: {error.strerror}; create it with "
             f"(umask 077; cat > {found})"
         ) from error
-    if not trusted and stat.S_ISREG(mode) and mode & _TOO_OPEN:
-        raise ConfigError(
-            f"{path}: expected a secret that only its owner reads, got mode {mode & 0o777:04o}; run: chmod 600 {found}"
-        )
+    if not trusted:
+        _check_mode(path, found, mode)
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"{path}: expected a secret of at most {_MAX_BYTES} bytes, got a longer file")
     return _text(path, data)
+
+
+def require_private(path: str) -> None:
+    """Refuse a file with a secret that somebody else reads, such as a private key; credentials of systemd are trusted.
+
+    Raises ConfigError with the file and what to do, also where it cannot be looked at.
+    """
+    found, trusted = _locate(path)
+    try:
+        mode = found.stat().st_mode
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a file with a secret, got none: {error.strerror}") from error
+    if not trusted:
+        _check_mode(path, found, mode)
+
+
+def _check_mode(path: str, found: Path, mode: int) -> None:
+    if stat.S_ISREG(mode) and mode & _TOO_OPEN:
+        raise ConfigError(
+            f"{path}: expected a secret that only its owner reads, got mode {mode & 0o777:04o}; run: chmod 600 {found}"
+        )
 
 
 def _locate(path: str) -> tuple[Path, bool]:

@@ -42,6 +42,7 @@ class ResetReason(IntEnum):
     NON_FINITE_STATE = 7
     MODEL_CHANGED = 8
     COMMAND = 9
+    STATE_DAMAGED = 10
 
     @property
     def text(self) -> str:
@@ -69,6 +70,9 @@ class DropReason(IntEnum):
     UNKNOWN_STREAM = 15
     RETAINED = 16
     PAUSED = 17
+    TOO_DEEP = 18
+    TOO_MANY_FIELDS = 19
+    RATE = 20
 
     @property
     def text(self) -> str:
@@ -87,10 +91,14 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where in its input a source stands: all before ``offset`` bytes (of Parquet: rows) of ``name`` has been read."""
+    """Where in its input a source stands: all before ``offset`` bytes (of Parquet: rows) of ``name`` has been read.
+
+    ``check`` is the source's own affair: by it the source knows an input again that was put in the place of another.
+    """
 
     name: str
     offset: int
+    check: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,7 @@ class SourceHealth:
     ``reconnects``  how often it was lost and found again
     ``sessions_lost``  how often a broker had forgotten the session: messages may be missing
     ``unprotected`` messages that came without acknowledgement (QoS 0): a crash loses them
+    ``redelivered`` messages that a broker sent again though we had them: they were not taken twice
     """
 
     connected: bool = True
@@ -131,6 +140,7 @@ class SourceHealth:
     reconnects: int = 0
     sessions_lost: int = 0
     unprotected: int = 0
+    redelivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ COMMANDS = {
     "reset": "stream_gru.cli.control:reset",
     "resume": "stream_gru.cli.control:resume",
     "run": "stream_gru.cli.run:run",
+    "state": "stream_gru.cli.state:state",
     "simulate": "stream_gru.cli.simulate:simulate",
     "tap": "stream_gru.cli.tap:tap",
     "train": "stream_gru.cli.train:train",

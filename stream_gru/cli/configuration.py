@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
 
 import click
 
-from stream_gru.config import check_purpose, load_config, sample_config
+from stream_gru.config import as_toml, check_purpose, effective, load_config, sample_config
 
 
-@click.command()
-@click.argument("purpose", type=click.Choice(["train", "run"]))
-def config(purpose: Literal["train", "run"]) -> None:
-    """Print a full, commented sample configuration for training or for running."""
-    click.echo(sample_config(purpose), nl=False)
+@click.group()
+def config() -> None:
+    """Print a full, commented sample configuration for training or for running, or show what a file comes to."""
+
+
+@config.command()
+def train() -> None:
+    """Print a full, commented sample configuration for training."""
+    click.echo(sample_config("train"), nl=False)
+
+
+@config.command()
+def run() -> None:
+    """Print a full, commented sample configuration for running."""
+    click.echo(sample_config("run"), nl=False)
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show(file: Path, as_json: bool) -> None:
+    """Print every key of a configuration FILE with the value that counts, defaults too; no secret is shown."""
+    settings = effective(load_config(file))
+    click.echo(json.dumps(settings, ensure_ascii=False) if as_json else as_toml(settings), nl=as_json)
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -26,8 +27,8 @@ and name it in the file, then restart the daemon:
     token_file = "control.token\""""
 
 
-def send(config: Path, action: Action, stream: str | None) -> tuple[bool, str]:
-    """Give the daemon of a configuration a command; ``stream`` None is all.  Returns whether it was done, and JSON.
+def send(config: Path, action: Action, body: Mapping[str, object]) -> tuple[bool, str]:
+    """Give the daemon of a configuration a command.  Returns whether it was done, and JSON.
 
     Raises ConfigError without a token, StreamGruError when nobody answers or the daemon does not take it.
     """
@@ -37,7 +38,6 @@ def send(config: Path, action: Action, stream: str | None) -> tuple[bool, str]:
         raise ConfigError(_MISSING.format(config))
     token = read_secret(settings.control.token_file)
     headers = {"Authorization": b"Bearer " + token.strip().encode(), "Content-Type": b"application/json"}
-    body = {"all": True} if stream is None else {"stream": stream}
     status, text = remote.ask("POST", f"/api/v1/{action}", body, headers)
     if status == _UNAUTHORIZED:
         raise StreamGruError(f"{remote}: the token is not the daemon's: restart the daemon after a change of the token")
@@ -55,7 +55,7 @@ def _command(action: Action) -> click.Command:
     def command(config: Path, stream: str | None, everything: bool, as_json: bool) -> int:
         if (stream is not None) == everything:
             raise click.UsageError("expected one of --stream NAME and --all")
-        done, text = send(config, action, stream)
+        done, text = send(config, action, {"all": True} if stream is None else {"stream": stream})
         if as_json:
             click.echo(text)
         elif done:

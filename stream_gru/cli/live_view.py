@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
+from stream_gru.durable import Kept, Written
 from stream_gru.pipeline import Pipeline
 from stream_gru.prediction import Prediction, prediction_at
 from stream_gru.types import PredictionBatch, SinkHealth
@@ -30,8 +31,12 @@ class PlainView:
         self._due = time.monotonic()
         self.metrics_address = ""
 
-    def open(self) -> None:
+    def open(self, kept: Kept | None) -> None:
         """Nothing to open."""
+
+    def ready(self) -> bool:
+        """A terminal takes everything."""
+        return True
 
     def write(self, batch: PredictionBatch) -> None:
         """Print the newest row of each stream, at most every ``every_s`` seconds."""
@@ -41,9 +46,12 @@ class PlainView:
         for row in _newest(batch):
             self._out.write(_line(prediction_at(batch, row)) + "\n")
 
-    def flush(self) -> int:
+    def flush(self) -> Written:
         """Nothing is kept."""
-        return 0
+        return Written()
+
+    def committed(self) -> None:
+        """Nothing waits for it."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -66,7 +74,7 @@ class LiveView:
         self._live: Live | None = None
         self.metrics_address = ""
 
-    def open(self) -> None:
+    def open(self, kept: Kept | None) -> None:
         """Take the terminal."""
         from rich.console import Console
         from rich.live import Live
@@ -74,6 +82,10 @@ class LiveView:
         self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=False)
         self._live.start()
         self._begin = time.monotonic()
+
+    def ready(self) -> bool:
+        """A terminal takes everything."""
+        return True
 
     def write(self, batch: PredictionBatch) -> None:
         """Remember the newest row of each stream, and draw when it is time."""
@@ -90,9 +102,12 @@ class LiveView:
             self._drawn = now
             self._live.update(self.draw(), refresh=True)
 
-    def flush(self) -> int:
+    def flush(self) -> Written:
         """Nothing is kept."""
-        return 0
+        return Written()
+
+    def committed(self) -> None:
+        """Nothing waits for it."""
 
     def close(self) -> None:
         """Draw a last time and give the terminal back."""

@@ -37,11 +37,14 @@ def probe(config: Path, seconds: float, count: int | None, only: str | None, as_
     listener = Listener(plan, only, seconds)
     listener.stop_on_signals()
     assembler = build_assembler(plan)
-    intakes = {planned.name: build_intake(planned, assembler, None) for planned, _ in listener.sources}
+    intakes = {
+        planned.name: build_intake(planned, assembler, None, plan.run.max_streams) for planned, _ in listener.sources
+    }
     messages = samples = 0
     for planned, raw in listener.messages():
         for message in raw:
-            batch = intakes[planned.name].take([message]).batch
+            intake = intakes[planned.name]
+            batch = intake.take(intake.decode([message])).batch
             messages, samples = messages + 1, samples + len(batch)
             for line in _told(plan, planned.name, message, batch, as_json):
                 click.echo(line)

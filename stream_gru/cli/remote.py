@@ -23,7 +23,7 @@ _TIMEOUT_S = 5.0
 _AGAIN_S = 0.1
 # The daemon sends something every ten seconds.
 _SILENCE_S = 30.0
-_MAX_ANSWER_BYTES = 1_048_576
+_MAX_ANSWER_BYTES = 33_554_432
 _MAX_LINE_BYTES = 16_777_216
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a server listens on, not what we bind
 

@@ -114,6 +114,6 @@ def _of_messages(
         max_streams=run.max_streams,
     )
     assembler = build_assembler(plan)
-    intakes = {planned.name: build_intake(planned, assembler, None) for planned in plan.sources}
+    intakes = {planned.name: build_intake(planned, assembler, None, run.max_streams) for planned in plan.sources}
     one = Input("recording", RecordedSource(expand(files)), intakes, speed)
     return Daemon([one], pipeline, {"output": sink}, alarm=build_alarm(plan), batch_rows=batch_rows)

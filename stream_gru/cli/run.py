@@ -13,6 +13,7 @@ import click
 from stream_gru.cli.building import run_daemon, stop_on_signals
 from stream_gru.cli.logs import log_to_stderr
 from stream_gru.config.live import ReplaySourceConfig
+from stream_gru.gateway.keep import weaknesses
 from stream_gru.gateway.plan import Plan, load_plan
 from stream_gru.recordings import shared_stream
 from stream_gru.sources.files import expand
@@ -54,3 +55,5 @@ def _warn(plan: Plan) -> None:
         if isinstance(planned.config, ReplaySourceConfig):
             for line in shared_stream(expand(planned.config.files), planned.fields):
                 click.echo(line, err=True)
+    for line in weaknesses(plan):
+        log.warning("%s", line)

@@ -61,6 +61,8 @@ def request_reset(table: StateTable, stream: str | None, reason: ResetReason = R
     names = table.streams if stream is None else (stream,)
     for slot in [table.slot(name) for name in names]:
         _ask_reset(table, slot, reason)
+    if names:
+        table.touch(stream)
     return len(names)
 
 

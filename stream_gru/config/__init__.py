@@ -1,7 +1,10 @@
 """The configuration: a TOML file in, a checked `Config` out, or every mistake with its file and line."""
 
+from stream_gru.config.effective import as_toml, effective
 from stream_gru.config.live import (
+    DeadLetterConfig,
     FileSinkConfig,
+    LimitsConfig,
     MetricsConfig,
     ReplaySourceConfig,
     RunConfig,
@@ -33,10 +36,12 @@ __all__ = [
     "ConditioningConfig",
     "Config",
     "DataConfig",
+    "DeadLetterConfig",
     "FileSinkConfig",
     "ForecastConfig",
     "InputConfig",
     "LayerConfig",
+    "LimitsConfig",
     "MetricsConfig",
     "ModelConfig",
     "Purpose",
@@ -47,7 +52,9 @@ __all__ = [
     "StdinSourceConfig",
     "StdoutSinkConfig",
     "TrainingConfig",
+    "as_toml",
     "check_purpose",
+    "effective",
     "load_config",
     "parse_config",
     "require_running",

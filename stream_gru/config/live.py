@@ -28,9 +28,9 @@ from stream_gru.config.kinds import (
 class RunConfig(Table, frozen=True):
     """The daemon: which bundle, which engine, how much at once.
 
-    What was processed is committed (outputs flushed, inputs acknowledged) after ``commit_rows`` samples or ``commit_s``
-    seconds, whichever comes first.  A stream is silent when nothing came from it for ``silent_after_s``; 0 chooses ten
-    periods of the model, at least ten seconds.
+    What was processed is committed (made durable in ``state_dir``, inputs acknowledged) after ``commit_rows`` samples
+    or ``commit_s`` seconds, whichever comes first; ``emit``: whether outputs leave after that or at once.  A stream is
+    silent when nothing came from it for ``silent_after_s``; 0 chooses ten periods of the model, at least ten seconds.
     """
 
     bundle: str
@@ -39,10 +39,14 @@ class RunConfig(Table, frozen=True):
     adapt_rate: NonNegative = 0.5
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     max_streams: PositiveInt = 1000
+    when_streams_full: Literal["refuse", "evict"] = "refuse"
+    max_stored_streams: PositiveInt = 100_000
     commit_rows: PositiveInt = 500
     commit_s: Seconds = 1.0
     silent_after_s: NonNegative = 0.0
     state_dir: str = ""
+    emit: Literal["after_commit", "immediate"] = "after_commit"
+    when_model_changes: Literal["reset", "refuse"] = "reset"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -179,10 +183,12 @@ class AssemblyConfig(Table, frozen=True):
 
 
 class AnySink(Table, frozen=True):
-    """What every sink has.  ``throttle``: ``none`` writes every output, ``interval`` one of each stream every
-    ``interval_s`` seconds of event time, ``change`` those where class, alarm or trust changes.
+    """What every sink has.  ``name`` is its label in metrics, and that under which its outputs are stored; empty, it is
+    its type, numbered from the second on.  ``throttle``: ``none`` writes every output, ``interval`` one of each stream
+    every ``interval_s`` seconds of event time, ``change`` those where class, alarm or trust changes.
     """
 
+    name: SourceName = ""
     throttle: Literal["none", "interval", "change"] = "none"
     interval_s: Seconds = 60.0
 
@@ -259,6 +265,23 @@ class ControlConfig(Table, frozen=True):
     mqtt: bool = False
     broker: str = ""
     topic: Topic = "stream_gru/command"
+
+
+class LimitsConfig(Table, frozen=True):
+    """How many samples are taken a second, of all sources, by the time of their arrival; 0: no limit.
+
+    What is too much is dropped.
+    """
+
+    samples_per_s: NonNegative = 0.0
+    samples_per_s_of_a_stream: NonNegative = 0.0
+
+
+class DeadLetterConfig(Table, frozen=True):
+    """A file for messages that could not be read, with the reason; empty: none.  At ``max_bytes`` it is put aside."""
+
+    path: Annotated[str, Meta(max_length=4096)] = ""
+    max_bytes: Annotated[int, Meta(ge=65_536)] = 10_485_760
 
 
 class MetricsConfig(Table, frozen=True):

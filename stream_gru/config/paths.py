@@ -31,6 +31,7 @@ def resolve(config: Config, base: Path) -> Config:
     if run is not None:
         run = replace(run, bundle=_joined(base, run.bundle), state_dir=_joined(base, run.state_dir))
     training = replace(config.training, tensorboard=_joined(base, config.training.tensorboard))
+    dead_letter = replace(config.dead_letter, path=_joined(base, config.dead_letter.path))
     control = replace(config.control, token_file=_secret(base, config.control.token_file))
     return replace(
         config,
@@ -38,6 +39,7 @@ def resolve(config: Config, base: Path) -> Config:
         run=run,
         training=training,
         control=control,
+        dead_letter=dead_letter,
         broker=[_broker(base, one) for one in config.broker],
         source=[_source(base, one) for one in config.source],
         sink=[_sink(base, one) for one in config.sink],

@@ -47,7 +47,8 @@ def dotted(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part + 1}]"
         else:
-            text += ("." if text else "") + (part if _BARE_KEY.fullmatch(part) else quoted(part))
+            bare = len(part) <= _LONGEST_QUOTE and _BARE_KEY.fullmatch(part)
+            text += ("." if text else "") + (part if bare else quoted(part))
     return text
 
 

@@ -302,7 +302,18 @@ def _sinks(config: Config, given: Given) -> Iterator[Problem]:
         if path and not _FILE_SINK.fullmatch(path):
             expected = "a name that ends in .jsonl, .csv or .lp, perhaps with .gz after it"
             yield Problem(("sink", place, "path"), expected, shown(path))
+    yield from _once(("sink",), [sink.name for sink in config.sink], "name")
     yield from _once(("sink",), [normpath(path) if path else "" for path in paths], "path")
+
+
+def _eviction(config: Config, given: Given) -> Iterator[Problem]:
+    """Who makes room must have somewhere to go."""
+    run = config.run
+    if run is not None and run.when_streams_full == "evict" and not run.state_dir:
+        yield Problem(("run", "state_dir"), 'a folder, as when_streams_full = "evict"', "none")
+    if run is not None and run.max_stored_streams < run.max_streams:
+        path = _given_one(("run", "max_stored_streams"), ("run", "max_streams"), given)
+        yield Problem(path, f"max_stored_streams at least max_streams = {run.max_streams}", f"{run.max_stored_streams}")
 
 
 def _port(config: Config, given: Given) -> Iterator[Problem]:
@@ -363,6 +374,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("training",), _windows),
     (("training", "model", "channel"), _channel_shift),
     (("sink",), _sinks),
+    (("run",), _eviction),
     (("metrics",), _port),
 )
 """Each rule with the tables it reads."""

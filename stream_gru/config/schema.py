@@ -39,6 +39,8 @@ from stream_gru.config.live import (
     AssemblyConfig,
     BrokerConfig,
     ControlConfig,
+    DeadLetterConfig,
+    LimitsConfig,
     MetricsConfig,
     RunConfig,
     SinkConfig,
@@ -229,6 +231,8 @@ class Config(Table, frozen=True):
     broker: list[BrokerConfig] = []
     source: list[SourceConfig] = []
     assembly: AssemblyConfig = AssemblyConfig()
+    limits: LimitsConfig = LimitsConfig()
+    dead_letter: DeadLetterConfig = DeadLetterConfig()
     alarm: AlarmConfig = AlarmConfig()
     sink: list[SinkConfig] = []
     control: ControlConfig = ControlConfig()

@@ -8,16 +8,21 @@ Those who ask live in threads of their own; pipeline and gate belong to the loop
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta, Struct
 
+from stream_gru.memory import packed, unpacked, unusable
 from stream_gru.types import STREAM_ID, DropReason, SampleBatch
 
 MAX_COMMAND_BYTES = 4096
+MAX_STATE_BYTES = 4_194_304  # of one stream that is brought from elsewhere
 _MAX_WAITING = 64
+_MOST_NAMES = 1_000_000
 
 
 class Action(StrEnum):
@@ -26,20 +31,35 @@ class Action(StrEnum):
     RESET = "reset"
     PAUSE = "pause"
     RESUME = "resume"
+    EXPORT = "export"
+    IMPORT = "import"
+
+
+SAID = (Action.RESET, Action.PAUSE, Action.RESUME)
+"""What may be asked over MQTT too; the others carry a state, and go over HTTP alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a command; ``streams`` is how many it concerned, ``text`` says it for people."""
+    """What became of a command; ``streams`` is how many it concerned, ``text`` says it for people.
+
+    ``state``: JSON of an exported stream, where that was asked for.
+    """
 
     ok: bool
     text: str
     streams: int = 0
+    state: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        """As JSON has it: with a state only where one was asked for."""
+        said: dict[str, object] = {"ok": self.ok, "text": self.text, "streams": self.streams}
+        return {**said, "state": self.state} if self.state else said
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One thing to do: ``stream`` None means all of them.
+    """One thing to do: ``stream`` None means all of them; ``state`` is what shall be imported.
 
     ``reply`` is called once, from the thread of the loop; it must neither raise nor wait.
     """
@@ -47,6 +67,7 @@ class Command:
     action: Action
     stream: str | None
     reply: Callable[[Answer], None]
+    state: bytes = b""
 
 
 class Commands:
@@ -71,7 +92,7 @@ class Commands:
         return found
 
 
-def parse_command(data: object) -> tuple[Action, str | None]:
+def parse_command(data: object, actions: Sequence[Action] = SAID) -> tuple[Action, str | None]:
     """Read ``{"action": "reset", "stream": "pump-7"}`` or ``{"action": "reset", "all": true}``.
 
     Returns the action and the stream, None for all.  Raises ValueError, saying what was expected, for anything else.
@@ -82,8 +103,8 @@ def parse_command(data: object) -> tuple[Action, str | None]:
     if unknown:
         raise ValueError(f"expected the keys action, stream and all, got {unknown[0]!r:.80}")
     action = data.get("action")
-    if not isinstance(action, str) or action not in set(Action):
-        raise ValueError(f"action: expected {', '.join(Action)}, got {action!r:.80}")
+    if not isinstance(action, str) or action not in set(actions):
+        raise ValueError(f"action: expected {', '.join(actions)}, got {action!r:.80}")
     if ("stream" in data) == ("all" in data):
         raise ValueError('expected one of "stream": "NAME" and "all": true')
     if "all" in data:
@@ -104,15 +125,23 @@ class _Paused:
     names: frozenset[str] = frozenset()
 
 
+class _Form(Struct, array_like=True, forbid_unknown_fields=True):
+    """What is paused as it is stored, names sorted."""
+
+    everyone: bool
+    names: Annotated[list[str], Meta(max_length=_MOST_NAMES)]
+
+
 class Gate:
     """Keeps the samples of paused streams from the pipeline.
 
     It is changed by the loop only; other threads may read.  A stream that is resumed while all are paused runs, the
-    others stay paused, those that are yet to come too.
+    others stay paused, those that are yet to come too.  What was paused stays so over a restart: the gate fulfils
+    `Remembering`, all of it under the name "".
     """
 
     def __init__(self) -> None:
-        self._paused = _Paused()
+        self._paused = self._stored = _Paused()
 
     def __contains__(self, stream: str) -> bool:
         paused = self._paused
@@ -138,6 +167,8 @@ class Gate:
     def count(self, streams: Iterable[str]) -> int:
         """How many of these streams are paused."""
         paused = self._paused
+        if paused == _NOBODY:
+            return 0
         return sum((stream in paused.names) != paused.everyone for stream in streams)
 
     def pause(self, stream: str | None) -> None:
@@ -170,6 +201,33 @@ class Gate:
             return batch
         rejected = {**batch.rejected, DropReason.PAUSED: batch.rejected.get(DropReason.PAUSED, 0) + rows}
         return replace(batch.take(~held), rejected=rejected)
+
+    def changed(self) -> tuple[str, ...]:
+        """The one name "" when something else is paused than at the last `stored`."""
+        return () if self._paused == self._stored else ("",)
+
+    def stored(self) -> None:
+        """What has changed was written down."""
+        self._stored = self._paused
+
+    def recall(self, name: str) -> bytes | None:
+        """What is paused; None when nothing is, and for any name but ""."""
+        paused = self._paused
+        if name or paused == _NOBODY:
+            return None
+        return packed(_Form(paused.everyone, sorted(paused.names)))
+
+    def restore(self, name: str, data: bytes) -> None:
+        """Pause what was paused.  Raises StateError."""
+        form = unpacked(data, _Form, "paused streams")
+        if name or not all(map(STREAM_ID.fullmatch, form.names)):
+            raise unusable("paused streams", "expected names of streams")
+        self._paused = self._stored = _Paused(form.everyone, frozenset(form.names))
+
+    def forget(self, name: str) -> None:
+        """Let all through, where ``name`` is ""; quiet for any other."""
+        if not name:
+            self._paused = self._stored = _NOBODY
 
 
 _NOBODY = _Paused()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
@@ -141,7 +141,7 @@ class ControlMqtt:
 
     def _answer(self, address: _ReturnAddress, answer: Answer) -> None:
         """Publish an answer; from any thread."""
-        payload = json.dumps(asdict(answer)).encode()
+        payload = json.dumps(answer.as_dict()).encode()
 
         def publish(client: Client) -> None:
             if len(self._unconfirmed) >= _MAX_UNCONFIRMED:

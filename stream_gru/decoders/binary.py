@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from cobs import cobs
 
 from stream_gru.decoders.fields import Fields
+from stream_gru.decoders.lines import unreadable
 from stream_gru.decoders.names import checked_names
 from stream_gru.decoders.records import Records, Shape
 from stream_gru.errors import ConfigError
@@ -33,7 +34,7 @@ class BinaryDecoder:
     """Reads messages whose payload is one COBS frame, without the zero byte between frames.
 
     ``struct`` of the source is the format of what is inside, ``fields`` names its members (``""``: unwanted).  A float
-    that is not finite is missing; text ends at its first zero byte.  Raises ConfigError.
+    that is NaN is missing; text ends at its first zero byte.  Raises ConfigError.
     """
 
     def __init__(self, fields: Fields) -> None:
@@ -66,15 +67,15 @@ class BinaryDecoder:
         try:
             frame = cobs.decode(payload)
         except cobs.DecodeError:
-            return DropReason.PARSE
+            return unreadable(payload)
         if len(frame) != self._struct.size + self._crc_size:
-            return DropReason.PARSE
+            return unreadable(payload)
         inside, crc = frame[: self._struct.size], frame[self._struct.size :]
         if int.from_bytes(crc, "little") != self._crc(inside):
             return DropReason.CHECKSUM
         record: dict[str, object] = {}
         for name, value in zip(self._names, self._struct.unpack(inside), strict=True):
-            if isinstance(value, float) and not math.isfinite(value):
+            if isinstance(value, float) and math.isnan(value):
                 value = None
             elif isinstance(value, bytes):
                 try:

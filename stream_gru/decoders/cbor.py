@@ -12,6 +12,7 @@ from typing import Any
 import cbor2
 
 from stream_gru.decoders.fields import Fields
+from stream_gru.decoders.lines import unreadable
 from stream_gru.decoders.records import Records, Shape
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
@@ -19,6 +20,8 @@ from stream_gru.types import DropReason, RawMessage, SampleBatch
 _PAIR = b"\x82"
 _END = "end of payload 7d1c"
 _AFTER = cbor2.dumps(_END)
+# In cbor2's word for more arrays in arrays than it reads, several hundred.
+_DEEP = "nesting depth"
 
 
 class Tagged:
@@ -77,5 +80,7 @@ def _read(payload: bytes) -> object:
     try:
         found, end = cbor2.loads(_PAIR + payload + _AFTER, semantic_decoders=_ANY_TAG)
     except cbor2.CBORDecodeError as error:
-        return DropReason.ENCODING if isinstance(error.__cause__, UnicodeDecodeError) else DropReason.PARSE
-    return found if end == _END else DropReason.PARSE
+        if _DEEP in str(error):
+            return DropReason.TOO_DEEP
+        return DropReason.ENCODING if isinstance(error.__cause__, UnicodeDecodeError) else unreadable(payload)
+    return found if end == _END else unreadable(payload)

@@ -17,8 +17,11 @@ import numpy as np
 
 from stream_gru.config.kinds import TimeUnit
 from stream_gru.times import LIMIT_NS, UNITS_NS, epoch_to_ns, parse_iso
-from stream_gru.types import F64, I32, I64, STREAM_ID, DropReason, Mask
+from stream_gru.types import F32, F64, I32, I64, STREAM_ID, DropReason, Mask
 
+# Up to here every whole number is a float64.
+EXACT = 2**53
+_DIGITS = 20
 # Cells joined by commas, which no number has.
 _PLAIN_NUMBERS = re.compile(r"[0-9+\-.eE,]*")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
@@ -190,6 +193,31 @@ def _numbers_one_by_one(cells: Column, rows: Rows, reason: DropReason) -> F64:
     rows.drop(unreadable, reason)
     rows.drop(wrong, DropReason.TYPE)
     return out
+
+
+def drop_unfit(cells: Column, numbers: F64, values: F32, rows: Rows) -> None:
+    """Drop the rows of a channel whose ``cells`` are no values: infinite, too large for float32, or not exact.
+
+    ``numbers`` are what was read, ``values`` what they became.
+    """
+    whole = np.zeros(len(values), np.bool_)
+    said = whole.copy()
+    for index in np.flatnonzero((np.abs(numbers) >= EXACT) | np.isinf(values)).tolist():
+        cell = cells[index]
+        if isinstance(cell, str):
+            whole[index], said[index] = is_inexact(cell), "n" in cell.lower()
+        elif isinstance(cell, float | np.floating):
+            said[index] = np.isinf(cell)
+        elif isinstance(cell, int | np.integer):
+            whole[index] = abs(int(cell)) > EXACT
+    rows.drop(said, DropReason.NON_FINITE)
+    rows.drop(whole | np.isinf(values), DropReason.OUT_OF_RANGE)
+
+
+def is_inexact(text: str) -> bool:
+    """Whether a number is written as a whole one that is larger than float64 has all of them."""
+    digits = text.strip(" \t").lstrip("+-0")
+    return digits.isdigit() and (len(digits) > _DIGITS or int(digits) > EXACT)
 
 
 def _as_float(number: float | np.number[Any]) -> float:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from stream_gru.decoders.columns import NUMBER, Column
 from stream_gru.decoders.csv_cells import split_lines
 from stream_gru.decoders.fields import Fields, assemble
-from stream_gru.decoders.lines import Memory, decoded_lines
+from stream_gru.decoders.lines import decoded_lines
+from stream_gru.decoders.memory import Memory
 from stream_gru.decoders.names import checked_names
-from stream_gru.decoders.records import counted
+from stream_gru.decoders.records import MAX_FIELDS, counted, is_name
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
 _Names = tuple[list[str], list[int]]
@@ -32,7 +33,7 @@ class BareCsvDecoder:
         self._configured: _Names | None = self._placed(names) if names else None
         self._needed = {name for name in (fields.input.time, fields.input.stream) if name}
         self._columns = frozenset(fields.columns)
-        self._known: Memory[_Names] = Memory()
+        self.memory: Memory[_Names] = Memory(self._placed)
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order."""
@@ -40,7 +41,7 @@ class BareCsvDecoder:
         lines: list[str] = []
         owners: list[RawMessage] = []
         for message in raw:
-            found, bad = decoded_lines(message.payload)
+            found, bad = decoded_lines(message)
             for reason, n in bad.items():
                 rejected[reason] = rejected.get(reason, 0) + n
             if found and found[0][:1] == "\ufeff":
@@ -74,10 +75,14 @@ class BareCsvDecoder:
             return []
         names = self._configured
         if names is None:
+            if len(row) > MAX_FIELDS:
+                return DropReason.TOO_MANY_FIELDS
             if self._is_header(row):
-                self._known.put(message, self._placed([cell.strip() for cell in row]))
+                if not all(map(is_name, row)):
+                    return DropReason.TOO_LARGE
+                self.memory.put(message, [cell.strip() for cell in row])
                 return []
-            names = self._known.get(message)
+            names = self.memory.get(message)
             if names is None:
                 return DropReason.MISSING_FIELD
         elif row[0].strip() == names[0][0] and [cell.strip() for cell in row] == names[0]:

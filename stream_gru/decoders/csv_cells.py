@@ -18,7 +18,7 @@ def split_lines(lines: Sequence[str], delimiter: str) -> list[list[str] | None]:
     rows = []
     for line in lines:
         try:
-            rows.append(next(csv.reader([line], delimiter=delimiter, strict=True), []))
+            rows.append(next(csv.reader([line], delimiter=delimiter, strict=True), []) if line else [])
         except csv.Error:
             rows.append(None)
     return rows

@@ -27,6 +27,7 @@ class CsvDecoder:
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
         self._bare = BareCsvDecoder(fields)
+        self.memory = self._bare.memory
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order.  Raises DataError when the header lacks a column."""
@@ -52,7 +53,7 @@ class CsvDecoder:
 
     def _decode_one(self, message: RawMessage) -> SampleBatch:
         names = self._names(message)
-        lines, rejected = decoded_lines(message.payload)
+        lines, rejected = decoded_lines(message)
         split = split_lines(lines, self._fields.input.delimiter)
         rows = [row for row in split if row]
         lengths = list(map(len, rows))

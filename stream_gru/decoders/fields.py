@@ -18,10 +18,12 @@ from msgspec.structs import replace as replace_keys
 from stream_gru.config.live import SourceChannelConfig, SourceInputConfig
 from stream_gru.config.schema import ChannelConfig, InputConfig
 from stream_gru.decoders.columns import (
+    EXACT,
     Coded,
     Column,
     Mistyped,
     Rows,
+    drop_unfit,
     read_flags,
     read_integers,
     read_labels,
@@ -38,6 +40,8 @@ __all__ = ["Coded", "Column", "Fields", "Mistyped", "assemble", "stream_id"]
 
 # A device's clock may be this far ahead of ours: time zones set wrongly, not years.
 _AHEAD_NS = 86_400 * NS_PER_S
+# 2000-01-01: a device that says less has no clock yet.  By an arrival before it nobody is judged: then we have none.
+_EARLIEST_NS = 946_684_800 * NS_PER_S
 _INPUT_KEYS = ("delimiter", "time", "time_unit", "stream", "label", "reset", "sequence", "seq")
 
 
@@ -192,17 +196,25 @@ def assemble(
     if wanted.time:
         time_ns = read_times(cells(wanted.time, instants=True), wanted.time_unit, rows)
         if live and fields.clock == "epoch":
-            rows.drop((time_ns - arrival > _AHEAD_NS) & (arrival != 0), DropReason.TIMESTAMP)
+            wrong = (time_ns < _EARLIEST_NS) | (time_ns - arrival > _AHEAD_NS)
+            rows.drop(wrong & (arrival >= _EARLIEST_NS), DropReason.TIMESTAMP)
     else:
         time_ns = arrival.copy()
         rows.drop(arrival == 0, DropReason.MISSING_FIELD)
     values = np.full((count, len(fields.columns)), np.nan, np.float32)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         for index, name in enumerate(fields.columns):
             numbers = read_numbers(cells(name), rows)
             if fields.scale and (fields.scale[index], fields.offset[index]) != (1.0, 0.0):
-                numbers = numbers * fields.scale[index] + fields.offset[index]
-            values[:, index] = numbers
+                values[:, index] = numbers * fields.scale[index] + fields.offset[index]
+                drop_unfit(cells(name), numbers, values[:, index], rows)
+            else:
+                values[:, index] = numbers
+        large = np.abs(values) >= EXACT
+        if large.any():
+            for index in np.flatnonzero(large.any(axis=0)).tolist():
+                name = fields.columns[index]
+                drop_unfit(cells(name), read_numbers(cells(name), rows), values[:, index], rows)
     if wanted.stream:
         streams, stream = read_streams(cells(wanted.stream), rows)
     else:

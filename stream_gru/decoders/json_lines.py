@@ -26,7 +26,7 @@ class JsonLinesDecoder:
         for message in raw:
             if records.faulty(message):
                 continue
-            lines, rejected = decoded_lines(message.payload)
+            lines, rejected = decoded_lines(message)
             records.drop_all(rejected)
             for line in lines:
                 if line and not line.isspace():

@@ -1,13 +1,14 @@
 """JSON: one object a message, ``{"time": ..., "flow": 41.2, ...}``; null and absent keys mean missing.
 
 Source: RFC 8259.  What a device writes beside the standard (NaN, Infinity, 1e400, a comma at the end) is refused, and
-so is a nesting that would exhaust the stack.
+so is a nesting too deep.  Of a key that comes twice the last one counts, as most readers have it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +18,7 @@ from stream_gru.decoders.records import Records, Shape
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
 _T = TypeVar("_T")
+_NO_NUMBERS = re.compile(r"(?<=[:,\[\s])-?(?:NaN|Infinity)(?=[,\]}\s])")
 
 
 class JsonDecoder:
@@ -69,14 +71,22 @@ def parsed(decoder: msgspec.json.Decoder[_T], text: str) -> _T | DropReason:
         return decoder.decode(text)
     except msgspec.ValidationError as error:
         # Either another type than asked for, or a number that no float64 holds.
-        return DropReason.PARSE if "out of range" in str(error) else DropReason.TYPE
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
-        return DropReason.PARSE
+        return DropReason.OUT_OF_RANGE if "out of range" in str(error) else DropReason.TYPE
+    except RecursionError:
+        return DropReason.TOO_DEEP
+    except (msgspec.DecodeError, UnicodeError):
+        return _why_unreadable(decoder, text)
+
+
+def _why_unreadable(decoder: msgspec.json.Decoder[Any], text: str) -> DropReason:
+    """NON_FINITE where nothing but ``NaN`` and ``Infinity``, which some libraries write, makes a text unreadable."""
+    without, count = _NO_NUMBERS.subn("0", text)
+    return DropReason.NON_FINITE if count and not isinstance(parsed(decoder, without), DropReason) else DropReason.PARSE
 
 
 def documents(decoder: msgspec.json.Decoder[_T], message: RawMessage, records: Records) -> Iterator[_T | DropReason]:
     """What a payload says that is one text of JSON, over any number of lines, or one on each line."""
-    lines, rejected = decoded_lines(message.payload)
+    lines, rejected = decoded_lines(message)
     records.drop_all(rejected)
     lines = [text for line in lines if (text := line.removeprefix("\ufeff").strip())]
     if len(lines) > 1 and not rejected:

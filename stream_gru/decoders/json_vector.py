@@ -12,7 +12,7 @@ import msgspec
 from stream_gru.decoders.fields import Fields
 from stream_gru.decoders.json_object import documents
 from stream_gru.decoders.names import checked_names
-from stream_gru.decoders.records import MAX_RECORDS, Record, Records, Shape
+from stream_gru.decoders.records import MAX_RECORDS, Record, Records, Shape, beyond_limits
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
 
@@ -46,7 +46,10 @@ class JsonVectorDecoder:
             yield found
             return
         vector = found.pop("v", None)
-        if type(vector) is not list:
+        beyond = beyond_limits(found)  # before it is repeated for each of several vectors
+        if beyond is not None:
+            yield beyond
+        elif type(vector) is not list:
             yield DropReason.MISSING_FIELD if vector is None else DropReason.TYPE
         elif vector and type(vector[0]) is list:
             yield from self._several(found, vector)

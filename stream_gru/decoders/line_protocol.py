@@ -8,6 +8,7 @@ fields are one space of names, a field goes before a tag; ``_measurement`` is th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -34,13 +35,15 @@ _FIELD = re.compile(rf"({_NAME})=({_VALUE})")
 _ESCAPED = re.compile(r"\\([,= ])")
 _ESCAPED_QUOTE = re.compile(r'\\(["\\])')
 _FLOAT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_INTEGER = re.compile(r"-?\d{1,20}i|\d{1,20}u", re.ASCII)
+_INTEGER = re.compile(r"-?\d+i|\d+u", re.ASCII)
+_NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 _BOOLEANS = {
     **dict.fromkeys(("t", "T", "true", "True", "TRUE"), True),
     **dict.fromkeys(("f", "F", "false", "False", "FALSE"), False),
 }
 # Nothing that fits 64 bits has more.
 _DIGITS = 20
+_BEYOND = 2**64
 
 
 class LineProtocolDecoder:
@@ -58,7 +61,7 @@ class LineProtocolDecoder:
         for message in raw:
             if records.faulty(message):
                 continue
-            lines, rejected = decoded_lines(message.payload)
+            lines, rejected = decoded_lines(message)
             records.drop_all(rejected)
             for line in lines:
                 text = line.removeprefix("\ufeff").strip(" \t\r")
@@ -76,8 +79,8 @@ class LineProtocolDecoder:
             record[_plain(name)] = _plain(value)
         for name, value in _FIELD.findall(fields):
             read = _value(value)
-            if read is None:
-                return DropReason.PARSE
+            if isinstance(read, DropReason):
+                return read
             record[_plain(name)] = read
         if time is None:
             record[TIME] = None if self._boot or not arrival_ns else arrival_ns
@@ -92,15 +95,15 @@ def _plain(text: str) -> str:
     return _ESCAPED.sub(r"\1", text) if "\\" in text else text
 
 
-def _value(text: str) -> float | int | bool | str | None:
-    """A field's value; None where it is none."""
+def _value(text: str) -> float | int | bool | str | DropReason:
+    """A field's value, or why it is none."""
     if _FLOAT.fullmatch(text):
         number = float(text)
-        return None if number in (float("inf"), float("-inf")) else number
+        return DropReason.OUT_OF_RANGE if math.isinf(number) else number
     if text[0] == '"':
         return _ESCAPED_QUOTE.sub(r"\1", text[1:-1])
     if _INTEGER.fullmatch(text):
-        whole = int(text[:-1])
+        whole = int(text[:-1]) if len(text) <= _DIGITS + 2 else _BEYOND
         limits = (-(2**63), 2**63) if text[-1] == "i" else (0, 2**64)
-        return whole if limits[0] <= whole < limits[1] else None
-    return _BOOLEANS.get(text)
+        return whole if limits[0] <= whole < limits[1] else DropReason.OUT_OF_RANGE
+    return _BOOLEANS.get(text, DropReason.NON_FINITE if _NO_NUMBER.fullmatch(text) else DropReason.PARSE)

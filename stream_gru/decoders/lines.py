@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
-from stream_gru.types import STREAM_ID, DropReason, RawMessage
+from stream_gru.types import DropReason, RawMessage
 
 MAX_LINE_BYTES = 64 * 1024
 _SHOWN = 80
-_DEVICES = 4096
 
-T = TypeVar("T")
+_COMPRESSED = (
+    b"\x1f\x8b", b"\x78\x01", b"\x78\x9c", b"\x78\xda", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"\x04\x22\x4d\x18",
+)  # fmt: skip
 
 
 def origin(message: RawMessage) -> str:
@@ -36,8 +35,12 @@ def is_blank(message: RawMessage, besides: str = "") -> bool:
     return not text.translate(dict.fromkeys(map(ord, besides), " ")).strip()
 
 
-def decoded_lines(payload: bytes) -> tuple[list[str], dict[DropReason, int]]:
-    """Return the lines of a payload as text, and how many were not UTF-8, held NUL or were too long."""
+def decoded_lines(message: RawMessage) -> tuple[list[str], dict[DropReason, int]]:
+    """Return the lines of a payload as text, and how many were not UTF-8, held NUL or were too long.
+
+    A live payload that is compressed has no lines: it is one reject.
+    """
+    payload = message.payload
     rejected: dict[DropReason, int] = {}
     try:
         text = payload.decode()
@@ -47,6 +50,8 @@ def decoded_lines(payload: bytes) -> tuple[list[str], dict[DropReason, int]]:
         lines = text.split("\n")
         if len(payload) <= MAX_LINE_BYTES or max(map(len, lines)) <= MAX_LINE_BYTES // 4:
             return lines, rejected
+    if text is None and message.arrival_ns and is_compressed(payload):
+        return [], {DropReason.ENCODING: 1}
     lines = []
     for line in payload.split(b"\n"):
         reason = _fault(line)
@@ -57,6 +62,16 @@ def decoded_lines(payload: bytes) -> tuple[list[str], dict[DropReason, int]]:
     return lines, rejected
 
 
+def is_compressed(payload: bytes) -> bool:
+    """Whether a payload begins as gzip, zlib, zstd, bzip2, xz or LZ4 do; nobody unpacks it: it may be a bomb."""
+    return payload.startswith(_COMPRESSED)
+
+
+def unreadable(payload: bytes) -> DropReason:
+    """Why bytes that are no record of a format of bytes are none."""
+    return DropReason.ENCODING if is_compressed(payload) else DropReason.PARSE
+
+
 def _fault(line: bytes) -> DropReason | None:
     if len(line) > MAX_LINE_BYTES:
         return DropReason.TOO_LARGE
@@ -65,30 +80,3 @@ def _fault(line: bytes) -> DropReason | None:
     except UnicodeDecodeError:
         return DropReason.ENCODING
     return DropReason.ENCODING if b"\0" in line else None
-
-
-class Memory(Generic[T]):
-    """What the lines of each device said last, of a bounded number of devices: the one not asked for longest is
-    forgotten.  A device whose key is no stream id is not remembered at all.
-    """
-
-    def __init__(self) -> None:
-        self._said: dict[tuple[str, str], T] = {}
-
-    def get(self, message: RawMessage) -> T | None:
-        """What the device of this message said, if anything."""
-        device = message.source, message.key
-        said = self._said.pop(device, None)
-        if said is not None:
-            self._said[device] = said
-        return said
-
-    def put(self, message: RawMessage, said: T) -> None:
-        """Remember it, in place of what it said before."""
-        if not STREAM_ID.fullmatch(message.key):
-            return
-        device = message.source, message.key
-        self._said.pop(device, None)
-        if len(self._said) >= _DEVICES:
-            del self._said[next(iter(self._said))]
-        self._said[device] = said

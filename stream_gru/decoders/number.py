@@ -12,11 +12,14 @@ from dataclasses import replace
 
 from msgspec.structs import replace as replace_keys
 
+from stream_gru.decoders.columns import EXACT, is_inexact
 from stream_gru.decoders.fields import Fields
 from stream_gru.decoders.records import Record, Records, Shape
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+_NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 
 
 class NumberDecoder:
@@ -49,6 +52,8 @@ class NumberDecoder:
         if index < 0:
             return DropReason.UNKNOWN_STREAM if channel else DropReason.MISSING_FIELD
         if not _NUMBER.fullmatch(text):
-            return DropReason.PARSE
+            return DropReason.NON_FINITE if _NO_NUMBER.fullmatch(text) else DropReason.PARSE
         number = float(text)
-        return DropReason.PARSE if math.isinf(number) else {self._fields.columns[index]: number}
+        if abs(number) >= EXACT and (math.isinf(number) or is_inexact(text)):
+            return DropReason.OUT_OF_RANGE
+        return {self._fields.columns[index]: number}

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from stream_gru.decoders.columns import MISSING, NUMBER
 from stream_gru.decoders.fields import Fields
-from stream_gru.decoders.lines import Memory, decoded_lines
+from stream_gru.decoders.lines import decoded_lines
+from stream_gru.decoders.memory import Memory
 from stream_gru.decoders.names import checked_names
-from stream_gru.decoders.records import Record, Records, Shape
+from stream_gru.decoders.records import MAX_FIELDS, Record, Records, Shape, is_name
 from stream_gru.types import DropReason, RawMessage, SampleBatch
 
 _BETWEEN = re.compile(r"[ \t,]+")
@@ -31,7 +32,7 @@ class PlotterDecoder:
     def __init__(self, fields: Fields) -> None:
         self._shape = Shape(fields)
         self._names = list(checked_names(fields, fields.names)) if fields.names else None
-        self._labels: Memory[list[str]] = Memory()
+        self.memory: Memory[list[str]] = Memory(list)
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order."""
@@ -39,7 +40,7 @@ class PlotterDecoder:
         for message in raw:
             if records.faulty(message, besides=","):
                 continue
-            lines, rejected = decoded_lines(message.payload)
+            lines, rejected = decoded_lines(message)
             records.drop_all(rejected)
             for line in lines:
                 text = line.removeprefix("\ufeff").strip(" \t\r,")
@@ -62,9 +63,13 @@ class PlotterDecoder:
         if not any(NUMBER.fullmatch(part) or part.lower() in MISSING for part in parts):
             if self._shape.columns.isdisjoint(parts):
                 return DropReason.MISSING_FIELD
-            self._labels.put(message, parts)
+            if len(parts) > MAX_FIELDS:
+                return DropReason.TOO_MANY_FIELDS
+            if not all(map(is_name, parts)):
+                return DropReason.TOO_LARGE
+            self.memory.put(message, parts)
             return None
-        labels = self._labels.get(message) or self._names
+        labels = self.memory.get(message) or self._names
         if labels is None or len(parts) < len(labels):
             return DropReason.MISSING_FIELD
         if len(parts) > len(labels):

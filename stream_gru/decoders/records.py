@@ -14,7 +14,10 @@ from stream_gru.types import DropReason, RawMessage, SampleBatch
 
 # Of one object; and of one payload, which a source has bounded in bytes already.
 MAX_FIELDS = 256
+MAX_NAME_BYTES = 256
+MAX_DEPTH = 16
 MAX_RECORDS = 100_000
+_NESTED = frozenset({dict, list})
 
 Record = dict[str, object]
 
@@ -34,14 +37,16 @@ class Shape:
 
     def flat(self, record: Record, channel: str = "") -> Record | DropReason:
         """The record with all that was asked for at its top; or why it cannot be used."""
-        if len(record) > MAX_FIELDS:
-            return DropReason.TOO_LARGE
+        beyond = beyond_limits(record)
+        if beyond is not None:
+            return beyond
         if "fields" in record or "tags" in record:
             for name in ("fields", "tags"):
                 inner = record.get(name)
                 if type(inner) is dict:
-                    if len(inner) > MAX_FIELDS:
-                        return DropReason.TOO_LARGE
+                    beyond = beyond_limits(inner)
+                    if beyond is not None:
+                        return beyond
                     record = {**inner, **record}
         for name, path in self._paths:
             if name not in record:
@@ -152,6 +157,42 @@ def counted(batch: SampleBatch, rejected: Mapping[DropReason, int]) -> SampleBat
     for reason, n in rejected.items():
         total[reason] = total.get(reason, 0) + n
     return replace(batch, rejected=total)
+
+
+def beyond_limits(record: Record) -> DropReason | None:
+    """Why an object has too many fields, such names, or such a depth that nobody shall look into it; None if not.
+
+    Keys that are no text, as CBOR may have them, name nothing.
+    """
+    if len(record) > MAX_FIELDS:
+        return DropReason.TOO_MANY_FIELDS
+    try:
+        names = "".join(record)
+    except TypeError:
+        names = "".join(name for name in record if type(name) is str)
+    if "\0" in names:
+        return DropReason.ENCODING
+    if (len(names) > MAX_NAME_BYTES or not names.isascii()) and not all(map(is_name, record)):
+        return DropReason.TOO_LARGE
+    if _NESTED.isdisjoint(map(type, record.values())) or not _is_deeper(record, MAX_DEPTH):
+        return None
+    return DropReason.TOO_DEEP
+
+
+def is_name(name: object) -> bool:
+    """Whether it is not too long for the name of a field."""
+    return type(name) is not str or len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES
+
+
+def _is_deeper(record: Record, depth: int) -> bool:
+    """Whether objects and arrays stand more than ``depth`` deep in one another, the record itself being the first."""
+    level: list[object] = [record]
+    for _ in range(depth):
+        insides = [outer.values() if type(outer) is dict else outer for outer in level]
+        level = [inner for inside in insides for inner in inside if type(inner) in _NESTED]  # type: ignore[attr-defined]
+        if not level:
+            return False
+    return True
 
 
 def _follow(record: Record, path: list[str]) -> object:

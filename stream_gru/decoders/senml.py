@@ -20,7 +20,7 @@ import msgspec
 from stream_gru.decoders.clocks import TIME, with_own_time
 from stream_gru.decoders.fields import Fields
 from stream_gru.decoders.json_object import documents
-from stream_gru.decoders.records import MAX_FIELDS, MAX_RECORDS, Record, Records, Shape
+from stream_gru.decoders.records import MAX_RECORDS, Record, Records, Shape, beyond_limits
 from stream_gru.types import NS_PER_S, DropReason, RawMessage, SampleBatch
 
 _VERSION = 10
@@ -147,7 +147,9 @@ class SenmlDecoder:
                 try:
                     value += base.value
                 except OverflowError:  # a whole number that no float64 holds, and a fraction
-                    return DropReason.PARSE
+                    return DropReason.OUT_OF_RANGE
+                if value in (math.inf, -math.inf):
+                    return DropReason.OUT_OF_RANGE
         return stream, self._time_ns(record, base, arrival_ns), field, value
 
     def _place(self, name: str) -> tuple[str, str]:
@@ -174,8 +176,9 @@ def _fault(record: object) -> DropReason | None:
     """Why a record cannot be used, if it cannot.  Raises _Spoilt when none of its pack can."""
     if type(record) is not dict:
         return DropReason.TYPE
-    if len(record) > MAX_FIELDS:
-        raise _Spoilt(DropReason.TOO_LARGE)
+    beyond = beyond_limits(record)
+    if beyond is not None:
+        raise _Spoilt(beyond)
     fault = None
     for label, value in record.items():
         kinds = _KINDS.get(label)

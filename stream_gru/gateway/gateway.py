@@ -11,30 +11,37 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 from stream_gru import __version__
 from stream_gru.caretaker import Caretaker
-from stream_gru.config.live import FileSinkConfig, MqttSinkConfig
 from stream_gru.control import Commands, Gate
 from stream_gru.daemon import Daemon, Input
 from stream_gru.engines import load_engine
 from stream_gru.engines.timed import TimedEngine
 from stream_gru.errors import ConfigError, StreamGruError
-from stream_gru.gateway.builders import assembly_spec, build_alarm, build_assembler, build_intake, silent_after_s
+from stream_gru.gateway.builders import (
+    assembly_spec,
+    build_alarm,
+    build_assembler,
+    build_intake,
+    build_poison,
+    build_rate,
+    silent_after_s,
+    stream_bound,
+)
+from stream_gru.gateway.exchange import Exchange
+from stream_gru.gateway.keep import assembly_part, build_store, commit_s, policy, set_parts
 from stream_gru.gateway.plan import Plan, PlannedSink, PlannedSource, load_plan
 from stream_gru.intake import Intake
+from stream_gru.keeping.keeper import Keeper
 from stream_gru.metrics import Metrics, build_registry
 from stream_gru.notify import Notifier
 from stream_gru.period_watch import PeriodWatch
-from stream_gru.pipeline import Pipeline, output_spec
+from stream_gru.pipeline import Pipeline
 from stream_gru.protocols import Sink
 from stream_gru.silence import SilenceWatch
 from stream_gru.sinks import build_sink
-from stream_gru.sinks.encode_csv import CsvEncoder
 from stream_gru.sources import build_source
-from stream_gru.types import OutputSpec
 from stream_gru.web.api import Api, DaemonStatus, StreamStatus
 from stream_gru.web.app import WebServer
 from stream_gru.web.feed import Feed
@@ -60,11 +67,13 @@ class Gateway:
             TimedEngine(engine, self.metrics.observe_inference),
             level=plan.run.level,
             adapt_rate=plan.run.adapt_rate,
-            max_streams=plan.run.max_streams,
+            max_streams=stream_bound(plan),
         )
+        self.keeper = Keeper(self.pipeline, build_store(plan), policy=policy(plan))
         self._silence = SilenceWatch(silent_after_s(plan), max_streams=plan.run.max_streams) if plan.live else None
         self.caretaker = Caretaker(
             self.pipeline,
+            keeper=self.keeper,
             gate=self._gate,
             commands=self._commands,
             silence=self._silence,
@@ -72,20 +81,22 @@ class Gateway:
             metrics=self.metrics,
             notifier=Notifier(),
         )
-        self._assembler = build_assembler(plan)
+        self._assembler, self._rate = build_assembler(plan), build_rate(plan)
         self.daemon = Daemon(
             [self._input(one, plan) for one in plan.sources],
             self.pipeline,
             {},
+            keeper=self.keeper,
             caretaker=self.caretaker,
             metrics=self.metrics,
             alarm=build_alarm(plan),
             bell=self._bell,
             batch_rows=plan.run.batch_rows,
             commit_rows=plan.run.commit_rows,
-            commit_s=plan.run.commit_s,
+            commit_s=commit_s(plan),
         )
         self.daemon.sinks = {**{one.name: self._sink(one, plan) for one in plan.sinks}, _FEED: self._feed}
+        self._introduce()
         self._server: WebServer | None = None
         self._control: ExitStack = ExitStack()
         self._started_s = time.monotonic()
@@ -131,7 +142,8 @@ class Gateway:
             planned.format,
             broker=planned.broker,
             state_dir=plan.run.state_dir,
-            batch_rows=plan.run.batch_rows,
+            # A paced recording is committed between its blocks: small ones.
+            batch_rows=1 if getattr(planned.config, "speed", 0.0) else plan.run.batch_rows,
             alone=len(plan.sources) == 1,
             bell=self._bell.set,
         )
@@ -144,7 +156,7 @@ class Gateway:
         )
 
     def _intake(self, planned: PlannedSource) -> Intake:
-        return build_intake(planned, self._assembler, self._gate)
+        return build_intake(planned, self._assembler, self._gate, stream_bound(self.plan), self._rate)
 
     def _sink(self, planned: PlannedSink, plan: Plan) -> Sink:
         return build_sink(
@@ -152,15 +164,23 @@ class Gateway:
             planned.name,
             broker=planned.broker,
             manifest=plan.bundle.manifest,
-            stopping=lambda: self.daemon.interrupted(),
+            immediate=plan.run.emit == "immediate",
         )
+
+    def _introduce(self) -> None:
+        """Let those who look after all parts know which ones there are now."""
+        inputs = {one.name: one for one in self.daemon.inputs}
+        intakes = {name: intake for one in inputs.values() for name, intake in one.intakes.items()}
+        self.daemon.poison.close()
+        self.daemon.poison = build_poison(self.plan, intakes)
+        set_parts(self.keeper, self.plan, inputs, self.daemon.sinks, self._assembler, self._gate)
 
     def _announce(self) -> None:
         """Begin the series of all sources and sinks."""
         for source in self.plan.sources:
-            self.metrics.add_source(source.name)
+            self.metrics.add_source(source.name, connected=False)
         for sink in self.plan.sinks:
-            self.metrics.add_sink(sink.name)
+            self.metrics.add_sink(sink.name, connected=False)
 
     def _open_server(self, plan: Plan) -> WebServer | None:
         if not plan.config.metrics.enabled:
@@ -247,21 +267,25 @@ class Gateway:
         old = self.plan
         if not old.live:
             raise ConfigError(f"{new.path}: a recording is not reloaded")
+        if old.run.state_dir != new.run.state_dir:
+            raise ConfigError(f"{new.path}: run.state_dir: stays as it is while the daemon runs; restart it")
         engine = load_engine(new.run.engine, new.bundle)
+        self.daemon.commit()
         with ExitStack() as undo:
             server = self._new_server(old, new)
             if server is not None:
                 undo.callback(server.close)
-            sinks = self._new_sinks(new, undo)
+            exchange = Exchange(self.daemon, self.keeper, old, new, self._sink)
+            exchange.open_sinks(undo)
             undo.pop_all()
-        self.daemon.settle()
         reset = self.pipeline.swap(
             new.bundle,
             TimedEngine(engine, self.metrics.observe_inference),
             level=new.run.level,
             adapt_rate=new.run.adapt_rate,
-            max_streams=new.run.max_streams,
+            max_streams=stream_bound(new),
         )
+        self.keeper.take_policy(policy(new))
         self.plan = new
         if old.bundle.manifest.model_id != new.bundle.manifest.model_id:
             self.metrics.set_model(new.bundle.manifest, engine.name)
@@ -270,88 +294,24 @@ class Gateway:
         self.metrics.observe_level(new.run.level)
         self._announce()
         self._replace_server(old, new, server)
-        self._replace_sinks(sinks, old, new)
-        self._replace_inputs(old, new)
+        self.daemon.sinks = {**exchange.sinks(), _FEED: self._feed}
+        if old.config.limits != new.config.limits:
+            self._rate = build_rate(new)
+        if assembly_spec(old) != assembly_spec(new):
+            self._assembler = build_assembler(new)
+            self.keeper.drop_part(assembly_part(old))
+        self.daemon.inputs = exchange.inputs(self._input, self._intake)
         self._control.close()
         self._open_control(new)
         self.daemon.alarm = build_alarm(new)
         self.daemon.batch_rows = new.run.batch_rows
-        self.daemon.commit_rows, self.daemon.commit_s = new.run.commit_rows, new.run.commit_s
+        self.daemon.commit_rows, self.daemon.commit_s = new.run.commit_rows, commit_s(new)
         if self._silence is not None:
             self._silence.after_s = silent_after_s(new)
         logging.getLogger().setLevel(new.run.log_level.upper())
+        self._introduce()
+        self.daemon.commit()
         return f"model {new.bundle.manifest.model_id}, {reset} streams are reset"
-
-    def _new_sinks(self, new: Plan, undo: ExitStack) -> dict[str, Sink]:
-        """The sinks of a new plan: those that stay, and new ones, opened where that can fail."""
-        model_changed = new.bundle.manifest.model_id != self.plan.bundle.manifest.model_id
-        old_columns = _columns(self.pipeline.spec, self.plan)
-        new_columns = _columns(output_spec(new.bundle.manifest, new.run.level), new)
-        before = {one.name: one for one in self.plan.sinks}
-        sinks: dict[str, Sink] = {}
-        for one in new.sinks:
-            stays = before.get(one.name) == one and not (model_changed and isinstance(one.config, MqttSinkConfig))
-            if stays and isinstance(one.config, FileSinkConfig) and ".csv" in Path(one.config.path).suffixes:
-                _check_columns(one.config.path, old_columns, new_columns)
-            sinks[one.name] = self.daemon.sinks[one.name] if stays else self._sink(one, new)
-            if not stays and not isinstance(one.config, MqttSinkConfig):
-                sinks[one.name].open()
-                undo.callback(sinks[one.name].close)
-        return sinks
-
-    def _replace_sinks(self, sinks: dict[str, Sink], old: Plan, new: Plan) -> None:
-        """Close what is no longer there and open the new connections; what was not confirmed goes over to an heir."""
-        before = {name: sink for name, sink in self.daemon.sinks.items() if name != _FEED}
-        kinds = [{one.name: type(one.config) for one in plan.sinks} for plan in (old, new)]
-        heirs: dict[int, Sink | None] = {}
-        for name, sink in before.items():
-            if sinks.get(name) is sink:
-                continue
-            sink.close()
-            left = sink.left() if hasattr(sink, "left") else []
-            heir: Any = sinks[name] if kinds[0][name] is kinds[1].get(name) and hasattr(sink, "left") else None
-            heirs[id(sink)] = heir
-            if heir is not None:
-                heir.take_over(left)
-            elif left:
-                log.warning("sink %s is gone, with %d outputs that were not confirmed", name, len(left))
-        kept = set(map(id, before.values()))
-        for one in new.sinks:
-            if isinstance(one.config, MqttSinkConfig) and id(sinks[one.name]) not in kept:
-                sinks[one.name].open()
-        self.daemon.exchange_sinks({**sinks, _FEED: self._feed}, heirs)
-
-    def _replace_inputs(self, old: Plan, new: Plan) -> None:
-        """Keep inputs whose tables are the same, change subscriptions, close and open the others."""
-        if assembly_spec(old) != assembly_spec(new):
-            self._assembler = build_assembler(new)  # records are numbered anew
-            for running in self.daemon.inputs:
-                running.read.clear()
-        before = {one.name: one for one in old.sources}
-        going = {one.name: one for one in self.daemon.inputs}
-        inputs = []
-        for planned in new.sources:
-            one = going.pop(planned.name, None)
-            if one is not None and self._goes_on(one, before[planned.name], planned):
-                one.intakes = {planned.name: self._intake(planned)}
-            else:
-                if one is not None:
-                    one.source.close()
-                one = self._input(planned, new)
-                one.source.open(None)
-            inputs.append(one)
-        for gone in going.values():
-            # A broker would keep messages for a source that never comes back.
-            getattr(gone.source, "forget", gone.source.close)()
-        self.daemon.inputs = inputs
-
-    @staticmethod
-    def _goes_on(one: Input, was: PlannedSource, planned: PlannedSource) -> bool:
-        """Whether a source stays open under its new table."""
-        if was.config == planned.config and was.broker == planned.broker:
-            return True
-        update = getattr(one.source, "update", None)
-        return update is not None and was.broker == planned.broker and bool(update(planned.config))
 
     def _new_server(self, old: Plan, new: Plan) -> WebServer | None:
         """A server at another address, open beside the old one; None where the address stays.  Raises ConfigError."""
@@ -365,15 +325,3 @@ class Gateway:
         if self._server is not None:
             self._server.close()
         self._server = server or self._open_server(new)
-
-
-def _check_columns(path: str, old: bytes, new: bytes) -> None:
-    """A table cannot go on with other columns.  Raises ConfigError."""
-    if old != new:
-        raise ConfigError(f"{path}: holds the columns of the model and alarms before; choose a new file")
-
-
-def _columns(spec: OutputSpec, plan: Plan) -> bytes:
-    """The first line of a table that a plan writes."""
-    alarm = plan.config.alarm
-    return CsvEncoder().header(spec, alarm=bool(alarm.classes or alarm.misses))

@@ -54,6 +54,11 @@ class PlannedSource:
         return not isinstance(self.config, ReplaySourceConfig)
 
     @property
+    def numbered(self) -> bool:
+        """Whether its messages are numbered, whatever they are, so that another input may take its place."""
+        return isinstance(self.config, MqttSourceConfig | SerialSourceConfig)
+
+    @property
     def assembled(self) -> bool:
         """Whether its channels arrive apart: because it says so, or because its topics or format do."""
         topics = self.config.topics if isinstance(self.config, MqttSourceConfig) else []
@@ -134,7 +139,7 @@ def make_plan(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, her
     )
     sinks = tuple(
         PlannedSink(name, sink, _broker(config, sink.broker) if isinstance(sink, MqttSinkConfig) else None)
-        for sink, name in zip(config.sink, _names([("", _tag(sink)) for sink in config.sink]), strict=True)
+        for sink, name in zip(config.sink, _names([(sink.name, _tag(sink)) for sink in config.sink]), strict=True)
     )
     control = _broker(config, config.control.broker) if config.control.mqtt else None
     refuse_loops(

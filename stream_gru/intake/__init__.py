@@ -5,7 +5,8 @@
                                                                     that arrive   that are
                                                                     apart         paused
 
-Like the pipeline it does no I/O and reads no clock: a recording of the messages gives the same samples.
+Like the pipeline it does no I/O and reads no clock: a recording of the messages gives the same samples.  What its parts
+remember is stored with the hidden states, so that messages may be acknowledged while channels still wait for others.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol, runtime_checkable
 
 from stream_gru.control import Gate
 from stream_gru.errors import DataError
 from stream_gru.intake.assembly import Assembler
 from stream_gru.intake.device_clock import DeviceClock
+from stream_gru.intake.rate import RateLimit
 from stream_gru.intake.sequence import SequenceWatch
-from stream_gru.protocols import Decoder
+from stream_gru.protocols import Decoder, Remembering
 from stream_gru.types import RawMessage, SampleBatch
 
 
@@ -31,6 +34,14 @@ class Arrived:
     batch: SampleBatch
     joined: int = 0
     missing: int = 0
+
+
+@runtime_checkable
+class _Mindful(Protocol):
+    """A decoder that remembers what devices said."""
+
+    @property
+    def memory(self) -> Remembering: ...
 
 
 class Intake:
@@ -48,14 +59,22 @@ class Intake:
         sequence: SequenceWatch | None = None,
         assembler: Assembler | None = None,
         gate: Gate | None = None,
+        rate: RateLimit | None = None,
     ) -> None:
         self.name = name
         self._decoder, self._clock, self._sequence = decoder, clock, sequence
-        self._assembler, self._gate = assembler, gate
+        self._assembler, self._gate, self._rate = assembler, gate, rate
 
-    def take(self, raw: Sequence[RawMessage]) -> Arrived:
-        """Make samples of messages, in order.  Raises DataError when a whole input can never fit."""
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Make samples of messages, in order, and see of which streams they are.
+
+        Raises DataError when a whole input can never fit.
+        """
         batch = self._decoder.decode(raw)
+        return batch if self._rate is None else self._rate.apply(batch)
+
+    def take(self, batch: SampleBatch) -> Arrived:
+        """Hand on what `decode` gave: what is remembered of ``batch.streams`` is needed now."""
         if self._clock is not None:
             batch = self._clock.apply(batch)
         missing = 0 if self._sequence is None else self._sequence.observe(batch)
@@ -65,15 +84,19 @@ class Intake:
             batch, joined = done.batch, done.joined
         return Arrived(self.name, batch if self._gate is None else self._gate.apply(batch), joined, missing)
 
-    @property
-    def records(self) -> int:
-        """Number of the last record that was taken in, where channels arrive apart; else 0."""
-        return 0 if self._assembler is None else self._assembler.records
+    def remembering(self) -> dict[str, Remembering]:
+        """The parts of this intake alone that remember something, by name: assembler and gate are shared.
 
-    @property
-    def oldest_pending(self) -> int | None:
-        """Number of the oldest record that waits for other channels; None when none does."""
-        return None if self._assembler is None else self._assembler.oldest_pending
+        What ``decoder`` remembers is of devices, before streams are known; the others remember streams.
+        """
+        parts: dict[str, Remembering] = {}
+        if isinstance(self._decoder, _Mindful):
+            parts["decoder"] = self._decoder.memory
+        if self._clock is not None:
+            parts["clock"] = self._clock.memory
+        if self._sequence is not None:
+            parts["sequence"] = self._sequence.memory
+        return parts
 
     def finish(self) -> Arrived | None:
         """What was still waiting for other channels, once no more will come; None where nothing ever waits."""

@@ -32,12 +32,12 @@ from itertools import repeat
 
 import numpy as np
 
+from stream_gru.intake.assembly_memory import MOST_PENDING, NEVER, StreamMemory, Tick, read_stream, stream_bytes
+from stream_gru.memory import Changes
 from stream_gru.types import NS_PER_S, DropReason, SampleBatch, empty_batch
 
-_NEVER = -(2**63)
 _NAN = float("nan")
 _BACKWARDS_NS = 3600 * NS_PER_S
-_MOST_PENDING = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,50 +49,11 @@ class Joined:
 
 
 @dataclass(slots=True)
-class _Tick:
-    """What was reported in one period: a value and its time for each channel, NaN and `_NEVER` for none.
-
-    ``first``: number of the first record in it.
-    """
-
-    time_ns: int
-    values: list[float]
-    times: list[int]
-    first: int = 0
-    reported: int = 0
-    seq: int = -1
-    label: str = ""
-    reset: bool = False
-    arrival_ns: int = 0
-
-
-@dataclass(slots=True)
-class _Stream:
-    """All that is remembered of one stream.
-
-    ``held, held_ns``  last emitted value of each channel and its time   ``pending``  ticks that wait, by their time
-    ``oldest``         time of the first of them     ``newest``  largest event time    ``emitted``  last emitted tick
-    ``sequence``       key of the sequence, -1 for none; ``reset`` a flag that waits for the next tick
-    ``flagged``        last emitted tick that had one
-    """
-
-    held: list[float]
-    held_ns: list[int]
-    pending: dict[int, _Tick] = field(default_factory=dict)
-    oldest: int = -_NEVER
-    newest: int = _NEVER
-    emitted: int = _NEVER
-    sequence: int = -1
-    reset: bool = False
-    flagged: int = _NEVER
-
-
-@dataclass(slots=True)
 class _Rows:
     """Emitted ticks on their way into columns, and why records were dropped."""
 
     names: list[str] = field(default_factory=list)
-    ticks: list[_Tick] = field(default_factory=list)
+    ticks: list[Tick] = field(default_factory=list)
     sequence: list[int] = field(default_factory=list)
     dropped: dict[DropReason, int] = field(default_factory=dict)
 
@@ -104,6 +65,7 @@ class Assembler:
     """Joins partial records of any number of streams; shared by sources that bring channels of the same streams.
 
     At most 64 ticks of a stream wait, then the oldest goes; records of more than ``max_streams`` streams are dropped.
+    It fulfils `Remembering`: what waits is as durable as what is held.
     """
 
     def __init__(
@@ -114,14 +76,8 @@ class Assembler:
         self._channels, self._period_ns = channels, period_ns
         self._max_age_ns, self._wait_ns, self._max_streams = max_age_ns, wait_ns, max_streams
         self._backwards_ns = max(_BACKWARDS_NS, wait_ns, period_ns)
-        self._streams: dict[str, _Stream] = {}
-        self.records = 0  # records that were looked at so far: the number of the last one
-
-    @property
-    def oldest_pending(self) -> int | None:
-        """Number of the oldest record that waits for other channels; None when none does."""
-        ticks = (tick.first for stream in self._streams.values() for tick in stream.pending.values())
-        return min(ticks, default=None)
+        self._streams: dict[str, StreamMemory] = {}
+        self._changes = Changes()
 
     @property
     def pending(self) -> int:
@@ -140,15 +96,38 @@ class Assembler:
         return Joined(self._columns(rows), taken)
 
     def flush(self) -> SampleBatch:
-        """Emit all that is pending: no more records will come."""
+        """Emit all that is pending, streams in the order of their names: no more records will come."""
         rows = _Rows()
-        for name, stream in self._streams.items():
-            self._emit(name, stream, -_NEVER, rows)
+        for name in sorted(name for name, stream in self._streams.items() if stream.pending):
+            self._changes.add(name)
+            self._emit(name, self._streams[name], -NEVER, rows)
         return self._columns(rows)
+
+    def changed(self) -> tuple[str, ...]:
+        """Streams that had a record since the last `stored`, or were emitted by `flush`."""
+        return self._changes.names()
+
+    def stored(self) -> None:
+        """What has changed was written down."""
+        self._changes.clear()
+
+    def recall(self, stream: str) -> bytes | None:
+        """All that is remembered of a stream, what it has pending too; None when it is unknown."""
+        found = self._streams.get(stream)
+        return None if found is None else stream_bytes(found, self._period_ns)
+
+    def restore(self, stream: str, data: bytes) -> None:
+        """Remember what `recall` gave, in place of what is known; also where there are ``max_streams`` already.
+
+        Raises IncompatibleStateError when it is of other channels or another period, StateError when it is damaged.
+        """
+        self._streams[stream] = read_stream(data, self._channels, self._period_ns, stream)
+        self._changes.drop(stream)
 
     def forget(self, stream: str) -> None:
         """Let go of a stream and of what it has pending; quiet when it is unknown."""
         self._streams.pop(stream, None)
+        self._changes.drop(stream)
 
     def _take(self, batch: SampleBatch, rows: _Rows) -> int:
         present = ~np.isnan(batch.values)
@@ -167,7 +146,6 @@ class Assembler:
         says_more = batch.seq is not None or batch.label is not None or batch.arrival_ns is not None
         taken = 0
         for row, (index, time, tick, begin, end, sequence, reset) in enumerate(columns):
-            self.records += 1
             name = batch.streams[index]
             stream = self._stream_at(name, time, sequence, rows)
             if stream is None:
@@ -194,7 +172,7 @@ class Assembler:
                 channel = channels[place]
                 before = found.times[channel]
                 if time >= before:
-                    found.reported += before == _NEVER
+                    found.reported += before == NEVER
                     found.values[channel], found.times[channel] = values[place], time
             if says_more:
                 _describe(found, batch, row)
@@ -202,7 +180,7 @@ class Assembler:
         return taken
 
     def _says_again(
-        self, stream: _Stream, tick_ns: int, time_ns: int, channels: Sequence[int], values: Sequence[float]
+        self, stream: StreamMemory, tick_ns: int, time_ns: int, channels: Sequence[int], values: Sequence[float]
     ) -> bool:
         """Hold, for the ticks to come, what a channel says again within the tick that is out; False for any other."""
         begin = tick_ns - self._period_ns
@@ -214,13 +192,14 @@ class Assembler:
             stream.held[channel], stream.held_ns[channel] = value, time_ns
         return True
 
-    def _stream_at(self, name: str, time: int, sequence: int, rows: _Rows) -> _Stream | None:
+    def _stream_at(self, name: str, time: int, sequence: int, rows: _Rows) -> StreamMemory | None:
         """The stream of a record at its new time, begun afresh where need be; None when there are too many."""
         stream = self._streams.get(name) or self._begin(name)
         if stream is None:
             return None
+        self._changes.add(name)
         if time < stream.newest - self._backwards_ns or 0 <= sequence != stream.sequence >= 0:
-            self._emit(name, stream, -_NEVER, rows)
+            self._emit(name, stream, -NEVER, rows)
             stream = self._streams[name] = self._fresh(stream)
         if sequence >= 0:
             stream.sequence = sequence
@@ -228,33 +207,33 @@ class Assembler:
             stream.newest = time
         return stream
 
-    def _emit_due(self, name: str, stream: _Stream, rows: _Rows) -> None:
+    def _emit_due(self, name: str, stream: StreamMemory, rows: _Rows) -> None:
         """Emit what the watermark has passed, the oldest tick when it is complete, and what is complete after these."""
         if not stream.pending:
             return
         due = stream.newest - self._wait_ns
-        if len(stream.pending) > _MOST_PENDING:
+        if len(stream.pending) > MOST_PENDING:
             due = max(due, stream.oldest)
         if stream.oldest <= due or stream.pending[stream.oldest].reported == self._channels:
             self._emit(name, stream, due, rows)
 
-    def _begin(self, name: str) -> _Stream | None:
+    def _begin(self, name: str) -> StreamMemory | None:
         if len(self._streams) >= self._max_streams:
             return None
-        stream = self._streams[name] = _Stream([_NAN] * self._channels, [_NEVER] * self._channels)
+        stream = self._streams[name] = StreamMemory([_NAN] * self._channels, [NEVER] * self._channels)
         return stream
 
-    def _fresh(self, stream: _Stream) -> _Stream:
+    def _fresh(self, stream: StreamMemory) -> StreamMemory:
         """The stream as if nothing had been seen of it, but for a flag that is still to be told."""
-        return _Stream([_NAN] * self._channels, [_NEVER] * self._channels, reset=stream.reset)
+        return StreamMemory([_NAN] * self._channels, [NEVER] * self._channels, reset=stream.reset)
 
-    def _new_tick(self, stream: _Stream, time_ns: int) -> _Tick:
-        tick = _Tick(time_ns, [_NAN] * self._channels, [_NEVER] * self._channels, self.records)
+    def _new_tick(self, stream: StreamMemory, time_ns: int) -> Tick:
+        tick = Tick(time_ns, [_NAN] * self._channels, [NEVER] * self._channels)
         stream.pending[time_ns] = tick
         stream.oldest = min(stream.oldest, time_ns)
         return tick
 
-    def _emit(self, name: str, stream: _Stream, until_ns: int, rows: _Rows) -> None:
+    def _emit(self, name: str, stream: StreamMemory, until_ns: int, rows: _Rows) -> None:
         """Emit the pending ticks up to ``until_ns``, and complete ones right after them, in the order of time."""
         pending = stream.pending
         for time_ns in sorted(pending):
@@ -268,13 +247,13 @@ class Assembler:
                 rows.names.append(name)
                 rows.ticks.append(tick)
                 rows.sequence.append(stream.sequence)
-        stream.oldest = min(pending, default=-_NEVER)
+        stream.oldest = min(pending, default=-NEVER)
 
-    def _complete(self, tick: _Tick, stream: _Stream) -> None:
+    def _complete(self, tick: Tick, stream: StreamMemory) -> None:
         """Fill a tick from what is held, and hold what it brings."""
         oldest = tick.time_ns - self._max_age_ns
         for channel, time in enumerate(tick.times):
-            if time != _NEVER:
+            if time != NEVER:
                 stream.held[channel], stream.held_ns[channel] = tick.values[channel], time
             elif stream.held_ns[channel] >= oldest:
                 tick.values[channel] = stream.held[channel]
@@ -307,7 +286,7 @@ class Assembler:
         )
 
 
-def _describe(tick: _Tick, batch: SampleBatch, row: int) -> None:
+def _describe(tick: Tick, batch: SampleBatch, row: int) -> None:
     """What a record says besides values: the last one that says it counts."""
     if batch.seq is not None and batch.seq[row] >= 0:
         tick.seq = int(batch.seq[row])

@@ -9,36 +9,39 @@ What comes out depends on the rows and their arrival, never on how they are batc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta, Struct
 
+from stream_gru.memory import Memories
 from stream_gru.types import I64, NS_PER_S, DropReason, SampleBatch
 
 _DISORDER_NS = NS_PER_S  # rows this much older than the newest are late, not of a restarted device
 _APART_NS = 60 * NS_PER_S
 _LONGEST_NS = 2**62  # sums of two such numbers fit into 64 bits
+_Moment = Annotated[int, Meta(ge=-(2**62) - 2**61, le=2**62 + 2**61)]  # no event is far from an arrival
 
 
-@dataclass(slots=True)
-class _Anchor:
+class _Anchor(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """What is known of a stream, in nanoseconds: ``event = device + offset``."""
 
-    offset: int
-    device: int  # the newest device time since the anchor, and the event that it became
-    event: int
+    offset: _Moment
+    device: _Moment  # the newest device time since the anchor, and the event that it became
+    event: _Moment
 
 
 class DeviceClock:
     """Turns device time into event time, stream by stream; a counter begins again after ``wrap_ns``.
 
     ``restarts`` counts devices that began anew, ``apart`` anchors taken because event and arrival had come apart.  Of
-    more than ``max_streams`` streams nothing is remembered: the time of arrival counts.
+    more than ``max_streams`` streams nothing is remembered: the time of arrival counts.  ``memory`` has the anchors.
     """
 
     def __init__(self, wrap_ns: int, max_streams: int = 10_000) -> None:
         self._wrap_ns, self._max_streams = wrap_ns, max_streams
-        self._anchors: dict[str, _Anchor] = {}
+        self.memory = Memories(_Anchor, "the clocks of devices")
         self.restarts = 0
         self.apart = 0
 
@@ -65,12 +68,12 @@ class DeviceClock:
 
     def _events(self, stream: str, device: I64, arrival: I64) -> I64:
         """Event times of rows of one stream."""
-        anchor = self._anchors.get(stream)
+        anchor = self.memory.get(stream)
         if anchor is None:
-            if len(self._anchors) >= self._max_streams:
+            if len(self.memory) >= self._max_streams:
                 return arrival
-            anchor = _Anchor(int(arrival[0] - device[0]), int(device[0]), int(arrival[0]))
-            self._anchors[stream] = anchor
+            anchor = self.memory.put(stream, _Anchor(int(arrival[0] - device[0]), int(device[0]), int(arrival[0])))
+        self.memory.touch(stream)
         events = device + anchor.offset
         onwards = device[0] >= anchor.device and bool(np.all(device[1:] >= device[:-1]))
         if onwards and bool(np.all(np.abs(arrival - events) <= _APART_NS)):

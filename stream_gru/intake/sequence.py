@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
+from stream_gru.memory import Int64, Memories
 from stream_gru.types import I64, SampleBatch
 
 _LONGEST_GAP = 1_000_000
 _NEAR_END = 0.05  # of the range: a counter that falls from its end to its beginning has gone round
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """``last`` the number seen last; ``before`` the one from which the counter fell to a lower one, else ``last``."""
 
-    last: int
-    before: int
+    last: Int64
+    before: Int64
 
 
 class SequenceWatch:
@@ -25,11 +24,11 @@ class SequenceWatch:
 
     A lower number is a sample sent again or a device restarted, a jump over more than a million another device: no
     gaps.  Counters of 8, 16 and 32 bits go round.  Numbers below zero are none.  What is counted depends on the rows
-    alone, not on how they are batched.  Streams beyond ``max_streams`` are not watched.
+    alone, not on how they are batched.  Streams beyond ``max_streams`` are not watched.  ``memory`` has the numbers.
     """
 
     def __init__(self, max_streams: int = 10_000) -> None:
-        self._places: dict[str, _Place] = {}
+        self.memory = Memories(_Place, "the counters of devices")
         self._max_streams = max_streams
 
     def observe(self, batch: SampleBatch) -> int:
@@ -46,13 +45,14 @@ class SequenceWatch:
     def _missing(self, stream: str, seq: I64) -> int:
         """Missing samples of one stream."""
         numbers: list[int] = seq.tolist()
-        place = self._places.get(stream)
+        place = self.memory.get(stream)
         if place is None:
-            if len(self._places) >= self._max_streams:
+            if len(self.memory) >= self._max_streams:
                 return 0
-            place = self._places[stream] = _Place(numbers[0], numbers[0])
-            numbers = numbers[1:]
-        elif numbers[0] == place.last + 1 and place.before == place.last and bool(np.all(np.diff(seq) == 1)):
+            place = self.memory.put(stream, _Place(numbers[0], numbers[0]))
+            return sum(_step(place, number) for number in numbers[1:])
+        self.memory.touch(stream)
+        if numbers[0] == place.last + 1 and place.before == place.last and bool(np.all(np.diff(seq) == 1)):
             place.last = place.before = numbers[-1]
             return 0
         return sum(_step(place, number) for number in numbers)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from stream_gru.config.live import BrokerConfig
 from stream_gru.errors import ConfigError
 from stream_gru.mqtt.topics import host_and_port
-from stream_gru.secrets import read_secret
+from stream_gru.secrets import read_secret, require_private
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ def tls_context(broker: BrokerConfig) -> ssl.SSLContext:
     for path in (broker.ca_file, broker.cert_file, broker.key_file):
         if path:
             _require_readable(broker, path)
+    if broker.key_file:
+        require_private(broker.key_file)
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if broker.insecure_skip_verify:

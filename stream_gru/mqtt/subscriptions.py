@@ -113,13 +113,18 @@ class Subscriptions:
             return
         beside = self._path.with_name(self._path.name + ".new")
         try:
-            with beside.open("w") as file:
+            with open(beside, "w", opener=_private) as file:
                 json.dump({"filters": sorted(self._held)}, file)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._path)
         except OSError as error:
             log.warning("%s: cannot be written, old subscriptions may stay: %s", self._path, error.strerror)
+
+
+def _private(path: str, flags: int) -> int:
+    """What the daemon remembers is nobody else's business."""
+    return os.open(path, flags, 0o600)
 
 
 def _subscription(client: Client, filters: Sequence[str], qos: int) -> list[tuple[str, SubscribeOptions]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from urllib.parse import urlsplit
 
 from stream_gru.config.live import BrokerConfig, ControlConfig, MqttSinkConfig, MqttSourceConfig
@@ -158,19 +157,20 @@ def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
         if one[0].startswith("$") and other[0] in ("+", "#", _MANY):
             return False
 
-    @cache
-    def meet(i: int, j: int) -> bool:
+    seen: set[tuple[int, int]] = set()
+    waiting = [(0, 0)]  # levels from which on the two may meet
+    while waiting:
+        place = i, j = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
         left, right = a[i : i + 1], b[j : j + 1]
-        if left == ("#",) or right == ("#",):
+        if left == right == () or "#" in (*left, *right):
             return True
-        if not left or not right:
-            return left == right
-        if left == (_MANY,) or right == (_MANY,):
-            further = meet(i + 1, j + 1)
-            return further or (left == (_MANY,) and meet(i, j + 1)) or (right == (_MANY,) and meet(i + 1, j))
-        return (left == right or "+" in (*left, *right)) and meet(i + 1, j + 1)
-
-    return meet(0, 0)
+        if left and right and (left == right or {"+", _MANY} & {*left, *right}):
+            waiting.append((i + 1, j + 1))
+            waiting += [(i, j + 1)] * (left == (_MANY,)) + [(i + 1, j)] * (right == (_MANY,))
+    return False
 
 
 def refuse_loops(

@@ -29,14 +29,14 @@ def build_sink(
     *,
     broker: BrokerConfig | None = None,
     manifest: Manifest | None = None,
-    stopping: Callable[[], bool] = lambda: False,
+    immediate: bool = False,
 ) -> Sink:
     """Return the sink that a table describes, with its throttle.  Opens nothing.
 
-    ``broker`` and ``manifest`` are for MQTT (the latter for what Home Assistant is told); ``stopping`` ends the waiting
-    for room in a full queue.
+    ``broker`` and ``manifest`` are for MQTT (the latter for what Home Assistant is told); ``immediate``: outputs may go
+    to other machines before they are stored.
     """
-    sink = _bare_sink(config, name, broker, manifest, stopping)
+    sink = _bare_sink(config, name, broker, manifest, immediate)
     if config.throttle == "none":
         return sink
     from stream_gru.sinks.throttle import Throttled
@@ -49,7 +49,7 @@ def _bare_sink(
     name: str,
     broker: BrokerConfig | None,
     manifest: Manifest | None,
-    stopping: Callable[[], bool],
+    immediate: bool,
 ) -> Sink:
     if isinstance(config, StdoutSinkConfig):
         return StdoutSink(ENCODERS[config.format]())
@@ -64,12 +64,12 @@ def _bare_sink(
     if isinstance(config, InfluxSinkConfig):
         from stream_gru.sinks.influx import InfluxSink
 
-        return InfluxSink(config, stopping=stopping)
+        return InfluxSink(config, immediate=immediate)
     from stream_gru.sinks.mqtt import MqttSink
 
     if broker is None:
         raise ConfigError(f"sink {name}: expected a [[broker]]")
-    return MqttSink(config, broker, name=name, manifest=manifest, stopping=stopping)
+    return MqttSink(config, broker, name=name, manifest=manifest, immediate=immediate)
 
 
 def file_sink(path: Path, append: bool, *, rotate_bytes: int = 0, rotate_s: float = 0.0, keep: int = 10) -> FileSink:

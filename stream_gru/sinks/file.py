@@ -5,17 +5,17 @@ from __future__ import annotations
 import gzip
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
+from stream_gru.durable import Kept, Mark, Written
 from stream_gru.errors import SinkUnavailable
-from stream_gru.sinks.rotation import keep_newest, put_aside
+from stream_gru.sinks.gzip_stream import GzipMember
+from stream_gru.sinks.recovery import Detail, recover, repair, tail_of
+from stream_gru.sinks.rotation import aside_name, keep_newest, put_aside, sync_folder
 from stream_gru.types import OutputSpec, PredictionBatch, SinkHealth
-
-_CHUNK = 65_536
 
 
 class Encoder(Protocol):
@@ -33,14 +33,18 @@ class Encoder(Protocol):
 class FileSink:
     """Writes rows to ``path``: after what is there with ``append``, else in place of it.
 
-    A row that a killed process left half written is cut off before more is appended; a compressed file that it left
+    With a store the file is cut back to its mark at the start (`stream_gru.sinks.recovery`), so that each row is in it
+    once.  What is written before the first commit after `open` has no mark to be cut back to: commit once before.
+    Without a store, a row that a killed process left half written is cut off, and a compressed file that it left
     unfinished is put aside, as nothing behind its end could be read.
 
-    A write or flush that leaves the file larger than ``rotate_bytes``, or opened ``rotate_s`` ago (0: never), finishes
-    it, puts it aside under the time of that and begins a new one, so that the rows of one batch stay together; of those
-    put aside the newest ``keep`` stay.  A compressed file counts as what has come out of the compressor.  A kill in
-    between leaves all rows in a file of the old or the new name.  ``clock``: monotonic seconds; ``wall``: seconds since
-    1970.
+    A flush that finds the file larger than ``rotate_bytes``, or opened ``rotate_s`` ago (0: never), ends it and says in
+    its mark under which name, that of the time, it will be put aside; `committed` does that and begins a new one.  So
+    the rows of one commit stay together.  Of those put aside the newest ``keep`` stay.  A compressed file counts as
+    what has come out of the compressor.  ``clock``: monotonic seconds; ``wall``: seconds since 1970.
+
+    Decision: a compressed file is readable up to every flush, and a kill costs it a new gzip member, no row: its mark
+    has the checksum with which the next process ends the member that was under way.
     """
 
     def __init__(
@@ -58,55 +62,66 @@ class FileSink:
         self._path, self._encoder, self._append = path, encoder, append
         self._rotate_bytes, self._rotate_s, self._keep = rotate_bytes, rotate_s, keep
         self._clock, self._wall = clock, wall
+        self._place = str(path.absolute())
         self._compressed = path.name.endswith(".gz")
-        self._file: IO[bytes] | gzip.GzipFile | None = None
-        self._raw: IO[bytes] | None = None
-        self._needs_header = True
-        self._checked = False
-        self._has_rows = False
+        self._file: IO[bytes] | None = None
+        self._member: GzipMember | None = None
+        self._mark = Mark(self._place, 0)
+        self._aside: Path | None = None
+        self._unsynced = self._new = self._has_rows = self._checked = False
         self._opened_s = 0.0
-        self._put_aside = 0
 
-    def open(self) -> None:
-        """Create or open the file.  Raises SinkUnavailable."""
+    def open(self, kept: Kept | None) -> None:
+        """Create the file, or go on with it.
+
+        Raises SinkUnavailable, StateError when less of it is there than was committed.
+        """
+        mark = kept.mark if kept is not None and self._append else None
         with self._telling():
-            there = self._append and self._path.is_file()
-            self._begin(self._repair() if there else 0)
+            if mark is not None and mark.path == self._place:
+                size = recover(self._path, mark, self._keep)
+                self._begin(mark if size else Mark(self._place, 0))
+            else:
+                size = repair(self._path, self._wall()) if self._append else 0
+                self._begin(Mark(self._place, size))
+                self._unsynced = size > 0
 
-    def _repair(self) -> int:
-        """Make the file ready for more, or put it aside; return how many bytes of rows it has."""
-        if not self._compressed:
-            return _cut_half_row(self._path)
-        size = _uncompressed_size(self._path)
-        if size is None:
-            put_aside(self._path, self._wall())
-        return size or 0
-
-    def _begin(self, size: int) -> None:
-        """Open the file, in which ``size`` bytes of rows are."""
-        raw = self._path.open("ab" if self._append else "wb")
-        self._file = gzip.GzipFile("", "wb", 6, raw, mtime=0) if self._compressed else raw
-        self._raw, self._has_rows, self._needs_header = raw, size > 0, size == 0
+    def _begin(self, mark: Mark) -> None:
+        """Open the file, which is durable up to ``mark``."""
+        self._file = self._path.open("ab" if self._append else "wb")
+        self._mark, self._member, self._aside = mark, None, None
+        self._has_rows = mark.offset > 0
+        self._checked = self._unsynced = False
+        self._new = not self._has_rows
         self._opened_s = self._clock()
+
+    def ready(self) -> bool:
+        """A file takes rows at any time."""
+        return True
 
     def write(self, batch: PredictionBatch) -> None:
         """Write all rows.  Raises SinkUnavailable when the disk refuses them."""
-        if self._file is None or self._raw is None:
+        if self._file is None:
             raise SinkUnavailable(f"{self._path}: not open")
+        if not len(batch):
+            return
         with self._telling():
-            if self._needs_header:
-                self._file.write(self._encoder.header(batch.spec, batch.alarm is not None))
-            elif not self._checked:
-                self._check_header(self._encoder.header(batch.spec, batch.alarm is not None))
-            self._needs_header, self._checked = False, True
-            self._has_rows = self._has_rows or len(batch) > 0
-            self._file.write(self._encoder.encode(batch))
-            if self._is_due(self._raw.tell()):
-                self._rotate()
+            data = self._encoder.encode(batch)
+            if not self._checked:
+                header = self._encoder.header(batch.spec, batch.alarm is not None)
+                if self._has_rows:
+                    self._check_header(header)
+                else:
+                    data = header + data
+            self._checked = self._has_rows = self._unsynced = True
+            if self._compressed:
+                self._member = self._member or GzipMember()
+                data = self._member.write(data)
+            self._file.write(data)
 
     def _check_header(self, header: bytes) -> None:
         """Refuse to append rows of other columns.  Raises SinkUnavailable."""
-        if not header or not self._append:
+        if not header:
             return
         opener = gzip.open if self._compressed else open
         with opener(self._path, "rb") as file:
@@ -116,22 +131,23 @@ class FileSink:
                 f"{self._path}: expected the columns of this model in the first line; choose a new file"
             )
 
-    def flush(self) -> int:
-        """Make what was written durable; return how many bytes that is, with those put aside since `open`.
+    def flush(self) -> Written:
+        """Make what was written durable, and say how far that is; the same mark again when nothing was written.
 
         Raises SinkUnavailable.
         """
-        if self._file is None or self._raw is None:
-            return self._put_aside
+        if self._file is None:
+            return Written()
         with self._telling():
+            if self._unsynced and self._member is not None:
+                self._file.write(self._member.sync())
             self._file.flush()
-            self._raw.flush()
-            os.fsync(self._raw.fileno())
-            size = self._raw.tell()
-            if self._is_due(size):
-                self._rotate()
-                size = 0
-        return self._put_aside + size
+            if self._aside is None and self._is_due(_size(self._file)):
+                self._aside, self._unsynced = aside_name(self._path, self._wall()), True
+            if self._unsynced:
+                self._mark = self._sync(self._file)
+                self._unsynced = False
+        return Written(mark=self._mark)
 
     def _is_due(self, size: int) -> bool:
         """Whether to put the file aside; never one without rows."""
@@ -141,30 +157,53 @@ class FileSink:
             return True
         return self._rotate_s > 0 and self._clock() - self._opened_s >= self._rotate_s
 
-    def _rotate(self) -> None:
-        """Finish the file, put it aside and begin a new one."""
-        self._put_aside += self._finish()
-        put_aside(self._path, self._wall())
-        keep_newest(self._path, self._keep)
-        self._begin(0)
+    def _sync(self, file: IO[bytes]) -> Mark:
+        """Put the file on the disk; return how far it is durable."""
+        if self._aside is not None:
+            self._end_member(file)
+        file.flush()
+        os.fsync(file.fileno())
+        if self._new:
+            sync_folder(self._path.parent)
+            self._new = False
+        offset = _size(file)
+        if self._aside is not None:
+            detail = Detail(aside=self._aside.name, tail=tail_of(self._path, offset))
+        elif self._member is not None:
+            detail = Detail(crc32=self._member.crc32, size=self._member.size)
+        else:
+            detail = Detail()
+        return Mark(self._place, offset, detail.text())
 
-    def _finish(self) -> int:
-        """Write the end of the file, make it durable and close it; return its size."""
-        assert self._file is not None and self._raw is not None  # noqa: S101, PT018 - the callers have looked
-        file, raw, self._file, self._raw = self._file, self._raw, None, None
-        with raw:
-            if file is not raw:
-                file.close()  # the end of the compressed data
-            raw.flush()
-            if self._rotate_bytes or self._rotate_s:
-                os.fsync(raw.fileno())
-            return raw.tell()
+    def _end_member(self, file: IO[bytes]) -> None:
+        if self._member is not None:
+            file.write(self._member.finish())
+            self._member = None
+
+    def committed(self) -> None:
+        """Put the file aside where the committed mark says so, and begin a new one.  Raises SinkUnavailable."""
+        if self._file is None or self._aside is None or self._unsynced:
+            return
+        with self._telling():
+            file, self._file = self._file, None
+            file.close()
+            put_aside(self._path, self._aside)
+            keep_newest(self._path, self._keep)
+            self._begin(Mark(self._place, 0))
 
     def close(self) -> None:
-        """Finish the file.  Raises SinkUnavailable."""
-        if self._file is not None:
-            with self._telling():
-                self._finish()
+        """Write out what is left and end the file.  Raises SinkUnavailable.
+
+        What lies behind the last mark, also the end of a compressed file, is cut off at the next start and comes again.
+        """
+        if self._file is None:
+            return
+        with self._telling():
+            file, self._file = self._file, None
+            with file:
+                if self._compressed and not self._has_rows:
+                    self._member = GzipMember()  # nothing at all would be no gzip file
+                self._end_member(file)
 
     def health(self) -> SinkHealth:
         """A file that was opened is there."""
@@ -179,30 +218,5 @@ class FileSink:
             raise SinkUnavailable(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
-def _cut_half_row(path: Path) -> int:
-    """Truncate a file behind its last line end; return its length.  Raises OSError."""
-    with path.open("rb+") as file:
-        end = size = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - _CHUNK)
-            file.seek(start)
-            cut = file.read(end - start).rfind(b"\n")
-            if cut >= 0:
-                end = start + cut + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)
-        return end
-
-
-def _uncompressed_size(path: Path) -> int | None:
-    """How much is in a compressed file; None when it does not end as it should.  Raises OSError."""
-    size = 0
-    try:
-        with gzip.open(path, "rb") as file:
-            while part := file.read(_CHUNK):
-                size += len(part)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        return None
-    return size
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size

@@ -1,14 +1,15 @@
 """Line protocol over HTTP, for InfluxDB, Telegraf and VictoriaMetrics.
 
-    write ──▶ lines ──▶ queue (rows, bounded) ──▶ sender thread ──▶ POST, gzip ──▶ 2xx      confirmed
+    write ──▶ lines ──▶ outbox (rows, bounded) ─▶ sender thread ──▶ POST, gzip ──▶ 2xx      confirmed
                                                        ▲                           4xx      refused: counted, dropped
                                                        └──── pause, the same rows ◀─ 5xx, 408, 429, no connection,
                                                              401, 403, 404, 3xx: somebody has to mend the configuration
 
-Points of one stream and time overwrite each other there, so that sending rows twice after a lost answer does no harm.
+Points of one stream and time overwrite each other there, so that sending rows twice, after a lost answer or a restart,
+does no harm.
 
-Decision: with ``drop_oldest`` a server that cannot be reached holds up nobody: `flush` then does not wait for it, and
-what overflows is counted as discarded.  With ``block`` nothing is acknowledged before the server has it.
+Decision: nobody waits for the server.  With ``drop_oldest`` what overflows is counted as discarded; with ``block`` a
+full queue says that it is not `ready`, and nothing is read until it is.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ import logging
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from stream_gru.config.live import InfluxSinkConfig
-from stream_gru.errors import ConfigError, SinkPending, SinkUnavailable
+from stream_gru.durable import Kept, Outgoing, Written
+from stream_gru.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.secrets import read_secret
 from stream_gru.sinks.encode_line import LineEncoder
+from stream_gru.sinks.outbox import Left, Outbox
 from stream_gru.types import PredictionBatch, SinkHealth
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,6 @@ _MOST_ROWS, _MOST_BYTES = 5000, 4_000_000  # of one request, before compression
 _GATHER_ROWS, _GATHER_S = 500, 0.2  # after a request, before the next
 _CLOSE_S = 1.0
 _LONGEST_PAUSE_S, _LONGEST_ASKED_S = 30.0, 300.0
-_WAIT_S = 0.1
 _TOLD_BYTES = 200
 _ANSWER_BYTES = 65_536
 _NOT_LET_IN = (401, 403)
@@ -123,10 +124,11 @@ class Poster:
 
 
 class InfluxSink:
-    """Sends rows from a thread of its own.  ``clock``: monotonic seconds; ``stopping``: the daemon is about to end.
+    """Sends rows from a thread of its own.  ``immediate``: a row may be sent before it is stored.
 
-    ``pause_s``: first pause after a failure; it doubles up to 30 s, unless the server says how long.  ``gather_s``: how
-    long, after a request, rows may be gathered for the next one; 500 of them, or `close`, end that.
+    ``clock``: monotonic seconds; ``pause_s``: first pause after a failure; it doubles up to 30 s, unless the server
+    says how long.  ``gather_s``: how long, after a request, rows may be gathered for the next one; 500 of them, or
+    `close`, end that.
     Raises ConfigError for an address that cannot be.
     """
 
@@ -134,58 +136,61 @@ class InfluxSink:
         self,
         config: InfluxSinkConfig,
         *,
+        immediate: bool = False,
         clock: Callable[[], float] = time.monotonic,
-        stopping: Callable[[], bool] = lambda: False,
         pause_s: float = 0.5,
         gather_s: float = _GATHER_S,
     ) -> None:
         _check_address(config.url)
-        self._config, self._clock, self._stopping, self._first_pause_s = config, clock, stopping, pause_s
+        self._config, self._clock, self._first_pause_s = config, clock, pause_s
         self._gather_s, self._next_s = gather_s, float("-inf")
         self._encoder = LineEncoder(config.measurement)
-        self._changed = threading.Condition()
-        self._waiting: deque[bytes] = deque()
-        self._sent: list[bytes] = []  # rows under way
-        self._taken = self._mark = 0  # rows ever taken, and at the first flush that is pending
+        self._outbox = Outbox(config.queue_rows, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
+        self._changed = self._outbox.changed
+        self._sent: list[Outgoing] = []  # rows of the request under way
         self._closing = False
         self._thread: threading.Thread | None = None
         self._fault: BaseException | None = None
         self._answered = self._away = False
         self._reasons: set[str] = set()  # why it is away, as far as that was told
         self._refusals: set[int] = set()  # statuses that were told
-        self._failed = self._discarded = self._reconnects = self._confirmed_bytes = 0
+        self._reconnects = 0
 
-    def open(self) -> None:
-        """Read the token and start the thread; the server need not be there.  Raises ConfigError."""
+    def open(self, kept: Kept | None) -> None:
+        """Read the token and start the thread; the server need not be there.  What ``kept`` has goes first.
+
+        Raises ConfigError, StateError for outputs of another kind.
+        """
+        if kept is not None and any(row.topic for row in kept.rows):
+            raise StateError(
+                f"{self._config.url}: expected stored lines, got outputs for a broker; "
+                f"give the sink a name that none had before"
+            )
         poster = Poster(self._config.url, self._token(), self._config.timeout_s)
+        self._outbox.resume(kept)
         self._closing = False
         self._thread = threading.Thread(target=self._run, args=(poster,), name="influx", daemon=True)
         self._thread.start()
 
+    def ready(self) -> bool:
+        """Whether the queue has room."""
+        return self._outbox.ready
+
     def write(self, batch: PredictionBatch) -> None:
-        """Queue all rows; a full queue blocks or loses its oldest rows, as configured.  Raises SinkUnavailable."""
+        """Queue all rows; a full queue loses its oldest ones, if it may.  Raises SinkUnavailable."""
         if self._thread is None:
             raise SinkUnavailable(f"{self._config.url}: not open")
-        for line in self._encoder.lines(batch):
-            stopping = False
-            while not self._put(line, at_any_rate=stopping):
-                stopping = self._stopping()
-        with self._changed:
-            self._changed.notify_all()
+        self._outbox.put([Outgoing("", line) for line in self._encoder.lines(batch)])
 
-    def flush(self) -> int:
-        """Return how many bytes the server has confirmed.
+    def flush(self) -> Written:
+        """Return what the store shall keep until the server has it.  Raises what ended the sender."""
+        if self._fault is not None:
+            raise RuntimeError("the sender of outputs has ended") from self._fault
+        return self._outbox.flush()
 
-        Raises SinkPending while rows written before the first flush that was pending are not confirmed, and raises what
-        ended the sender.
-        """
-        with self._changed:
-            self._raise_fault()
-            self._mark = self._mark or self._taken
-            if self._taken - self._pending < self._mark and not self._holds_up_nobody:
-                raise SinkPending(f"{self._config.url}: {self._pending} outputs are not confirmed yet")
-            self._mark = 0
-            return self._confirmed_bytes
+    def committed(self) -> None:
+        """Send what the last `flush` told."""
+        self._outbox.committed()
 
     def close(self) -> None:
         """Send what can be sent within a second and let go."""
@@ -196,73 +201,31 @@ class InfluxSink:
             self._closing = True
             self._changed.notify_all()
         thread.join(_CLOSE_S)
-        with self._changed:
-            if self._pending:
-                log.warning("%s: %d outputs were not confirmed before the end", self._config.url, self._pending)
+        if len(self._outbox):
+            then = "; the store keeps them" if self._outbox.durable else ""
+            log.warning("%s: %d outputs were not confirmed before the end%s", self._config.url, len(self._outbox), then)
 
-    def left(self) -> list[bytes]:
-        """After `close`: rows that were never confirmed, for a sink that takes the place of this one."""
-        with self._changed:
-            rows = [*self._sent, *self._waiting]
-            self._waiting.clear()
-        return rows
+    def left(self) -> Left:
+        """After `close`: what is not finished, for a sink that takes the place of this one."""
+        return self._outbox.leave()
 
-    def take_over(self, rows: list[bytes]) -> None:
-        """Send these first, however many they are."""
-        with self._changed:
-            self._waiting.extendleft(reversed(rows))
-            self._taken += len(rows)
-            self._changed.notify_all()
+    def take_over(self, left: Left) -> None:
+        """Before anything is written: send these first."""
+        self._outbox.take_over(left)
 
     def health(self) -> SinkHealth:
         """How it is doing."""
         with self._changed:
             return SinkHealth(
                 connected=self._thread is not None and self._answered and not self._away,
-                queued=self._pending,
-                failed=self._failed,
-                discarded=self._discarded,
+                queued=len(self._outbox),
+                failed=self._outbox.failed,
+                discarded=self._outbox.discarded,
                 reconnects=self._reconnects,
             )
 
-    @property
-    def _pending(self) -> int:
-        return len(self._waiting) + len(self._sent)
-
-    @property
-    def _holds_up_nobody(self) -> bool:
-        return self._config.when_full == "drop_oldest" and self._away
-
-    def _raise_fault(self) -> None:
-        if self._fault is not None:
-            raise RuntimeError("the sender of outputs has ended") from self._fault
-
     def _token(self) -> str:
         return read_secret(self._config.token_file) if self._config.token_file else ""
-
-    def _put(self, line: bytes, *, at_any_rate: bool) -> bool:
-        """Queue a row, perhaps in place of the oldest one that is not under way; False: no room, waited for in vain.
-
-        ``at_any_rate``: past the bound, so that at a stop the queue may grow by one batch.
-        """
-        with self._changed:
-            if self._is_full and self._config.when_full == "drop_oldest":
-                self._raise_fault()
-                if self._waiting:  # else all there is room for is under way
-                    self._waiting.popleft()
-                    self._discarded += 1
-            elif self._is_full and not at_any_rate:
-                self._raise_fault()
-                self._changed.notify_all()
-                if not self._changed.wait_for(lambda: not self._is_full, _WAIT_S):
-                    return False
-            self._waiting.append(line)
-            self._taken += 1
-            return True
-
-    @property
-    def _is_full(self) -> bool:
-        return self._pending >= self._config.queue_rows
 
     def _run(self, poster: Poster) -> None:
         """The sender: one request after the other, until closed."""
@@ -284,25 +247,23 @@ class InfluxSink:
         most = min(_MOST_ROWS, max(1, self._config.queue_rows // 2))
         with self._changed:
             while not self._closing:
-                left_s = self._next_s - self._clock()
-                if self._waiting and (left_s <= 0 or len(self._waiting) >= min(_GATHER_ROWS, most)):
+                left_s, sendable = self._next_s - self._clock(), self._outbox.sendable
+                if sendable and (left_s <= 0 or sendable >= min(_GATHER_ROWS, most)):
                     break
-                self._changed.wait(left_s if self._waiting else None)
-            if not self._waiting:
-                return False
+                self._changed.wait(left_s if sendable else None)
             size = 0
-            while self._waiting and len(self._sent) < most and size < _MOST_BYTES:
-                self._sent.append(self._waiting.popleft())
-                size += len(self._sent[-1])
-        return True
+            while len(self._sent) < most and size < _MOST_BYTES and (row := self._outbox.take()) is not None:
+                self._sent.append(row)
+                size += len(row.payload)
+        return bool(self._sent)
 
     def _deliver(self, poster: Poster) -> bool:
         """Send the rows under way until they are accepted or refused; False when closed meanwhile."""
-        body, pause_s = b"".join(self._sent), self._first_pause_s
+        body, pause_s = b"".join(row.payload for row in self._sent), self._first_pause_s
         while True:
             answer = self._post(poster, body)
             if answer is not None and not answer.passing:
-                self._settle(answer, len(body))
+                self._settle(answer)
                 self._next_s = self._clock() + self._gather_s
                 return True
             asked_s = 0.0 if answer is None else min(answer.retry_after_s, _LONGEST_ASKED_S)
@@ -336,18 +297,15 @@ class InfluxSink:
             self._changed.notify_all()
         return answer
 
-    def _settle(self, answer: Answer, size: int) -> None:
+    def _settle(self, answer: Answer) -> None:
         """The server has the rows, or never will."""
+        if not answer.accepted and answer.status not in self._refusals:
+            self._refusals.add(answer.status)
+            log.error("%s: refused outputs with %s; said once", self._config.url, answer.said)
         with self._changed:
-            if answer.accepted:
-                self._confirmed_bytes += size
-            else:
-                self._failed += len(self._sent)
-                if answer.status not in self._refusals:
-                    self._refusals.add(answer.status)
-                    log.error("%s: refused outputs with %s; said once", self._config.url, answer.said)
+            for row in self._sent:
+                self._outbox.settle(row, refused=not answer.accepted)
             self._sent.clear()
-            self._changed.notify_all()
 
     def _rest(self, pause_s: float) -> bool:
         """Wait before the next attempt; False when closed."""

@@ -1,10 +1,10 @@
 """Publishes each output as JSON to a topic of its stream, and says who is there.
 
-A row is kept until the broker has confirmed it, and sent again on the next connection until then: at least once on the
-wire, and the ``id`` tells a row that comes twice.
+A row is kept until the broker has confirmed it, in the store too where there is one, and sent again on the next
+connection or after the next start until then: at least once on the wire, and the ``id`` tells a row that comes twice.
 
-Decision: with ``drop_oldest`` a broker that is away holds up nobody: `flush` then does not wait for it, and what
-overflows is counted as discarded.  With ``block`` nothing is acknowledged before the broker has it.
+Decision: nobody waits for the broker.  With ``drop_oldest`` what overflows is counted as discarded; with ``block`` a
+full queue says that it is not `ready`, and nothing is read until it is.
 
 Decision: rows that were not confirmed when a connection broke are sent anew from here and not by paho, which would send
 them without asking what the new connection lets through: one packet too long for it, and it is cut again for ever.
@@ -22,23 +22,24 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from stream_gru.config.live import BrokerConfig, MqttSinkConfig
-from stream_gru.errors import SinkPending, SinkUnavailable
+from stream_gru.durable import Kept, Outgoing, Written
+from stream_gru.errors import SinkUnavailable, StateError
 from stream_gru.manifest import Manifest
 from stream_gru.mqtt.access import client_id
 from stream_gru.mqtt.connection import Connection
 from stream_gru.mqtt.handlers import Handlers, Will
-from stream_gru.mqtt.outbox import Outbox, Outgoing
+from stream_gru.mqtt.notices import Notices
 from stream_gru.mqtt.topics import fill_stream
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.home_assistant import discovery
 from stream_gru.sinks.leftovers import Leftovers, signed
+from stream_gru.sinks.outbox import Left, Outbox
 from stream_gru.times import format_iso
 from stream_gru.types import PredictionBatch, SinkHealth
 
 log = logging.getLogger(__name__)
 
 _ONLINE, _OFFLINE = b"online", b"offline"
-_SLICE_S = 0.1
 # `close` takes at most this long; the rows may have so much of it, then the notices of what goes offline.
 _CLOSE_S = 1.0
 _CLOSE_ROWS_S, _CLOSE_NOTICES_S = 0.5, 0.25
@@ -54,8 +55,7 @@ _PACKET_BYTES = 64
 class MqttSink:
     """Rows to ``topic``; ``online`` and ``offline`` of the daemon and of each stream, retained, to two others.
 
-    ``manifest`` is needed for Home Assistant only.  ``stopping`` is asked while `write` waits for room, so that a
-    daemon can end while its broker is away.
+    ``manifest`` is needed for Home Assistant only; ``immediate``: a row may be published before it is stored.
     """
 
     def __init__(
@@ -65,14 +65,15 @@ class MqttSink:
         *,
         name: str,
         manifest: Manifest | None = None,
-        stopping: Callable[[], bool] = lambda: False,
+        immediate: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._broker, self._name = config, broker, name
-        self._manifest, self._stopping, self._clock = manifest, stopping, clock
+        self._manifest, self._clock = manifest, clock
         self._encoder = JsonEncoder()
-        self._outbox = Outbox(config.queue_messages)
-        self._mark = 0  # newest row of a flush that is pending
+        self._outbox = Outbox(config.queue_messages, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
+        self._notices = Notices(self._outbox.changed)
+        self._under_way: dict[int, Outgoing] = {}  # by packet identifier
         self._streams: dict[str, bool] = {}
         self._said: set[str] = set()
         self._suspect: Outgoing | None = None
@@ -100,50 +101,51 @@ class MqttSink:
         """The connection, for those who want to know what the broker lets through."""
         return self._connection
 
-    def open(self) -> None:
-        """Begin to connect; a broker that is not there is waited for.
+    def open(self, kept: Kept | None) -> None:
+        """Begin to connect; a broker that is not there is waited for.  What ``kept`` has goes first.
 
-        Raises ConfigError when user, password or certificates cannot be read.
+        Raises ConfigError when user, password or certificates cannot be read, StateError for outputs of another kind.
         """
-        if not self._opened:
-            self._connection.open()
-            self._opened = True
+        if self._opened:
+            return
+        if kept is not None and not all(row.topic for row in kept.rows):
+            raise StateError(
+                f"sink {self._name}: expected stored outputs for a broker, got some of another kind; "
+                f"give the sink a name that none had before"
+            )
+        self._outbox.resume(kept)
+        self._connection.open()
+        self._opened = True
+
+    def ready(self) -> bool:
+        """Whether the queue has room."""
+        return self._outbox.ready
 
     def write(self, batch: PredictionBatch) -> None:
-        """Have all rows published, in order; waits for room when the queue is full and ``when_full`` is ``block``.
-
-        Raises SinkUnavailable when it is not open, SinkPending when the daemon stops meanwhile, TakenOver.
-        """
+        """Have all rows published, in order.  Raises SinkUnavailable when it is not open, TakenOver."""
         self._require_open()
         if not len(batch):
             return
-        drop_oldest = self._config.when_full == "drop_oldest"
         topics = [fill_stream(self._config.topic, stream) for stream in batch.streams]
         lines = self._encoder.encode(batch).splitlines()
-        rows = zip(batch.stream.tolist(), format_iso(batch.time_ns), lines, strict=True)
-        for index, when, line in rows:
-            stream = batch.streams[index]
-            if not self._streams.get(stream):
-                self.stream_status(stream, True)
-            row = Outgoing(topics[index], line, f"{stream}/{when}")
-            while not self._outbox.put(row, drop_oldest=drop_oldest):
-                self._wait_for_room()
+        columns = zip(batch.stream.tolist(), format_iso(batch.time_ns), lines, strict=True)
+        rows = [Outgoing(topics[index], line, f"{batch.streams[index]}/{when}") for index, when, line in columns]
+        for index in dict.fromkeys(batch.stream.tolist()):
+            if not self._streams.get(batch.streams[index]):
+                self.stream_status(batch.streams[index], True)
+        self._outbox.put(rows)
         self._connection.wake()
 
-    def flush(self) -> int:
-        """Return how many bytes were confirmed.
-
-        Raises SinkPending while rows written before the first flush that was pending are not confirmed, unless the
-        broker is away and ``when_full`` is ``drop_oldest``; raises TakenOver.
-        """
+    def flush(self) -> Written:
+        """Return what the store shall keep until the broker has it.  Raises TakenOver."""
         if self._opened:
             self._require_open()
-            self._connection.wake()
-            self._mark = self._mark or self._outbox.last
-            if not self._outbox.settled_to(self._mark) and not self._holds_up_nobody:
-                raise SinkPending(f"sink {self._name}: {len(self._outbox)} outputs wait for the broker")
-            self._mark = 0
-        return self._outbox.confirmed_bytes
+        return self._outbox.flush()
+
+    def committed(self) -> None:
+        """Publish what the last `flush` told."""
+        self._outbox.committed()
+        self._connection.wake()
 
     def stream_status(self, stream: str, online: bool) -> None:
         """Say that a stream is there, or silent; an output of it says that it is there again.
@@ -169,28 +171,29 @@ class MqttSink:
         end = self._clock() + _CLOSE_S
         if self._connection.connected:
             self._connection.wake()
-            self._outbox.wait(lambda: not len(self._outbox), _CLOSE_ROWS_S)
+            self._wait(lambda: self._outbox.quiet, _CLOSE_ROWS_S)
         for stream in self._streams:
             self.stream_status(stream, False)
         if self._connection.connected:
-            self._outbox.wait(lambda: self._outbox.idle, _CLOSE_NOTICES_S)
+            self._wait(lambda: self.idle, _CLOSE_NOTICES_S)
         if len(self._outbox):
-            log.warning("sink %s: %d outputs were not confirmed", self._name, len(self._outbox))
+            then = "; the store keeps them" if self._outbox.durable else ""
+            log.warning("sink %s: %d outputs were not confirmed%s", self._name, len(self._outbox), then)
         self._opened = False
         self._connection.close(self._say_goodbye, max(0.0, end - self._clock()))
 
-    def left(self) -> list[Outgoing]:
-        """After `close`: outputs that were never confirmed, for a sink that takes the place of this one."""
+    def left(self) -> Left:
+        """After `close`: what is not finished, for a sink that takes the place of this one."""
         return self._outbox.leave()
 
-    def take_over(self, rows: list[Outgoing]) -> None:
-        """Before `open`: publish these first, on the topics they were meant for."""
-        self._outbox.inherit(rows)
+    def take_over(self, left: Left) -> None:
+        """Before anything is written: publish these first, on the topics they were meant for."""
+        self._outbox.take_over(left)
 
     def health(self) -> SinkHealth:
         """Whether the broker is there, and what waits."""
         return SinkHealth(
-            connected=self._is_there,
+            connected=self._connection.connected and self._connection.alive,
             queued=len(self._outbox),
             failed=self._outbox.failed,
             discarded=self._outbox.discarded,
@@ -198,12 +201,13 @@ class MqttSink:
         )
 
     @property
-    def _is_there(self) -> bool:
-        return self._connection.connected and self._connection.alive
+    def idle(self) -> bool:
+        """Whether all that may be said was said and answered."""
+        return self._outbox.quiet and self._notices.idle
 
-    @property
-    def _holds_up_nobody(self) -> bool:
-        return self._config.when_full == "drop_oldest" and not self._is_there
+    def _wait(self, until: Callable[[], bool], timeout_s: float) -> None:
+        with self._outbox.changed:
+            self._outbox.changed.wait_for(until, timeout_s)
 
     def _require_open(self) -> None:
         if not self._opened:
@@ -212,27 +216,21 @@ class MqttSink:
 
     def _say_availability(self, stream: str, online: bool) -> None:
         if self._config.availability_topic:
-            self._outbox.notice(fill_stream(self._config.availability_topic, stream), _ONLINE if online else _OFFLINE)
-
-    def _wait_for_room(self) -> None:
-        self._require_open()
-        if self._stopping():
-            raise SinkPending(
-                f"sink {self._name}: the queue of {self._outbox.bound} outputs is full, and we shall stop"
-            )
-        self._connection.wake()
-        self._outbox.wait(lambda: len(self._outbox) < self._outbox.bound, _SLICE_S)
+            self._notices.put(fill_stream(self._config.availability_topic, stream), _ONLINE if online else _OFFLINE)
 
     # What follows runs on the thread of the connection.
 
     def _on_connected(self, client: Client, _session_present: bool) -> None:
         client.drop_out_messages()
-        unanswered = self._outbox.recall()
+        unanswered = list(self._under_way.values())
+        self._under_way.clear()
+        self._outbox.recall()
+        self._notices.recall()
         self._look_for_culprit(unanswered)
         for item in unanswered:
             if not item.key:  # what is true no longer is replaced below
-                self._outbox.notice(item.topic, item.payload)
-        self._outbox.notice(self._config.status_topic, _ONLINE)
+                self._notices.put(item.topic, item.payload)
+        self._notices.put(self._config.status_topic, _ONLINE)
         for stream, online in list(self._streams.items()):
             self._say_availability(stream, online)
             self._announce(stream)
@@ -245,14 +243,17 @@ class MqttSink:
         if not self._connection.cuts or not unanswered:
             return
         first, before = unanswered[0], self._suspect
-        same = before is not None and (before.topic, before.key) == (first.topic, first.key)
+        same = before is not None and (before.topic, before.number) == (first.topic, first.number)
         self._suspect, self._blamed = first, self._blamed + 1 if same else 1
         self._one_by_one = _TRUSTED_AFTER
         if self._blamed >= _CUTS_OF_ONE:
             self._blamed = 0
             text = f"the broker closes the connection for {len(first.payload)} bytes to {first.topic!r}: given up"
             self._say_once(first.topic, text)
-            self._outbox.give_up(first)
+            if first.key:
+                self._outbox.give_up(first)
+            else:
+                self._notices.silence(first.topic)
 
     def _on_message(self, message: MQTTMessage) -> None:
         """Home Assistant was started and wants to know everything again; or a stream is online since an earlier run."""
@@ -282,7 +283,7 @@ class MqttSink:
 
     def _announce(self, stream: str) -> None:
         if self._config.home_assistant and self._manifest is not None:
-            self._outbox.notice(*discovery(self._manifest, self._config, stream))
+            self._notices.put(*discovery(self._manifest, self._config, stream))
 
     def _on_turn(self, client: Client) -> None:
         self._leftovers.turn(client)
@@ -292,8 +293,8 @@ class MqttSink:
             most = min(most, _MOST_UNDER_WAY_311)
         if self._one_by_one:
             most = 1
-        while self._outbox.under_way < most:
-            item = self._outbox.take()
+        while len(self._under_way) < most:
+            item = self._notices.take() or self._outbox.take()
             if item is None:
                 return
             self._publish(client, item)
@@ -304,7 +305,7 @@ class MqttSink:
         size = len(item.payload) + len(item.topic.encode()) + len(label.encode()) + _PACKET_BYTES
         if size > limits.max_packet_bytes:
             self._say_once("size", f"the broker takes at most {limits.max_packet_bytes} bytes, an output has {size}")
-            self._outbox.refused(item)
+            self._settle(item, refused=True)
             return
         qos = min(self._config.qos if item.key else 1, limits.max_qos)
         retain = limits.retain and (self._config.retain if item.key else True)
@@ -312,11 +313,11 @@ class MqttSink:
             info = client.publish(item.topic, item.payload, qos, retain, self._properties(item))
         except ValueError as error:
             self._say_once(item.topic, f"topic {item.topic!r} cannot be published to: {error}")
-            self._outbox.refused(item)
+            self._settle(item, refused=True)
             return
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise RuntimeError(f"packet identifier {info.mid} is in use")
-        self._outbox.sent(info.mid, item)
+        self._under_way[info.mid] = item
 
     def _properties(self, item: Outgoing) -> Properties | None:
         if self._broker.protocol != "5":
@@ -332,17 +333,23 @@ class MqttSink:
         return properties
 
     def _on_published(self, mid: int, refusal: str) -> None:
-        item = self._outbox.settled(mid)
+        item = self._under_way.pop(mid, None)
         if item is None:
             return
         if refusal:
             self._say_once(item.topic, f"the broker refused an output to {item.topic}: {refusal}")
-            self._outbox.refused(item)
+            self._settle(item, refused=True)
             if self._connection.cuts and not item.key:
-                self._outbox.give_up(item)  # it may be what we are cut for
+                self._notices.silence(item.topic)  # it may be what we are cut for
         else:
-            self._outbox.confirmed(item)
+            self._settle(item)
             self._one_by_one = max(0, self._one_by_one - 1)
+
+    def _settle(self, item: Outgoing, *, refused: bool = False) -> None:
+        if item.key:
+            self._outbox.settle(item, refused=refused)
+        else:
+            self._notices.settle()
 
     def _say_once(self, key: str, text: str) -> None:
         if key not in self._said:
@@ -353,7 +360,7 @@ class MqttSink:
         limits = self._connection.limits
         # What could not be confirmed is said once more, so that a broker that is only behind reads it in the end:
         # without acknowledgement, as more may be under way than it allows.
-        idle = self._outbox.idle
+        idle = self.idle
         if self._config.availability_topic and not idle:
             for stream in list(self._streams):
                 topic = fill_stream(self._config.availability_topic, stream)

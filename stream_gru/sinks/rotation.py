@@ -11,16 +11,22 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 
-def put_aside(path: Path, wall_s: float) -> Path:
-    """Rename a file to the UTC time ``wall_s``, never over another one; return its new name.  Raises OSError."""
+def aside_name(path: Path, wall_s: float) -> Path:
+    """A name for a file to be put aside at the UTC time ``wall_s``, which no other one has.  Raises OSError.
+
+    It sorts behind those that are there, also where the clock was set back: the newest file has the last name.
+    """
     stem, suffix = _parts(path)
-    time = datetime.fromtimestamp(wall_s, UTC).strftime("%Y%m%dT%H%M%SZ")
+    now = datetime.fromtimestamp(wall_s, UTC).strftime("%Y%m%dT%H%M%SZ")
     # Behind all others of this second, also where the first ones have been deleted since.
-    n = max((n + 1 for other, n, _ in _numbered(path) if other == time), default=0)
-    target = path.with_name(f"{stem}.{time}.{n}.{suffix}" if n else f"{stem}.{time}.{suffix}")
+    time, n = max([(now, 0), *((time, n + 1) for time, n, _ in _numbered(path))])
+    return path.with_name(f"{stem}.{time}.{n}.{suffix}" if n else f"{stem}.{time}.{suffix}")
+
+
+def put_aside(path: Path, target: Path) -> None:
+    """Rename a file, durably.  Raises OSError."""
     path.rename(target)
-    _sync_folder(path.parent)
-    return target
+    sync_folder(path.parent)
 
 
 def put_aside_files(path: Path) -> list[Path]:
@@ -52,8 +58,8 @@ def _parts(path: Path) -> tuple[str, str]:
     return stem, form + compressed
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a new name durable."""
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder durable.  Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -6,26 +6,33 @@ import os
 import sys
 from typing import IO
 
+from stream_gru.durable import Kept, Written
 from stream_gru.errors import SinkUnavailable
 from stream_gru.sinks.file import Encoder
 from stream_gru.types import PredictionBatch, SinkHealth
 
 
 class StdoutSink:
-    """Writes rows to standard output and flushes each batch, so that a pipe sees them at once."""
+    """Writes rows to standard output and flushes each batch, so that a pipe sees them at once.
+
+    What has gone out cannot be taken back: after a kill rows may come again, with the id they had.
+    """
 
     def __init__(self, encoder: Encoder, stream: IO[bytes] | None = None) -> None:
         self._encoder = encoder
         self._stream = stream
         self._needs_header = True
-        self._written = 0
 
-    def open(self) -> None:
+    def open(self, kept: Kept | None) -> None:
         """Take standard output, unless another stream was given.  Raises SinkUnavailable when it is closed."""
         if self._stream is None:
             if sys.stdout is None:
                 raise SinkUnavailable("standard output: closed")
             self._stream = sys.stdout.buffer
+
+    def ready(self) -> bool:
+        """Whether a reader is slow shows only in `write`."""
+        return True
 
     def write(self, batch: PredictionBatch) -> None:
         """Write all rows.  Raises SinkUnavailable when the reader has gone or the disk behind it is full."""
@@ -42,11 +49,13 @@ class StdoutSink:
             raise SinkUnavailable("standard output: the reader has gone") from error
         except OSError as error:
             raise SinkUnavailable(f"standard output: cannot be written: {error.strerror}") from error
-        self._written += len(data)
 
-    def flush(self) -> int:
-        """Return how many bytes were written; a pipe knows no durability."""
-        return self._written
+    def flush(self) -> Written:
+        """Everything is out already; a pipe knows no durability."""
+        return Written()
+
+    def committed(self) -> None:
+        """Nothing waits for it."""
 
     def close(self) -> None:
         """Standard output belongs to the caller."""

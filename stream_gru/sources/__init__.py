@@ -56,7 +56,7 @@ def build_source(
     if isinstance(config, StdinSourceConfig):
         source = StdinSource(header=config.format == "csv" and not config.input.fields, name=name)
     else:
-        source = FileSource(config.files, kind, batch_rows)
+        source = FileSource(config.files, kind, batch_rows, name)
     return source if alone else _queued(source, config, name, bell, None)
 
 

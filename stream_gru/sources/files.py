@@ -5,17 +5,25 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stream_gru.config.kinds import Format
 from stream_gru.errors import ConfigError, DataError, EndOfInput
+from stream_gru.sources.course import earlier_names, gone, place_among
 from stream_gru.sources.header import completed_header
+from stream_gru.sources.trail import Trail, begin_anew, digest, refused, trail_up_to
 from stream_gru.types import Position, RawMessage, SourceHealth
 
+log = logging.getLogger(__name__)
+
 _BYTES_PER_ROW = 64
+_LEAST_BLOCK_BYTES = 256
+_FOOTER_BYTES = 65_536
 _MAX_RECORD_BYTES = 1024 * 1024
 _SUFFIXES = {".csv": "csv", ".txt": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -62,19 +70,32 @@ def stem(path: Path) -> str:
 class FileSource:
     """Reads whole lines in blocks of about ``block_rows`` rows; a message's header is the first line of a CSV file.
 
-    ``files`` are names or patterns, looked for when the source is opened.  A table without rows is a message without
-    payload, so that its columns are checked.  Positions are bytes of the uncompressed text, or rows of Parquet.
+    ``files`` are names or patterns, looked for when the source is opened; ``name`` is that of the source.  A table
+    without rows is a message without payload, so that its columns are checked.  Positions are bytes of the uncompressed
+    text, or rows of Parquet, and keep by what the file, and those before it, are known again (`trail`, `course`).
     """
 
-    def __init__(self, files: Sequence[Path | str], kind: str, block_rows: int) -> None:
+    def __init__(self, files: Sequence[Path | str], kind: str, block_rows: int, name: str = "replay") -> None:
         self._files = [str(file) for file in files]
-        self._kind = kind
-        self._block_bytes = max(4096, block_rows * _BYTES_PER_ROW)
+        self._kind, self._name = kind, name
+        self._block_bytes = max(_LEAST_BLOCK_BYTES, block_rows * _BYTES_PER_ROW)
         self._messages: Iterator[RawMessage] = iter(())
 
     def open(self, position: Position | None) -> None:
-        """Start at the first file, or after ``position``.  Raises DataError when a file is not there."""
+        """Start at the first file, or after ``position``: what was appended since is read, a changed file is refused.
+
+        Raises DataError when a file is not there, or is another one than ``position`` was of.
+        """
+        if position is not None and not Path(position.name).is_file():
+            raise gone(position, self._name, self._unit)
         self._messages = self._read_all(expand(self._files), position)
+        if position is None:
+            return
+        first = next(self._messages, None)  # looks at the file now
+        if first is not None:
+            self._messages = chain([first], self._messages)
+        else:
+            log.info("%s: was read to its end before, in %s; %s", self._name, position.name, begin_anew(self._name))
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
         """Return the next block.  Raises EndOfInput after the last, DataError when a file is damaged."""
@@ -93,61 +114,123 @@ class FileSource:
         """A file is always there."""
         return SourceHealth()
 
+    @property
+    def _unit(self) -> str:
+        return "row" if self._kind == "parquet" else "byte"
+
     def _read_all(self, paths: list[Path], position: Position | None) -> Iterator[RawMessage]:
-        if position is not None:
-            names = [str(path) for path in paths]
-            if position.name not in names:
-                raise DataError(f"{position.name}: this file was being read and is no longer among the input")
-            paths = paths[names.index(position.name) :]
         read = self._read_parquet if self._kind == "parquet" else self._read_lines
-        for path in paths:
-            offset = position.offset if position is not None and str(path) == position.name else 0
+        begin = place_among(paths, position, self._name) if position is not None else 0
+        for path, earlier in earlier_names(paths, begin):
             try:
-                yield from read(path, offset)
+                yield from read(path, earlier, position)
             except (OSError, EOFError, zlib.error) as error:
                 raise DataError(f"{path}: cannot be read: {error}") from error
+            position = None  # the files behind it are read from their beginnings
 
-    def _read_lines(self, path: Path, offset: int) -> Iterator[RawMessage]:
-        key, header, place, rest = stem(path), b"", offset, b""
+    def _read_lines(self, path: Path, earlier: str, after: Position | None) -> Iterator[RawMessage]:
+        key, name, header, trail = stem(path), str(path), b"", Trail()
         with _open(path) as file:
             if self._kind == "csv":
                 header = file.readline(_MAX_RECORD_BYTES)
-                if not header:
+                if not header and after is None:
                     raise DataError(f"{path}: expected a header of CSV names, got an empty file")
-                place = max(offset, len(header))
+                trail.add(header)
                 header = completed_header(header, file.readline(_MAX_RECORD_BYTES))
-            unseen = bool(header) and not offset  # nobody has looked at the header yet
-            file.seek(place)
-            while block := file.read(self._block_bytes):
-                place += len(block)
-                cut = block.rfind(b"\n") + 1
-                if not cut:
-                    rest = _bounded(rest + block)
-                    continue
-                payload, rest = rest + block[:cut], block[cut:]
-                yield RawMessage(payload, key, header, position=Position(str(path), place - len(rest)))
+            if after is None:
+                file.seek(trail.length)
+            else:
+                trail = self._continued(file, name, after, trail.length)
+            unseen = bool(header) and after is None  # nobody has looked at the header yet
+            for lines in _whole_lines(file, self._block_bytes, trail):
+                yield RawMessage(lines, key, header, 0, Position(name, trail.length, trail.check() + earlier))
                 unseen = False
-            if rest or unseen:
-                yield RawMessage(rest, key, header, position=Position(str(path), place))
+            if unseen:
+                yield RawMessage(b"", key, header, 0, Position(name, trail.length, trail.check() + earlier))
 
-    def _read_parquet(self, path: Path, offset: int) -> Iterator[RawMessage]:
+    def _continued(self, file: BinaryIO, name: str, after: Position, header_bytes: int) -> Trail:
+        """Move to where ``after`` says, and on to a line's beginning.  Raises DataError when the text is another one.
+
+        A line without end was handed on as it stood at the end of the file: what was added to it since is left out.
+        """
+        trail = trail_up_to(file, after.offset)
+        difference = trail.difference(after)
+        if difference:
+            raise refused(name, after, difference, self._name)
+        while trail.tail and not trail.tail.endswith(b"\n"):
+            added = file.readline(_MAX_RECORD_BYTES)
+            if not added:
+                break
+            if added.strip() and trail.length >= header_bytes:
+                log.warning(
+                    "%s: the line that ended the file at byte %d was read as it stood; what was added to it since is "
+                    "left out", name, after.offset,
+                )  # fmt: skip
+            trail.add(added)
+        return trail
+
+    def _read_parquet(self, path: Path, earlier: str, after: Position | None) -> Iterator[RawMessage]:
         try:
             import pyarrow as pa
             from pyarrow import parquet
         except ImportError as error:
             raise ConfigError(f"{path}: Parquet needs pyarrow: pip install 'stream-gru[parquet]'") from error
-        done = 0
+        name, check = str(path), _parquet_check(path)
+        if after is not None and after.check and after.check.split(" ")[:2] != check.split(" "):
+            raise refused(name, after, "its size, its beginning or its footer is another one", self._name, "row")
+        offset, done = after.offset if after is not None else 0, 0
         try:
             with parquet.ParquetFile(path) as file:
+                if after is not None and offset == file.metadata.num_rows:
+                    return
                 for batch in file.iter_batches(batch_size=self._block_bytes // _BYTES_PER_ROW):
                     done += batch.num_rows
                     if done > offset:
                         rows = batch.slice(max(0, offset - done + batch.num_rows))
-                        yield RawMessage(_stream(batch.schema, rows), stem(path), position=Position(str(path), done))
+                        position = Position(name, done, check + earlier)
+                        yield RawMessage(_stream(batch.schema, rows), stem(path), position=position)
                 if not done:
-                    yield RawMessage(_stream(file.schema_arrow), stem(path), position=Position(str(path), 0))
+                    position = Position(name, 0, check + earlier)
+                    yield RawMessage(_stream(file.schema_arrow), stem(path), position=position)
         except pa.ArrowException as error:
             raise DataError(f"{path}: not a Parquet file: {error}") from error
+
+
+def _whole_lines(file: BinaryIO, block_bytes: int, trail: Trail) -> Iterator[bytes]:
+    """Whole lines in blocks, then what stands after the last line end; ``trail`` ends where they end.
+
+    Of a line that is longer than a block and than the limit only the beginning and the end are given.
+    """
+    buffer = bytearray(block_bytes)
+    view, held, line = memoryview(buffer), 0, b""
+    while count := file.readinto(view[held:]):  # type: ignore[attr-defined]
+        end = held + count
+        cut = buffer.rfind(b"\n", held, end) + 1
+        if cut:
+            lines = bytes(view[:cut])
+            trail.add(lines)
+            yield line + lines
+            line, held = b"", end - cut
+            buffer[:held] = buffer[cut:end]
+        elif end == block_bytes:
+            trail.add(bytes(buffer))
+            line, held = _bounded(line + buffer), 0
+        else:
+            held = end
+    rest = bytes(view[:held])
+    trail.add(rest)
+    if line or rest:
+        yield line + rest
+
+
+def _parquet_check(path: Path) -> str:
+    """Two parts: the size of a file; its beginning and its end, where Parquet says what is where."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        head = file.read(_FOOTER_BYTES)
+        file.seek(max(0, size - _FOOTER_BYTES))
+        return f"{size} {digest(head + file.read(_FOOTER_BYTES))}"
 
 
 def _stream(schema: Any, *batches: Any) -> bytes:

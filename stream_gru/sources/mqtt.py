@@ -1,18 +1,23 @@
 """Topics of an MQTT broker; a message is acknowledged only when what became of it is durable.
 
 Decision: QoS 1 with acknowledgements of our own.  Paho answers a message of QoS 2 before anybody has seen it.
+
+Decision: which packets were processed is written down with what became of them.  A broker sends again what it has no
+acknowledgement of, and after a kill nothing else tells a message that was processed from one that was not.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 
 from msgspec.structs import replace
 from paho.mqtt.client import Client, MQTTMessage
 
 from stream_gru.config.live import BrokerConfig, MqttSourceConfig
+from stream_gru.durable import Receipts
 from stream_gru.errors import SourceUnavailable
 from stream_gru.mqtt.access import client_id
 from stream_gru.mqtt.connection import Connection
@@ -27,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # What brokers let through unacknowledged where the protocol has no word for it.
 _WINDOW_OF_311 = 20
+_PACKETS_KEPT, _WINDOWS_KEPT = 4096, 4
 
 
 class MqttSource:
@@ -51,6 +57,7 @@ class MqttSource:
         self._patterns = topic_patterns(config.topics, config.stream_id)
         self._queue = MessageQueue(config.queue_messages, config.queue_bytes, bell)
         self._ledger = Ledger()
+        self._packets: Mapping[int, bytes] = {}
         self._opened = self._closing = False
         self._holding = False
         self._sessions_lost = self._unprotected = 0
@@ -81,13 +88,23 @@ class MqttSource:
         """How many messages the broker sends before one of them has to be acknowledged."""
         return self._broker.receive_maximum if self._broker.protocol == "5" else _WINDOW_OF_311
 
+    @property
+    def packets_kept(self) -> int:
+        """How many packets that were processed have to be remembered."""
+        return max(_PACKETS_KEPT, _WINDOWS_KEPT * self.window)
+
+    def resume(self, packets: Mapping[int, bytes]) -> None:
+        """Before `open`: packets that were processed by earlier processes, oldest first."""
+        self._packets = packets
+
     def open(self, position: Position | None) -> None:
         """Begin to connect; a broker that is not there is waited for.  Messages are numbered after ``position``.
 
         Raises ConfigError when user, password or certificates cannot be read.
         """
         if not self._opened:
-            self._ledger = Ledger(0 if position is None else position.offset)
+            last = 0 if position is None else position.offset
+            self._ledger = Ledger(last, self._packets, done_kept=self.packets_kept)
             self._connection.open()
             self._opened = True
 
@@ -101,6 +118,10 @@ class MqttSource:
         if self._holding:
             self._connection.wake()
         return messages
+
+    def receipts(self, position: Position) -> Receipts:
+        """The packets up to ``position`` that were not written down yet."""
+        return self._ledger.receipts(position.offset) if position.name == self._name else Receipts()
 
     def commit(self, position: Position) -> None:
         """Acknowledge all messages up to ``position``, in the order in which they came."""
@@ -130,6 +151,7 @@ class MqttSource:
             reconnects=self._connection.reconnects,
             sessions_lost=self._sessions_lost,
             unprotected=self._unprotected,
+            redelivered=self._ledger.redelivered,
         )
 
     def update(self, config: MqttSourceConfig) -> bool:
@@ -175,7 +197,7 @@ class MqttSource:
             topic = None
         number: int | None
         if message.qos:
-            number = self._ledger.arrived(message.mid, hash((topic, message.payload)), message.dup)
+            number = self._ledger.arrived(message.mid, _digest(topic, message.payload), message.dup)
         else:
             number = self._ledger.unprotected()
             self._count_unprotected(topic)
@@ -220,6 +242,11 @@ class MqttSource:
                 "source %s: topic %.200r: messages come with QoS 0: a crash or a lost connection loses them; said once",
                 self._name, topic,
             )  # fmt: skip
+
+
+def _digest(topic: str | None, payload: bytes | bytearray) -> bytes:
+    """What tells one message from another; one whose topic is not text has none."""
+    return blake2b((topic or "").encode() + b"\0" + payload, digest_size=16).digest()
 
 
 def _filters(patterns: Sequence[TopicPattern]) -> list[str]:

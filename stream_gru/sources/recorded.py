@@ -15,7 +15,7 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -23,7 +23,9 @@ from typing import IO, Self
 import msgspec
 
 from stream_gru.errors import ConfigError, DataError, EndOfInput, SinkUnavailable
+from stream_gru.sources.course import earlier_names, gone, place_among
 from stream_gru.sources.files import expand
+from stream_gru.sources.trail import begin_anew, refused
 from stream_gru.types import DropReason, Position, RawMessage, SourceHealth
 
 log = logging.getLogger(__name__)
@@ -148,17 +150,30 @@ class RecordingWriter:
 class RecordedSource:
     """Gives the messages of recordings back, at most ``block`` at once, equal to those that came but for ``position``.
 
-    ``paths`` are names or patterns, looked for when the source is opened.  Positions are bytes of the uncompressed
-    text.  A last line that is half written, as a killed process leaves it, is left out with a warning.
+    ``paths`` are names or patterns, looked for when the source is opened; ``name`` is that of the source.  Positions
+    are bytes of the uncompressed text, their check is the CRC-32 of all before them (and which files came before).  A
+    last line that is half written, as a killed process leaves it, is left out with a warning.
     """
 
-    def __init__(self, paths: Sequence[Path | str], block: int = 256) -> None:
-        self._paths, self._block = [str(path) for path in paths], block
+    def __init__(self, paths: Sequence[Path | str], block: int = 256, name: str = "recording") -> None:
+        self._paths, self._block, self._name = [str(path) for path in paths], block, name
         self._messages: Iterator[RawMessage] = iter(())
 
     def open(self, position: Position | None) -> None:
-        """Start at the first file, or after ``position``.  Raises DataError when a file is not there."""
-        self._messages = _read_all(expand(self._paths), position)
+        """Start at the first file, or after ``position``.
+
+        Raises DataError when a file is not there, or is another one than ``position`` was of.
+        """
+        if position is not None and not Path(position.name).is_file():
+            raise gone(position, self._name)
+        self._messages = _read_all(expand(self._paths), position, self._name)
+        if position is None:
+            return
+        first = next(self._messages, None)  # looks at the file now
+        if first is not None:
+            self._messages = chain([first], self._messages)
+        else:
+            log.info("%s: was read to its end before, in %s; %s", self._name, position.name, begin_anew(self._name))
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
         """Return the next messages.  Raises EndOfInput after the last, DataError when a file is damaged."""
@@ -179,29 +194,35 @@ class RecordedSource:
         return SourceHealth()
 
 
-def _read_all(paths: list[Path], position: Position | None) -> Iterator[RawMessage]:
-    if position is not None:
-        names = [str(path) for path in paths]
-        if position.name not in names:
-            raise DataError(f"{position.name}: this file was being read and is no longer among the input")
-        paths = paths[names.index(position.name) :]
-    for path in paths:
-        offset = position.offset if position is not None and str(path) == position.name else 0
+def _read_all(paths: list[Path], position: Position | None, name: str) -> Iterator[RawMessage]:
+    begin = place_among(paths, position, name) if position is not None else 0
+    for path, earlier in earlier_names(paths, begin):
         try:
-            yield from _read(path, offset)
+            yield from _read(path, earlier, position, name)
         except (OSError, zlib.error) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
+        position = None  # the files behind it are read from their beginnings
 
 
-def _read(path: Path, offset: int) -> Iterator[RawMessage]:
-    """Messages after ``offset``; lines before it are read too, so that a damaged line has its number."""
-    place = 0
+def _read(path: Path, earlier: str, after: Position | None, name: str) -> Iterator[RawMessage]:
+    """Messages after ``after``; lines before it are read too, so that a damaged line has its number."""
+    end = after.offset if after is not None else 0
+    known = after.check.split(" ")[0] if after is not None else ""
+    place = crc = 0
     for number, line in enumerate(_lines(path), 1):
+        if place < end < place + len(line):
+            break
         place += len(line)
+        crc = zlib.crc32(line, crc)
+        check = f"{crc:08x} -{earlier}"
         if number == 1:
             _check_first(path, line)
-        elif place > offset:
-            yield _decoded(line, f"{path}:{number}", Position(str(path), place))
+        elif place > end:
+            yield _decoded(line, f"{path}:{number}", Position(str(path), place, check))
+        if after is not None and place == end and known and known != f"{crc:08x}":
+            raise refused(str(path), after, "the text before that place is another one", name)
+    if after is not None and place < end:
+        raise refused(str(path), after, "no line ends there", name)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -227,7 +248,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _check_first(path: Path, line: bytes) -> None:
     try:
         version = _FIRST.decode(line).stream_gru_recording
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}:1: expected a recording made by stream-gru record, got {line[:60]!r}") from error
     if version != _VERSION:
         raise DataError(f"{path}:1: expected a recording of version {_VERSION}, got version {version}")

@@ -67,7 +67,7 @@ class SerialSource:
         self._selectable = False
         self._waiting: deque[RawMessage] = deque()
         self._number = 0
-        self._warned = False
+        self._told = False
 
     def open(self, position: Position | None) -> None:
         """Open the port; messages are numbered on from ``position``.
@@ -75,7 +75,7 @@ class SerialSource:
         Raises SourceUnavailable, with what to do, and ConfigError for settings that the port does not have.
         """
         self.close()
-        self._warn_of_strangers()
+        self._tell_once()
         config = self._config
         try:
             self._port = self._opener(
@@ -152,11 +152,13 @@ class SerialSource:
         kind = CobsFramer if self._config.framing == "cobs" else LineFramer
         return kind(self._config.max_frame_bytes)
 
-    def _warn_of_strangers(self) -> None:
-        if self._scheme not in _NETWORK or self._warned:
+    def _tell_once(self) -> None:
+        """What is promised of this port, and who may be on it."""
+        if self._told:
             return
-        self._warned = True
-        if not _is_loopback(urlsplit(self._config.port).hostname or ""):
+        self._told = True
+        log.info("%s: at most once: what is sent while nobody reads is lost", self._name)
+        if self._scheme in _NETWORK and not _is_loopback(urlsplit(self._config.port).hostname or ""):
             log.warning("%s: anybody on the network can read and write it: there is no authentication", self._name)
 
     def _explained(self, error: Exception) -> str:

@@ -1,25 +1,36 @@
-"""Standard input: lines, as they come."""
+"""Standard input: lines, as they come.
+
+After a restart a file is gone on with where it was left, as `stream_gru.sources.files` does.  A pipe is compared with
+what had come before: an input that begins alike is the same one fed again, and what was processed of it is left out;
+one that begins with something else is a new one.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import select
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 from stream_gru.errors import ConfigError, EndOfInput, SourceUnavailable
-from stream_gru.sources.header import completed_header
+from stream_gru.sources.header import HeaderLine
+from stream_gru.sources.refed import Beginning, PackedBeginning, Verdict
+from stream_gru.sources.trail import Trail, begin_anew, refused, trail_up_to
 from stream_gru.types import Position, RawMessage, SourceHealth
+
+log = logging.getLogger(__name__)
 
 _MAX_LINE_BYTES = 1024 * 1024
 
 
 class StdinSource:
-    """Hands on whole lines; with ``header`` the first line is kept as the header of all messages.
+    """Hands on whole lines; with ``header`` the first line of the input is kept as the header of all messages.
 
     The header waits for the line after it, which tells whether it is complete.  A header that nothing follows is a
-    message without payload at the end, so that its columns are checked.
+    message without payload at the end, so that its columns are checked.  Positions are bytes of the input.
     """
 
     def __init__(
@@ -32,12 +43,24 @@ class StdinSource:
         self._name = name
         self._descriptor, self._wall_ns = descriptor, wall_ns
         self._wants_header = header
-        self._header = self._held = b""
-        self._rest = b""
         self._ended = False
+        self._begin(None)
+
+    def _begin(self, after: Position | None) -> None:
+        """Nothing has come yet; what lies before ``after`` is not handed on."""
+        self._after, self._resumed = after, after is not None
+        self._beginning: Beginning | None = None  # as long as a pipe's input may be the same or a new one
+        self._trail, self._packed = Trail(), PackedBeginning()
+        self._header = HeaderLine(_MAX_LINE_BYTES) if self._wants_header else None
+        self._rest = b""
+        self._in_old_line = False  # the line in hand was handed on before, as it stood at the end of the input
+        self._silent = True  # nothing was handed on yet
 
     def open(self, position: Position | None) -> None:
-        """Take the descriptor of standard input, unless another was given.  Raises ConfigError when it is closed."""
+        """Take the descriptor of standard input, unless another was given, and continue after ``position``.
+
+        Raises ConfigError when it is closed, DataError when it is a file that was changed.
+        """
         if self._descriptor is None:
             try:
                 self._descriptor = sys.stdin.fileno()
@@ -45,9 +68,22 @@ class StdinSource:
                 raise ConfigError(
                     "standard input: expected lines, got none: it is closed; start with < FILE or in a pipe"
                 ) from error
+        self._begin(position)
+        if position is None:
+            return
+        if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            self._seek(self._descriptor, position)
+            return
+        try:
+            self._beginning = Beginning(position)
+        except ValueError:
+            raise refused("standard input", position, "what was kept of it cannot be read", self._name) from None
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
-        """Return the lines that are there, waiting at most ``timeout_s`` seconds.  Raises EndOfInput at the end."""
+        """Return the lines that are there, waiting at most ``timeout_s`` seconds.
+
+        Raises EndOfInput at the end, DataError when an input that is fed again is not what it was.
+        """
         if self._ended:
             raise EndOfInput
         descriptor = self._descriptor
@@ -58,12 +94,11 @@ class StdinSource:
         data = os.read(descriptor, max(4096, 64 * limit))
         arrival_ns = self._wall_ns()
         self._ended = not data
-        lines = self._whole_lines(data)
-        unseen = self._wants_header  # nobody has looked at the header yet
-        if self._wants_header:
-            lines = self._after_header(lines)
-        known = unseen and not self._wants_header
-        return [RawMessage(lines, "stdin", self._header, arrival_ns, source=self._name)] if lines or known else []
+        messages = self._messages(self._unread(self._recognised(data)), arrival_ns)
+        self._silent = self._silent and not messages
+        if self._ended and self._silent and self._resumed and self._trail.length:
+            log.info("%s: was read to its end before; %s", self._name, begin_anew(self._name))
+        return messages
 
     def commit(self, position: Position) -> None:
         """A pipe has no acknowledgement."""
@@ -75,21 +110,87 @@ class StdinSource:
         """A pipe is there until its end."""
         return SourceHealth(connected=not self._ended)
 
-    def _after_header(self, lines: bytes) -> bytes:
-        """Keep lines until the one after the header is there; then set the header and return the lines after it."""
-        self._held += lines
-        header, _, rest = self._held.partition(b"\n")
-        if not self._held or not (b"\n" in rest or self._ended):
-            return b""
-        self._header = completed_header(header, rest.partition(b"\n")[0])
-        self._held, self._wants_header = b"", False
-        return rest
+    def _seek(self, descriptor: int, after: Position) -> None:
+        """Go on in a file, which begins where the descriptor stands."""
+        begin = os.lseek(descriptor, 0, os.SEEK_CUR)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            if self._header is not None:
+                self._header.take(file.readline(_MAX_LINE_BYTES))
+                self._header.take(file.readline(_MAX_LINE_BYTES))
+            self._trail = trail_up_to(file, after.offset, begin)
+        self._verify(after)
+        os.lseek(descriptor, begin + after.offset, os.SEEK_SET)
 
-    def _whole_lines(self, data: bytes) -> bytes:
-        """Return what ends with a line end (or the input's end); a line beyond the limit is cut."""
-        cut = len(data) if self._ended else data.rfind(b"\n") + 1
-        if not cut and not self._ended:
-            self._rest = (self._rest + data)[:_MAX_LINE_BYTES]
+    def _verify(self, after: Position) -> None:
+        difference = self._trail.difference(after)
+        if difference:
+            raise refused("standard input", after, difference, self._name)
+
+    def _recognised(self, data: bytes) -> bytes:
+        """What has come of an input, once it is known whether it is a new one."""
+        if self._beginning is None:
+            return data
+        verdict = self._beginning.feed(data)
+        if verdict is Verdict.OPEN and not self._ended:
             return b""
-        lines, self._rest = self._rest + data[:cut], data[cut:]
-        return lines
+        held, self._beginning = self._beginning.held, None
+        if verdict is Verdict.NEW:
+            log.warning(
+                "%s: begins with something else than what was read before: it is taken for a new input", self._name
+            )
+            self._begin(None)
+        elif verdict is Verdict.SAME and self._after is not None:
+            log.info("%s: is fed again; its first %d bytes are left out", self._name, self._after.offset)
+        return held
+
+    def _unread(self, data: bytes) -> bytes:
+        """What of ``data`` was not handed on before the restart.  Raises DataError when that part has changed."""
+        after = self._after
+        if after is not None:
+            data = self._drop(data, after.offset - self._trail.length)
+            short = self._trail.length < after.offset
+            if short and not (self._ended and self._trail.length):  # of what brings nothing at all nothing is said
+                return b""
+            self._verify(after)
+            self._after = None
+            self._in_old_line = bool(self._trail.tail) and not self._trail.tail.endswith(b"\n")
+        if self._in_old_line:
+            cut = data.find(b"\n") + 1 or len(data)
+            if data[:cut].strip() and (self._header is None or self._header.found):
+                log.warning(
+                    "%s: the line that ended the input was read as it stood; what was added to it is left out",
+                    self._name,
+                )
+            self._in_old_line = not data[:cut].endswith(b"\n")
+            data = self._drop(data, cut)
+        return data
+
+    def _drop(self, data: bytes, count: int) -> bytes:
+        """What comes after the first ``count`` bytes, of which only the header is of use."""
+        self._trail.add(data[:count])
+        if self._header is not None:
+            self._header.take(data[:count])
+        return data[count:]
+
+    def _messages(self, data: bytes, arrival_ns: int) -> list[RawMessage]:
+        """A message of what ends with a line end (or the input's end), if any; a line beyond the limit is cut."""
+        body = self._header.take(data) if self._header is not None else data
+        self._trail.add(data[: len(data) - len(body)])
+        cut = body.rfind(b"\n") + 1
+        if not cut and not self._ended:
+            self._trail.add(body)
+            self._rest = (self._rest + body)[:_MAX_LINE_BYTES]
+            return []
+        lines, self._rest = self._rest + body[:cut], body[cut:]
+        self._trail.add(body[:cut])
+        position = self._position()
+        self._trail.add(self._rest)
+        unseen = self._silent and not self._resumed and self._header is not None and position.offset
+        if not lines and not unseen:
+            return []
+        header = self._header.header if self._header is not None else b""
+        return [RawMessage(lines, "stdin", header, arrival_ns, position, source=self._name)]
+
+    def _position(self) -> Position:
+        """Where the trail ends."""
+        return Position(self._name, self._trail.length, f"{self._trail.check()} {self._packed.of(self._trail)}")

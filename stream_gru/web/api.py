@@ -17,17 +17,19 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from stream_gru.control import MAX_COMMAND_BYTES, Action, Answer, Command, Commands, parse_command
+from stream_gru.control import MAX_COMMAND_BYTES, MAX_STATE_BYTES, Action, Answer, Command, Commands, parse_command
 from stream_gru.control.refusals import Refusals
 from stream_gru.types import STREAM_ID, SinkHealth, SourceHealth
+from stream_gru.web.connection import BoundedConnection
+from stream_gru.web.effort import InTurn
 from stream_gru.web.events import EventStream
 from stream_gru.web.feed import MAX_CLIENTS, Feed
 
 _ANSWER_S = 2.0
 _LIMIT = re.compile(r"[1-9][0-9]{0,4}")
 _NOT_SET = "control.token_file is not set"
-# A connection serves one request, so that its time has a bound.
-ONCE = {"Connection": "close"}
+# While clients have not taken so much yet, long answers are refused.
+_UNSENT_BYTES = 8_388_608
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,20 @@ def status_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
 
 def streams_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
     """``GET /api/v1/streams?limit=1000``."""
+    turn = InTurn()
 
     async def answer(request: Request) -> Response:
         text = request.query_params.get("limit", "1000")
         if not _LIMIT.fullmatch(text):
             return _told(400, f"limit: expected a number from 1 to 99999, got {text!r:.80}")
-        return _json(200, list(api.streams(int(text))))
+        connection: BoundedConnection = request.scope["state"]["connection"]
+
+        def look() -> Response:
+            if connection.gone or connection.unsent_bytes() > _UNSENT_BYTES:
+                return _told(503, "clients do not take what they asked for: ask again in a moment")
+            return _json(200, list(api.streams(int(text))))
+
+        return await turn.do(look)
 
     return answer
 
@@ -108,7 +118,7 @@ def outputs_route(api: Api) -> Callable[[Request], Awaitable[EventStream | Respo
         if stream is not None and not STREAM_ID.fullmatch(stream):
             return _told(400, f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {stream!r:.80}")
         if request.method == "HEAD":
-            return Response(media_type="text/event-stream", headers=ONCE)
+            return Response(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         client = api.feed.subscribe(stream)
         if client is None:
             return _told(503, f"{MAX_CLIENTS} clients are listening already")
@@ -126,12 +136,17 @@ class _Refused(Exception):
 
 
 def command_route(api: Api, action: Action, refusals: Refusals) -> Callable[[Request], Awaitable[Response]]:
-    """``POST /api/v1/reset``, ``pause`` or ``resume`` with ``{"stream": NAME}`` or ``{"all": true}``."""
+    """``POST /api/v1/reset``, ``pause``, ``resume`` or ``export`` with ``{"stream": NAME}`` or ``{"all": true}``.
+
+    The body of ``import`` is the ``state`` that ``export`` gave.
+    """
 
     async def answer(request: Request) -> Response:
         try:
-            stream = await _asked(request, api.token.strip(), action)
-            return await _ask(api.commands, action, stream)
+            _admit(request, api.token.strip())
+            stream, state = await _asked(request, action)
+            request.scope["state"]["connection"].spare()
+            return await _ask(api.commands, action, stream, state)
         except _Refused as refused:
             client = f" (from {request.client.host})" if request.client is not None else ""
             refusals.tell(str(action), f"{refused}{client}")
@@ -140,8 +155,8 @@ def command_route(api: Api, action: Action, refusals: Refusals) -> Callable[[Req
     return answer
 
 
-async def _asked(request: Request, token: str, action: Action) -> str | None:
-    """The stream that a request means, None for all.  Raises _Refused."""
+def _admit(request: Request, token: str) -> None:
+    """Look at who asks, before anything is read.  Raises _Refused."""
     if not token:
         raise _Refused(403, _NOT_SET)
     if not _authorized(request, token):
@@ -150,15 +165,21 @@ async def _asked(request: Request, token: str, action: Action) -> str | None:
         raise _Refused(401, text, why=why, headers={"WWW-Authenticate": "Bearer"})
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise _Refused(415, "expected Content-Type: application/json")
+
+
+async def _asked(request: Request, action: Action) -> tuple[str | None, bytes]:
+    """The stream that a request means, None for all, or the state that it brings.  Raises _Refused."""
     try:
-        return _stream_of(await _body(request), action)
+        if action is Action.IMPORT:
+            return None, await _body(request, MAX_STATE_BYTES)
+        return _stream_of(await _body(request, MAX_COMMAND_BYTES), action), b""
     except ValueError as error:
         raise _Refused(400, str(error)) from None
     except ClientDisconnect:  # the server drops the answer
         raise _Refused(400, "the client went away before the end of its body") from None
 
 
-async def _ask(commands: Commands, action: Action, stream: str | None) -> Response:
+async def _ask(commands: Commands, action: Action, stream: str | None, state: bytes) -> Response:
     """Give the command to the daemon and wait for what it says.  Raises _Refused when too many wait already."""
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Answer] = loop.create_future()
@@ -171,14 +192,14 @@ async def _ask(commands: Commands, action: Action, stream: str | None) -> Respon
         with suppress(RuntimeError):  # the server has stopped meanwhile
             loop.call_soon_threadsafe(tell, answer)
 
-    if not commands.put(Command(action, stream, reply)):
+    if not commands.put(Command(action, stream, reply, state)):
         raise _Refused(503, "too many commands are waiting")
     try:
         async with asyncio.timeout(_ANSWER_S):
             answer = await answered
     except TimeoutError:
         return _told(503, f"no answer within {_ANSWER_S:g} s; the command may still be carried out")
-    return _json(200 if answer.ok else 404, answer)
+    return _json(200 if answer.ok else 404, answer.as_dict())
 
 
 def _authorized(request: Request, token: str) -> bool:
@@ -187,13 +208,13 @@ def _authorized(request: Request, token: str) -> bool:
     return same and scheme.lower() == "bearer"
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, most: int) -> bytes:
     """The body.  Raises _Refused when it is too long, ClientDisconnect when it does not come to its end."""
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > MAX_COMMAND_BYTES:
-            raise _Refused(413, f"expected at most {MAX_COMMAND_BYTES} bytes")
+        if len(body) > most:
+            raise _Refused(413, f"expected at most {most} bytes")
     return body
 
 
@@ -205,13 +226,13 @@ def _stream_of(body: bytes, action: Action) -> str | None:
         raise ValueError('expected JSON such as {"stream": "pump-7"} or {"all": true}') from None
     if not isinstance(data, dict) or "action" in data:
         raise ValueError('expected an object such as {"stream": "pump-7"} or {"all": true}')
-    return parse_command({**data, "action": action.value})[1]
+    return parse_command({**data, "action": action.value}, tuple(Action))[1]
 
 
 def _told(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    return _json(status, Answer(False, text), headers)
+    return _json(status, Answer(False, text).as_dict(), headers)
 
 
 def _json(status: int, data: object, headers: dict[str, str] | None = None) -> Response:
-    kept = {"Cache-Control": "no-store", **ONCE, **(headers or {})}
+    kept = {"Cache-Control": "no-store", **(headers or {})}
     return Response(orjson.dumps(data), status, kept, "application/json")

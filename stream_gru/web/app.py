@@ -2,15 +2,15 @@
 
     GET  /metrics, /-/healthy, /-/ready
     GET  /api/v1/status, /api/v1/streams, /api/v1/outputs     where there is an `Api`
-    POST /api/v1/reset, /api/v1/pause, /api/v1/resume
+    POST /api/v1/reset, /api/v1/pause, /api/v1/resume, /api/v1/export, /api/v1/import
 
-Limits keep a slow or greedy client from harming the daemon: few connections, each for a few seconds and one request;
-only those who listen to outputs stay, and they are few.
+A slow or greedy client harms nobody: see connection.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import socket
 import threading
@@ -24,40 +24,37 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stream_gru.control import Action
 from stream_gru.control.refusals import Refusals
 from stream_gru.errors import ConfigError
-from stream_gru.web.api import ONCE, Api, command_route, outputs_route, status_route, streams_route
-from stream_gru.web.hosts import HostGuard
+from stream_gru.web.api import Api, command_route, outputs_route, status_route, streams_route
+from stream_gru.web.connection import BACKLOG, QUEUE, BoundedConnection, limit_buffers
+from stream_gru.web.effort import Lately
+from stream_gru.web.hosts import HostGuard, is_loopback
 
-_MAX_CONNECTIONS = 16
-_IDLE_S = 5
+log = logging.getLogger(__name__)
+
 _STOP_S = 2.0
-# What the kernel holds for one who listens and does not read.
-_UNREAD_BYTES = 65_536
+# Of every answer: nothing but our own files may be loaded by a page, nobody may frame it, and kinds are not guessed.
+_HEADERS = [
+    ("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Connection", "close"),
+]
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>\d{1,5})")
 
 
-class _BoundedConnection(H11Protocol):
-    """A connection that has not got its answer in time is closed: else a few silent clients would keep others out."""
+class _Server(uvicorn.Server):
+    """Accepts few at a time from a long queue; asyncio has one number for both."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to count the time; the application finds this connection in its request's state."""
-        super().connection_made(transport)
-        self._end = self.loop.call_later(_IDLE_S, transport.abort)
-        self.app_state = {**self.app_state, "connection": self}
-
-    def keep(self) -> None:
-        """Let this connection live on, with little memory for what its client does not read."""
-        self._end.cancel()
-        listener = self.transport.get_extra_info("socket")
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
-
-    def abort(self) -> None:
-        """Cut it off."""
-        self.transport.abort()
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(QUEUE)
 
 
 class WebServer:
@@ -93,7 +90,8 @@ class WebServer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((self._host, self._port))
-            listener.listen(_MAX_CONNECTIONS)
+            limit_buffers(listener)
+            listener.listen(QUEUE)
         except OSError as error:
             listener.close()
             raise ConfigError(
@@ -102,20 +100,22 @@ class WebServer:
             ) from error
         shown = f"[{self._host}]" if family == socket.AF_INET6 else self._host
         self.address = f"http://{shown}:{listener.getsockname()[1]}"
+        self._warn(listener.getsockname()[0])
         config = uvicorn.Config(
             self._app,
-            log_level="warning",
+            log_config=None,
+            log_level="error",  # of what clients do wrong nothing is logged: a flood of it would fill a disk
             access_log=False,
-            limit_concurrency=_MAX_CONNECTIONS,
-            timeout_keep_alive=_IDLE_S,
+            headers=_HEADERS,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=1,
             lifespan="off",
             server_header=False,
             ws="none",
-            http=_BoundedConnection,
+            http=BoundedConnection,
             loop="asyncio",
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._serve, args=(self._server, listener), name="web", daemon=True)
         self._thread.start()
 
@@ -127,6 +127,15 @@ class WebServer:
             self._server.should_exit = True
             self._thread.join(_STOP_S)
             self._server = self._thread = None
+
+    def _warn(self, bound: str) -> None:
+        """Say what others can do from elsewhere."""
+        if is_loopback(bound):
+            return
+        if self._api is None or not self._api.token.strip():
+            log.warning("metrics.listen: %s: there is no token: everybody who can reach it reads all", self.address)
+        else:
+            log.warning("metrics.listen: %s: the token goes over the network in plain text", self.address)
 
     @staticmethod
     def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
@@ -147,13 +156,16 @@ def build_app(
     def probe(check: Callable[[], tuple[bool, str]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(_: Request) -> Response:
             well, why = check()
-            return PlainTextResponse(f"{why}\n", 200 if well else 503, ONCE)
+            return PlainTextResponse(f"{why}\n", 200 if well else 503)
 
         return answer
 
+    lately: Lately[bytes] = Lately()
+
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"Content-Type": content_type, **ONCE})
+        text = lately.get(content_type, lambda: encode(registry))
+        return Response(text, headers={"Content-Type": content_type})
 
     routes = [
         Route("/-/healthy", probe(healthy), methods=["GET"]),
@@ -168,4 +180,6 @@ def build_app(
             Route("/api/v1/outputs", outputs_route(api), methods=["GET"]),
             *(Route(f"/api/v1/{action}", command_route(api, action, refusals), methods=["POST"]) for action in Action),
         ]
-    return HostGuard(Starlette(routes=routes), host)
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False  # the address of a redirection would be what the client says it is
+    return HostGuard(app, host)

@@ -22,7 +22,6 @@ _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
-    (b"connection", b"close"),
 ]
 
 
@@ -30,7 +29,7 @@ class Connection(Protocol):
     """What the server's connection lets its longest guest do."""
 
     def keep(self) -> None:
-        """Let the connection live longer than a request may take, with little memory for what was not read."""
+        """Let the connection live longer than a request may take."""
         ...
 
     def abort(self) -> None:
@@ -85,8 +84,10 @@ async def _send_body(send: Send, body: bytes) -> None:
 
 
 async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    """Until the client leaves, or sends what nobody asked for."""
+    message = await receive()
+    while message["type"] != "http.disconnect" and not message.get("body"):
+        message = await receive()
 
 
 def _events(rows: list[bytes], dropped: int) -> bytes:

@@ -16,6 +16,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from stream_gru.durable import Kept, Written
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.types import I64, PredictionBatch, SinkHealth
 
@@ -89,9 +90,13 @@ class Feed:
         self._closed = False
         self._dropped = 0
 
-    def open(self) -> None:
+    def open(self, kept: Kept | None) -> None:
         """Nothing outside is touched; clients come by themselves."""
         self._closed = False
+
+    def ready(self) -> bool:
+        """Nobody waits for a client."""
+        return True
 
     def write(self, batch: PredictionBatch) -> None:
         """Hand the newest rows to each client that wants them."""
@@ -106,9 +111,12 @@ class Feed:
             if rows:
                 self._dropped += client.put(rows, skipped)
 
-    def flush(self) -> int:
+    def flush(self) -> Written:
         """Nothing is durable here."""
-        return 0
+        return Written()
+
+    def committed(self) -> None:
+        """Nothing waits for it."""
 
     def close(self) -> None:
         """End what the clients listen to, also those who come later; may be called twice."""

@@ -27,7 +27,7 @@ class HostGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
         if scope["type"] == "http" and not _is_probe(scope["path"]) and not self._ours(Headers(scope=scope)):
-            refusal = PlainTextResponse(_REFUSED, 403, {"Connection": "close"})
+            refusal = PlainTextResponse(_REFUSED, 403)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -35,6 +35,11 @@ class HostGuard:
     def _ours(self, headers: Headers) -> bool:
         name = _name(headers.get("host", "").strip().lower())
         return name in self._names or _is_address(name)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is reached from this machine only."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _is_probe(path: str) -> bool:

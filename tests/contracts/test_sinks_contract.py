@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from stream_gru.config.live import InfluxSinkConfig
-from stream_gru.errors import SinkPending, SinkUnavailable
+from stream_gru.durable import Kept, Written
+from stream_gru.errors import SinkUnavailable
 from stream_gru.protocols import Sink
 from stream_gru.sinks import ENCODERS, file_sink
 from stream_gru.sinks.influx import InfluxSink
@@ -47,7 +48,7 @@ def file_case(form: str, compressed: bool) -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"out.{SUFFIXES.get(form, form)}{'.gz' if compressed else ''}"
         read = (lambda: gzip.decompress(path.read_bytes())) if compressed else path.read_bytes
-        yield Case(file_sink(path, append=False), form, read, path.exists)
+        yield Case(file_sink(path, append=True), form, read, path.exists)
 
 
 @contextmanager
@@ -85,16 +86,11 @@ SINKS: dict[str, Callable[[], AbstractContextManager[Case]]] = {
 }
 
 
-def flushed(sink: Sink) -> int:
-    """The length once everything is confirmed."""
-
-    def confirmed() -> tuple[int] | None:
-        try:
-            return (sink.flush(),)
-        except SinkPending:
-            return None
-
-    return wait_for(confirmed)[0]  # type: ignore[index]
+def commit(sink: Sink) -> Written:
+    """A commit whose store forgets everything."""
+    written = sink.flush()
+    sink.committed()
+    return written
 
 
 def expected(form: str, *batches: PredictionBatch) -> bytes:
@@ -104,7 +100,7 @@ def expected(form: str, *batches: PredictionBatch) -> bytes:
 
 
 def check_is_a_sink(case: Case) -> None:
-    """It has the four methods."""
+    """It has the methods."""
     assert isinstance(case.sink, Sink)
 
 
@@ -115,49 +111,88 @@ def check_constructor_touches_nothing(case: Case) -> None:
 
 def check_rows_in_order(case: Case) -> None:
     """What was written stands there, in order, after one header."""
-    case.sink.open()
+    case.sink.open(None)
     case.sink.write(OUTPUTS)
     case.sink.write(OUTPUTS)
+    commit(case.sink)
     case.sink.close()
     assert case.content() == expected(case.form, OUTPUTS, OUTPUTS)
 
 
 def check_batches_do_not_matter(case: Case) -> None:
-    """Row by row gives the same bytes as all at once; flushing between does not change the text."""
-    case.sink.open()
+    """Row by row gives the same bytes as all at once; commits between do not change the text."""
+    case.sink.open(None)
     for row in range(len(OUTPUTS)):
         case.sink.write(part(OUTPUTS, slice(row, row + 1)))
         if row % 7 == 0:
-            flushed(case.sink)
+            commit(case.sink)
+    commit(case.sink)
     case.sink.close()
     assert case.content() == expected(case.form, OUTPUTS)
 
 
 def check_empty_batches_write_no_row(case: Case) -> None:
-    """A batch without rows writes at most the header."""
-    case.sink.open()
+    """A batch without rows is nothing."""
+    case.sink.open(None)
     case.sink.write(part(OUTPUTS, slice(0, 0)))
     case.sink.write(OUTPUTS)
+    commit(case.sink)
     case.sink.close()
     assert case.content() == expected(case.form, OUTPUTS)
 
 
-def check_flush_tells_a_growing_length(case: Case) -> None:
-    """Each flush tells at least as many bytes as the one before, and more after a write."""
-    case.sink.open()
-    lengths = [flushed(case.sink)]
+def check_each_flush_tells_what_is_new(case: Case) -> None:
+    """A longer file, or outputs that the store shall keep; without anything new the same mark, and no output twice."""
+    case.sink.open(Kept())
+    first = commit(case.sink)
     for _ in range(3):
         case.sink.write(OUTPUTS)
-        lengths += [flushed(case.sink), flushed(case.sink)]
-    assert lengths == sorted(lengths)
-    assert lengths[-1] > lengths[2] > lengths[0]
+        second, again = commit(case.sink), commit(case.sink)
+        assert (second.mark is None) == (first.mark is None)
+        if first.mark is not None and second.mark is not None:
+            assert second.mark.offset > first.mark.offset
+        assert len(second.rows) == (len(OUTPUTS) if isinstance(case.sink, InfluxSink) else 0)
+        assert (again.mark, list(again.rows)) == (second.mark, [])
+        first = second
     case.sink.close()
+
+
+def check_an_empty_store_is_as_good_as_none(case: Case) -> None:
+    """At the first start nothing is kept."""
+    case.sink.open(Kept())
+    commit(case.sink)
+    case.sink.write(OUTPUTS)
+    commit(case.sink)
+    case.sink.close()
+    assert case.content() == expected(case.form, OUTPUTS)
+
+
+def check_ready_for_the_first_rows(case: Case) -> None:
+    """What is open and empty has room, and has it again when everything is out."""
+    case.sink.open(None)
+    assert case.sink.ready()
+    case.sink.write(OUTPUTS)
+    commit(case.sink)
+    wait_for(lambda: not case.sink.health().queued)
+    assert case.sink.ready()
+    case.sink.close()
+
+
+def check_a_closed_sink_has_nothing_to_say(case: Case) -> None:
+    """A commit behind the end is quiet: there may be answers that the store shall hear of, but no rows."""
+    case.sink.open(None)
+    case.sink.write(OUTPUTS)
+    commit(case.sink)
+    case.sink.close()
+    last = commit(case.sink)
+    assert (last.mark, list(last.rows)) == (None, [])
+    assert case.content() == expected(case.form, OUTPUTS)
 
 
 def check_close_twice(case: Case) -> None:
     """Closing twice, or without having been opened, is quiet."""
     case.sink.close()
-    case.sink.open()
+    case.sink.open(None)
     case.sink.close()
     case.sink.close()
 

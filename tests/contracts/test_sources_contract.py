@@ -22,7 +22,7 @@ from stream_gru.sources.files import FileSource
 from stream_gru.sources.stdin import StdinSource
 from stream_gru.types import Position, RawMessage
 
-ROWS = 500
+ROWS = 2000
 LINES = {
     "csv": ["time,flow", *(f"{i},{i * 2}" for i in range(ROWS))],
     "jsonl": [f'{{"time":{i},"flow":{i * 2}}}' for i in range(ROWS)],
@@ -71,7 +71,7 @@ def parquet_case() -> Iterator[Case]:
 
 @contextmanager
 def stdin_case(kind: str) -> Iterator[Case]:
-    """A pipe that holds everything and is closed at its other end."""
+    """A pipe that holds everything, each time the same, and is closed at its other end."""
     opened: list[int] = []
 
     def make() -> Source:
@@ -81,7 +81,7 @@ def stdin_case(kind: str) -> Iterator[Case]:
         os.close(writer)
         return StdinSource(kind == "csv", reader, wall_ns=lambda: 5)
 
-    yield Case(make, kind)
+    yield Case(make, kind, True)
     for descriptor in opened:
         os.close(descriptor)
 

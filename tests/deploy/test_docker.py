@@ -173,7 +173,8 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
     pump, time_ns = clean_pumps(1.0, 1, 1, 7)[0], 1_767_225_600_250_000_000
     payload = json_text(sample_of(pump, 0, time_ns)).encode()
     message = RawMessage(payload, "pump-7", b"", time_ns + 1, Position(source.name, 1), "", None, source.name)
-    batch = build_intake(source, build_assembler(plan), None).take([message]).batch
+    intake = build_intake(source, build_assembler(plan), None)
+    batch = intake.take(intake.decode([message])).batch
     assert batch.streams == ("pump-7",)
     assert batch.time_ns.tolist() == [time_ns]
     assert batch.values.shape == (1, 4)

@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text()
 # Run by what runs these tests, or too long to be run inside them.
 NOT_HERE = {"make demo", "make test"}
 LIVE, OWN = "A live system without hardware, in five minutes", "Your own recordings, in an hour"
+STATES = "Never lose a step"
 RECIPES = "Recipes: the systems of five tutorials"
 
 
@@ -76,6 +77,21 @@ def test_the_walk_from_recordings_to_forecasts_works_as_printed(tmp_path: Path) 
     walk(OWN, tmp_path)
     assert len((tmp_path / "forecasts.jsonl").read_text().splitlines()) == 3600
     assert (tmp_path / "forecasts-live.jsonl").read_text()
+
+
+def test_the_walk_through_states_works_as_printed(tmp_path: Path) -> None:
+    """Run, listed, shown, taken to another gateway, reset."""
+    shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data")
+    (tmp_path / "gateway.toml").write_text(
+        blocks("toml", STATES)[0].replace("[[sink]]", "[metrics]\nenabled = false\n[[sink]]")
+    )
+    (block,) = blocks("sh", STATES)
+    done = subprocess.run(
+        ["sh", "-ec", block], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^pump-7 +2026-\S+ +\d+  stored$", done.stdout, re.MULTILINE), done.stdout
+    assert "1 streams imported" in done.stderr
 
 
 @pytest.mark.servers

@@ -77,6 +77,7 @@ def test_twenty_thousand_messages_of_two_hundred_streams_equal_a_replay(tmp_path
     with Broker(tmp_path) as broker:
         subscriber = Subscriber(broker.port)
         with Running(start(tmp_path, broker)) as daemon:
+            daemon.hears("mqtt")
             publish_all(broker.port, records)
             wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=120, what="all predictions")
             daemon.stop()
@@ -103,6 +104,7 @@ def test_broker_faults_lose_no_output(fault: str, tmp_path: Path) -> None:
 
         subscriber = Subscriber(broker.port)
         with Running(start(tmp_path, broker)) as daemon:
+            daemon.hears("mqtt")
             publish_all(broker.port, records, {3000: strike, 9000: strike, 15_000: strike})
             wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=180, what="all predictions")
             daemon.stop()
@@ -127,8 +129,9 @@ def test_a_broker_that_forgets_is_survived(fault: str, tmp_path: Path) -> None:
             return True
 
         with Running(start(tmp_path, broker)) as daemon:
+            daemon.hears("mqtt")
             publish_all(broker.port, first, {1000: strike})
-            wait_for(lambda: daemon.metric('stream_gru_source_connected{source="mqtt"}') == 1, what="the source")
+            daemon.hears("mqtt")
             lost = daemon.metric('stream_gru_source_sessions_lost_total{source="mqtt"}')
             assert lost == 1 if fault == "wipe" else lost in (0, 1)
             publish_all(broker.port, later)

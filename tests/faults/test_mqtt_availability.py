@@ -74,7 +74,7 @@ def test_all_streams_are_offline_after_a_clean_end(broker: Broker, protocol: str
         sink.stream_status("nobody", False)
         sink.write(outputs(150, streams=names))
         wait_for(lambda: flushed(sink))
-        wait_for(lambda: sink._outbox.idle)
+        wait_for(lambda: sink.idle)
         assert availability(broker) == dict.fromkeys(names, b"online")
         sink.close()
         assert availability(broker) == dict.fromkeys(names, b"offline")
@@ -85,7 +85,7 @@ def test_streams_that_died_while_nobody_was_there_are_taken_back(broker: Broker,
     """What a killed daemon left online is offline once one runs again, and online with the first output."""
     with opened(broker, protocol=protocol) as sink:
         sink.write(outputs(3, streams=("p1", "site/hall/p2", "p3")))
-        wait_for(lambda: sink._outbox.idle)
+        wait_for(lambda: sink.idle)
         sink.connection._leave = lambda: None  # type: ignore[method-assign]
         sink.connection.close()
     assert availability(broker) == dict.fromkeys(("p1", "site/hall/p2", "p3"), b"online")
@@ -97,7 +97,7 @@ def test_streams_that_died_while_nobody_was_there_are_taken_back(broker: Broker,
         wait_for(lambda: sink._leftovers.done, what="the subscription to be given up")
         with broker.client() as peer:
             peer.publish("stream_gru/p9/availability", "online", retain=True)
-        wait_for(lambda: sink._outbox.idle)
+        wait_for(lambda: sink.idle)
     assert availability(broker)["p9"] == b"online"
 
 
@@ -106,13 +106,13 @@ def test_what_others_say_of_their_streams_is_left_alone(broker: Broker) -> None:
     keys = {"availability_topic": "stream_gru/{stream}", "status_topic": "stream_gru/first"}
     with opened(broker, keys, client_id="first") as first, broker.client() as peer:
         first.write(outputs(1, streams=("p1",)))
-        wait_for(lambda: first._outbox.idle)
+        wait_for(lambda: first.idle)
         peer.publish("stream_gru/p2", "online", retain=True)
         peer.subscribe("stream_gru/+")
         with opened(broker, {**keys, "status_topic": "stream_gru/second"}, client_id="second") as second:
             wait_for(lambda: second._leftovers._until, what="the subscription, and with it what is retained")
             wait_for(lambda: peer.payloads("stream_gru/p2") == [b"online", b"offline"])
-            wait_for(lambda: second._outbox.idle)
+            wait_for(lambda: second.idle)
             assert peer.payloads("stream_gru/p1") == [b"online"]
             assert peer.payloads("stream_gru/first") == [b"online"]
             assert peer.payloads("stream_gru/second") == [b"online"]

@@ -13,7 +13,7 @@ import pytest
 
 from stream_gru.mqtt.connection import Connection
 from stream_gru.types import RawMessage
-from tests.faults.test_mqtt_sink import flushed, outputs, seconds
+from tests.faults.test_mqtt_sink import flushed, hears, outputs, seconds
 from tests.faults.test_mqtt_sink import opened as opened_sink
 from tests.faults.test_mqtt_source import numbers, opened, quiet, settle, table
 from tests.support.broker import Broker, Peer, needs_mosquitto
@@ -111,6 +111,6 @@ def test_each_output_arrives_and_none_overtakes_another(tmp_path: Path) -> None:
                 else:
                     rng.choice(faults)()
             wait_for(lambda: flushed(sink), 60)
-            wait_for(lambda: set(seconds(peer)) == set(range(written)))
+            hears(peer, written)
             assert list(dict.fromkeys(seconds(peer))) == list(range(written))
             assert sink.health().failed == sink.health().discarded == 0

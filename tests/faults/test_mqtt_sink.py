@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 
 from stream_gru.config.live import BrokerConfig, MqttSinkConfig
-from stream_gru.errors import SinkPending, SinkUnavailable
+from stream_gru.durable import Kept, Outgoing, Written
+from stream_gru.errors import SinkUnavailable, StateError
 from stream_gru.sinks.mqtt import MqttSink
 from stream_gru.types import PredictionBatch
 from tests.support.broker import Broker, Peer, needs_mosquitto
@@ -33,14 +33,18 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 @contextmanager
-def opened(broker: Broker, keys: dict[str, Any] | None = None, **options: Any) -> Iterator[MqttSink]:
-    """A sink that is connected; ``keys`` of its table, ``options`` of its constructor or of the broker's table."""
-    own = {key: options.pop(key) for key in ("manifest", "stopping") if key in options}
+def opened(
+    broker: Broker, keys: dict[str, Any] | None = None, kept: Kept | None = None, **options: Any
+) -> Iterator[MqttSink]:
+    """A sink that is connected; ``keys`` of its table, ``options`` of its constructor or of the broker's table; what
+    a store has ``kept`` for it.
+    """
+    own = {key: options.pop(key) for key in ("manifest", "immediate") if key in options}
     reach = BrokerConfig(
         **{"url": broker.url, "client_id": "daemon", "longest_pause_s": 0.5, "keepalive_s": 2, **options}
     )
     sink = MqttSink(MqttSinkConfig(**(keys or {})), reach, name="mqtt", **own)
-    sink.open()
+    sink.open(kept)
     try:
         wait_for(lambda: sink.health().connected, what="the sink to be connected")
         yield sink
@@ -55,12 +59,22 @@ def outputs(rows: int, begin: int = 0, streams: tuple[str, ...] = ("p1",)) -> Pr
 
 
 def flushed(sink: MqttSink) -> bool:
-    """Whether everything was confirmed."""
-    try:
-        sink.flush()
-    except SinkPending:
-        return False
-    return True
+    """Commit; whether everything was answered."""
+    sink.flush()
+    sink.committed()
+    return not sink.health().queued
+
+
+def hears(peer: Peer, rows: int) -> None:
+    """Wait until all these rows came.  After a freeze Mosquitto 2.0.11 may keep the last ones to itself until something
+    else happens on the connection.
+    """
+
+    def all_of_them() -> bool:
+        peer.publish("test/nudge", "")
+        return set(seconds(peer)) == set(range(rows))
+
+    wait_for(all_of_them)
 
 
 def seconds(peer: Peer, topic: str = "") -> list[int]:
@@ -99,17 +113,16 @@ def test_many_rows_arrive_once_in_order(broker: Broker, keys: dict[str, Any], pr
         wait_for(lambda: flushed(sink))
         wait_for(lambda: len(peer.heard) == 300)
         assert seconds(peer) == list(range(300))
-        assert sink.flush() == sum(map(len, peer.payloads()))
 
 
 def test_rows_written_while_the_broker_is_away_are_sent_later(broker: Broker) -> None:
-    """Nothing is lost and nothing sent twice without need; flush says meanwhile that it is pending."""
+    """Nothing is lost and nothing sent twice without need; meanwhile the rows are queued."""
     with opened(broker) as sink:
         broker.stop()
         wait_for(lambda: not sink.health().connected)
         sink.write(outputs(50))
-        with pytest.raises(SinkPending, match="50 outputs"):
-            sink.flush()
+        assert not flushed(sink)
+        assert sink.health().queued == 50
         broker.start()
         with broker.client() as peer:
             # The sink may be quicker than we are: it must not have lost its rows to nobody, so ask at the source.
@@ -132,44 +145,26 @@ def test_a_frozen_broker_loses_no_row(broker: Broker) -> None:
         assert not flushed(sink)
         broker.thaw()
         wait_for(lambda: flushed(sink))
-        wait_for(lambda: set(seconds(peer)) == set(range(65)))
+        hears(peer, 65)
         heard = seconds(peer)
         assert list(dict.fromkeys(heard)) == list(range(65))
         # What was under way came twice: the broker had taken it in, but its answer found nobody.
         assert len(heard) <= 65 + 20
 
 
-@pytest.mark.parametrize("stop", [False, True])
-def test_a_full_queue_makes_the_loop_wait(broker: Broker, stop: bool) -> None:
-    """With when_full = block nothing is given up; a daemon that shall stop is not held."""
-    stopping = threading.Event()
-    keys = {"queue_messages": 20}
-    with broker.client() as peer, opened(broker, keys, stopping=stopping.is_set) as sink:
+def test_a_full_queue_says_that_it_takes_no_more(broker: Broker) -> None:
+    """With when_full = block nothing is given up and nobody waits; what is written all the same is taken."""
+    with broker.client() as peer, opened(broker, {"queue_messages": 20}) as sink:
         peer.subscribe("stream_gru/+/prediction")
         broker.freeze()
-        ended: list[str] = []
-
-        def write() -> None:
-            try:
-                sink.write(outputs(100))
-                ended.append("written")
-            except SinkPending:
-                ended.append("pending")
-
-        writer = threading.Thread(target=write)
-        writer.start()
-        wait_for(lambda: sink.health().queued == 20)
-        if stop:
-            stopping.set()
-            writer.join(20)
-            assert ended == ["pending"]
-            broker.thaw()
-            return
+        assert sink.ready()
+        sink.write(outputs(50))
+        assert not sink.ready()
+        sink.write(outputs(50, 50))
         broker.thaw()
-        writer.join(20)
-        assert ended == ["written"]
+        wait_for(sink.ready)
         wait_for(lambda: flushed(sink))
-        wait_for(lambda: set(seconds(peer)) == set(range(100)))
+        hears(peer, 100)
         assert sink.health().discarded == 0
 
 
@@ -181,38 +176,17 @@ def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
         wait_for(lambda: not sink.health().connected)
         sink.write(outputs(100))
         assert (sink.health().queued, sink.health().discarded) == (20, 80)
-        first = sink._outbox._rows[0].key
-        assert first.endswith("00:01:20Z")
-
-
-def test_a_broker_that_is_away_holds_up_nobody_unless_it_shall(broker: Broker) -> None:
-    """With drop_oldest inputs go on being acknowledged, so that the queue can fill; with block they wait."""
-    keys = {"queue_messages": 20}
-    with (
-        opened(broker, {**keys, "when_full": "drop_oldest"}) as goes_on,
-        opened(broker, keys, client_id="waits") as waits,
-    ):
-        broker.stop()
-        wait_for(lambda: not goes_on.health().connected and not waits.health().connected)
-        waits.write(outputs(1))
-        for begin in range(0, 100, 10):
-            goes_on.write(outputs(10, begin))
-            assert goes_on.flush() == 0
-            assert not flushed(waits)
-        assert (goes_on.health().queued, goes_on.health().discarded) == (20, 80)
-        broker.start()
-        wait_for(lambda: flushed(waits))
-        wait_for(lambda: not goes_on.health().queued)
-        assert goes_on.flush() > 0
+        assert sink.ready()
+        assert sink.flush().rows[0].key.endswith("00:01:20Z")
 
 
 def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
     """Also before the first connection."""
     config = MqttSinkConfig(queue_messages=5, when_full="drop_oldest")
     sink = MqttSink(config, BrokerConfig(url="mqtt://127.0.0.1:9", longest_pause_s=0.5), name="mqtt")
-    sink.open()
+    sink.open(None)
     sink.write(outputs(8))
-    assert sink.flush() == 0
+    assert len(sink.flush().rows) == 5
     assert (sink.health().queued, sink.health().discarded) == (5, 3)
     sink.close()
 
@@ -284,7 +258,7 @@ def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
         with opened(first, keepalive_s=1) as sink:
             first.freeze()
             sink.write(toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0])))
-            wait_for(lambda: sink._outbox.under_way > 0)
+            wait_for(lambda: sink._under_way)
             second._config.write_text(second._config.read_text().replace(str(second.port), str(first.port)))
             second.port = first.port
             first.kill()
@@ -341,8 +315,10 @@ def test_a_sink_that_is_not_open_says_so() -> None:
     sink = MqttSink(MqttSinkConfig(), BrokerConfig(url="mqtt://127.0.0.1:1"), name="mqtt")
     with pytest.raises(SinkUnavailable, match="not open"):
         sink.write(outputs(1))
-    assert sink.flush() == 0
+    assert sink.flush() == Written(rows=[], answered=())
     sink.close()
+    with pytest.raises(StateError, match="expected stored outputs for a broker"):
+        sink.open(Kept(rows=[Outgoing("", b"pump flow=1 1", "", 1)], last=1))
     assert not sink.health().connected
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,20 @@ def table(**keys: Any) -> MqttSourceConfig:
 
 
 @contextmanager
-def opened(broker: Broker, config: MqttSourceConfig | None = None, state_dir: str = "", **keys: Any) -> Iterator[Any]:
-    """A source that is connected and subscribed; killed, as a process is, when the test leaves it open."""
+def opened(
+    broker: Broker,
+    config: MqttSourceConfig | None = None,
+    state_dir: str = "",
+    stored: tuple[int, Mapping[int, bytes]] = (0, {}),
+    **keys: Any,
+) -> Iterator[Any]:
+    """A source that is connected and subscribed; killed, as a process is, when the test leaves it open.
+
+    ``stored``: the number of the last message that was committed before, and its packets.
+    """
     source = MqttSource(config or table(), settings(broker, **keys), name="mqtt", state_dir=state_dir)
-    source.open(None)
+    source.resume(stored[1])
+    source.open(Position("mqtt", stored[0]))
     try:
         wait_for(lambda: source.health().connected, what="the source to be connected")
         wait_for(lambda: not source._subscriptions._asked, what="its subscriptions")
@@ -179,6 +189,41 @@ def test_the_broker_keeps_what_comes_while_nobody_is_there(broker: Broker) -> No
         peer.publish("sensors/p1/data", *texts(50))
         with opened(broker) as source:
             assert numbers(receive(source, 50)) == list(range(50))
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_what_was_committed_but_not_acknowledged_is_not_taken_twice(broker: Broker, protocol: str) -> None:
+    """Killed between the transaction and the acknowledgement: the next process knows the packets, acknowledges them,
+    counts them, and numbers what is new where the last one ended.
+    """
+    with broker.client() as peer:
+        with opened(broker, protocol=protocol) as source:
+            peer.publish("sensors/p1/data", *texts(10))
+            got = receive(source, 10)
+            receipts = source.receipts(got[6].position)
+            assert (len(receipts.packets), receipts.forget) == (7, True)
+        with opened(broker, stored=(7, receipts.packets), protocol=protocol) as source:
+            got = receive(source, 3)
+            assert numbers(got) == [7, 8, 9]
+            assert [message.position for message in got] == [Position("mqtt", n) for n in (8, 9, 10)]
+            assert source.health().redelivered == 7
+            receipts = source.receipts(got[-1].position)
+            assert (len(receipts.packets), receipts.forget) == (3, False)
+            commit(source, got[-1])
+            assert not source.receipts(got[-1].position).packets
+        with opened(broker, protocol=protocol) as source:
+            quiet(source, peer)
+
+
+def test_without_the_packets_it_would_be(broker: Broker) -> None:
+    """The test above can fail: a process that knows nothing takes everything again."""
+    with broker.client() as peer:
+        with opened(broker) as source:
+            peer.publish("sensors/p1/data", *texts(10))
+            receive(source, 10)
+        with opened(broker, stored=(7, {})) as source:
+            assert numbers(receive(source, 10)) == list(range(10))
+            assert source.health().redelivered == 0
 
 
 def test_mqtt_3_1_1_has_the_same_promise(broker: Broker) -> None:

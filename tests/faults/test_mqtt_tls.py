@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from stream_gru.config.live import BrokerConfig, MqttSourceConfig
 from stream_gru.errors import ConfigError
-from stream_gru.mqtt.access import warn_of_risks
+from stream_gru.mqtt.access import tls_context, warn_of_risks
 from stream_gru.sources.mqtt import MqttSource
 from tests.support.broker import Broker, needs_mosquitto
 from tests.support.certificates import Authority
@@ -125,6 +126,37 @@ def test_files_that_are_missing_or_wrong_are_told_at_the_start(tmp_path: Path, a
         with pytest.raises(ConfigError, match=words):
             source.open(None)
         source.close()
+
+
+@pytest.mark.parametrize("keys", [{}, {"ca_file": "authority"}, {"insecure_skip_verify": True}])
+def test_old_tls_is_not_spoken(authority: Authority, keys: dict[str, Any]) -> None:
+    """Whatever else is configured: 1.2 at least, and names and certificates are looked at unless told otherwise."""
+    given = {**keys, **({"ca_file": str(authority.file)} if "ca_file" in keys else {})}
+    context = tls_context(BrokerConfig(url="mqtts://h", **given))
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    secure = not keys.get("insecure_skip_verify")
+    assert context.check_hostname is secure
+    assert context.verify_mode == (ssl.CERT_REQUIRED if secure else ssl.CERT_NONE)
+
+
+def test_a_key_that_others_can_read_is_refused(authority: Authority) -> None:
+    """At the start, with what to do about it."""
+    certificate, key = authority.issue("client")
+    key.chmod(0o644)
+    with pytest.raises(ConfigError, match=r"client\.key: expected a secret .* got mode 0644; run: chmod 600"):
+        tls_context(BrokerConfig(url="mqtts://h", cert_file=str(certificate), key_file=str(key)))
+
+
+def test_a_renewed_authority_is_used_at_the_next_attempt(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file is read anew for each connection."""
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(Authority(tmp_path, "stranger").file.read_bytes())
+    with secured(tmp_path, authority) as broker, source_of(url=broker.url, ca_file=str(trusted)) as source:
+        wait_for(lambda: "certificate verify failed" in caplog.text)
+        trusted.write_bytes(authority.file.read_bytes())
+        gets_in(source)
 
 
 def test_user_and_password(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

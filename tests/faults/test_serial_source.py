@@ -174,6 +174,18 @@ def test_messages_are_numbered_on_from_a_position(device: Device) -> None:
     source.close()
 
 
+def test_what_a_port_promises_is_told_once(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    """At most once; not again each time the port is found again."""
+    caplog.set_level(logging.INFO, "stream_gru")
+    source = source_of(device.link)
+    for _ in range(3):
+        source.open(None)
+        source.close()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "port: at most once: what is sent while nobody reads is lost")
+    ]
+
+
 def test_a_device_that_is_not_there_is_told_with_those_that_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,7 @@
-"""Assembly goes by event time: no cut of the records into batches changes a row, and no record is lost uncounted."""
+"""Assembly goes by event time: no cut of the records into batches changes a row, and no record is lost uncounted.
+
+Nor does a restart change one, or a stream that was let go of in between.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream_gru.intake.assembly import Assembler
 from stream_gru.types import NS_PER_S, DropReason, SampleBatch, concatenate, empty_batch
+from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
 
 CHANNELS = 3
 settings_of = st.tuples(st.sampled_from([0, 1, 2, 5]), st.sampled_from([0, 1, 2, 80]))
@@ -41,9 +45,9 @@ def partial_records(draw: st.DrawFn, jumps: tuple[int, ...], max_rows: int = 120
     )
 
 
-def build(options: tuple[int, int]) -> Assembler:
+def build(options: tuple[int, int], max_streams: int = 2) -> Assembler:
     """A period of a second; ages and waits in seconds."""
-    return Assembler(CHANNELS, NS_PER_S, options[0] * NS_PER_S, options[1] * NS_PER_S, max_streams=2)
+    return Assembler(CHANNELS, NS_PER_S, options[0] * NS_PER_S, options[1] * NS_PER_S, max_streams=max_streams)
 
 
 def run(one: Assembler, batches: list[SampleBatch]) -> tuple[SampleBatch, int]:
@@ -152,3 +156,94 @@ def test_no_records_give_no_rows() -> None:
     """An empty batch is nothing, its rejects are passed on."""
     done = build((1, 1)).join(empty_batch(CHANNELS, {DropReason.PARSE: 2}))
     assert (len(done.batch), done.joined, done.batch.rejected) == (0, 0, {DropReason.PARSE: 2})
+
+
+@settings(max_examples=200, deadline=None)
+@given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), min_size=1, max_size=12))
+def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
+    """Cut anywhere, stored, thrown away and restored in another order: the same rows, the same counts."""
+    whole, joined = run(build(options), [batch])
+    one, shelf, parts, count = build(options), Shelf(), [], 0
+    edges = [0, *sorted({min(place, len(batch)) for place in places}), len(batch)]
+    for begin, end in pairwise(edges):
+        done = one.join(batch.take(slice(begin, end)))
+        parts.append(done.batch)
+        count += done.joined
+        shelf.commit(one)
+        one = build(options)
+        shelf.fill(one, seed=begin)
+    found = concatenate([*parts, one.flush()], CHANNELS)
+    assert everything(found) == everything(whole)
+    assert (found.rejected, count) == (whole.rejected, joined)
+    shelf.commit(one)
+    after = build(options)
+    shelf.fill(after)
+    assert not len(after.flush())
+
+
+@settings(max_examples=150, deadline=None)
+@given(partial_records(HOSTILE), settings_of, st.integers(0, 2**32 - 1))
+def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
+    batch: SampleBatch, options: tuple[int, int], seed: int
+) -> None:
+    """Any streams, at any moment, until their next record."""
+    whole, joined = run(build(options, 3), [batch])
+    rng, one, away = np.random.default_rng(seed), build(options, 3), dict[str, bytes]()
+    parts, count = [], 0
+    for row in range(len(batch)):
+        name = batch.streams[batch.stream[row]]
+        if name in away:
+            one.restore(name, away.pop(name))
+        done = one.join(batch.take(slice(row, row + 1)))
+        parts.append(done.batch)
+        count += done.joined
+        for name in batch.streams:
+            data = one.recall(name) if rng.random() < 0.3 else None
+            if data is not None:
+                away[name] = data
+                one.forget(name)
+                assert name not in one.changed()
+    for name, data in away.items():
+        one.restore(name, data)
+    found = concatenate([*parts, one.flush()], CHANNELS)
+    assert everything(found) == everything(whole)
+    assert (found.rejected, count) == (whole.rejected, joined)
+
+
+@settings(max_examples=100, deadline=None)
+@given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), max_size=5))
+def test_every_stream_whose_memory_differs_is_said_to_have_changed(
+    batch: SampleBatch, options: tuple[int, int], stores: list[int]
+) -> None:
+    """After each record: all that is other than at the last commit is named, and only what had a record."""
+    one = build(options)
+    stored = dict.fromkeys(batch.streams, one.recall("nobody"))
+    seen: set[str] = set()
+    for row in range(len(batch)):
+        one.join(batch.take(slice(row, row + 1)))
+        seen.add(batch.streams[batch.stream[row]])
+        differing = {name for name in batch.streams if one.recall(name) != stored[name]}
+        assert differing <= set(one.changed()) <= seen
+        if row in stores:
+            one.stored()
+            stored = {name: one.recall(name) for name in batch.streams}
+            seen.clear()
+    before = {name: one.recall(name) for name in batch.streams}
+    one.stored()
+    one.flush()
+    assert {name for name in batch.streams if one.recall(name) != before[name]} <= set(one.changed())
+
+
+@settings(max_examples=300, deadline=None)
+@given(partial_records(HOSTILE, 20), settings_of, st.data())
+def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(
+    batch: SampleBatch, options: tuple[int, int], data: st.DataObject
+) -> None:
+    """Or they can be used: whatever they say, later records raise nothing."""
+    one, other = build(options, 3), build(options, 3)
+    one.join(batch)
+    name = batch.streams[batch.stream[0]]
+    genuine = one.recall(name)
+    assert genuine is not None
+    strange = data.draw(strange_bytes(genuine))
+    refused_or_usable(other, name, strange, lambda: (other.join(batch), other.flush()))

@@ -24,9 +24,9 @@ MODELS = {
 models = st.sampled_from(sorted(MODELS))
 
 
-def states_of(pipeline: Pipeline) -> dict[str, dict[str, bytes]]:
+def states_of(pipeline: Pipeline) -> dict[str, bytes]:
     """Everything that is remembered, by stream."""
-    return {stream: pipeline.table.export_row(stream) for stream in pipeline.streams}
+    return {stream: pipeline.table.row(stream) for stream in pipeline.streams}
 
 
 def cut(batch: SampleBatch, places: list[int]) -> list[SampleBatch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from stream_gru.durable import Kept, Written
 from stream_gru.errors import EndOfInput
 from stream_gru.types import Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
@@ -14,11 +15,15 @@ class ListSource:
     def __init__(self, items: Sequence[object], failures: Sequence[Exception] = ()) -> None:
         self.items, self.failures = list(items), list(failures)
         self.committed: list[Position] = []
+        self.position: Position | None = None
         self.opened = self.closed = 0
+        self.on_call: Callable[[str], None] = lambda name: None
 
     def open(self, position: Position | None) -> None:
         """Fail as often as told."""
+        self.on_call("open")
         self.opened += 1
+        self.position = position
         if self.failures:
             raise self.failures.pop(0)
 
@@ -36,6 +41,7 @@ class ListSource:
 
     def commit(self, position: Position) -> None:
         """Remember it."""
+        self.on_call("commit")
         self.committed.append(position)
 
     def close(self) -> None:
@@ -59,7 +65,11 @@ class ReadyDecoder:
 
 
 class ListSink:
-    """Keeps what is written; ``fail`` names a method that raises ``error``."""
+    """Keeps what is written; ``fail`` names a method that raises ``error``; without ``room`` it is not ready.
+
+    ``answer``: what the next `flush` says; ``waiting``: how many outputs nobody has confirmed; ``on_call`` hears of
+    each call.
+    """
 
     def __init__(
         self, fail: str = "", error: Exception | None = None, on_write: Callable[[], None] | None = None
@@ -67,15 +77,27 @@ class ListSink:
         self.fail, self.error, self.on_write = fail, error, on_write
         self.written: list[PredictionBatch] = []
         self.calls: list[str] = []
+        self.kept: Kept | None = None
+        self.room = True
+        self.answer = Written()
+        self.waiting = 0
+        self.on_call: Callable[[str], None] = lambda name: None
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
+        self.on_call(name)
         if name == self.fail and self.error is not None:
             raise self.error
 
-    def open(self) -> None:
-        """Count it."""
+    def open(self, kept: Kept | None) -> None:
+        """Remember what was kept."""
+        self.kept = kept
         self._call("open")
+
+    def ready(self) -> bool:
+        """As told."""
+        self.on_call("ready")
+        return self.room
 
     def write(self, batch: PredictionBatch) -> None:
         """Keep it."""
@@ -84,15 +106,20 @@ class ListSink:
         if self.on_write is not None:
             self.on_write()
 
-    def flush(self) -> int:
-        """Count it."""
+    def flush(self) -> Written:
+        """Say what was set, once."""
         self._call("flush")
-        return len(self.written)
+        answer, self.answer = self.answer, Written()
+        return answer
+
+    def committed(self) -> None:
+        """Count it."""
+        self._call("committed")
 
     def close(self) -> None:
         """Count it."""
         self._call("close")
 
     def health(self) -> SinkHealth:
-        """Well."""
-        return SinkHealth()
+        """So many wait."""
+        return SinkHealth(queued=self.waiting)

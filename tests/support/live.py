@@ -101,6 +101,11 @@ class Running:
         found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else None
 
+    def hears(self, *sources: str) -> None:
+        """Wait until these sources are subscribed or open: what is published before nobody would get."""
+        for name in sources:
+            wait_for(lambda: self.metric(f'stream_gru_source_connected{{source="{name}"}}') == 1, what=f"source {name}")  # noqa: B023
+
     def hang_up(self) -> None:
         """Ask it to read its configuration again."""
         self.process.send_signal(signal.SIGHUP)

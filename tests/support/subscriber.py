@@ -10,8 +10,6 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.support.waiting import wait_for
-
 
 class Subscriber:
     """Keeps every prediction with how often it came, over all connections."""
@@ -22,13 +20,15 @@ class Subscriber:
         self._lock = threading.Lock()
         self.client = Client(CallbackAPIVersion.VERSION2, client_id="subscriber", protocol=MQTTProtocolVersion.MQTTv5)
         self.client.on_message = self._keep
+        granted = threading.Event()
+        self.client.on_subscribe = lambda *_: granted.set()
         self.client.on_connect = lambda client, *_: client.subscribe("stream_gru/+/prediction", qos=1)
         self.client.reconnect_delay_set(1, 1)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = 3600
         self.client.connect("127.0.0.1", port, clean_start=False, properties=properties)
         self.client.loop_start()
-        wait_for(self.client.is_connected, what="the subscriber")
+        assert granted.wait(20), "the subscriber was granted nothing"
 
     def _keep(self, _: Client, __: object, message: MQTTMessage) -> None:
         (name,) = [value for key, value in message.properties.UserProperty if key == "id"]  # type: ignore[union-attr]

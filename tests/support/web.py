@@ -78,10 +78,12 @@ class FakeDaemon:
 
 
 @contextmanager
-def serving(daemon: FakeDaemon, listen: str = "127.0.0.1:0") -> Iterator[WebServer]:
+def serving(
+    daemon: FakeDaemon, listen: str = "127.0.0.1:0", registry: CollectorRegistry | None = None
+) -> Iterator[WebServer]:
     """A server on a free port in front of this daemon."""
     server = WebServer(
-        listen, CollectorRegistry(), lambda: (True, "healthy"), lambda: (True, "ready"), api=daemon.api()
+        listen, registry or CollectorRegistry(), lambda: (True, "healthy"), lambda: (True, "ready"), api=daemon.api()
     )
     worker = threading.Thread(target=daemon.work)
     worker.start()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from stream_gru.errors import IncompatibleStateError, StateError
 from stream_gru.intake.assembly import Assembler
 from stream_gru.types import NS_PER_S, DropReason, SampleBatch
+from tests.support.remembering import Shelf
 
 NAN = math.nan
 Record = tuple[str, float, int, float]  # stream, seconds, channel, value
@@ -283,3 +288,86 @@ def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int]) -> None:
         Assembler(*sizes)
     with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(1, 2\)"):
         assembler(3).join(records(("p", 1, 0, 1)))
+
+
+INT64 = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 1, 2**63 - 2, 2**62])
+
+
+@given(st.lists(st.tuples(INT64, INT64, INT64, INT64, st.sampled_from([0.5, NAN, math.inf, -math.inf])), min_size=1))
+def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
+    found: list[tuple[int, int, int, int, float]],
+) -> None:
+    """Times, counters, sequences and arrivals at both ends of their range, values that are infinite."""
+    times, seqs, sequences, arrivals = (np.array(column, np.int64) for column in list(zip(*found, strict=True))[:4])
+    batch = SampleBatch(
+        ("p",),
+        np.zeros(len(found), np.int32),
+        times,
+        np.array([[row[4], 1] for row in found], np.float32),
+        seq=seqs,
+        sequence=sequences,
+        arrival_ns=arrivals,
+    )
+    one, other = assembler(), assembler()
+    one.join(batch)
+    shelf = Shelf()
+    shelf.commit(one)
+    shelf.fill(other)
+    first, second = one.flush(), other.flush()
+    assert first.values.tobytes() == second.values.tobytes()
+    assert first.time_ns.tolist() == second.time_ns.tolist()
+
+
+def memory_of(one: Assembler, name: str = "p") -> bytes:
+    """What an assembler remembers of a stream."""
+    data = one.recall(name)
+    assert data is not None
+    return data
+
+
+def test_the_same_memory_gives_the_same_bytes() -> None:
+    """Whatever the order in which ticks began; and nothing is remembered of a stream that never came."""
+    one, other = assembler(wait_s=60), assembler(wait_s=60)
+    joined(one, ("p", 9, 0, 1), ("p", 7, 0, 2), ("p", 8, 1, 3), ("p", 9, 0, 1))
+    joined(other, ("p", 8, 1, 3), ("p", 9, 0, 1), ("p", 7, 0, 2))
+    assert memory_of(one) == memory_of(other)
+    assert one.recall("q") is None
+
+
+def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> None:
+    """It is no news; there is always room for it, but then none for another."""
+    one, other = assembler(max_streams=1), assembler(max_streams=1)
+    joined(one, ("p", 1, 0, 1))
+    joined(other, ("q", 1, 0, 1))
+    data = memory_of(one)
+    joined(one, ("p", 1, 1, 2))
+    assert one.changed() == ("p",)
+    one.restore("p", data)
+    assert one.changed() == ()
+    other.stored()
+    other.restore("p", data)
+    assert joined(other, ("p", 1, 1, 2), ("q", 1, 1, 2)) == [("p", 1, [1, 2]), ("q", 1, [1, 2])]
+    assert other.join(records(("r", 1, 0, 1))).batch.rejected == {DropReason.STREAM_LIMIT: 1}
+
+
+def test_the_memory_of_another_model_is_told_from_damage() -> None:
+    """Other channels and another period are another model; a value beyond float32, or ticks in disorder, are damage."""
+    one = assembler(wait_s=60)
+    joined(one, ("p", 1, 0, 1), ("p", 2, 0, 1))
+    genuine = memory_of(one)
+    with pytest.raises(
+        IncompatibleStateError, match="expected 3 channels every 1000000000 ns, got 2 every 1000000000 ns"
+    ):
+        assembler(3).restore("p", genuine)
+    with pytest.raises(IncompatibleStateError, match="expected 2 channels every 5 ns"):
+        Assembler(2, 5, 0, 0).restore("p", genuine)
+    period, held, held_ns, ticks, *rest = msgspec.msgpack.decode(genuine)
+    for damaged, why in (
+        ((period, [1e39, NAN], held_ns, ticks), "expected values of float32"),
+        ((period, held, held_ns, ticks[::-1]), "expected ticks in order"),
+        ((period, held, held_ns, [ticks[0], ticks[0]]), "expected ticks in order"),
+        ((period, held, held_ns, ticks * 40), "length <= 64"),
+    ):
+        with pytest.raises(StateError, match=f"what is stored of p in the assembly .*: .*{why}"):
+            one.restore("p", msgspec.msgpack.encode((*damaged, *rest)))
+    assert memory_of(one) == genuine

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -22,6 +23,7 @@ from stream_gru.cli.inspect import describe
 from stream_gru.contradictions import contradictions
 from stream_gru.errors import BundleError, UnsupportedModelError
 from stream_gru.evaluation.scores import Scores, class_scores
+from stream_gru.manifest import Embedding
 from tests.support.models import make_bundle
 from tests.support.streams import calibrated
 
@@ -182,6 +184,49 @@ def test_too_large_files_are_refused_before_they_are_read(path: Path, monkeypatc
         load_bundle(path)
 
 
+def test_all_files_together_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum of what is read, and what the layers need in memory, have a limit of their own."""
+    monkeypatch.setattr(module, "MAX_READ_BYTES", 3000)
+    with pytest.raises(BundleError, match=r"expected files to read of at most 3,000 bytes, got"):
+        load_bundle(path)
+    monkeypatch.setattr(module, "MAX_READ_BYTES", 64 * 1024 * 1024)
+
+    def grow(manifest: dict[str, Any]) -> None:
+        layer = manifest["layers"][0]
+        layers = [{**layer, "units": 4096}, {**layer, "name": "recurrent_1", "units": 4096, "input_size": 4096}]
+        manifest.update(layers=layers, state_size=8192)
+
+    edit(path, grow)
+    with pytest.raises(BundleError, match=r"expected arrays of at most 67,108,864 bytes, got 60\d,\d+,\d+"):
+        load_bundle(path)
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_up_nobody(path: Path) -> None:
+    """It is refused without waiting for somebody to write to it."""
+    (path / "weights.npz").unlink()
+    os.mkfifo(path / "weights.npz")
+    with pytest.raises(BundleError, match=r"weights\.npz: expected a plain file"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize("units", [0, -1, 4097])
+def test_vectors_have_a_sensible_size(units: int) -> None:
+    """A size of -1 would be whatever is in the file."""
+    manifest = make_bundle(categories=(5,), embedding=3).manifest
+    odd = msgspec.structs.replace(manifest, embeddings=[Embedding(channel="k0", units=units)])
+    assert any("embeddings[0].units: expected 1..4,096" in text for text in contradictions(odd))
+
+
+def test_a_crowd_of_layers_or_channels_is_refused_at_once() -> None:
+    """Before anything is computed of them."""
+    manifest = make_bundle().manifest
+    many = msgspec.structs.replace(manifest, layers=list(manifest.layers) * 257)
+    assert [text for text in contradictions(many) if "layers: expected at most 256, got 257" in text]
+    crowd = [msgspec.structs.replace(manifest.channels[0], name=f"c{i}") for i in range(4097)]
+    many = msgspec.structs.replace(manifest, channels=crowd)
+    assert list(contradictions(many)) == ["channels: expected at most 4,096, got 4,097"]
+
+
 def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
     """A file, nothing and an empty folder are three different messages."""
     with pytest.raises(BundleError, match="expected a bundle folder, found nothing"):
@@ -304,11 +349,20 @@ def _bad_weights() -> Iterator[tuple[str, Callable[[dict[str, Any]], bytes], str
     yield "scale 0", changed("scaling/scale", lambda a: a * 0), "scaling/scale: expected finite numbers .*above 0"
     yield "other numbers", changed(kernel, lambda a: a * 2), "model_id: expected"
     yield "pickled", changed("scaling/mean", lambda a: np.array([Boom()] * 3)), "scaling/mean: expected float32"
-    yield "bomb", lambda w: packed({**w, kernel: np.zeros(10**7, np.float32)}, compressed=True), r"found 40,000,128"
+    yield "bomb", lambda w: packed({**w, kernel: np.zeros(10**7, np.float32)}, compressed=True), "not compressed"
+    yield "packed", lambda w: packed(w, compressed=True), "expected an array that is not compressed"
+    yield "long", lambda w: packed({**w, kernel: np.zeros(2000, np.float32)}), r"shape \(3, 24\), found 8,128 bytes"
+    yield "longer", lambda w: packed({**w, kernel: np.zeros(10**5, np.float32)}), "expected at most .* got 40"
+    yield "a thousand more", lambda w: packed({**w, **_more(1000)}), "expected at most .* for the arrays of the layers"
     yield "no archive", lambda w: b"x" * 100, "not a plain .npz"
     yield "empty archive", lambda w: packed({}), "exactly the arrays"
     yield "declares a terabyte", _declares_terabyte, "kernel: expected float32"
     yield "array twice", _twice, "exactly the arrays"
+
+
+def _more(n: int) -> dict[str, Any]:
+    """Arrays without elements."""
+    return {f"more{i}": np.zeros(0, np.float32) for i in range(n)}
 
 
 class Boom:

@@ -208,4 +208,4 @@ def test_standard_output_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch)
     """It is an output that cannot be written, not a bug."""
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(SinkUnavailable, match="standard output: closed"):
-        StdoutSink(JsonEncoder()).open()
+        StdoutSink(JsonEncoder()).open(None)

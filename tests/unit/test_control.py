@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from stream_gru.control import Action, Answer, Command, Commands, Gate, parse_command
 from stream_gru.control.refusals import Refusals
+from stream_gru.errors import StateError
 from stream_gru.types import DropReason, SampleBatch, empty_batch
+from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
 from tests.support.streams import batch, hostile_batches
 
 
@@ -187,3 +190,64 @@ def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | Non
     assert left.received == rows.received
     assert names_of(left) == [name for name in names_of(rows) if not model[name]]
     assert gate.count(model) == sum(model.values())
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c"]), st.booleans())))
+def test_what_is_paused_stays_so_over_a_restart(changes: list[tuple[bool, str | None, bool]]) -> None:
+    """By name, or all but those resumed; the gate says that something changed exactly where it did."""
+    gate, shelf = Gate(), Shelf()
+    for pause, stream, stop in changes:
+        (gate.pause if pause else gate.resume)(stream)
+        assert gate.changed() == (("",) if gate.recall("") != shelf.rows.get("") else ())
+        if stop:
+            shelf.commit(gate)
+            after = Gate()
+            shelf.fill(after)
+            assert (after.everyone, after.names, after.resumed) == (gate.everyone, gate.names, gate.resumed)
+            gate = after
+
+
+def test_an_open_gate_has_nothing_to_store() -> None:
+    """Nothing under any name; what was stored goes with the last pause, and other names mean nothing."""
+    gate, shelf = Gate(), Shelf()
+    assert gate.recall("") is None
+    gate.pause("a")
+    assert gate.recall("a") is None
+    shelf.commit(gate)
+    assert list(shelf.rows) == [""]
+    gate.forget("a")
+    assert "a" in gate
+    gate.resume("a")
+    shelf.commit(gate)
+    assert not shelf.rows
+    gate.pause("a")
+    gate.forget("")
+    assert "a" not in gate
+    assert not gate.changed()
+
+
+@given(st.data())
+def test_a_gate_takes_only_what_a_gate_stored(data: st.DataObject) -> None:
+    """Anything else is an error, as is another name, and leaves it as it was."""
+    gate, other, rows = Gate(), Gate(), batch(["a", "b"], [0, 0])
+    gate.pause("a")
+    gate.pause("x/y")
+    genuine = gate.recall("")
+    assert genuine is not None
+    with pytest.raises(StateError, match="paused streams cannot be used"):
+        other.restore("a", genuine)
+    refused_or_usable(other, "", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
+
+
+def test_the_same_pauses_are_the_same_bytes() -> None:
+    """Whatever the order in which they were asked for."""
+    first, second = Gate(), Gate()
+    names = [f"p{number}" for number in range(100)]
+    for name in names:
+        first.pause(name)
+    for name in reversed(names):
+        second.pause(name)
+    data = first.recall("")
+    assert data is not None
+    assert data == second.recall("")
+    assert msgspec.msgpack.decode(data) == [False, sorted(names)]

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from stream_gru.daemon import Daemon, Input
-from stream_gru.errors import DataError, SinkPending, SinkUnavailable, SourceUnavailable
+from stream_gru.errors import DataError, SinkUnavailable, SourceUnavailable
 from stream_gru.intake import Intake
 from stream_gru.intake.assembly import Assembler
+from stream_gru.keeping.keeper import Keeper
 from stream_gru.metrics import Metrics
 from stream_gru.pipeline import Pipeline
 from stream_gru.protocols import Sink
 from stream_gru.sinks import file_sink
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.stdout import StdoutSink
+from stream_gru.store.store import Store
 from stream_gru.types import DropReason, Position, RawMessage, SampleBatch
 from tests.support.feeds import ListSink, ListSource, ReadyDecoder
 from tests.support.streams import CHANNELS, batch, hostile_batches, rows_of, toy_pipeline
@@ -91,7 +93,7 @@ def test_everything_goes_from_source_to_all_sinks() -> None:
     assert (summary.received, summary.applied, summary.batches) == (20, 20, 4)
     assert source.committed[-1] == Position("a", 4)
     assert one.calls[0] == "open"
-    assert one.calls[-2:] == two.calls[-2:] == ["flush", "close"]
+    assert one.calls[-3:] == two.calls[-3:] == ["flush", "committed", "close"]
     assert (source.opened, source.closed) == (1, 1)
 
 
@@ -155,7 +157,7 @@ def test_ready_is_true_only_between_opening_and_closing() -> None:
     assert [*seen, daemon.ready] == [False, True, False]
 
 
-@pytest.mark.parametrize("fail", ["open", "write", "flush"])
+@pytest.mark.parametrize("fail", ["open", "write", "flush", "committed"])
 def test_all_is_closed_when_a_sink_fails(fail: str) -> None:
     """Wherever a sink fails, its error comes out, and every sink and the source are closed."""
     error = SinkUnavailable("disk full")
@@ -205,24 +207,43 @@ def test_several_sources_take_turns() -> None:
     assert [source.committed[-1] for source in sources] == [Position("a", 4)] * 3
 
 
-def test_what_a_sink_has_not_confirmed_is_not_acknowledged() -> None:
-    """While one sink says that it is pending nothing is committed, the other one is flushed all the same."""
-    source, slow, other = ListSource([message(i) for i in range(4)]), ListSink("flush", SinkPending("wait")), ListSink()
-    time = FakeTime()
-    slow.on_write = lambda: setattr(slow, "fail", "flush" if len(slow.written) < 3 else "")
-    committed = []
-    other.on_write = lambda: committed.append(len(source.committed))
-    make(source, slow, other, time=time, commit_rows=1).run()
-    assert committed == [0, 0, 0, 1]
-    assert other.calls.count("flush") >= 4
+def test_while_a_sink_has_no_room_nothing_is_read() -> None:
+    """What was processed is committed, so that the sink may send it; then the sources wait until there is room."""
+    time, full, other = FakeTime(), ListSink(), ListSink()
+    source = ListSource([message(i) for i in range(4)])
+    full.on_write = lambda: setattr(full, "room", False)
+    left: list[int] = []
+
+    def look() -> None:
+        left.append(len(source.items))
+        assert full.calls[-1] == "committed"
+        full.room = len(left) % 3 == 0
+
+    time.on_wait = look
+    summary = make(source, full, other, time=time).run()
+    assert left == [3] * 3 + [2] * 3 + [1] * 3 + [0] * 3
+    assert rows_of(full.written) == rows_of(other.written)
+    assert (summary.applied, len(source.committed)) == (20, 4)
 
 
 def test_a_sink_that_never_confirms_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """After some seconds the daemon ends, says so, and leaves its inputs unacknowledged."""
-    source = ListSource([message(0)])
-    make(source, ListSink("flush", SinkPending("wait"))).run()
-    assert source.committed == []
-    assert "were not confirmed" in caplog.text
+    """What is committed waits for nobody: inputs are acknowledged, after some seconds the daemon ends and says so."""
+    source, sink, time = ListSource([message(0)]), ListSink(), FakeTime()
+    sink.waiting = 5
+    begin = time.now
+    make(source, sink, time=time).run()
+    assert source.committed == [Position("a", 1)]
+    assert "5 outputs were not confirmed: they are lost" in caplog.text
+    assert time.now - begin < 5
+
+
+def test_the_end_waits_for_sinks_that_do_confirm() -> None:
+    """Not longer than they take."""
+    source, sink, time = ListSource([message(0)]), ListSink(), FakeTime()
+    sink.waiting = 3
+    time.on_wait = lambda: setattr(sink, "waiting", sink.waiting - 1)
+    make(source, sink, time=time).run()
+    assert (sink.waiting, len(time.waits)) == (0, 3)
 
 
 def test_half_a_window_of_the_other_side_is_committed_at_once() -> None:
@@ -234,8 +255,8 @@ def test_half_a_window_of_the_other_side_is_committed_at_once() -> None:
     assert [position.offset for position in source.committed] == [1, 2, 3, 4]
 
 
-def test_records_that_wait_for_other_channels_are_not_acknowledged() -> None:
-    """A message is acknowledged when all samples that its records are part of have been written."""
+def test_records_that_wait_for_other_channels_are_acknowledged_at_once() -> None:
+    """They are a part of what is remembered, and not held back from the other side."""
     nan = float("nan")
     records = [
         batch(["p"], [second], [[1 if channel == k else nan for k in range(CHANNELS)]])
@@ -251,7 +272,7 @@ def test_records_that_wait_for_other_channels_are_not_acknowledged() -> None:
     source.items.append(daemon.stop)  # a stop, not the end of the input: nothing is given up as incomplete
     daemon.run()
     assert [len(out) for out in sink.written].count(1) == 2
-    assert {position.offset for position in source.committed} == {CHANNELS, 2 * CHANNELS}
+    assert [position.offset for position in source.committed] == list(range(1, 2 * CHANNELS + 2))
 
 
 def test_a_change_is_made_between_two_batches() -> None:
@@ -273,18 +294,24 @@ def test_outputs_are_flushed_while_a_slow_recording_plays() -> None:
     assert sink.calls.count("flush") >= 14
 
 
-def test_a_paced_block_that_was_cut_short_is_not_acknowledged() -> None:
-    """After a stop in the middle the position stays before the block, so that a restart loses nothing."""
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_stop_ends_a_paced_block_at_once(tmp_path: Path, durable: bool) -> None:
+    """With a store the rest is processed without pauses, as the position is behind it; else it is left out."""
     time, sink = FakeTime(), ListSink()
     source = ListSource([message(0), message(1)])
     slow = [batch(["p"] * 5, list(range(5))), batch(["p"] * 50, list(range(5, 55)))]
-    daemon = make(source, sink, batches=slow, time=time, speed=1.0)
+    pipeline = toy_pipeline()
+    keeper = Keeper(pipeline, Store(tmp_path)) if durable else None
+    daemon = make(source, sink, batches=slow, time=time, speed=1.0, pipeline=pipeline, keeper=keeper)
     time.stop_after = 200
     sink.on_write = lambda: daemon.stop() if len(time.waits) > 150 else None
     summary = daemon.run()
-    assert 5 < summary.applied < 55
+    assert (summary.applied == 55) if durable else (5 < summary.applied < 55)
     assert summary.balanced
-    assert source.committed[-1] == Position("a", 1)
+    assert len(time.waits) < 210
+    if durable:
+        alone = toy_pipeline()
+        assert rows_of(sink.written) == rows_of([alone.process(one) for one in slow])
 
 
 def test_times_of_a_run_are_those_of_its_clock() -> None:

@@ -17,7 +17,6 @@ from stream_gru.config.live import SourceChannelConfig, SourceInputConfig
 from stream_gru.config.schema import ChannelConfig, InputConfig
 from stream_gru.decoders import DECODERS, lines, load_decoder
 from stream_gru.decoders.fields import Fields, assemble
-from stream_gru.decoders.lines import Memory
 from stream_gru.errors import ConfigError
 from stream_gru.types import DropReason, RawMessage
 
@@ -138,46 +137,6 @@ def test_a_day_ahead_is_the_limit_of_a_clock_that_tells_the_time(clock: str, kep
     cells = columns(2) | {"ts": [NOON_NS // 10**9 + 86_400, NOON_NS // 10**9 + 86_401]}
     batch = assemble(for_source(clock=clock), 2, cells.get, "p", NOON_NS)
     assert len(batch) == kept
-
-
-def test_a_memory_is_bounded() -> None:
-    """However many devices speak, only so many are remembered: those that spoke or were asked for last."""
-    memory: Memory[int] = Memory()
-    for number in range(10_000):
-        memory.put(RawMessage(b"", f"p{number}"), number)
-        assert memory.get(RawMessage(b"", "p7")) == (7 if number >= 7 else None)
-    known = [number for number in range(10_000) if memory.get(RawMessage(b"", f"p{number}")) is not None]
-    assert known == [7, *range(10_000 - 4095, 10_000)]
-
-
-def test_saying_it_again_is_use_and_replaces_what_was_said() -> None:
-    """A device that repeats its header is not the oldest."""
-    memory: Memory[int] = Memory()
-    for number in range(4096):
-        memory.put(RawMessage(b"", f"p{number}"), number)
-    memory.put(RawMessage(b"", "p0"), -1)
-    memory.put(RawMessage(b"", "one more"), 1)
-    assert [memory.get(RawMessage(b"", key)) for key in ("p0", "p1", "p2")] == [-1, None, 2]
-
-
-@pytest.mark.parametrize("key", ["", "a+b", "ü", "x" * 129])
-def test_what_is_no_stream_id_is_not_remembered(key: str) -> None:
-    """Its samples would be refused, so that it may not take the place of another."""
-    memory: Memory[int] = Memory()
-    memory.put(RawMessage(b"", key), 1)
-    assert memory.get(RawMessage(b"", key)) is None
-
-
-@pytest.mark.parametrize(
-    ("kind", "header", "line"), [("csv", b"temp,hum", b"1,2"), ("plotter", b"temp hum", b"1 2")], ids=["csv", "plotter"]
-)
-def test_other_devices_do_not_make_a_speaking_one_forgotten(kind: str, header: bytes, line: bytes) -> None:
-    """However many topics say a header besides, the one that says its values too is still known."""
-    decoder = load_decoder(kind, Fields(InputConfig(time=""), ("temp", "hum")))
-    decoder.decode([RawMessage(header, "good", arrival_ns=NOON_NS)])
-    for number in range(5):
-        others = [RawMessage(header, f"p{number}/{other}", arrival_ns=NOON_NS) for other in range(4000)]
-        assert len(decoder.decode([*others, RawMessage(line, "good", arrival_ns=NOON_NS)])) == 1
 
 
 @pytest.mark.parametrize("name", ["stream", "label", "sequence", "seq", "reset"])

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_gru.errors import StateError
 from stream_gru.intake.device_clock import DeviceClock
+from stream_gru.memory import packed
 from stream_gru.types import NS_PER_S, DropReason, SampleBatch, concatenate
+from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
 
 S = NS_PER_S
 START = 1_772_323_200 * S
@@ -118,9 +121,8 @@ steps = st.tuples(
 )
 
 
-@given(st.lists(steps, max_size=40), st.lists(st.integers(0, 40), max_size=5))
-def test_batching_changes_nothing(moves: list[tuple[str, int, int]], cuts: list[int]) -> None:
-    """Row by row, at once or cut anywhere: the same events, restarts and anchors."""
+def rows_after(moves: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Rows whose device time and arrival are so much later than those before."""
     device = dict.fromkeys("abc", WRAP - 3 * S)
     arrival = START
     rows = []
@@ -128,6 +130,13 @@ def test_batching_changes_nothing(moves: list[tuple[str, int, int]], cuts: list[
         device[stream] = (device[stream] + by) % WRAP
         arrival += later
         rows.append((stream, device[stream], arrival))
+    return rows
+
+
+@given(st.lists(steps, max_size=40), st.lists(st.integers(0, 40), max_size=5))
+def test_batching_changes_nothing(moves: list[tuple[str, int, int]], cuts: list[int]) -> None:
+    """Row by row, at once or cut anywhere: the same events, restarts and anchors."""
+    rows = rows_after(moves)
     results = []
     for ends in ([len(rows)], sorted({min(cut, len(rows)) for cut in [*cuts, len(rows)]}), range(1, len(rows) + 1)):
         clock, begin, parts = DeviceClock(WRAP, max_streams=2), 0, []
@@ -137,3 +146,57 @@ def test_batching_changes_nothing(moves: list[tuple[str, int, int]], cuts: list[
         done = concatenate(parts, 1) if parts else batch_of([])
         results.append((done.time_ns.tolist(), clock.restarts, clock.apart))
     assert results[0] == results[1] == results[2]
+
+
+@given(st.lists(steps, max_size=40), st.lists(st.integers(0, 40), max_size=5), st.data())
+def test_restarts_and_streams_let_go_of_change_nothing(
+    moves: list[tuple[str, int, int]], restarts: list[int], data: st.DataObject
+) -> None:
+    """Stored and restored, all or one stream until its next row: the same events.  All that differs has changed."""
+    rows = rows_after(moves)
+    whole = DeviceClock(WRAP).apply(batch_of(rows)).time_ns.tolist() if rows else []
+    clock, shelf, away = DeviceClock(WRAP), Shelf(), dict[str, bytes]()
+    found: list[int] = []
+    stored: dict[str, bytes | None] = dict.fromkeys("abc")
+    for number, row in enumerate(rows):
+        if row[0] in away:
+            clock.memory.restore(row[0], away.pop(row[0]))
+        found += clock.apply(batch_of([row])).time_ns.tolist()
+        differing = {name for name in "abc" if clock.memory.recall(name) not in (None, stored[name])}
+        assert differing <= set(clock.memory.changed())
+        if number in restarts:
+            for name, saved in away.items():
+                clock.memory.restore(name, saved)
+            away.clear()
+            shelf.commit(clock.memory)
+            clock = DeviceClock(WRAP)
+            shelf.fill(clock.memory, number)
+            stored = {name: clock.memory.recall(name) for name in "abc"}
+        gone = data.draw(st.sampled_from(["", "", "a", "b", "c"]))
+        saved_now = clock.memory.recall(gone)
+        if saved_now is not None:
+            # What is let go of before it was stored is in the hands of who did so.
+            away[gone] = shelf.rows[gone] = saved_now
+            stored[gone] = saved_now
+            clock.memory.forget(gone)
+    assert found == whole
+
+
+@given(st.data())
+def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObject) -> None:
+    """Or they can be used: whatever they say, later rows raise nothing."""
+    clock = DeviceClock(WRAP)
+    rows = batch_of([("a", 5 * S, START), ("a", 6 * S, START + S), ("a", S, START + 2 * S), ("a", 2**61, 2**61)])
+    clock.apply(rows)
+    genuine = clock.memory.recall("a")
+    assert genuine is not None
+    other = DeviceClock(WRAP)
+    refused_or_usable(other.memory, "a", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
+
+
+def test_an_anchor_at_the_end_of_time_is_refused() -> None:
+    """Nobody stored it: the next event would have no place in 64 bits."""
+    clock = DeviceClock(WRAP)
+    with pytest.raises(StateError, match="a in the clocks of devices cannot be used"):
+        clock.memory.restore("a", packed((0, 0, 2**63 - 1)))
+    assert clock.memory.recall("a") is None

@@ -19,7 +19,9 @@ ALLOWED = {
     "errors": set(),
     "extras": {"errors"},
     "types": set(),
-    "protocols": {"types"},
+    "durable": set(),
+    "protocols": {"types", "durable"},
+    "memory": {"errors"},
     "times": {"types"},
     "config": {"errors", "mqtt"},
     "calendar": {"types", "config"},
@@ -32,16 +34,20 @@ ALLOWED = {
     "scoring": {"types", "state", "conditioning", "manifest"},
     "prediction": {"types", "times"},
     "engines": {"types", "protocols", "bundle", "manifest", "errors", "config", "training"},
+    "stored_form": {"errors", "manifest", "state", "conditioning"},
     "pipeline": {
-        "types", "bundle", "manifest", "conditioning", "advance", "scoring", "state", "engines", "prediction",
+        "types", "stored_form", "bundle", "manifest", "conditioning", "advance", "scoring", "state", "engines", "prediction",
         "protocols", "times", "errors",
     },
-    "decoders": {"types", "config", "manifest", "errors", "protocols", "times"},
+    "decoders": {"types", "config", "manifest", "errors", "protocols", "times", "memory"},
     "secrets": {"errors"},
     "export": {"extras", "types", "errors", "calendar", "manifest", "bundle", "config", "engines", "training"},
-    "mqtt": {"types", "errors", "config", "secrets"},
-    "sources": {"types", "config", "errors", "protocols", "mqtt", "secrets"},
-    "sinks": {"types", "config", "errors", "protocols", "prediction", "times", "manifest", "mqtt", "secrets"},
+    "mqtt": {"types", "durable", "errors", "config", "secrets"},
+    "sources": {"types", "durable", "config", "errors", "protocols", "mqtt", "secrets"},
+    "sinks": {
+        "types", "durable", "config", "errors", "protocols", "prediction", "times", "manifest", "mqtt", "secrets",
+        "memory",
+    },
     "recordings": {"types", "protocols", "decoders", "sources", "errors"},
     "recording_file": {"types", "decoders", "sources", "errors", "times"},
     "feedback": {"types", "manifest", "errors"},
@@ -49,11 +55,13 @@ ALLOWED = {
     "metrics": {"types", "manifest", "scoring"},
     "pacing": {"types", "times"},
     "summary": {"types", "scoring"},
-    "intake": {"types", "errors", "protocols", "control"},
+    "store": {"types", "durable", "errors", "state", "protocols"},
+    "intake": {"types", "errors", "protocols", "control", "memory"},
     "alarm": {"types", "config", "manifest", "errors"},
+    "poison": {"types", "errors", "protocols", "times"},
     "silence": set(),
-    "control": {"types", "config", "mqtt"},
-    "web": {"errors", "types", "control", "sinks"},
+    "control": {"types", "config", "mqtt", "memory"},
+    "web": {"errors", "types", "durable", "control", "sinks"},
     "notify": set(),
     "period_watch": {"types"},
     "simulate": set(),
@@ -86,7 +94,7 @@ def test_a_room_imports_only_what_the_design_allows(room: str) -> None:
 
 def test_every_room_is_in_the_table() -> None:
     """A new room must say what it may import (the shells and the training room may import anything)."""
-    shells = {"caretaker", "cli", "daemon", "evaluation", "gateway", "recipes", "training"}
+    shells = {"caretaker", "cli", "daemon", "evaluation", "gateway", "keeping", "recipes", "training"}
     rooms = {path.stem for path in PACKAGE.iterdir() if not path.stem.startswith("_") and path.suffix in ("", ".py")}
     assert rooms - shells - {"py"} <= set(ALLOWED)
 

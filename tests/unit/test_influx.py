@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 
 from stream_gru.config.live import InfluxSinkConfig
-from stream_gru.errors import ConfigError, SinkPending, SinkUnavailable
+from stream_gru.durable import Kept, Outgoing
+from stream_gru.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.protocols import Sink
 from stream_gru.sinks import build_sink
 from stream_gru.sinks.encode_line import LineEncoder
@@ -27,11 +27,12 @@ OUTPUTS = toy_pipeline().process(batch(["p"] * 5, list(range(5))))
 
 
 @contextmanager
-def sending(url: str, stopping: Callable[[], bool] = lambda: False, **options: Any) -> Iterator[InfluxSink]:
-    """An open sink with short pauses."""
-    gather_s = options.pop("gather_s", 0.01)
-    sink = InfluxSink(InfluxSinkConfig(url=url, **options), stopping=stopping, pause_s=0.01, gather_s=gather_s)
-    sink.open()
+def sending(url: str, kept: Kept | None = None, **options: Any) -> Iterator[InfluxSink]:
+    """An open sink with short pauses; ``kept`` is what a store has for it."""
+    own: dict[str, Any] = {"gather_s": 0.01, "immediate": False}
+    own |= {key: options.pop(key) for key in own if key in options}
+    sink = InfluxSink(InfluxSinkConfig(url=url, **options), pause_s=0.01, **own)
+    sink.open(kept)
     try:
         yield sink
     finally:
@@ -39,16 +40,15 @@ def sending(url: str, stopping: Callable[[], bool] = lambda: False, **options: A
         sink.close()
 
 
-def flushed(sink: Sink) -> int:
-    """Flush until everything is confirmed."""
+def flushed(sink: Sink) -> None:
+    """Wait until everything was answered; what ended the sender is raised."""
 
-    def confirmed() -> tuple[int] | None:
-        try:
-            return (sink.flush(),)
-        except SinkPending:
-            return None
+    def answered() -> bool:
+        sink.flush()
+        sink.committed()
+        return not sink.health().queued
 
-    return wait_for(confirmed)[0]  # type: ignore[index]
+    wait_for(answered)
 
 
 def lines(out: PredictionBatch) -> bytes:
@@ -57,16 +57,16 @@ def lines(out: PredictionBatch) -> bytes:
 
 
 def test_rows_arrive_in_order_with_the_token(tmp_path: Path) -> None:
-    """Compressed line protocol at the whole address, over one connection; what is confirmed is told."""
+    """Compressed line protocol at the whole address, over one connection."""
     (tmp_path / "token").write_text("s3cret\n")
     (tmp_path / "token").chmod(0o600)
     with serving(204) as server, sending(server.url, token_file=str(tmp_path / "token")) as sink:
         assert not sink.health().connected
         sink.write(OUTPUTS)
-        assert flushed(sink) == len(lines(OUTPUTS))
+        flushed(sink)
         sink.write(part(OUTPUTS, slice(0, 2)))
         sink.write(part(OUTPUTS, slice(2, 5)))
-        assert flushed(sink) == 2 * len(lines(OUTPUTS))
+        flushed(sink)
         assert server.rows == 2 * lines(OUTPUTS)
         assert {asked["Authorization"] for asked in server.asked} == {"Token s3cret"}
         assert {asked["path"] for asked in server.asked} == {"/api/v2/write?bucket=b&precision=ns"}
@@ -192,12 +192,11 @@ def test_rows_are_gathered_after_a_request() -> None:
             flushed(sink)
             sink.write(one)
             sink.write(one)
-            with pytest.raises(SinkPending):
-                sink.flush()
+            assert sink.health().queued == 2
         assert [body.count(b"\n") for body in server.bodies] == [1, 500, 2]
 
 
-def test_a_flush_does_not_wait_for_more_rows_than_come() -> None:
+def test_nobody_waits_for_more_rows_than_come() -> None:
     """What was gathered goes when its time has come."""
     with serving(204) as server, sending(server.url, gather_s=0.2) as sink:
         for _ in range(3):
@@ -207,15 +206,13 @@ def test_a_flush_does_not_wait_for_more_rows_than_come() -> None:
 
 
 def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
-    """Meanwhile flush says that rows are pending; in the end they are there."""
+    """Meanwhile the rows are queued; in the end they are there."""
     with (
         serving(204, hang=True) as server,
         sending(server.url, when_full="block", timeout_s=0.3) as sink,
     ):
         sink.write(OUTPUTS)
         assert server.came.wait(5)
-        with pytest.raises(SinkPending, match="5 outputs are not confirmed yet"):
-            sink.flush()
         assert sink.health().queued == 5
         wait_for(lambda: sink._away, what="the first request to run out of time")
         assert not sink.health().connected
@@ -240,47 +237,78 @@ def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
 
 
 def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
-    """With ``drop_oldest`` inputs go on being acknowledged, with ``block`` they wait for the server."""
-    for when_full, held_up in (("drop_oldest", False), ("block", True)):
-        with serving(503) as server, sending(server.url, when_full=when_full) as sink:
+    """Writing and flushing never wait; with ``block`` a full queue says that it takes no more until there is room."""
+    for when_full, ready in (("drop_oldest", True), ("block", False)):
+        with serving(503) as server, sending(server.url, when_full=when_full, queue_rows=5) as sink:
+            assert sink.ready()
             sink.write(OUTPUTS)
             wait_for(lambda: sink._away)
-            if held_up:
-                with pytest.raises(SinkPending):
-                    sink.flush()
-            else:
-                assert sink.flush() == 0
+            assert sink.ready() is ready
+            sink.write(OUTPUTS)
+            assert len(sink.flush().rows) == sink.health().queued == (5 if ready else 10)
+            sink.committed()
             server.statuses[:] = [204]
+            wait_for(sink.ready)
+            flushed(sink)
+            assert sink.health().discarded == (5 if ready else 0)
 
 
-def test_a_full_queue_blocks_until_there_is_room() -> None:
-    """With ``block`` no row is lost, not even of a batch larger than the queue."""
-    with serving(204, hang=True) as server, sending(server.url, when_full="block", queue_rows=2) as sink:
-        writer = threading.Thread(target=sink.write, args=(OUTPUTS,))
-        writer.start()
-        assert server.came.wait(5)
-        writer.join(0.1)
-        assert writer.is_alive()
-        assert sink.health().queued <= 2
-        server.go.set()
-        writer.join(5)
-        assert not writer.is_alive()
-        flushed(sink)
+def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
+    """Nothing goes out before it is stored; the next process sends what has no answer, first, under the old numbers."""
+    with serving(204) as server:
+        with sending(server.url, Kept()) as sink:
+            sink.write(OUTPUTS)
+            written = sink.flush()
+            assert [row.number for row in written.rows] == [1, 2, 3, 4, 5]
+            assert b"".join(row.payload for row in written.rows) == lines(OUTPUTS)
+            sink.close()
+            assert not server.asked
+            assert sink.flush() == written
+        with sending(server.url, Kept(rows=written.rows, last=5)) as sink:
+            wait_for(lambda: not sink.health().queued)
+            sink.write(OUTPUTS)
+            told = sink.flush()
+            assert (list(told.answered), told.rows[0].number) == ([1, 2, 3, 4, 5], 6)
         assert server.rows == lines(OUTPUTS)
-        assert sink.health().discarded == 0
 
 
-def test_a_stop_ends_the_waiting_for_room() -> None:
-    """The batch in hand is queued past the bound, unconfirmed: its input comes again."""
-    with (
-        serving(204, hang=True) as server,
-        sending(server.url, stopping=lambda: True, when_full="block", queue_rows=2) as sink,
-    ):
-        sink.write(OUTPUTS)
-        assert sink.health().queued == 5
-        with pytest.raises(SinkPending):
-            sink.flush()
-        server.go.set()
+def test_immediate_rows_do_not_wait_for_a_commit() -> None:
+    """What was answered before the commit need not be stored at all; refused is an answer too."""
+    for status, failed in ((204, 0), (400, 5)):
+        with serving(status) as server, sending(server.url, Kept(), immediate=True) as sink:
+            sink.write(OUTPUTS)
+            wait_for(lambda: not sink.health().queued)
+            assert sink.health().failed == failed
+            written = sink.flush()
+            assert (written.rows, list(written.answered)) == ([], [])
+
+
+def test_an_heir_goes_on_where_the_old_one_was() -> None:
+    """What was stored keeps its number, what was answered is told, and what was not stored yet is."""
+    with serving(503) as away, sending(away.url, Kept()) as old:
+        old.write(part(OUTPUTS, slice(0, 2)))
+        old.flush()
+        old.committed()
+        old.write(part(OUTPUTS, slice(2, 5)))
+        assert away.came.wait(20)
+        old.close()
+        left = old.left()
+        assert len(left) == 5
+    with serving(204) as server, sending(server.url) as heir:
+        heir.take_over(left)
+        wait_for(lambda: heir.health().queued == 3)
+        written = heir.flush()
+        assert ([row.number for row in written.rows], list(written.answered)) == ([3, 4, 5], [1, 2])
+        heir.committed()
+        flushed(heir)
+        assert server.rows == lines(OUTPUTS)
+
+
+def test_outputs_of_a_sink_of_another_kind_are_not_sent() -> None:
+    """A name that was that of an MQTT sink before: its JSON is no line."""
+    sink = InfluxSink(InfluxSinkConfig(url="http://127.0.0.1:9/write"))
+    with pytest.raises(StateError, match="expected stored lines"):
+        sink.open(Kept(rows=[Outgoing("t", b"{}", "p/1", 1)], last=1))
 
 
 def test_closing_sends_what_is_left_and_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
@@ -337,6 +365,6 @@ def test_what_is_configured_is_checked(tmp_path: Path) -> None:
     with pytest.raises(SinkUnavailable, match="not open"):
         sink.write(OUTPUTS)
     with pytest.raises(ConfigError, match="none: expected a file with a secret"):
-        sink.open()
+        sink.open(None)
     sink.close()
     assert isinstance(sink, Sink)

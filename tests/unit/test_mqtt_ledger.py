@@ -1,75 +1,19 @@
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import threading
 
+import pytest
+
+from stream_gru.durable import Kept, Outgoing, Receipts, Written
 from stream_gru.mqtt.backoff import Backoff
 from stream_gru.mqtt.ledger import Ledger
-from stream_gru.mqtt.outbox import Outbox, Outgoing
+from stream_gru.mqtt.notices import Notices
+from stream_gru.sinks.outbox import Outbox
 
 
-class ModelBroker:
-    """What a broker remembers of one session: messages that were not acknowledged, by packet identifier."""
-
-    def __init__(self) -> None:
-        self.waiting: dict[int, int] = {}
-        self.next_mid = 1
-
-    def publish(self, message: int) -> int:
-        """Give a new message the next identifier that is free."""
-        while self.next_mid in self.waiting:
-            self.next_mid = self.next_mid % 8 + 1
-        mid = self.next_mid
-        self.waiting[mid] = message
-        self.next_mid = mid % 8 + 1
-        return mid
-
-    def forget(self) -> None:
-        """Begin a new session."""
-        self.__init__()  # type: ignore[misc]
-
-
-ACTIONS = st.lists(st.sampled_from(["publish", "process", "ack", "cut", "cut_late", "forget"]), max_size=60)
-
-
-@given(ACTIONS, st.booleans())
-def test_only_processed_messages_are_acknowledged_and_none_is_taken_twice(actions: list[str], same: bool) -> None:
-    """Whatever breaks in whatever order: the broker deletes nothing that was not processed, and while the session
-    lasts every message is taken exactly once.  ``same``: all messages say the same.
-    """
-    broker, ledger = ModelBroker(), Ledger()
-    ledger.connected(False)
-    taken: list[int] = []
-    processed, message = 0, 0
-
-    def deliver(mid: int, again: bool) -> None:
-        content = broker.waiting[mid]
-        if ledger.arrived(mid, 0 if same else content, again) is not None:
-            taken.append(content)
-
-    for action in actions:
-        if action == "publish" and len(broker.waiting) < 6:
-            message += 1
-            deliver(broker.publish(message), False)
-        elif action == "process" and processed < len(taken):
-            processed += 1
-            ledger.processed(processed)
-        elif action == "ack":
-            for mid in ledger.take_acks():
-                assert broker.waiting.pop(mid) in taken[:processed]
-        elif action in ("cut", "cut_late"):
-            if action == "cut_late":
-                ledger.take_acks()  # written to a socket that was dead
-            ledger.connected(True)
-            for mid in list(broker.waiting):
-                deliver(mid, True)
-        elif action == "forget":
-            broker.forget()
-            ledger.connected(False)
-    if "forget" not in actions:
-        assert taken == list(range(1, message + 1))
-    assert len(taken) == len(set(taken))
+def digest(message: int) -> bytes:
+    """What tells one message from another."""
+    return b"%d" % message
 
 
 def test_acknowledgements_are_in_the_order_of_arrival() -> None:
@@ -77,7 +21,7 @@ def test_acknowledgements_are_in_the_order_of_arrival() -> None:
     ledger = Ledger()
     ledger.connected(False)
     for mid in (5, 3, 9):
-        ledger.arrived(mid, mid, False)
+        ledger.arrived(mid, digest(mid), False)
     ledger.processed(3)
     assert ledger.take_acks() == [5, 3, 9]
     assert ledger.take_acks() == []
@@ -87,7 +31,7 @@ def test_numbers_go_on_after_a_restart() -> None:
     """Messages with and without acknowledgement share one row of numbers."""
     ledger = Ledger(41)
     ledger.connected(False)
-    assert [ledger.unprotected(), ledger.arrived(1, 1, False), ledger.unprotected()] == [42, 43, 44]
+    assert [ledger.unprotected(), ledger.arrived(1, digest(1), False), ledger.unprotected()] == [42, 43, 44]
     ledger.processed(44)
     assert ledger.take_acks() == [1]
 
@@ -96,12 +40,84 @@ def test_an_identifier_that_is_used_again_is_a_new_message() -> None:
     """Another content, or no word of repetition after it was processed: nothing is swallowed."""
     ledger = Ledger()
     ledger.connected(False)
-    ledger.arrived(1, 10, False)
+    ledger.arrived(1, digest(10), False)
     ledger.connected(True)
-    assert ledger.arrived(1, 11, True) == 2
+    assert ledger.arrived(1, digest(11), True) == 2
     ledger.processed(2)
     ledger.take_acks()
-    assert ledger.arrived(1, 11, False) == 3
+    assert ledger.arrived(1, digest(11), False) == 3
+    assert ledger.redelivered == 0
+
+
+def test_what_an_earlier_process_has_processed_is_only_acknowledged() -> None:
+    """By identifier and content, whether or not the broker says that it comes again; and it is counted."""
+    for again in (True, False):
+        ledger = Ledger(7, {1: digest(10), 2: digest(11)})
+        ledger.connected(True)
+        assert [ledger.arrived(1, digest(10), again), ledger.arrived(2, digest(11), again)] == [None, None]
+        assert ledger.arrived(3, digest(10), again) == 8
+        assert (ledger.take_acks(), ledger.redelivered) == ([1, 2], 2)
+
+
+def test_only_the_first_messages_of_a_connection_are_taken_for_repetitions_without_a_mark() -> None:
+    """After the first that is none, and after as many as are known, the same words are news."""
+    known = {1: digest(5), 2: digest(5)}
+    ledger = Ledger(0, known)
+    ledger.connected(True)
+    assert [ledger.arrived(mid, digest(5), False) for mid in (3, 1, 2)] == [1, 2, 3]
+    ledger = Ledger(0, known)
+    ledger.connected(True)
+    assert [ledger.arrived(mid, digest(5), False) for mid in (1, 2, 1)] == [None, None, 1]
+    assert ledger.arrived(2, digest(5), True) is None
+
+
+def test_repetitions_are_not_acknowledged_ahead_of_what_came_before_them() -> None:
+    """Should a broker send them in another order, the order of acknowledgements is still that of arrival."""
+    ledger = Ledger(0, {2: digest(2)})
+    ledger.connected(True)
+    assert [ledger.arrived(1, digest(1), False), ledger.arrived(2, digest(2), True)] == [1, None]
+    assert ledger.take_acks() == []
+    ledger.processed(1)
+    assert ledger.take_acks() == [1, 2]
+
+
+def test_receipts_are_what_was_not_written_yet() -> None:
+    """Up to the position, the newest of each identifier last; the same until they are written."""
+    ledger = Ledger()
+    ledger.connected(False)
+    for mid in (1, 2, 3):
+        ledger.arrived(mid, digest(mid), False)
+    expected = Receipts({1: digest(1), 2: digest(2)}, forget=True)
+    assert [ledger.receipts(2), ledger.receipts(2)] == [expected, expected]
+    ledger.processed(2)
+    assert ledger.receipts(2) == Receipts()
+    assert ledger.receipts(3) == Receipts({3: digest(3)})
+
+
+def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
+    """Its packets are written, but nothing of them is known in the new session, and the next commit forgets them."""
+    ledger = Ledger()
+    ledger.connected(False)
+    for mid in (1, 2):
+        ledger.arrived(mid, digest(mid), False)
+    assert ledger.receipts(2).packets
+    ledger.connected(False)
+    assert ledger.arrived(1, digest(1), True) == 3
+    ledger.processed(2)
+    assert ledger.take_acks() == []
+    assert ledger.arrived(2, digest(2), True) == 4
+    assert ledger.receipts(4) == Receipts({1: digest(1), 2: digest(2)}, forget=True)
+    ledger.processed(4)
+    assert ledger.receipts(4) == Receipts()
+
+
+def test_only_the_newest_packets_are_remembered() -> None:
+    """Of those given at the start as of those that came."""
+    ledger = Ledger(0, {mid: digest(mid) for mid in (1, 2, 3)}, done_kept=2)
+    ledger.connected(True)
+    assert [ledger.arrived(mid, digest(mid), True) for mid in (3, 2, 1)] == [None, None, 1]
+    ledger.processed(1)
+    assert [ledger.arrived(mid, digest(mid), True) for mid in (1, 3, 2)] == [None, None, 2]
 
 
 def test_pauses_grow_and_are_never_all_the_same() -> None:
@@ -115,51 +131,122 @@ def test_pauses_grow_and_are_never_all_the_same() -> None:
     assert Backoff(0.1, lambda: 0.0).pause_s(0.0) == pytest.approx(0.1)
 
 
-def row(name: str) -> Outgoing:
-    """A row."""
-    return Outgoing("t", b"1234", name)
+def rows(*names: str) -> list[Outgoing]:
+    """Some rows."""
+    return [Outgoing("t", b"1234", name) for name in names]
+
+
+def taken(outbox: Outbox) -> list[str]:
+    """All that may be sent now."""
+    return [row.key for row in iter(outbox.take, None)]
 
 
 def test_rows_that_were_not_answered_are_sent_again_first() -> None:
     """After a reconnect the order is the old one, and nothing that was answered comes again."""
     outbox = Outbox(10)
-    for name in "abcd":
-        assert outbox.put(row(name))
-    for mid in (1, 2, 3):
-        item = outbox.take()
-        assert item is not None
-        outbox.sent(mid, item)
-    settled = outbox.settled(1)
-    assert settled is not None
-    outbox.confirmed(settled)
-    assert [item.key for item in outbox.recall()] == ["b", "c"]
-    assert outbox.settled(2) is None
-    assert [item.key for item in iter(outbox.take, None)] == ["b", "c", "d"]
-    assert outbox.confirmed_bytes == 4
+    outbox.put(rows(*"abcd"))
+    under_way = [outbox.take() for _ in range(3)]
+    assert under_way[0] is not None
+    outbox.settle(under_way[0])
+    assert [row.key for row in outbox.recall()] == ["b", "c"]
+    assert taken(outbox) == ["b", "c", "d"]
+    assert len(outbox) == 3
 
 
-def test_a_bounded_outbox() -> None:
-    """Full is full, or the oldest that was not sent goes and is counted; if all were sent, the new one."""
+def test_a_full_outbox_takes_what_comes_and_says_that_it_is_full() -> None:
+    """A batch is never cut in two; readiness comes back with the answers."""
     outbox = Outbox(2)
-    assert outbox.put(row("a"))
-    assert outbox.put(row("b"))
-    assert not outbox.put(row("c"))
-    assert outbox.put(row("c"), drop_oldest=True)
-    taken = [outbox.take(), outbox.take()]
-    assert [item.key for item in taken if item] == ["b", "c"]
-    assert outbox.put(row("d"), drop_oldest=True)
+    outbox.put(rows("a", "b", "c"))
+    assert (len(outbox), outbox.ready, outbox.discarded) == (3, False, 0)
+    for _ in range(2):
+        row = outbox.take()
+        assert row is not None
+        outbox.settle(row)
+    assert outbox.ready
+
+
+def test_a_full_outbox_may_give_up_the_oldest() -> None:
+    """That was not sent, and counted; if all were sent, the new one.  What is stored is deleted there."""
+    outbox = Outbox(2, drop_oldest=True)
+    outbox.resume(Kept(rows=[Outgoing("t", b"1234", "a", 7)], last=8))
+    outbox.put(rows("b", "c"))
+    assert (outbox.ready, len(outbox), outbox.discarded) == (True, 2, 1)
+    assert outbox.flush() == Written(rows=[*rows_numbered(9, "b", "c")], answered=(7,))
+    outbox.committed()
+    assert taken(outbox) == ["b", "c"]
+    outbox.put(rows("d"))
     assert (len(outbox), outbox.discarded) == (2, 2)
 
 
-def test_only_the_newest_notice_of_a_topic_is_sent_and_before_rows() -> None:
-    """A stream that went and came back while the broker was away is online."""
-    outbox = Outbox(2)
-    outbox.put(row("a"))
-    outbox.notice("x", b"offline")
-    outbox.notice("y", b"online")
-    outbox.notice("x", b"online")
-    items = [item for item in (outbox.take(), outbox.take(), outbox.take()) if item]
-    assert [(item.topic, item.payload) for item in items] == [("y", b"online"), ("x", b"online"), ("t", b"1234")]
-    outbox.give_up(items[0])
-    outbox.notice("y", b"online")
-    assert outbox.take() is None
+def rows_numbered(first: int, *names: str) -> list[Outgoing]:
+    """Rows as they are after they were put in."""
+    return [Outgoing("t", b"1234", name, first + n) for n, name in enumerate(names)]
+
+
+def test_nothing_is_sent_before_it_is_stored_unless_it_may() -> None:
+    """With a store a row waits for its commit; in immediate mode, or without a store, it does not."""
+    for immediate, kept, early in ((False, Kept(), []), (True, Kept(), ["a"]), (False, None, ["a"])):
+        outbox = Outbox(10, immediate=immediate)
+        outbox.resume(kept)
+        outbox.put(rows("a"))
+        assert taken(outbox) == early
+        assert outbox.flush() == Written(rows=rows_numbered(1, "a"))
+        outbox.put(rows("b"))
+        outbox.committed()
+        assert taken(outbox) == (["b"] if early else ["a"])
+
+
+def test_an_answer_between_flush_and_commit_is_told_by_the_next_commit() -> None:
+    """The row is being stored just then: it has to be deleted afterwards."""
+    outbox = Outbox(10, immediate=True)
+    outbox.resume(Kept())
+    outbox.put(rows("a"))
+    row = outbox.take()
+    assert row is not None
+    assert outbox.flush().rows
+    outbox.settle(row)
+    outbox.committed()
+    assert [outbox.flush(), outbox.flush()] == [Written(rows=[], answered=(1,))] * 2
+    outbox.committed()
+    assert outbox.flush() == Written(rows=[], answered=())
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
+    """What the store has comes once, what the old one has had an answer to not at all, and what is new is held back."""
+    old, heir = Outbox(10), Outbox(10)
+    kept = Kept(rows=rows_numbered(1, *"abcd"), last=4)
+    old.resume(kept)
+    old.put(rows("e"))
+    answered = old.take()
+    assert answered is not None
+    if early:
+        heir.resume(kept)
+        for _ in range(3):
+            row = heir.take()
+            assert row is not None
+            if row.key == "b":
+                heir.settle(row)
+    old.settle(answered)
+    heir.take_over(old.leave())
+    heir.resume(None if early else kept)
+    assert taken(heir) == (["d"] if early else ["b", "c", "d"])
+    written = heir.flush()
+    assert (written.rows, sorted(written.answered)) == (rows_numbered(5, "e"), [1, 2] if early else [1])
+
+
+def test_only_the_newest_notice_of_a_topic_is_said() -> None:
+    """A stream that went and came back while the broker was away is online; a silenced topic stays silent."""
+    notices = Notices(threading.Condition())
+    notices.put("x", b"offline")
+    notices.put("y", b"online")
+    notices.put("x", b"online")
+    items = list(iter(notices.take, None))
+    assert [(item.topic, item.payload) for item in items] == [("y", b"online"), ("x", b"online")]
+    assert not notices.idle
+    for _ in items:
+        notices.settle()
+    notices.silence("y")
+    notices.put("y", b"online")
+    assert notices.take() is None
+    assert notices.idle

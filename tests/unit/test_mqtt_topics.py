@@ -265,3 +265,12 @@ def test_streams_of_a_template() -> None:
     assert [stream_in(template, topic) for topic in ("a/b", "a//b", "c/p/b", "a/p/c")] == ["", "", "", ""]
     assert stream_in("{stream}/{stream}", "p/q") == ""
     assert stream_in("a/b", "a/b") == ""
+
+
+def test_topics_as_deep_as_a_configuration_allows_are_compared() -> None:
+    """A thousand levels exhaust no stack."""
+    deep = "/" * 1023
+    assert filters_overlap(deep, deep)
+    assert filters_overlap(deep, "+" + "/+" * 1023)
+    assert not filters_overlap(deep, deep + "a")
+    assert template_overlaps("{stream}", deep)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +98,8 @@ def test_a_recording_can_be_read_by_people(tmp_path: Path) -> None:
     assert json.loads(lines[2])["payload"] == {"base64": "/wA="}
     assert json.loads(lines[3]) == {"source": "port", "key": "port", "fault": "overlong_line"}
     (message, *_) = drain(RecordedSource([path]))
-    assert message.position == Position(str(path), len(first) + len(lines[0]))
+    before = first + lines[0]
+    assert message.position == Position(str(path), len(before), f"{zlib.crc32(before):08x} -")
 
 
 def test_several_recordings_are_read_in_order(tmp_path: Path) -> None:
@@ -171,6 +174,9 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl.gz").write_text("plain")
     with pytest.raises(DataError, match=r"b\.jsonl\.gz: cannot be read"):
         drain(RecordedSource([tmp_path / "b.jsonl.gz"]))
+    path.write_bytes(b'{"stream_gru_recording": 1, "created": "\xff"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:1: expected a recording made by"):
+        drain(RecordedSource([path]))
 
 
 def test_a_message_too_large_for_a_line_is_recorded_as_too_large(tmp_path: Path) -> None:
@@ -215,3 +221,38 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     with pytest.raises(SinkUnavailable, match="No space left"):
         writer.close()
     writer.close()
+
+
+def test_a_recording_that_changed_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    """Any byte before the place counts; one that has grown goes on, one that is shorter or gone is told."""
+    path = record(tmp_path / "a.jsonl", MESSAGES[:2])
+    whole = path.read_bytes()
+    position = drain(RecordedSource([path]))[-1].position
+    assert position is not None
+    longer = record(tmp_path / "b.jsonl", MESSAGES).read_bytes()
+    path.write_bytes(longer)
+    assert bare(drain(RecordedSource([path]), position)) == MESSAGES[2:]
+    for text, why in (
+        (whole.replace(b"shop", b"ship", 1), "the text before that place is another one"),
+        (whole[:-5], "no line ends there"),
+        (whole[:-1] + b" \n", "no line ends there"),
+    ):
+        path.write_bytes(text)
+        with pytest.raises(
+            DataError, match=rf"a\.jsonl: was read up to byte {position.offset} .*: {why}; give the old"
+        ):
+            RecordedSource([path]).open(position)
+    path.unlink()
+    with pytest.raises(DataError, match="no longer among the input"):
+        RecordedSource([path]).open(position)
+
+
+def test_a_recording_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing comes again, and how to begin anew is told."""
+    caplog.set_level(logging.INFO)
+    path = record(tmp_path / "a.jsonl", MESSAGES)
+    position = drain(RecordedSource([path]))[-1].position
+    assert not caplog.records
+    assert drain(RecordedSource([path], name="tape"), position) == []
+    assert "tape: was read to its end before" in caplog.text
+    assert "`stream-gru state reset CONFIG --input tape`" in caplog.text

@@ -8,39 +8,26 @@ import os
 import signal
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from stream_gru.config.live import FileSinkConfig
+from stream_gru.durable import Kept, Mark
 from stream_gru.errors import SinkUnavailable
 from stream_gru.sinks import build_sink, file_sink
 from stream_gru.sinks.encode_csv import CsvEncoder
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.file import Encoder, FileSink
-from stream_gru.sinks.rotation import keep_newest, put_aside, put_aside_files
+from stream_gru.sinks.rotation import aside_name, keep_newest, put_aside, put_aside_files
+from tests.support import sink_runs
 from tests.support.predictions import part
+from tests.support.sink_runs import NOON, Times
 from tests.support.streams import batch, toy_pipeline
 
 OUTPUTS = toy_pipeline().process(batch(["p"] * 5, list(range(5))))
 ROWS = JsonEncoder().encode(OUTPUTS)
-NOON = 1_795_600_800.0  # 2026-11-25T10:00:00Z
-
-
-class Times:
-    """Clocks that a test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def clock(self) -> float:
-        """Monotonic seconds."""
-        return self.now_s
-
-    def wall(self) -> float:
-        """Seconds since 1970."""
-        return NOON + self.now_s
 
 
 def rotating(path: Path, times: Times, size: int = 0, age_s: float = 0, keep: int = 10) -> FileSink:
@@ -49,8 +36,16 @@ def rotating(path: Path, times: Times, size: int = 0, age_s: float = 0, keep: in
     sink = FileSink(
         path, encoder, append=True, rotate_bytes=size, rotate_s=age_s, keep=keep, clock=times.clock, wall=times.wall
     )
-    sink.open()
+    sink.open(None)
     return sink
+
+
+def commit(sink: FileSink) -> int:
+    """Flush, as if into a store, and commit; return how much of the file was durable then."""
+    mark = sink.flush().mark
+    assert mark is not None
+    sink.committed()
+    return mark.offset
 
 
 def names(folder: Path) -> list[str]:
@@ -58,24 +53,33 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_that_grows_too_large_is_put_aside_at_once(tmp_path: Path) -> None:
-    """At a write, but never in the middle of a batch; equal times get a number, the next file begins with no rows."""
+def test_a_file_that_grows_too_large_is_put_aside_at_a_commit(tmp_path: Path) -> None:
+    """All rows of a commit stay together; equal times get a number, the next file begins with no rows."""
     times, path = Times(), tmp_path / "out.jsonl"
     sink = rotating(path, times, size=len(ROWS))
-    sink.write(OUTPUTS)
-    assert sink.flush() == len(ROWS)
-    assert names(tmp_path) == ["out.jsonl"]
-    for _ in range(6):
+    lengths = []
+    for _ in range(3):
         sink.write(OUTPUTS)
-    assert sink.flush() == 7 * len(ROWS)
+        lengths.append(commit(sink))
+        sink.write(OUTPUTS)
+        sink.flush()
+        assert not (tmp_path / f"out.20261125T100000Z.{len(lengths)}.jsonl").exists()
+        lengths.append(commit(sink))
+        assert commit(sink) == 0
+    assert lengths == [len(ROWS), 2 * len(ROWS)] * 3
+    for _ in range(4):
+        sink.write(OUTPUTS)
+    commit(sink)
+    sink.write(OUTPUTS)
     sink.close()
     first, *others = put_aside_files(path)
     assert [other.name for other in others] == [
         "out.20261125T100000Z.1.jsonl",
         "out.20261125T100000Z.2.jsonl",
+        "out.20261125T100000Z.3.jsonl",
     ]
     assert first.name == "out.20261125T100000Z.jsonl"
-    assert [file.read_bytes() for file in (first, *others, path)] == [2 * ROWS, 2 * ROWS, 2 * ROWS, ROWS]
+    assert [file.read_bytes() for file in (first, *others, path)] == [2 * ROWS, 2 * ROWS, 2 * ROWS, 4 * ROWS, ROWS]
 
 
 def test_a_file_that_is_too_old_is_put_aside(tmp_path: Path) -> None:
@@ -84,15 +88,15 @@ def test_a_file_that_is_too_old_is_put_aside(tmp_path: Path) -> None:
     sink = rotating(path, times, age_s=60)
     times.now_s = 100
     sink.write(part(OUTPUTS, slice(0, 0)))
-    sink.flush()
+    commit(sink)
     assert names(tmp_path) == ["out.csv"]
     sink.write(OUTPUTS)
-    sink.flush()
+    commit(sink)
     times.now_s = 159
     sink.write(OUTPUTS)
-    sink.flush()
+    commit(sink)
     times.now_s = 161
-    sink.flush()
+    commit(sink)
     sink.close()
     assert names(tmp_path) == ["out.20261125T100140Z.csv", "out.20261125T100241Z.csv", "out.csv"]
     header, rows = CsvEncoder().header(OUTPUTS.spec), CsvEncoder().encode(OUTPUTS)
@@ -107,7 +111,7 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     sink = rotating(path, times, size=1, keep=2)
     for _ in range(12):
         sink.write(OUTPUTS)
-        sink.flush()
+        commit(sink)
     sink.close()
     assert [file.name for file in put_aside_files(path)] == [
         "out.20261125T100000Z.10.jsonl",
@@ -133,7 +137,7 @@ def test_a_compressed_file_rotates_whole(tmp_path: Path) -> None:
     sink = rotating(path, Times(), size=50)
     for _ in range(3):
         sink.write(OUTPUTS)
-        sink.flush()
+        commit(sink)
     sink.close()
     expected = CsvEncoder().header(OUTPUTS.spec) + CsvEncoder().encode(OUTPUTS)
     assert [gzip.decompress(file.read_bytes()) for file in put_aside_files(path)] == [expected] * 3
@@ -144,7 +148,7 @@ def test_a_compressed_file_rotates_whole(tmp_path: Path) -> None:
     assert gzip.decompress(path.read_bytes()) == expected
 
 
-def test_an_unfinished_compressed_file_is_put_aside(tmp_path: Path) -> None:
+def test_an_unfinished_compressed_file_is_put_aside_without_a_store(tmp_path: Path) -> None:
     """What a kill left without an end keeps its rows; new ones go where they can be read."""
     path = tmp_path / "out.jsonl.gz"
     sink = rotating(path, Times())
@@ -162,11 +166,11 @@ def test_an_unfinished_compressed_file_is_put_aside(tmp_path: Path) -> None:
 
 
 def test_a_file_is_never_put_over_another(tmp_path: Path) -> None:
-    """Not even when the clock is set back."""
+    """Not even when the clock is set back: the newest one has the last name."""
     path = tmp_path / "out.lp.gz"
     for text in "abc":
         path.write_text(text)
-        put_aside(path, NOON)
+        put_aside(path, aside_name(path, NOON - ord(text)))
     assert [file.read_text() for file in put_aside_files(path)] == ["a", "b", "c"]
 
 
@@ -177,8 +181,9 @@ def test_a_folder_that_has_gone_is_told(tmp_path: Path) -> None:
     sink = rotating(folder / "out.jsonl", Times(), size=1)
     (folder / "out.jsonl").unlink()
     folder.rmdir()
+    sink.write(OUTPUTS)
     with pytest.raises(SinkUnavailable, match="cannot be written: No such file"):
-        sink.write(OUTPUTS)
+        sink.flush()
     sink.close()
 
 
@@ -188,53 +193,51 @@ def test_the_configuration_says_when(tmp_path: Path) -> None:
     sink = build_sink(FileSinkConfig(path=str(path), rotate_bytes=1, keep=1), "file")
     plain = file_sink(tmp_path / "plain.jsonl", append=True)
     for one in (sink, plain):
-        one.open()
+        one.open(None)
         for _ in range(3):
             one.write(OUTPUTS)
             one.flush()
+            one.committed()
         one.close()
     assert len(put_aside_files(path)) == 1
     assert (tmp_path / "plain.jsonl").read_bytes() == 3 * ROWS
 
 
 KILLED = """
-import sys
+import os, sys
 from pathlib import Path
-from stream_gru.sinks.file import FileSink
-from tests.unit.test_rotation import OUTPUTS
-from stream_gru.sinks.encode_json import JsonEncoder
-sink = FileSink(Path(sys.argv[1]), JsonEncoder(), append=True, rotate_bytes=1, keep=10**6)
-sink.open()
-print(0, flush=True)
+import msgspec
+from stream_gru.durable import Kept
+from stream_gru.sinks import file_sink
+from tests.support.sink_runs import OUTPUTS
+store = Path(sys.argv[2])
+sink = file_sink(Path(sys.argv[1]), append=True, rotate_bytes=1, keep=10**6)
+sink.open(Kept(None))
 for n in range(10**6):
+    store.with_suffix(".new").write_bytes(msgspec.json.encode((n, sink.flush().mark)))
+    os.replace(store.with_suffix(".new"), store)
+    sink.committed()
+    print(n, flush=True)
     sink.write(OUTPUTS)
-    sink.flush()
-    print(n + 1, flush=True)
 """
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
-def test_a_kill_while_rotating_loses_no_flushed_row(tmp_path: Path, name: str) -> None:
-    """A process that rotates at every flush is killed at some instant: all it had flushed is in some file, once."""
-    path = tmp_path / name
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv.gz"])
+def test_a_killed_process_that_rotates_has_what_it_committed(tmp_path: Path, name: str) -> None:
+    """It rotates at every commit and is killed at some instant: all it had committed is in some file, once."""
+    path, store = tmp_path / name, tmp_path / "store"
     root = Path(__file__).parents[2]
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], cwd=root, stdout=subprocess.PIPE, env=dict(os.environ)
+        [sys.executable, "-c", KILLED, str(path), str(store)], cwd=root, stdout=subprocess.PIPE, env=dict(os.environ)
     ) as process:
         assert process.stdout is not None
         for _ in range(5):
-            line = process.stdout.readline()
+            process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-        flushed = int((line + process.stdout.read()).split()[-1])
+    commits, mark = msgspec.json.decode(store.read_bytes(), type=tuple[int, Mark])
     again = file_sink(path, append=True)
-    again.open()
-    again.write(OUTPUTS)
+    again.open(Kept(mark))
+    again.write(sink_runs.OUTPUTS)
     again.close()
-    texts = []
-    for file in [*put_aside_files(path), path]:
-        data = file.read_bytes()
-        if name.endswith(".gz"):
-            data = zlib.decompressobj(31).decompress(data)
-        texts.append(data)
-    assert flushed > 3
-    assert b"".join(texts).count(b"\n") in {5 * (flushed + 1), 5 * (flushed + 2)}
+    assert commits > 3
+    assert sink_runs.rows_in(path) == sink_runs.encoder_of(path).encode(sink_runs.OUTPUTS) * (commits + 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stream_gru.errors import ConfigError
-from stream_gru.secrets import read_secret
+from stream_gru.secrets import read_secret, require_private
 
 
 def secret(path: Path, content: bytes = b"hunter2\n", mode: int = 0o600) -> str:
@@ -73,3 +73,25 @@ def test_credentials_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read_secret(secret(tmp_path / "s", mode=0o444))
     with pytest.raises(ConfigError, match="chmod"):
         read_secret(str(folder / ".." / "s"))
+
+
+def test_a_key_that_others_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Private keys are not read here, but the same rules hold."""
+    require_private(secret(tmp_path / "key", mode=0o640))
+    with pytest.raises(ConfigError, match="got mode 0644; run: chmod 600"):
+        require_private(secret(tmp_path / "key", mode=0o644))
+    with pytest.raises(ConfigError, match="got none: No such file"):
+        require_private(str(tmp_path / "gone"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    require_private("key")
+
+
+@pytest.mark.parametrize(("content", "text"), [(b"a\n\n", None), (b"a\n", "a"), (b"\na", None)])
+def test_exactly_one_line_end_is_left_out(tmp_path: Path, content: bytes, text: str | None) -> None:
+    """A second one is a mistake that is told, not a part that is guessed away."""
+    path = secret(tmp_path / "s", content)
+    if text is None:
+        with pytest.raises(ConfigError, match="expected one line"):
+            read_secret(path)
+    else:
+        assert read_secret(path) == text

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.config.live import FileSinkConfig, StdoutSinkConfig
+from stream_gru.durable import Mark, Written
 from stream_gru.errors import ConfigError, SinkUnavailable
 from stream_gru.prediction import prediction_at
 from stream_gru.sinks import build_sink, file_sink
@@ -95,14 +97,14 @@ def test_a_configured_file_is_continued_and_a_replaced_one_is_not(tmp_path: Path
     path = tmp_path / "out.csv"
     for _ in range(2):
         sink = build_sink(FileSinkConfig(path=str(path)), "file")
-        sink.open()
+        sink.open(None)
         sink.write(outputs())
         sink.close()
     lines = path.read_text().splitlines()
     assert len(lines) == 11
     assert lines[1:6] == lines[6:]
     fresh = file_sink(path, append=False)
-    fresh.open()
+    fresh.open(None)
     fresh.write(outputs())
     fresh.close()
     assert path.read_text().splitlines() == lines[:6]
@@ -113,7 +115,7 @@ def test_a_compressed_file_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     found = set()
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         sink = file_sink(tmp_path / name, append=False)
-        sink.open()
+        sink.open(None)
         sink.write(outputs())
         sink.close()
         found.add((tmp_path / name).read_bytes())
@@ -123,18 +125,22 @@ def test_a_compressed_file_has_the_same_bytes_each_time(tmp_path: Path) -> None:
 
 def test_flushed_rows_are_there_for_a_reader(tmp_path: Path) -> None:
     """After flush everything written can be read, also from a compressed file that is not finished."""
-    path = tmp_path / "out.jsonl"
-    sink = file_sink(path, append=False)
-    sink.open()
-    sink.write(outputs())
-    assert sink.flush() == path.stat().st_size == len(JsonEncoder().encode(outputs()))
-    sink.close()
+    for name, read in (("out.jsonl", bytes), ("out.jsonl.gz", zlib.decompressobj(31).decompress)):
+        path = tmp_path / name
+        sink = file_sink(path, append=False)
+        sink.open(None)
+        sink.write(outputs())
+        mark = sink.flush().mark
+        assert mark is not None
+        assert (mark.path, mark.offset) == (str(path), path.stat().st_size)
+        assert read(path.read_bytes()) == JsonEncoder().encode(outputs())
+        sink.close()
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     """A sink that cannot be opened names its file."""
     with pytest.raises(SinkUnavailable, match=r"gone/out\.csv: cannot be written: No such file"):
-        file_sink(tmp_path / "gone" / "out.csv", append=False).open()
+        file_sink(tmp_path / "gone" / "out.csv", append=False).open(None)
 
 
 def test_a_full_disk_is_told_and_the_file_let_go(tmp_path: Path) -> None:
@@ -142,7 +148,7 @@ def test_a_full_disk_is_told_and_the_file_let_go(tmp_path: Path) -> None:
     path = tmp_path / "full.jsonl"
     path.symlink_to("/dev/full")
     sink = file_sink(path, append=False)
-    sink.open()
+    sink.open(None)
     sink.write(outputs())
     with pytest.raises(SinkUnavailable, match="No space left"):
         sink.flush()
@@ -158,7 +164,7 @@ def test_a_closed_reader_is_told_and_nothing_else_breaks() -> None:
     before = os.fstat(1)
     with os.fdopen(writer, "wb") as stream:
         sink = StdoutSink(JsonEncoder(), stream)
-        sink.open()
+        sink.open(None)
         with pytest.raises(SinkUnavailable, match="the reader has gone") as caught:
             sink.write(outputs())
         assert isinstance(caught.value.__cause__, BrokenPipeError)
@@ -170,7 +176,7 @@ def test_a_full_disk_behind_standard_output_is_told() -> None:
     """A redirected output on a full disk is SinkUnavailable too, not a bug."""
     with Path("/dev/full").open("wb", buffering=0) as stream:
         sink = StdoutSink(JsonEncoder(), stream)
-        sink.open()
+        sink.open(None)
         with pytest.raises(SinkUnavailable, match="No space left"):
             sink.write(outputs())
 
@@ -178,10 +184,11 @@ def test_a_full_disk_behind_standard_output_is_told() -> None:
 def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """The header of CSV comes once."""
     sink = build_sink(StdoutSinkConfig(format="csv"), "stdout")
-    sink.open()
+    sink.open(None)
     sink.write(outputs(2))
     sink.write(outputs(3))
-    assert sink.flush() == len(text := capfdbinary.readouterr().out)
+    assert sink.flush() == Written()
+    text = capfdbinary.readouterr().out
     assert text.count(b"stream,time") == 1
     assert len(text.splitlines()) == 6
 
@@ -191,7 +198,7 @@ def test_a_half_written_row_is_cut_before_more_is_appended(tmp_path: Path) -> No
     path = tmp_path / "out.jsonl"
     path.write_bytes(b'{"whole":1}\n{"half":')
     sink = FileSink(path, JsonEncoder(), append=True)
-    sink.open()
+    sink.open(None)
     sink.close()
     assert path.read_bytes() == b'{"whole":1}\n'
 
@@ -201,7 +208,7 @@ def test_rows_of_other_columns_are_not_appended(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("other,columns\n1,2\n")
     sink = FileSink(path, CsvEncoder(), append=True)
-    sink.open()
+    sink.open(None)
     with pytest.raises(SinkUnavailable, match="expected the columns of this model"):
         sink.write(toy_pipeline().process(batch(["a"], [0])))
     sink.close()
@@ -212,8 +219,8 @@ def test_a_half_written_header_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_bytes(b"stream,ti")
     sink = FileSink(path, CsvEncoder(), append=True)
-    sink.open()
+    sink.open(None)
     sink.write(outputs())
-    assert sink.flush() == path.stat().st_size
+    assert sink.flush() == Written(mark=Mark(str(path), path.stat().st_size))
     sink.close()
     assert path.read_bytes() == CsvEncoder().header(outputs().spec) + CsvEncoder().encode(outputs())

@@ -4,38 +4,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_gru.config.live import StdoutSinkConfig
+from stream_gru.durable import Kept, Mark, Written
+from stream_gru.protocols import Remembering, Sink
 from stream_gru.sinks import build_sink
 from stream_gru.sinks.throttle import Throttled
 from stream_gru.types import NS_PER_S, OutputSpec, PredictionBatch, ResetReason, SinkHealth, Status
 from tests.support.predictions import part, prediction_batches
+from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+
+WRITTEN = Written(mark=Mark("somewhere", 17))
 
 
 @dataclass
-class Kept:
+class Heard:
     """A sink that remembers."""
 
     batches: list[PredictionBatch] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
-    def open(self) -> None:
+    def open(self, kept: Kept | None) -> None:
         """Remember."""
-        self.calls.append("open")
+        self.calls.append(f"open {kept}")
+
+    def ready(self) -> bool:
+        """Remember."""
+        self.calls.append("ready")
+        return False
 
     def write(self, batch: PredictionBatch) -> None:
         """Keep."""
         self.batches.append(batch)
 
-    def flush(self) -> int:
+    def flush(self) -> Written:
         """Remember."""
         self.calls.append("flush")
-        return 17
+        return WRITTEN
+
+    def committed(self) -> None:
+        """Remember."""
+        self.calls.append("committed")
 
     def close(self) -> None:
         """Remember."""
@@ -51,8 +66,16 @@ class Kept:
         return [(b.streams[s], t) for b in self.batches for s, t in zip(b.stream, b.time_ns.tolist(), strict=True)]
 
 
-class Telling(Kept):
-    """One that wants to know who is silent."""
+class Telling(Heard):
+    """One that wants to know who is silent, and leaves something."""
+
+    def left(self) -> str:
+        """Something."""
+        return "left"
+
+    def take_over(self, left: str) -> None:
+        """Remember."""
+        self.calls.append(f"took {left}")
 
     def stream_status(self, stream: str, online: bool) -> None:
         """Remember."""
@@ -82,7 +105,7 @@ def outputs(
 
 def passed(out: PredictionBatch, mode: str, interval_s: float = 60) -> list[float]:
     """Seconds of the rows that pass, written all at once."""
-    sink = Kept()
+    sink = Heard()
     one = Throttled(sink, mode, interval_s)  # type: ignore[arg-type]
     one.write(out)
     assert one.withheld == len(out) - len(sink.rows)
@@ -124,7 +147,7 @@ def test_a_reset_always_passes(mode: str) -> None:
 def test_batches_do_not_matter(out: PredictionBatch, mode: str, places: list[int]) -> None:
     """Wherever a batch is cut the same rows pass, as they are and in order, and the others are counted."""
     out = replace(out, time_ns=np.sort(out.time_ns % (600 * NS_PER_S)))
-    whole, cut = Kept(), Kept()
+    whole, cut = Heard(), Heard()
     Throttled(whole, mode).write(out)  # type: ignore[arg-type]
     parts = Throttled(cut, mode)  # type: ignore[arg-type]
     edges = [0, *sorted(min(place, len(out)) for place in places), len(out)]
@@ -149,16 +172,97 @@ def test_rows_are_taken_with_all_their_columns() -> None:
 
 
 def test_everything_else_is_the_sink_s() -> None:
-    """Opening, flushing, closing, health, and who is silent - where the sink wants to know."""
+    """Opening, flushing, committing, closing, health; who is silent and what is left where the sink knows of that."""
     sink = Telling()
     one = Throttled(sink, "change")
-    one.open()
-    assert one.flush() == 17
+    assert isinstance(one, Sink)
+    one.open(None)
+    assert not one.ready()
+    assert one.flush() is WRITTEN
+    one.committed()
     one.close()
     assert one.health() == SinkHealth(queued=4)
     one.stream_status("p", False)
-    assert sink.calls == ["open", "flush", "close", "p False"]
-    assert getattr(Throttled(Kept(), "change"), "stream_status", None) is None
+    one.take_over(one.left())
+    assert sink.calls == ["open None", "ready", "flush", "committed", "close", "p False", "took left"]
+    for name in ("stream_status", "left", "take_over"):
+        assert not hasattr(Throttled(Heard(), "change"), name)
+
+
+@given(
+    prediction_batches(40),
+    st.sampled_from(["interval", "change"]),
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.integers(0, 9),
+)
+@settings(deadline=None)
+def test_a_restart_lets_nothing_more_through(
+    out: PredictionBatch, mode: str, kill: int, commit: int, seed: int
+) -> None:
+    """One that goes on behind its last commit lets the same rows through as one that was never stopped."""
+    out = replace(out, time_ns=np.sort(out.time_ns % (600 * NS_PER_S)))
+    commit, kill = sorted((min(commit, len(out)), min(kill, len(out))))
+    whole, first, second, shelf = Heard(), Heard(), Heard(), Shelf()
+    Throttled(whole, mode).write(out)  # type: ignore[arg-type]
+    killed, again = Throttled(first, mode), Throttled(second, mode)  # type: ignore[arg-type]
+    assert isinstance(killed, Remembering)
+    for row in range(commit):
+        killed.write(part(out, slice(row, row + 1)))
+        if row % 3 == 0:
+            shelf.commit(killed)
+    shelf.commit(killed)
+    committed = list(first.rows)
+    killed.write(part(out, slice(commit, kill)))
+    shelf.fill(again, seed)
+    again.write(part(out, slice(commit, len(out))))
+    assert committed + second.rows == whole.rows
+
+
+def test_only_what_has_changed_is_stored() -> None:
+    """An output that passes and is like the one before it is no news; a forgotten stream is as never heard of."""
+    one = Throttled(Heard(), "interval", 60)
+    one.write(outputs([1, 2]))
+    assert list(one.changed()) == ["p"]
+    one.stored()
+    one.write(outputs([3, 4], reset=f"{ResetReason.GAP:d}0"))
+    assert list(one.changed()) == []
+    one.write(outputs([61]))
+    assert list(one.changed()) == ["p"]
+    one.forget("p")
+    one.forget("nobody")
+    assert list(one.changed()) == []
+    assert one.recall("p") is None
+    one.write(outputs([62]))
+    assert one.withheld == 2
+
+
+def test_what_another_throttle_has_stored_does_not_count() -> None:
+    """After a change of mode or interval the first output of each stream passes."""
+    ways: list[tuple[Literal["interval", "change"], float]] = [("interval", 60), ("interval", 30), ("change", 60)]
+    for kept in ways:
+        before = Throttled(Heard(), *kept)
+        before.write(outputs([1], classes="a"))
+        data = before.recall("p")
+        assert data is not None
+        for way in ways:
+            after = Throttled(Heard(), *way)
+            after.restore("p", data)
+            after.write(outputs([2], classes="a"))
+            assert after.withheld == (way == kept)
+
+
+@given(st.data(), st.sampled_from(["interval", "change"]))
+@settings(deadline=None)
+def test_strange_bytes_are_refused_or_usable(data: st.DataObject, mode: str) -> None:
+    """Damaged memory is a StateError, and what can be read can be gone on with."""
+    before, one = Throttled(Heard(), mode), Throttled(Heard(), mode)  # type: ignore[arg-type]
+    before.write(outputs([1], classes="a", alarm="!"))
+    genuine = before.recall("p")
+    assert genuine is not None
+    refused_or_usable(
+        one, "p", data.draw(strange_bytes(genuine)), lambda: one.write(outputs([2, 3], classes="ab", alarm="! "))
+    )
 
 
 def test_the_configuration_puts_it_before_a_sink() -> None:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_gru.errors import ConfigError
-from stream_gru.web import app
+from stream_gru.web import connection
 from stream_gru.web.app import WebServer
 
 Probe = tuple[bool, str]
@@ -126,7 +126,7 @@ def test_closing_at_once_is_quiet() -> None:
 
 def test_silent_clients_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many silent connections as there may be are closed after a while, and the next request is answered."""
-    monkeypatch.setattr(app, "_IDLE_S", 0.3)
+    monkeypatch.setattr(connection, "IDLE_S", 0.3)
     server = WebServer("127.0.0.1:0", CollectorRegistry(), lambda: (True, "healthy"), lambda: (True, ""))
     server.open()
     silent = [connect(server) for _ in range(20)]

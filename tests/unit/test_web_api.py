@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_gru.control import Action, Command
 from stream_gru.web import api as api_module
-from stream_gru.web import app as app_module
+from stream_gru.web import connection
 from stream_gru.web.app import WebServer
 from tests.support.web import TOKEN, FakeDaemon, serving, until
 
@@ -103,7 +103,22 @@ def test_a_limit_that_is_none_is_told(place: Place, limit: str) -> None:
     assert "limit: expected" in text
 
 
-@pytest.mark.parametrize("path", COMMANDS)
+def test_a_state_is_imported_as_it_came(place: Place) -> None:
+    """The body of an import goes to the daemon untouched, also where it is longer than a command may be."""
+    state = {"stream": "a", "row": "A" * 100_000}
+    status, text = ask(place.server, "/api/v1/import", "POST", state, ALLOWED)
+    assert (status, json.loads(text)["text"]) == (200, "import done")
+    assert place.daemon.done == [("import", None)]
+
+
+def test_a_state_that_is_too_long_is_refused(place: Place) -> None:
+    """The daemon never sees more than a stream can be."""
+    status, text = ask(place.server, "/api/v1/import", "POST", {"row": "A" * 4_194_304}, ALLOWED)
+    assert (status, json.loads(text)["text"]) == (413, "expected at most 4194304 bytes")
+    assert not place.daemon.done
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if not path.endswith("import")])
 def test_a_command_is_carried_out(place: Place, path: str) -> None:
     """Each command reaches the daemon, for one stream or all, and its answer comes back."""
     action = path.rpartition("/")[2]
@@ -209,7 +224,7 @@ def test_a_body_that_does_not_come_ends_quietly(
     waits: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A client that announces more than it sends gets no answer and leaves no traceback, whoever hangs up first."""
-    monkeypatch.setattr(app_module, "_IDLE_S", 0.2 if waits else 20)
+    monkeypatch.setattr(connection, "IDLE_S", 0.2 if waits else 20)
     daemon = FakeDaemon()
     head = "".join(f"{name}: {text}\r\n" for name, text in {"Host": "localhost", **ALLOWED}.items())
     with serving(daemon) as server:
@@ -221,7 +236,7 @@ def test_a_body_that_does_not_come_ends_quietly(
             if waits:
                 assert client.recv(1000) == b""
         assert until(lambda: bool(daemon.refused))
-        monkeypatch.setattr(app_module, "_IDLE_S", 20)
+        monkeypatch.setattr(connection, "IDLE_S", 20)
         assert ask(server, "/-/healthy")[0] == 200
     assert daemon.refused == [("reset", "the client went away before the end of its body (from 127.0.0.1)")]
     assert daemon.done == []

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from stream_gru.durable import Written
 from stream_gru.protocols import Sink
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.types import PredictionBatch
-from stream_gru.web import app, events, feed
+from stream_gru.web import connection, events, feed
 from stream_gru.web.app import WebServer
 from stream_gru.web.feed import Feed
 from tests.support.web import FakeDaemon, Listener, outputs, serving, until
@@ -71,8 +72,10 @@ def test_it_is_a_sink() -> None:
     """A feed may stand where a sink may."""
     one = Feed()
     assert isinstance(one, Sink)
-    one.open()
-    assert one.flush() == 0
+    one.open(None)
+    assert one.ready()
+    assert one.flush() == Written()
+    one.committed()
     one.close()
     one.close()
     assert not one.health().connected
@@ -179,7 +182,7 @@ def test_a_listener_stays_longer_than_a_request_may_take(
     monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer
 ) -> None:
     """The bound on the time of a connection is not for those who listen."""
-    monkeypatch.setattr(app, "_IDLE_S", 0.2)
+    monkeypatch.setattr(connection, "IDLE_S", 0.2)
     with closing(Listener(server)) as listener:
         time.sleep(0.5)
         daemon.feed.write(outputs(["a"]))
@@ -224,7 +227,7 @@ def test_closing_the_feed_ends_what_is_listened_to(daemon: FakeDaemon, server: W
         with closing(Listener(server)) as late, pytest.raises(EOFError):
             late.row()
         assert until(lambda: clients_of(daemon.feed) == 0)
-        daemon.feed.open()
+        daemon.feed.open(None)
         with closing(Listener(server)) as again:
             daemon.feed.write(outputs(["b"]))
             assert again.row()["stream"] == "b"

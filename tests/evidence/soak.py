@@ -1,0 +1,319 @@
+"""A daemon under a constant load for a long time, while things go wrong around it: does it grow?
+
+    python -m tests.evidence.soak --minutes 60 [--leak]
+
+200 devices publish a sample a second each to a real broker.  About once a minute the broker is restarted or hangs,
+garbage comes, the configuration is read again, or somebody asks for the list of streams.  Memory, threads and open
+files of the daemon are looked at every two seconds; what was received is counted against what came out.  With
+``--leak`` the daemon keeps all batches, and the check must find that.  Exit code 1 when it does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from tests.kill.life import Life
+from tests.kill.runs import versions
+from tests.support.broker import Broker
+from tests.support.live import BEGIN_S, CHANNELS, mqtt_config, pump_records
+from tests.support.waiting import wait_for
+
+_DEVICES, _RATE = 200, 200
+_LOOK_S = 2.0
+_FAULT_S = 60.0
+_MOST_GROWTH_MIB = 5.0
+_WARM_UP = 0.2  # of all looks; not less than a minute where there is one
+_EDGE = 10  # looks at either end that are compared
+_GARBAGE = (b"", b"{", b"\xff\xff", b"[]", b'{"ts": "x"}', b"9" * 5000)
+_FILE = """
+[[sink]]
+type = "file"
+path = "rows.csv.gz"
+rotate_bytes = 1000000
+keep = 3
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a process has at a moment."""
+
+    second: float
+    rss_mib: float
+    threads: int
+    files: int
+
+
+@dataclass
+class Counts:
+    """Samples sent, of them good ones, and outputs heard, each once."""
+
+    sent: int = 0
+    good: int = 0
+    heard: int = 0
+    repeated: int = 0
+
+
+def look_at(pid: int, second: float) -> Look:
+    """Look at a process."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", text, re.MULTILINE))
+    files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return Look(second, int(fields["VmRSS"]) / 1024, int(fields["Threads"]), files)
+
+
+def settled(looks: Sequence[Look]) -> Sequence[Look]:
+    """The looks behind the warm-up."""
+    longest = max(looks[-1].second * _WARM_UP, min(60.0, looks[-1].second / 2))
+    return [one for one in looks if one.second >= longest]
+
+
+def growth(looks: Sequence[Look]) -> list[str]:
+    """What has grown behind the warm-up, a sentence each."""
+    kept = settled(looks)
+    if len(kept) < 2 * _EDGE:
+        return [f"too short: {len(kept)} looks behind the warm-up, expected {2 * _EDGE}"]
+    said = []
+    grown = _slope(kept) * (kept[-1].second - kept[0].second)
+    if grown >= _MOST_GROWTH_MIB:
+        said.append(f"memory grew by {grown:.1f} MiB, expected less than {_MOST_GROWTH_MIB} MiB")
+    for name in ("threads", "files"):
+        first, last = (np.median([getattr(one, name) for one in part]) for part in (kept[:_EDGE], kept[-_EDGE:]))
+        if first != last:
+            said.append(f"{name}: {first:.0f} at the beginning, {last:.0f} at the end")
+    return said
+
+
+def _slope(looks: Sequence[Look]) -> float:
+    """MiB a second, by least squares."""
+    return float(np.polyfit([one.second for one in looks], [one.rss_mib for one in looks], 1)[0])
+
+
+class Load:
+    """Devices that publish at a constant rate, on a connection that is made again when it is lost."""
+
+    def __init__(self, port: int, counts: Counts) -> None:
+        self._counts, self._ended = counts, threading.Event()
+        self._lock = threading.Lock()
+        self._client = Client(CallbackAPIVersion.VERSION2, "devices", protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.reconnect_delay_set(1, 1)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 3600
+        self._client.connect("127.0.0.1", port, clean_start=False, properties=properties)
+        self._client.loop_start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        recorded = list(pump_records(_DEVICES, 1000).values())
+        begin, number = time.monotonic(), 0
+        while not self._ended.is_set():
+            due = int((time.monotonic() - begin) * _RATE)
+            for n in range(number, due):
+                device, second = n % _DEVICES, n // _DEVICES
+                row = recorded[device][second % len(recorded[device])]
+                record = {"ts": BEGIN_S + second, **{name: row[name] for name in CHANNELS}}
+                self._publish(f"dev-{device}", json.dumps(record).encode())
+            self._counts.good += due - number
+            number = due
+            time.sleep(0.002)
+
+    def garbage(self, rng: random.Random) -> None:
+        """What no device should send."""
+        for _ in range(100):
+            self._publish(f"dev-{rng.randrange(_DEVICES)}", rng.choice(_GARBAGE))
+
+    def _publish(self, stream: str, payload: bytes) -> None:
+        with self._lock:
+            self._counts.sent += 1
+            self._last = self._client.publish(f"sensors/{stream}/data", payload, 1)
+
+    def close(self) -> None:
+        """Send no more, and leave when the broker has all."""
+        self._ended.set()
+        self._thread.join()
+        self._last.wait_for_publish(120)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+class Ear:
+    """Hears all outputs, over restarts of the broker; each output is counted once."""
+
+    def __init__(self, port: int, counts: Counts) -> None:
+        self._counts, self._newest = counts, dict[str, str]()
+        self._client = Client(CallbackAPIVersion.VERSION2, "ear", protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.on_message = self._hear
+        self._client.on_connect = lambda client, *_: client.subscribe("stream_gru/+/prediction", 1)
+        self._client.reconnect_delay_set(1, 1)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 3600
+        self._client.connect("127.0.0.1", port, clean_start=False, properties=properties)
+        self._client.loop_start()
+
+    def _hear(self, _: Client, __: object, message: MQTTMessage) -> None:
+        (name,) = [value for key, value in message.properties.UserProperty if key == "id"]  # type: ignore[union-attr]
+        stream, _, when = name.rpartition("/")
+        if when > self._newest.get(stream, ""):
+            self._newest[stream] = when
+            self._counts.heard += 1
+        else:
+            self._counts.repeated += 1
+
+    def close(self) -> None:
+        """Leave."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+class Trouble:
+    """What goes wrong, one after the other."""
+
+    def __init__(self, broker: Broker, life: Life, load: Load, rng: random.Random) -> None:
+        self._broker, self._life, self._load, self._rng = broker, life, load, rng
+        self.done: Counter[str] = Counter()
+        self._kinds = (self.restart, self.freeze, self.garbage, self.reload, self.ask)
+
+    def next(self) -> None:
+        """The next one."""
+        kind = self._kinds[self.done.total() % len(self._kinds)]
+        kind()
+        self.done[kind.__name__] += 1
+
+    def restart(self) -> None:
+        """The broker is restarted."""
+        self._broker.stop()
+        time.sleep(self._rng.uniform(0.5, 3.0))
+        self._broker.start()
+
+    def freeze(self) -> None:
+        """The broker hangs."""
+        self._broker.freeze()
+        time.sleep(self._rng.uniform(1.0, 5.0))
+        self._broker.thaw()
+
+    def garbage(self) -> None:
+        """Devices send what cannot be read."""
+        self._load.garbage(self._rng)
+
+    def reload(self) -> None:
+        """The configuration is read again."""
+        self._life.hang_up()
+
+    def ask(self) -> None:
+        """Somebody asks for the list of streams."""
+        found = re.search(r"metrics at (\S+)/metrics", self._life.said())
+        assert found is not None
+        with urllib.request.urlopen(f"{found[1]}/api/v1/streams", timeout=20) as answer:  # noqa: S310 - loopback
+            json.loads(answer.read())
+
+
+def soak(folder: Path, minutes: float, *, seed: int, leak: bool) -> list[str]:
+    """Run, print what was seen, and return what does not hold."""
+    counts, rng = Counts(), random.Random(seed)
+    config = folder / "gateway.toml"
+    with Broker(folder, lines=["max_inflight_messages 1000", "set_tcp_nodelay true"]) as broker:
+        config.write_text(mqtt_config(broker.url, run='state_dir = "state"') + _FILE)
+        life = Life(config, folder / "daemon.log", *(["--without", "release"] if leak else []), more=["--json"])
+        try:
+            wait_for(lambda: "subscribed to" in life.said(), what="the daemon", timeout_s=60)
+            ear, load = Ear(broker.port, counts), Load(broker.port, counts)
+            looks, done = _watch(life, Trouble(broker, life, load, rng), 60.0 * minutes)
+            load.close()
+            _await_quiet(counts)
+            code = life.stop()
+            said = [] if code == 0 else [f"expected exit code 0, got {code}"]
+            _await_quiet(counts)
+            ear.close()
+            said += [*life.sorrows(), *unbalanced(json.loads(life.said().splitlines()[-1]), counts)]
+        finally:
+            life.close()
+    _print(looks, counts, done)
+    return [*said, *growth(looks)]
+
+
+def _watch(life: Life, trouble: Trouble, seconds: float) -> tuple[list[Look], Counter[str]]:
+    """Look at the daemon now and then, and make trouble; none at the very end, when it shall be as at the beginning."""
+    begin = time.monotonic()
+    looks: list[Look] = []
+    fault_s = min(_FAULT_S, seconds / 8)
+    fault = fault_s / 4
+    trouble.ask()
+    while (now := time.monotonic() - begin) < seconds:
+        assert life.wait(_LOOK_S) is None, life.said()[-2000:]
+        if now >= fault and now < seconds - 3 * _LOOK_S * _EDGE / 2:
+            trouble.next()
+            fault = now + fault_s
+        looks.append(look_at(life.pid, now))
+    return looks, trouble.done
+
+
+def _await_quiet(counts: Counts, timeout_s: float = 120.0) -> None:
+    """Wait until no more outputs come."""
+    end = time.monotonic() + timeout_s
+    before = -1
+    while time.monotonic() < end and counts.heard != before:
+        before = counts.heard
+        time.sleep(3.0)
+
+
+def unbalanced(summary: dict[str, Any], counts: Counts) -> list[str]:
+    """What does not add up: received = applied + dropped, outputs = applied = good samples that were sent."""
+    received, applied, dropped = summary["samples"], summary["applied"], sum(summary["dropped"].values())
+    said = [] if received == applied + dropped else [f"received {received}, applied {applied}, dropped {dropped}"]
+    if received < counts.sent:
+        said.append(f"sent {counts.sent}, received {received}")
+    if not applied == counts.good == counts.heard:
+        said.append(f"good samples {counts.good}, applied {applied}, outputs {counts.heard}")
+    return said
+
+
+def _print(looks: Sequence[Look], counts: Counts, done: Counter[str]) -> None:
+    kept = settled(looks)
+    hourly = _slope(kept) * 3600
+    print(f"{counts}; {dict(done)}")  # noqa: T201 - a command of its own
+    for one in (looks[0], kept[0], kept[len(kept) // 2], kept[-1]):
+        print(f"  at {one.second:6.0f} s: {one.rss_mib:.1f} MiB, {one.threads} threads, {one.files} files")  # noqa: T201
+    print(f"  memory: {hourly:+.2f} MiB an hour behind the warm-up")  # noqa: T201
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.evidence.soak", description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--leak", action="store_true", help="a daemon that keeps all batches: must be detected")
+    given = parser.parse_args()
+    print(f"soak of {given.minutes:g} minutes, seed {given.seed}, {versions()}", flush=True)  # noqa: T201
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        said = soak(Path(folder), given.minutes, seed=given.seed, leak=given.leak)
+    print(*(f"NOT HELD: {text}" for text in said), sep="\n")  # noqa: T201
+    if given.leak:
+        found = any("memory grew" in text for text in said)
+        print(f"the leak was {'detected' if found else 'NOT DETECTED'}")  # noqa: T201
+        return 0 if found else 1
+    print("nothing grew, nothing is missing" if not said else "see above")  # noqa: T201
+    return 1 if said else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

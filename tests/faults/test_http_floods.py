@@ -1,0 +1,161 @@
+"""Clients that mean harm: whatever they do, others are answered, and the process stays small."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from stream_gru.web.connection import BACKLOG, MAX_CONNECTIONS
+from tests.support.waiting import wait_for
+from tests.support.web import TOKEN
+from tests.support.web_process import WebProcess, web_process
+
+pytestmark = pytest.mark.servers
+
+HELD = 200  # sockets of an attacker at a time: more than there are places
+AT_ONCE = 20
+ASKED = 12
+COMMAND = (
+    f"POST /api/v1/reset HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+    "Content-Type: application/json\r\n"
+).encode()
+GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def _tls_hello() -> bytes:
+    """What a client of https says first."""
+    out = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
+    return out.read()
+
+
+# What an attacker sends at the beginning, and then again and again.
+ATTACKS: dict[str, tuple[bytes, bytes]] = {
+    "says nothing": (b"", b""),
+    "a head byte by byte": (b"GET /metrics HTTP/1.1\r\nX: ", b"x"),
+    "a header without end": (b"GET /metrics HTTP/1.1\r\nX: ", b"x" * 65_536),
+    "headers without end": (b"GET /metrics HTTP/1.1\r\n", b"X: y\r\n" * 1000),
+    "an address without end": (b"GET /", b"%2e" * 20_000),
+    "a body byte by byte": (COMMAND + b"Content-Length: 4000\r\n\r\n", b" "),
+    "a body without end": (COMMAND + b"Transfer-Encoding: chunked\r\n\r\n", b"1000\r\n" + b" " * 4096 + b"\r\n"),
+    "a body for a GET": (b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n", b"x" * 65_536),
+    "many requests at once": (b"", GET % b"/nothing" * 1000),
+    "metrics, not read": (GET % b"/metrics", b""),
+    "long lists, not read": (GET % b"/api/v1/streams?limit=99999", b""),
+    "outputs, not read": (GET % b"/api/v1/outputs", b""),
+    "outputs, and sends": (GET % b"/api/v1/outputs", b"x" * 65_536),
+    "outputs, and sends broken chunks": (
+        b"GET /api/v1/outputs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"nonsense\r\n",
+    ),
+    "TLS": (_tls_hello(), b""),
+    "nonsense": (b"\x00\xff\r\n\r\n", b"\x00\r\n"),
+    "upgrades": (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", b""),
+}  # fmt: skip
+
+
+class Client:
+    """One connection of an attacker; it never reads."""
+
+    def __init__(self, address: tuple[str, int], begin: bytes, then: bytes) -> None:
+        self._unsent, self._then = begin, then
+        self._socket = socket.socket()
+        self._socket.setblocking(False)
+        with suppress(BlockingIOError):
+            self._socket.connect(address)
+
+    def go_on(self) -> bool:
+        """Send something more; whether the connection still stands."""
+        try:
+            sent = self._socket.send(self._unsent or self._then)
+            self._unsent = self._unsent[sent:]
+            return self._socket.recv(1, socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Go away."""
+        self._socket.close()
+
+
+class Attacker:
+    """Holds many connections in a thread of its own; those that are cut off, and some of the others, are made anew."""
+
+    def __init__(self, place: WebProcess, begin: bytes, then: bytes) -> None:
+        self._address, self._begin, self._then = (place.host, place.port), begin, then
+        self._clients: list[Client] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.connects = 0
+
+    def __enter__(self) -> Attacker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        for one in self._clients:
+            one.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.01):  # others need the machine, too
+            missing = min(HELD - len(self._clients), AT_ONCE)
+            self._clients += [Client(self._address, self._begin, self._then) for _ in range(missing)]
+            self.connects += missing
+            stand = [one.go_on() for one in self._clients]
+            gone = [one for one, stands in zip(self._clients, stand, strict=True) if not stands]
+            for one in [*gone, *self._clients[:1]]:
+                one.close()
+            self._clients = [one for one in self._clients[1:] if one not in gone]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
+    """One server for all attacks, so that what one leaves behind is seen in the end."""
+    with web_process(tmp_path_factory.mktemp("web")) as running:
+        yield running
+
+
+def ask(place: WebProcess, path: str = "/metrics") -> int:
+    """The status that a well-behaved client gets."""
+    url = f"http://{place.host}:{place.port}{path}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        answer.read()
+        return int(answer.status)
+
+
+@contextmanager
+def calm(place: WebProcess) -> Iterator[None]:
+    """In the end nothing is left of anybody, and standard error has at most the one line about refused commands."""
+    before = place.descriptors
+    yield
+    wait_for(lambda: place.descriptors <= before, what="the last connection to be cut off")
+    said = place.log.read_text()
+    assert all("commands: reset over HTTP is refused" in line for line in said.splitlines()), said
+    assert said.count("\n") < 10
+    assert TOKEN not in said
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_others_are_answered_meanwhile(place: WebProcess, name: str) -> None:
+    """While hundreds do this, metrics are answered each time, with few descriptors, threads and little memory."""
+    ask(place)
+    threads = place.fact("Threads")
+    with calm(place), Attacker(place, *ATTACKS[name]) as attacker:
+        wait_for(lambda: attacker.connects >= HELD)
+        most = 0
+        for _ in range(ASKED):
+            assert ask(place) == 200
+            most = max(most, place.descriptors)
+        assert most < MAX_CONNECTIONS + 4 * BACKLOG + 40
+        assert place.fact("Threads") == threads
+        assert place.fact("VmHWM") < 250_000

@@ -1,0 +1,35 @@
+"""A daemon that replays a file is killed a hundred times; and the points of a kill are those of the product."""
+
+from __future__ import annotations
+
+import importlib
+from functools import reduce
+from pathlib import Path
+
+import pytest
+
+from tests.kill.ablation import run_ablation
+from tests.kill.points import POINTS, Point
+from tests.kill.replay import run_replay
+
+SEED = 2026
+
+
+def test_nothing_is_lost_or_doubled_by_a_hundred_kills(tmp_path: Path) -> None:
+    """States, memories and files are byte for byte those of a daemon that nobody has killed."""
+    outcome = run_replay(tmp_path, kills=100, seed=SEED)
+    assert outcome.tally.total == 100
+    assert not outcome.said, "\n".join(outcome.said)
+
+
+def test_files_that_are_not_cut_back_are_detected(tmp_path: Path) -> None:
+    """The same comparison finds rows that stand in a file twice."""
+    outcome = run_ablation(tmp_path, "truncate", kills=6, seed=SEED)
+    assert any("rows.jsonl" in text and " 0 too many" not in text for text in outcome.said)
+
+
+@pytest.mark.parametrize("point", POINTS.values(), ids=lambda point: point.name)
+def test_a_point_names_a_function_of_the_product(point: Point) -> None:
+    """A step that was renamed is noticed here, and not as a kill that never comes."""
+    module, _, path = point.function.partition(":")
+    assert callable(reduce(getattr, path.split("."), importlib.import_module(module)))

@@ -1,0 +1,110 @@
+"""The MQTT sink with a store: what is published when, what survives a kill, what an heir gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stream_gru.durable import Kept, Written
+from stream_gru.sinks.mqtt import MqttSink
+from tests.faults.test_mqtt_sink import hears, opened, outputs, seconds
+from tests.support.broker import Broker, needs_mosquitto
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.servers, needs_mosquitto]
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker that runs."""
+    with Broker(tmp_path) as running:
+        yield running
+
+
+def kill(sink: MqttSink) -> None:
+    """End the connection as a killed process would: without a word."""
+    sink.connection._leave = lambda: None  # type: ignore[method-assign]
+    sink.connection.close()
+
+
+def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
+    """Nothing is published before it is stored; what was stored and not answered is published by the next process,
+    first and with its old id; what was answered is told.
+    """
+    with broker.client() as peer:
+        peer.subscribe("stream_gru/+/prediction")
+        with opened(broker, kept=Kept()) as sink:
+            sink.write(outputs(30))
+            sink.flush()
+            sink.committed()
+            wait_for(lambda: not sink.health().queued)
+            broker.freeze()
+            sink.write(outputs(30, 30))
+            second = sink.flush()
+            assert list(second.answered) == list(range(1, 31))
+            sink.committed()
+            sink.write(outputs(5, 70))
+            wait_for(lambda: sink._under_way)
+            kill(sink)
+            broker.thaw()
+        with opened(broker, kept=Kept(rows=second.rows, last=60)) as sink:
+            sink.write(outputs(5, 60))
+            wait_for(lambda: sink.health().queued == 5)
+            told = sink.flush()
+            assert list(told.answered) == list(range(31, 61))
+            assert [row.number for row in told.rows] == list(range(61, 66))
+            assert max(seconds(peer)) < 60
+            sink.committed()
+            hears(peer, 65)
+        assert len({str(message.properties.UserProperty) for message in peer.heard}) == 65  # type: ignore[union-attr]
+
+
+def test_immediate_rows_do_not_wait_for_a_commit(broker: Broker) -> None:
+    """What was answered before the commit is not stored at all."""
+    with broker.client() as peer, opened(broker, kept=Kept(), immediate=True) as sink:
+        peer.subscribe("stream_gru/+/prediction")
+        sink.write(outputs(10))
+        wait_for(lambda: seconds(peer) == list(range(10)))
+        wait_for(lambda: not sink.health().queued)
+        assert sink.flush() == Written(rows=[], answered=())
+
+
+def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker) -> None:
+    """On the old topics, under the old numbers, before its own; what was not stored yet is stored first."""
+    with broker.client() as peer, opened(broker, {"topic": "old/{stream}"}, Kept(), keepalive_s=1) as old:
+        peer.subscribe("old/+")
+        peer.subscribe("new/+")
+        broker.freeze()
+        old.write(outputs(2))
+        old.flush()
+        old.committed()
+        old.write(outputs(2, 2))
+        old.close()
+        left = old.left()
+        assert len(left) == 4
+        broker.thaw()
+        with opened(broker, {"topic": "new/{stream}"}, client_id="heir") as heir:
+            heir.take_over(left)
+            heir.connection.wake()
+            heir.write(outputs(1, 4))
+            wait_for(lambda: heir.health().queued == 3)
+            assert [(row.number, row.topic) for row in heir.flush().rows] == [
+                (3, "old/p1"), (4, "old/p1"), (5, "new/p1")
+            ]  # fmt: skip
+            heir.committed()
+            hears(peer, 5)
+            wait_for(lambda: [message.topic for message in peer.heard][-1:] == ["new/p1"])
+
+
+def test_the_last_flush_comes_after_the_end(broker: Broker) -> None:
+    """What was confirmed while closing is told to the last commit, so that it is not sent again."""
+    with opened(broker, kept=Kept()) as sink:
+        sink.write(outputs(20))
+        sink.flush()
+        sink.committed()
+        sink.close()
+        assert list(sink.flush().answered) == list(range(1, 21))
+        sink.committed()
+        assert sink.flush() == Written(rows=[], answered=())

@@ -1,0 +1,113 @@
+"""States of daemons that run: listed, shown, moved to another gateway, reset."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import Broker, free_port, needs_mosquitto
+from tests.support.live import Running, mqtt_config, pump_records, replayed
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.servers, needs_mosquitto]
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    """``stream-gru state`` with these words."""
+    line = [sys.executable, "-m", "stream_gru", "state", *words]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def well(*words: str) -> str:
+    """The same, for one that must be carried out; what it prints."""
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def gateway(folder: Path, name: str, broker: Broker) -> Iterator[tuple[Running, Path]]:
+    """A daemon of its own name, topics and state."""
+    own = folder / name
+    own.mkdir()
+    (own / "token").write_text("0123456789abcdef-token\n")
+    (own / "token").chmod(0o600)
+    text = mqtt_config(broker.url, run='state_dir = "state"\n[control]\ntoken_file = "token"')
+    text = text.replace('"gateway"', f'"{name}"').replace("sensors/", f"{name}/").replace(':0"', f':{free_port()}"')
+    config = own / "gateway.toml"
+    config.write_text(text + '[[sink]]\ntype = "file"\npath = "out.jsonl"\n')
+    with Running(config) as daemon:
+        daemon.hears("mqtt")
+        yield daemon, config
+        daemon.stop()
+
+
+def rows(config: Path) -> list[bytes]:
+    """What a gateway has written so far."""
+    path = config.with_name("out.jsonl")
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+def test_a_stream_moves_to_another_gateway_as_if_it_had_stayed(tmp_path: Path) -> None:
+    """Half of a stream at one daemon, exported while it runs, imported by another that runs: the rows of one replay."""
+    (records,) = pump_records(1, 300).values()
+    expected = replayed({"dev-0": records}, tmp_path)
+    with Broker(tmp_path) as broker, broker.client("device") as device:
+        with gateway(tmp_path, "here", broker) as (_, here), gateway(tmp_path, "there", broker) as (daemon, there):
+            device.publish("here/dev-0/data", *(json.dumps(row) for row in records[:150]))
+            wait_for(lambda: len(rows(here)) == 150, what="the first half")
+            assert [row["stream"] for row in json.loads(well("list", str(here), "--json"))] == ["dev-0"]
+            assert json.loads(well("show", str(here), "--stream", "dev-0", "--json"))["steps_since_reset"] == 150
+            well("export", str(here), "--stream", "dev-0", "--out", str(tmp_path / "moved.json"))
+            assert (tmp_path / "moved.json").stat().st_mode & 0o777 == 0o600
+            well("import", str(there), str(tmp_path / "moved.json"))
+            device.publish("there/dev-0/data", *(json.dumps(row) for row in records[150:]))
+            wait_for(lambda: len(rows(there)) == 150, what="the second half")
+            assert daemon.metric('stream_gru_commands_total{action="import",result="ok"}') == 1
+        assert sorted(rows(here) + rows(there)) == expected
+
+
+def test_what_was_imported_is_durable_when_the_command_ends(tmp_path: Path) -> None:
+    """A daemon that is killed right after an import has the stream when it is started again."""
+    (records,) = pump_records(1, 50).values()
+    with Broker(tmp_path) as broker, broker.client("device") as device:
+        with gateway(tmp_path, "here", broker) as (_, here):
+            device.publish("here/dev-0/data", *(json.dumps(row) for row in records))
+            wait_for(lambda: len(rows(here)) == 50, what="all rows")
+        moved = well("export", str(here), "--all")
+        with gateway(tmp_path, "there", broker) as (daemon, there):
+            (tmp_path / "moved.json").write_text(moved)
+            well("import", str(there), str(tmp_path / "moved.json"))
+            daemon.process.kill()
+            daemon.process.wait()
+            assert well("export", str(there), "--all") == moved
+            again = Running(there)
+            with again:
+                again.stop()
+            daemon._process = again._process
+
+
+def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
+    """Import says that the stream is there already, on a daemon that runs and on one that does not."""
+    (records,) = pump_records(1, 20).values()
+    with Broker(tmp_path) as broker, broker.client("device") as device:
+        with gateway(tmp_path, "here", broker) as (_, here):
+            device.publish("here/dev-0/data", *(json.dumps(row) for row in records))
+            wait_for(lambda: len(rows(here)) == 20, what="all rows")
+            (tmp_path / "moved.json").write_text(well("export", str(here), "--all"))
+            for words in (["import", str(here), str(tmp_path / "moved.json")],):
+                assert "is there already" in command(*words).stderr
+                assert command(*words).returncode == 1
+            well("import", str(here), str(tmp_path / "moved.json"), "--replace")
+            well("reset", str(here), "--stream", "dev-0")
+            facts = json.loads(well("show", str(here), "--stream", "dev-0", "--json"))
+            assert facts["reset_before_next"] == "command"
+            assert "the daemon runs" in command("reset", str(here), "--input", "mqtt").stderr
+        assert command("import", str(here), str(tmp_path / "moved.json")).returncode == 1
+        assert command("show", str(here), "--stream", "nobody").returncode == 1

@@ -1,0 +1,85 @@
+"""Disks that fail: any call of the system on states and outputs, and a disk that is full."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kill.io import case_of
+from tests.kill.life import Life
+from tests.kill.messages import field_messages
+from tests.kill.replay import undisturbed_replay
+from tests.kill.results import differences, read_results
+from tests.kill.runs import LOG, Settings, write_config, write_recording
+from tests.support.broker import needs_mosquitto
+
+needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
+SEED = 7
+CASES = 21
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "replay",
+        "recovery",
+        pytest.param("mqtt", marks=[pytest.mark.servers, needs_mosquitto]),
+    ],
+)
+def test_any_call_of_the_system_may_fail(kind: str, tmp_path: Path) -> None:
+    """After a write, sync, open or rename that failed, the daemon has ended, and the next start mends all."""
+    with case_of(kind, tmp_path / kind, SEED) as case:
+        found = case.verdict(random.Random(SEED), CASES)
+    assert not found.said, "\n".join(found.said)
+    assert found.failed.total() > CASES / 2
+    assert found.ended["with 1"] > 0
+
+
+@needs_gcc
+@pytest.mark.servers
+@needs_mosquitto
+def test_acknowledging_on_arrival_is_detected(tmp_path: Path) -> None:
+    """The same comparison finds what is lost where messages are acknowledged before they are stored."""
+    with case_of("mqtt", tmp_path / "mqtt", SEED, without="ack") as case:
+        assert case.verdict(random.Random(SEED), CASES, first=True).said
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, too small for what a daemon writes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=384k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_daemon_and_a_larger_one_lets_it_go_on(small_disk: Path, tmp_path: Path) -> None:
+    """Nothing is lost or doubled by a disk that was full, however often the daemon was started on it."""
+    sent = list(field_messages(600, 12, SEED))
+    reference = undisturbed_replay(tmp_path / "reference", sent)
+    write_recording(tmp_path / "messages.jsonl", sent)
+    config = write_config(tmp_path, Settings(batch_rows=100, commit_rows=60, into="disk/"))
+    for _ in range(3):
+        life = Life(config, tmp_path / LOG)
+        assert life.wait(60) == 1
+        assert "No space left on device" in life.said() or "disk is full" in life.said()
+        assert not life.sorrows()
+        life.close()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    life = Life(config, tmp_path / LOG)
+    assert life.wait(60) == 0
+    life.close()
+    assert not differences(reference, read_results(small_disk))

@@ -1,0 +1,92 @@
+"""Kill a daemon over and over and compare with one that was never killed.
+
+    python -m tests.kill mqtt --kills 1000 --messages 100000
+    python -m tests.kill replay --kills 1000
+    python -m tests.kill ablation --which ack|packets|truncate       the tests that must fail
+    python -m tests.kill io --all                                    each call of the system fails once
+
+Exit code 1 on any difference (of an ablation: on none); the folder stays for inspection then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from tests.kill.ablation import WHICH, run_ablation
+from tests.kill.mqtt import Outcome, run_mqtt
+from tests.kill.replay import run_replay
+from tests.kill.runs import versions
+from tests.support.live import ROOT
+
+
+def main() -> int:
+    """Run the campaign that the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.kill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="campaign", required=True)
+    for name in ("mqtt", "replay", "ablation", "io"):
+        one = commands.add_parser(name)
+        one.add_argument("--seed", type=int, default=2026)
+        one.add_argument("--out", type=Path, default=ROOT / "out" / "kill", help="where runs leave their files")
+        if name in ("mqtt", "replay"):
+            one.add_argument("--kills", type=int, default=100)
+        if name == "mqtt":
+            one.add_argument("--messages", type=int, default=10_000)
+        if name == "ablation":
+            one.add_argument("--which", choices=WHICH, action="append", help="all, where none is given")
+            one.add_argument("--kills", type=int, default=10)
+        if name == "io":
+            one.add_argument("--all", action="store_true", help="every call, not a sample of them")
+            one.add_argument("--cases", type=int, default=40, help="how many of each kind, without --all")
+    given = parser.parse_args()
+    folder = given.out.absolute() / f"{given.campaign}-{time.strftime('%Y%m%dT%H%M%S')}"
+    print(f"{given.campaign}: seed {given.seed}, {versions()}", flush=True)  # noqa: T201 - a command of its own
+    well = _run(given, folder)
+    if well:
+        shutil.rmtree(folder)
+    else:
+        print(f"what is left: {folder}")  # noqa: T201
+    return 0 if well else 1
+
+
+def _run(given: argparse.Namespace, folder: Path) -> bool:
+    if given.campaign == "mqtt":
+        return _report(run_mqtt(folder, given.kills, given.messages, given.seed))
+    if given.campaign == "replay":
+        return _report(run_replay(folder, given.kills, given.seed))
+    if given.campaign == "io":
+        from tests.kill.io import run_all
+
+        return run_all(folder, given.seed, None if given.all else given.cases)
+    results = [_ablate(folder / which, which, given) for which in given.which or WHICH]
+    return all(results)
+
+
+def _ablate(folder: Path, which: str, given: argparse.Namespace) -> bool:
+    """Whether the comparison finds the missing part, and nothing where none is missing."""
+    whole = _report(run_ablation(folder / "whole", which, given.kills, given.seed, whole=True))
+    print(f"without {which}:")  # noqa: T201
+    found = not _report(run_ablation(folder / "without", which, given.kills, given.seed))
+    print(f"without {which}: {'detected' if found else 'NOT DETECTED'}")  # noqa: T201
+    return whole and found
+
+
+def _report(outcome: Outcome) -> bool:
+    """Print how a campaign went; return whether nothing was lost or doubled."""
+    tally = outcome.tally
+    print(*tally.table(), sep="\n")  # noqa: T201
+    print(*(f"DIFFERENCE: {text}" for text in outcome.said), sep="\n", end="\n" if outcome.said else "")  # noqa: T201
+    what = f"{len(outcome.said)} differences" if outcome.said else "nothing lost, nothing doubled"
+    print(  # noqa: T201
+        f"{tally.total} kills, {outcome.messages:,} messages, {outcome.seconds:.0f} s: {what}", flush=True
+    )
+    return not outcome.said
+
+
+if __name__ == "__main__":
+    sys.exit(main())

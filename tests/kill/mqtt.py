@@ -1,0 +1,226 @@
+"""Kill a daemon between a device and a real broker, and compare with one that nobody has killed."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from paho.mqtt.client import Client, MQTTMessageInfo
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from tests.kill.kills import Executioner, Tally, few_streams, points_of
+from tests.kill.life import Life
+from tests.kill.messages import Message, field_messages
+from tests.kill.points import ROWS, Point
+from tests.kill.results import Results, applied, differences, of_published, read_results
+from tests.kill.runs import CLIENT_ID, LOG, Settings, run_to_the_end, write_config
+from tests.support.broker import Broker
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import wait_for
+
+# As deploy/mosquitto, but for a loopback port and a folder of its own.
+_BROKER = ("max_inflight_messages 1000", "set_tcp_nodelay true", "autosave_on_changes false")
+_STREAMS = 50
+_FEW = 20
+_BLOCK = 2000
+_EXPECTED_LIFE_S = 1.0
+
+
+@dataclass
+class Outcome:
+    """How a campaign went: ``said`` is empty when nothing was lost or doubled."""
+
+    tally: Tally
+    said: list[str]
+    messages: int
+    seconds: float
+
+
+class Device:
+    """Publishes messages with QoS 1 in one order on one connection, never further than it is allowed to.
+
+    ``root``: what its topics begin with.
+    """
+
+    def __init__(self, port: int, messages: Sequence[Message], root: str = CLIENT_ID) -> None:
+        self._messages, self._root = messages, root
+        self._client = Client(CallbackAPIVersion.VERSION2, f"device of {root}", protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.max_inflight_messages_set(500)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._ended = threading.Event()
+        self._pace: Callable[[], float] = lambda: 1.0
+        self.failed: Exception | None = None
+
+    def begin(self, pace: Callable[[], float]) -> None:
+        """Publish from now on; ``pace`` tells which share of the messages may be out."""
+        self._pace = pace
+        self._thread.start()
+
+    def hurry(self) -> None:
+        """Publish the rest, and wait until the broker has all."""
+        self._pace = lambda: 1.0
+        self._thread.join(600)
+        assert self.failed is None, self.failed
+        assert not self._thread.is_alive(), "the broker takes no more messages"
+
+    def close(self) -> None:
+        """Leave."""
+        self._ended.set()
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._client._reset_sockets()
+
+    def _run(self) -> None:
+        sent = 0
+        info: MQTTMessageInfo | None = None
+        try:
+            while sent < len(self._messages) and not self._ended.is_set():
+                most = min(len(self._messages), int(self._pace() * len(self._messages)), sent + _BLOCK)
+                for message in self._messages[sent:most]:
+                    info = self._client.publish(f"{self._root}/{message.stream}/data", message.payload, 1)
+                if info is not None and most > sent:
+                    info.wait_for_publish(60)
+                sent = max(sent, most)
+                time.sleep(0.005)
+        except Exception as error:
+            self.failed = error
+
+
+def run_mqtt(folder: Path, kills: int, messages: int, seed: int, *, without: str = "") -> Outcome:
+    """Kill a daemon so often while that many messages come, and let one more run to the end."""
+    begin, rng = time.monotonic(), random.Random(seed)
+    sent = list(field_messages(messages, _STREAMS, seed))
+    reference = undisturbed(_made(folder / "reference"), sent)
+    executioner = Executioner(rng, points_of(mqtt=True), without=without)
+    disturbed = _made(folder / "killed")
+    with _system(disturbed, "ts") as (broker, subscriber):
+        said = _campaign(disturbed, broker, sent, kills, executioner, lambda point: _chosen(rng, point), "ts")
+        last = Life(write_config(disturbed, Settings(), url=broker.url), disturbed / LOG, *_options(without))
+        said += _last_life(disturbed, last, lambda: len(subscriber.ids) >= len(reference.files[ROWS]))
+        heard = dict(subscriber.ids)
+    said += differences(reference, read_results(disturbed)) + of_published(reference.files[ROWS], heard)
+    return Outcome(executioner.tally, said, len(sent), time.monotonic() - begin)
+
+
+def run_counting(
+    folder: Path, kills: int, sent: Sequence[Message], seed: int, points: Sequence[Point], *, without: str = ""
+) -> Outcome:
+    """The same where samples have the time of their arrival: compared is which samples were applied, in which order."""
+    begin, rng = time.monotonic(), random.Random(seed)
+    executioner = Executioner(rng, points, share=0.0, without=without)
+    disturbed = _made(folder / "counted")
+    with _system(disturbed, "") as (broker, _):
+        said = _campaign(disturbed, broker, sent, kills, executioner, lambda _: Settings(commit_s=0.05), "")
+        last = Life(write_config(disturbed, Settings(), url=broker.url, time=""), disturbed / LOG, *_options(without))
+        said += _last_life(disturbed, last, lambda: True)
+    said += of_applied(sent, read_results(disturbed))
+    return Outcome(executioner.tally, said, len(sent), time.monotonic() - begin)
+
+
+def of_applied(sent: Iterable[Message], found: Results) -> list[str]:
+    """In what the applied samples differ from all that was sent."""
+    wanted, got = [(one.stream, one.seq) for one in sent], applied(found.files[ROWS])
+    if wanted == got:
+        return []
+    return [f"applied: {len(set(wanted) - set(got))} samples never, {len(got) - len(set(got))} more than once"]
+
+
+def undisturbed(folder: Path, sent: Sequence[Message]) -> Results:
+    """What a daemon leaves behind that runs from the first message to the last."""
+    with _system(folder, "ts") as (broker, _):
+        life = Life(write_config(folder, Settings(), url=broker.url), folder / LOG)
+        device = Device(broker.port, sent)
+        try:
+            wait_for(lambda: "subscribed to" in life.said(), what="the first daemon", timeout_s=60)
+            device.begin(lambda: 1.0)
+            device.hurry()
+            said = run_to_the_end(folder, life)
+        finally:
+            device.close()
+            life.close()
+    assert not said, said
+    return read_results(folder)
+
+
+def _campaign(
+    folder: Path,
+    broker: Broker,
+    sent: Sequence[Message],
+    kills: int,
+    executioner: Executioner,
+    settings: Callable[[Point | None], Settings],
+    time_field: str,
+) -> list[str]:
+    """All lives that are cut short; the device is ahead of them by no more than its share of the messages."""
+    device, tally = Device(broker.port, sent), executioner.tally
+    begun = time.monotonic()
+
+    def pace() -> float:
+        return (tally.total + min(1.0, (time.monotonic() - begun) / _EXPECTED_LIFE_S)) / kills
+
+    def configure(point: Point | None) -> Path:
+        return write_config(folder, settings(point), url=broker.url, time=time_field)
+
+    try:
+        device.begin(pace)
+        while tally.total < kills:
+            begun = time.monotonic()
+            code = executioner.end_one(configure, folder / LOG)
+            if code is not None:
+                return [*tally.said, f"the daemon ended by itself: {code}: {(folder / LOG).read_text()[-2000:]}"]
+        device.hurry()
+    finally:
+        device.close()
+    return tally.said
+
+
+def _last_life(folder: Path, life: Life, quiet: Callable[[], bool]) -> list[str]:
+    try:
+        return run_to_the_end(folder, life, timeout_s=20.0, quiet=quiet)
+    finally:
+        life.close()
+
+
+@contextmanager
+def _system(folder: Path, time_field: str) -> Iterator[tuple[Broker, Subscriber]]:
+    """A broker that has a session for the daemon, and somebody who hears its outputs."""
+    with Broker(folder, lines=_BROKER) as broker:
+        first = Life(write_config(folder, Settings(), url=broker.url, time=time_field), folder / LOG)
+        subscriber = Subscriber(broker.port)
+        try:
+            wait_for(lambda: "subscribed to" in first.said(), what="the first daemon", timeout_s=60)
+            first.stop()
+            yield broker, subscriber
+        finally:
+            subscriber.close()
+            subscriber.client._reset_sockets()
+            first.close()
+
+
+def _chosen(rng: random.Random, point: Point | None) -> Settings:
+    """Anything that may not show in the results."""
+    few = few_streams(rng, point)
+    return Settings(
+        batch_rows=rng.choice((1, 17, 1024)),
+        commit_rows=rng.choice((20, 500)),
+        commit_s=rng.choice((0.02, 0.1, 0.2)),
+        emit=rng.choice(("after_commit", "immediate")),
+        max_streams=_FEW if few else 1000,
+        when_streams_full="evict" if few else "refuse",
+    )
+
+
+def _options(without: str) -> list[str]:
+    return ["--without", without] if without else []
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder

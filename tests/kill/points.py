@@ -1,0 +1,93 @@
+"""The places at which a daemon kills itself: before and after each step of processing, commit and recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_KEEPER = "stream_gru.keeping.keeper:Keeper"
+_STORE = "stream_gru.store.store:Store"
+_FILE = "stream_gru.sinks.file"
+_MQTT_SINK = "stream_gru.sinks.mqtt:MqttSink"
+_MQTT_SOURCE = "stream_gru.sources.mqtt:MqttSource"
+_LEDGER = "stream_gru.mqtt.ledger:Ledger"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A function, ``module:name``; one of its first ``calls`` calls is the last.  ``chosen``: which calls count.
+
+    ``mqtt_only``: a replay does not come by; ``evicts``: nobody does where there is room for all streams.
+    """
+
+    name: str
+    function: str
+    calls: int = 3
+    chosen: Callable[..., bool] | None = None
+    mqtt_only: bool = False
+    evicts: bool = False
+
+
+def _to(file_name: str) -> Callable[..., bool]:
+    def chosen(sink: Any, *_: object) -> bool:
+        return bool(sink._path.name == file_name)
+
+    return chosen
+
+
+def _has_acks(ledger: Any) -> bool:
+    return bool(ledger._acks)
+
+
+def _someone(_: object, idle: list[str]) -> bool:
+    return bool(idle)
+
+
+ROWS, TABLE, CHANGES = "rows.jsonl", "table.csv.gz", "changes.jsonl"
+
+PROCESSING = (
+    Point("process", "stream_gru.pipeline:Pipeline.process", 1),
+    Point("write rows", f"{_FILE}:FileSink.write", 5, _to(ROWS)),
+    Point("write table", f"{_FILE}:FileSink.write", 5, _to(TABLE)),
+    Point("write mqtt", f"{_MQTT_SINK}.write", 5, mqtt_only=True),
+    Point("publish", f"{_MQTT_SINK}._publish", 60, mqtt_only=True),
+    Point("published", f"{_MQTT_SINK}._on_published", 60, mqtt_only=True),
+)
+COMMIT = (
+    Point("flush rows", f"{_FILE}:FileSink.flush", 3, _to(ROWS)),
+    Point("flush table", f"{_FILE}:FileSink.flush", 3, _to(TABLE)),
+    Point("flush changes", f"{_FILE}:FileSink.flush", 3, _to(CHANGES)),
+    Point("flush mqtt", f"{_MQTT_SINK}.flush", mqtt_only=True),
+    Point("begin", f"{_STORE}._begin"),
+    Point("streams", f"{_STORE}._write_streams"),
+    Point("memories", f"{_STORE}._write_memories"),
+    Point("positions", f"{_STORE}._write_positions"),
+    Point("packets", f"{_STORE}._write_packets"),
+    Point("marks", f"{_STORE}._write_marks"),
+    Point("outboxes", f"{_STORE}._write_outboxes"),
+    Point("end", f"{_STORE}._end"),
+    Point("stored", f"{_KEEPER}._stored"),
+    Point("committed rows", f"{_FILE}:FileSink.committed", 3, _to(ROWS)),
+    Point("committed table", f"{_FILE}:FileSink.committed", 3, _to(TABLE)),
+    Point("committed mqtt", f"{_MQTT_SINK}.committed", mqtt_only=True),
+    Point("rename", f"{_FILE}:put_aside", 1),
+    Point("delete old files", f"{_FILE}:keep_newest", 1),
+    Point("source commit", f"{_KEEPER}._acknowledge"),
+    Point("take acknowledgements", f"{_LEDGER}.take_acks", 3, _has_acks, mqtt_only=True),
+    Point("acknowledge", "paho.mqtt.client:Client.ack", 60, mqtt_only=True),
+    Point("evict", f"{_KEEPER}._evict", 2, _someone, evicts=True),
+    Point("bring back", f"{_KEEPER}._return", 5, evicts=True),
+)
+RECOVERY = (
+    Point("lock", "stream_gru.store.lock:StoreLock.take", 1),
+    Point("open database", "stream_gru.store.store:open_database", 1),
+    Point("recover states", f"{_KEEPER}._recover_states", 1),
+    Point("recover memories", f"{_KEEPER}._recover_memories", 1),
+    Point("open sink", f"{_KEEPER}.open_sink", 4),
+    Point("cut", f"{_FILE}:recover", 3),
+    Point("open source", f"{_KEEPER}.open_source", 1),
+    Point("session", f"{_LEDGER}.connected", 1, mqtt_only=True),
+)
+POINTS = {point.name: point for point in (*PROCESSING, *COMMIT, *RECOVERY)}
+SIDES = ("before", "after")

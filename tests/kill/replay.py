@@ -1,0 +1,85 @@
+"""Kill a daemon that replays a file, over and over, and compare each time it came to the end."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.kill.kills import Executioner, few_streams, points_of
+from tests.kill.life import Life
+from tests.kill.messages import Message, field_messages
+from tests.kill.mqtt import Outcome
+from tests.kill.points import Point
+from tests.kill.results import Results, differences, read_results
+from tests.kill.runs import LOG, Settings, write_config, write_recording
+
+_STREAMS, _FEW = 50, 20
+_MESSAGES_OF_A_KILL = 150
+
+
+def run_replay(
+    folder: Path, kills: int, seed: int, *, points: Sequence[Point] | None = None, without: str = ""
+) -> Outcome:
+    """Kill a daemon so often while it replays; when it comes to the end before, compare and let it begin again."""
+    begin, rng = time.monotonic(), random.Random(seed)
+    sent = list(field_messages(_MESSAGES_OF_A_KILL * min(kills, 100), _STREAMS, seed))
+    reference = undisturbed_replay(folder / "reference", sent)
+    executioner = Executioner(
+        rng, points or points_of(mqtt=False), share=0.0 if points else 0.25, longest_s=0.15, without=without
+    )
+    said: list[str] = []
+    messages = turn = 0
+    while executioner.tally.total < kills and not said:
+        turn += 1
+        disturbed = folder / f"killed-{turn}"
+        said += _one_recording(disturbed, sent, executioner, kills, rng, without)
+        said += executioner.tally.said or differences(reference, read_results(disturbed))
+        messages += len(sent)
+    return Outcome(executioner.tally, said, messages, time.monotonic() - begin)
+
+
+def undisturbed_replay(folder: Path, sent: Sequence[Message], settings: Settings | None = None) -> Results:
+    """What a daemon leaves behind that nobody kills."""
+    folder.mkdir(parents=True)
+    write_recording(folder / "messages.jsonl", sent)
+    said = _to_the_end(write_config(folder, settings or Settings()), folder / LOG)
+    assert not said, said
+    return read_results(folder)
+
+
+def _one_recording(
+    folder: Path, sent: Sequence[Message], executioner: Executioner, kills: int, rng: random.Random, without: str
+) -> list[str]:
+    """Kill until the end of the input, or until there were enough; then let it run to the end."""
+    folder.mkdir(parents=True)
+    write_recording(folder / "messages.jsonl", sent)
+    while executioner.tally.total < kills:
+        code = executioner.end_one(lambda point: write_config(folder, _chosen(rng, point)), folder / LOG)
+        if code == 0:
+            return []
+        if code is not None:
+            return [f"the daemon ended by itself: {code}: {(folder / LOG).read_text()[-2000:]}"]
+    return _to_the_end(write_config(folder, Settings()), folder / LOG, *(["--without", without] if without else []))
+
+
+def _to_the_end(config: Path, log: Path, *options: str) -> list[str]:
+    life = Life(config, log, *options)
+    try:
+        code = life.wait(120)
+        return [*([] if code == 0 else [f"expected exit code 0, got {code}: {life.said()[-2000:]}"]), *life.sorrows()]
+    finally:
+        life.close()
+
+
+def _chosen(rng: random.Random, point: Point | None) -> Settings:
+    """Small batches and many commits, so that a file lasts; nothing of it may show in the results."""
+    few = few_streams(rng, point)
+    return Settings(
+        batch_rows=rng.choice((20, 60, 100)),
+        commit_rows=rng.choice((20, 100)),
+        emit=rng.choice(("after_commit", "immediate")),
+        max_streams=_FEW if few else 1000,
+        when_streams_full="evict" if few else "refuse",
+    )

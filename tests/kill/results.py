@@ -1,0 +1,106 @@
+"""What a daemon leaves behind, and in what that differs from what another one has left."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sqlite3
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import TypeVar
+
+from stream_gru.sinks.rotation import put_aside_files
+from tests.kill.points import CHANGES, ROWS, TABLE
+
+_Name = TypeVar("_Name", str, tuple[str, str])
+
+
+@dataclass(frozen=True)
+class Results:
+    """States and memories by name, and the rows of each file in order; of a table that rotates, all files together."""
+
+    states: Mapping[str, bytes]
+    memories: Mapping[tuple[str, str], bytes]
+    files: Mapping[str, Sequence[bytes]]
+    faults: Sequence[str] = ()
+
+
+def read_results(folder: Path) -> Results:
+    """Read what is in a folder of `tests.kill.runs`; nobody may write there any more."""
+    with closing(sqlite3.connect(folder / "state" / "state.db")) as connection:
+        check = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        states = dict(connection.execute("SELECT name, row FROM stream"))
+        found = connection.execute("SELECT part, name, data FROM memory")
+        memories = {(part, name): data for part, name, data in found}
+    faults = [] if check == "ok" else [f"state.db: {check}"]
+    faults += [f"{path.name}: was moved aside" for path in (folder / "state").glob("*.damaged-*")]
+    files: dict[str, Sequence[bytes]] = {}
+    for name in (ROWS, CHANGES):
+        path = folder / name
+        files[name] = path.read_bytes().splitlines(keepends=True) if path.exists() else ()
+    try:
+        files[TABLE] = _table(folder / TABLE)
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+        faults.append(f"{TABLE}: cannot be read: {error}")
+    return Results(states, memories, files, faults)
+
+
+def _table(path: Path) -> list[bytes]:
+    """Rows of all files of a table, with the header once.  Raises ValueError where headers differ."""
+    rows: list[bytes] = []
+    for one in (*put_aside_files(path), path):
+        with gzip.open(one) as file:
+            header, *more = file.read().splitlines(keepends=True) or [b""]
+        if rows and header and header != rows[0]:
+            raise ValueError(f"{one.name}: another header")
+        rows += more if rows else [header, *more] if header else []
+    return rows
+
+
+def differences(expected: Results, found: Results) -> list[str]:
+    """What is not byte for byte the same, a sentence each; nothing for equal runs."""
+    said = [*found.faults]
+    said += _of_tables("stream", expected.states, found.states)
+    said += _of_tables("memory of", expected.memories, found.memories)
+    for name, rows in expected.files.items():
+        said += _of_rows(name, rows, found.files.get(name, ()))
+    return said
+
+
+def _of_tables(what: str, expected: Mapping[_Name, bytes], found: Mapping[_Name, bytes]) -> list[str]:
+    wrong = [name for name in expected if found.get(name) != expected[name]]
+    extra = [name for name in found if name not in expected]
+    words = ((f"{len(wrong)} of {len(expected)} differ", wrong), (f"{len(extra)} too many", extra))
+    return [f"{what} {text}, as {names[0]!r}" for text, names in words if names]
+
+
+def _of_rows(name: str, expected: Sequence[bytes], found: Sequence[bytes]) -> list[str]:
+    if list(expected) == list(found):
+        return []
+    missing, doubled = Counter(expected) - Counter(found), Counter(found) - Counter(expected)
+    pairs = enumerate(zip_longest(expected, found, fillvalue=b""), 1)
+    at, (wanted, got) = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
+    return [
+        f"{name}: {missing.total()} rows missing, {doubled.total()} too many; row {at} of {len(expected)}: "
+        f"expected {wanted[:120]!r}, got {got[:120]!r}"
+    ]
+
+
+def of_published(rows: Sequence[bytes], heard: Mapping[str, set[bytes]]) -> list[str]:
+    """In what the outputs that a subscriber has heard differ from the rows of a file: each id with its one payload."""
+    wanted = {json.loads(row)["id"]: row.rstrip(b"\n") for row in rows}
+    missing = [name for name in wanted if name not in heard]
+    strange = [name for name in heard if name not in wanted]
+    wrong = [name for name, payloads in heard.items() if name in wanted and payloads != {wanted[name]}]
+    words = (("missing", missing), ("unknown", strange), ("of another payload", wrong))
+    return [f"mqtt: {len(names)} ids {word}, as {names[0]!r}" for word, names in words if names]
+
+
+def applied(rows: Sequence[bytes]) -> list[tuple[str, int]]:
+    """Stream and counter of each output, in order: which samples were applied, and how often."""
+    return [(record["stream"], record["seq"]) for record in map(json.loads, rows)]

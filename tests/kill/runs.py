@@ -1,0 +1,173 @@
+"""Configurations of the daemon that is killed, and of the one that nobody disturbs."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.kill.life import Life
+from tests.kill.messages import LAST, Message
+from tests.kill.points import CHANGES, ROWS, TABLE
+from tests.support.broker import MOSQUITTO
+from tests.support.live import BUNDLE, ROOT
+
+LOG = "daemon.log"
+CLIENT_ID = "gateway"
+_SETTINGS = """
+[run]
+bundle = "{bundle}"
+state_dir = "{into}state"
+batch_rows = {batch_rows}
+commit_rows = {commit_rows}
+commit_s = {commit_s}
+silent_after_s = 100000.0
+emit = "{emit}"
+max_streams = {max_streams}
+when_streams_full = "{when_streams_full}"
+
+{source}
+[source.input]
+time = "{time}"
+time_unit = "s"
+stream = "{stream}"
+label = ""
+seq = "seq"
+reset = "reset"
+
+[[sink]]
+type = "file"
+name = "rows"
+path = "{into}{rows}"
+
+[[sink]]
+type = "file"
+name = "table"
+path = "{into}{table}"
+rotate_bytes = 4000
+keep = 100000
+
+[[sink]]
+type = "file"
+name = "changes"
+path = "{into}{changes}"
+throttle = "change"
+
+[metrics]
+enabled = false
+"""
+_MQTT = """
+[[broker]]
+url = "{url}"
+client_id = "{client_id}"
+
+[[source]]
+type = "mqtt"
+topics = ["{client_id}/{{stream}}/data"]
+format = "json"
+"""
+_MQTT_SINK = """
+[[sink]]
+type = "mqtt"
+availability_topic = ""
+"""
+_REPLAY = """
+[[source]]
+type = "replay"
+files = ["messages.jsonl"]
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a start may choose: none of it may show in the results.
+
+    ``into``: a folder, relative and with its slash, for all that it writes; devices send to topics below ``client_id``.
+    """
+
+    batch_rows: int = 1024
+    commit_rows: int = 500
+    commit_s: float = 0.2
+    emit: str = "after_commit"
+    max_streams: int = 1000
+    when_streams_full: str = "refuse"
+    into: str = ""
+    client_id: str = CLIENT_ID
+
+
+def write_config(folder: Path, settings: Settings, *, url: str = "", time: str = "ts") -> Path:
+    """The configuration in ``folder``, of a broker's messages or, without one, of ``messages.jsonl`` there."""
+    text = _SETTINGS.format(
+        bundle=BUNDLE,
+        source=_MQTT.format(url=url, client_id=settings.client_id) if url else _REPLAY,
+        time=time,
+        stream="" if url else "device",
+        rows=ROWS,
+        table=TABLE,
+        changes=CHANGES,
+        **vars(settings),
+    )
+    path = folder / "gateway.toml"
+    path.write_text(text + (_MQTT_SINK if url else ""))
+    return path
+
+
+def write_recording(path: Path, messages: Sequence[Message]) -> None:
+    """Messages as the lines of a file, each with the name of its device, where it can be read."""
+    with path.open("wb") as file:
+        for one in messages:
+            payload = one.payload
+            if one.seq >= 0:
+                payload = b'{"device": "%s", ' % one.stream.encode() + payload[1:]
+            file.write(payload.replace(b"\n", b" ") + b"\n")
+
+
+def processed_all(folder: Path) -> bool:
+    """Whether the output of the last message is in the file of rows."""
+    path = folder / ROWS
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        return f'"stream":"{LAST}"'.encode() in file.read()
+
+
+def run_to_the_end(
+    folder: Path, life: Life, *, timeout_s: float = 60.0, quiet: Callable[[], bool] | None = None
+) -> list[str]:
+    """Wait until all messages are processed and ``quiet`` is true, and stop the daemon; return what went wrong.
+
+    ``timeout_s``: how long its file of rows may stay the same.
+    """
+    said = [] if life.wait_for("l") else [f"it ended at once: {life.said()[-2000:]}"]
+    size, since = -1, time.monotonic()
+    while not (processed_all(folder) and (quiet is None or quiet())):
+        now = (folder / ROWS).stat().st_size if (folder / ROWS).exists() else 0
+        if now != size:
+            size, since = now, time.monotonic()
+        if time.monotonic() - since > timeout_s or life.wait(0.05) is not None:
+            said.append(f"the last message was never processed: {life.said()[-1000:]}")
+            break
+    code = life.stop()
+    if code != 0:
+        said.append(f"the end: expected exit code 0, got {code}: {life.said()[-2000:]}")
+    return [*said, *life.sorrows()]
+
+
+def versions() -> str:
+    """What it was proved with."""
+    broker = subprocess.run([MOSQUITTO, "-h"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT)
+    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False, cwd=ROOT)
+    return ", ".join((
+        f"python {sys.version.split()[0]}",
+        broker or "no mosquitto",
+        f"paho {version('paho-mqtt')}",
+        f"sqlite {sqlite3.sqlite_version}",
+        f"commit {commit.stdout.strip()[:12]}{' with changes' if changed.stdout else ''}",
+    ))  # fmt: skip

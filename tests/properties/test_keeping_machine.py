@@ -1,0 +1,382 @@
+"""Kill it at any instant: states, outputs and acknowledgements are those of a run that was never killed.
+
+A daemon with its store, a broker that sends again what was not acknowledged, a file that is cut back and an outbox;
+beside it a pipeline without a store that is fed with what was committed, and never dies.  STREAM_GRU_EXAMPLES sets how
+many courses are tried, of up to 50 steps each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from stream_gru.bundle import Bundle
+from stream_gru.control import Gate
+from stream_gru.daemon import Daemon, Input
+from stream_gru.intake import Intake
+from stream_gru.intake.sequence import SequenceWatch
+from stream_gru.keeping.keeper import Keeper, Policy
+from stream_gru.pipeline import Pipeline
+from stream_gru.state import split_row
+from stream_gru.store.store import Changes, Store
+from stream_gru.types import NS_PER_S, RawMessage, ResetReason, SampleBatch
+from tests.support.broker_model import SOURCE, BrokerModel, BrokerSource
+from tests.support.models import make_bundle
+from tests.support.output_models import DiskSink, WireSink, lines_of
+from tests.support.stores import copy_of_now
+from tests.support.streams import START_NS, calibrated, toy_pipeline
+
+_NAMES = "abcdef"
+_EXAMPLES = int(os.environ.get("STREAM_GRU_EXAMPLES", "40"))
+_UNBOUNDED = 2**31
+_FAST = next((folder for folder in ("/dev/shm",) if Path(folder).is_dir()), None)  # noqa: S108 - nothing outlives a test
+
+Sample = tuple[str, int, float]
+"""Stream, seconds, value; its number is that of its second."""
+
+
+@cache
+def _bundle(seed: int) -> Bundle:
+    return calibrated(make_bundle(channels=1, labels=0, targets=1, horizon=2, units=(2,), warm_up=1, seed=seed))
+
+
+def _batch(samples: Sequence[Sample]) -> SampleBatch:
+    names = tuple(dict.fromkeys(name for name, _, _ in samples))
+    seconds = np.array([second for _, second, _ in samples], np.int64)
+    return SampleBatch(
+        streams=names,
+        stream=np.array([names.index(name) for name, _, _ in samples], np.int32),
+        time_ns=START_NS + seconds * NS_PER_S,
+        values=np.array([[value] for _, _, value in samples], np.float32),
+        seq=seconds,
+    )
+
+
+class _Decoder:
+    """Messages are samples as JSON; ``seen`` hears of each."""
+
+    def __init__(self, seen: Callable[[int, list[Sample]], None]) -> None:
+        self._seen = seen
+
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Decode messages in order."""
+        samples: list[Sample] = []
+        for message in raw:
+            number, found = json.loads(message.payload)
+            mine = [(str(name), int(second), float(value)) for name, second, value in found]
+            self._seen(number, mine)
+            samples += mine
+        return _batch(samples)
+
+
+class _Killed(BaseException):
+    """The process is no more."""
+
+
+class _MortalStore(Store):
+    """Calls ``at`` before a transaction, in the middle of one and behind it."""
+
+    def __init__(self, folder: Path, at: Callable[[str], None]) -> None:
+        super().__init__(folder)
+        self._at = at
+
+    def open(self) -> None:
+        super().open()
+        assert self._connection is not None
+        self._connection.execute("PRAGMA synchronous=OFF")  # a kill of the process does not need more
+
+    def write(self, changes: Changes) -> None:
+        self._at("flushed")
+        super().write(changes)
+        self._at("written")
+
+    def _end(self) -> None:
+        self._at("before the end")
+        super()._end()
+
+
+class _Reference:
+    """What was committed, taken in by a pipeline that keeps everybody in memory and is never killed."""
+
+    def __init__(self, seed: int, max_streams: int, max_stored: int) -> None:
+        self.pipeline = toy_pipeline(_bundle(seed), max_streams=max_streams)
+        self.watch = SequenceWatch(_UNBOUNDED)
+        self.outputs: list[bytes] = []
+        self.messages: list[int] = []
+        self._max_stored, self._names = max_stored, set[str]()
+
+    def message(self, number: int, samples: Sequence[Sample]) -> None:
+        """Take in a message; streams beyond those that may be stored are left out."""
+        self.messages.append(number)
+        for name in dict.fromkeys(name for name, _, _ in samples):
+            if len(self._names) < self._max_stored:
+                self._names.add(name)
+        batch = _batch([one for one in samples if one[0] in self._names])
+        self.watch.observe(batch)
+        self.outputs += lines_of(self.pipeline.process(batch))
+
+    def reset(self, name: str | None) -> None:
+        """Somebody has asked for it."""
+        self.pipeline.reset(name)
+
+    def swap(self, seed: int) -> None:
+        """The model is another one."""
+        swap(self.pipeline, seed)
+
+
+def swap(pipeline: Pipeline, seed: int) -> None:
+    """Have a pipeline go on with another model, or the same."""
+    pipeline.swap(_bundle(seed), toy_pipeline(_bundle(seed)).engine)
+
+
+class KeepingMachine(RuleBasedStateMachine):
+    """``pending`` is what the process has done since its last commit."""
+
+    @initialize(evict=st.booleans(), most=st.integers(1, 3), stored=st.sampled_from([4, 100]), rows=st.integers(1, 6))
+    def begin(self, evict: bool, most: int, stored: int, rows: int) -> None:
+        """A daemon with room for ``most`` streams, which reads ``rows`` messages at a time."""
+        self.root = Path(tempfile.mkdtemp(prefix="keeping-", dir=_FAST))
+        self.starts = 0
+        self.folder = self.root / "0"
+        self.evict, self.rows, self.seed = evict, rows, 0
+        self.policy = Policy(max_streams=most, evict=evict, max_stored=stored)
+        self.bound = _UNBOUNDED if evict else most
+        self.reference = _Reference(0, self.bound, stored if evict else _UNBOUNDED)
+        self.broker = BrokerModel(self.acknowledged)
+        self.disk: list[bytes] = []
+        self.world: dict[int, bytes] = {}
+        self.clock = dict.fromkeys(_NAMES, 0)
+        self.die_at = ""
+        self.pending: list[Callable[[_Reference], None]] = []
+        self.start()
+
+    def teardown(self) -> None:
+        """In the end every message that was not lost has been taken in, once, and every output is out."""
+        if not hasattr(self, "daemon"):
+            return
+        for _ in range(self.broker.published + 1):
+            self.read()
+            self.commit()
+            self.source.turn()
+        expected = set(range(1, self.broker.published + 1))
+        assert expected - set(self.reference.messages) <= self.broker.lost
+        self.wire.turn(10**9)
+        assert [self.world[number + 1] for number in range(len(self.world))] == self.disk == self.reference.outputs
+        self.keeper.close()
+        shutil.rmtree(self.root)
+
+    # ---- a process begins and ends
+
+    def start(self) -> None:
+        """Recover, as `Daemon.run` does."""
+        pipeline = toy_pipeline(_bundle(self.seed), max_streams=self.bound)
+        self.source, self.wire = BrokerSource(self.broker), WireSink(self.world)
+        self.watch = SequenceWatch(_UNBOUNDED)
+        intake = Intake(SOURCE, _Decoder(self.decoded), sequence=self.watch, gate=Gate())
+        parts = {"sequence:b": self.watch.memory}
+        self.keeper = Keeper(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
+        sinks = {"disk": DiskSink(self.disk), "wire": self.wire}
+        self.input = Input(SOURCE, self.source, {SOURCE: intake})
+        self.daemon = Daemon([self.input], pipeline, sinks, keeper=self.keeper, batch_rows=self.rows)
+        self.input.position = self.keeper.recover({SOURCE: self.source}, sinks).get(SOURCE)
+        self.check_committed()
+
+    def at(self, place: str) -> None:
+        """The process may be killed here."""
+        if place == "written":
+            self.settle()
+        if self.die_at and place == self.die_at:
+            self.kill()
+            raise _Killed
+
+    def kill(self) -> None:
+        """What is on the disk now is all that there is."""
+        self.starts += 1
+        before, self.folder = self.folder, copy_of_now(self.folder, self.root / str(self.starts))
+        self.dead = before
+
+    def start_again(self) -> None:
+        """Bury the dead process, whose last words nobody reads, and begin another one."""
+        self.pending.clear()
+        self.keeper.close()
+        shutil.rmtree(self.dead)
+        if self.reference.pipeline.manifest.model_id != _bundle(self.seed).manifest.model_id:
+            self.reference.swap(self.seed)
+        self.die_at = ""
+        self.start()
+
+    def settle(self) -> None:
+        """What was done is committed."""
+        for happened in self.pending:
+            happened(self.reference)
+        self.pending.clear()
+
+    def decoded(self, number: int, samples: list[Sample]) -> None:
+        """The process takes in a message."""
+        self.pending.append(lambda reference: reference.message(number, samples))
+
+    def acknowledged(self, number: int) -> None:
+        """Nothing is acknowledged that is not committed."""
+        assert number in self.reference.messages
+
+    # ---- messages
+
+    def publish(self, *samples: Sample) -> None:
+        """One message."""
+        self.broker.publish(json.dumps([self.broker.published + 1, samples]).encode())
+
+    def sample(self, name: str, second: int) -> Sample:
+        """Each sample has a value of its own."""
+        return name, second, float(second % 17) + _NAMES.index(name) / 8
+
+    @rule(name=st.sampled_from(_NAMES), number=st.integers(1, 3), step=st.sampled_from([1, 1, 1, 2, 50]))
+    def arrive(self, name: str, number: int, step: int) -> None:
+        """Samples of one stream, perhaps after a gap."""
+        seconds = [self.clock[name] + step + index for index in range(number)]
+        self.clock[name] = seconds[-1]
+        self.publish(*(self.sample(name, second) for second in seconds))
+
+    @rule(names=st.lists(st.sampled_from(_NAMES), min_size=2, max_size=6))
+    def arrive_of_several(self, names: list[str]) -> None:
+        """One message with samples of several streams."""
+        samples = []
+        for name in names:
+            self.clock[name] += 1
+            samples.append(self.sample(name, self.clock[name]))
+        self.publish(*samples)
+
+    @rule(name=st.sampled_from(_NAMES))
+    def duplicate(self, name: str) -> None:
+        """The newest sample in a message of its own."""
+        self.publish(self.sample(name, self.clock[name]))
+
+    @rule(name=st.sampled_from(_NAMES))
+    def reorder(self, name: str) -> None:
+        """The later one first."""
+        self.clock[name] += 2
+        self.publish(self.sample(name, self.clock[name]), self.sample(name, self.clock[name] - 1))
+
+    @rule(name=st.sampled_from(_NAMES), age=st.integers(1, 20))
+    def late(self, name: str, age: int) -> None:
+        """A sample of long ago."""
+        self.publish(self.sample(name, self.clock[name] - age))
+
+    # ---- the process
+
+    @rule()
+    def read(self) -> None:
+        """One turn of the loop."""
+        self.daemon._read(self.input, 0.0)
+
+    @rule()
+    def commit(self) -> None:
+        """And what was committed is that of the reference."""
+        self.daemon.commit()
+        self.settle()
+        self.check_committed()
+
+    @rule(most=st.integers(1, 10))
+    def turn(self, most: int) -> None:
+        """Acknowledgements and outputs go out."""
+        self.source.turn()
+        self.wire.turn(most)
+
+    @rule(place=st.sampled_from(["now", "flushed", "before the end", "written", "committed"]))
+    def crash(self, place: str) -> None:
+        """A kill, perhaps during a commit."""
+        if place == "committed":
+            self.commit()
+        self.die_at = place
+        with suppress(_Killed):
+            if place not in ("now", "committed"):
+                self.daemon.commit()  # without anything to write it is not killed in there
+            self.kill()
+        self.start_again()
+
+    @rule()
+    def cut(self) -> None:
+        """The connection is lost."""
+        self.source.connect()
+
+    @precondition(lambda self: self.broker.published)
+    @rule()
+    def lose_session(self) -> None:
+        """The broker has forgotten the client."""
+        self.source.connect(session_present=False)
+
+    @rule(name=st.sampled_from(_NAMES) | st.none())
+    def reset(self, name: str | None) -> None:
+        """One stream or all, in memory or not."""
+        if self.keeper.reset(name):
+            self.pending.append(lambda reference: reference.reset(name))
+
+    @rule(other=st.booleans())
+    def reload(self, other: bool) -> None:
+        """As `Gateway.reload` does: a commit, another bundle or the same, a commit."""
+        self.daemon.commit()
+        self.settle()
+        self.seed += other
+        swap(self.daemon.pipeline, self.seed)
+        self.keeper.take_policy(self.policy)
+        self.reference.swap(self.seed)
+        self.commit()
+
+    # ---- what must be true
+
+    def check_committed(self) -> None:
+        """All streams in memory, all that a start would find, and all outputs are the reference's."""
+        expected = {name: self.seen(self.reference.pipeline, name) for name in self.reference.pipeline.streams}
+        here = self.daemon.pipeline
+        assert {name: self.seen(here, name) for name in here.streams}.items() <= expected.items()
+        self.starts += 1
+        copy = copy_of_now(self.folder, self.root / str(self.starts))
+        found, watch = toy_pipeline(_bundle(self.seed)), SequenceWatch(_UNBOUNDED)
+        keeper = Keeper(found, Store(copy), {"sequence:b": watch.memory})
+        keeper.recover({}, {"disk": DiskSink(self.disk), "wire": WireSink({})})
+        keeper.close()
+        shutil.rmtree(copy)
+        assert {name: self.seen(found, name) for name in found.streams} == expected
+        for name in _NAMES:
+            assert watch.memory.recall(name) == self.reference.watch.memory.recall(name)
+        assert self.disk == self.reference.outputs
+        waiting = {row.number: row.payload for row in self.wire.waiting}
+        assert [line for _, line in sorted({**self.world, **waiting}.items())] == self.reference.outputs
+
+    def seen(self, pipeline: Pipeline, name: str) -> bytes | dict[str, bytes]:
+        """A stream's row.
+
+        Of an evicted stream the order of a reset of all and a reload is not known, only that there was one: then
+        either reason may be told.
+        """
+        row = pipeline.table.row(name)
+        if not self.evict:
+            return row
+        columns = {column: array.tobytes() for column, array in split_row(pipeline.table.form, row).items()}
+        if columns["pending_reset"] == bytes([ResetReason.COMMAND]):
+            columns["pending_reset"] = bytes([ResetReason.MODEL_CHANGED])
+        return columns
+
+    @invariant()
+    def every_sample_is_accounted_for(self) -> None:
+        """Received = applied + dropped; no message is taken in twice; nothing is out that is not committed."""
+        if hasattr(self, "daemon"):
+            assert self.daemon.summary.balanced
+            assert len(set(self.reference.messages)) == len(self.reference.messages)
+            assert len(self.world) <= len(self.reference.outputs)
+
+
+TestKeeping = KeepingMachine.TestCase
+TestKeeping.settings = settings(
+    max_examples=_EXAMPLES, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,203 @@
+"""The ledger against a broker that sends again what has no acknowledgement, and a process that may be killed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from stream_gru.durable import Receipts
+from stream_gru.mqtt.ledger import Ledger
+
+_WINDOW = 5
+
+
+@dataclass
+class Packet:
+    """A message that the broker wants acknowledged."""
+
+    mid: int
+    message: int
+    sent: bool = False
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Messages are rising numbers; ``history`` is what was committed, ``packets`` what the store knows of packets."""
+
+    @initialize(marks=st.booleans(), lowest=st.booleans())
+    def begin(self, marks: bool, lowest: bool) -> None:
+        """``marks``: repetitions carry the DUP flag; ``lowest``: identifiers are used again as soon as they can be."""
+        self.marks, self.lowest = marks, lowest
+        self.history: list[int] = []
+        self.packets: dict[int, int] = {}
+        self.position = self.message = 0
+        self.lost: set[int] = set()
+        self.session_of: dict[int, int] = {}
+        self.session = self.next_mid = 0
+        self.untold = self.stale = False
+        self.start()
+        self.lose_session()
+
+    # ---- the broker
+
+    def mids(self) -> int:
+        """A free packet identifier."""
+        used = {packet.mid for packet in self.inflight}
+        if self.lowest:
+            return next(mid for mid in count(1) if mid not in used)
+        while True:
+            self.next_mid = self.next_mid % 7 + 1
+            if self.next_mid not in used:
+                return self.next_mid
+
+    def send(self) -> None:
+        """Fill the window."""
+        while self.backlog and len(self.inflight) < _WINDOW:
+            self.inflight.append(Packet(self.mids(), self.backlog.pop(0)))
+        for packet in self.inflight:
+            if packet not in self.on_wire:
+                self.on_wire.append(packet)
+                self.wire.append((packet, packet.sent and self.marks))
+                packet.sent = True
+
+    def connect(self, session_present: bool) -> None:
+        """A new connection."""
+        self.wire: list[tuple[Packet, bool]] = []
+        self.on_wire: list[Packet] = []
+        self.ledger.connected(session_present)
+        self.send()
+
+    @rule(number=st.integers(1, 4))
+    def publish(self, number: int) -> None:
+        """Messages for us."""
+        for _ in range(number):
+            self.message += 1
+            self.session_of[self.message] = self.session
+            self.backlog.append(self.message)
+        self.send()
+
+    @rule()
+    def cut(self) -> None:
+        """The connection breaks, with what was on the way in both directions."""
+        self.connect(True)
+
+    @rule()
+    def lose_session(self) -> None:
+        """The broker has forgotten us: what it had not delivered is lost, identifiers begin anew."""
+        if self.session:
+            self.lost |= {*(packet.message for packet in self.inflight), *self.backlog}
+        self.session += 1
+        self.untold, self.stale = True, False
+        self.inflight: list[Packet] = []
+        self.backlog: list[int] = []
+        self.next_mid = 0
+        self.connect(False)
+
+    # ---- the process
+
+    def start(self) -> None:
+        """With what the store has."""
+        done = {mid: b"%d" % message for mid, message in self.packets.items()}
+        self.ledger = Ledger(self.position, done, done_kept=4 * _WINDOW)
+        self.queue: list[tuple[int, int]] = []
+        self.handled: list[tuple[int, int]] = []
+        self.told: tuple[int, Receipts] | None = None
+
+    @precondition(lambda self: self.wire)
+    @rule(number=st.integers(1, 6))
+    def receive(self, number: int) -> None:
+        """Packets that have arrived."""
+        for packet, again in self.wire[:number]:
+            taken = self.ledger.arrived(packet.mid, b"%d" % packet.message, again)
+            if taken is not None:
+                self.queue.append((taken, packet.message))
+        del self.wire[:number]
+
+    @precondition(lambda self: self.queue)
+    @rule(number=st.integers(1, 6))
+    def handle(self, number: int) -> None:
+        """The loop takes some."""
+        self.handled += self.queue[:number]
+        del self.queue[:number]
+
+    @precondition(lambda self: self.told is None)
+    @rule()
+    def write(self) -> None:
+        """The first half of a commit: what was handled is history."""
+        position = self.handled[-1][0] if self.handled else self.position
+        receipts = self.ledger.receipts(position)
+        assert self.ledger.receipts(position) == receipts
+        if receipts.forget:
+            self.packets.clear()
+            self.untold = False
+        for mid, digest in receipts.packets.items():
+            self.packets.pop(mid, None)
+            self.packets[mid] = int(digest)
+        assert self.stale or {self.session_of[message] for message in self.packets.values()} <= {self.session}
+        self.history += [message for _, message in self.handled]
+        self.handled.clear()
+        self.position = position
+        self.told = position, receipts
+        assert self.history == sorted(set(self.history))
+
+    @precondition(lambda self: self.told is not None)
+    @rule()
+    def acknowledge(self) -> None:
+        """The second half."""
+        assert self.told is not None
+        self.ledger.processed(self.told[0])
+        again = self.ledger.receipts(self.told[0])
+        assert not again.packets
+        self.told = None
+
+    @precondition(lambda self: self.wire and self.told is None)
+    @rule(number=st.integers(1, 6))
+    def work(self, number: int) -> None:
+        """From the network to the store."""
+        self.receive(number)
+        self.handle(number)
+        self.write()
+
+    @rule(arrive=st.booleans())
+    def turn(self, arrive: bool) -> None:
+        """Acknowledgements go out; the broker may never see them, and the connection is dead then."""
+        acks = self.ledger.take_acks()
+        acknowledged, rest = self.inflight[: len(acks)], self.inflight[len(acks) :]
+        assert acks == [packet.mid for packet in acknowledged]
+        assert {packet.message for packet in acknowledged} <= set(self.history)
+        if arrive:
+            self.inflight = rest
+        self.send() if arrive else self.cut()
+
+    @rule(session_present=st.booleans())
+    def crash(self, session_present: bool) -> None:
+        """Killed: what was not committed comes again, unless the session is gone as well.
+
+        When that was seen, but not yet written down, old packets stay in the store.
+        """
+        self.stale = self.stale or self.untold
+        self.start()
+        self.cut() if session_present else self.lose_session()
+
+    def teardown(self) -> None:
+        """In the end everything has been handed on once, but for what a lost session took with it."""
+        if not hasattr(self, "told"):
+            return
+        for _ in range(self.message + 1):
+            if self.told:
+                self.acknowledge()
+            self.receive(len(self.wire))
+            self.handle(len(self.queue))
+            self.write()
+            self.acknowledge()
+            self.turn(True)
+        assert not self.inflight
+        assert set(range(1, self.message + 1)) - set(self.history) <= self.lost
+        assert not self.ledger.receipts(self.position).forget
+
+
+LedgerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestLedger = LedgerMachine.TestCase

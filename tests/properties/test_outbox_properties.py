@@ -1,0 +1,186 @@
+"""The outbox against a plain model of it, of the store, and of another machine that answers, refuses and goes away."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from stream_gru.durable import Kept, Outgoing, Written
+from stream_gru.sinks.outbox import Outbox
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """Rows are numbered texts; ``open`` are those without an answer, ``table`` is what the store has."""
+
+    @initialize(bound=st.integers(1, 6), drop=st.booleans(), immediate=st.booleans(), durable=st.integers(0, 4))
+    def begin(self, bound: int, drop: bool, immediate: bool, durable: int) -> None:
+        """A new outbox with an empty store, or, seldom, with none."""
+        self.options = {"drop_oldest": drop, "immediate": immediate}
+        self.bound, self.drop, self.durable = bound, drop, bool(durable)
+        self.free = immediate or not self.durable
+        self.table: dict[int, bytes] = {}
+        self.counter = 0
+        self.made = 0
+        self.stored: set[int] = set()  # numbers that a commit has told as stored
+        self.discarded = self.failed = 0
+        self.open: dict[int, bytes] = {}
+        self.under_way: list[Outgoing] = []
+        self.told: Written | None = None
+        self.written = False
+        self.start()
+
+    def start(self) -> None:
+        """A process that begins with what the store has."""
+        self.outbox = Outbox(self.bound, **self.options)
+        kept = [Outgoing("t", text, "k", number) for number, text in sorted(self.table.items())]
+        self.outbox.resume(Kept(rows=kept, last=self.counter) if self.durable else None)
+        self.open = dict(sorted(self.table.items()))
+        self.stored = set(self.table)
+        self.last = self.counter if self.durable else 0
+        self.discarded = self.failed = 0
+        self.under_way.clear()
+        self.told, self.written = None, False
+
+    @precondition(lambda self: not self.written)
+    @rule(count=st.integers(1, 4))
+    def put(self, count: int) -> None:
+        """More rows, whether or not there is room; a flush before came to nothing."""
+        self.told = None
+        rows = [Outgoing("t", b"%d" % (self.made + n), "k") for n in range(count)]
+        self.made += count
+        self.outbox.put(rows)
+        busy = {row.number for row in self.under_way}
+        for row in rows:
+            full = self.drop and len(self.open) >= self.bound
+            while self.drop and len(self.open) >= self.bound and self.open.keys() - busy:
+                self.open.pop(min(self.open.keys() - busy))
+                self.discarded += 1
+            if full and len(self.open) >= self.bound:
+                self.discarded += 1
+                continue
+            assert row.number > self.last
+            self.last = row.number
+            self.open[row.number] = row.payload
+
+    @precondition(lambda self: self.open)
+    @rule(count=st.integers(1, 3))
+    def take(self, count: int) -> None:
+        """The next rows go out."""
+        for _ in range(count):
+            self.take_one()
+
+    def take_one(self) -> None:
+        """The oldest that is not under way, and in no case one that the store does not have."""
+        busy = {row.number for row in self.under_way}
+        free = sorted(n for n in self.open.keys() - busy if self.free or n in self.stored)
+        row = self.outbox.take()
+        assert (row.number if row else None) == (free[0] if free else None)
+        if row is not None:
+            assert row.payload == self.open[row.number]
+            assert self.free or row.number in self.stored
+            self.under_way.append(row)
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data(), refused=st.booleans())
+    def settle(self, data: st.DataObject, refused: bool) -> None:
+        """An answer to any row that is under way."""
+        self.answer(self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1))), refused)
+
+    def answer(self, row: Outgoing, refused: bool) -> None:
+        """The other side has said what it has to say of a row."""
+        self.outbox.settle(row, refused=refused)
+        self.outbox.settle(row, refused=refused)  # a second answer means nothing
+        del self.open[row.number]
+        self.failed += refused
+
+    @precondition(lambda self: self.under_way)
+    @rule(give_up=st.booleans())
+    def connect(self, give_up: bool) -> None:
+        """Another connection: all that is under way has to go out again, perhaps but for the first."""
+        assert self.outbox.recall() == self.under_way
+        if give_up:
+            self.outbox.give_up(self.under_way[0])
+            del self.open[self.under_way[0].number]
+            self.failed += 1
+        self.under_way.clear()
+
+    @precondition(lambda self: not self.written)
+    @rule()
+    def flush(self) -> None:
+        """What the next commit will have; a commit that comes to nothing changes nothing."""
+        self.told = self.outbox.flush()
+        self.written = False
+        if self.durable:
+            told = {row.number: row.payload for row in self.told.rows}
+            assert list(told) == sorted(told)
+            assert set(self.told.answered) == self.table.keys() - self.open.keys()
+            kept = {n: text for n, text in self.table.items() if n not in self.told.answered}
+            assert kept | told == self.open
+            assert not kept.keys() & told.keys()
+
+    @precondition(lambda self: self.told is not None and not self.written)
+    @rule()
+    def write(self) -> None:
+        """The transaction."""
+        assert self.told is not None
+        self.written = True
+        if self.durable:
+            for number in self.told.answered:
+                del self.table[number]
+            for row in self.told.rows:
+                self.table[row.number] = row.payload
+                self.counter = max(self.counter, row.number)
+
+    @precondition(lambda self: self.written)
+    @rule()
+    def committed(self) -> None:
+        """The end of a commit."""
+        self.outbox.committed()
+        self.stored = set(self.table)
+        self.told, self.written = None, False
+
+    @precondition(lambda self: not self.written)
+    @rule(late=st.integers(0, 2))
+    def commit(self, late: int) -> None:
+        """A whole one, with answers while it is written."""
+        self.flush()
+        self.write()
+        for _ in range(late):
+            self.take_one()
+            if self.under_way:
+                self.answer(self.under_way.pop(0), False)
+        self.committed()
+
+    @precondition(lambda self: self.told is None and self.open)
+    @rule()
+    def hand_over(self) -> None:
+        """Another outbox takes the place of this one; the old one gets late answers."""
+        left, old = self.outbox.leave(), self.outbox
+        assert len(left) == len(self.open)
+        for row in self.under_way:
+            old.settle(row)
+        assert old.flush() == Written(rows=[], answered=())
+        self.outbox = Outbox(self.bound, **self.options)
+        self.outbox.take_over(left)
+        self.outbox.resume(None)
+        self.under_way.clear()
+        self.discarded = self.failed = 0
+
+    @precondition(lambda self: self.durable and self.table)
+    @rule()
+    def crash(self) -> None:
+        """Killed at any moment, also within a commit: only the store survives, and all of it is sent again."""
+        self.start()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """What has no answer is held, what was given up is counted, and no is said in time."""
+        assert len(self.outbox) == len(self.open)
+        assert (self.outbox.discarded, self.outbox.failed) == (self.discarded, self.failed)
+        assert self.outbox.ready == (self.drop or len(self.open) < self.bound)
+        assert self.outbox.under_way == len(self.under_way)
+
+
+OutboxMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestOutbox = OutboxMachine.TestCase

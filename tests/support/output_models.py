@@ -1,0 +1,100 @@
+"""Sinks of a process that may be killed: a disk that keeps everything, a wire that forgets nothing it has carried."""
+
+from __future__ import annotations
+
+from stream_gru.durable import Kept, Mark, Outgoing, Written
+from stream_gru.types import PredictionBatch, SinkHealth
+from tests.support.streams import rows_of
+
+
+def lines_of(batch: PredictionBatch) -> list[bytes]:
+    """Each output as bytes."""
+    return [repr(row).encode() for row in rows_of([batch])]
+
+
+class DiskSink:
+    """Appends to ``disk``, which outlives it, and cuts it back to what was committed."""
+
+    def __init__(self, disk: list[bytes]) -> None:
+        self._disk = disk
+
+    def open(self, kept: Kept | None) -> None:
+        """Cut off what no commit covers."""
+        assert kept is not None
+        offset = 0 if kept.mark is None else kept.mark.offset
+        assert len(self._disk) >= offset
+        del self._disk[offset:]
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Append."""
+        self._disk += lines_of(batch)
+
+    def flush(self) -> Written:
+        """All is on the disk."""
+        return Written(mark=Mark("disk", len(self._disk)))
+
+    def committed(self) -> None:
+        """Nothing waits for it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def health(self) -> SinkHealth:
+        """Well."""
+        return SinkHealth()
+
+
+class WireSink:
+    """Sends what is committed to ``world``, by number, when it has its `turn`; what has arrived is answered."""
+
+    def __init__(self, world: dict[int, bytes]) -> None:
+        self._world = world
+        self._new: list[Outgoing] = []
+        self._flushed: list[Outgoing] = []
+        self.waiting: list[Outgoing] = []
+        self._answered: list[int] = []
+        self._last = 0
+
+    def open(self, kept: Kept | None) -> None:
+        """Go on with what nobody has confirmed."""
+        assert kept is not None
+        self.waiting, self._last = list(kept.rows), kept.last
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Number each output."""
+        for line in lines_of(batch):
+            self._last += 1
+            self._new.append(Outgoing("topic", line, f"{self._last}", self._last))
+
+    def flush(self) -> Written:
+        """What came, and what was answered."""
+        answered, self._answered = self._answered, []
+        self._flushed, self._new = self._new, []
+        return Written(rows=self._flushed, answered=answered)
+
+    def committed(self) -> None:
+        """It may go out."""
+        self.waiting += self._flushed
+        self._flushed = []
+
+    def turn(self, most: int) -> None:
+        """Some go out; one that has gone out before says the same."""
+        for row in self.waiting[:most]:
+            assert self._world.setdefault(row.number, row.payload) == row.payload
+            self._answered.append(row.number)
+        del self.waiting[:most]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def health(self) -> SinkHealth:
+        """So many wait."""
+        return SinkHealth(queued=len(self.waiting))

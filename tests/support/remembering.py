@@ -1,0 +1,84 @@
+"""Parts that remember: a shelf in the place of the store, and bytes that nobody ever stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+
+from stream_gru.errors import StateError
+from stream_gru.protocols import Remembering
+
+
+class Shelf:
+    """What a store has of one part: it takes what the part says has changed, and nothing else."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, bytes] = {}
+
+    def commit(self, part: Remembering) -> None:
+        """Take down what has changed."""
+        for name in part.changed():
+            data = part.recall(name)
+            if data is None:
+                self.rows.pop(name, None)
+            else:
+                self.rows[name] = data
+        part.stored()
+        assert not part.changed()
+
+    def fill(self, part: Remembering, seed: int = 0) -> None:
+        """Give all of it to another part, in any order; nothing of that is news."""
+        for name in Random(seed).sample(sorted(self.rows), len(self.rows)):
+            part.restore(name, self.rows[name])
+        assert not part.changed()
+        assert {name: part.recall(name) for name in self.rows} == self.rows
+
+
+_int64 = st.integers(-(2**63), 2**63 - 1)
+_leaves = (
+    st.none() | st.booleans() | _int64 | st.just(2**63) | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+)
+_trees = st.recursive(_leaves, lambda inner: st.lists(inner, max_size=10), max_leaves=30)
+
+
+@st.composite
+def strange_bytes(draw: st.DrawFn, genuine: bytes) -> bytes:
+    """Any bytes; msgpack of anything; ``genuine`` bytes damaged, cut, or with one other value in them."""
+    kind = draw(st.sampled_from(["any", "tree", "damaged", "cut", "changed", "changed", "changed"]))
+    if kind == "any":
+        return draw(st.binary(max_size=100))
+    if kind == "tree":
+        return msgspec.msgpack.encode(draw(_trees))
+    place = draw(st.integers(0, max(0, len(genuine) - 1)))
+    if kind == "damaged":
+        return genuine[:place] + draw(st.binary(min_size=1, max_size=5)) + genuine[place + 1 :]
+    if kind == "cut":
+        return genuine[:place]
+    return msgspec.msgpack.encode(_changed(draw, msgspec.msgpack.decode(genuine)))
+
+
+def _changed(draw: st.DrawFn, tree: Any) -> Any:
+    """The tree with another value at one place."""
+    if not isinstance(tree, list) or not tree or draw(st.sampled_from([True, *[False] * 9])):
+        return draw(_trees)
+    place = draw(st.integers(0, len(tree) - 1))
+    return [*tree[:place], _changed(draw, tree[place]), *tree[place + 1 :]]
+
+
+def refused_or_usable(part: Remembering, name: str, data: bytes, use: Callable[[], object]) -> None:
+    """Strange bytes are a StateError that changes nothing; or the part goes on with them, and stores what it reads."""
+    before = part.recall(name)
+    try:
+        part.restore(name, data)
+    except StateError:
+        assert part.recall(name) == before
+    else:
+        use()
+        again = part.recall(name)
+        if again is not None:
+            part.restore(name, again)
+            assert part.recall(name) == again

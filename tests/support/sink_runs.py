@@ -1,0 +1,127 @@
+"""A file sink with its store and a switch: written to, committed, killed, started again."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stream_gru.durable import Kept, Mark
+from stream_gru.sinks.encode_csv import CsvEncoder
+from stream_gru.sinks.encode_json import JsonEncoder
+from stream_gru.sinks.file import Encoder, FileSink
+from stream_gru.sinks.rotation import put_aside_files
+from tests.support.predictions import part
+from tests.support.streams import batch, toy_pipeline
+
+OUTPUTS = toy_pipeline().process(batch(["p"] * 60, list(range(60))))
+NOON = 1_795_600_800.0  # 2026-11-25T10:00:00Z
+
+
+class Times:
+    """Clocks that a test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def clock(self) -> float:
+        """Monotonic seconds."""
+        return self.now_s
+
+    def wall(self) -> float:
+        """Seconds since 1970."""
+        return NOON + self.now_s
+
+
+def encoder_of(path: Path) -> Encoder:
+    """The form that a name tells."""
+    return CsvEncoder() if ".csv" in path.name else JsonEncoder()
+
+
+def content(path: Path) -> bytes:
+    """What is in a file, uncompressed."""
+    data = path.read_bytes()
+    return gzip.decompress(data) if path.name.endswith(".gz") else data
+
+
+def folder_content(folder: Path) -> dict[str, bytes]:
+    """What is in each file of a folder, by name."""
+    return {path.name: content(path) for path in folder.iterdir()}
+
+
+def rows_in(path: Path) -> bytes:
+    """All rows of a file and of those that were put aside for it, in order; each file begins with the header."""
+    header = encoder_of(path).header(OUTPUTS.spec)
+    texts = [content(file) for file in [*put_aside_files(path), path]]
+    assert all(text.startswith(header) for text in texts if text)
+    return b"".join(text.removeprefix(header) for text in texts)
+
+
+@dataclass
+class SinkRun:
+    """A sink of ``path`` and what a store has of it: a mark, and how many rows it covers."""
+
+    path: Path
+    rotate_bytes: int = 0
+    rotate_s: float = 0
+    keep: int = 10**6
+    times: Times = field(default_factory=Times)
+    stored: Mark | None = None
+    stored_rows: int = 0
+    written: int = 0
+    between: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Open a new sink where the last commit stands, and commit at once."""
+        self.sink = FileSink(
+            self.path,
+            encoder_of(self.path),
+            append=True,
+            rotate_bytes=self.rotate_bytes,
+            rotate_s=self.rotate_s,
+            keep=self.keep,
+            clock=self.times.clock,
+            wall=self.times.wall,
+        )
+        self.written = self.stored_rows
+        self.sink.open(Kept(self.stored))
+        self.commit()
+
+    def write(self, rows: int) -> None:
+        """Write the next rows."""
+        self.sink.write(part(OUTPUTS, slice(self.written, self.written + rows)))
+        self.written = min(self.written + rows, len(OUTPUTS))
+
+    def flush(self) -> Mark | None:
+        """The first third of a commit."""
+        return self.sink.flush().mark
+
+    def store(self, mark: Mark | None) -> None:
+        """The second third."""
+        self.stored, self.stored_rows = mark, self.written
+
+    def commit(self) -> None:
+        """All of it, with a look ``between`` its parts."""
+        mark = self.flush()
+        self.between()
+        self.store(mark)
+        self.between()
+        self.sink.committed()
+
+    def kill(self, lost: bool = False, left: bytes = b"") -> None:
+        """Drop the sink: what is in no system call yet is ``lost`` or just made it; ``left`` of a row was under way."""
+        file = self.sink._file
+        if file is None:
+            return
+        size = self.path.stat().st_size
+        file.close()
+        if lost:
+            os.truncate(self.path, size)
+        with self.path.open("ab") as end:
+            end.write(left)
+
+    def expected(self, rows: int) -> bytes:
+        """The first rows."""
+        return encoder_of(self.path).encode(part(OUTPUTS, slice(0, rows)))
