@@ -175,7 +175,10 @@ def split_row(form: RowForm, data: bytes) -> dict[str, NDArray[Any]]:
 def _record(form: RowForm) -> np.dtype[np.void]:
     """A row as numpy sees it.  Raises StateError."""
     try:
-        return np.dtype(list(form))
+        record = np.dtype(list(form))
+        if record.hasobject or "" in (name for name, _, _ in form):
+            raise ValueError("expected named columns of numbers")
+        return record
     except (TypeError, ValueError) as error:
         raise StateError(f"the form of a stored row cannot be read: {error}") from error
 

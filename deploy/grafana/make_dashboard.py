@@ -168,12 +168,14 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Messages",
             "Messages that arrived a second, before anybody looked inside. Unprotected ones came without "
-            "acknowledgement and are lost when the daemon is away.",
+            "acknowledgement and are lost when the daemon is away. Redelivered ones were known already: a broker sends "
+            "them again after a kill or a lost connection, and they change nothing.",
             "streamgrusessionlost",
             "cps",
             (
                 (f"{_SOURCE} all", rate("messages_received_total", OF_SOURCE)),
                 (f"{_SOURCE} unprotected", rate("source_unprotected_total", OF_SOURCE)),
+                (f"{_SOURCE} redelivered", rate("source_redelivered_total", OF_SOURCE)),
             ),
         ),
         Panel(
@@ -392,8 +394,8 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Queue of sinks",
-            "Outputs that are not confirmed yet.",
-            "streamgrubacklog",
+            "Outputs that are not confirmed yet. They are stored, and hold nothing up until the queue is full.",
+            "streamgruoutputswaiting",
             "short",
             ((_SINK, f"stream_gru_sink_queue{{{WHICH}}}"),),
         ),
@@ -409,21 +411,6 @@ ROWS: dict[str, list[Panel]] = {
             ),
         ),
         Panel(
-            "Commits",
-            "Inputs acknowledged because their outputs stood safe, a second.",
-            "streamgrusinkfailing",
-            "cps",
-            (("{{instance}}", rate("commits_total")),),
-        ),
-        Panel(
-            "Commit",
-            "From the beginning of a commit until all sinks had confirmed. One that is under way is not in it yet; "
-            "what it waits for stands in the queue of sinks.",
-            "streamgruslow",
-            "s",
-            quantiles("commit_duration"),
-        ),
-        Panel(
             "Commands and reloads",
             "What was asked of the daemon from outside.",
             "streamgrureloadfailed",
@@ -435,6 +422,62 @@ ROWS: dict[str, list[Panel]] = {
                 ),
                 ("reload {{result}}", f"sum by (result) (increase(stream_gru_reloads_total{{{WHICH}}}{EACH}))"),
             ),
+        ),
+    ],
+    "State": [
+        Panel(
+            "States stored",
+            "Whether states, positions and outputs that wait are stored. No: run.state_dir is not set, or the store "
+            "has just failed and the daemon ends.",
+            "streamgrustatesdamaged",
+            "none",
+            (("{{instance}}", f"stream_gru_state_store_up{{{WHICH}}}"),),
+            "stat",
+            4,
+            8,
+            _YES_NO,
+        ),
+        Panel(
+            "Damaged since start",
+            "Stored states and memories that could not be used; what they belong to began anew.",
+            "streamgrustatesdamaged",
+            "short",
+            (("{{instance}}", f"stream_gru_states_damaged_total{{{WHICH}}}"),),
+            "stat",
+            4,
+        ),
+        Panel(
+            "Evicted and restored",
+            "Streams that made room and those that came back, a second; both high: they push each other out.",
+            "streamgrustreamsthrashing",
+            "cps",
+            (
+                ("{{instance}} evicted", rate("streams_evicted_total")),
+                ("{{instance}} restored", rate("streams_restored_total")),
+            ),
+        ),
+        Panel(
+            "Commits",
+            "Commits a second: what was processed is durable, its inputs are acknowledged, its outputs released.",
+            "streamgrucommitsslow",
+            "cps",
+            (("{{instance}}", rate("commits_total")),),
+        ),
+        Panel(
+            "Commit",
+            "From the beginning of a commit until its inputs were acknowledged. It waits for the disk and for nobody "
+            "else; one with nothing to write takes no time.",
+            "streamgrucommitsslow",
+            "s",
+            quantiles("commit_duration"),
+        ),
+        Panel(
+            "Time in commits",
+            "Share of the time in which the daemon waits for its disk and forecasts nothing.",
+            "streamgrucommitsslow",
+            "percentunit",
+            (("{{instance}}", rate("commit_duration_seconds_sum")),),
+            options=_SHARE,
         ),
     ],
     "Process": [

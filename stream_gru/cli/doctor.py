@@ -13,8 +13,12 @@ from stream_gru.cli.doctor_check import Check, State, check_lines
 from stream_gru.cli.doctor_machine import check_clock, check_folder, check_listen, check_memory
 from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
 from stream_gru.cli.doctor_serial import check_serial, serial_ports
+from stream_gru.cli.doctor_state import check_state
 from stream_gru.config import Config
 from stream_gru.config.live import FileSinkConfig, SerialSourceConfig
+from stream_gru.errors import StreamGruError
+from stream_gru.gateway.keep import commit_s
+from stream_gru.gateway.plan import load_plan
 
 
 @click.command()
@@ -24,7 +28,8 @@ from stream_gru.config.live import FileSinkConfig, SerialSourceConfig
 def doctor(config: Path | None, bundle: Path | None, as_json: bool) -> int:
     """Check the machine, and all that the CONFIG file of a daemon refers to: files, ports, brokers, engines.
 
-    Reads and connects, but changes nothing.  Exit code 1 when a check fails.
+    Reads and connects, but changes nothing; a temporary file shows how fast the disk is.
+    Exit code 1 when a check fails.
     """
     if config is not None and bundle is not None:
         raise click.UsageError("expected CONFIG or --bundle, not both")
@@ -55,6 +60,8 @@ def _checks(path: Path | None, bundle: Path | None) -> Iterator[Check]:
         yield serial_ports()
     else:
         yield from _outside(settings)
+        if path is not None:
+            yield from _state(path, settings)
     yield check_clock()
     yield check_memory()
 
@@ -73,3 +80,14 @@ def _outside(settings: Config) -> Iterator[Check]:
         yield check_folder(folder)
     if settings.metrics.enabled:
         yield check_listen(settings.metrics.listen)
+
+
+def _state(path: Path, settings: Config) -> Iterator[Check]:
+    """What the daemon remembers, and where."""
+    if settings.run is None or not settings.run.state_dir:
+        return
+    try:
+        seconds = commit_s(load_plan(path))
+    except StreamGruError:  # told by another check
+        seconds = settings.run.commit_s
+    yield from check_state(Path(settings.run.state_dir), seconds)

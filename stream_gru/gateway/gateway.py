@@ -269,6 +269,8 @@ class Gateway:
             raise ConfigError(f"{new.path}: a recording is not reloaded")
         if old.run.state_dir != new.run.state_dir:
             raise ConfigError(f"{new.path}: run.state_dir: stays as it is while the daemon runs; restart it")
+        if new.run.when_model_changes == "refuse" and old.bundle.manifest.model_id != new.bundle.manifest.model_id:
+            raise ConfigError(f'{new.path}: run.bundle: is another model, and run.when_model_changes = "refuse"')
         engine = load_engine(new.run.engine, new.bundle)
         self.daemon.commit()
         with ExitStack() as undo:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_gru.durable import Mark, Receipts, Written
+from stream_gru.errors import StateError
 from stream_gru.keeping.residents import Residents
 from stream_gru.keeping.returning import KeptCounts, Returning
 from stream_gru.keeping.transfer import Exported, exported, exported_from, require_same_model
@@ -122,6 +123,7 @@ class Keeper:
         self._all_reset_at = self._all_reset_stored = store.number(_ALL_RESET, -1)
         if not store.ended_well:
             log.warning("%s: the last run was killed; going on behind its commit %d", store.path, store.commit_no)
+        self._returning.check_models(store.forms())
         newest = self._policy.max_streams if self.evicts else None
         reset = 0
         for stored in store.rows(newest):
@@ -326,16 +328,26 @@ class Keeper:
         """
         require_same_model(state, self._pipeline.form)
         name = state.stream
-        for part, found in self.parts.items():
-            if part in state.memories:
-                found.restore(name, state.memories[part])
-            else:
-                found.forget(name)
+        before = {part: found.recall(name) for part, found in self.parts.items()}
+        self._taken_in.append(name)  # parts do not call changed what they were given
+        try:
+            self._give_memories(name, state.memories)
+        except StateError:
+            self._give_memories(name, before)
+            raise
         self._pipeline.take_back(name, StoredForm.read(state.form), state.row)
         self._pipeline.table.touch(name)
-        self._taken_in.append(name)  # parts do not call changed what they were given
         self._residents.heard([name])
         return sorted(state.memories.keys() - self.parts.keys())
+
+    def _give_memories(self, name: str, memories: Mapping[str, bytes | None]) -> None:
+        """Have all parts remember this of a stream, and nothing else.  Raises StateError."""
+        for part, found in self.parts.items():
+            data = memories.get(part)
+            if data is None:
+                found.forget(name)
+            else:
+                found.restore(name, data)
 
     def knows(self, name: str) -> bool:
         """Whether there is a stream of this name, in memory or evicted.  Raises StoreError."""

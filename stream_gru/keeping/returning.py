@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from stream_gru.errors import IncompatibleStateError, StateError
@@ -44,17 +45,12 @@ class Returning:
         """Put a stream into the pipeline; return whether its hidden state goes on.
 
         ``all_reset_at``: number of the commit behind which all streams were to be reset.
-
-        Raises IncompatibleStateError.
         """
         try:
             if stored.row is None:
                 raise StateError(_CHECKSUM)
             form = self._form(stored.form)
-            self._check_model(form)
             same = self._pipeline.take_back(stored.name, form, stored.row)
-        except IncompatibleStateError:
-            raise
         except StateError as error:
             self._tell_damaged(f"stream {stored.name}: its stored state cannot be used: {error}; it begins anew")
             self._pipeline.begin_anew(stored.name, ResetReason.STATE_DAMAGED)
@@ -88,13 +84,18 @@ class Returning:
             self._forms = {text: StoredForm.read(text)}
         return self._forms[text]
 
-    def _check_model(self, form: StoredForm) -> None:
+    def check_models(self, forms: Iterable[str]) -> None:
+        """Refuse stored rows of another model, where that is wanted.  Raises IncompatibleStateError."""
         mine = self._pipeline.manifest.model_id
-        if self.refuse_other_model and form.model_id != mine:
-            raise IncompatibleStateError(
-                f"the stored states are of model {form.model_id}, the bundle is {mine}; "
-                'give back that bundle, or set run.when_model_changes = "reset"'
-            )
+        for text in forms if self.refuse_other_model else ():
+            theirs = mine
+            with suppress(StateError):  # one that cannot be read is told when its stream comes back
+                theirs = self._form(text).model_id
+            if theirs != mine:
+                raise IncompatibleStateError(
+                    f"the stored states are of model {theirs}, the bundle is {mine}; "
+                    'give back that bundle, or set run.when_model_changes = "reset"'
+                )
 
     def _tell_damaged(self, text: str) -> None:
         self._counts.damaged += 1

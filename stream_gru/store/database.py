@@ -120,6 +120,10 @@ def _set_up(connection: sqlite3.Connection, path: Path, new: bool) -> None:
         )
     if new:
         _sync_folder(path.parent)
+    # The check below does not look into the words that say what a table is.
+    tables = {text for (text,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
+    if tables != {text.strip() for text in _SCHEMA.split(";") if text.strip()}:
+        raise Damaged("its tables are not those of this version")
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise Damaged(found)

@@ -238,6 +238,12 @@ class Store:
         with self._telling():
             return self._number(key, default)
 
+    def forms(self) -> list[str]:
+        """The forms of all rows.  Raises StoreError."""
+        query = "SELECT text FROM form WHERE id IN (SELECT DISTINCT form FROM stream) ORDER BY id"
+        with self._telling():
+            return [text for (text,) in self._rows(query)]
+
     def names(self) -> list[str]:
         """All streams, by name.  Raises StoreError."""
         with self._telling():

@@ -85,7 +85,8 @@ def scraped(folder: Path) -> Iterator[Prometheus]:
     listen, port = free_port(), free_port()
     config = folder / "gateway.toml"
     config.write_text(
-        f'[run]\nbundle = "{ROOT}/sample_data/pump.bundle"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
+        f'[run]\nbundle = "{ROOT}/sample_data/pump.bundle"\nstate_dir = "state"\n'
+        f'[[source]]\ntype = "stdin"\nformat = "csv"\n'
         f'[[sink]]\ntype = "file"\npath = "{folder}/out.jsonl"\n[metrics]\nlisten = "127.0.0.1:{listen}"\n'
     )
     settings = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())

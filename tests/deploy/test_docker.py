@@ -12,7 +12,7 @@ import yaml
 
 from stream_gru.config import parse_config
 from stream_gru.config.live import MqttSourceConfig
-from stream_gru.gateway.builders import build_assembler, build_intake
+from stream_gru.gateway.builders import build_assembler, build_intake, stream_bound
 from stream_gru.gateway.plan import load_plan
 from stream_gru.mqtt.access import client_id
 from stream_gru.simulate.live import clean_pumps, json_text, sample_of
@@ -173,7 +173,7 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
     pump, time_ns = clean_pumps(1.0, 1, 1, 7)[0], 1_767_225_600_250_000_000
     payload = json_text(sample_of(pump, 0, time_ns)).encode()
     message = RawMessage(payload, "pump-7", b"", time_ns + 1, Position(source.name, 1), "", None, source.name)
-    intake = build_intake(source, build_assembler(plan), None)
+    intake = build_intake(source, build_assembler(plan), None, stream_bound(plan))
     batch = intake.take(intake.decode([message])).batch
     assert batch.streams == ("pump-7",)
     assert batch.time_ns.tolist() == [time_ns]

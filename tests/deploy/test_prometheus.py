@@ -99,5 +99,5 @@ def test_every_section_of_the_runbook_has_its_three_parts() -> None:
     text = RUNBOOK.read_text()
     for section in re.split(r"(?m)^## ", text)[1:]:
         assert re.findall(r"(?m)^\*\*(Means|Look at|Do)\*\*", section) == ["Means", "Look at", "Do"], section
-    anchors = {heading.lower() for heading in re.findall(r"(?m)^## (\w+)$", text)}
-    assert set(re.findall(r"\]\(#(\w+)\)", text)) <= anchors
+    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"(?m)^## ([\w ]+)$", text)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

@@ -92,6 +92,13 @@ def test_a_mistake_in_the_configuration_is_final() -> None:
     assert values("ExecStartPre") == [f"-{PROGRAM} check /etc/stream-gru/gateway.toml"]
 
 
+def test_a_start_may_read_many_streams() -> None:
+    """The manager waits longer than by default (90 s) for a daemon that is not ready before its state is back."""
+    assert values("Type") == ["notify"]
+    assert values("TimeoutStartSec") == ["300"]
+    assert values("StateDirectory") == ["stream-gru"]
+
+
 def test_a_reload_is_checked_first() -> None:
     """The running daemon is told of a new configuration only when that has no mistake."""
     assert values("ExecReload") == [f"{PROGRAM} check /etc/stream-gru/gateway.toml", "/bin/kill -HUP $MAINPID"]

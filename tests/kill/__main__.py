@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from tests.kill.ablation import WHICH, run_ablation
+from tests.kill.io import KINDS, run_all
 from tests.kill.mqtt import Outcome, run_mqtt
 from tests.kill.replay import run_replay
 from tests.kill.runs import versions
@@ -36,11 +37,12 @@ def main() -> int:
         if name in ("mqtt", "replay"):
             one.add_argument("--kills", type=int, default=100)
         if name == "mqtt":
-            one.add_argument("--messages", type=int, default=10_000)
+            one.add_argument("--messages", type=int, help="100 for each kill, where none is given")
         if name == "ablation":
             one.add_argument("--which", choices=WHICH, action="append", help="all, where none is given")
             one.add_argument("--kills", type=int, default=10)
         if name == "io":
+            one.add_argument("--kind", choices=KINDS, action="append", help="all, where none is given")
             one.add_argument("--all", action="store_true", help="every call, not a sample of them")
             one.add_argument("--cases", type=int, default=40, help="how many of each kind, without --all")
     given = parser.parse_args()
@@ -56,13 +58,11 @@ def main() -> int:
 
 def _run(given: argparse.Namespace, folder: Path) -> bool:
     if given.campaign == "mqtt":
-        return _report(run_mqtt(folder, given.kills, given.messages, given.seed))
+        return _report(run_mqtt(folder, given.kills, given.messages or 100 * given.kills, given.seed))
     if given.campaign == "replay":
         return _report(run_replay(folder, given.kills, given.seed))
     if given.campaign == "io":
-        from tests.kill.io import run_all
-
-        return run_all(folder, given.seed, None if given.all else given.cases)
+        return run_all(folder, given.seed, None if given.all else given.cases, given.kind or KINDS)
     results = [_ablate(folder / which, which, given) for which in given.which or WHICH]
     return all(results)
 

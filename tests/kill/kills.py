@@ -49,7 +49,7 @@ class Executioner:
         rng: random.Random,
         points: Sequence[Point],
         *,
-        share: float = 0.25,
+        share: float = 0.2,
         patience_s: float = 2.0,
         longest_s: float = 0.5,
         without: str = "",

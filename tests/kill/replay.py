@@ -27,7 +27,7 @@ def run_replay(
     sent = list(field_messages(_MESSAGES_OF_A_KILL * min(kills, 100), _STREAMS, seed))
     reference = undisturbed_replay(folder / "reference", sent)
     executioner = Executioner(
-        rng, points or points_of(mqtt=False), share=0.0 if points else 0.25, longest_s=0.15, without=without
+        rng, points or points_of(mqtt=False), share=0.0 if points else 0.2, longest_s=0.15, without=without
     )
     said: list[str] = []
     messages = turn = 0

@@ -26,7 +26,7 @@ class Packet:
 class BrokerModel:
     """Keeps messages for one client, by a session; identifiers are used again soon.
 
-    ``acknowledged``, if given, hears the number of each message that the client has acknowledged.
+    ``acknowledged`` hears the number of each message that the client has acknowledged.
     """
 
     def __init__(self, acknowledged: Callable[[int], None]) -> None:
@@ -80,7 +80,7 @@ class BrokerModel:
 
 
 class BrokerSource:
-    """What `stream_gru.sources.mqtt` does with a real one: a ledger, a queue, acknowledgements in a turn of their own."""
+    """What `stream_gru.sources.mqtt` does with a real one: a ledger, a queue; acknowledgements have a turn."""
 
     def __init__(self, broker: BrokerModel) -> None:
         self._broker = broker

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
 from stream_gru.durable import Kept, Mark, Outgoing, Written
-from stream_gru.types import PredictionBatch, SinkHealth
+from stream_gru.types import PredictionBatch, ResetReason, SinkHealth
 from tests.support.streams import rows_of
+
+Lines = Callable[[PredictionBatch], list[bytes]]
 
 
 def lines_of(batch: PredictionBatch) -> list[bytes]:
@@ -12,11 +19,17 @@ def lines_of(batch: PredictionBatch) -> list[bytes]:
     return [repr(row).encode() for row in rows_of([batch])]
 
 
+def lines_with_either_reason(batch: PredictionBatch) -> list[bytes]:
+    """The same, but a reset that was asked for and one for another model are told alike."""
+    asked = batch.reset == ResetReason.MODEL_CHANGED
+    return lines_of(replace(batch, reset=np.where(asked, np.uint8(ResetReason.COMMAND), batch.reset)))
+
+
 class DiskSink:
     """Appends to ``disk``, which outlives it, and cuts it back to what was committed."""
 
-    def __init__(self, disk: list[bytes]) -> None:
-        self._disk = disk
+    def __init__(self, disk: list[bytes], lines: Lines = lines_of) -> None:
+        self._disk, self._lines = disk, lines
 
     def open(self, kept: Kept | None) -> None:
         """Cut off what no commit covers."""
@@ -31,7 +44,7 @@ class DiskSink:
 
     def write(self, batch: PredictionBatch) -> None:
         """Append."""
-        self._disk += lines_of(batch)
+        self._disk += self._lines(batch)
 
     def flush(self) -> Written:
         """All is on the disk."""
@@ -51,8 +64,8 @@ class DiskSink:
 class WireSink:
     """Sends what is committed to ``world``, by number, when it has its `turn`; what has arrived is answered."""
 
-    def __init__(self, world: dict[int, bytes]) -> None:
-        self._world = world
+    def __init__(self, world: dict[int, bytes], lines: Lines = lines_of) -> None:
+        self._world, self._lines = world, lines
         self._new: list[Outgoing] = []
         self._flushed: list[Outgoing] = []
         self.waiting: list[Outgoing] = []
@@ -70,7 +83,7 @@ class WireSink:
 
     def write(self, batch: PredictionBatch) -> None:
         """Number each output."""
-        for line in lines_of(batch):
+        for line in self._lines(batch):
             self._last += 1
             self._new.append(Outgoing("topic", line, f"{self._last}", self._last))
 

@@ -126,7 +126,7 @@ def test_sigterm_finishes_and_exits_with_0(tmp_path: Path) -> None:
     assert daemon.stdin is not None
     assert daemon.stderr is not None
     with daemon:
-        address = daemon.stderr.readline().split()[-1]
+        address = next(line for line in daemon.stderr if line.startswith("metrics at")).split()[-1]
         daemon.stdin.write(HEADER + rows(5))
         daemon.stdin.flush()
         wanted = 'stream_gru_samples_applied_total{source="stdin"} 5.0'

@@ -36,8 +36,8 @@ ALLOWED = {
     "engines": {"types", "protocols", "bundle", "manifest", "errors", "config", "training"},
     "stored_form": {"errors", "manifest", "state", "conditioning"},
     "pipeline": {
-        "types", "stored_form", "bundle", "manifest", "conditioning", "advance", "scoring", "state", "engines", "prediction",
-        "protocols", "times", "errors",
+        "types", "stored_form", "bundle", "manifest", "conditioning", "advance", "scoring", "state", "engines",
+        "prediction", "protocols", "times", "errors",
     },
     "decoders": {"types", "config", "manifest", "errors", "protocols", "times", "memory"},
     "secrets": {"errors"},

@@ -18,9 +18,9 @@ from tests.support.streams import batch, rows_of
 from tests.unit.test_keeper import Note, notes, read_of
 
 
-def crowd(folder: Path, *names: str, most: int = 2, **policy: object) -> Keeper:
+def crowd(folder: Path, *names: str, most: int = 2, max_stored: int = 100) -> Keeper:
     """A keeper with room for a few, in which these came one after the other, with a commit behind each."""
-    keeper = keeper_of(folder, max_streams=most, evict=True, **policy)
+    keeper = keeper_of(folder, max_streams=most, evict=True, max_stored=max_stored)
     for name in names:
         feed(keeper, name, 1, 2)
         keeper.commit({}, {})
@@ -191,7 +191,7 @@ def test_all_streams_are_reset_though_most_are_evicted(tmp_path: Path, restart: 
     if restart:
         keeper.close()
         keeper = crowd(tmp_path)
-    resets = {}
+    resets: dict[tuple[str, int], list[str]] = {}
     for name in "abcdeabcde":
         out = keeper._pipeline.process(keeper.admit(batch([name], [9 + len(resets)])))
         resets[name, len(resets)] = [ResetReason(int(reason)).text for reason in out.reset]

@@ -20,7 +20,7 @@ NEXT = "give the old one back, or begin anew with `stream-gru state reset CONFIG
 
 def source(*paths: Path | str) -> FileSource:
     """A source named pump, of small blocks."""
-    return FileSource(paths, file_format(Path(paths[0])), 1, "pump")
+    return FileSource(paths, file_format(Path(paths[0])), 64, "pump")
 
 
 def write(path: Path, text: bytes) -> Path:

@@ -189,6 +189,30 @@ def test_a_row_of_another_length_is_refused(data: bytes) -> None:
             split_row(table.form, data)
 
 
+@pytest.mark.parametrize(
+    ("column", "data"),
+    [
+        (("a", "|O", ()), bytes(8)),
+        (("", "<f4", ()), bytes(4)),
+        (("a", "<f4", (2**70,)), b""),
+        (("a", "<f4", (-1,)), b""),
+        (("a", "<f4", (1,) * 70), bytes(4)),
+        (("a", "rubbish", ()), b""),
+        (("a", "S", ()), b""),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_a_state_error(column: tuple[str, str, tuple[int, ...]], data: bytes) -> None:
+    """A state that somebody imports may say anything."""
+    with pytest.raises(StateError, match="the form of a stored row cannot be read"):
+        split_row((column,), data)
+
+
+def test_columns_of_the_same_name_are_no_form() -> None:
+    """Which of them should it be."""
+    with pytest.raises(StateError, match="cannot be read"):
+        split_row((("a", "<f4", ()), ("a", "<f4", ())), bytes(8))
+
+
 def test_a_row_has_the_same_bytes_on_every_machine() -> None:
     """Columns stand in their order, little-endian whatever the machine's order is, without gaps."""
     table = StateTable([Column("a", (2,), np.dtype(">f4")), Column("b", (), np.int64)])

@@ -224,6 +224,19 @@ def test_a_file_that_contradicts_itself_is_damaged(tmp_path: Path) -> None:
         assert store.names() == []
 
 
+def test_a_file_whose_tables_are_other_ones_is_damaged(tmp_path: Path) -> None:
+    """One wrong letter in the words that say what a table is passes every other check."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    data = (tmp_path / FILE_NAME).read_bytes()
+    assert b"topic TEXT" in data
+    (tmp_path / FILE_NAME).write_bytes(data.replace(b"topic TEXT", b"topik TEXT"))
+    with opened(tmp_path) as store:
+        assert store.moved_aside is not None
+        store.write(FULL)
+        assert_full(store)
+
+
 def test_a_disk_that_damages_at_once_again_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second file is not moved: it would go on for ever."""
 
