@@ -155,9 +155,10 @@ class Pipeline:
     ) -> int:
         """Go on with another bundle, or other options, between two batches; return how many streams are reset.
 
-        Where states are stored it belongs right behind a commit: what has changed before counts as stored.  With the same model every state is kept.  With another one each stream is reset at its next sample, for
+        With the same model every state is kept.  With another one each stream is reset at its next sample, for
         `ResetReason.MODEL_CHANGED`, and scores begin anew; it keeps its clock, and its last values where channels and
-        period are the same.  Raises ConfigError as the constructor does: then nothing is changed.
+        period are the same.  Where states are stored it belongs right behind a commit, as what has changed before then
+        counts as stored.  Raises ConfigError as the constructor does: then nothing is changed.
         """
         old = self.form
         fresh = Pipeline(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from stream_gru.scoring import ScoreTotals
 from stream_gru.types import PredictionBatch, SampleBatch
 
-_KEPT_LATENCIES = 100_000
+_KEPT_LATENCIES = 4096  # of the newest batches: a daemon runs for years
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Summary:
     streams: int = 0
     seconds: float = 0.0
     first_output_s: float | None = None
-    latencies_s: list[float] = field(default_factory=list)
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_LATENCIES))
 
     def add(self, batch: SampleBatch, out: PredictionBatch, seconds: float, streams: int) -> None:
         """Count one batch that took ``seconds`` from bytes to written outputs."""
@@ -39,8 +39,7 @@ class Summary:
         self.streams = streams
         self.dropped.update({reason.text: n for reason, n in out.dropped.items()})
         self.resets.update({reason.text: n for reason, n in out.resets.items()})
-        if len(self.latencies_s) < _KEPT_LATENCIES:
-            self.latencies_s.append(seconds)
+        self.latencies_s.append(seconds)
         if out.probabilities is not None and out.label is not None and len(out):
             known = (out.label >= 0) & out.trusted
             right = known & (out.probabilities.argmax(axis=1) == out.label)
