@@ -9,7 +9,7 @@ DEV := .venv-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test servers check format sample-bundle evidence recipes live-latency kill-test ablations fuzz soak clean
+.PHONY: demo test servers check format sample-bundle evidence recipes live-latency kill-test ablations io-faults fuzz soak clean
 
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
@@ -70,6 +70,11 @@ kill-test: $(DEV)/.ready servers
 # The same with one part taken out: each must be found out.
 ablations: $(DEV)/.ready servers
 	for part in ack packets truncate; do $(DEV)/bin/python -m tests.kill ablation --which $$part || exit 1; done
+
+# Each call of the file system fails once, and for good.
+io-faults: $(DEV)/.ready
+	$(DEV)/bin/python -m tests.kill io --all --kind replay --kind recovery
+	$(DEV)/bin/python -m tests.kill io --kind mqtt --cases 120
 
 # Hostile bytes into every decoder, the bundle loader, the configuration and the HTTP server.
 CASES ?= 1000000

@@ -309,9 +309,11 @@ def _sinks(config: Config, given: Given) -> Iterator[Problem]:
 def _eviction(config: Config, given: Given) -> Iterator[Problem]:
     """Who makes room must have somewhere to go."""
     run = config.run
-    if run is not None and run.when_streams_full == "evict" and not run.state_dir:
+    if run is None or run.when_streams_full != "evict":
+        return
+    if not run.state_dir:
         yield Problem(("run", "state_dir"), 'a folder, as when_streams_full = "evict"', "none")
-    if run is not None and run.max_stored_streams < run.max_streams:
+    if run.max_stored_streams < run.max_streams:
         path = _given_one(("run", "max_stored_streams"), ("run", "max_streams"), given)
         yield Problem(path, f"max_stored_streams at least max_streams = {run.max_streams}", f"{run.max_stored_streams}")
 

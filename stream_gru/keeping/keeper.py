@@ -121,6 +121,7 @@ class Keeper:
     def _recover_states(self, store: Store) -> None:
         self._known = store.count_names()
         self._all_reset_at = self._all_reset_stored = store.number(_ALL_RESET, -1)
+        self.counts.damaged += store.moved_aside is not None
         if not store.ended_well:
             log.warning("%s: the last run was killed; going on behind its commit %d", store.path, store.commit_no)
         self._returning.check_models(store.forms())
