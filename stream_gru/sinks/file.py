@@ -14,7 +14,8 @@ from stream_gru.durable import Kept, Mark, Written
 from stream_gru.errors import SinkUnavailable
 from stream_gru.sinks.gzip_stream import GzipMember
 from stream_gru.sinks.recovery import Detail, recover, repair, tail_of
-from stream_gru.sinks.rotation import aside_name, keep_newest, put_aside, sync_folder
+from stream_gru.sinks.rotation import aside_name, keep_newest, put_aside
+from stream_gru.syncing import sync_folder
 from stream_gru.types import OutputSpec, PredictionBatch, SinkHealth
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+
+from stream_gru.syncing import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +57,3 @@ def _parts(path: Path) -> tuple[str, str]:
     compressed = ".gz" if path.name.endswith(".gz") else ""
     stem, _, form = path.name.removesuffix(".gz").rpartition(".")
     return stem, form + compressed
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder durable.  Raises OSError."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

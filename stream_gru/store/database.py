@@ -18,9 +18,11 @@ from contextlib import closing
 from pathlib import Path
 
 from stream_gru.errors import StoreError
+from stream_gru.syncing import sync_folder
 
 log = logging.getLogger(__name__)
 
+# Rises with every change of the tables, be it a blank, and the older ones are then rewritten before they are checked.
 _VERSION = 1
 _APPLICATION = 0x5347_5255  # "SGRU"
 _SCHEMA = """
@@ -119,7 +121,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, new: bool) -> None:
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION}; COMMIT"
         )
     if new:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     # The check below does not look into the words that say what a table is.
     tables = {text for (text,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
     if tables != {text.strip() for text in _SCHEMA.split(";") if text.strip()}:
@@ -144,16 +146,7 @@ def _move_aside(path: Path, wall_s: float) -> Path:
         log_file = path.with_name(path.name + "-wal")
         if log_file.exists():
             log_file.rename(target.with_name(target.name + "-wal"))
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path}: damaged, and cannot be moved aside: {error.strerror}") from error
     return target
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make new names durable.  Raises OSError."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
