@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # What brokers let through unacknowledged where the protocol has no word for it.
 _WINDOW_OF_311 = 20
+_UNHEARD_S = 60
 _PACKETS_KEPT, _WINDOWS_KEPT = 4096, 4
 
 
@@ -52,8 +53,9 @@ class MqttSource:
         state_dir: str = "",
         bell: Callable[[], None] | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config, self._broker, self._name, self._wall_ns = config, broker, name, wall_ns
+        self._config, self._broker, self._name, self._wall_ns, self._clock = config, broker, name, wall_ns, clock
         self._patterns = topic_patterns(config.topics, config.stream_id)
         self._queue = MessageQueue(config.queue_messages, config.queue_bytes, bell)
         self._ledger = Ledger()
@@ -62,6 +64,8 @@ class MqttSource:
         self._holding = False
         self._sessions_lost = self._unprotected = 0
         self._warned: set[DropReason] = set()
+        self._heard = False
+        self._granted_s = 0.0
         own_id = client_id(broker, name)
         self._subscriptions = Subscriptions(name, own_id, _filters(self._patterns), config.qos, state_dir)
         self._connection = Connection(
@@ -188,9 +192,22 @@ class MqttSource:
     def _on_turn(self, client: Client) -> None:
         for mid in self._ledger.take_acks():
             client.ack(mid, 1)
+        if not self._heard and self._subscriptions.complete:
+            self._wonder()
+
+    def _wonder(self) -> None:
+        """Say once that nothing has come though all was granted: a broker may grant what it then holds back."""
+        self._granted_s = self._granted_s or self._clock()
+        if self._clock() - self._granted_s >= _UNHEARD_S:
+            self._heard = True
+            log.warning(
+                "source %s: subscribed for %d s and nothing has come: look at the topics, and at who may read them",
+                self._name, _UNHEARD_S,
+            )  # fmt: skip
 
     def _on_message(self, message: MQTTMessage) -> None:
         arrival_ns = self._wall_ns()
+        self._heard = True
         try:
             topic = message.topic
         except UnicodeDecodeError:

@@ -354,6 +354,24 @@ def test_a_refused_subscription_is_told(broker: Broker, caplog: pytest.LogCaptur
         assert not source.health().connected
 
 
+@pytest.mark.parametrize("sent", [0, 1])
+def test_nothing_for_a_minute_is_told_once(broker: Broker, caplog: pytest.LogCaptureFixture, sent: int) -> None:
+    """A broker may grant a subscription and hold its messages back; where one has come, nothing is said."""
+    now = [100.0]
+    source = MqttSource(table(), settings(broker), name="mqtt", clock=lambda: now[0])
+    source.open(None)
+    try:
+        wait_for(lambda: source.health().connected and source._granted_s > 0, what="the source to be subscribed")
+        with broker.client() as peer:
+            peer.publish("sensors/a/data", *(["{}"] * sent))
+        receive(source, sent)
+        for now[0] in (159.9, 160.0, 300.0):
+            source._on_turn(source.connection._client)
+    finally:
+        source.close()
+    assert caplog.text.count("nothing has come") == 1 - sent
+
+
 def test_a_topic_that_is_not_text_is_a_fault(broker: Broker) -> None:
     """Brokers should not let it through; when one does, the message is counted and acknowledged."""
     source = MqttSource(table(), settings(broker), name="mqtt")

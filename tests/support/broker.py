@@ -6,14 +6,16 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
-from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tests.support.waiting import wait_for
@@ -126,6 +128,18 @@ class Broker:
             self._process.wait(10)
             self._process = None
 
+    def save(self) -> None:
+        """Have it write down all that it has, as it does now and then."""
+        before = self._written()
+        self._signal(signal.SIGUSR1)
+        wait_for(lambda: self._written() != before, what="mosquitto.db")
+
+    def _written(self) -> tuple[int, int]:
+        if not self._store.exists():
+            return 0, 0
+        found = self._store.stat()
+        return found.st_ino, found.st_mtime_ns
+
     def freeze(self) -> None:
         """Let it hang: connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
@@ -170,8 +184,17 @@ class Peer:
 
     def publish(self, topic: str, *payloads: bytes | str, qos: int = 1, retain: bool = False) -> None:
         """Publish one after the other and wait until the broker has them."""
-        infos = [self._client.publish(topic, payload, qos, retain) for payload in payloads]
-        for info in infos:
+        self._await([self._client.publish(topic, payload, qos, retain) for payload in payloads])
+
+    def publish_all(self, messages: Iterable[tuple[str, bytes | str]], expiry_s: int = 0) -> None:
+        """The same to several topics with QoS 1; the broker keeps what nobody fetches ``expiry_s`` (0: for ever)."""
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if expiry_s:
+            properties.MessageExpiryInterval = expiry_s
+        self._await([self._client.publish(topic, payload, 1, properties=properties) for topic, payload in messages])
+
+    def _await(self, sent: Sequence[MQTTMessageInfo]) -> None:
+        for info in sent:
             info.wait_for_publish(20)
             assert info.is_published()
 
