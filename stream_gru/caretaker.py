@@ -5,6 +5,7 @@ Nothing here touches samples; all of it is called from the thread of the loop.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 
@@ -149,7 +150,10 @@ class Caretaker:
 
     def _carry_out(self, command: Command) -> Answer:
         if command.action is Action.IMPORT:
-            return self._take_in(command.state)
+            return self._take_in(command.state, replace=command.replace)
+        if command.action is Action.LIST:
+            names = self._keeper.names()
+            return Answer(ok=True, text=f"{len(names)} streams", streams=len(names), state=json.dumps(names))
         if command.stream is not None and not self._keeper.knows(command.stream):
             return Answer(ok=False, text=f"unknown stream {command.stream!r}", streams=0)
         n = len(self._pipeline.streams) if command.stream is None else 1
@@ -159,6 +163,8 @@ class Caretaker:
             return Answer(ok=True, text=f"{what}: reset before the next sample", streams=n)
         if command.action is Action.EXPORT:
             return self._export(command.stream)
+        if command.action is Action.FORGET:
+            return self._forget(command.stream)
         if self._gate is None:
             return Answer(ok=False, text="this daemon cannot pause streams", streams=0)
         if command.action is Action.PAUSE:
@@ -178,9 +184,19 @@ class Caretaker:
             return Answer(ok=False, text=f"unknown stream {stream!r}", streams=0)
         return Answer(ok=True, text=f"stream {stream}: exported", streams=1, state=encoded(state).decode())
 
-    def _take_in(self, data: bytes) -> Answer:
+    def _forget(self, stream: str | None) -> Answer:
+        if stream is None:
+            return Answer(ok=False, text="expected one stream", streams=0)
+        self._keeper.forget(stream)
+        if self._silence is not None:
+            self._silence.forget(stream)
+        return Answer(ok=True, text=f"stream {stream}: forgotten", streams=1)
+
+    def _take_in(self, data: bytes, *, replace: bool) -> Answer:
         try:
             state = decoded(data)
+            if not replace and self._keeper.knows(state.stream):
+                return Answer(ok=False, text=f"stream {state.stream}: is there already; --replace takes its place")
             foreign = self._keeper.take_in(state)
         except StateError as error:
             return Answer(ok=False, text=str(error), streams=0)

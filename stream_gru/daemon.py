@@ -101,6 +101,7 @@ class Daemon:
         self._clock, self._wall_ns = clock, wall_ns
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
+        self._rest = wait or threading.Event().wait
         self._change: Callable[[], None] | None = None
         self._committed = self._scored = float("-inf")
         self._uncommitted = 0
@@ -308,8 +309,9 @@ class Daemon:
 
     def _finish(self) -> None:
         """At the end: what waits for other channels, scores, and the last commits, with some time for sinks between."""
-        for one in self.inputs:
-            if one.ended:
+        waiting = [one for one in self.inputs if any(intake.assembles for intake in one.intakes.values())]
+        if all(one.ended for one in waiting):  # they share what waits for other channels
+            for one in waiting:
                 for intake in one.intakes.values():
                     arrived = intake.finish()
                     if arrived is not None and arrived.batch.received:
@@ -333,7 +335,7 @@ class Daemon:
         end = self._clock() + _DRAIN_S
         while any(sink.health().queued for sink in self.sinks.values()) and self._clock() < end:
             self.alive()
-            self._wait(_DRAIN_STEP_S)
+            self._rest(_DRAIN_STEP_S)
 
     def _publish_scores(self) -> None:
         totals = self.pipeline.scores()

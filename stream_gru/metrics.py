@@ -144,7 +144,7 @@ class Metrics:
         commands = counter("commands", "Commands from outside", "action", "result")
         self._commands = {
             (action, well): commands.labels(action, "ok" if well else "refused")
-            for action in ("reset", "pause", "resume", "export", "import", "unknown")
+            for action in ("reset", "pause", "resume", "export", "import", "list", "forget", "unknown")
             for well in (True, False)
         }
         reloads = counter("reloads", "Reloads of the configuration", "result")
@@ -304,7 +304,7 @@ class Metrics:
         self._scored = totals
         for name, children in self._counters.items():
             for counter, value in self._shown(children, getattr(new, name)):
-                counter.inc(max(0.0, value))  # a sum over more streams may round a little lower
+                counter.inc(max(0.0, value))  # a counter that fell would stop the daemon
         gauges = ((self._mae, totals.mae()), (self._skill, totals.skill()), (self._coverage, totals.coverage()))
         for family, values in gauges:
             for gauge, value in self._shown(family, values):

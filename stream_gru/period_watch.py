@@ -16,7 +16,10 @@ _FACTOR = 1.5
 
 
 class PeriodWatch:
-    """Compares the median time between samples with ``period_s``; at most ``max_streams`` are remembered."""
+    """Compares the median time between samples with ``period_s``.
+
+    Of at most ``max_streams`` anything is remembered: those that came first; the others are not looked at.
+    """
 
     def __init__(self, period_s: float, max_streams: int = 10_000) -> None:
         self._period_ns, self._max_streams = period_s * NS_PER_S, max_streams
@@ -28,7 +31,7 @@ class PeriodWatch:
         found: list[tuple[str, float]] = []
         for index in set(out.stream.tolist()):
             stream = out.streams[index]
-            if stream in self._done or len(self._done) >= self._max_streams:
+            if stream in self._done or (stream not in self._times and self._remembered >= self._max_streams):
                 continue
             times = self._times.setdefault(stream, [])
             times += out.time_ns[out.stream == index][: _SAMPLES - len(times)].tolist()
@@ -40,3 +43,7 @@ class PeriodWatch:
             if not self._period_ns / _FACTOR < seen_ns < self._period_ns * _FACTOR:
                 found.append((stream, seen_ns / NS_PER_S))
         return found
+
+    @property
+    def _remembered(self) -> int:
+        return len(self._done) + len(self._times)

@@ -168,8 +168,13 @@ class Pipeline:
             adapt_rate=self._rate if adapt_rate is None else adapt_rate,
             max_streams=self._max_streams if max_streams is None else max_streams,
         )
-        for stream in self.streams:
-            fresh.take_back(stream, old, self.table.row(stream))
+        if fresh.form == old:
+            fresh.table = self.table
+        else:
+            for stream in self.streams:
+                fresh.take_back(stream, old, self.table.row(stream))
+        if fresh._scorer is not None and self._scorer is not None and old.model_id == fresh.form.model_id:
+            fresh._scorer.go_on(self._scorer)
         self.__dict__.update(fresh.__dict__)
         return len(self.streams) if old.model_id != self.form.model_id else 0
 
@@ -213,7 +218,10 @@ class Pipeline:
         ]
 
     def scores(self, stream: str | None = None) -> ScoreTotals | None:
-        """Return what forecasts were worth so far, for one stream or all; None without a forecast head."""
+        """Return what forecasts were worth; None without a forecast head.  Raises KeyError for an unknown stream.
+
+        Of one stream, since it began, wherever that was; else of all that this pipeline has scored.
+        """
         return None if self._scorer is None else self._scorer.totals(self.table, stream)
 
     def _columns(self) -> list[Column]:

@@ -80,8 +80,9 @@ def _ratio(a: F64, b: F64) -> F64:
 
 
 class Scorer:
-    """Scores the forecasts of one model.  Holds constants only: what is remembered lives in the StateTable.
+    """Scores the forecasts of one model.  What is remembered of a stream lives in the StateTable.
 
+    Besides that it holds the sums over all that it has scored itself, whose stream may have been evicted since.
     ``level``: nominal coverage; ``rate``: step of the adaptation (0: fixed intervals).  D targets, H horizons; P is 1,
     or 3 with a quantile head (median, lower, upper).
     """
@@ -103,6 +104,7 @@ class Scorer:
         self._offsets = np.minimum(low, -least), np.maximum(high, least)
         # A power of two, so that dividing by it is exact.
         self._unit = np.exp2(np.floor(np.log2(scale[self._targets].astype(np.float64))) - 20)[:, None]
+        self._sums = np.zeros((_SUMS, *self._shape), np.float64)
 
     def columns(self) -> list[Column]:
         """Columns of the StateTable that scoring reads and writes."""
@@ -120,11 +122,17 @@ class Scorer:
         ]
 
     def totals(self, table: StateTable, stream: str | None = None) -> ScoreTotals:
-        """Return the sums of one stream, or of all together.  Raises KeyError for an unknown stream."""
-        sums = table["score_sums"]
-        total = sums.sum(axis=0) if stream is None else sums[table.slot(stream)]
+        """Return the sums of one stream, stored ones among them, or of all that was scored here.
+
+        Raises KeyError for an unknown stream.
+        """
+        total = self._sums if stream is None else table["score_sums"][table.slot(stream)]
         covered = total[3] if self.calibrated else np.full_like(total[3], np.nan)
         return ScoreTotals(total[0].copy(), total[1] * self._unit, total[2] * self._unit, covered.copy())
+
+    def go_on(self, earlier: Scorer) -> None:
+        """Count what another scorer of the same model has scored as scored here."""
+        self._sums = earlier._sums.copy()
 
     def score(self, steps: Steps, outputs: F32, trusted: Mask, table: StateTable) -> tuple[F32, F32, F32, I32]:
         """Score what came true, adapt, and return (forecast, lower, upper), each (T, D, H) float32, and misses (T,).
@@ -261,7 +269,9 @@ class Scorer:
         sums[:, 1] = np.where(counted, self._units(np.abs(error)), 0)
         sums[:, 2] = np.where(counted, self._units(persistence), 0)
         sums[:, 3] = counted & ~missed
-        table["score_sums"][steps.slot] += np.add.reduceat(sums, steps.start, axis=0)
+        added = np.add.reduceat(sums, steps.start, axis=0)
+        table["score_sums"][steps.slot] += added
+        self._sums += added.sum(axis=0)
 
 
 def _miss_runs(steps: Steps, missed: Mask, counted: Mask, breaks: Mask, table: StateTable) -> I32:

@@ -11,15 +11,19 @@ class SilenceWatch:
     """Watches when streams were last heard.  ``after_s``: seconds without a sample after which a stream is silent.
 
     A stream that was never heard is not waited for.  Streams stand in the order in which they were last heard, so that
-    a look costs as much as has changed, however many there are.  Beyond ``max_streams`` no new stream is watched.
+    a look costs as much as has changed, however many there are.
+
+    Beyond ``max_streams`` the ones last heard longest ago are forgotten, those that are silent first: so whoever has a
+    place among the ``max_streams`` heard last is watched.  Once a silent one was forgotten, an unknown stream may be
+    it: it counts as one that came back.
     """
 
     def __init__(self, after_s: float, *, max_streams: int = 1_000_000) -> None:
-        self.after_s = after_s
-        self._max_streams = max_streams
+        self.after_s, self.max_streams = after_s, max_streams
         self._heard: OrderedDict[str, float] = OrderedDict()
-        self._silent: dict[str, None] = {}
-        self._returned: dict[str, None] = {}
+        self._silent: OrderedDict[str, None] = OrderedDict()
+        self._returned: dict[str, bool] = {}  # of those heard; whether it is certain
+        self._forgot_silent = False
 
     @property
     def silent(self) -> int:
@@ -38,10 +42,11 @@ class SilenceWatch:
                 heard.move_to_end(stream)
             elif stream in self._silent:
                 del self._silent[stream]
-                self._returned[stream] = None
-            elif len(heard) + len(self._silent) >= self._max_streams:
-                continue
+                self._returned[stream] = True
+            elif self._forgot_silent:
+                self._returned[stream] = False
             heard[stream] = now_s
+        self._make_room()
 
     def check(self, now_s: float) -> tuple[list[str], list[str]]:
         """Return which streams have fallen silent and which have come back since the last look.
@@ -53,9 +58,7 @@ class SilenceWatch:
         for stream in self._quiet(now_s):
             del self._heard[stream]
             self._silent[stream] = None
-            if stream in returned:
-                del returned[stream]
-            else:
+            if not returned.pop(stream, False):
                 fallen.append(stream)
         return fallen, list(returned)
 
@@ -64,6 +67,16 @@ class SilenceWatch:
         self._heard.pop(stream, None)
         self._silent.pop(stream, None)
         self._returned.pop(stream, None)
+
+    def _make_room(self) -> None:
+        """Forget what is beyond the bound."""
+        for _ in range(len(self._heard) + len(self._silent) - self.max_streams):
+            if self._silent:
+                self._silent.popitem(last=False)
+                self._forgot_silent = True
+            else:
+                stream, _heard_s = self._heard.popitem(last=False)
+                self._returned.pop(stream, None)
 
     def _quiet(self, now_s: float) -> list[str]:
         """The streams at the front that were last heard too long ago."""

@@ -179,8 +179,8 @@ def _record(form: RowForm) -> np.dtype[np.void]:
         if record.hasobject or "" in (name for name, _, _ in form):
             raise ValueError("expected named columns of numbers")
         return record
-    except (TypeError, ValueError) as error:
-        raise StateError(f"the form of a stored row cannot be read: {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise StateError(f"the form of a stored row cannot be read: {error!r:.200}") from error
 
 
 def _filled(column: Column, capacity: int) -> NDArray[np.generic]:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from stream_gru.errors import StateError
 from stream_gru.manifest import Manifest
 from stream_gru.state import RowForm
 
+_KIND = re.compile(r"[<|][bfiu][1248]")
 _CLOCK = frozenset(("newest_ns", "sequence", "pending_reset"))
 
 
@@ -37,12 +40,13 @@ class StoredForm:
         """Read what `text` gave.  Raises StateError."""
         try:
             data = json.loads(text)
-            columns = tuple((str(name), str(kind), tuple(map(int, shape))) for name, kind, shape in data["columns"])
-            return StoredForm(
-                str(data["model_id"]), tuple(map(str, data["channels"])), float(data["period_s"]), columns
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise StateError(f"the form of stored rows cannot be read: {error!r}") from error
+            columns = tuple((str(name), _kind(kind), tuple(map(int, shape))) for name, kind, shape in data["columns"])
+            period_s = float(data["period_s"])
+            if not math.isfinite(period_s):
+                raise ValueError(f"period_s: expected a number of seconds, got {period_s}")
+            return StoredForm(str(data["model_id"]), tuple(map(str, data["channels"])), period_s, columns)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise StateError(f"the form of stored rows cannot be read: {error!r:.200}") from error
 
     @property
     def text(self) -> str:
@@ -68,3 +72,10 @@ class StoredForm:
         if self.channels == new.channels and self.period_s == new.period_s:
             return fitting & {column.name for column in conditioning_columns(len(new.channels))}
         return fitting & _CLOCK
+
+
+def _kind(text: object) -> str:
+    """How numpy writes a type of numbers, and nothing else that it would read.  Raises ValueError."""
+    if not isinstance(text, str) or not _KIND.fullmatch(text):
+        raise ValueError(f"expected a type such as <f4, got {text!r:.20}")
+    return text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from stream_gru.cli.remote import remote_of, told
-from stream_gru.config import load_config
+from stream_gru.cli.remote import Remote, remote_of, told
+from stream_gru.config import Config, load_config
 from stream_gru.control import Action
 from stream_gru.errors import ConfigError, StreamGruError
 from stream_gru.secrets import read_secret
@@ -27,23 +28,47 @@ and name it in the file, then restart the daemon:
     token_file = "control.token\""""
 
 
+@dataclass(frozen=True, slots=True)
+class Commander:
+    """Gives one daemon commands, with its token."""
+
+    remote: Remote
+    headers: Mapping[str, bytes]
+
+    def send(self, action: Action, body: Mapping[str, object], query: str = "") -> tuple[bool, str]:
+        """Give a command.  Returns whether it was done, and JSON.
+
+        Raises StreamGruError when nobody answers or the daemon does not take it.
+        """
+        status, text = self.remote.ask("POST", f"/api/v1/{action}{query}", body, self.headers)
+        if status == _UNAUTHORIZED:
+            raise StreamGruError(
+                f"{self.remote}: the token is not the daemon's: restart the daemon after a change of the token"
+            )
+        if status == _FORBIDDEN:
+            raise StreamGruError(
+                f"{self.remote}: refused: {told(text)}; restart the daemon after a change of its configuration"
+            )
+        return status == _OK, text
+
+
+def commander_of(settings: Config, path: Path) -> Commander:
+    """Who gives commands to the daemon of a configuration.  Raises ConfigError without a token or an address."""
+    remote = remote_of(settings, path)
+    if not settings.control.token_file:
+        raise ConfigError(_MISSING.format(path))
+    token = read_secret(settings.control.token_file)
+    return Commander(
+        remote, {"Authorization": b"Bearer " + token.strip().encode(), "Content-Type": b"application/json"}
+    )
+
+
 def send(config: Path, action: Action, body: Mapping[str, object]) -> tuple[bool, str]:
     """Give the daemon of a configuration a command.  Returns whether it was done, and JSON.
 
     Raises ConfigError without a token, StreamGruError when nobody answers or the daemon does not take it.
     """
-    settings = load_config(config)
-    remote = remote_of(settings, config)
-    if not settings.control.token_file:
-        raise ConfigError(_MISSING.format(config))
-    token = read_secret(settings.control.token_file)
-    headers = {"Authorization": b"Bearer " + token.strip().encode(), "Content-Type": b"application/json"}
-    status, text = remote.ask("POST", f"/api/v1/{action}", body, headers)
-    if status == _UNAUTHORIZED:
-        raise StreamGruError(f"{remote}: the token is not the daemon's: restart the daemon after a change of the token")
-    if status == _FORBIDDEN:
-        raise StreamGruError(f"{remote}: refused: {told(text)}; restart the daemon after a change of its configuration")
-    return status == _OK, text
+    return commander_of(load_config(config), config).send(action, body)
 
 
 def _command(action: Action) -> click.Command:

@@ -33,6 +33,8 @@ class Action(StrEnum):
     RESUME = "resume"
     EXPORT = "export"
     IMPORT = "import"
+    LIST = "list"
+    FORGET = "forget"
 
 
 SAID = (Action.RESET, Action.PAUSE, Action.RESUME)
@@ -43,7 +45,7 @@ SAID = (Action.RESET, Action.PAUSE, Action.RESUME)
 class Answer:
     """What became of a command; ``streams`` is how many it concerned, ``text`` says it for people.
 
-    ``state``: JSON of an exported stream, where that was asked for.
+    ``state``: JSON of an exported stream, or of the names of all, where that was asked for.
     """
 
     ok: bool
@@ -59,7 +61,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One thing to do: ``stream`` None means all of them; ``state`` is what shall be imported.
+    """One thing to do: ``stream`` None means all of them; ``state`` is what shall be imported, ``replace``: also in the
+    place of a stream that is here.
 
     ``reply`` is called once, from the thread of the loop; it must neither raise nor wait.
     """
@@ -68,6 +71,7 @@ class Command:
     stream: str | None
     reply: Callable[[Answer], None]
     state: bytes = b""
+    replace: bool = False
 
 
 class Commands:

@@ -30,14 +30,20 @@ def stream_bound(plan: Plan) -> int:
     return _UNBOUNDED if plan.run.when_streams_full == "evict" else plan.run.max_streams
 
 
+def watched_streams(plan: Plan) -> int:
+    """Of how many streams it is watched whether they are silent."""
+    run = plan.run
+    return max(run.max_streams, run.max_stored_streams) if run.when_streams_full == "evict" else run.max_streams
+
+
 def silent_after_s(plan: Plan) -> float:
     """After how many seconds without a sample a stream is silent."""
     period_s = plan.bundle.manifest.period_s
     return plan.run.silent_after_s or max(_SILENT_LEAST_S, _SILENT_PERIODS * period_s)
 
 
-def assembly_spec(plan: Plan) -> tuple[tuple[str, ...], int, int, int, int] | None:
-    """Channels, period, longest hold and wait (nanoseconds), most streams: what the assembler is built of.
+def assembly_spec(plan: Plan) -> tuple[tuple[str, ...], int, int, int] | None:
+    """Channels, period, longest hold and wait (nanoseconds): what the assembler is built of.
 
     None when no source has channels that arrive apart.
     """
@@ -50,7 +56,6 @@ def assembly_spec(plan: Plan) -> tuple[tuple[str, ...], int, int, int, int] | No
         period_ns,
         round(config.max_age_s * NS_PER_S) or _HOLD_PERIODS * period_ns,
         round(config.wait_s * NS_PER_S) or period_ns,
-        stream_bound(plan),
     )
 
 
@@ -59,8 +64,8 @@ def build_assembler(plan: Plan) -> Assembler | None:
     spec = assembly_spec(plan)
     if spec is None:
         return None
-    channels, period_ns, max_age_ns, wait_ns, streams = spec
-    return Assembler(len(channels), period_ns, max_age_ns, wait_ns, max_streams=streams)
+    channels, period_ns, max_age_ns, wait_ns = spec
+    return Assembler(len(channels), period_ns, max_age_ns, wait_ns, max_streams=stream_bound(plan))
 
 
 def build_alarm(plan: Plan) -> Callable[[PredictionBatch], Mask | None] | None:

@@ -12,10 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from stream_gru.config.live import FileSinkConfig, MqttSinkConfig, StdinSourceConfig
+from stream_gru.config.live import FileSinkConfig, MqttSinkConfig, ReplaySourceConfig, StdinSourceConfig
 from stream_gru.daemon import Daemon, Input
 from stream_gru.errors import ConfigError
-from stream_gru.gateway.builders import assembly_spec
 from stream_gru.gateway.keep import part_name
 from stream_gru.gateway.plan import Plan, PlannedSink, PlannedSource
 from stream_gru.intake import Intake
@@ -82,28 +81,42 @@ class Exchange:
         self, build: Callable[[PlannedSource, Plan], Input], intake: Callable[[PlannedSource], Intake]
     ) -> list[Input]:
         """Keep inputs whose tables are the same, change subscriptions, close and open the others."""
-        limits = self._old.config.limits != self._new.config.limits
-        intake_anew = limits or assembly_spec(self._old) != assembly_spec(self._new)
         before = {one.name: one for one in self._old.sources}
         going = {one.name: one for one in self._daemon.inputs}
         inputs = []
         for planned in self._new.sources:
-            one = going.pop(planned.name, None)
-            stays = one is not None and _goes_on(one, before[planned.name], planned)
-            if one is not None and (not stays or intake_anew or before[planned.name] != planned):
-                for part in next(iter(one.intakes.values())).remembering():
+            one, was = going.pop(planned.name, None), before.get(planned.name)
+            if one is None or was is None:
+                one = self._opened(build(planned, self._new), resume=True)
+            elif not _goes_on(one, was, planned):
+                one.source.close()
+                successor = build(planned, self._new)
+                successor.intakes = one.intakes
+                one = self._opened(successor, resume=_is_the_same(was, planned))
+            if was is not None and _reads_otherwise(was, planned):
+                for part in one.intakes[planned.name].remembering():
                     self._keeper.drop_part(part_name(part, one.name))
                 one.intakes = {planned.name: intake(planned)}
-            if one is not None and not stays:
-                one.source.close()
-            if one is None or not stays:
-                one = build(planned, self._new)
-                one.position = self._keeper.open_source(one.name, one.source, resume=planned.numbered)
             inputs.append(one)
         for gone in going.values():
             # A broker would keep messages for a source that never comes back.
             getattr(gone.source, "forget", gone.source.close)()
         return inputs
+
+    def _opened(self, one: Input, *, resume: bool) -> Input:
+        one.position = self._keeper.open_source(one.name, one.source, resume=resume)
+        return one
+
+
+def _is_the_same(was: PlannedSource, planned: PlannedSource) -> bool:
+    """Whether the position of one table means the same for the other."""
+    files = [one.config.files if isinstance(one.config, ReplaySourceConfig) else None for one in (was, planned)]
+    return planned.numbered or files[0] == files[1]
+
+
+def _reads_otherwise(was: PlannedSource, planned: PlannedSource) -> bool:
+    """Whether what was remembered of devices is of another form of their records."""
+    return any(getattr(was, key) != getattr(planned, key) for key in ("format", "fields", "assembled"))
 
 
 def _hand_over(name: str, gone: Sink, heir: Any) -> None:

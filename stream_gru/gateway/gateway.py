@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from stream_gru import __version__
 from stream_gru.caretaker import Caretaker
@@ -18,7 +19,7 @@ from stream_gru.control import Commands, Gate
 from stream_gru.daemon import Daemon, Input
 from stream_gru.engines import load_engine
 from stream_gru.engines.timed import TimedEngine
-from stream_gru.errors import ConfigError, StreamGruError
+from stream_gru.errors import ConfigError, StoreError, StreamGruError
 from stream_gru.gateway.builders import (
     assembly_spec,
     build_alarm,
@@ -28,6 +29,7 @@ from stream_gru.gateway.builders import (
     build_rate,
     silent_after_s,
     stream_bound,
+    watched_streams,
 )
 from stream_gru.gateway.exchange import Exchange
 from stream_gru.gateway.keep import assembly_part, build_store, commit_s, policy, set_parts
@@ -38,7 +40,7 @@ from stream_gru.metrics import Metrics, build_registry
 from stream_gru.notify import Notifier
 from stream_gru.period_watch import PeriodWatch
 from stream_gru.pipeline import Pipeline
-from stream_gru.protocols import Sink
+from stream_gru.protocols import Engine, Sink
 from stream_gru.silence import SilenceWatch
 from stream_gru.sinks import build_sink
 from stream_gru.sources import build_source
@@ -50,6 +52,15 @@ log = logging.getLogger(__name__)
 
 _STUCK_S = 60.0
 _FEED = "feed"
+
+
+class _Prepared(NamedTuple):
+    """A plan that can be taken, and what was made for it beside the one that runs."""
+
+    plan: Plan
+    engine: Engine
+    server: WebServer | None
+    exchange: Exchange
 
 
 class Gateway:
@@ -70,7 +81,7 @@ class Gateway:
             max_streams=stream_bound(plan),
         )
         self.keeper = Keeper(self.pipeline, build_store(plan), policy=policy(plan))
-        self._silence = SilenceWatch(silent_after_s(plan), max_streams=plan.run.max_streams) if plan.live else None
+        self._silence = SilenceWatch(silent_after_s(plan), max_streams=watched_streams(plan)) if plan.live else None
         self.caretaker = Caretaker(
             self.pipeline,
             keeper=self.keeper,
@@ -108,7 +119,12 @@ class Gateway:
         return "" if self._server is None else self._server.address
 
     def open(self) -> None:
-        """Open what stands beside the loop: endpoints and control.  Raises ConfigError when the address is taken."""
+        """Open what stands beside the loop: endpoints and control.
+
+        Raises ConfigError when the address is taken, StoreLocked when another process has the state.
+        """
+        if self.keeper.store is not None:
+            self.keeper.store.claim()  # who comes second learns who has the state, and not that a port is taken
         self._server = self._open_server(self.plan)
         self._open_control(self.plan)
         self.metrics.observe_reload(time.time(), well=True)
@@ -121,15 +137,21 @@ class Gateway:
             self._server = None
 
     def reload(self) -> None:
-        """Read the configuration again and take it, or say why not and go on as before; called by the loop."""
+        """Read the configuration again and take it, or say why not and go on as before; called by the loop.
+
+        Raises what a commit raises, and what fails once the old plan is given up: these end the daemon.
+        """
         self.caretaker.notifier.reloading()
+        self.daemon.commit()
         try:
-            text = self._take(load_plan(self.plan.path))
+            prepared = self._prepare(load_plan(self.plan.path))
+        except StoreError:
+            raise
         except StreamGruError as error:
             log.error("the new configuration is not taken: %s", error)
             self.metrics.observe_reload(time.time(), well=False)
         else:
-            log.info("configuration taken: %s", text)
+            log.info("configuration taken: %s", self._take(prepared))
             self.metrics.observe_reload(time.time(), well=True)
         self.caretaker.notifier.ready()
 
@@ -259,10 +281,10 @@ class Gateway:
 
     # ---- taking a new plan ------------------------------------------------------------------------------------------
 
-    def _take(self, new: Plan) -> str:
-        """Carry out a new plan in place of the old one.
+    def _prepare(self, new: Plan) -> _Prepared:
+        """All of a new plan that can fail, beside the old one, which goes on as if nothing had been when it does.
 
-        What can fail comes first and changes nothing: then all is done, or, with an error, nothing.
+        Raises ConfigError, BundleError, DataError, SinkUnavailable, StateError; StoreError.
         """
         old = self.plan
         if not old.live:
@@ -272,7 +294,6 @@ class Gateway:
         if new.run.when_model_changes == "refuse" and old.bundle.manifest.model_id != new.bundle.manifest.model_id:
             raise ConfigError(f'{new.path}: run.bundle: is another model, and run.when_model_changes = "refuse"')
         engine = load_engine(new.run.engine, new.bundle)
-        self.daemon.commit()
         with ExitStack() as undo:
             server = self._new_server(old, new)
             if server is not None:
@@ -280,6 +301,12 @@ class Gateway:
             exchange = Exchange(self.daemon, self.keeper, old, new, self._sink)
             exchange.open_sinks(undo)
             undo.pop_all()
+        return _Prepared(new, engine, server, exchange)
+
+    def _take(self, prepared: _Prepared) -> str:
+        """Carry out a new plan in place of the old one, right behind a commit; return what to say of it."""
+        old, new = self.plan, prepared.plan
+        engine, server, exchange = prepared.engine, prepared.server, prepared.exchange
         reset = self.pipeline.swap(
             new.bundle,
             TimedEngine(engine, self.metrics.observe_inference),
@@ -303,13 +330,15 @@ class Gateway:
             self._assembler = build_assembler(new)
             self.keeper.drop_part(assembly_part(old))
         self.daemon.inputs = exchange.inputs(self._input, self._intake)
+        for intake in (intake for one in self.daemon.inputs for intake in one.intakes.values()):
+            intake.adapt(self._assembler, self._rate, stream_bound(new))
         self._control.close()
         self._open_control(new)
         self.daemon.alarm = build_alarm(new)
         self.daemon.batch_rows = new.run.batch_rows
         self.daemon.commit_rows, self.daemon.commit_s = new.run.commit_rows, commit_s(new)
         if self._silence is not None:
-            self._silence.after_s = silent_after_s(new)
+            self._silence.after_s, self._silence.max_streams = silent_after_s(new), watched_streams(new)
         logging.getLogger().setLevel(new.run.log_level.upper())
         self._introduce()
         self.daemon.commit()

@@ -15,7 +15,8 @@ from stream_gru.config.live import (
 )
 from stream_gru.control import Gate
 from stream_gru.daemon import Input
-from stream_gru.gateway.plan import Plan
+from stream_gru.gateway.builders import build_rate
+from stream_gru.gateway.plan import Plan, PlannedSource
 from stream_gru.intake.assembly import Assembler
 from stream_gru.keeping.keeper import Keeper, Policy
 from stream_gru.protocols import Remembering, Sink
@@ -85,7 +86,9 @@ def weaknesses(plan: Plan) -> Iterator[str]:
     if not run.state_dir and plan.live:
         yield "run.state_dir is not set: states and outputs that wait are lost with the process"
     for source in plan.sources:
-        yield from _weakness_of_source(source.name, source.config, source.broker)
+        yield from _weaknesses_of_source(source)
+    if build_rate(plan) is not None:
+        yield "limits: how much came lately is not stored: after a kill other samples may be dropped than without it"
     for sink in plan.sinks:
         config = sink.config
         if isinstance(config, StdoutSinkConfig):
@@ -96,7 +99,10 @@ def weaknesses(plan: Plan) -> Iterator[str]:
             yield f"sink {sink.name}: qos = 0: outputs under way are lost with a connection"
 
 
-def _weakness_of_source(name: str, config: object, broker: object) -> Iterator[str]:
+def _weaknesses_of_source(source: PlannedSource) -> Iterator[str]:
+    name, config, broker = source.name, source.config, source.broker
+    if source.live and (not source.fields.input.time or source.format == "number"):
+        yield f"source {name}: records carry no time: one that comes again after a kill gets that of its new arrival"
     if isinstance(config, SerialSourceConfig):
         yield f"source {name}: a serial port repeats nothing: what is sent while nobody reads is lost (at most once)"
     if isinstance(config, MqttSourceConfig) and config.qos == 0:

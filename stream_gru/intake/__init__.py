@@ -84,6 +84,19 @@ class Intake:
             batch, joined = done.batch, done.joined
         return Arrived(self.name, batch if self._gate is None else self._gate.apply(batch), joined, missing)
 
+    def adapt(self, assembler: Assembler | None, rate: RateLimit | None, max_streams: int) -> None:
+        """Go on with another assembler, where there is one, with another limit and room for so many streams."""
+        self._assembler = None if self._assembler is None else assembler
+        self._rate = rate
+        for part in (self._clock, self._sequence, self._assembler):
+            if part is not None:
+                part.max_streams = max_streams
+
+    @property
+    def assembles(self) -> bool:
+        """Whether records wait here for other channels."""
+        return self._assembler is not None
+
     def remembering(self) -> dict[str, Remembering]:
         """The parts of this intake alone that remember something, by name: assembler and gate are shared.
 

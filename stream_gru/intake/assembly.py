@@ -74,7 +74,7 @@ class Assembler:
         if channels < 1 or period_ns < 1 or max_age_ns < 0 or wait_ns < 0:
             raise ValueError("expected channels and a period above 0, and no negative age or wait")
         self._channels, self._period_ns = channels, period_ns
-        self._max_age_ns, self._wait_ns, self._max_streams = max_age_ns, wait_ns, max_streams
+        self._max_age_ns, self._wait_ns, self.max_streams = max_age_ns, wait_ns, max_streams
         self._backwards_ns = max(_BACKWARDS_NS, wait_ns, period_ns)
         self._streams: dict[str, StreamMemory] = {}
         self._changes = Changes()
@@ -218,7 +218,7 @@ class Assembler:
             self._emit(name, stream, due, rows)
 
     def _begin(self, name: str) -> StreamMemory | None:
-        if len(self._streams) >= self._max_streams:
+        if len(self._streams) >= self.max_streams:
             return None
         stream = self._streams[name] = StreamMemory([_NAN] * self._channels, [NEVER] * self._channels)
         return stream

@@ -40,7 +40,7 @@ class DeviceClock:
     """
 
     def __init__(self, wrap_ns: int, max_streams: int = 10_000) -> None:
-        self._wrap_ns, self._max_streams = wrap_ns, max_streams
+        self._wrap_ns, self.max_streams = wrap_ns, max_streams
         self.memory = Memories(_Anchor, "the clocks of devices")
         self.restarts = 0
         self.apart = 0
@@ -70,7 +70,7 @@ class DeviceClock:
         """Event times of rows of one stream."""
         anchor = self.memory.get(stream)
         if anchor is None:
-            if len(self.memory) >= self._max_streams:
+            if len(self.memory) >= self.max_streams:
                 return arrival
             anchor = self.memory.put(stream, _Anchor(int(arrival[0] - device[0]), int(device[0]), int(arrival[0])))
         self.memory.touch(stream)

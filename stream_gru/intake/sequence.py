@@ -29,7 +29,7 @@ class SequenceWatch:
 
     def __init__(self, max_streams: int = 10_000) -> None:
         self.memory = Memories(_Place, "the counters of devices")
-        self._max_streams = max_streams
+        self.max_streams = max_streams
 
     def observe(self, batch: SampleBatch) -> int:
         """Return how many samples are missing before those of ``batch``."""
@@ -47,7 +47,7 @@ class SequenceWatch:
         numbers: list[int] = seq.tolist()
         place = self.memory.get(stream)
         if place is None:
-            if len(self.memory) >= self._max_streams:
+            if len(self.memory) >= self.max_streams:
                 return 0
             place = self.memory.put(stream, _Place(numbers[0], numbers[0]))
             return sum(_step(place, number) for number in numbers[1:])

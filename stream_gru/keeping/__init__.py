@@ -1,6 +1,7 @@
 """Keeping: a daemon's parts and its store brought together, so that a kill at any instant loses and doubles nothing.
 
-    keeper.py     recovery at the start, the commit, eviction and return of streams
+    keeper.py     recovery at the start, the commit
+    crowd.py      eviction and return of streams, and what is asked of one
     returning.py  what was stored comes back into the parts that remember it
     residents.py  which streams are in memory, and who of them has been idle for longest
     transfer.py   one stream as a file, to be shown, kept or taken to another gateway

@@ -5,50 +5,32 @@
 
 A transactional outbox, and acknowledgement behind the commit.  A failure in between ends the daemon: nothing is known
 then of what the disk holds, and the inputs come again.
-
-Decision: eviction happens only behind a commit, when every row is written; so nothing is ever parked in between.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Container, Mapping
+from dataclasses import replace
 
 from stream_gru.durable import Mark, Receipts, Written
 from stream_gru.errors import StateError
-from stream_gru.keeping.residents import Residents
-from stream_gru.keeping.returning import KeptCounts, Returning
+from stream_gru.keeping.crowd import ALL_RESET, Crowd, Policy
 from stream_gru.keeping.transfer import Exported, exported, exported_from, require_same_model
 from stream_gru.pipeline import Pipeline
 from stream_gru.protocols import Receipted, Remembering, Sink, Source
 from stream_gru.store.store import Changes, Store
 from stream_gru.stored_form import StoredForm
-from stream_gru.types import DropReason, Position, SampleBatch
+from stream_gru.types import Position
+
+__all__ = ["Keeper", "Policy"]
 
 log = logging.getLogger(__name__)
 
-_ALL_RESET = "all_reset_at"  # number of the commit behind which a reset of all streams was asked for
+_MODEL = "model_id"  # of the last commit that had rows
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a keeper does where it has a choice.
-
-    ``evict``: beyond ``max_streams`` the stream that was idle for longest makes room, instead of new ones being
-    refused; ``max_stored``: then so many are kept in all.  ``refuse_other_model``: stored states of another model are
-    an error, instead of being reset.
-    """
-
-    max_streams: int = 1000
-    evict: bool = False
-    max_stored: int = 100_000
-    refuse_other_model: bool = False
-
-
-class Keeper:
+class Keeper(Crowd):
     """Keeps one pipeline and the parts beside it.  All of it belongs to the thread of the loop.
 
     ``store`` None: nothing outlives the process, the commit is the same but for the transaction.  ``parts``: those that
@@ -63,29 +45,14 @@ class Keeper:
         shared: Mapping[str, Remembering] | None = None,
         policy: Policy | None = None,
     ) -> None:
-        self.store = store
-        self.parts, self.shared = dict(parts or {}), dict(shared or {})
-        self.counts = KeptCounts()
-        self._pipeline, self._policy = pipeline, policy or Policy()
-        self._returning = Returning(pipeline, self.counts, refuse_other_model=self._policy.refuse_other_model)
+        super().__init__(pipeline, store, parts, policy or Policy())
+        self.shared = dict(shared or {})
         self._dropped: list[str] = []
-        self._taken_in: list[str] = []
-        self._residents = Residents(self._policy.max_streams)
-        self._known = 0
+        self._rewritten: set[str] = set()
         self._marks: dict[str, Mark] = {}
         self._positions: dict[str, Position] = {}
-        self._all_reset_at = self._all_reset_stored = -1
-
-    def take_policy(self, policy: Policy) -> None:
-        """Go by another policy from now on."""
-        evicted, self._policy = self.evicts, policy
-        self._returning.refuse_other_model = policy.refuse_other_model
-        self._residents.most = policy.max_streams
-        if self.store is not None and self.evicts:
-            self._known = self.store.count_names()
-        if self.store is not None and evicted and not self.evicts:
-            self._return_all(self.store)
-        self._residents.heard(name for name in self._pipeline.streams if name not in self._residents)
+        self._all_reset_stored = -1
+        self._model_stored = ""
 
     def drop_part(self, name: str) -> None:
         """What was stored of a part is void, as another part takes its place."""
@@ -95,11 +62,6 @@ class Keeper:
     def up(self) -> bool:
         """Whether what is committed is stored."""
         return self.store is not None and self.store.is_open
-
-    @property
-    def evicts(self) -> bool:
-        """Whether streams make room for each other."""
-        return self._policy.evict and self.store is not None
 
     # ---- recovery -------------------------------------------------------------------------------------------------
 
@@ -120,11 +82,12 @@ class Keeper:
 
     def _recover_states(self, store: Store) -> None:
         self._known = store.count_names()
-        self._all_reset_at = self._all_reset_stored = store.number(_ALL_RESET, -1)
+        self._all_reset_at = self._all_reset_stored = store.number(ALL_RESET, -1)
         self.counts.damaged += store.moved_aside is not None
         if not store.ended_well:
             log.warning("%s: the last run was killed; going on behind its commit %d", store.path, store.commit_no)
-        self._returning.check_models(store.forms())
+        self._model_stored = store.text(_MODEL, "")
+        self._returning.check_models(store.forms(), self._model_stored)
         newest = self._policy.max_streams if self.evicts else None
         reset = 0
         for stored in store.rows(newest):
@@ -166,7 +129,9 @@ class Keeper:
 
         Raises what `Source.open` raises.
         """
-        found = None if self.store is None or not resume else self.store.positions().get(name)
+        if self.store is not None and not resume:
+            self.store.forget_position(name)
+        found = None if self.store is None else self.store.positions().get(name)
         if isinstance(source, Receipted) and self.store is not None:
             source.resume(self.store.packets(name))
         source.open(found)
@@ -191,6 +156,7 @@ class Keeper:
                 self.store.write(changes)
                 self.counts.commits += 1
                 self._marks.update(changes.marks)
+                self._model_stored = changes.texts.get(_MODEL, self._model_stored)
         self._stored()
         for sink in sinks.values():
             sink.committed()
@@ -207,14 +173,14 @@ class Keeper:
         """All that is not yet in the store."""
         rows = self._pipeline.table.changed_rows()
         parts = (*self.parts.items(), *self.shared.items())
-        numbers = {} if self._all_reset_at == self._all_reset_stored else {_ALL_RESET: self._all_reset_at}
-        return Changes(
+        numbers = {} if self._all_reset_at == self._all_reset_stored else {ALL_RESET: self._all_reset_at}
+        changes = Changes(
             form=self._pipeline.form.text if rows else "",
             streams=rows,
             memories=[
                 (name, key, part.recall(key))
                 for name, part in parts
-                for key in sorted({*part.changed(), *(self._taken_in if name in self.parts else ())})
+                for key in sorted({*part.changed(), *(self._rewritten if name in self.parts else ())})
             ],
             positions={
                 name: at for name, (_, at) in read.items() if at is not None and at != self._positions.get(name)
@@ -225,15 +191,18 @@ class Keeper:
             answered={name: one.answered for name, one in written.items() if one.answered},
             numbers=numbers,
             dropped=tuple(self._dropped),
+            forgotten=sorted(self._forgotten),
         )
+        model = self._pipeline.manifest.model_id
+        return replace(changes, texts={_MODEL: model}) if rows and model != self._model_stored else changes
 
     def _stored(self) -> None:
         self._pipeline.table.stored()
         for part in (*self.parts.values(), *self.shared.values()):
             part.stored()
         self._all_reset_stored = self._all_reset_at
-        self._dropped.clear()
-        self._taken_in.clear()
+        for told in (self._dropped, self._rewritten, self._forgotten):
+            told.clear()
 
     def _acknowledge(
         self, read: Mapping[str, tuple[Source, Position | None]], receipts: Mapping[str, Receipts]
@@ -254,88 +223,37 @@ class Keeper:
         if self.store is not None:
             self.store.close()
 
-    # ---- streams that make room for each other --------------------------------------------------------------------
-
-    def admit(self, batch: SampleBatch) -> SampleBatch:
-        """Make sure that all streams of a batch are in memory; rows of streams too many are rejected.
-
-        Raises StoreError.
-        """
-        if not self.evicts:
-            return batch
-        refused = [name for name in batch.streams if name not in self._residents and not self._return(name)]
-        self._residents.heard(name for name in batch.streams if name not in refused)
-        return _without(batch, refused) if refused else batch
-
-    def _return(self, name: str) -> bool:
-        """Bring a stream back that was evicted, or let a new one in; False when there are too many."""
-        assert self.store is not None  # noqa: S101 - only with a store are streams evicted
-        stored, memories = self.store.row(name), self.store.memories(name)
-        if stored is None and not memories:
-            if self._known >= self._policy.max_stored:
-                return False
-            self._known += 1
-            return True
-        if stored is not None:
-            self._returning.stream(stored, self._all_reset_at)
-        self._returning.memories(name, self.parts, memories)
-        self.counts.restored += 1
-        return True
-
-    def _return_all(self, store: Store) -> None:
-        """Streams make no room for each other any more: those that were evicted come back, as at a start."""
-        remembered = [name for part in self.parts for name in store.memories_of(part)]
-        for name in dict.fromkeys((*store.names(), *remembered)):
-            if name not in self._residents:
-                self._return(name)
-
-    def _evict(self, idle: Sequence[str]) -> None:
-        assert self.store is not None  # noqa: S101 - only with a store are streams evicted
-        for name in idle:
-            if name in self._pipeline.table:
-                self._pipeline.table.evict(name)
-            elif self.store.row(name) is None and not self.store.memories(name):
-                self._known -= 1  # let in, and never heard of: all of its samples were left out
-            for part in self.parts.values():
-                part.forget(name)
-        self.counts.evicted += len(idle)
-
-    def reset(self, name: str | None) -> int:
-        """Reset one stream, or all, before the next sample; evicted ones too.  Return how many; 0: unknown.
-
-        Raises StoreError.
-        """
-        if name is not None:
-            if name not in self._pipeline.table and not self._fetch(name):
-                return 0
-            return self._pipeline.reset(name)
-        count = self._pipeline.reset()
-        if self.evicts and self.store is not None:
-            self._all_reset_at = self.store.commit_no
-            count = max(count, self.store.count())
-        return count
+    # ---- streams that go elsewhere, and come from there -------------------------------------------------------------
 
     def exported(self, name: str) -> Exported | None:
         """A stream as it is now, in memory or evicted; None when it is unknown.  Raises StoreError, StateError."""
         if name not in self._pipeline.table:
-            return exported_from(self.store, name) if self.evicts and self.store is not None else None
+            if self.store is None or not self.evicts or name in self._forgotten:
+                return None
+            return exported_from(self.store, name)
         memories = {part: found.recall(name) for part, found in self.parts.items()}
         return exported(name, self._pipeline.form, self._pipeline.table.row(name), memories)
 
     def take_in(self, state: Exported) -> list[str]:
         """Have a stream go on as it was exported, in place of what is known of it; return parts that are not here.
 
-        Raises IncompatibleStateError when it is of another model, StateError when a part cannot read it.
+        Raises IncompatibleStateError when it is of another model, StateError when a part cannot read it or there are
+        too many streams: then nothing is changed.  StoreError.
         """
         require_same_model(state, self._pipeline.form)
         name = state.stream
+        new = self._require_room(name)
         before = {part: found.recall(name) for part, found in self.parts.items()}
-        self._taken_in.append(name)  # parts do not call changed what they were given
+        if not self.evicts or name in self._residents:
+            self._rewritten.add(name)  # parts do not call changed what they are given
         try:
             self._give_memories(name, state.memories)
         except StateError:
             self._give_memories(name, before)
             raise
+        self._rewritten.add(name)
+        self._forgotten.add(name)
+        self._known += new
         self._pipeline.take_back(name, StoredForm.read(state.form), state.row)
         self._pipeline.table.touch(name)
         self._residents.heard([name])
@@ -350,20 +268,6 @@ class Keeper:
             else:
                 found.restore(name, data)
 
-    def knows(self, name: str) -> bool:
-        """Whether there is a stream of this name, in memory or evicted.  Raises StoreError."""
-        if name in self._pipeline.table:
-            return True
-        return self.evicts and self.store is not None and self.store.row(name) is not None
-
-    def _fetch(self, name: str) -> bool:
-        """Have an evicted stream in memory; False when there is none of this name."""
-        if not self.evicts or self.store is None or self.store.row(name) is None:
-            return False
-        self._return(name)
-        self._residents.heard([name])
-        return name in self._pipeline.table
-
 
 def _receipts(read: Mapping[str, tuple[Source, Position | None]]) -> dict[str, Receipts]:
     """What sources say of packets, where they know any."""
@@ -372,11 +276,3 @@ def _receipts(read: Mapping[str, tuple[Source, Position | None]]) -> dict[str, R
         for name, (source, position) in read.items()
         if isinstance(source, Receipted) and position is not None
     }
-
-
-def _without(batch: SampleBatch, refused: Iterable[str]) -> SampleBatch:
-    """The batch without rows of these streams, which count as beyond the limit."""
-    out = np.isin(batch.stream, [batch.streams.index(name) for name in refused])
-    rows = int(np.count_nonzero(out))
-    rejected = {**batch.rejected, DropReason.STREAM_LIMIT: batch.rejected.get(DropReason.STREAM_LIMIT, 0) + rows}
-    return replace(batch.take(~out), rejected=rejected)

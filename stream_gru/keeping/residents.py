@@ -24,6 +24,10 @@ class Residents:
             self._names.pop(name, None)
             self._names[name] = None
 
+    def drop(self, name: str) -> None:
+        """Take a name out; quiet when it is unknown."""
+        self._names.pop(name, None)
+
     def idle(self) -> list[str]:
         """Those beyond ``most``, idle for longest; they are no residents any more."""
         surplus = [name for name, _ in zip(self._names, range(len(self._names) - self.most), strict=False)]

@@ -84,18 +84,27 @@ class Returning:
             self._forms = {text: StoredForm.read(text)}
         return self._forms[text]
 
-    def check_models(self, forms: Iterable[str]) -> None:
-        """Refuse stored rows of another model, where that is wanted.  Raises IncompatibleStateError."""
+    def check_models(self, forms: Iterable[str], last: str) -> None:
+        """Refuse what the last run stored under another model, where that is wanted.  Raises IncompatibleStateError.
+
+        ``last``: model of the last run, where that is known.  Older rows, of streams that were evicted long ago, may be
+        of any: they are reset when they come back.
+        """
         mine = self._pipeline.manifest.model_id
-        for text in forms if self.refuse_other_model else ():
-            theirs = mine
-            with suppress(StateError):  # one that cannot be read is told when its stream comes back
-                theirs = self._form(text).model_id
-            if theirs != mine:
-                raise IncompatibleStateError(
-                    f"the stored states are of model {theirs}, the bundle is {mine}; "
-                    'give back that bundle, or set run.when_model_changes = "reset"'
-                )
+        theirs = [last] if last else self._models(forms)
+        if self.refuse_other_model and any(model != mine for model in theirs):
+            raise IncompatibleStateError(
+                f"the stored states are of model {next(model for model in theirs if model != mine)}, the bundle is "
+                f'{mine}; give back that bundle, or set run.when_model_changes = "reset"'
+            )
+
+    def _models(self, forms: Iterable[str]) -> list[str]:
+        """Models of forms; one that cannot be read is told when its stream comes back."""
+        models = []
+        for text in forms:
+            with suppress(StateError):
+                models.append(self._form(text).model_id)
+        return models
 
     def _tell_damaged(self, text: str) -> None:
         self._counts.damaged += 1

@@ -16,6 +16,7 @@ import numpy as np
 
 from stream_gru.control import MAX_STATE_BYTES
 from stream_gru.errors import IncompatibleStateError, StateError
+from stream_gru.keeping.soundness import require_sound
 from stream_gru.state import split_row
 from stream_gru.store.checked import checksum
 from stream_gru.store.store import Store
@@ -73,7 +74,13 @@ def decoded(data: bytes) -> Exported:
         raise StateError(f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {state.stream!r:.80}")
     if state.checksum != _checksum(state.stream, state.form, state.row, state.memories):
         raise StateError(f"stream {state.stream}: the checksum is wrong: the file was changed or damaged")
-    split_row(StoredForm.read(state.form).columns, state.row)
+    form = StoredForm.read(state.form)
+    if form.model_id != state.model_id:
+        raise StateError(f"stream {state.stream}: its row is of another model than {state.model_id!r:.80}")
+    try:
+        require_sound(form, split_row(form.columns, state.row))
+    except StateError as error:
+        raise StateError(f"stream {state.stream}: {error}") from error
     return state
 
 
@@ -103,8 +110,8 @@ def as_dict(state: Exported) -> dict[str, Any]:
         "hidden": {
             "size": int(h.size),
             "finite": bool(np.isfinite(h).all()),
-            "norm": round(float(np.linalg.norm(h)), 6),
-            "largest": round(float(np.abs(h).max(initial=0.0)), 6),
+            "norm": _number(np.linalg.norm(h.astype(np.float64))),
+            "largest": _number(np.abs(h).max(initial=0.0)),
         },
         "last_values": [_number(value) for value in columns["applied_values"]],
         "bytes": len(state.row) + sum(map(len, state.memories.values())),
@@ -124,7 +131,7 @@ def reset_row(form: StoredForm, row: bytes, reason: ResetReason = ResetReason.CO
     )
 
 
-def _number(value: np.float32) -> float | None:
+def _number(value: np.floating[Any]) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 

@@ -56,9 +56,6 @@ class Ledger:
         for mid, digest in (done or {}).items():
             self._remember(mid, digest)
 
-    def __len__(self) -> int:
-        return len(self._unprocessed)
-
     def connected(self, session_present: bool) -> None:
         """A new connection: earlier acknowledgements are void; without the session so is all that was known."""
         with self._lock:

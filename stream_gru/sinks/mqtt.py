@@ -34,6 +34,7 @@ from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.sinks.home_assistant import discovery
 from stream_gru.sinks.leftovers import Leftovers, signed
 from stream_gru.sinks.outbox import Left, Outbox
+from stream_gru.sinks.presence import Presence
 from stream_gru.times import format_iso
 from stream_gru.types import PredictionBatch, SinkHealth
 
@@ -48,6 +49,7 @@ _MOST_UNDER_WAY_311 = 20
 # Connections that the same output may cost before it is given up: some brokers cut us for what they do not want.
 _CUTS_OF_ONE = 4
 _TRUSTED_AFTER = 20
+_MOST_SAID = 1000  # complaints that are said once each
 # Fixed header, lengths, packet identifier and the properties without their texts, at their longest.
 _PACKET_BYTES = 64
 
@@ -74,7 +76,7 @@ class MqttSink:
         self._outbox = Outbox(config.queue_messages, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
         self._notices = Notices(self._outbox.changed)
         self._under_way: dict[int, Outgoing] = {}  # by packet identifier
-        self._streams: dict[str, bool] = {}
+        self._streams = Presence()
         self._said: set[str] = set()
         self._suspect: Outgoing | None = None
         self._blamed = self._one_by_one = 0
@@ -152,11 +154,13 @@ class MqttSink:
 
         That a stream is silent of which there never was an output is no news.
         """
-        new = stream not in self._streams
+        new = self._streams.get(stream) is None
         if new and not online:
             return
-        self._streams[stream] = online
+        displaced = self._streams.put(stream, online)
         self._say_availability(stream, online)
+        if displaced:
+            self._say_availability(displaced, False)
         if new:
             self._announce(stream)
         self._connection.wake()
@@ -172,7 +176,7 @@ class MqttSink:
         if self._connection.connected:
             self._connection.wake()
             self._wait(lambda: self._outbox.quiet, _CLOSE_ROWS_S)
-        for stream in self._streams:
+        for stream in self._streams.names():
             self.stream_status(stream, False)
         if self._connection.connected:
             self._wait(lambda: self.idle, _CLOSE_NOTICES_S)
@@ -231,7 +235,7 @@ class MqttSink:
             if not item.key:  # what is true no longer is replaced below
                 self._notices.put(item.topic, item.payload)
         self._notices.put(self._config.status_topic, _ONLINE)
-        for stream, online in list(self._streams.items()):
+        for stream, online in self._streams.items():
             self._say_availability(stream, online)
             self._announce(stream)
         self._leftovers.connected(client, cut=self._connection.cuts > 0)
@@ -260,14 +264,14 @@ class MqttSink:
         self._connection.acknowledge(message)
         if message.topic == self._birth_topic:
             if bytes(message.payload) == _ONLINE:
-                for stream in list(self._streams):
+                for stream in self._streams.names():
                     self._announce(stream)
         elif message.topic != self._config.status_topic:
             self._take_back(self._leftovers.stream_of(message))
 
     def _take_back(self, stream: str) -> None:
         """Say that a stream is offline, unless we know better."""
-        if stream and stream not in self._streams:
+        if stream and self._streams.get(stream) is None:
             self._say_availability(stream, False)
             online = self._streams.get(stream)
             if online is not None:  # its first output came in between
@@ -352,9 +356,11 @@ class MqttSink:
             self._notices.settle()
 
     def _say_once(self, key: str, text: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            log.error("sink %s: %s; said once", self._name, text)
+        if key in self._said or len(self._said) >= _MOST_SAID:
+            return
+        self._said.add(key)
+        last = "" if len(self._said) < _MOST_SAID else "; nothing of this kind is said any more"
+        log.error("sink %s: %s; said once%s", self._name, text, last)
 
     def _say_goodbye(self, client: Client) -> None:
         limits = self._connection.limits
@@ -362,7 +368,7 @@ class MqttSink:
         # without acknowledgement, as more may be under way than it allows.
         idle = self.idle
         if self._config.availability_topic and not idle:
-            for stream in list(self._streams):
+            for stream in self._streams.names():
                 topic = fill_stream(self._config.availability_topic, stream)
                 client.publish(topic, _OFFLINE, 0, limits.retain)
         client.publish(self._config.status_topic, _OFFLINE, min(int(idle), limits.max_qos), limits.retain)

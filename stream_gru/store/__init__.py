@@ -2,6 +2,7 @@
 
     lock.py      one process at a time, on a disk that keeps its word
     database.py  the file: settings, tables, the check at the start, and what becomes of a damaged one
+    log_file.py  whether its log was damaged
     checked.py   bytes with a checksum, bound to what they belong to
     store.py     the transaction, and what is read at the start
 

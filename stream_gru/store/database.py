@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 from stream_gru.errors import StoreError
+from stream_gru.store.log_file import commits_in
 from stream_gru.syncing import sync_folder
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ _VERSION = 1
 _APPLICATION = 0x5347_5255  # "SGRU"
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE form(id INTEGER PRIMARY KEY, text TEXT UNIQUE NOT NULL);
+CREATE TABLE form(id INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE stream(
     name TEXT PRIMARY KEY, form INTEGER NOT NULL, commit_no INTEGER NOT NULL, row BLOB NOT NULL, crc INTEGER NOT NULL
 );
@@ -44,6 +46,7 @@ CREATE TABLE outbox(
 ) WITHOUT ROWID;
 CREATE TABLE counter(sink TEXT PRIMARY KEY, last INTEGER NOT NULL);
 """
+_LOG_BYTES = 8_388_608
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")
 
 
@@ -59,14 +62,23 @@ class _DamagedOpen(Damaged):
         self.connection = connection
 
 
-def open_database(path: Path, wall_s: Callable[[], float] = time.time) -> tuple[sqlite3.Connection, Path | None]:
+def open_database(
+    path: Path, wall_s: Callable[[], float] = time.time, repair: bool = True
+) -> tuple[sqlite3.Connection, Path | None]:
     """Open the file, or make it; return it and, when the one that was there is damaged, where that was moved to.
 
-    Raises StoreError when it cannot be opened, or was written by a newer version.
+    ``repair`` False: a damaged one stays.  Raises StoreError for that, when it cannot be opened, or was written by a
+    newer version.
     """
     try:
         return _opened(path), None
     except _DamagedOpen as error:
+        if not repair:
+            _close_unchanged(error.connection, path)
+            raise StoreError(
+                f"{path}: damaged ({error}): keep a copy of the folder; "
+                "the next start of the daemon moves this file aside, and all streams begin anew"
+            ) from error
         with closing(error.connection):
             aside = _move_aside(path, wall_s())
         log.error("%s: damaged (%s): moved to %s; all streams begin anew", path, error, aside.name)
@@ -81,12 +93,14 @@ def _opened(path: Path) -> sqlite3.Connection:
     """Raises _DamagedOpen, StoreError."""
     try:
         new = not path.exists()
+        commits = commits_in(path.with_name(path.name + "-wal"))
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, timeout=0.0)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: cannot be opened: {error}") from error
     try:
         _set_up(connection, path, new)
+        _check_log(connection, commits)
     except Damaged as error:
         raise _DamagedOpen(str(error), connection) from error
     except sqlite3.Error as error:
@@ -115,6 +129,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, new: bool) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA wal_autocheckpoint=1000")
+    connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")  # else a log that was large once stays so
     connection.execute("PRAGMA cell_size_check=ON")
     if version == 0:
         connection.executescript(
@@ -128,12 +143,31 @@ def _set_up(connection: sqlite3.Connection, path: Path, new: bool) -> None:
         raise Damaged("its tables are not those of this version")
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise Damaged(found)
+        raise Damaged(" ".join(str(found).split()))
+
+
+def _check_log(connection: sqlite3.Connection, commits: Sequence[int]) -> None:
+    """Make sure that SQLite has found all commits of the log but, perhaps, the last one.  Raises Damaged."""
+    _, found, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    lost = sum(number > found for number in commits)
+    if lost > 1:
+        raise Damaged(f"its log is broken before {lost} commits")
 
 
 def _text(data: bytes) -> str:
     """Text that a disk has damaged is another text, and no reason not to start."""
     return data.decode(errors="replace")
+
+
+def _close_unchanged(connection: sqlite3.Connection, path: Path) -> None:
+    """Close a damaged file, and leave it and its log as they are."""
+    copy = path.with_name(f"{path.name}.copy")
+    with closing(connection), suppress(OSError):
+        # SQLite touches neither once another file has the name: one of the same bytes.
+        shutil.copy(path, copy)
+        with copy.open("rb") as file:
+            os.fsync(file.fileno())
+        copy.replace(path)
 
 
 def _move_aside(path: Path, wall_s: float) -> Path:

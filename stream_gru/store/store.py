@@ -33,11 +33,13 @@ class Changes:
     """What one commit makes durable.
 
     ``form``       how the rows of ``streams`` are to be read, and of which model they are: opaque here
+    ``forgotten``  names of which all that was kept is deleted, before anything is written
     ``streams``    (name, row) of each stream that has changed
     ``memories``   (part, name, bytes; None: nothing is remembered any more)
     ``positions``  by source; ``receipts`` by source
     ``marks``      by sink; ``outgoing`` new outputs by sink, ``answered`` numbers to delete, by sink
     ``numbers``    by name, for whoever wants to keep one; ``dropped`` parts of which all memories are void
+    ``texts``      by name, what stands beside other changes: alone they are none
     """
 
     form: str = ""
@@ -50,11 +52,13 @@ class Changes:
     answered: Mapping[str, Sequence[int]] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
     dropped: Sequence[str] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    forgotten: Sequence[str] = ()
 
     def __bool__(self) -> bool:
         return any((
             self.streams, self.memories, self.positions, self.receipts, self.marks, self.outgoing, self.answered,
-            self.numbers, self.dropped,
+            self.numbers, self.dropped, self.forgotten,
         ))  # fmt: skip
 
 
@@ -80,12 +84,41 @@ class Store:
         self._lock = StoreLock(folder / "lock")
         self._connection: sqlite3.Connection | None = None
         self._forms: dict[str, int] = {}
+        self._newest_packet: dict[str, int] = {}  # number of the last one, by source
+        self._running = False
         self.commit_no = 0
         self.moved_aside: Path | None = None
         self.ended_well = True
 
-    def open(self) -> None:
-        """Lock and open; ``moved_aside`` tells where a damaged file went, ``ended_well`` whether it was closed before.
+    def open(self, repair: bool = True) -> None:
+        """Lock and open; ``moved_aside`` tells where a damaged file went.
+
+        ``ended_well`` tells whether the last run that committed something came to its end.  ``repair`` False: a damaged
+        file stays where it is, and is an error.  Raises StoreLocked when another process has it, StoreError when it
+        cannot be used here.
+        """
+        self.claim()
+        try:
+            self._connection, self.moved_aside = open_database(self.path, self._wall_s, repair)
+            with self._telling():
+                self._forms = {text: number for number, text in self._rows("SELECT id, text FROM form")}
+                self.commit_no = self._number("commit_no", 0)
+                self._running = bool(self._number("running", 0))
+                self.ended_well = not self._running
+                # Read once: all packets would have to be looked at.
+                newest = "SELECT source, max(CAST(number AS INTEGER)) FROM packet GROUP BY source"
+                self._newest_packet = dict(self._rows(newest))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return self._connection is not None
+
+    def claim(self) -> None:
+        """Make the folder and lock it; may be called before `open`, which does it too.
 
         Raises StoreLocked when another process has it, StoreError when it cannot be used here.
         """
@@ -95,21 +128,6 @@ class Store:
             raise StoreError(f"{self._folder}: cannot be made: {error.strerror}") from error
         require_local(self._folder)
         self._lock.take()
-        try:
-            self._connection, self.moved_aside = open_database(self.path, self._wall_s)
-            with self._telling():
-                self._forms = {text: number for number, text in self._rows("SELECT id, text FROM form")}
-                self.commit_no = self._number("commit_no", 0)
-                self.ended_well = not self._number("running", 0)
-                self._execute("INSERT OR REPLACE INTO meta VALUES('running', 1)")
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it can be used."""
-        return self._connection is not None
 
     def close(self) -> None:
         """Close the file and free the lock; may be called twice, and after an error."""
@@ -125,6 +143,7 @@ class Store:
         """
         with self._telling():
             self._execute("INSERT OR REPLACE INTO meta VALUES('running', ?)", (int(not well),))
+            self._running = not well
 
     # ---- the transaction ------------------------------------------------------------------------------------------
 
@@ -132,6 +151,7 @@ class Store:
         """Make all of it durable, or nothing.  Raises StoreError: then the store must not be used any more."""
         with self._telling():
             self._begin(changes)
+            self._delete(changes.forgotten)
             self._write_streams(changes)
             self._write_memories(changes)
             self._write_positions(changes)
@@ -143,8 +163,14 @@ class Store:
     def _begin(self, changes: Changes) -> None:
         self._execute("BEGIN IMMEDIATE")
         self.commit_no += 1
-        numbers = {"commit_no": self.commit_no, **changes.numbers}
-        self._many("INSERT OR REPLACE INTO meta VALUES(?, ?)", list(numbers.items()))
+        running = {} if self._running else {"running": 1}
+        facts = {"commit_no": self.commit_no, **running, **changes.numbers, **changes.texts}
+        self._many("INSERT OR REPLACE INTO meta VALUES(?, ?)", list(facts.items()))
+        self._running = True
+
+    def _delete(self, names: Sequence[str]) -> None:
+        self._many("DELETE FROM stream WHERE name=?", [(name,) for name in names])
+        self._many("DELETE FROM memory WHERE name=?", [(name,) for name in names])
 
     def _write_streams(self, changes: Changes) -> None:
         if not changes.streams:
@@ -174,14 +200,11 @@ class Store:
         for source, receipts in changes.receipts.items():
             if receipts.forget:
                 self._execute("DELETE FROM packet WHERE source=?", (source,))
-            first = self._next_packet(source)
+            first = self._newest_packet.get(source, 0) + 1
             rows = [(source, id_, digest, first + n) for n, (id_, digest) in enumerate(receipts.packets.items())]
             # Identifiers have 16 bits: there are never more than 65,535 rows of a source.
             self._many("INSERT OR REPLACE INTO packet VALUES(?, ?, ?, ?)", rows)
-
-    def _next_packet(self, source: str) -> int:
-        number: int | None = self._one("SELECT max(number) FROM packet WHERE source=?", (source,))
-        return 1 if number is None else number + 1
+            self._newest_packet[source] = first + len(rows) - 1
 
     def _write_marks(self, changes: Changes) -> None:
         rows = [(sink, mark.path, mark.offset, mark.detail) for sink, mark in changes.marks.items()]
@@ -237,6 +260,12 @@ class Store:
         """What `Changes.numbers` once said.  Raises StoreError."""
         with self._telling():
             return self._number(key, default)
+
+    def text(self, key: str, default: str) -> str:
+        """What `Changes.texts` once said.  Raises StoreError."""
+        with self._telling():
+            found = self._rows("SELECT value FROM meta WHERE key=?", (key,))
+        return found[0][0] if found and isinstance(found[0][0], str) else default
 
     def forms(self) -> list[str]:
         """The forms of all rows.  Raises StoreError."""
@@ -302,12 +331,11 @@ class Store:
         with self._telling():
             self._execute("DELETE FROM position WHERE source=?", (source,))
 
-    def forget_stream(self, name: str) -> None:
-        """Delete a stream and what is remembered of it.  Raises StoreError."""
+    def forget_streams(self, names: Sequence[str]) -> None:
+        """Delete streams and what is remembered of them, all or none.  Raises StoreError."""
         with self._telling():
             self._execute("BEGIN IMMEDIATE")
-            self._execute("DELETE FROM stream WHERE name=?", (name,))
-            self._execute("DELETE FROM memory WHERE name=?", (name,))
+            self._delete(names)
             self._end()
 
     # ---- SQLite ---------------------------------------------------------------------------------------------------

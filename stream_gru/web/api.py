@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -136,9 +137,10 @@ class _Refused(Exception):
 
 
 def command_route(api: Api, action: Action, refusals: Refusals) -> Callable[[Request], Awaitable[Response]]:
-    """``POST /api/v1/reset``, ``pause``, ``resume`` or ``export`` with ``{"stream": NAME}`` or ``{"all": true}``.
+    """``POST /api/v1/reset``, ``pause``, ``resume``, ``export``, ``forget`` or ``list``, of one stream or all.
 
-    The body of ``import`` is the ``state`` that ``export`` gave.
+    With ``{"stream": NAME}`` or ``{"all": true}``.  The body of ``import`` is the ``state`` that ``export`` gave;
+    ``?replace=1``: also where the stream is known.
     """
 
     async def answer(request: Request) -> Response:
@@ -146,7 +148,8 @@ def command_route(api: Api, action: Action, refusals: Refusals) -> Callable[[Req
             _admit(request, api.token.strip())
             stream, state = await _asked(request, action)
             request.scope["state"]["connection"].spare()
-            return await _ask(api.commands, action, stream, state)
+            replace = request.query_params.get("replace") == "1"
+            return await _ask(api.commands, partial(Command, action, stream, state=state, replace=replace))
         except _Refused as refused:
             client = f" (from {request.client.host})" if request.client is not None else ""
             refusals.tell(str(action), f"{refused}{client}")
@@ -179,7 +182,7 @@ async def _asked(request: Request, action: Action) -> tuple[str | None, bytes]:
         raise _Refused(400, "the client went away before the end of its body") from None
 
 
-async def _ask(commands: Commands, action: Action, stream: str | None, state: bytes) -> Response:
+async def _ask(commands: Commands, build: Callable[..., Command]) -> Response:
     """Give the command to the daemon and wait for what it says.  Raises _Refused when too many wait already."""
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Answer] = loop.create_future()
@@ -192,7 +195,7 @@ async def _ask(commands: Commands, action: Action, stream: str | None, state: by
         with suppress(RuntimeError):  # the server has stopped meanwhile
             loop.call_soon_threadsafe(tell, answer)
 
-    if not commands.put(Command(action, stream, reply, state)):
+    if not commands.put(build(reply=reply)):
         raise _Refused(503, "too many commands are waiting")
     try:
         async with asyncio.timeout(_ANSWER_S):

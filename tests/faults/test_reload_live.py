@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from stream_gru.bundle import load_bundle, write_bundle
 from tests.support.broker import Broker, Peer, needs_mosquitto
-from tests.support.live import BUNDLE, CHANNELS, Running, mqtt_config, pump_records
+from tests.support.live import BUNDLE, CHANNELS, Running, mqtt_config, pump_records, replayed
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import wait_for
 
@@ -175,6 +175,35 @@ def test_topics_are_changed_by_difference(system: System) -> None:
     assert [row["steps"] for row in system.send(1, "devices/dev-0/data")] == [8]
     assert system.daemon.metric(messages) == (count or 0) + 1
     assert system.daemon.text().count("connected (gateway)") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('["sensors/{stream}/data"]', '["sensors/{stream}/data", "devices/{stream}/data"]'),
+        ("[metrics]", "[limits]\nsamples_per_s = 1000000.0\n[metrics]"),
+    ],
+    ids=["topics", "limits"],
+)
+def test_a_reload_keeps_what_devices_said(old: str, new: str, tmp_path: Path) -> None:
+    """A header that came before the reload names the columns of what comes behind it."""
+    config, out = tmp_path / "gateway.toml", tmp_path / "out.jsonl"
+    names = ("ts", *reversed(CHANNELS))
+    lines = [",".join(str(row[name]) for name in names) for row in pump_records(1, 10)["dev-0"]]
+    with Broker(tmp_path) as broker:
+        text = mqtt_config(broker.url).replace('format = "json"', 'format = "csv"')
+        config.write_text(text + f'[[sink]]\ntype = "file"\npath = "{out}"\n')
+        with Running(config) as daemon, broker.client("device") as device:
+            daemon.hears("mqtt")
+            device.publish("sensors/dev-0/data", ",".join(names), *lines[:5])
+            wait_for(lambda: out.exists() and len(out.read_bytes().splitlines()) == 5, what="the first rows")
+            config.write_text(config.read_text().replace(old, new))
+            daemon.hang_up()
+            wait_for(lambda: daemon.metric('stream_gru_reloads_total{result="ok"}') == 2, what="the reload")
+            device.publish("sensors/dev-0/data", *lines[5:])
+            wait_for(lambda: len(out.read_bytes().splitlines()) == 10, what="all rows")
+            daemon.stop()
+    assert sorted(out.read_bytes().splitlines()) == replayed(pump_records(1, 10), tmp_path)
 
 
 def test_the_first_source_whose_channels_arrive_apart_is_assembled(system: System) -> None:

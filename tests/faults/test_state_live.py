@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from stream_gru.keeping.transfer import decoded, encoded, exported
+from stream_gru.stored_form import StoredForm
+from stream_gru.types import ResetReason
 from tests.support.broker import Broker, free_port, needs_mosquitto
+from tests.support.kept import model
 from tests.support.live import Running, mqtt_config, pump_records, replayed
 from tests.support.waiting import wait_for
 
@@ -32,13 +36,13 @@ def well(*words: str) -> str:
 
 
 @contextmanager
-def gateway(folder: Path, name: str, broker: Broker) -> Iterator[tuple[Running, Path]]:
-    """A daemon of its own name, topics and state."""
+def gateway(folder: Path, name: str, broker: Broker, run: str = "") -> Iterator[tuple[Running, Path]]:
+    """A daemon of its own name, topics and state; ``run``: more lines of [run]."""
     own = folder / name
     own.mkdir()
     (own / "token").write_text("0123456789abcdef-token\n")
     (own / "token").chmod(0o600)
-    text = mqtt_config(broker.url, run='state_dir = "state"\n[control]\ntoken_file = "token"')
+    text = mqtt_config(broker.url, run=f'state_dir = "state"\n{run}\n[control]\ntoken_file = "token"')
     text = text.replace('"gateway"', f'"{name}"').replace("sensors/", f"{name}/").replace(':0"', f':{free_port()}"')
     config = own / "gateway.toml"
     config.write_text(text + '[[sink]]\ntype = "file"\npath = "out.jsonl"\n')
@@ -93,6 +97,28 @@ def test_what_was_imported_is_durable_when_the_command_ends(tmp_path: Path) -> N
             daemon._process = again._process
 
 
+def test_streams_that_made_room_are_there_as_well(tmp_path: Path) -> None:
+    """A daemon that runs lists, exports and resets those that are not in memory; what it forgets is gone."""
+    (records,) = pump_records(1, 5).values()
+    evict = 'max_streams = 1\nwhen_streams_full = "evict"\ncommit_s = 0.05'
+    with (
+        Broker(tmp_path) as broker,
+        broker.client("device") as device,
+        gateway(tmp_path, "here", broker, evict) as (daemon, here),
+    ):
+        for count, name in enumerate(("dev-0", "dev-1"), 1):
+            device.publish(f"here/{name}/data", *(json.dumps(row) for row in records))
+            wait_for(lambda count=count: len(rows(here)) == 5 * count, what="all rows")
+        wait_for(lambda: daemon.metric("stream_gru_streams_evicted_total") == 1, what="that one made room")
+        listed = {row["stream"]: row["steps"] for row in json.loads(well("list", str(here), "--json"))}
+        assert listed == {"dev-0": None, "dev-1": 5}
+        exported = well("export", str(here), "--all").splitlines()
+        assert [json.loads(line)["stream"] for line in exported] == ["dev-0", "dev-1"]
+        assert "all streams: reset before the next sample" in well("reset", str(here), "--all")
+        assert well("forget", str(here), "--stream", "dev-0") == "stream dev-0: forgotten\n"
+        assert [row["stream"] for row in json.loads(well("list", str(here), "--json"))] == ["dev-1"]
+
+
 def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
     """Import says that the stream is there already, on a daemon that runs and on one that does not."""
     (records,) = pump_records(1, 20).values()
@@ -104,7 +130,22 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             for words in (["import", str(here), str(tmp_path / "moved.json")],):
                 assert "is there already" in command(*words).stderr
                 assert command(*words).returncode == 1
-            well("import", str(here), str(tmp_path / "moved.json"), "--replace")
+            moved = decoded((tmp_path / "moved.json").read_bytes().strip())
+            more = exported("dev-0", StoredForm.read(moved.form), moved.row, {**moved.memories, "clock:x": b""})
+            (tmp_path / "more.json").write_bytes(encoded(more))
+            replaced = command("import", str(here), str(tmp_path / "more.json"), "--replace")
+            assert (replaced.returncode, replaced.stderr.splitlines()) == (
+                0,
+                ["stream dev-0: imported; left out, as no such source is here: clock:x", "1 streams imported"],
+            )
+            other = model()
+            other.begin_anew("dev-1", ResetReason.COMMAND)
+            row = other.table.row("dev-1")
+            (tmp_path / "other.json").write_bytes(encoded(exported("dev-1", other.form, row, {})))
+            refused = command("import", str(here), str(tmp_path / "other.json"))
+            assert refused.returncode == 1
+            assert "stream dev-1: expected a state of model" in refused.stderr
+            assert "0 of 1 streams were imported before" in refused.stderr
             well("reset", str(here), "--stream", "dev-0")
             facts = json.loads(well("show", str(here), "--stream", "dev-0", "--json"))
             assert facts["reset_before_next"] == "command"

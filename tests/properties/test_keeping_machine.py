@@ -13,55 +13,33 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stream_gru.bundle import Bundle
 from stream_gru.control import Gate
 from stream_gru.daemon import Daemon, Input
+from stream_gru.errors import StateError
 from stream_gru.intake import Intake
 from stream_gru.intake.sequence import SequenceWatch
 from stream_gru.keeping.keeper import Keeper, Policy
+from stream_gru.keeping.transfer import Exported, decoded, encoded
 from stream_gru.pipeline import Pipeline
 from stream_gru.protocols import Sink
 from stream_gru.state import split_row
 from stream_gru.store.store import Changes, Store
-from stream_gru.types import NS_PER_S, Position, RawMessage, ResetReason, SampleBatch
+from stream_gru.types import Position, RawMessage, ResetReason, SampleBatch
 from tests.support.broker_model import SOURCE, BrokerModel, BrokerSource
-from tests.support.models import make_bundle
-from tests.support.output_models import DiskSink, Lines, WireSink, lines_of, lines_with_either_reason
+from tests.support.kept_reference import UNBOUNDED, Reference, Sample, batch_of, bundle_of, swap
+from tests.support.output_models import DiskSink, WireSink, lines_of, lines_with_either_reason
 from tests.support.stores import copy_of_now
-from tests.support.streams import START_NS, calibrated, toy_pipeline
+from tests.support.streams import toy_pipeline
 
 _NAMES = "abcdef"
 _EXAMPLES = int(os.environ.get("STREAM_GRU_EXAMPLES", "20"))
-_UNBOUNDED = 2**31
 _FAST = next((folder for folder in ("/dev/shm",) if Path(folder).is_dir()), None)  # noqa: S108 - nothing outlives a test
-
-Sample = tuple[str, int, float]
-"""Stream, seconds, value; its number is that of its second."""
-
-
-@cache
-def _bundle(seed: int) -> Bundle:
-    return calibrated(make_bundle(channels=1, labels=0, targets=1, horizon=2, units=(2,), warm_up=1, seed=seed))
-
-
-def _batch(samples: Sequence[Sample]) -> SampleBatch:
-    names = tuple(dict.fromkeys(name for name, _, _ in samples))
-    seconds = np.array([second for _, second, _ in samples], np.int64)
-    return SampleBatch(
-        streams=names,
-        stream=np.array([names.index(name) for name, _, _ in samples], np.int32),
-        time_ns=START_NS + seconds * NS_PER_S,
-        values=np.array([value for _, _, value in samples], np.float32).reshape(-1, 1),
-        seq=seconds,
-    )
 
 
 class _Decoder:
@@ -78,7 +56,7 @@ class _Decoder:
             mine = [(str(name), int(second), float(value)) for name, second, value in found]
             self._seen(number, mine)
             samples += mine
-        return _batch(samples)
+        return batch_of(samples)
 
 
 class _Killed(BaseException):
@@ -92,8 +70,8 @@ class _MortalStore(Store):
         super().__init__(folder)
         self._at = at
 
-    def open(self) -> None:
-        super().open()
+    def open(self, repair: bool = True) -> None:
+        super().open(repair)
         assert self._connection is not None
         self._connection.execute("PRAGMA synchronous=OFF")  # a kill of the process does not need more
 
@@ -107,41 +85,6 @@ class _MortalStore(Store):
         super()._end()
 
 
-class _Reference:
-    """What was committed, taken in by a pipeline that keeps everybody in memory and is never killed."""
-
-    def __init__(self, seed: int, max_streams: int, max_stored: int, lines: Lines) -> None:
-        self._lines = lines
-        self.pipeline = toy_pipeline(_bundle(seed), max_streams=max_streams)
-        self.watch = SequenceWatch(_UNBOUNDED)
-        self.outputs: list[bytes] = []
-        self.messages: list[int] = []
-        self._max_stored, self._names = max_stored, set[str]()
-
-    def message(self, number: int, samples: Sequence[Sample]) -> None:
-        """Take in a message; streams beyond those that may be stored are left out."""
-        self.messages.append(number)
-        for name in dict.fromkeys(name for name, _, _ in samples):
-            if len(self._names) < self._max_stored:
-                self._names.add(name)
-        batch = _batch([one for one in samples if one[0] in self._names])
-        self.watch.observe(batch)
-        self.outputs += self._lines(self.pipeline.process(batch))
-
-    def reset(self, name: str | None) -> None:
-        """Somebody has asked for it."""
-        self.pipeline.reset(name)
-
-    def swap(self, seed: int) -> None:
-        """The model is another one."""
-        swap(self.pipeline, seed)
-
-
-def swap(pipeline: Pipeline, seed: int) -> None:
-    """Have a pipeline go on with another model, or the same."""
-    pipeline.swap(_bundle(seed), toy_pipeline(_bundle(seed)).engine)
-
-
 class KeepingMachine(RuleBasedStateMachine):
     """``pending`` is what the process has done since its last commit."""
 
@@ -153,15 +96,16 @@ class KeepingMachine(RuleBasedStateMachine):
         self.folder = self.root / "0"
         self.evict, self.rows, self.seed = evict, rows, 0
         self.policy = Policy(max_streams=most, evict=evict, max_stored=stored)
-        self.bound = _UNBOUNDED if evict else most
+        self.bound = UNBOUNDED if evict else most
         self.lines = lines_with_either_reason if evict else lines_of
-        self.reference = _Reference(0, self.bound, stored if evict else _UNBOUNDED, self.lines)
+        self.reference = Reference(0, self.bound, stored if evict else UNBOUNDED, self.lines)
         self.broker = BrokerModel(self.acknowledged)
         self.disk: list[bytes] = []
         self.world: dict[int, bytes] = {}
         self.clock = dict.fromkeys(_NAMES, 0)
         self.die_at = ""
-        self.pending: list[Callable[[_Reference], None]] = []
+        self.exported: Exported | None = None
+        self.pending: list[Callable[[Reference], None]] = []
         self.position: Position | None = None
         self.start()
 
@@ -189,9 +133,9 @@ class KeepingMachine(RuleBasedStateMachine):
 
     def start(self) -> None:
         """Recover, as `Daemon.run` does."""
-        pipeline = toy_pipeline(_bundle(self.seed), max_streams=self.bound)
+        pipeline = toy_pipeline(bundle_of(self.seed), max_streams=self.bound)
         self.source, self.wire = BrokerSource(self.broker), WireSink(self.world, self.lines)
-        self.watch = SequenceWatch(_UNBOUNDED)
+        self.watch = SequenceWatch(UNBOUNDED)
         intake = Intake(SOURCE, _Decoder(self.decoded), sequence=self.watch, gate=Gate())
         parts = {"sequence:b": self.watch.memory}
         self.keeper = Keeper(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
@@ -221,7 +165,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.pending.clear()
         self.keeper.close()
         shutil.rmtree(self.dead)
-        if self.reference.pipeline.manifest.model_id != _bundle(self.seed).manifest.model_id:
+        if self.reference.pipeline.manifest.model_id != bundle_of(self.seed).manifest.model_id:
             self.reference.swap(self.seed)
         self.die_at = ""
         self.start()
@@ -339,6 +283,28 @@ class KeepingMachine(RuleBasedStateMachine):
         if self.keeper.reset(name):
             self.pending.append(lambda reference: reference.reset(name))
 
+    @rule(name=st.sampled_from(_NAMES))
+    def forget(self, name: str) -> None:
+        """One stream, in memory or not."""
+        if self.keeper.knows(name):
+            self.keeper.forget(name)
+            self.pending.append(lambda reference: reference.forget(name))
+
+    @rule(name=st.sampled_from(_NAMES))
+    def export(self, name: str) -> None:
+        """Keep a stream as it is now."""
+        self.exported = self.keeper.exported(name) or self.exported
+
+    @rule()
+    def take_in(self) -> None:
+        """Have the stream go on as it was kept, where there is room and the model is the same."""
+        state = self.exported
+        if state is None:
+            return
+        with suppress(StateError):
+            self.keeper.take_in(decoded(encoded(state)))
+            self.pending.append(lambda reference: reference.take_in(state))
+
     @rule(other=st.booleans())
     def reload(self, other: bool) -> None:
         """As `Gateway.reload` does: a commit, another bundle or the same, a commit."""
@@ -359,7 +325,7 @@ class KeepingMachine(RuleBasedStateMachine):
         assert {name: self.seen(here, name) for name in here.streams}.items() <= expected.items()
         self.starts += 1
         copy = copy_of_now(self.folder, self.root / str(self.starts))
-        found, watch = toy_pipeline(_bundle(self.seed)), SequenceWatch(_UNBOUNDED)
+        found, watch = toy_pipeline(bundle_of(self.seed)), SequenceWatch(UNBOUNDED)
         keeper = Keeper(found, Store(copy), {"sequence:b": watch.memory})
         keeper.recover({}, {"disk": DiskSink(self.disk), "wire": WireSink({})})
         keeper.close()

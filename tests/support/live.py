@@ -58,10 +58,10 @@ def mqtt_config(url: str, *, bundle: Path = BUNDLE, run: str = "") -> str:
 
 
 class Running:
-    """``stream-gru run`` with a configuration; its standard error goes to ``log``."""
+    """``stream-gru run`` with a configuration; its standard error goes to ``log``; ``fed``: `feed` is its input."""
 
-    def __init__(self, config: Path, *arguments: str) -> None:
-        self.config, self._arguments = config, arguments
+    def __init__(self, config: Path, *arguments: str, fed: bool = False) -> None:
+        self.config, self._arguments, self._fed = config, arguments, fed
         self.log = config.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
@@ -69,7 +69,8 @@ class Running:
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "stream_gru", "run", str(self.config), *self._arguments]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            stdin = subprocess.PIPE if self._fed else None
+            self._process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log)
         wait_for(self._ready, what="the daemon", timeout_s=60)
         return self
 
@@ -77,6 +78,14 @@ class Running:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def feed(self, *lines: str) -> None:
+        """Write lines to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+        self.process.stdin.flush()
 
     def _ready(self) -> bool:
         assert self.process.poll() is None, self.text()

@@ -208,6 +208,19 @@ def test_the_same_model_keeps_every_state() -> None:
     assert rows_of([swapped]) == rows_of([unswapped])
 
 
+@pytest.mark.parametrize("options", [{}, {"level": 0.5}, {"adapt_rate": 0.0}, {"max_streams": 7}])
+def test_the_same_model_copies_no_row(options: dict[str, float]) -> None:
+    """A swap goes on with the table itself, whatever options change, so it takes no longer with many streams."""
+    _, pipeline = feed([0, 1, 2])
+    table = pipeline.table
+    bundle = calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2))
+    pipeline.swap(bundle, pipeline.engine, **options)  # type: ignore[arg-type]
+    assert pipeline.table is table
+    out, _ = feed([3], pipeline)
+    assert out.steps.tolist() == [4]
+    assert out.spec.level == options.get("level", 0.9)
+
+
 def test_a_model_of_other_channels_resets_every_stream() -> None:
     """After a swap to a model of other channels each stream begins anew, for that reason, and keeps its order."""
     _, pipeline = feed([0, 1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from tests.support.feeds import ListSink, ListSource, ReadyDecoder
 from tests.support.kept import rows_in
 from tests.support.stores import opened
 from tests.support.streams import CHANNELS, batch, rows_of, toy_pipeline
-from tests.unit.test_daemon import BATCHES, FakeTime, by_name, make, message
+from tests.unit.test_daemon import BATCHES, FakeTime, by_name, make, message, the_input
 
 
 def durable(
@@ -228,6 +230,31 @@ def test_what_nobody_confirmed_is_sent_at_the_next_start(tmp_path: Path, caplog:
     durable(tmp_path, ListSource([]), again).run()
     assert again.kept is not None
     assert list(again.kept.rows) == rows
+
+
+def test_a_daemon_that_was_stopped_rests_while_sinks_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That somebody said stop does not turn its waits into a busy loop."""
+    time = FakeTime()
+
+    class Event(threading.Event):
+        """It waits by the fake clock, and not at all when it is set."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if not self.is_set():
+                time.wait(timeout or 0.0)
+            return self.is_set()
+
+    monkeypatch.setattr("stream_gru.daemon.threading", SimpleNamespace(Event=Event))
+    source, sink = ListSource([message(0)]), ListSink()
+    daemon = Daemon([the_input(source, BATCHES)], toy_pipeline(), by_name(sink), clock=time.clock)
+    source.items.append(daemon.stop)
+    sink.waiting = 1
+    before = time.now
+    daemon.run()
+    rests = [seconds for seconds in time.waits if seconds > 0]
+    assert daemon.stopped
+    assert 0 < len(rests) < 100
+    assert sum(rests) > 0.9 * (time.now - before)
 
 
 def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:

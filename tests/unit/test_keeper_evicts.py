@@ -164,6 +164,26 @@ def test_names_of_which_nothing_was_kept_take_no_place(tmp_path: Path) -> None:
     assert "c" in keeper._pipeline.streams
 
 
+def test_refusing_many_streams_compares_each_name_a_few_times(tmp_path: Path) -> None:
+    """And not with all others: a message may bring thousands of them."""
+    compared = list[int]()
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(1)
+            return str.__eq__(self, other)
+
+    keeper = crowd(tmp_path, "a", max_stored=1)
+    count = 2000
+    names = [f"s{number}" for number in range(count)]
+    many = replace(batch(names, [1.0] * count), streams=tuple(map(Name, names)))
+    assert keeper.admit(many).rejected == {DropReason.STREAM_LIMIT: count}
+    assert len(compared) < 10 * count
+
+
 # ---- resets
 
 

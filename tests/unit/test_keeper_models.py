@@ -8,10 +8,10 @@ import pytest
 
 from stream_gru.errors import IncompatibleStateError
 from stream_gru.keeping.keeper import Keeper, Policy
-from stream_gru.store.store import Store
+from stream_gru.store.store import Changes, Store
 from stream_gru.types import DropReason, ResetReason
 from tests.support.kept import feed, keeper_of, model
-from tests.support.stores import content
+from tests.support.stores import content, opened
 from tests.support.streams import CHANNELS, batch, rows_of
 
 
@@ -58,3 +58,47 @@ def test_a_model_with_other_channels_takes_the_clock_alone(tmp_path: Path) -> No
     late = batch(["a", "a"], [2, 3], [[1.0] * (CHANNELS - 1)] * 2)
     out = other.process(late)
     assert (out.dropped, out.resets) == ({DropReason.DUPLICATE: 1}, {ResetReason.MODEL_CHANGED: 1})
+
+
+def test_only_the_last_run_decides_whether_the_model_is_another_one(tmp_path: Path) -> None:
+    """A stream that was evicted under an older model is no reason not to start: it is reset when it comes back."""
+    keeper = keeper_of(tmp_path, max_streams=1, evict=True)
+    for name in "ab":
+        feed(keeper, name, 1, 2)
+        keeper.commit({}, {})
+    keeper.close()
+    keeper = keeper_of(tmp_path, model(seed=1), max_streams=1, evict=True)
+    keeper.commit({}, {})
+    keeper.close()
+    other = model(seed=1)
+    keeper = keeper_of(tmp_path, other, max_streams=1, evict=True, refuse_other_model=True)
+    out = other.process(keeper.admit(batch(["a"], [3])))
+    assert out.resets == {ResetReason.MODEL_CHANGED: 1}
+    keeper.close()
+    refusing = Keeper(model(), Store(tmp_path), policy=Policy(evict=True, refuse_other_model=True))
+    with pytest.raises(IncompatibleStateError, match="of model test-1, the bundle is test-0"):
+        refusing.recover({}, {})
+    refusing.close()
+
+
+def test_where_no_run_has_said_its_model_the_rows_do(tmp_path: Path) -> None:
+    """They were imported before the first start."""
+    with opened(tmp_path) as store:
+        store.write(Changes(form="rubbish", streams=[("b", b"")]))
+        store.write(Changes(form=model().form.text, streams=[("a", b"")]))
+    refusing = Keeper(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
+    with pytest.raises(IncompatibleStateError, match="of model test-0, the bundle is test-1"):
+        refusing.recover({}, {})
+    refusing.close()
+    keeper_of(tmp_path, refuse_other_model=True)
+
+
+def test_the_model_is_written_where_it_is_news(tmp_path: Path) -> None:
+    """With the first rows of a run under it, and not with each commit."""
+    keeper = keeper_of(tmp_path)
+    written = list[dict[str, str]]()
+    for seconds in (1, 2):
+        feed(keeper, "a", seconds)
+        written.append(dict(keeper._changes({}, {}, {}).texts))
+        keeper.commit({}, {})
+    assert written == [{"model_id": "test-0"}, {}]

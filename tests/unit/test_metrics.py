@@ -160,8 +160,22 @@ def test_an_output_that_is_no_number_is_no_class() -> None:
     assert found["stream_gru_labelled_samples_correct_total", ()] == 1
 
 
-def test_scores_that_round_lower_stop_nothing() -> None:
-    """A sum that comes out a hair smaller (its order changed) leaves counters where they are."""
+def test_counters_of_scores_know_streams_that_have_left() -> None:
+    """A stream that is evicted between two looks takes nothing of what was counted with it."""
+    pipeline = toy_pipeline(BUNDLE)
+    metrics = ready_metrics(pipeline)
+    for step in range(4):
+        pipeline.process(batch(["p"] * 30, list(range(30 * step, 30 * step + 30))))
+        totals = pipeline.scores()
+        assert totals is not None
+        metrics.observe_scores(totals)
+        pipeline.table.evict("p")
+    key = (("horizon", "1"), ("target", pipeline.spec.targets[0]))
+    assert samples(metrics.registry)["stream_gru_forecasts_scored_total", key] == 4 * 29
+
+
+def test_scores_that_come_out_lower_stop_nothing() -> None:
+    """A sum that is a hair smaller than the last one leaves counters where they are."""
     pipeline = toy_pipeline(BUNDLE)
     metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
     before = samples(metrics.registry)

@@ -178,6 +178,18 @@ def test_a_full_outbox_may_give_up_the_oldest() -> None:
     assert (len(outbox), outbox.discarded) == (2, 2)
 
 
+def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
+    """Between recall and giving up the loop may drop it: it is counted once, and the next row is spared."""
+    outbox = Outbox(1, drop_oldest=True)
+    outbox.put(rows("a"))
+    outbox.take()
+    (first,) = outbox.recall()
+    outbox.put(rows("b"))
+    outbox.give_up(first)
+    assert (outbox.discarded, outbox.failed) == (1, 0)
+    assert taken(outbox) == ["b"]
+
+
 def rows_numbered(first: int, *names: str) -> list[Outgoing]:
     """Rows as they are after they were put in."""
     return [Outgoing("t", b"1234", name, first + n) for n, name in enumerate(names)]

@@ -28,3 +28,14 @@ def test_a_pause_is_no_other_pace() -> None:
     assert watch.observe(pipeline.process(batch(["p"] * 30, times))) == []
     fast = [index / 4 for index in range(30)]
     assert watch.observe(pipeline.process(batch(["q"] * 30, fast))) == [("q", 0.25)]
+
+
+def test_no_more_streams_are_remembered_than_it_says() -> None:
+    """Streams of a few samples count as well; those that came first are looked at to the end."""
+    pipeline, watch = toy_pipeline(max_streams=100), PeriodWatch(1.0, max_streams=3)
+    found = []
+    for step in range(25):
+        names = ["a", "b", *(f"{step}-{index}" for index in range(3))]
+        found += watch.observe(pipeline.process(batch(names, [step / 5] * len(names))))
+        assert len(watch._times) + len(watch._done) <= 3
+    assert sorted(stream for stream, _ in found)[-2:] == ["a", "b"]

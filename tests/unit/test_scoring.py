@@ -133,6 +133,61 @@ def test_scores_are_kept_by_stream() -> None:
     assert np.allclose(a.absolute_error + b.absolute_error, both.absolute_error)
 
 
+def test_totals_count_streams_that_have_left() -> None:
+    """What was scored stays counted when a stream is evicted and is not counted again when it is back, to the bit."""
+    pipeline, alone = toy_pipeline(), toy_pipeline()
+    rows: dict[str, bytes] = {}
+    for step in range(40):
+        name, times = "ab"[step % 2], [5 * step + second for second in range(5)]
+        if name in rows:
+            pipeline.take_back(name, pipeline.form, rows[name])
+        for one in (pipeline, alone):
+            one.process(batch([name] * 5, times))
+        rows[name] = pipeline.table.row(name)
+        pipeline.table.evict(name)
+        totals, expected = pipeline.scores(), alone.scores()
+        assert totals is not None
+        assert expected is not None
+        for field in ("truths", "absolute_error", "persistence_error", "covered"):
+            assert np.array_equal(getattr(totals, field), getattr(expected, field))
+        assert step < 2 or expected.truths.any()
+
+
+def test_totals_are_those_of_this_process() -> None:
+    """A stream that comes from elsewhere brings its own scores, and adds nothing to what was scored here."""
+    first, second = toy_pipeline(), toy_pipeline()
+    first.process(batch(["a"] * 30, list(range(30))))
+    second.take_back("a", first.form, first.table.row("a"))
+    mine, totals = second.scores("a"), second.scores()
+    assert mine is not None
+    assert totals is not None
+    assert mine.truths.any()
+    assert not totals.truths.any()
+
+
+def test_totals_go_on_with_other_options_and_begin_anew_with_another_model() -> None:
+    """A swap keeps what was scored as long as the model is the same."""
+    bundle = calibrated(make_bundle(channels=3))
+    other = bundle.with_manifest(model_id="0" * len(bundle.manifest.model_id))
+    pipeline = Pipeline(bundle, "numpy")
+    pipeline.process(batch(["a"] * 30, list(range(30))))
+    before = pipeline.scores()
+    pipeline.swap(bundle, "numpy", level=0.8)
+    same = pipeline.scores()
+    assert before is not None
+    assert same is not None
+    assert before.truths.any()
+    assert np.array_equal(same.truths, before.truths)
+    pipeline.process(batch(["a"] * 30, list(range(30, 60))))
+    more = pipeline.scores()
+    assert more is not None
+    assert (more.truths > before.truths).all()
+    pipeline.swap(other, "numpy")
+    anew = pipeline.scores()
+    assert anew is not None
+    assert not anew.truths.any()
+
+
 def test_live_scores_equal_the_evaluation() -> None:
     """Two computations that share no code - live scoring and the evaluation - give the same error and coverage."""
     rng = np.random.default_rng(3)

@@ -51,13 +51,57 @@ def test_a_stream_never_heard_or_forgotten_is_not_waited_for() -> None:
     assert watch.check(200) == ([], [])
 
 
-def test_beyond_the_limit_no_stream_is_watched() -> None:
-    """The memory has a bound; known streams are watched on."""
-    watch = SilenceWatch(1, max_streams=2)
-    watch.seen(["a", "b", "c", "a"], 0)
-    assert watch.check(5) == (["b", "a"], [])
-    watch.seen(["c", "a"], 6)
-    assert watch.check(6) == ([], ["a"])
+def test_beyond_the_bound_who_was_heard_last_is_watched() -> None:
+    """Silent streams are forgotten first, then those last heard longest ago; the newest always fall silent in time."""
+    watch = SilenceWatch(10, max_streams=2)
+    watch.seen(["a", "b"], 0)
+    watch.seen(["b"], 5)
+    assert watch.check(10) == (["a"], [])
+    watch.seen(["c"], 11)
+    assert (watch.is_silent("a"), watch.silent) == (False, 0)
+    watch.seen(["d"], 12)
+    assert watch.check(100) == (["c", "d"], [])
+
+
+def test_a_stream_forgotten_while_silent_is_back_when_it_returns() -> None:
+    """Whoever was told that it is silent is told that it is not, though the watch no longer knows it."""
+    watch = SilenceWatch(10, max_streams=1)
+    watch.seen(["a"], 0)
+    assert watch.check(10) == (["a"], [])
+    watch.seen(["b"], 11)
+    watch.seen(["a"], 12)
+    assert "a" in watch.check(12)[1]
+
+
+def test_a_smaller_bound_holds_from_the_next_sample_on() -> None:
+    """A bound can be changed, as patience can."""
+    watch = SilenceWatch(10)
+    watch.seen("abcd", 0)
+    watch.max_streams = 2
+    watch.seen("a", 1)
+    assert watch.check(20) == (["d", "a"], [])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.lists(st.sampled_from("abcdefgh"), max_size=4), st.booleans())),
+    st.integers(1, 4),
+)
+def test_the_bound_holds_and_the_newest_are_watched(steps: list[tuple[int, list[str], bool]], most: int) -> None:
+    """Whatever comes: nothing grows beyond the bound, and the streams heard last are known, silent where they are."""
+    watch, now = SilenceWatch(5, max_streams=most), 0
+    last: dict[str, int] = {}
+    for pause, streams, look in steps:
+        now += pause
+        watch.seen(streams, now)
+        for stream in streams:
+            last.pop(stream, None)
+            last[stream] = now
+        if look:
+            watch.check(now)
+            for stream in list(last)[-most:]:
+                assert watch.is_silent(stream) == (now - last[stream] >= 5)
+        assert len(watch._heard) + len(watch._silent) <= most
+        assert watch._returned.keys() <= watch._heard.keys()
 
 
 def test_patience_can_be_changed() -> None:

@@ -200,6 +200,40 @@ def test_a_damaged_file_is_moved_aside_with_its_log(tmp_path: Path, caplog: pyte
     store.close()
 
 
+def test_who_only_looks_leaves_a_damaged_file_and_its_log(tmp_path: Path) -> None:
+    """The error says what to do; file and log keep names and bytes, and the lock is free."""
+    with opened(tmp_path / "a") as store:
+        store.write(Changes(form="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
+        checkpoint(store)
+        store.write(FULL)
+        folder = copy_of_now(tmp_path / "a", tmp_path / "b")
+    with (folder / FILE_NAME).open("r+b") as file:
+        file.seek(4096 * 20)
+        file.write(bytes(4096 * 2))
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.glob("state.db*")}
+
+    before = files()
+    assert len(before["state.db-wal"]) > 4096
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"state\.db: damaged .*: keep a copy .* moves this file aside"):
+            Store(folder).open(repair=False)
+        assert files() == before
+    with opened(folder) as store:
+        assert store.moved_aside is not None
+
+
+def test_who_only_looks_sees_a_whole_file(tmp_path: Path) -> None:
+    """It is opened as ever."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    store = Store(tmp_path)
+    store.open(repair=False)
+    assert_full(store)
+    store.close()
+
+
 def test_damaged_files_of_the_same_second_do_not_replace_each_other(tmp_path: Path) -> None:
     """Each is numbered."""
     for number in range(3):

@@ -1,0 +1,242 @@
+"""SIGHUP and SIGTERM over a store, without a broker: what a commit that fails ends, and what outlives the change."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import free_port
+from tests.support.live import BUNDLE, CHANNELS, Running, pump_records
+from tests.support.stores import opened
+from tests.support.waiting import wait_for
+
+_CONFIG = """
+[run]
+bundle = "{bundle}"
+engine = "numpy"
+state_dir = "state"
+{run}
+
+[[source]]
+type = "stdin"
+format = "jsonl"
+{source}
+
+[[sink]]
+type = "file"
+path = "out.jsonl"
+
+[metrics]
+listen = "127.0.0.1:0"
+"""
+_INPUT = '[source.input]\nstream = "pump"\ntime = "ts"\ntime_unit = "s"'
+_REPLAY = '[[source]]\ntype = "replay"\nfiles = ["{file}"]\n{more}\n' + _INPUT + "\n"
+_RARELY = "commit_s = 1000.0\ncommit_rows = 1000000"
+_LIMITS = "\n[limits]\nsamples_per_s = 1000000.0\n"
+
+
+def config_text(*, run: str = "commit_s = 0.1", source: str = _INPUT, more: str = "") -> str:
+    """A daemon from its standard input to a file; ``source``, ``more``: lines of its table, and of others."""
+    return _CONFIG.format(bundle=BUNDLE, run=run, source=source) + more
+
+
+def config_in(folder: Path, text: str) -> Path:
+    """The configuration in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / "gateway.toml").write_text(text)
+    return folder / "gateway.toml"
+
+
+def whole(samples: int, stream: str = "dev-0") -> list[str]:
+    """Records with all channels."""
+    return [json.dumps({"pump": stream, **row}) for row in pump_records(1, samples)["dev-0"]]
+
+
+def halves(samples: int) -> list[str]:
+    """Two records of each time, each with half of the channels."""
+    lines = []
+    for row in pump_records(1, samples)["dev-0"]:
+        for names in (CHANNELS[:2], CHANNELS[2:]):
+            lines.append(json.dumps({"pump": "dev-0", "ts": row["ts"], **{name: row[name] for name in names}}))
+    return lines
+
+
+def fed(daemon: Running, lines: list[str], total: int, of: str = "samples_received") -> None:
+    """Feed lines, and wait until so many samples, or records of another kind, were processed in all."""
+    daemon.feed(*lines)
+    wait_for(lambda: daemon.metric(f'stream_gru_{of}_total{{source="stdin"}}') == total, what="all lines")
+
+
+def reloaded(daemon: Running, text: str) -> None:
+    """Have it take another configuration."""
+    daemon.config.write_text(text)
+    done = (daemon.metric('stream_gru_reloads_total{result="ok"}') or 0) + 1
+    daemon.hang_up()
+    wait_for(lambda: daemon.metric('stream_gru_reloads_total{result="ok"}') == done, what="the reload")
+
+
+def ended(daemon: Running) -> str:
+    """End its input, make sure that it ended well, and return what it said."""
+    assert daemon.process.stdin is not None
+    daemon.process.stdin.close()
+    assert daemon.process.wait(30) == 0, daemon.text()
+    return daemon.text()
+
+
+def undisturbed(folder: Path, text: str, lines: list[str]) -> bytes:
+    """What a daemon writes that nobody has disturbed."""
+    config = config_in(folder, text.replace('listen = "127.0.0.1:0"', "enabled = false"))
+    command = [sys.executable, "-m", "stream_gru", "run", str(config)]
+    done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return (folder / "out.jsonl").read_bytes()
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    """What was written so far."""
+    path = folder / "out.jsonl"
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+# ---- a commit that fails
+
+
+@pytest.mark.parametrize(("samples", "limit"), [(3, 2000), (2, 4096)], ids=["sink", "store"])
+def test_a_commit_that_fails_before_a_reload_ends_the_daemon(samples: int, limit: int, tmp_path: Path) -> None:
+    """As at any other time: exit 1, nothing is acknowledged, no word of "not taken"; the next start mends all."""
+    lines = whole(samples)
+    expected = undisturbed(tmp_path / "other", config_text(), lines)
+    assert len(expected) < 4096  # they wait for the commit before they are written
+    assert (len(expected) > limit) == (samples == 3)  # else only a page of the store is too long
+    config = config_in(tmp_path / "own", config_text(run=_RARELY))
+    with Running(config, fed=True) as daemon:
+        fed(daemon, lines, samples)
+        # Files may not grow beyond it: to the daemon that is a full disk.
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        daemon.hang_up()
+        assert daemon.process.wait(30) == 1, daemon.text()
+        assert "not taken" not in daemon.text()
+    with opened(config.parent / "state") as store:
+        assert (store.positions(), store.names()) == ({}, [])
+    config.write_text(config_text())
+    with Running(config, fed=True) as daemon:
+        fed(daemon, lines, samples)
+        ended(daemon)
+    assert (config.parent / "out.jsonl").read_bytes() == expected
+
+
+# ---- what outlives a reload
+
+
+def test_a_recording_goes_on_where_it_stood_unless_it_is_another(tmp_path: Path) -> None:
+    """Another key of its table writes nothing twice; other files begin at their beginning."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(whole(300, name)) + "\n")
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    config = config_in(tmp_path, config_text(more=_REPLAY.format(file=one, more="")))
+    with Running(config, fed=True) as daemon:
+        wait_for(lambda: len(rows(tmp_path)) == 300, what="the recording")
+        reloaded(daemon, config_text(more=_REPLAY.format(file=one, more="queue_messages = 500")))
+        fed(daemon, whole(2), 2)
+        wait_for(lambda: len(rows(tmp_path)) > 301, what="the rows of the device")
+        assert [row["stream"] for row in rows(tmp_path)[300:]] == ["dev-0"] * 2
+        assert daemon.metric('stream_gru_samples_received_total{source="replay"}') == 300
+        reloaded(daemon, config_text(more=_REPLAY.format(file=two, more="queue_messages = 500")))
+        wait_for(lambda: len(rows(tmp_path)) == 602, what="the other recording")
+        ended(daemon)
+    assert [row["stream"] for row in rows(tmp_path)[302:]] == ["two"] * 300
+
+
+def test_a_reload_keeps_clocks_and_counters_of_devices(tmp_path: Path) -> None:
+    """[limits] change: samples that are missing over the reload are counted, and times are as far apart as before."""
+    lines = []
+    for number, line in enumerate(whole(10)):
+        row = {**json.loads(line), "ts": 1000 + number, "n": number}
+        lines.append(json.dumps(row))
+    del lines[5:7]
+    text = config_text(source=_INPUT + '\nclock = "boot"\nseq = "n"')
+    config = config_in(tmp_path, text)
+    with Running(config, fed=True) as daemon:
+        fed(daemon, lines[:5], 5)
+        reloaded(daemon, text + _LIMITS)
+        fed(daemon, lines[5:], 8)
+        assert daemon.metric('stream_gru_sequence_missing_total{source="stdin"}') == 2
+        ended(daemon)
+    times = [datetime.fromisoformat(str(row["time"])).astimezone(UTC) for row in rows(tmp_path)]
+    assert [round((time - times[0]).total_seconds()) for time in times] == [0, 1, 2, 3, 4, 7, 8, 9]
+    assert len({time.microsecond for time in times}) == 1
+
+
+def test_a_reload_with_room_for_other_numbers_of_streams_keeps_what_waits(tmp_path: Path) -> None:
+    """Half a record before it and half a record behind it are one sample."""
+    lines, text = halves(20), config_text(source="assemble = true\n" + _INPUT)
+    expected = undisturbed(tmp_path / "other", text, lines)
+    config = config_in(tmp_path / "own", text)
+    with Running(config, fed=True) as daemon:
+        fed(daemon, lines[:21], 21, "records_joined")
+        reloaded(daemon, config_text(run="commit_s = 0.1\nmax_streams = 2000", source="assemble = true\n" + _INPUT))
+        fed(daemon, lines[21:], 40, "records_joined")
+        ended(daemon)
+    assert len(expected.splitlines()) == 20
+    assert (config.parent / "out.jsonl").read_bytes() == expected
+
+
+# ---- the end of one daemon, the start of another
+
+
+def term(daemon: Running) -> None:
+    """A stop that is asked for."""
+    daemon.stop()
+
+
+def kill(daemon: Running) -> None:
+    """A stop that is not."""
+    daemon.process.kill()
+    daemon.process.wait()
+
+
+@pytest.mark.parametrize("stop", [term, kill])
+def test_what_waits_for_a_source_that_lives_outlives_one_that_ended(
+    stop: Callable[[Running], None], tmp_path: Path
+) -> None:
+    """A recording at its end gives out nothing that standard input will complete at the next start."""
+    (tmp_path / "other").mkdir()
+    recording = tmp_path / "recording.jsonl"
+    recording.write_text("\n".join(whole(3, "recorded")) + "\n")
+    lines = halves(20)
+    assembled = "assemble = true"
+    more = _REPLAY.format(file=recording, more=assembled)
+    text = config_text(source=f"{assembled}\n{_INPUT}", more=more)
+    expected = undisturbed(tmp_path / "other", text, lines)
+    config = config_in(tmp_path / "own", text)
+    with Running(config, fed=True) as daemon:
+        series = 'stream_gru_records_joined_total{source="replay"}'
+        wait_for(lambda: daemon.metric(series) == 3, what="the recording")
+        fed(daemon, lines[:21], 21, "records_joined")
+        stop(daemon)
+    with Running(config, fed=True) as daemon:
+        daemon.feed(*lines)
+        ended(daemon)
+    assert sorted((config.parent / "out.jsonl").read_bytes().splitlines()) == sorted(expected.splitlines())
+    assert len(expected.splitlines()) == 23
+
+
+def test_a_second_instance_is_told_who_has_the_state(tmp_path: Path) -> None:
+    """And not that an address is in use, which is only what follows from it."""
+    text = config_text().replace(":0", f":{free_port()}")
+    config = config_in(tmp_path, text)
+    with Running(config, fed=True) as daemon:
+        fed(daemon, whole(1), 1)
+        command = [sys.executable, "-m", "stream_gru", "run", str(config)]
+        second = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        assert second.returncode == 1, second.stderr
+        assert f"process {daemon.process.pid}" in second.stderr
+        assert "uses this state" in second.stderr
+        ended(daemon)
