@@ -20,8 +20,6 @@ from stream_gru.protocols import Remembering
 from stream_gru.store.store import Store, StoredRow
 from stream_gru.types import DropReason, Mask, SampleBatch
 
-ALL_RESET = "all_reset_at"  # number of the commit behind which a reset of all streams was asked for
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:

@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from stream_gru.durable import Mark, Receipts, Written
 from stream_gru.errors import StateError
-from stream_gru.keeping.crowd import ALL_RESET, Crowd, Policy
-from stream_gru.keeping.transfer import Exported, exported, exported_from, require_same_model
+from stream_gru.keeping.crowd import Crowd, Policy
+from stream_gru.keeping.transfer import ALL_RESET, Exported, exported, exported_from, require_same_model
 from stream_gru.pipeline import Pipeline
 from stream_gru.protocols import Receipted, Remembering, Sink, Source
 from stream_gru.store.store import Changes, Store

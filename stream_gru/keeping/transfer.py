@@ -25,6 +25,7 @@ from stream_gru.times import format_iso
 from stream_gru.types import STREAM_ID, ResetReason
 
 VERSION = 1
+ALL_RESET = "all_reset_at"  # number of the commit behind which a reset of all streams was asked for
 
 
 class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +53,10 @@ def exported_from(store: Store, stream: str) -> Exported | None:
         return None
     if found.row is None:
         raise StateError(f"stream {stream}: its stored state is damaged; reset it, or let it begin anew by itself")
-    return exported(stream, StoredForm.read(found.form), found.row, store.memories(stream))
+    form, row = StoredForm.read(found.form), found.row
+    if found.commit_no <= store.number(ALL_RESET, -1):
+        row = reset_row(form, row)  # what its next sample would find
+    return exported(stream, form, row, store.memories(stream))
 
 
 def encoded(state: Exported) -> bytes:

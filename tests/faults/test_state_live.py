@@ -106,9 +106,11 @@ def test_streams_that_made_room_are_there_as_well(tmp_path: Path) -> None:
         broker.client("device") as device,
         gateway(tmp_path, "here", broker, evict) as (daemon, here),
     ):
-        for count, name in enumerate(("dev-0", "dev-1"), 1):
-            device.publish(f"here/{name}/data", *(json.dumps(row) for row in records))
-            wait_for(lambda count=count: len(rows(here)) == 5 * count, what="all rows")
+        lines = [json.dumps(row) for row in records]
+        device.publish("here/dev-0/data", *lines)
+        wait_for(lambda: len(rows(here)) == 5, what="all rows of the first")
+        device.publish("here/dev-1/data", *lines)
+        wait_for(lambda: len(rows(here)) == 10, what="all rows of the second")
         wait_for(lambda: daemon.metric("stream_gru_streams_evicted_total") == 1, what="that one made room")
         listed = {row["stream"]: row["steps"] for row in json.loads(well("list", str(here), "--json"))}
         assert listed == {"dev-0": None, "dev-1": 5}

@@ -152,3 +152,15 @@ def test_without_a_store_a_stream_is_forgotten_in_memory() -> None:
     keeper.forget("a")
     keeper.commit({}, {})
     assert (keeper.names(), read_of(part)) == (["b"], {})
+
+
+def test_a_reset_of_all_goes_with_a_stream_that_made_room(tmp_path: Path) -> None:
+    """What is exported of it is reset elsewhere before its next sample, as it would have been here."""
+    keeper = crowd(tmp_path, "a", "b")
+    keeper.reset(None)
+    keeper.commit({}, {})
+    moved = keeper.exported("a")
+    assert moved is not None
+    elsewhere = keeper_of(tmp_path / "elsewhere")
+    elsewhere.take_in(moved)
+    assert elsewhere._pipeline.process(batch(["a"], [3])).reset.tolist() == [ResetReason.COMMAND]
