@@ -52,7 +52,7 @@ def exported_from(store: Store, stream: str) -> Exported | None:
     if found is None:
         return None
     if found.row is None:
-        raise StateError(f"stream {stream}: its stored state is damaged; reset it, or let it begin anew by itself")
+        raise StateError(f"stream {stream}: its stored state is damaged; forget it, or let it begin anew by itself")
     form, row = StoredForm.read(found.form), found.row
     if found.commit_no <= store.number(ALL_RESET, -1):
         row = reset_row(form, row)  # what its next sample would find

@@ -223,7 +223,7 @@ def test_a_damaged_stream_does_not_keep_the_others_from_an_export(site: Path, ru
     damage(site, "stream", "b")
     code, out, err = run("export", site, "--all", "--out", tmp_path / "all")
     assert (code, out) == (1, "")
-    assert "stream-gru: b is left out: stream b: its stored state is damaged; reset it, or let it begin" in err
+    assert "stream-gru: b is left out: stream b: its stored state is damaged; forget it, or let it begin" in err
     assert f"{tmp_path}/all: 2 streams" in err
     assert [json.loads(line)["stream"] for line in (tmp_path / "all").read_text().splitlines()] == ["a", "c"]
     code, out, err = run("export", site, "--stream", "b")
