@@ -35,6 +35,7 @@ from stream_gru.config.live import BrokerConfig
 from stream_gru.errors import ConfigError, TakenOver
 from stream_gru.mqtt.access import FreshContext, credentials, is_tls, tls_context, warn_of_risks
 from stream_gru.mqtt.backoff import Backoff
+from stream_gru.mqtt.client import TolerantClient, refusal
 from stream_gru.mqtt.handlers import Handlers, Limits, Will
 from stream_gru.mqtt.topics import host_and_port
 
@@ -44,6 +45,7 @@ _ROOM_FOR_TOPIC_BYTES = 65_536
 _CLOSED = "the broker closed the connection"
 _TAKEN_OVER = 0x8E
 _UNSPECIFIED = 0x80
+_PROTOCOL_ERROR = 0x82
 _NO_RETAIN = 0x9A
 # A connection that is cut sooner may have been cut for what was said on it.
 _SOON_S = 60.0
@@ -58,7 +60,8 @@ _TAKE_OVERS_WITHIN_S = 60.0
 class Connection:
     """The connection of one client id.  ``payload_bytes``: the longest payload that shall come in.
 
-    ``epoch`` counts connections, ``cuts`` how often in a row the broker let us in and soon closed the connection.
+    ``epoch`` counts connections, ``cuts`` how often in a row the broker let us in and the connection soon ended, closed
+    by the broker or because of an answer that was not understood.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Connection:
         self._since = 0.0
         self.cuts = 0
         self._thrown_out = 0
-        self._by_broker = False
+        self._cut = False
         self._leave_by = 0.0
         self._behind = False
 
@@ -159,7 +162,7 @@ class Connection:
     def _make_client(self, payload_bytes: int, will: Will | None) -> Client:
         """Paho's client with all that stays the same over connections."""
         newest = self._broker.protocol == "5"
-        client = Client(
+        client = TolerantClient(
             CallbackAPIVersion.VERSION2,
             self.client_id,
             clean_session=None if newest else False,
@@ -176,9 +179,11 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._guarded(lambda _c, _u, message: self._handlers.message(message))
-        client.on_publish = self._guarded(lambda _c, _u, mid, code, _p: self._handlers.published(mid, _refusal(code)))
+        client.on_publish = self._guarded(
+            lambda _c, _u, mid, code, _p: self._handlers.published(mid, refusal(code, client.unlisted))
+        )
         client.on_subscribe = self._guarded(
-            lambda _c, _u, mid, codes, _p: self._handlers.subscribed(mid, [_refusal(code) for code in codes])
+            lambda _c, _u, mid, codes, _p: self._handlers.subscribed(mid, [refusal(code) for code in codes])
         )
         client.on_unsubscribe = self._guarded(lambda _c, _u, mid, _codes, _p: self._handlers.unsubscribed(mid))
         client.on_socket_open = self._on_socket_open
@@ -205,14 +210,14 @@ class Connection:
         """The life of the thread."""
         backoff = Backoff(self._broker.longest_pause_s)
         while not self._stopping.is_set() and not self.taken_over:
-            self._reason, self._since, self._by_broker = "", 0.0, False
+            self._reason, self._since, self._cut = "", 0.0, False
             try:
                 self._attend()
             except (OSError, ConfigError) as error:
                 self._reason = self._reason or str(error)
             except Exception:
                 log.exception("broker %s: unexpected error; the connection is made anew", self._broker.name)
-                self._reason = self._reason or "unexpected error"
+                self._reason, self._cut = self._reason or "unexpected error", True
             lasted = self._clock() - self._since if self._since else 0.0
             self._lost(lasted)
             if not self.taken_over:
@@ -297,7 +302,7 @@ class Connection:
             log.warning("broker %s: %s (%s): %s; trying again", name, what, own, reason)
             self._told.add(reason)
         if was_connected:
-            self.cuts = self.cuts + 1 if self._by_broker and lasted < _SOON_S else 0
+            self.cuts = self.cuts + 1 if self._cut and lasted < _SOON_S else 0
         thrown_out = was_connected and reason == _CLOSED and lasted < _THROWN_OUT_WITHIN_S
         self._thrown_out = self._thrown_out + 1 if thrown_out else 0
         if self._thrown_out == _THROWN_OUT:
@@ -331,7 +336,8 @@ class Connection:
     def _on_disconnect(
         self, _client: Client, _: object, flags: DisconnectFlags, code: ReasonCode, __: Properties | None
     ) -> None:
-        self._by_broker = flags.is_disconnect_packet_from_server or code.value == _UNSPECIFIED
+        # A protocol error is paho's word for an answer that it cannot read: what was answered may come again.
+        self._cut = flags.is_disconnect_packet_from_server or code.value in (_UNSPECIFIED, _PROTOCOL_ERROR)
         unsaid = code.value == _UNSPECIFIED and not flags.is_disconnect_packet_from_server
         self._reason = self._reason or (_CLOSED if unsaid else str(code))
         if flags.is_disconnect_packet_from_server and code.value == _TAKEN_OVER:
@@ -352,11 +358,6 @@ class Connection:
                 log.exception("broker %s: unexpected error", self._broker.name)
 
         return call
-
-
-def _refusal(code: ReasonCode) -> str:
-    """Why something was refused; empty when it was not."""
-    return str(code) if code.is_failure else ""
 
 
 def _limits(properties: Properties | None) -> Limits:

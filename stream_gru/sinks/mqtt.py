@@ -46,7 +46,8 @@ _CLOSE_S = 1.0
 _CLOSE_ROWS_S, _CLOSE_NOTICES_S = 0.5, 0.25
 _MOST_UNDER_WAY = 500
 _MOST_UNDER_WAY_311 = 20
-# Connections that the same output may cost before it is given up: some brokers cut us for what they do not want.
+# Connections that the same output may cost before it is given up: some brokers cut us for what they do not want, or
+# answer it in a way that is not understood.
 _CUTS_OF_ONE = 4
 _TRUSTED_AFTER = 20
 _MOST_SAID = 1000  # complaints that are said once each
@@ -243,7 +244,7 @@ class MqttSink:
             client.subscribe(self._birth_topic, qos=1)
 
     def _look_for_culprit(self, unanswered: list[Outgoing]) -> None:
-        """When the broker cuts one connection after the other, send one by one, and give up what it always cuts for."""
+        """When one connection after the other is cut, send one by one, and give up what it is always cut for."""
         if not self._connection.cuts or not unanswered:
             return
         first, before = unanswered[0], self._suspect
@@ -252,7 +253,7 @@ class MqttSink:
         self._one_by_one = _TRUSTED_AFTER
         if self._blamed >= _CUTS_OF_ONE:
             self._blamed = 0
-            text = f"the broker closes the connection for {len(first.payload)} bytes to {first.topic!r}: given up"
+            text = f"the connection does not outlive {len(first.payload)} bytes to {first.topic!r}: given up"
             self._say_once(first.topic, text)
             if first.key:
                 self._outbox.give_up(first)
@@ -341,7 +342,8 @@ class MqttSink:
         if item is None:
             return
         if refusal:
-            self._say_once(item.topic, f"the broker refused an output to {item.topic}: {refusal}")
+            size = len(item.payload)
+            self._say_once(item.topic, f"the broker refused an output to {item.topic}: {refusal} ({size} bytes)")
             self._settle(item, refused=True)
             if self._connection.cuts and not item.key:
                 self._notices.silence(item.topic)  # it may be what we are cut for

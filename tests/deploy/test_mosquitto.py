@@ -7,7 +7,7 @@ from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -132,6 +132,41 @@ def test_a_device_that_sends_too_much_is_told(tmp_path: Path) -> None:
         it.disconnect()
         it.loop_stop()
     assert told == [69632]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("protocol", [MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311])
+def test_what_is_confirmed_arrives_however_large(protocol: MQTTProtocolVersion, tmp_path: Path) -> None:
+    """Up to the limit that is announced nothing is confirmed and then dropped; beyond it nothing is confirmed."""
+    port = free_port()
+    got: list[bytes] = []
+    granted: list[object] = []
+    broker = serving([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log")
+    with broker, client("daemon", port, got) as daemon:
+        daemon.on_subscribe = lambda _c, _u, _m, reasons, _p: granted.append(reasons)
+        daemon.subscribe("sensors/+/data", qos=1)
+        wait_until(lambda: granted, "the subscription")
+        for size in (65_536, 65_537, 69_500):
+            assert outcome(port, protocol, size) == "Success"
+            wait_until(lambda: got, "the message")
+            assert [len(payload) for payload in got] == [size]
+            got.clear()
+        assert outcome(port, protocol, 69_632) == "cut"
+
+
+def outcome(port: int, protocol: MQTTProtocolVersion, size: int) -> str:
+    """What the broker answers to a payload of so many bytes: a reason, or "cut"."""
+    answers: list[str] = []
+    it = mqtt.Client(CallbackAPIVersion.VERSION2, "device", protocol=protocol, reconnect_on_failure=False)
+    it.on_publish = lambda _c, _u, _m, reason, _p: answers.append(str(reason))
+    it.on_disconnect = lambda *_: answers.append("cut")
+    it.connect("127.0.0.1", port)
+    it.publish("sensors/pump-7/data", b"x" * size, qos=1)
+    it.loop_start()
+    wait_until(lambda: answers, "an answer")
+    it.disconnect()
+    it.loop_stop()
+    return answers[0]
 
 
 @pytest.mark.servers

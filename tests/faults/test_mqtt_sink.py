@@ -15,6 +15,7 @@ import pytest
 from stream_gru.config.live import BrokerConfig, MqttSinkConfig
 from stream_gru.durable import Kept, Outgoing, Written
 from stream_gru.errors import SinkUnavailable, StateError
+from stream_gru.mqtt.client import TolerantClient
 from stream_gru.sinks.mqtt import MqttSink
 from stream_gru.types import PredictionBatch
 from tests.support.broker import Broker, Peer, needs_mosquitto
@@ -225,14 +226,52 @@ def test_what_the_broker_always_cuts_us_for_is_given_up(tmp_path: Path, caplog: 
     with Broker(tmp_path, max_packet_bytes=2000) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
         with opened(broker, protocol="3.1.1") as sink:
-            sink.write(outputs(30))
-            sink.write(toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0])))
-            sink.write(outputs(30, 30))
+            long_among_short(sink)
             wait_for(lambda: flushed(sink))
             wait_for(lambda: set(seconds(peer)) == set(range(60)))
             assert list(dict.fromkeys(seconds(peer))) == list(range(60))
             assert sink.health().failed == 1
             assert sink.health().reconnects <= 6
+    assert "given up" in caplog.text
+
+
+def long_among_short(sink: MqttSink) -> None:
+    """30 rows, one that is much longer, and 30 more."""
+    sink.write(outputs(30))
+    sink.write(toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0])))
+    sink.write(outputs(30, 30))
+
+
+def test_a_row_that_the_broker_answers_as_too_large_is_refused_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer that paho does not know: the row is counted and said once, all others arrive once, in one go."""
+    with Broker(tmp_path, lines=["message_size_limit 1000"]) as broker, broker.client() as peer:
+        peer.subscribe("stream_gru/+/prediction")
+        with opened(broker) as sink:
+            long_among_short(sink)
+            wait_for(lambda: flushed(sink))
+            wait_for(lambda: len(peer.heard) >= 60)
+            assert seconds(peer) == list(range(60))
+            assert (sink.health().failed, sink.health().reconnects) == (1, 0)
+    assert caplog.text.count("refused an output to stream_gru/p2/prediction: Packet too large") == 1
+
+
+def test_what_is_answered_in_a_way_that_is_not_understood_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an answer ends the connection from our side, again and again, the row is found as if the broker cut us."""
+    monkeypatch.delattr(TolerantClient, "_handle_pubackcomp")
+    with Broker(tmp_path, lines=["message_size_limit 1000"]) as broker, broker.client() as peer:
+        peer.subscribe("stream_gru/+/prediction")
+        with opened(broker) as sink:
+            long_among_short(sink)
+            wait_for(lambda: flushed(sink))
+            wait_for(lambda: set(seconds(peer)) == set(range(60)))
+            assert list(dict.fromkeys(seconds(peer))) == list(range(60))
+            assert sink.health().failed == 1
+            assert sink.health().reconnects <= 6
+    assert "Protocol error" in caplog.text
     assert "given up" in caplog.text
 
 
