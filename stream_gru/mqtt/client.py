@@ -1,8 +1,8 @@
 """Paho's client, made to understand every refusal of a publish.
 
 Mosquitto 2.0 refuses a payload beyond its message_size_limit with a PUBACK of reason 0x95, packet too large.  MQTT 5
-does not list that reason for a PUBACK, so paho 2.1 and 2.2 do not decode it and end the connection; sent again on the
-next one, the same payload would end that too, for ever.
+does not list that reason for a PUBACK, so paho 2.2 does not decode it and ends the connection; sent again on the next
+one, the same payload would end that too, for ever.
 
 Decision: the packet is changed before paho decodes it, in a subclass and not in paho's tables, which every client of
 the process shares.  Should a later paho be made differently, this does nothing, and the connection counts as cut.

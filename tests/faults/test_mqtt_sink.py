@@ -245,7 +245,7 @@ def long_among_short(sink: MqttSink) -> None:
 def test_a_row_that_the_broker_answers_as_too_large_is_refused_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An answer that paho does not know: the row is counted and said once, all others arrive once, in one go."""
+    """An answer paho does not know: that row is counted and said once, the rest arrive once over one connection."""
     with Broker(tmp_path, lines=["message_size_limit 1000"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
         with opened(broker) as sink:

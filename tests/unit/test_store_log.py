@@ -59,3 +59,9 @@ def test_a_log_that_is_damaged_before_commits_is_told(killed: Path, place: int) 
     log.write_bytes(data)
     assert names(killed) == ([], True)
     assert list(killed.glob("state.db.damaged-*"))
+
+
+def test_a_log_without_a_whole_header_says_nothing(killed: Path) -> None:
+    """As a kill leaves it that comes between the making of the file and its first commit."""
+    (killed / "state.db-wal").write_bytes(b"\x37\x7f")
+    assert names(killed)[1] is False
