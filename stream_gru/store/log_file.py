@@ -36,6 +36,5 @@ def commits_in(path: Path) -> list[int]:
             _, size, *mine, _, _ = _FRAME.unpack(head)
             frames.append((tuple(mine), size))
             file.seek(page_bytes, 1)
-    # Of a damaged header the salt is another one: then that of the first frame counts.
-    wanted = max([tuple(salt), *(mine for mine, _ in frames[:1])], key=[mine for mine, _ in frames].count)
-    return [number for number, (mine, size) in enumerate(frames, 1) if mine == wanted and size]
+    # A kill behind a new header leaves frames of an older use, which have another salt and count no more.
+    return [number for number, (mine, size) in enumerate(frames, 1) if mine == tuple(salt) and size]
