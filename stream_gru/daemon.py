@@ -69,7 +69,7 @@ class Daemon:
     """Moves samples from ``inputs`` through ``pipeline`` to ``sinks``, by name.
 
     ``keeper`` makes commits durable; ``commit_rows``, ``commit_s``: how much is processed before one; ``alarm`` says
-    which outputs are alarms; ``bell`` is rung by sources that have something, where there are several; ``clock``:
+    which outputs are alarms; ``broadcast`` is called with each batch of outputs, after the sinks; ``bell`` is rung by sources that have something, where there are several; ``clock``:
     monotonic seconds; ``wall_ns``: nanoseconds since 1970; ``wait(s)`` sleeps and returns True when somebody said stop
     (by default it waits for `stop`).
     """
@@ -84,6 +84,7 @@ class Daemon:
         caretaker: Caretaker | None = None,
         metrics: Metrics | None = None,
         alarm: Callable[[PredictionBatch], Mask | None] | None = None,
+        broadcast: Callable[[PredictionBatch], None] | None = None,
         bell: threading.Event | None = None,
         batch_rows: int = 1024,
         commit_rows: int = 1_000_000,
@@ -97,7 +98,7 @@ class Daemon:
         self.poison = Poison({})
         self.caretaker = caretaker or Caretaker(pipeline)
         self.alarm, self.batch_rows, self.commit_rows, self.commit_s = alarm, batch_rows, commit_rows, commit_s
-        self._metrics, self._bell = metrics, bell or threading.Event()
+        self._metrics, self._bell, self._broadcast = metrics, bell or threading.Event(), broadcast
         self._clock, self._wall_ns = clock, wall_ns
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
@@ -250,6 +251,8 @@ class Daemon:
             out = replace(out, alarm=self.alarm(out))
         for sink in self.sinks.values():
             sink.write(out)
+        if self._broadcast is not None:
+            self._broadcast(out)
         now = self._clock()
         seconds, streams = now - started, len(self.pipeline.table)
         self.summary.add(batch, out, seconds, streams)

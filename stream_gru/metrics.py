@@ -222,9 +222,8 @@ class Metrics:
             self._missing.labels(source).inc(missing)
 
     def observe_outputs(self, sink: str, outputs: int) -> None:
-        """Count outputs handed to a sink; one that was not announced is no concern of anybody's."""
-        if sink in self._sinks:
-            self._outputs.labels(sink).inc(outputs)
+        """Count outputs handed to a sink."""
+        self._outputs.labels(sink).inc(outputs)
 
     def observe_source(self, source: str, health: SourceHealth) -> None:
         """Publish how a source is doing."""
@@ -240,8 +239,6 @@ class Metrics:
 
     def observe_sink(self, sink: str, health: SinkHealth) -> None:
         """Publish how a sink is doing."""
-        if sink not in self._sinks:
-            return
         before, self._sinks[sink] = self._sinks[sink], health
         self._sink_connected.labels(sink).set(health.connected)
         self._sink_queue.labels(sink).set(health.queued)

@@ -68,7 +68,7 @@ class ControlMqtt:
         self._unconfirmed: set[int] = set()
         self._connection = Connection(
             replace(broker, session_expiry_s=0),
-            client_id(broker, "", "control"),
+            client_id(broker, "control"),
             Handlers(
                 connected=self._connected,
                 message=self._message,

@@ -51,7 +51,6 @@ from stream_gru.web.feed import Feed
 log = logging.getLogger(__name__)
 
 _STUCK_S = 60.0
-_FEED = "feed"
 
 
 class _Prepared(NamedTuple):
@@ -101,12 +100,13 @@ class Gateway:
             caretaker=self.caretaker,
             metrics=self.metrics,
             alarm=build_alarm(plan),
+            broadcast=self._feed.write,
             bell=self._bell,
             batch_rows=plan.run.batch_rows,
             commit_rows=plan.run.commit_rows,
             commit_s=commit_s(plan),
         )
-        self.daemon.sinks = {**{one.name: self._sink(one, plan) for one in plan.sinks}, _FEED: self._feed}
+        self.daemon.sinks = {one.name: self._sink(one, plan) for one in plan.sinks}
         self._introduce()
         self._server: WebServer | None = None
         self._control: ExitStack = ExitStack()
@@ -131,6 +131,7 @@ class Gateway:
 
     def close(self) -> None:
         """Close it again."""
+        self._feed.close()
         self._control.close()
         if self._server is not None:
             self._server.close()
@@ -256,7 +257,7 @@ class Gateway:
             uptime_s=time.monotonic() - self._started_s,
             streams=len(self.pipeline.streams),
             sources={one.name: one.source.health() for one in daemon.inputs},
-            sinks={name: sink.health() for name, sink in daemon.sinks.items() if name != _FEED},
+            sinks={name: sink.health() for name, sink in daemon.sinks.items()},
             counts={
                 "received": summary.received,
                 "applied": summary.applied,
@@ -323,7 +324,7 @@ class Gateway:
         self.metrics.observe_level(new.run.level)
         self._announce()
         self._replace_server(old, new, server)
-        self.daemon.sinks = {**exchange.sinks(), _FEED: self._feed}
+        self.daemon.sinks = exchange.sinks()
         if old.config.limits != new.config.limits:
             self._rate = build_rate(new)
         if assembly_spec(old) != assembly_spec(new):

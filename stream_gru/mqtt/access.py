@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from stream_gru.config.live import BrokerConfig
@@ -18,15 +18,16 @@ from stream_gru.secrets import read_secret, require_private
 log = logging.getLogger(__name__)
 
 _HANDSHAKE_S = 5.0
+Role = Literal["source", "sink", "control"]
 
 
-def client_id(broker: BrokerConfig, name: str, role: str = "") -> str:
-    """The name under which a broker knows a connection: it must stay the same, and nobody else may have it.
+def client_id(broker: BrokerConfig, role: Role, name: str = "") -> str:
+    """The MQTT client id of one connection: stable across restarts, unique within the daemon.
 
-    ``name`` is that of the source or sink, left out when it is the plain ``mqtt``; ``role``: ``out``, ``control``.
+    ``role`` stands before ``name`` (that of the source or sink), so that no name can collide with another role.
     """
     base = broker.client_id or f"stream-gru-{socket.gethostname()}"
-    return "-".join([base, *(part for part in ("" if name == "mqtt" else name, role) if part)])
+    return f"{base}-{role}-{name}" if name else f"{base}-{role}"
 
 
 def credentials(broker: BrokerConfig) -> tuple[str | None, str | None]:

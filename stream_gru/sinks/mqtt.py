@@ -82,7 +82,7 @@ class MqttSink:
         self._suspect: Outgoing | None = None
         self._blamed = self._one_by_one = 0
         self._opened = False
-        own_id = client_id(broker, name, "out")
+        own_id = client_id(broker, "sink", name)
         self._leftovers = Leftovers(config.availability_topic, own_id, clock)
         self._connection = Connection(
             broker,

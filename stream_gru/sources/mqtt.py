@@ -66,7 +66,7 @@ class MqttSource:
         self._warned: set[DropReason] = set()
         self._heard = False
         self._granted_s = 0.0
-        own_id = client_id(broker, name)
+        own_id = client_id(broker, "source", name)
         self._subscriptions = Subscriptions(name, own_id, _filters(self._patterns), config.qos, state_dir)
         self._connection = Connection(
             broker,

@@ -1,4 +1,4 @@
-"""Outputs for those who listen: a sink with a short queue for each of a few clients.
+"""Outputs for HTTP clients: a short queue for each of a few clients.
 
     daemon's loop ──▶ Feed.write ──▶ Client.put (encoded rows) ┄┄ wakes ┄┄▶ Client.take ──▶ events.py, in the web thread
 
@@ -16,9 +16,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from stream_gru.durable import Kept, Written
 from stream_gru.sinks.encode_json import JsonEncoder
-from stream_gru.types import I64, PredictionBatch, SinkHealth
+from stream_gru.types import I64, PredictionBatch
 
 MAX_CLIENTS = 8
 QUEUE_ROWS = 256
@@ -82,21 +81,16 @@ class Client:
 
 
 class Feed:
-    """A sink that hands rows as JSON to its clients; without any, `write` costs next to nothing."""
+    """Hands rows as JSON to its clients; without any, `write` costs next to nothing.
+
+    ``dropped``: rows that clients were too slow for.
+    """
 
     def __init__(self) -> None:
         self._encoder = JsonEncoder()
         self._clients: tuple[Client, ...] = ()  # replaced in the web thread, read in that of the daemon
         self._closed = False
-        self._dropped = 0
-
-    def open(self, kept: Kept | None) -> None:
-        """Nothing outside is touched; clients come by themselves."""
-        self._closed = False
-
-    def ready(self) -> bool:
-        """Nobody waits for a client."""
-        return True
+        self.dropped = 0
 
     def write(self, batch: PredictionBatch) -> None:
         """Hand the newest rows to each client that wants them."""
@@ -109,14 +103,7 @@ class Feed:
                 encoded[client.stream] = self._encode(batch, client.stream)
             rows, skipped = encoded[client.stream]
             if rows:
-                self._dropped += client.put(rows, skipped)
-
-    def flush(self) -> Written:
-        """Nothing is durable here."""
-        return Written()
-
-    def committed(self) -> None:
-        """Nothing waits for it."""
+                self.dropped += client.put(rows, skipped)
 
     def close(self) -> None:
         """End what the clients listen to, also those who come later; may be called twice."""
@@ -127,11 +114,6 @@ class Feed:
         """End what the clients of now listen to: their server stops, the feed may go on behind another one."""
         for client in self._clients:
             client.end()
-
-    def health(self) -> SinkHealth:
-        """``discarded`` are rows that clients were too slow for; clients that are not there miss nothing."""
-        clients = self._clients
-        return SinkHealth(connected=not self._closed, queued=sum(map(len, clients)), discarded=self._dropped)
 
     def subscribe(self, stream: str | None) -> Client | None:
         """Let one more client listen; None when there are eight.  Called in the web thread, within its loop."""

@@ -184,7 +184,8 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
 def test_the_daemon_keeps_its_name_at_the_broker() -> None:
     """The name of a container is another one each time; the session is not."""
     (broker,) = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml").broker
-    assert client_id(broker, "mqtt") == broker.client_id == "stream-gru"
+    assert broker.client_id == "stream-gru"
+    assert client_id(broker, "source", "mqtt") == "stream-gru-source-mqtt"
 
 
 def test_the_bundle_that_is_mounted_is_the_sample() -> None:

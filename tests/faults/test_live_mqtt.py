@@ -69,6 +69,23 @@ def start(folder: Path, broker: Broker) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", ["out", "control", "sink", "sink-mqtt"])
+def test_a_source_of_any_name_keeps_its_connection(tmp_path: Path, name: str) -> None:
+    """No source shares a client id with the sink or the command topic of its daemon: nothing is ever taken over."""
+    with Broker(tmp_path) as broker:
+        text = mqtt_config(broker.url).replace('type = "mqtt"\ntopics', f'type = "mqtt"\nname = "{name}"\ntopics')
+        (tmp_path / "gateway.toml").write_text(f"{text}[control]\nmqtt = true\n")
+        subscriber = Subscriber(broker.port)
+        with Running(tmp_path / "gateway.toml") as daemon:
+            daemon.hears(name)
+            publish_all(broker.port, pump_records(1, 20))
+            wait_for(lambda: len(subscriber.rows) >= 20, what="all predictions")
+            assert daemon.metric(f'stream_gru_source_reconnects_total{{source="{name}"}}') == 0
+            daemon.stop()
+        subscriber.close()
+        assert "another client" not in daemon.text()
+
+
 def test_twenty_thousand_messages_of_two_hundred_streams_equal_a_replay(tmp_path: Path) -> None:
     """Every prediction a subscriber gets is, to the byte, a row of the replay of the samples, and none is missing."""
     records = pump_records(200, 100)

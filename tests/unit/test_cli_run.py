@@ -103,6 +103,18 @@ def test_a_channel_of_the_model_may_not_be_left_out() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["feed", "output", "control", "broadcast"])
+def test_a_sink_of_any_name_is_written(tmp_path: Path, name: str) -> None:
+    """Parts of the daemon itself have no names in the name space of sinks."""
+    rows = HEADER + ROW.format(0) + ROW.format(1)
+    sink = f'[[sink]]\ntype = "file"\nname = "{name}"\npath = "out.jsonl"\n'
+    listen = '[metrics]\nlisten = "127.0.0.1:0"\n'
+    (tmp_path / "run.toml").write_text(f'[run]\nbundle = "{BUNDLE}"\n{STDIN}{sink}{listen}')
+    done = command("run", tmp_path / "run.toml", stdin=rows, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
 def test_closed_standard_input_is_refused_at_once(tmp_path: Path) -> None:
     """It would stay closed for ever: exit 2, no waiting."""
     done = command("run", run_file(tmp_path), stdin=None)

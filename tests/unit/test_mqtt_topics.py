@@ -241,13 +241,14 @@ def test_a_port_that_cannot_be(url: str) -> None:
 
 
 def test_client_ids_differ() -> None:
-    """Sources, sinks and commands of one daemon never meet under one name."""
+    """No source or sink can have a name that gives it the client id of another part of the daemon."""
     named = BrokerConfig(url="mqtt://h", client_id="gw7")
-    assert client_id(named, "mqtt") == "gw7"
-    assert client_id(named, "pumps") == "gw7-pumps"
-    assert client_id(named, "mqtt", "out") == "gw7-out"
-    assert client_id(named, "", "control") == "gw7-control"
-    assert client_id(BROKER, "mqtt").startswith("stream-gru-")
+    names = ["mqtt", "out", "control", "source", "sink", "sink-a", "source-a", "a"]
+    ids = [client_id(named, role, name) for role in ("source", "sink") for name in names]
+    ids.append(client_id(named, "control"))
+    assert len(set(ids)) == len(ids)
+    assert client_id(named, "source", "pumps") == "gw7-source-pumps"
+    assert client_id(BROKER, "control").startswith("stream-gru-")
 
 
 def test_streams_of_a_template() -> None:

@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stream_gru.durable import Written
-from stream_gru.protocols import Sink
 from stream_gru.sinks.encode_json import JsonEncoder
 from stream_gru.types import PredictionBatch
 from stream_gru.web import connection, events, feed
@@ -60,25 +58,17 @@ def clients_of(one: Feed) -> int:
     return len(one._clients)
 
 
+def queued(feed: Feed) -> int:
+    """Rows that wait for clients."""
+    return sum(map(len, feed._clients))
+
+
 class NeverEncode(JsonEncoder):
     """Fails when it is asked for anything."""
 
     def encode(self, batch: PredictionBatch) -> bytes:
         """Nobody listens."""
         raise AssertionError
-
-
-def test_it_is_a_sink() -> None:
-    """A feed may stand where a sink may."""
-    one = Feed()
-    assert isinstance(one, Sink)
-    one.open(None)
-    assert one.ready()
-    assert one.flush() == Written()
-    one.committed()
-    one.close()
-    one.close()
-    assert not one.health().connected
 
 
 def test_without_listeners_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +131,7 @@ def test_a_listener_that_leaves_is_forgotten(daemon: FakeDaemon, server: WebServ
     with closing(Listener(server)):
         assert clients_of(daemon.feed) == 1
     assert until(lambda: clients_of(daemon.feed) == 0)
-    assert daemon.feed.health().queued == 0
+    assert queued(daemon.feed) == 0
 
 
 def test_the_newest_rows_are_kept_and_the_loss_is_told(daemon: FakeDaemon, server: WebServer) -> None:
@@ -151,7 +141,7 @@ def test_the_newest_rows_are_kept_and_the_loss_is_told(daemon: FakeDaemon, serve
         lines = [listener.line() for _ in range(2)]
         assert lines == ["event: dropped", 'data: {"rows":744}']
         assert [listener.row()["steps"] for _ in range(256)] == list(range(744, 1000))
-        assert daemon.feed.health().discarded == 744
+        assert daemon.feed.dropped == 744
 
 
 def test_a_queue_drops_its_oldest_rows(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer) -> None:
@@ -162,13 +152,13 @@ def test_a_queue_drops_its_oldest_rows(monkeypatch: pytest.MonkeyPatch, daemon: 
         assert listener.row()["steps"] == 0
         for first in range(1, 1001, 100):
             daemon.feed.write(outputs(["a"] * 100, first))
-        assert daemon.feed.health().queued == 256
+        assert queued(daemon.feed) == 256
         assert listener.row()["steps"] == 745
         assert [listener.row()["steps"] for _ in range(255)][-1] == 1000
         for first in range(20):
             daemon.feed.write(outputs(["a"] * 10, first * 10, horizon=4000))
-        assert daemon.feed.health().queued < 100
-        assert daemon.feed.health().discarded > 744 + 100
+        assert queued(daemon.feed) < 100
+        assert daemon.feed.dropped > 744 + 100
 
 
 def test_it_pings_while_it_is_quiet(monkeypatch: pytest.MonkeyPatch, server: WebServer) -> None:
@@ -227,10 +217,6 @@ def test_closing_the_feed_ends_what_is_listened_to(daemon: FakeDaemon, server: W
         with closing(Listener(server)) as late, pytest.raises(EOFError):
             late.row()
         assert until(lambda: clients_of(daemon.feed) == 0)
-        daemon.feed.open(None)
-        with closing(Listener(server)) as again:
-            daemon.feed.write(outputs(["b"]))
-            assert again.row()["stream"] == "b"
 
 
 def test_a_feed_outlives_its_server(daemon: FakeDaemon) -> None:
