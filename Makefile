@@ -15,9 +15,9 @@ demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
 
 # With the share of branches that the tests take: of all, and of what decides that nothing is lost.
-DURABLE := stream_gru/store/*,stream_gru/keeping/*,stream_gru/daemon.py,stream_gru/state.py,stream_gru/stored_form.py
-DURABLE := $(DURABLE),stream_gru/sinks/file.py,stream_gru/sinks/recovery.py,stream_gru/sinks/gzip_stream.py
-DURABLE := $(DURABLE),stream_gru/sinks/outbox.py,stream_gru/mqtt/ledger.py
+DURABLE := stream_gru/runtime/checkpoint/*,stream_gru/runtime/daemon.py,stream_gru/pipeline/state_table.py,stream_gru/pipeline/row_schema.py
+DURABLE := $(DURABLE),stream_gru/connectors/sinks/file.py,stream_gru/connectors/sinks/file_recovery.py,stream_gru/connectors/sinks/gzip_member.py
+DURABLE := $(DURABLE),stream_gru/connectors/sinks/outbox.py,stream_gru/connectors/mqtt/ack_tracker.py
 test: $(DEV)/.ready servers
 	$(DEV)/bin/python -m pytest -n auto --dist loadfile --cov --cov-report= $(PYTEST_OPTIONS)
 	$(DEV)/bin/coverage report --fail-under=95 | tail -n 1

@@ -10,10 +10,10 @@ Public names are imported when they are asked for: the command line shall listen
 TYPE_CHECKING = False  # type checkers take it as true, and the module `typing` need not be loaded
 
 if TYPE_CHECKING:
-    from stream_gru.bundle import Bundle, load_bundle
-    from stream_gru.pipeline import Pipeline
-    from stream_gru.prediction import Prediction
-    from stream_gru.types import DropReason, PredictionBatch, ResetReason, SampleBatch, Status
+    from stream_gru.core.prediction import Prediction
+    from stream_gru.core.types import DropReason, PredictionBatch, ResetReason, SampleBatch, Status
+    from stream_gru.model.bundle import Bundle, load_bundle
+    from stream_gru.pipeline.pipeline import Pipeline
 
 __version__ = "0.2.0"
 
@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bundle": "bundle",
-    "Pipeline": "pipeline",
-    "Prediction": "prediction",
-    "load_bundle": "bundle",
-    **dict.fromkeys(("DropReason", "PredictionBatch", "ResetReason", "SampleBatch", "Status"), "types"),
+    "Bundle": "model.bundle",
+    "Pipeline": "pipeline.pipeline",
+    "Prediction": "core.prediction",
+    "load_bundle": "model.bundle",
+    **dict.fromkeys(("DropReason", "PredictionBatch", "ResetReason", "SampleBatch", "Status"), "core.types"),
 }
 
 

@@ -1,6 +1,6 @@
 """``python -m stream_gru`` is ``stream-gru``."""
 
-from stream_gru.cli import main
+from stream_gru.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -14,20 +14,20 @@ from typing import Any
 import click
 import numpy as np
 
-from stream_gru.bundle import Bundle, load_bundle
-from stream_gru.cli.building import ENGINE_CHOICE
 from stream_gru.cli.options import FiniteRange
-from stream_gru.cli.tables import table
+from stream_gru.cli.wiring import ENGINE_CHOICE
 from stream_gru.config import InputConfig
-from stream_gru.decoders.csv_lines import CsvDecoder
-from stream_gru.decoders.fields import Fields
-from stream_gru.engines import load_engine
-from stream_gru.pipeline import Pipeline
-from stream_gru.protocols import Engine
-from stream_gru.sinks.encode_json import JsonEncoder
-from stream_gru.summary import resident_mib
-from stream_gru.times import format_iso
-from stream_gru.types import F32, NS_PER_S, RawMessage
+from stream_gru.connectors.decoders.csv_with_header import CsvDecoder
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.core.protocols import Engine
+from stream_gru.core.timestamps import format_iso
+from stream_gru.core.types import F32, NS_PER_S, RawMessage
+from stream_gru.model.bundle import Bundle, load_bundle
+from stream_gru.model.engines.registry import load_engine
+from stream_gru.model.text_table import table
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.runtime.run_summary import resident_mib
 
 _START_NS = 1_772_323_200 * NS_PER_S
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from stream_gru.config import as_toml, check_purpose, effective, load_config, sample_config
+from stream_gru.config import as_toml, check_purpose, load_config, sample_config
+from stream_gru.config.show import effective
 
 
 @click.group()
@@ -45,7 +46,7 @@ def check(file: Path) -> None:
     told = ", ".join(sorted(purposes)) or "neither training nor running is configured"
     if "running" in purposes and settings.run is not None:
         if Path(settings.run.bundle).exists():
-            from stream_gru.gateway.plan import load_plan
+            from stream_gru.runtime.resolved_config import load_plan
 
             told += f", model {load_plan(file).bundle.manifest.model_id}"
         else:

@@ -10,9 +10,9 @@ import click
 
 from stream_gru.cli.remote import Remote, remote_of, told
 from stream_gru.config import Config, load_config
-from stream_gru.control import Action
-from stream_gru.errors import ConfigError, StreamGruError
-from stream_gru.secrets import read_secret
+from stream_gru.connectors.credentials import read_secret
+from stream_gru.core.errors import ConfigError, StreamGruError
+from stream_gru.runtime.control.commands import Action
 
 _OK, _UNAUTHORIZED, _FORBIDDEN = 200, 401, 403
 _HELP = {

@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 
 import stream_gru
-from stream_gru.bundle import load_bundle
-from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
 from stream_gru.cli.live_view import LiveView, PlainView
 from stream_gru.cli.options import FiniteRange
-from stream_gru.decoders.fields import Fields
-from stream_gru.errors import ConfigError
-from stream_gru.sources.files import expand
-from stream_gru.web.app import WebServer
+from stream_gru.cli.wiring import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.sources.files import expand
+from stream_gru.core.errors import ConfigError
+from stream_gru.model.bundle import load_bundle
+from stream_gru.runtime.http.server import WebServer
 
 _SPEED = 400.0
 

@@ -15,10 +15,10 @@ from stream_gru.cli.doctor_model import check_bundle, check_config, check_engine
 from stream_gru.cli.doctor_serial import check_serial, serial_ports
 from stream_gru.cli.doctor_state import check_state
 from stream_gru.config import Config
-from stream_gru.config.live import FileSinkConfig, SerialSourceConfig
-from stream_gru.errors import StreamGruError
-from stream_gru.gateway.keep import commit_s
-from stream_gru.gateway.plan import load_plan
+from stream_gru.config.run_schema import FileSinkConfig, SerialSourceConfig
+from stream_gru.core.errors import StreamGruError
+from stream_gru.runtime.delivery_guarantees import commit_s
+from stream_gru.runtime.resolved_config import load_plan
 
 
 @click.command()

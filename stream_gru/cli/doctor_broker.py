@@ -14,10 +14,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from stream_gru.cli.doctor_check import Check, State
-from stream_gru.config.live import BrokerConfig
-from stream_gru.errors import ConfigError
-from stream_gru.mqtt.access import credentials, is_tls, tls_context
-from stream_gru.mqtt.topics import host_and_port
+from stream_gru.config.run_schema import BrokerConfig
+from stream_gru.config.topic_filters import host_and_port
+from stream_gru.connectors.mqtt.auth import credentials, is_tls, tls_context
+from stream_gru.core.errors import ConfigError
 
 _TIMEOUT_S = 5.0
 _SMALL_PACKET_BYTES = 65_536

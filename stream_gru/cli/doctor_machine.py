@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stream_gru.cli.doctor_check import Check, State
 from stream_gru.cli.remote import remote_at
-from stream_gru.errors import StreamGruError
+from stream_gru.core.errors import StreamGruError
 
 _MIB = 1_048_576
 _DISK_WARN_BYTES, _DISK_FAIL_BYTES = 512 * _MIB, 16 * _MIB

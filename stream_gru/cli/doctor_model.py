@@ -10,12 +10,12 @@ from statistics import median
 
 import numpy as np
 
-from stream_gru.bundle import Bundle, load_bundle, verify_files
 from stream_gru.cli.doctor_check import Check, State
 from stream_gru.config import Config, load_config, require_running
-from stream_gru.engines import load_engine
-from stream_gru.errors import BundleError, ConfigError, StreamGruError
-from stream_gru.gateway.plan import load_plan
+from stream_gru.core.errors import BundleError, ConfigError, StreamGruError
+from stream_gru.model.bundle import Bundle, load_bundle, verify_files
+from stream_gru.model.engines.registry import load_engine
+from stream_gru.runtime.resolved_config import load_plan
 
 _MEASURE_S = 0.1
 _CONFIGURATION = "configuration"

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from stream_gru.cli.doctor_check import Check, State
-from stream_gru.config.live import SerialSourceConfig
-from stream_gru.errors import ConfigError
-from stream_gru.sources.serial import SerialSource
+from stream_gru.config.run_schema import SerialSourceConfig
+from stream_gru.connectors.sources.serial import SerialSource
+from stream_gru.core.errors import ConfigError
 
 _PORTS = ("ttyUSB*", "ttyACM*", "ttyAMA*")
 _GROUP_RW = stat.S_IRGRP | stat.S_IWGRP

@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import median
 
 from stream_gru.cli.doctor_check import Check, State
-from stream_gru.errors import StoreError
-from stream_gru.store.lock import require_local
-from stream_gru.store.store import FILE_NAME
+from stream_gru.core.errors import StoreError
+from stream_gru.runtime.checkpoint.lock import require_local
+from stream_gru.runtime.checkpoint.store import FILE_NAME
 
 _MIB = 1_048_576
 _BLOCK = bytes(4096)

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from stream_gru.bundle import Bundle, load_bundle
-from stream_gru.cli.building import ENGINE_CHOICE
-from stream_gru.cli.tables import score_lines
-from stream_gru.decoders.fields import Fields
-from stream_gru.evaluation.evaluate import Baselines
-from stream_gru.evaluation.evaluate import evaluate as evaluate_bundle
-from stream_gru.recordings import read_files
+from stream_gru.cli.wiring import ENGINE_CHOICE
+from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.model.bundle import Bundle, load_bundle
+from stream_gru.training.evaluation.evaluate import Baselines
+from stream_gru.training.evaluation.evaluate import evaluate as evaluate_bundle
+from stream_gru.training.evaluation.score_lines import score_lines
 
 
 @click.command()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from stream_gru.bundle import load_bundle
 from stream_gru.config import load_config, require_training
-from stream_gru.export import FORMATS, Request, check_out, check_suffix, default_path
-from stream_gru.export import export as export_bundle
+from stream_gru.model.bundle import load_bundle
+from stream_gru.model.export.formats import FORMATS, Request, check_out, check_suffix, default_path
+from stream_gru.model.export.formats import export as export_bundle
 
 
 @click.command()

@@ -8,18 +8,18 @@ from pathlib import Path
 import click
 import numpy as np
 
-from stream_gru.bundle import Bundle, load_bundle
-from stream_gru.cli.building import ENGINE_CHOICE
 from stream_gru.cli.options import FiniteRange
-from stream_gru.decoders.fields import Fields
-from stream_gru.feedback import feedback
-from stream_gru.generate import Generated, copies, prompt
-from stream_gru.generate import generate as run_on
-from stream_gru.pipeline import Pipeline
-from stream_gru.recording_file import recording_format, recording_text, write_recording
-from stream_gru.recordings import read_files, shared_stream
-from stream_gru.sources.files import expand
-from stream_gru.types import SampleBatch, concatenate
+from stream_gru.cli.wiring import ENGINE_CHOICE
+from stream_gru.connectors.dataset_reader import read_files, shared_stream
+from stream_gru.connectors.dataset_writer import recording_format, recording_text, write_recording
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.sources.files import expand
+from stream_gru.core.types import SampleBatch, concatenate
+from stream_gru.model.bundle import Bundle, load_bundle
+from stream_gru.pipeline.generate import Generated, copies, prompt
+from stream_gru.pipeline.generate import generate as run_on
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.pipeline.sampling import feedback
 
 
 @click.command()

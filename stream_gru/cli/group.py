@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 from stream_gru import __version__
-from stream_gru.cli import COMMANDS, loaded
+from stream_gru.cli.main import COMMANDS, loaded
 
 
 class _Lazy(click.Group):

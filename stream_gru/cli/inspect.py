@@ -9,11 +9,12 @@ from typing import Any
 import click
 import msgspec
 
-from stream_gru.bundle import Bundle, load_bundle, verify_files
-from stream_gru.cli.cells import comparison_lines, explain, explanation_lines
-from stream_gru.cli.tables import class_lines, forecast_lines, table
-from stream_gru.evaluation.scores import ClassScores, ForecastScores
-from stream_gru.manifest import Channel, Manifest, parameter_formula
+from stream_gru.model.bundle import Bundle, load_bundle, verify_files
+from stream_gru.model.explain import comparison_lines, explain, explanation_lines, parameter_rows
+from stream_gru.model.manifest import Channel, Manifest
+from stream_gru.model.text_table import table
+from stream_gru.training.evaluation.score_lines import class_lines, forecast_lines
+from stream_gru.training.evaluation.scores import ClassScores, ForecastScores
 
 
 @click.command()
@@ -30,29 +31,6 @@ def inspect(bundle: Path, explained: bool, as_json: bool) -> None:
         return
     for line in describe(loaded, explained):
         click.echo(line)
-
-
-def parameter_rows(bundle: Bundle) -> list[dict[str, Any]]:
-    """For each part of the network: parameters by formula and counted in the weights."""
-    rows: list[dict[str, Any]] = []
-    manifest = bundle.manifest
-    for part in manifest.categorical:
-        if part.units:
-            n, e = part.categories, part.units
-            rows.append(_part(part.table.partition("/")[0], "embedding", f"N·E, N = {n}, E = {e}", n * e))
-    for layer in manifest.layers:
-        rows.append(_part(layer.name, layer.cell, *parameter_formula(layer)))
-    width = manifest.layers[-1].units
-    for name, size in (("forecast", manifest.forecast_size), ("classes", getattr(manifest.classes, "logits", 0))):
-        if size:
-            rows.append(_part(name, "dense", f"U·K + K, U = {width}, K = {size}", width * size + size))
-    for row in rows:
-        row["by_count"] = sum(a.size for name, a in bundle.weights.items() if name.startswith(row["layer"] + "/"))
-    return rows
-
-
-def _part(layer: str, cell: str, formula: str, by_formula: int) -> dict[str, Any]:
-    return {"layer": layer, "cell": cell, "formula": formula, "by_formula": by_formula}
 
 
 def describe(bundle: Bundle, explained: bool = False) -> list[str]:

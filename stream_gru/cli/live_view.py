@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from stream_gru.durable import Kept, Written
-from stream_gru.pipeline import Pipeline
-from stream_gru.prediction import Prediction, prediction_at
-from stream_gru.types import PredictionBatch, SinkHealth
+from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.prediction import Prediction, prediction_at
+from stream_gru.core.types import PredictionBatch, SinkHealth
+from stream_gru.pipeline.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

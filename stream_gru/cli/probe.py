@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 import numpy as np
 
-from stream_gru.cli.listening import Listener
 from stream_gru.cli.logs import log_to_stderr
 from stream_gru.cli.options import FiniteRange
-from stream_gru.gateway.builders import build_assembler, build_intake
-from stream_gru.gateway.plan import Plan, load_plan
-from stream_gru.times import format_iso
-from stream_gru.types import RawMessage, SampleBatch
+from stream_gru.cli.source_reader import Listener
+from stream_gru.core.timestamps import format_iso
+from stream_gru.core.types import RawMessage, SampleBatch
+from stream_gru.runtime.resolved_config import Plan, load_plan
+from stream_gru.runtime.wiring import build_assembler, build_intake
 
 _SHOWN = 120
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from stream_gru.cli.training_extra import training_extra
-from stream_gru.recipes import RECIPES, load_recipe
+from stream_gru.examples.recipes.registry import RECIPES, load_recipe
+from stream_gru.model.optional_packages import training_extra
 
 NAME = click.Choice(RECIPES)
 
@@ -51,8 +51,8 @@ def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None
     if place is not None and not chosen.reads_data:
         raise click.UsageError(f"--data: {name} makes its own recordings")
     with training_extra():
-        from stream_gru.recipes.compare import compare_variants
-        from stream_gru.recipes.run import run_recipe
+        from stream_gru.examples.recipes.compare import compare_variants
+        from stream_gru.examples.recipes.run import run_recipe
         from stream_gru.training.progress import default_reporter
     variant = chosen.variant(best=best, quick=quick)
     if compare:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from stream_gru.cli.listening import Listener
 from stream_gru.cli.logs import log_to_stderr
 from stream_gru.cli.options import FiniteRange
-from stream_gru.gateway.plan import load_plan
-from stream_gru.sources.recorded import RecordingWriter
+from stream_gru.cli.source_reader import Listener
+from stream_gru.connectors.sources.message_log import RecordingWriter
+from stream_gru.runtime.resolved_config import load_plan
 
 
 @click.command()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from stream_gru.errors import ConfigError, StreamGruError
+from stream_gru.core.errors import ConfigError, StreamGruError
 
 if TYPE_CHECKING:
     from pathlib import Path

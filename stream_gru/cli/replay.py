@@ -7,21 +7,21 @@ from pathlib import Path
 
 import click
 
-from stream_gru.bundle import load_bundle
-from stream_gru.cli.building import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
 from stream_gru.cli.options import FiniteRange
-from stream_gru.daemon import Daemon, Input
-from stream_gru.decoders.fields import Fields
-from stream_gru.errors import DataError
-from stream_gru.gateway.builders import build_alarm, build_assembler, build_intake
-from stream_gru.gateway.plan import load_plan
-from stream_gru.pipeline import Pipeline
-from stream_gru.protocols import Sink
-from stream_gru.recordings import shared_stream
-from stream_gru.sinks import ENCODERS, file_sink
-from stream_gru.sinks.stdout import StdoutSink
-from stream_gru.sources.files import expand
-from stream_gru.sources.recorded import RecordedSource
+from stream_gru.cli.wiring import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
+from stream_gru.connectors.dataset_reader import shared_stream
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.sinks.registry import ENCODERS, file_sink
+from stream_gru.connectors.sinks.stdout import StdoutSink
+from stream_gru.connectors.sources.files import expand
+from stream_gru.connectors.sources.message_log import RecordedSource
+from stream_gru.core.errors import DataError
+from stream_gru.core.protocols import Sink
+from stream_gru.model.bundle import load_bundle
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.runtime.daemon import Daemon, Input
+from stream_gru.runtime.resolved_config import load_plan
+from stream_gru.runtime.wiring import build_alarm, build_assembler, build_intake
 
 _LEVEL = 0.9
 

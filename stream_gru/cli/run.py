@@ -10,13 +10,13 @@ from types import FrameType
 
 import click
 
-from stream_gru.cli.building import run_daemon, stop_on_signals
 from stream_gru.cli.logs import log_to_stderr
-from stream_gru.config.live import ReplaySourceConfig
-from stream_gru.gateway.keep import weaknesses
-from stream_gru.gateway.plan import Plan, load_plan
-from stream_gru.recordings import shared_stream
-from stream_gru.sources.files import expand
+from stream_gru.cli.wiring import run_daemon, stop_on_signals
+from stream_gru.config.run_schema import ReplaySourceConfig
+from stream_gru.connectors.dataset_reader import shared_stream
+from stream_gru.connectors.sources.files import expand
+from stream_gru.runtime.delivery_guarantees import weaknesses
+from stream_gru.runtime.resolved_config import Plan, load_plan
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def run(config: Path, as_json: bool) -> None:
 
     SIGHUP reads CONFIG again; a file with mistakes is not taken.
     """
-    from stream_gru.gateway.gateway import Gateway
+    from stream_gru.runtime.app import Gateway
 
     plan = load_plan(config)
     log_to_stderr(plan.run.log_level)

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from stream_gru.cli.options import FiniteRange
 
 if TYPE_CHECKING:
-    from stream_gru.simulate.recording import Recording
+    from stream_gru.examples.simulators.recording import Recording
 
 # A leap year; more would not fit into memory.
 _HOURS = FiniteRange(min=0, min_open=True, max=8784)
@@ -55,7 +55,7 @@ class _Live:
             self._to_broker(recordings)
 
     def _to_terminal(self, recordings: Sequence[Recording]) -> None:
-        from stream_gru.simulate.live import Terminal, play, record_of, sample_of
+        from stream_gru.examples.simulators.devices import Terminal, play, record_of, sample_of
 
         several = len(recordings) > 1
         if self.form == "plotter" and (several or self.labels):
@@ -72,7 +72,7 @@ class _Live:
                 _tell_lost(terminal.lost, "nobody read them")
 
     def _to_broker(self, recordings: Sequence[Recording]) -> None:
-        from stream_gru.simulate.live import Publisher, play
+        from stream_gru.examples.simulators.devices import Publisher, play
 
         if len(recordings) > 1 and "{stream}" not in self.topic:
             raise click.UsageError("--topic: expected {stream} in it, as there are several devices")
@@ -95,7 +95,7 @@ def _tell_lost(lost: int, why: str) -> None:
 def _broker_url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     from msgspec import ValidationError, convert
 
-    from stream_gru.config.kinds import BrokerUrl
+    from stream_gru.config.field_types import BrokerUrl
 
     try:
         return None if value is None else convert(value, BrokerUrl)
@@ -161,11 +161,11 @@ def pump(
     **live: Any,
 ) -> None:
     """Water pumps: flow, pressure, motor current, vibration, every second, with modes and slow faults."""
-    from stream_gru.simulate.write import write_pumps
+    from stream_gru.examples.simulators.write import write_pumps
 
     outlet = _outlet(ctx, out, live)
     if outlet is not None:
-        from stream_gru.simulate.live import clean_pumps
+        from stream_gru.examples.simulators.devices import clean_pumps
 
         outlet.run(clean_pumps(hours, seed, pumps or (1 if outlet.serial else 6), first))
         return
@@ -186,11 +186,11 @@ def sine(
     ctx: click.Context, /, out: Path | None, hours: float, seed: int, streams: int | None, gzip: bool, **live: Any
 ) -> None:
     """Noisy sines of different phase."""
-    from stream_gru.simulate.write import write_sines
+    from stream_gru.examples.simulators.write import write_sines
 
     outlet = _outlet(ctx, out, live)
     if outlet is not None:
-        from stream_gru.simulate.live import clean_sines
+        from stream_gru.examples.simulators.devices import clean_sines
 
         outlet.run(clean_sines(hours, seed, streams or (1 if outlet.serial else 4)))
         return

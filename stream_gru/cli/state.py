@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import click
 
-from stream_gru.cli.state_holders import StateHolder, held_state
-from stream_gru.control import MAX_STATE_BYTES
-from stream_gru.errors import StateError, StreamGruError
-from stream_gru.keeping.transfer import Exported, as_dict, decoded, encoded
+from stream_gru.cli.state_access import StateHolder, held_state
+from stream_gru.core.errors import StateError, StreamGruError
+from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decoded, encoded
+from stream_gru.runtime.control.commands import MAX_STATE_BYTES
 
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
 _STREAM = click.option("--stream", metavar="NAME", help="This stream.")

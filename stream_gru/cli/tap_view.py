@@ -31,7 +31,7 @@ _Pair = tuple[_Number, _Number]
 
 
 class Output(Struct, frozen=True):
-    """What the table shows of a row, see `stream_gru.prediction.Prediction.as_dict`."""
+    """What the table shows of a row, see `stream_gru.core.prediction.Prediction.as_dict`."""
 
     stream: str
     time: str

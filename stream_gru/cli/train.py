@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from stream_gru.bundle import check_target
-from stream_gru.cli.tables import score_lines
-from stream_gru.cli.training_extra import training_extra
 from stream_gru.config import Config, load_config, require_training
+from stream_gru.model.bundle import check_target
+from stream_gru.model.optional_packages import training_extra
+from stream_gru.training.evaluation.score_lines import score_lines
 
 
 @click.command()

@@ -1,7 +1,9 @@
 """The configuration: a TOML file in, a checked `Config` out, or every mistake with its file and line."""
 
-from stream_gru.config.effective import as_toml, effective
-from stream_gru.config.live import (
+from stream_gru.config.load import load_config, parse_config
+from stream_gru.config.paths import resolve
+from stream_gru.config.purpose import Purpose, check_purpose, require_running, require_training
+from stream_gru.config.run_schema import (
     DeadLetterConfig,
     FileSinkConfig,
     LimitsConfig,
@@ -11,11 +13,9 @@ from stream_gru.config.live import (
     StdinSourceConfig,
     StdoutSinkConfig,
 )
-from stream_gru.config.load import load_config, parse_config
-from stream_gru.config.paths import resolve
-from stream_gru.config.purpose import Purpose, check_purpose, require_running, require_training
 from stream_gru.config.samples import sample_config
-from stream_gru.config.schema import (
+from stream_gru.config.show import as_toml, effective
+from stream_gru.config.train_schema import (
     ChannelConfig,
     ClassesConfig,
     ConditioningConfig,

@@ -14,13 +14,13 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect
 
-from stream_gru.config.lines import line_of, scan_lines
 from stream_gru.config.paths import resolve
-from stream_gru.config.problem import KeyPath, Problem
+from stream_gru.config.problems import KeyPath, Problem
 from stream_gru.config.rules import check_rules
-from stream_gru.config.schema import Config
-from stream_gru.config.walk import check_value
-from stream_gru.errors import ConfigError
+from stream_gru.config.toml_positions import line_of, scan_lines
+from stream_gru.config.train_schema import Config
+from stream_gru.config.validate import check_value
+from stream_gru.core.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024
 _PLACE = re.compile(r"(.*) \((?:at line (\d+), column (\d+)|at end of document)\)", re.DOTALL)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from stream_gru.config.live import (
+from stream_gru.config.run_schema import (
     BrokerConfig,
     FileSinkConfig,
     InfluxSinkConfig,
@@ -20,7 +20,7 @@ from stream_gru.config.live import (
     SinkConfig,
     SourceConfig,
 )
-from stream_gru.config.schema import Config
+from stream_gru.config.train_schema import Config
 
 
 def resolve(config: Config, base: Path) -> Config:

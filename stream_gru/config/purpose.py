@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stream_gru.config.schema import Config
-from stream_gru.errors import ConfigError
+from stream_gru.config.train_schema import Config
+from stream_gru.core.errors import ConfigError
 
 Purpose = Literal["training", "running"]
 

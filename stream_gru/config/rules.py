@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from posixpath import normpath
 
-from stream_gru.config.kinds import MAX_ONE_HOT
-from stream_gru.config.live import (
+from stream_gru.config.field_types import MAX_ONE_HOT
+from stream_gru.config.problems import KeyPath, Problem, dotted, listed, one_of, quoted, shown
+from stream_gru.config.run_schema import (
     FileSinkConfig,
     MqttSinkConfig,
     MqttSourceConfig,
@@ -21,9 +22,8 @@ from stream_gru.config.live import (
     SerialSourceConfig,
     StdinSourceConfig,
 )
-from stream_gru.config.problem import KeyPath, Problem, dotted, listed, one_of, quoted, shown
-from stream_gru.config.schema import Config, SplitConfig
-from stream_gru.errors import ConfigError
+from stream_gru.config.train_schema import Config, SplitConfig
+from stream_gru.core.errors import ConfigError
 
 Given = Container[KeyPath]
 """The keys that stand in the file, as against those that have their default."""
@@ -124,7 +124,7 @@ def _sources(config: Config, given: Given) -> Iterator[Problem]:
 
 def _topics(config: Config, given: Given) -> Iterator[Problem]:
     """What a source subscribes to has the form of a topic filter."""
-    from stream_gru.mqtt.topics import TopicPattern
+    from stream_gru.config.topic_filters import TopicPattern
 
     for place, source in enumerate(config.source):
         if not isinstance(source, MqttSourceConfig):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream_gru.bundle import Bundle
-from stream_gru.evaluation.evaluate import Streamed, stream_through
-from stream_gru.manifest import Calibration
-from stream_gru.protocols import Engine
-from stream_gru.training.runs import Run
-from stream_gru.types import F32, F64, SampleBatch
+from stream_gru.core.protocols import Engine
+from stream_gru.core.types import F32, F64, SampleBatch
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.manifest import Calibration
+from stream_gru.training.evaluation.evaluate import Streamed, stream_through
+from stream_gru.training.segments import Run
 
 LEVELS = (
     0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5,

@@ -19,12 +19,12 @@ import numpy as np
 from msgspec import Struct, field
 from numpy.typing import NDArray
 
-from stream_gru.config.schema import TrainingConfig
-from stream_gru.errors import ConfigError, DataError
-from stream_gru.training.course import Place
-from stream_gru.training.runs import Rows, Scaling
-from stream_gru.training.spec import NetworkSpec
-from stream_gru.types import F32
+from stream_gru.config.train_schema import TrainingConfig
+from stream_gru.core.errors import ConfigError, DataError
+from stream_gru.core.types import F32
+from stream_gru.model.keras.spec import NetworkSpec
+from stream_gru.training.schedule import Place
+from stream_gru.training.segments import Rows, Scaling
 
 NAME = "checkpoint.json"
 _CARRIED = "carried"

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gru.errors import DataError
+from stream_gru.core.errors import DataError
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -12,18 +12,18 @@ import keras
 import msgspec
 import numpy as np
 
-from stream_gru.config.schema import TrainingConfig
-from stream_gru.errors import DataError
+from stream_gru.config.train_schema import TrainingConfig
+from stream_gru.core.errors import DataError
+from stream_gru.core.types import F32
+from stream_gru.model.keras.network import network_weights
+from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.checkpoint import Arrays, Standing, fingerprint, load_checkpoint, save_checkpoint
-from stream_gru.training.course import Course, Place
-from stream_gru.training.curves import Curves
-from stream_gru.training.loop import Trainer
 from stream_gru.training.loss import Totals, class_weights
-from stream_gru.training.network import network_weights
 from stream_gru.training.progress import Reporter, named_round
-from stream_gru.training.runs import Plan, Rows, Run, Scaling, join_runs
-from stream_gru.training.spec import NetworkSpec
-from stream_gru.types import F32
+from stream_gru.training.schedule import Course, Place
+from stream_gru.training.segments import Plan, Rows, Run, Scaling, join_runs
+from stream_gru.training.tensorboard import Curves
+from stream_gru.training.train_step import Trainer
 
 SAVE_EVERY_S = 5.0
 """A checkpoint is written at most so often; rounds may be shorter than writing one takes."""
@@ -35,7 +35,7 @@ Stopped = Literal["patience", "epochs", "max_updates", "interrupted"]
 class Fitted:
     """What training found.
 
-    ``model``       the plain sequence model with the kept weights (`stream_gru.training.network.Networks`)
+    ``model``       the plain sequence model with the kept weights (`stream_gru.model.keras.network.Networks`)
     ``weights``     the same weights, named and laid out as in a bundle
     ``history``     one row a round: epoch (passes so far), updates (in all; only where rounds are not passes),
                     learning_rate, loss, loss_forecast, loss_classes, accuracy, the same with ``val_`` in front,

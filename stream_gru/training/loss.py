@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from stream_gru.training.runs import Rows, Scaling
-from stream_gru.training.spec import NetworkSpec
-from stream_gru.types import F32, F64
+from stream_gru.core.types import F32, F64
+from stream_gru.model.keras.spec import NetworkSpec
+from stream_gru.training.segments import Rows, Scaling
 
 
 @dataclass(frozen=True)

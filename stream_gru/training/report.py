@@ -12,12 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from stream_gru.evaluation.evaluate import Streamed
-from stream_gru.evaluation.scores import ClassScores, ForecastScores, Scores
-from stream_gru.manifest import Manifest, weight_shapes
-from stream_gru.training import pictures
-from stream_gru.training.pictures import MOST_TARGETS, Extract, Picture, clean, covered, spoken
-from stream_gru.types import F64, I64, Mask
+from stream_gru.core.types import F64, I64, Mask
+from stream_gru.model.manifest import Manifest, weight_shapes
+from stream_gru.training import figures as pictures
+from stream_gru.training.evaluation.evaluate import Streamed
+from stream_gru.training.evaluation.scores import ClassScores, ForecastScores, Scores
+from stream_gru.training.figures import MOST_TARGETS, Extract, Picture, clean, covered, spoken
 
 _MOST_ROWS = 40
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -18,28 +18,37 @@ import msgspec
 import numpy as np
 
 from stream_gru import __version__
-from stream_gru.bundle import FORMAT_VERSION, KERAS, MAX_FILE_BYTES, REPORT, TFLITE, Bundle, check_target, write_bundle
-from stream_gru.conditioning import ConditioningSpec
 from stream_gru.config import Config, DataConfig, ModelConfig
-from stream_gru.decoders.fields import Fields
-from stream_gru.engines import load_engine
-from stream_gru.errors import ConfigError
-from stream_gru.evaluation.baselines import find_season, fit_linear_ar
-from stream_gru.evaluation.evaluate import Baselines, Streamed, evaluate, stream_through
-from stream_gru.evaluation.scores import Scores
-from stream_gru.manifest import Channel, Embedding, EngineParity, Manifest, weight_shapes
-from stream_gru.recordings import read_files
+from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.core.errors import ConfigError
+from stream_gru.model.bundle import (
+    FORMAT_VERSION,
+    KERAS,
+    MAX_FILE_BYTES,
+    REPORT,
+    TFLITE,
+    Bundle,
+    check_target,
+    write_bundle,
+)
+from stream_gru.model.engines.registry import load_engine
+from stream_gru.model.keras.litert_graph import export_tflite
+from stream_gru.model.keras.spec import NetworkSpec
+from stream_gru.model.manifest import Channel, Embedding, EngineParity, Manifest, weight_shapes
+from stream_gru.model.parity import SEGMENT, Beginnings, check_parity, column_scaling, pad_beginnings
+from stream_gru.pipeline.conditioning.condition import ConditioningSpec
 from stream_gru.training.calibrate import calibrate, measure_warm_up
 from stream_gru.training.checkpoint import require_checkpoint
-from stream_gru.training.checks import check_labels, check_runs
-from stream_gru.training.export import export_tflite
+from stream_gru.training.data_checks import check_labels, check_runs
+from stream_gru.training.evaluation.baselines import find_season, fit_linear_ar
+from stream_gru.training.evaluation.evaluate import Baselines, Streamed, evaluate, stream_through
+from stream_gru.training.evaluation.scores import Scores
 from stream_gru.training.fit import Fitted, fit
-from stream_gru.training.parity import SEGMENT, Beginnings, check_parity, column_scaling, pad_beginnings
-from stream_gru.training.parts import Parts, class_labels, runs_of, split
 from stream_gru.training.progress import Reporter
 from stream_gru.training.report import render_report
-from stream_gru.training.runs import Run, Scaling, measure_scaling
-from stream_gru.training.spec import NetworkSpec
+from stream_gru.training.segments import Run, Scaling, measure_scaling
+from stream_gru.training.splits import Parts, class_labels, runs_of, split
 
 # Real samples on which all engines must agree; more would only repeat the question.
 _PARITY_STEPS = 16_384

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from stream_gru.training.runs import Plan, Rows
+from stream_gru.training.segments import Plan, Rows
 
 
 def window_plan(

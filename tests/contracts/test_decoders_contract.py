@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.config.schema import InputConfig
-from stream_gru.decoders import DECODERS, load_decoder
-from stream_gru.decoders.fields import Fields
-from stream_gru.errors import DataError
-from stream_gru.protocols import Decoder
-from stream_gru.times import to_ns
-from stream_gru.types import DropReason, RawMessage, SampleBatch
+from stream_gru.config.train_schema import InputConfig
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
+from stream_gru.core.errors import DataError
+from stream_gru.core.protocols import Decoder
+from stream_gru.core.timestamps import to_ns
+from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 CHANNELS = ("flow", "level")

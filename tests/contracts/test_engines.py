@@ -9,9 +9,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from stream_gru.engines import ENGINES, load_engine
-from stream_gru.protocols import Engine
-from stream_gru.types import F32
+from stream_gru.core.protocols import Engine
+from stream_gru.core.types import F32
+from stream_gru.model.engines.registry import ENGINES, load_engine
 from tests.support.models import random_inputs
 from tests.support.reference import Reference, load_reference, reference_names
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.config.live import InfluxSinkConfig
-from stream_gru.durable import Kept, Written
-from stream_gru.errors import SinkUnavailable
-from stream_gru.protocols import Sink
-from stream_gru.sinks import ENCODERS, file_sink
-from stream_gru.sinks.influx import InfluxSink
-from stream_gru.sinks.stdout import StdoutSink
-from stream_gru.sinks.throttle import Throttled
-from stream_gru.types import PredictionBatch
+from stream_gru.config.run_schema import InfluxSinkConfig
+from stream_gru.connectors.sinks.influx import InfluxSink
+from stream_gru.connectors.sinks.registry import ENCODERS, file_sink
+from stream_gru.connectors.sinks.stdout import StdoutSink
+from stream_gru.connectors.sinks.throttle import Throttled
+from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.errors import SinkUnavailable
+from stream_gru.core.protocols import Sink
+from stream_gru.core.types import PredictionBatch
 from tests.support.http_server import serving
 from tests.support.predictions import part
 from tests.support.streams import batch, toy_pipeline

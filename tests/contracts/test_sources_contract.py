@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.config.schema import InputConfig
-from stream_gru.decoders import load_decoder
-from stream_gru.decoders.fields import Fields
-from stream_gru.errors import DataError, EndOfInput
-from stream_gru.protocols import Source
-from stream_gru.sources.files import FileSource
-from stream_gru.sources.stdin import StdinSource
-from stream_gru.types import Position, RawMessage
+from stream_gru.config.train_schema import InputConfig
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.sources.files import FileSource
+from stream_gru.connectors.sources.stdin import StdinSource
+from stream_gru.core.errors import DataError, EndOfInput
+from stream_gru.core.protocols import Source
+from stream_gru.core.types import Position, RawMessage
 
 ROWS = 2000
 LINES = {

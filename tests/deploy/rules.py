@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from prometheus_client import CollectorRegistry
 
-from stream_gru.bundle import load_bundle
-from stream_gru.metrics import Metrics
+from stream_gru.model.bundle import load_bundle
+from stream_gru.runtime.metrics import Metrics
 from tests.deploy.support import DEPLOY, ROOT
 
 RULES = DEPLOY / "prometheus" / "stream_gru.rules.yml"

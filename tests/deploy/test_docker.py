@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from stream_gru.config import parse_config
-from stream_gru.config.live import MqttSourceConfig
-from stream_gru.gateway.builders import build_assembler, build_intake, stream_bound
-from stream_gru.gateway.plan import load_plan
-from stream_gru.mqtt.access import client_id
-from stream_gru.simulate.live import clean_pumps, json_text, sample_of
-from stream_gru.types import Position, RawMessage
+from stream_gru.config.run_schema import MqttSourceConfig
+from stream_gru.connectors.mqtt.auth import client_id
+from stream_gru.core.types import Position, RawMessage
+from stream_gru.examples.simulators.devices import clean_pumps, json_text, sample_of
+from stream_gru.runtime.resolved_config import load_plan
+from stream_gru.runtime.wiring import build_assembler, build_intake, stream_bound
 from tests.deploy.support import DEPLOY, ROOT
 
 DOCKER = DEPLOY / "docker"

@@ -15,11 +15,11 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stream_gru.bundle import load_bundle
-from stream_gru.cli import COMMANDS
-from stream_gru.metrics import Metrics
-from stream_gru.prediction import Prediction
-from stream_gru.types import DropReason, ResetReason
+from stream_gru.cli.main import COMMANDS
+from stream_gru.core.prediction import Prediction
+from stream_gru.core.types import DropReason, ResetReason
+from stream_gru.model.bundle import load_bundle
+from stream_gru.runtime.metrics import Metrics
 from tests.support.broker import MOSQUITTO, free_port
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ import numpy as np
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
-from stream_gru.times import format_iso
-from stream_gru.types import NS_PER_S
+from stream_gru.core.timestamps import format_iso
+from stream_gru.core.types import NS_PER_S
 from tests.support.broker import Broker
 from tests.support.live import Running, mqtt_config, pump_records
 from tests.support.waiting import wait_for

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stream_gru.bundle import load_bundle
 from stream_gru.cli.live_view import LiveView
-from stream_gru.decoders.fields import Fields
-from stream_gru.pipeline import Pipeline
-from stream_gru.prediction import prediction_at
-from stream_gru.recordings import read_files
+from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.core.prediction import prediction_at
+from stream_gru.model.bundle import load_bundle
+from stream_gru.pipeline.pipeline import Pipeline
 
 SAMPLES = Path(__file__).parents[2] / "sample_data"
 _FAULT = "cavitation"  # the view is drawn when a pump has been in this mode for a while

@@ -14,8 +14,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from stream_gru.config.live import BrokerConfig, ControlConfig
-from stream_gru.control.mqtt import ControlMqtt
+from stream_gru.config.run_schema import BrokerConfig, ControlConfig
+from stream_gru.runtime.control.mqtt import ControlMqtt
 from tests.support.broker import Broker, Peer, needs_mosquitto
 from tests.support.waiting import wait_for
 from tests.support.web import FakeDaemon

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from stream_gru.web.connection import BACKLOG, MAX_CONNECTIONS
+from stream_gru.runtime.http.limits import BACKLOG, MAX_CONNECTIONS
 from tests.support.waiting import wait_for
 from tests.support.web import TOKEN
 from tests.support.web_process import WebProcess, web_process

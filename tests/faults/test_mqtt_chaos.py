@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from stream_gru.mqtt.connection import Connection
-from stream_gru.types import RawMessage
+from stream_gru.connectors.mqtt.connection import Connection
+from stream_gru.core.types import RawMessage
 from tests.faults.test_mqtt_sink import flushed, hears, outputs, seconds
 from tests.faults.test_mqtt_sink import opened as opened_sink
 from tests.faults.test_mqtt_source import numbers, opened, quiet, settle, table

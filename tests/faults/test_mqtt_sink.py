@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream_gru.config.live import BrokerConfig, MqttSinkConfig
-from stream_gru.durable import Kept, Outgoing, Written
-from stream_gru.errors import SinkUnavailable, StateError
-from stream_gru.mqtt.client import TolerantClient
-from stream_gru.sinks.mqtt import MqttSink
-from stream_gru.types import PredictionBatch
+from stream_gru.config.run_schema import BrokerConfig, MqttSinkConfig
+from stream_gru.connectors.mqtt.paho_client import TolerantClient
+from stream_gru.connectors.sinks.mqtt import MqttSink
+from stream_gru.core.commit_records import Kept, Outgoing, Written
+from stream_gru.core.errors import SinkUnavailable, StateError
+from stream_gru.core.types import PredictionBatch
 from tests.support.broker import Broker, Peer, needs_mosquitto
 from tests.support.models import make_bundle
 from tests.support.streams import batch, toy_pipeline

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.durable import Kept, Written
-from stream_gru.sinks.mqtt import MqttSink
+from stream_gru.connectors.sinks.mqtt import MqttSink
+from stream_gru.core.commit_records import Kept, Written
 from tests.faults.test_mqtt_sink import hears, opened, outputs, seconds
 from tests.support.broker import Broker, needs_mosquitto
 from tests.support.waiting import wait_for

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
 
-from stream_gru.config.live import BrokerConfig, MqttSourceConfig
-from stream_gru.mqtt.connection import Connection
-from stream_gru.sources.mqtt import MqttSource
-from stream_gru.types import DropReason, Position, RawMessage
+from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
+from stream_gru.connectors.mqtt.connection import Connection
+from stream_gru.connectors.sources.mqtt import MqttSource
+from stream_gru.core.types import DropReason, Position, RawMessage
 from tests.support.broker import Broker, Peer, needs_mosquitto
 from tests.support.waiting import wait_for
 

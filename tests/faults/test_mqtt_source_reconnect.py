@@ -13,8 +13,8 @@ from paho.mqtt.client import DisconnectFlags
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from stream_gru.errors import TakenOver
-from stream_gru.sources.mqtt import MqttSource
+from stream_gru.connectors.sources.mqtt import MqttSource
+from stream_gru.core.errors import TakenOver
 from tests.faults.test_mqtt_source import (
     commit,
     crash,

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from stream_gru.config.live import BrokerConfig, MqttSourceConfig
-from stream_gru.errors import ConfigError
-from stream_gru.mqtt.access import tls_context, warn_of_risks
-from stream_gru.sources.mqtt import MqttSource
+from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
+from stream_gru.connectors.mqtt.auth import tls_context, warn_of_risks
+from stream_gru.connectors.sources.mqtt import MqttSource
+from stream_gru.core.errors import ConfigError
 from tests.support.broker import Broker, needs_mosquitto
 from tests.support.certificates import Authority
 from tests.support.waiting import wait_for

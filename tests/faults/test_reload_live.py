@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from stream_gru.bundle import load_bundle, write_bundle
+from stream_gru.model.bundle import load_bundle, write_bundle
 from tests.support.broker import Broker, Peer, needs_mosquitto
 from tests.support.live import BUNDLE, CHANNELS, Running, mqtt_config, pump_records, replayed
 from tests.support.subscriber import Subscriber

@@ -16,12 +16,12 @@ import serial
 from cobs import cobs
 from serial import rfc2217
 
-from stream_gru.config.live import SerialSourceConfig
-from stream_gru.errors import ConfigError, SourceUnavailable
-from stream_gru.protocols import Source
-from stream_gru.sources.queued import Queued
-from stream_gru.sources.serial import SerialSource
-from stream_gru.types import DropReason, Position, RawMessage
+from stream_gru.config.run_schema import SerialSourceConfig
+from stream_gru.connectors.sources.serial import SerialSource
+from stream_gru.connectors.sources.threaded import Queued
+from stream_gru.core.errors import ConfigError, SourceUnavailable
+from stream_gru.core.protocols import Source
+from stream_gru.core.types import DropReason, Position, RawMessage
 from tests.support.ports import Device, TcpDevice
 from tests.support.waiting import wait_for
 
@@ -121,7 +121,7 @@ def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without a restart: half a line is forgotten, the messages go on counting, and it is told once each way."""
-    caplog.set_level(logging.INFO, "stream_gru.sources.queued")
+    caplog.set_level(logging.INFO, "stream_gru.connectors.sources.threaded")
     queued = Queued(source_of(device.link), name="port", queue_messages=10, queue_bytes=9999, longest_pause_s=0.02)
     queued.open(None)
     wait_for(lambda: queued.health().connected)
@@ -190,7 +190,7 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The names that stay are listed."""
-    monkeypatch.setattr("stream_gru.sources.serial._PLACES", ((str(tmp_path), "usb-*"),))
+    monkeypatch.setattr("stream_gru.connectors.sources.serial._PLACES", ((str(tmp_path), "usb-*"),))
     source = source_of(tmp_path / "ttyUSB7")
     with pytest.raises(SourceUnavailable, match="ttyUSB7: no such device; there is none at all"):
         source.open(None)

@@ -17,11 +17,11 @@ import pytest
 from click.testing import CliRunner
 
 from stream_gru.cli.simulate import simulate
-from stream_gru.config.live import SerialSourceConfig
-from stream_gru.simulate.live import Sample, Terminal, clean_pumps, clean_sines, play
-from stream_gru.simulate.recording import Recording
-from stream_gru.simulate.write import pump_recordings
-from stream_gru.sources.serial import SerialSource
+from stream_gru.config.run_schema import SerialSourceConfig
+from stream_gru.connectors.sources.serial import SerialSource
+from stream_gru.examples.simulators.devices import Sample, Terminal, clean_pumps, clean_sines, play
+from stream_gru.examples.simulators.recording import Recording
+from stream_gru.examples.simulators.write import pump_recordings
 from tests.support.broker import Broker, free_port, needs_mosquitto
 from tests.support.waiting import wait_for
 

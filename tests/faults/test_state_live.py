@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.keeping.transfer import decoded, encoded, exported
-from stream_gru.stored_form import StoredForm
-from stream_gru.types import ResetReason
+from stream_gru.core.types import ResetReason
+from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.runtime.checkpoint.state_export import decoded, encoded, exported
 from tests.support.broker import Broker, free_port, needs_mosquitto
 from tests.support.kept import model
 from tests.support.live import Running, mqtt_config, pump_records, replayed

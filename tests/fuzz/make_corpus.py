@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from stream_gru.decoders import DECODERS
+from stream_gru.connectors.decoders.registry import DECODERS
 from tests.fuzz.target_decoders import NAMES, STRUCT
 from tests.fuzz.targets import CORPUS, TARGETS
 

@@ -15,12 +15,12 @@ import numpy as np
 from cobs import cobs
 from msgspec.structs import replace as replace_keys
 
-from stream_gru.config.schema import InputConfig
-from stream_gru.decoders import load_decoder
-from stream_gru.decoders.fields import Fields
-from stream_gru.errors import DataError
-from stream_gru.times import LIMIT_NS
-from stream_gru.types import STREAM_ID, DropReason, RawMessage, SampleBatch, concatenate
+from stream_gru.config.train_schema import InputConfig
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.core.errors import DataError
+from stream_gru.core.timestamps import LIMIT_NS
+from stream_gru.core.types import STREAM_ID, DropReason, RawMessage, SampleBatch, concatenate
 
 NOON_NS = 1_714_564_800 * 10**9
 CHANNELS = ("flow", "level")

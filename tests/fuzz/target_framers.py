@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from random import Random
 from typing import Literal
 
-from stream_gru.sources.framing import CobsFramer, Framer, LineFramer
-from stream_gru.types import DropReason
+from stream_gru.connectors.sources.framing import CobsFramer, Framer, LineFramer
+from stream_gru.core.types import DropReason
 
 _LIMITS = (16, 64, 300, 4096)
 

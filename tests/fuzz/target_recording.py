@@ -9,9 +9,9 @@ from pathlib import Path
 from shutil import rmtree
 from weakref import finalize
 
-from stream_gru.errors import DataError, EndOfInput
-from stream_gru.sources.recorded import RecordedSource, RecordingWriter
-from stream_gru.types import Position, RawMessage
+from stream_gru.connectors.sources.message_log import RecordedSource, RecordingWriter
+from stream_gru.core.errors import DataError, EndOfInput
+from stream_gru.core.types import Position, RawMessage
 
 FIRST = b'{"stream_gru_recording": 1}\n'
 

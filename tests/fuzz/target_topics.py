@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stream_gru.errors import ConfigError
-from stream_gru.mqtt.topics import TopicPattern, fill_stream, filters_overlap, stream_filters, stream_in, topic_patterns
+from stream_gru.config.topic_filters import (
+    TopicPattern,
+    fill_stream,
+    filters_overlap,
+    stream_filters,
+    stream_in,
+    topic_patterns,
+)
+from stream_gru.core.errors import ConfigError
 
 _LONGEST = 1024  # of a filter in a configuration
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from stream_gru.decoders import DECODERS
+from stream_gru.connectors.decoders.registry import DECODERS
 
 CORPUS = Path(__file__).parent / "corpus"
 

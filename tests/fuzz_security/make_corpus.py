@@ -8,8 +8,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from stream_gru.bundle import MANIFEST, TFLITE, WEIGHTS, write_bundle
 from stream_gru.config import sample_config
+from stream_gru.model.bundle import MANIFEST, TFLITE, WEIGHTS, write_bundle
 from tests.fuzz_security.target_bundle import good_bundle
 from tests.fuzz_security.targets import CORPUS
 from tests.support.web import TOKEN

@@ -14,7 +14,8 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from stream_gru.bundle import (
+from stream_gru.core.errors import BundleError
+from stream_gru.model.bundle import (
     MANIFEST,
     TFLITE,
     WEIGHTS,
@@ -26,7 +27,6 @@ from stream_gru.bundle import (
     weight_shapes,
     write_bundle,
 )
-from stream_gru.errors import BundleError
 from tests.support.models import make_bundle
 
 _LONGEST_MESSAGE = 2000

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from stream_gru.config import as_toml, effective, load_config
-from stream_gru.errors import ConfigError
+from stream_gru.config import as_toml, load_config
+from stream_gru.config.show import effective
+from stream_gru.core.errors import ConfigError
 
 _LONGEST_LINE = 2000
 

@@ -11,7 +11,7 @@ from typing import Self
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
-from stream_gru.web import connection
+from stream_gru.runtime.http import limits as connection
 from tests.support.web import TOKEN, FakeDaemon, serving
 
 _IDLE_S = 0.05

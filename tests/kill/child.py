@@ -35,7 +35,7 @@ def main() -> None:
         tell(given.tell)
     if given.point:
         arm(POINTS[given.point], given.side, given.nth)
-    from stream_gru.cli import main as cli
+    from stream_gru.cli.main import main as cli
 
     sys.argv = ["stream-gru", *given.command]
     cli()
@@ -78,7 +78,10 @@ def _die() -> None:
 
 def tell(descriptor: int) -> None:
     """Say when recovery and the loop begin."""
-    for function, letter in (("keeping.keeper:Keeper.recover", b"r"), ("daemon:Daemon._loop", b"l")):
+    for function, letter in (
+        ("runtime.checkpoint.checkpointer:Keeper.recover", b"r"),
+        ("runtime.daemon:Daemon._loop", b"l"),
+    ):
 
         def change(function: Callable[..., Any], letter: bytes = letter) -> Callable[..., Any]:
             def call(*arguments: Any) -> Any:
@@ -100,18 +103,18 @@ def _acknowledge_on_arrival() -> None:
 
         return call
 
-    patch("stream_gru.sources.mqtt:MqttSource._on_message", change)
-    patch("stream_gru.mqtt.ledger:Ledger.take_acks", lambda _: lambda _ledger: [])
+    patch("stream_gru.connectors.sources.mqtt:MqttSource._on_message", change)
+    patch("stream_gru.connectors.mqtt.ack_tracker:Ledger.take_acks", lambda _: lambda _ledger: [])
 
 
 def _know_no_packets() -> None:
     """After a start nothing is known of packets that earlier processes have processed."""
-    patch("stream_gru.sources.mqtt:MqttSource.resume", lambda _: lambda _source, _packets: None)
+    patch("stream_gru.connectors.sources.mqtt:MqttSource.resume", lambda _: lambda _source, _packets: None)
 
 
 def _cut_nothing() -> None:
     """A file goes on behind whatever it holds."""
-    patch("stream_gru.sinks.file:recover", lambda _: lambda path, _mark, _keep: _size(path))
+    patch("stream_gru.connectors.sinks.file:recover", lambda _: lambda path, _mark, _keep: _size(path))
 
 
 def _size(path: Any) -> int:
@@ -130,7 +133,7 @@ def _keep_every_batch() -> None:
 
         return call
 
-    patch("stream_gru.pipeline:Pipeline.process", change)
+    patch("stream_gru.pipeline.pipeline:Pipeline.process", change)
 
 
 _LEAKED_BYTES = 256

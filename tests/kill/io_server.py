@@ -19,13 +19,6 @@ from tests.kill.child import ABLATIONS
 
 def main() -> None:
     """Serve until standard input ends; what still runs is killed."""
-    import stream_gru.cli.run
-    import stream_gru.engines.litert
-    import stream_gru.gateway.gateway
-    import stream_gru.sinks.file
-    import stream_gru.sinks.mqtt
-    import stream_gru.sources.mqtt  # noqa: F401 - loaded once for all
-
     alive: set[int] = set()
     for line in sys.stdin:
         asked = json.loads(line)
@@ -56,7 +49,7 @@ def _start(case: dict[str, Any]) -> int:
             ABLATIONS[case["without"]]()
         if case.get("folder"):
             _arm(case)
-        from stream_gru.cli import main as cli
+        from stream_gru.cli.main import main as cli
 
         sys.argv = ["stream-gru", "run", case["config"]]
         cli()

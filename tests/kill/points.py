@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_KEEPER = "stream_gru.keeping.keeper:Keeper"
-_STORE = "stream_gru.store.store:Store"
-_FILE = "stream_gru.sinks.file"
-_MQTT_SINK = "stream_gru.sinks.mqtt:MqttSink"
-_MQTT_SOURCE = "stream_gru.sources.mqtt:MqttSource"
-_LEDGER = "stream_gru.mqtt.ledger:Ledger"
+_KEEPER = "stream_gru.runtime.checkpoint.checkpointer:Keeper"
+_STORE = "stream_gru.runtime.checkpoint.store:Store"
+_FILE = "stream_gru.connectors.sinks.file"
+_MQTT_SINK = "stream_gru.connectors.sinks.mqtt:MqttSink"
+_MQTT_SOURCE = "stream_gru.connectors.sources.mqtt:MqttSource"
+_LEDGER = "stream_gru.connectors.mqtt.ack_tracker:Ledger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def _someone(_: object, idle: list[str]) -> bool:
 ROWS, TABLE, CHANGES = "rows.jsonl", "table.csv.gz", "changes.jsonl"
 
 PROCESSING = (
-    Point("process", "stream_gru.pipeline:Pipeline.process", 1),
+    Point("process", "stream_gru.pipeline.pipeline:Pipeline.process", 1),
     Point("write rows", f"{_FILE}:FileSink.write", 5, _to(ROWS)),
     Point("write table", f"{_FILE}:FileSink.write", 5, _to(TABLE)),
     Point("write mqtt", f"{_MQTT_SINK}.write", 5, mqtt_only=True),
@@ -80,8 +80,8 @@ COMMIT = (
     Point("bring back", f"{_KEEPER}._return", 5, evicts=True),
 )
 RECOVERY = (
-    Point("lock", "stream_gru.store.lock:StoreLock.take", 1),
-    Point("open database", "stream_gru.store.store:open_database", 1),
+    Point("lock", "stream_gru.runtime.checkpoint.lock:StoreLock.take", 1),
+    Point("open database", "stream_gru.runtime.checkpoint.store:open_database", 1),
     Point("recover states", f"{_KEEPER}._recover_states", 1),
     Point("recover memories", f"{_KEEPER}._recover_memories", 1),
     Point("open sink", f"{_KEEPER}.open_sink", 4),

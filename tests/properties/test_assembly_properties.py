@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.intake.assembly import Assembler
-from stream_gru.types import NS_PER_S, DropReason, SampleBatch, concatenate, empty_batch
+from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, concatenate, empty_batch
+from stream_gru.runtime.ingest.channel_join import Assembler
 from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
 
 CHANNELS = 3

@@ -19,18 +19,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stream_gru.control import Gate
-from stream_gru.daemon import Daemon, Input
-from stream_gru.errors import StateError
-from stream_gru.intake import Intake
-from stream_gru.intake.sequence import SequenceWatch
-from stream_gru.keeping.keeper import Keeper, Policy
-from stream_gru.keeping.transfer import Exported, decoded, encoded
-from stream_gru.pipeline import Pipeline
-from stream_gru.protocols import Sink
-from stream_gru.state import split_row
-from stream_gru.store.store import Changes, Store
-from stream_gru.types import Position, RawMessage, ResetReason, SampleBatch
+from stream_gru.core.errors import StateError
+from stream_gru.core.protocols import Sink
+from stream_gru.core.types import Position, RawMessage, ResetReason, SampleBatch
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.pipeline.state_table import split_row
+from stream_gru.runtime.checkpoint.checkpointer import Keeper, Policy
+from stream_gru.runtime.checkpoint.state_export import Exported, decoded, encoded
+from stream_gru.runtime.checkpoint.store import Changes, Store
+from stream_gru.runtime.control.commands import Gate
+from stream_gru.runtime.daemon import Daemon, Input
+from stream_gru.runtime.ingest.ingest import Intake
+from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
 from tests.support.broker_model import SOURCE, BrokerModel, BrokerSource
 from tests.support.kept_reference import UNBOUNDED, Reference, Sample, batch_of, bundle_of, swap
 from tests.support.output_models import DiskSink, WireSink, lines_of, lines_with_either_reason

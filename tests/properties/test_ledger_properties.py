@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from stream_gru.durable import Receipts
-from stream_gru.mqtt.ledger import Ledger
+from stream_gru.connectors.mqtt.ack_tracker import Ledger
+from stream_gru.core.commit_records import Receipts
 
 _WINDOW = 5
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.pipeline import Pipeline
-from stream_gru.types import NS_PER_S, SampleBatch
+from stream_gru.core.types import NS_PER_S, SampleBatch
+from stream_gru.pipeline.pipeline import Pipeline
 from tests.support.reference import load_reference, reference_names
 from tests.support.streams import START_NS, calibrated, rows_of
 

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stream_gru.durable import Kept, Outgoing, Written
-from stream_gru.sinks.outbox import Outbox
+from stream_gru.connectors.sinks.outbox import Outbox
+from stream_gru.core.commit_records import Kept, Outgoing, Written
 
 
 class OutboxMachine(RuleBasedStateMachine):

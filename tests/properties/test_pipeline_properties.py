@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.pipeline import Pipeline
-from stream_gru.types import SampleBatch
+from stream_gru.core.types import SampleBatch
+from stream_gru.pipeline.pipeline import Pipeline
 from tests.support.models import make_bundle
 from tests.support.streams import CHANNELS, calibrated, hostile_batches, rows_of, toy_pipeline
 

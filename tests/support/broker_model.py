@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from stream_gru.durable import Receipts
-from stream_gru.mqtt.ledger import Ledger
-from stream_gru.types import Position, RawMessage, SourceHealth
+from stream_gru.connectors.mqtt.ack_tracker import Ledger
+from stream_gru.core.commit_records import Receipts
+from stream_gru.core.types import Position, RawMessage, SourceHealth
 
 WINDOW = 5
 SOURCE = "b"
@@ -80,7 +80,7 @@ class BrokerModel:
 
 
 class BrokerSource:
-    """What `stream_gru.sources.mqtt` does with a real one: a ledger, a queue; acknowledgements have a turn."""
+    """What `connectors.sources.mqtt` does with a real one: a ledger, a queue; acknowledgements have a turn."""
 
     def __init__(self, broker: BrokerModel) -> None:
         self._broker = broker

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stream_gru.bundle import Bundle
-from stream_gru.export.c_source import c_files
-from stream_gru.types import F32
+from stream_gru.core.types import F32
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.export.c_source import c_files
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffreestanding", "-nostdlib")
 FLOATS = ctypes.POINTER(ctypes.c_float)

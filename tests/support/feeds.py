@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from stream_gru.durable import Kept, Written
-from stream_gru.errors import EndOfInput
-from stream_gru.types import Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
+from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.errors import EndOfInput
+from stream_gru.core.types import Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
 
 class ListSource:

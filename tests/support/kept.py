@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stream_gru.durable import Receipts
-from stream_gru.keeping.keeper import Keeper, Policy
-from stream_gru.pipeline import Pipeline
-from stream_gru.protocols import Remembering
-from stream_gru.store.store import Store
-from stream_gru.types import Position
+from stream_gru.core.commit_records import Receipts
+from stream_gru.core.protocols import Remembering
+from stream_gru.core.types import Position
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.runtime.checkpoint.checkpointer import Keeper, Policy
+from stream_gru.runtime.checkpoint.store import Store
 from tests.support.feeds import ListSource
 from tests.support.models import make_bundle
 from tests.support.streams import CHANNELS, batch, calibrated, toy_pipeline

@@ -7,12 +7,12 @@ from functools import cache
 
 import numpy as np
 
-from stream_gru.bundle import Bundle
-from stream_gru.intake.sequence import SequenceWatch
-from stream_gru.keeping.transfer import Exported
-from stream_gru.pipeline import Pipeline
-from stream_gru.stored_form import StoredForm
-from stream_gru.types import NS_PER_S, SampleBatch
+from stream_gru.core.types import NS_PER_S, SampleBatch
+from stream_gru.model.bundle import Bundle
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.runtime.checkpoint.state_export import Exported
+from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
 from tests.support.models import make_bundle
 from tests.support.output_models import Lines
 from tests.support.streams import START_NS, calibrated, toy_pipeline

@@ -16,9 +16,9 @@ from typing import Self
 
 import numpy as np
 
-from stream_gru.bundle import load_bundle
-from stream_gru.decoders.fields import Fields
-from stream_gru.recordings import read_files
+from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.model.bundle import load_bundle
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]

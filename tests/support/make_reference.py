@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from stream_gru.bundle import Bundle
-from stream_gru.training.export import export_tflite
-from stream_gru.training.network import build_network, load_weights
-from stream_gru.training.spec import NetworkSpec
-from stream_gru.types import F32
+from stream_gru.core.types import F32
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.keras.litert_graph import export_tflite
+from stream_gru.model.keras.network import build_network, load_weights
+from stream_gru.model.keras.spec import NetworkSpec
 from tests.support.models import make_bundle, random_inputs
 from tests.support.reference import FOLDER, INDEX
 

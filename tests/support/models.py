@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from stream_gru.bundle import Bundle
-from stream_gru.config.kinds import Activation, CalendarFeature, Cell, ClassActivation
-from stream_gru.config.schema import ConditioningConfig, InputConfig
-from stream_gru.manifest import Channel, Classes, Embedding, Forecast, Layer, Manifest, weight_shapes
-from stream_gru.types import F32
+from stream_gru.config.field_types import Activation, CalendarFeature, Cell, ClassActivation
+from stream_gru.config.train_schema import ConditioningConfig, InputConfig
+from stream_gru.core.types import F32
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.manifest import Channel, Classes, Embedding, Forecast, Layer, Manifest, weight_shapes
 
 CALENDAR: tuple[CalendarFeature, ...] = ("hour_of_day", "day_of_week", "minute_of_hour", "day_of_year")
 
@@ -147,6 +147,6 @@ def _classes(labels: int, activation: ClassActivation) -> Classes | None:
 
 
 def _export(manifest: Manifest, weights: dict[str, F32], scan_steps: int | None) -> bytes:
-    from stream_gru.training.export import export_tflite
+    from stream_gru.model.keras.litert_graph import export_tflite
 
     return export_tflite(manifest, weights, scan_steps)

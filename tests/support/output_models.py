@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from stream_gru.durable import Kept, Mark, Outgoing, Written
-from stream_gru.types import PredictionBatch, ResetReason, SinkHealth
+from stream_gru.core.commit_records import Kept, Mark, Outgoing, Written
+from stream_gru.core.types import PredictionBatch, ResetReason, SinkHealth
 from tests.support.streams import rows_of
 
 Lines = Callable[[PredictionBatch], list[bytes]]

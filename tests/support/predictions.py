@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from stream_gru.times import LIMIT_NS
-from stream_gru.types import OutputSpec, PredictionBatch, ResetReason, Status
+from stream_gru.core.timestamps import LIMIT_NS
+from stream_gru.core.types import OutputSpec, PredictionBatch, ResetReason, Status
 
 NAMES = ("flow", 'quo"te', "100%", "größe", "a,b", "%b", "back\\slash")
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from stream_gru.errors import EndOfInput
-from stream_gru.protocols import Source
-from stream_gru.sources.stdin import StdinSource
-from stream_gru.types import Position, RawMessage
+from stream_gru.connectors.sources.stdin import StdinSource
+from stream_gru.core.errors import EndOfInput
+from stream_gru.core.protocols import Source
+from stream_gru.core.types import Position, RawMessage
 
 
 def drain(source: Source, position: Position | None = None, timeout_s: float = 1.0) -> list[RawMessage]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from stream_gru.bundle import Bundle
-from stream_gru.manifest import Manifest
-from stream_gru.types import F32
+from stream_gru.core.types import F32
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.manifest import Manifest
 
 FOLDER = Path(__file__).parent.parent / "reference"
 INDEX = FOLDER / "index.json"

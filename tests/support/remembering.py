@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from stream_gru.errors import StateError
-from stream_gru.protocols import Remembering
+from stream_gru.core.errors import StateError
+from stream_gru.core.protocols import Remembering
 
 
 class Shelf:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stream_gru.durable import Kept, Mark
-from stream_gru.sinks.encode_csv import CsvEncoder
-from stream_gru.sinks.encode_json import JsonEncoder
-from stream_gru.sinks.file import Encoder, FileSink
-from stream_gru.sinks.rotation import put_aside_files
+from stream_gru.connectors.sinks.encode_csv import CsvEncoder
+from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.file import Encoder, FileSink
+from stream_gru.connectors.sinks.rotation import put_aside_files
+from stream_gru.core.commit_records import Kept, Mark
 from tests.support.predictions import part
 from tests.support.streams import batch, toy_pipeline
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gru.types import I64
+from stream_gru.core.types import I64
 
 
 def write_digits(path: Path, train: int = 3000, test: int = 300) -> Path:

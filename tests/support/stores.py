@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from stream_gru.store.store import FILE_NAME, Store
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Store
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
-from stream_gru.bundle import Bundle, Calibration
-from stream_gru.pipeline import Pipeline
-from stream_gru.types import NS_PER_S, PredictionBatch, SampleBatch
+from stream_gru.core.types import NS_PER_S, PredictionBatch, SampleBatch
+from stream_gru.model.bundle import Bundle, Calibration
+from stream_gru.pipeline.pipeline import Pipeline
 from tests.support.models import make_bundle
 from tests.support.toy_engine import ToyEngine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream_gru.types import F32
+from stream_gru.core.types import F32
 
 
 class ToyEngine:

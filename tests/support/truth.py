@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stream_gru.training.runs import Run
-from stream_gru.types import F32, Mask
+from stream_gru.core.types import F32, Mask
+from stream_gru.training.segments import Run
 
 
 def forecast_truth(run: Run, target_index: Sequence[int], horizon: int) -> tuple[F32, Mask]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stream_gru.config.schema import (
+from stream_gru.config.train_schema import (
     ChannelConfig,
     ClassesConfig,
     ForecastConfig,
@@ -16,10 +16,10 @@ from stream_gru.config.schema import (
     RegularizerConfig,
     TrainingConfig,
 )
+from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.fit import Fitted, fit
 from stream_gru.training.progress import SilentReporter
-from stream_gru.training.runs import Run, measure_scaling
-from stream_gru.training.spec import NetworkSpec
+from stream_gru.training.segments import Run, measure_scaling
 
 SILENT = SilentReporter()
 QUICK = TrainingConfig(lanes=4, steps=16, epochs=4, patience=9, learning_rate=0.01, warm_up=4)

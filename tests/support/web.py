@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from stream_gru.control import Answer, Command, Commands
-from stream_gru.types import OutputSpec, PredictionBatch, SinkHealth, SourceHealth
-from stream_gru.web.api import Api, DaemonStatus, StreamStatus
-from stream_gru.web.app import WebServer
-from stream_gru.web.feed import Feed
+from stream_gru.core.types import OutputSpec, PredictionBatch, SinkHealth, SourceHealth
+from stream_gru.runtime.control.commands import Answer, Command, Commands
+from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus
+from stream_gru.runtime.http.broadcast import Feed
+from stream_gru.runtime.http.server import WebServer
 
 TOKEN = "0123456789abcdef-token"  # noqa: S105 - of the tests
 

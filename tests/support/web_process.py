@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from stream_gru.metrics import Metrics, build_registry
-from stream_gru.web.api import StreamStatus
+from stream_gru.runtime.http.api import StreamStatus
+from stream_gru.runtime.metrics import Metrics, build_registry
 from tests.support.models import make_bundle
 from tests.support.web import FakeDaemon, outputs, serving
 

@@ -1,0 +1,154 @@
+"""One walk over the types of the schema and the values of a file side by side, which finds every mistake of form."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from msgspec import inspect
+
+from stream_gru.config.problems import INT64, KeyPath, Problem, dotted, listed, one_of, quoted, shown
+
+_Number = inspect.IntType | inspect.FloatType
+
+
+def check_value(kind: inspect.Type, value: object, path: KeyPath) -> Iterator[Problem]:
+    """Yield every mistake in a value and in all that is below it."""
+    match bare(kind):
+        case inspect.StructType() as table if isinstance(value, dict):
+            yield from _check_table(table, value, path)
+        case inspect.ListType() as items if isinstance(value, list):
+            for place, item in enumerate(value):
+                yield from check_value(items.item_type, item, (*path, place))
+        case inspect.UnionType() as union if isinstance(value, dict):
+            yield from _check_tagged(union, value, path)
+        case _ if not _fits(bare(kind), value):
+            yield Problem(path, _expected(kind, value, path), shown(value))
+
+
+def bare(kind: inspect.Type) -> inspect.Type:
+    """Return the type without what TOML cannot say (no value) and without its description."""
+    if isinstance(kind, inspect.Metadata):
+        return bare(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        some = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
+        return bare(some[0]) if len(some) == 1 else inspect.UnionType(tuple(some))
+    return kind
+
+
+def table_types(kind: inspect.Type) -> list[inspect.StructType]:
+    """Return the tables a value of this type may be: none, one, or one for each ``type``."""
+    kind = bare(kind)
+    if isinstance(kind, inspect.UnionType):
+        return [one for one in kind.types if isinstance(one, inspect.StructType)]
+    return [kind] if isinstance(kind, inspect.StructType) else []
+
+
+def _check_table(table: inspect.StructType, value: Mapping[str, object], path: KeyPath) -> Iterator[Problem]:
+    fields = {field.encode_name: field for field in table.fields}
+    known = [table.tag_field, *fields] if table.tag_field else [*fields]
+    for key, item in value.items():
+        if key in fields:
+            yield from check_value(fields[key].type, item, (*path, key))
+        elif key not in known:
+            yield Problem((*path, key), one_of(key, "known keys", known), quoted(key))
+    for key, field in fields.items():
+        if field.required and key not in value:
+            yield Problem((*path, key), _expected(field.type, None, (*path, key)), "none")
+
+
+def _check_tagged(union: inspect.UnionType, value: Mapping[str, object], path: KeyPath) -> Iterator[Problem]:
+    """Check a table whose key ``type`` says which table it is."""
+    tables = table_types(union)
+    tag_field = tables[0].tag_field or "type"
+    tag = value.get(tag_field)
+    for table in tables:
+        if isinstance(tag, str) and table.tag == tag:
+            yield from _check_table(table, value, path)
+            return
+    got = shown(tag) if tag_field in value else "none"
+    yield Problem((*path, tag_field), f"one of {listed(sorted(str(table.tag) for table in tables))}", got)
+
+
+def _fits(kind: inspect.Type, value: object) -> bool:
+    match kind:
+        case inspect.BoolType():
+            return isinstance(value, bool)
+        case inspect.IntType():
+            return isinstance(value, int) and _in_range(kind, value)
+        case inspect.FloatType():
+            return isinstance(value, int | float) and _in_range(kind, value)
+        case inspect.StrType():
+            return isinstance(value, str) and _has_form(kind, value)
+        case inspect.LiteralType():
+            return type(value) in (str, int) and value in kind.values
+    return False
+
+
+def _in_range(kind: _Number, value: float) -> bool:
+    if isinstance(value, bool) or (value not in INT64 if isinstance(value, int) else not math.isfinite(value)):
+        return False
+    return (
+        (kind.gt is None or value > kind.gt)
+        and (kind.ge is None or value >= kind.ge)
+        and (kind.lt is None or value < kind.lt)
+        and (kind.le is None or value <= kind.le)
+    )
+
+
+def _has_form(kind: inspect.StrType, value: str) -> bool:
+    if len(value) < (kind.min_length or 0) or (kind.max_length is not None and len(value) > kind.max_length):
+        return False
+    return kind.pattern is None or re.fullmatch(kind.pattern, value) is not None
+
+
+def _expected(kind: inspect.Type, value: object, path: KeyPath) -> str:
+    if isinstance(kind, inspect.Metadata) and (description := (kind.extra_json_schema or {}).get("description")):
+        return str(description)
+    kind = bare(kind)
+    if table_types(kind):
+        return f"a table, written {_header(path, in_list=isinstance(path[-1], int))}"
+    match kind:
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            return "an integer" + _range(kind)
+        case inspect.FloatType():
+            finite = isinstance(value, float) and not math.isfinite(value)
+            return ("a finite number" if finite else "a number") + _range(kind)
+        case inspect.StrType():
+            return _length(kind)
+        case inspect.LiteralType():
+            return f"one of {listed(kind.values)}"
+        case inspect.ListType():
+            return _items(kind, path)
+    raise TypeError(f"the schema has a type without words: {kind}")
+
+
+def _range(kind: _Number) -> str:
+    bounds = (("above", kind.gt), ("at least", kind.ge), ("below", kind.lt), ("at most", kind.le))
+    words = " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+    return (" of " if words.startswith("at ") else " ") + words if words else ""
+
+
+def _length(kind: inspect.StrType) -> str:
+    if kind.max_length is None:
+        return "a text in quotes"
+    if kind.min_length == kind.max_length == 1:
+        return "one character in quotes"
+    return f"a text of {kind.min_length or 0} to {kind.max_length} characters in quotes"
+
+
+def _items(kind: inspect.ListType, path: KeyPath) -> str:
+    if table_types(kind.item_type):
+        return f"tables, each written {_header(path, in_list=True)}"
+    item = bare(kind.item_type)
+    if isinstance(item, inspect.LiteralType):
+        return f"a list of any of {listed(item.values)}"
+    return "a list of texts" if isinstance(item, inspect.StrType) else "a list of numbers"
+
+
+def _header(path: KeyPath, in_list: bool) -> str:
+    name = dotted(tuple(part for part in path if isinstance(part, str)))
+    return f"[[{name}]]" if in_list else f"[{name}]"

@@ -1,0 +1,112 @@
+"""Recording files: samples under the names of a bundle's input, as `dataset_reader` reads them back.
+
+Numbers have nine digits, which bring back every float32.  A sequence is written as the number that it is known by.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.sources.files import file_format
+from stream_gru.core.errors import ConfigError
+from stream_gru.core.timestamps import UNITS_NS, format_iso
+from stream_gru.core.types import F32, I32, I64, SampleBatch
+
+_LINE_ENDS = frozenset("\r\n\0")
+Cell = str | int | float | bool | None
+
+
+def write_recording(path: Path, batch: SampleBatch, fields: Fields) -> None:
+    """Write samples to a file whose format its name tells: ``.csv`` or ``.jsonl``, perhaps ``.gz``.
+
+    Raises ConfigError as `recording_text` does, and for another name or another format than the bundle states.
+    """
+    kind = recording_format(path, fields)
+    data = recording_text(batch, fields, kind).encode()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix.lower() == ".gz" else data)
+
+
+def recording_format(path: Path, fields: Fields) -> str:
+    """The format that a file must have to be read back, ``csv`` or ``jsonl``.  Raises ConfigError."""
+    kind = file_format(path)
+    if kind == "parquet":
+        raise ConfigError(f"{path}: expected a name ending in .csv or .jsonl (or .gz)")
+    if fields.input.format not in ("auto", kind):
+        raise ConfigError(f"{path}: expected the format {fields.input.format}, which the bundle's input.format states")
+    return kind
+
+
+def recording_text(batch: SampleBatch, fields: Fields, kind: str) -> str:
+    """Samples as ``csv`` (with a header) or ``jsonl``, in their order.
+
+    Raises ConfigError for several streams where the bundle's records do not name theirs, and for a CSV in which a name
+    would hold a line end.
+    """
+    if not fields.input.stream and len(np.unique(batch.stream)) > 1:
+        raise ConfigError(
+            "expected one stream, as the bundle's records do not name theirs (input.stream) and a file is one stream,"
+            f" got {len(np.unique(batch.stream))}"
+        )
+    columns = _columns(batch, fields)
+    if kind == "jsonl":
+        names = list(columns)
+        rows = zip(*columns.values(), strict=True)
+        return "".join(json.dumps(_present(names, row)) + "\n" for row in rows)
+    for name, column in columns.items():
+        if any(isinstance(cell, str) and not _LINE_ENDS.isdisjoint(cell) for cell in [name, *column]):
+            raise ConfigError(f"column {name!r}: a line of CSV cannot hold a line end; write .jsonl")
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=fields.input.delimiter, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def _columns(batch: SampleBatch, fields: Fields) -> dict[str, Sequence[Cell]]:
+    """What a record holds, by name; None where it holds nothing."""
+    wanted = fields.input
+    columns: dict[str, Sequence[Cell]] = {wanted.time: _times(batch.time_ns, wanted.time_unit)}
+    if wanted.stream:
+        columns[wanted.stream] = [batch.streams[index] for index in batch.stream.tolist()]
+    for index, name in enumerate(fields.columns):
+        columns[name] = _numbers(batch.values[:, index])
+    if wanted.label and batch.label is not None:
+        columns[wanted.label] = _labels(batch.label, batch.labels)
+    if wanted.reset and batch.reset is not None:
+        columns[wanted.reset] = [int(flag) for flag in batch.reset.tolist()]
+    if wanted.sequence and batch.sequence is not None:
+        columns[wanted.sequence] = [None if key < 0 else str(key) for key in batch.sequence.tolist()]
+    if wanted.seq and batch.seq is not None:
+        columns[wanted.seq] = [None if number < 0 else number for number in batch.seq.tolist()]
+    return columns
+
+
+def _times(time_ns: I64, unit: str) -> Sequence[Cell]:
+    if unit == "iso":
+        return format_iso(time_ns)
+    width = next(width for name, width in UNITS_NS.items() if name == unit)
+    return [time // width if time % width == 0 else time / width for time in time_ns.tolist()]
+
+
+def _numbers(values: F32) -> Sequence[Cell]:
+    """Whole numbers without a point, as categories are written; None for a missing value."""
+    texts = [f"{value:.9g}" for value in values.tolist()]
+    return [
+        None if text in ("nan", "inf", "-inf") else int(text) if text.isdecimal() else float(text) for text in texts
+    ]
+
+
+def _labels(codes: I32, labels: Sequence[str]) -> Sequence[Cell]:
+    return [None if code < 0 else labels[code] for code in codes.tolist()]
+
+
+def _present(names: Sequence[str], row: Sequence[Cell]) -> dict[str, Cell]:
+    return {name: cell for name, cell in zip(names, row, strict=True) if cell is not None}

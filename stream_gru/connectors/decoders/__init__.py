@@ -1,0 +1,1 @@
+"""Decoders: bytes to samples, one format a file."""

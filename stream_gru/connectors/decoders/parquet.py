@@ -1,0 +1,106 @@
+"""Arrow record batches, the form in which Parquet files are read.  Needs pyarrow (``stream-gru[parquet]``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from stream_gru.connectors.decoders.field_map import Coded, Column, Fields, Mistyped, assemble
+from stream_gru.connectors.decoders.text import origin, shown
+from stream_gru.core.errors import DataError
+from stream_gru.core.types import RawMessage, SampleBatch, concatenate, empty_batch
+
+# Types whose values as Python objects are what a field of text would say.
+_PLAIN = (
+    pa.types.is_integer,
+    pa.types.is_boolean,
+    pa.types.is_decimal,
+    pa.types.is_null,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+)
+
+
+class ArrowDecoder:
+    """Reads messages whose payload is an Arrow IPC stream."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Decode messages in order.  Raises DataError when a column is missing or bytes are damaged."""
+        batches: list[SampleBatch] = []
+        for message in raw:
+            if message.fault is not None:
+                batches.append(empty_batch(len(self._fields.columns), {message.fault: 1}))
+                continue
+            try:
+                with pa.ipc.open_stream(message.payload) as stream:
+                    self._check(origin(message), stream.schema.names)
+                    batches += [self._decode_one(message, table) for table in stream]
+            # What pyarrow raises for damage.
+            except (pa.ArrowException, OSError, EOFError, ValueError, OverflowError) as error:
+                raise DataError(f"{origin(message)}: not an Arrow stream: {error}") from error
+        return concatenate(batches or [empty_batch(len(self._fields.columns))], len(self._fields.columns))
+
+    def _check(self, place: str, names: list[str]) -> None:
+        missing = [name for name in self._fields.required if name not in names]
+        if missing:
+            raise DataError(f"{place}: expected a column {missing[0]!r}, got {shown(', '.join(names))}; see [input]")
+        twice = [name for name in self._fields.named if names.count(name) > 1]
+        if twice:
+            raise DataError(f"{place}: expected one column {twice[0]!r}, got several")
+
+    def _decode_one(self, message: RawMessage, table: Any) -> SampleBatch:
+        table.validate(full=True)
+        names = self._fields.names_only
+
+        def column(name: str) -> Column | None:
+            if name not in table.schema.names:
+                return None
+            read = _coded if name in names else _cells
+            return read(table.column(name))
+
+        return assemble(self._fields, table.num_rows, column, message.key, message.arrival_ns)
+
+
+def _coded(column: Any) -> Column:
+    """A column of names: an object for each different one, not for each cell."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_floating(kind) or any(fits(kind) for fits in _PLAIN)) or pa.types.is_null(kind):
+        return _cells(column)
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    codes = column.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+    used = np.zeros(len(column.dictionary) + 1, np.bool_)
+    used[codes] = True
+    here = np.flatnonzero(used[:-1])  # a dictionary may serve many tables
+    place = np.full(len(used), -1, np.int64)
+    place[here] = np.arange(len(here))
+    return Coded(_cells(column.dictionary.take(pa.array(here))), place[codes])
+
+
+def _cells(column: Any) -> Column:
+    """Instants and floats as numpy (NaT and NaN for none), whole numbers where none is missing, else plain objects.
+
+    Decision: no temporal value becomes an object of Python's datetime, which knows neither nanoseconds nor far years.
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_decode()
+        kind = column.type
+    if pa.types.is_date(kind):
+        column = column.cast(pa.timestamp("s" if pa.types.is_date32(kind) else "ms"))
+        kind = column.type
+    nullable = pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
+    if nullable or (pa.types.is_integer(kind) and not column.null_count):
+        cells: Column = column.to_numpy(zero_copy_only=False)
+        return cells
+    if not any(fits(kind) for fits in _PLAIN):
+        return Mistyped(column.is_null().to_pylist())
+    objects: Column = column.to_pylist()
+    return objects

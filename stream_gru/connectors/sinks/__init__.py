@@ -1,0 +1,1 @@
+"""Sinks: where predictions go, one kind a file."""

@@ -1,0 +1,223 @@
+"""A file of rows, compressed when its name ends ``.gz``, put aside when it grows too large or too old."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+from stream_gru.connectors.fsync import sync_folder
+from stream_gru.connectors.sinks.file_recovery import Detail, recover, repair, tail_of
+from stream_gru.connectors.sinks.gzip_member import GzipMember
+from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside
+from stream_gru.core.commit_records import Kept, Mark, Written
+from stream_gru.core.errors import SinkUnavailable
+from stream_gru.core.types import OutputSpec, PredictionBatch, SinkHealth
+
+
+class Encoder(Protocol):
+    """The form of a row."""
+
+    def header(self, spec: OutputSpec, alarm: bool = False) -> bytes:
+        """What stands before the first row; ``alarm``: rows say whether they are one."""
+        ...
+
+    def encode(self, batch: PredictionBatch) -> bytes:
+        """All rows of a batch."""
+        ...
+
+
+class FileSink:
+    """Writes rows to ``path``: after what is there with ``append``, else in place of it.
+
+    With a store the file is cut back to its mark at the start (see `file_recovery`), so that each row is in it
+    once.  What is written before the first commit after `open` has no mark to be cut back to: commit once before.
+    Without a store, a row that a killed process left half written is cut off, and a compressed file that it left
+    unfinished is put aside, as nothing behind its end could be read.
+
+    A flush that finds the file larger than ``rotate_bytes``, or opened ``rotate_s`` ago (0: never), ends it and says in
+    its mark under which name, that of the time, it will be put aside; `committed` does that and begins a new one.  So
+    the rows of one commit stay together.  Of those put aside the newest ``keep`` stay.  A compressed file counts as
+    what has come out of the compressor.  ``clock``: monotonic seconds; ``wall``: seconds since 1970.
+
+    Decision: a compressed file is readable up to every flush, and a kill costs it a new gzip member, no row: its mark
+    has the checksum with which the next process ends the member that was under way.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        encoder: Encoder,
+        *,
+        append: bool,
+        rotate_bytes: int = 0,
+        rotate_s: float = 0.0,
+        keep: int = 10,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._path, self._encoder, self._append = path, encoder, append
+        self._rotate_bytes, self._rotate_s, self._keep = rotate_bytes, rotate_s, keep
+        self._clock, self._wall = clock, wall
+        self._place = str(path.absolute())
+        self._compressed = path.name.endswith(".gz")
+        self._file: IO[bytes] | None = None
+        self._member: GzipMember | None = None
+        self._mark = Mark(self._place, 0)
+        self._aside: Path | None = None
+        self._unsynced = self._new = self._has_rows = self._checked = False
+        self._opened_s = 0.0
+
+    def open(self, kept: Kept | None) -> None:
+        """Create the file, or go on with it.
+
+        Raises SinkUnavailable, StateError when less of it is there than was committed.
+        """
+        mark = kept.mark if kept is not None and self._append else None
+        with self._telling():
+            if mark is not None and mark.path == self._place:
+                size = recover(self._path, mark, self._keep)
+                self._begin(mark if size else Mark(self._place, 0))
+            else:
+                size = repair(self._path, self._wall()) if self._append else 0
+                self._begin(Mark(self._place, size))
+                self._unsynced = size > 0
+
+    def _begin(self, mark: Mark) -> None:
+        """Open the file, which is durable up to ``mark``."""
+        self._file = self._path.open("ab" if self._append else "wb")
+        self._mark, self._member, self._aside = mark, None, None
+        self._has_rows = mark.offset > 0
+        self._checked = self._unsynced = False
+        self._new = not self._has_rows
+        self._opened_s = self._clock()
+
+    def ready(self) -> bool:
+        """A file takes rows at any time."""
+        return True
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Write all rows.  Raises SinkUnavailable when the disk refuses them."""
+        if self._file is None:
+            raise SinkUnavailable(f"{self._path}: not open")
+        if not len(batch):
+            return
+        with self._telling():
+            data = self._encoder.encode(batch)
+            if not self._checked:
+                header = self._encoder.header(batch.spec, batch.alarm is not None)
+                if self._has_rows:
+                    self._check_header(header)
+                else:
+                    data = header + data
+            self._checked = self._has_rows = self._unsynced = True
+            if self._compressed:
+                self._member = self._member or GzipMember()
+                data = self._member.write(data)
+            self._file.write(data)
+
+    def _check_header(self, header: bytes) -> None:
+        """Refuse to append rows of other columns.  Raises SinkUnavailable."""
+        if not header:
+            return
+        opener = gzip.open if self._compressed else open
+        with opener(self._path, "rb") as file:
+            found = file.readline()
+        if found != header:
+            raise SinkUnavailable(
+                f"{self._path}: expected the columns of this model in the first line; choose a new file"
+            )
+
+    def flush(self) -> Written:
+        """Make what was written durable, and say how far that is; the same mark again when nothing was written.
+
+        Raises SinkUnavailable.
+        """
+        if self._file is None:
+            return Written()
+        with self._telling():
+            if self._unsynced and self._member is not None:
+                self._file.write(self._member.sync())
+            self._file.flush()
+            if self._aside is None and self._is_due(_size(self._file)):
+                self._aside, self._unsynced = aside_name(self._path, self._wall()), True
+            if self._unsynced:
+                self._mark = self._sync(self._file)
+                self._unsynced = False
+        return Written(mark=self._mark)
+
+    def _is_due(self, size: int) -> bool:
+        """Whether to put the file aside; never one without rows."""
+        if not self._has_rows:
+            return False
+        if self._rotate_bytes and size > self._rotate_bytes:
+            return True
+        return self._rotate_s > 0 and self._clock() - self._opened_s >= self._rotate_s
+
+    def _sync(self, file: IO[bytes]) -> Mark:
+        """Put the file on the disk; return how far it is durable."""
+        if self._aside is not None:
+            self._end_member(file)
+        file.flush()
+        os.fsync(file.fileno())
+        if self._new:
+            sync_folder(self._path.parent)
+            self._new = False
+        offset = _size(file)
+        if self._aside is not None:
+            detail = Detail(aside=self._aside.name, tail=tail_of(self._path, offset))
+        elif self._member is not None:
+            detail = Detail(crc32=self._member.crc32, size=self._member.size)
+        else:
+            detail = Detail()
+        return Mark(self._place, offset, detail.text())
+
+    def _end_member(self, file: IO[bytes]) -> None:
+        if self._member is not None:
+            file.write(self._member.finish())
+            self._member = None
+
+    def committed(self) -> None:
+        """Put the file aside where the committed mark says so, and begin a new one.  Raises SinkUnavailable."""
+        if self._file is None or self._aside is None or self._unsynced:
+            return
+        with self._telling():
+            file, self._file = self._file, None
+            file.close()
+            put_aside(self._path, self._aside)
+            keep_newest(self._path, self._keep)
+            self._begin(Mark(self._place, 0))
+
+    def close(self) -> None:
+        """Write out what is left and end the file.  Raises SinkUnavailable.
+
+        What lies behind the last mark, also the end of a compressed file, is cut off at the next start and comes again.
+        """
+        if self._file is None:
+            return
+        with self._telling():
+            file, self._file = self._file, None
+            with file:
+                if self._compressed and not self._has_rows:
+                    self._member = GzipMember()  # nothing at all would be no gzip file
+                self._end_member(file)
+
+    def health(self) -> SinkHealth:
+        """A file that was opened is there."""
+        return SinkHealth(connected=self._file is not None)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn what the disk says into SinkUnavailable."""
+        try:
+            yield
+        except OSError as error:
+            raise SinkUnavailable(f"{self._path}: cannot be written: {error.strerror}") from error
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size

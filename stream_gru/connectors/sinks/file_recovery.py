@@ -1,0 +1,152 @@
+"""A file as a sink finds it: cut back to what was committed, its end completed, its rotation finished.
+
+    mark            the file                              what is done
+    none            whatever                              `repair`: a half written row or member is the end of a kill
+    offset          at least as long                      cut there; an open gzip member gets its end
+    offset          shorter                               StateError: it is damaged
+    offset          gone or empty                         a warning, begun anew
+    offset, aside   the one that was to be put aside      cut there, put aside, begun anew
+    offset, aside   another one, or none                  the rename was done: begun anew
+
+What lies behind an offset is no loss: its inputs were not acknowledged, so they come and are written again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import zlib
+from pathlib import Path
+
+import msgspec
+
+from stream_gru.connectors.sinks.gzip_member import ending
+from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside
+from stream_gru.core.commit_records import Mark
+from stream_gru.core.errors import StateError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 65_536
+_TAIL = 4096
+
+
+class Detail(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a mark says of a file besides its length.
+
+    ``aside``  the name under which it is put aside as soon as the mark is committed
+    ``tail``   CRC-32 of what lies before the offset, by which a file to be put aside is known from the next one
+    ``crc32``, ``size``  of the gzip member that has no end yet: of its uncompressed bytes
+    """
+
+    aside: str = ""
+    tail: int = 0
+    crc32: int = 0
+    size: int = 0
+
+    def text(self) -> str:
+        """As it stands in a mark."""
+        return "" if self == Detail() else msgspec.json.encode(self).decode()
+
+
+def tail_of(path: Path, offset: int) -> int:
+    """CRC-32 of the last bytes before ``offset``.  Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(max(0, offset - _TAIL))
+        return zlib.crc32(file.read(min(offset, _TAIL)))
+
+
+def recover(path: Path, mark: Mark, keep: int) -> int:
+    """Make the file ready for more behind ``mark``; return the mark's offset, or 0 for a file to be begun anew.
+
+    What lies at ``path`` then has as many bytes, and the end of an open gzip member.  Raises OSError, StateError.
+    """
+    detail = _read(mark)
+    if detail.aside:
+        _finish_rotation(path, mark, detail, keep)
+        return 0
+    size = _size(path)
+    if size == 0:
+        if mark.offset:
+            log.warning("%s: is gone or empty, with %d bytes that were committed; begun anew", path, mark.offset)
+        return 0
+    if size < mark.offset:
+        raise StateError(
+            f"{path}: has {size} bytes, expected at least the {mark.offset} that were committed: it is damaged or "
+            "another file; put the right one there, or move this one away to begin anew"
+        )
+    os.truncate(path, mark.offset)
+    if detail.size:
+        with path.open("ab") as file:
+            file.write(ending(detail.crc32, detail.size))
+    return mark.offset
+
+
+def repair(path: Path, wall_s: float) -> int:
+    """Make a file of which nothing is known ready for more; return its length.  Raises OSError.
+
+    A half written last row is cut off; a compressed file without its end is put aside.
+    """
+    if not path.is_file():
+        return 0
+    if not path.name.endswith(".gz"):
+        return _cut_half_row(path)
+    rows = _uncompressed_size(path)
+    if rows is None:
+        put_aside(path, aside_name(path, wall_s))
+    elif rows == 0:
+        os.truncate(path, 0)
+    return _size(path)
+
+
+def _read(mark: Mark) -> Detail:
+    try:
+        return msgspec.json.decode(mark.detail, type=Detail) if mark.detail else Detail()
+    except msgspec.DecodeError as error:
+        raise StateError(f"{mark.path}: what is kept of it cannot be read ({error}): {mark.detail!r}") from error
+
+
+def _finish_rotation(path: Path, mark: Mark, detail: Detail, keep: int) -> None:
+    """Put the file aside, unless that was done before the kill; then nothing of what lies there is committed."""
+    size = _size(path)
+    # Not by the name it would have now: a file that was put aside may have been taken away since.
+    if size >= mark.offset and tail_of(path, mark.offset) == detail.tail:
+        os.truncate(path, mark.offset)
+        put_aside(path, path.with_name(detail.aside))
+    elif size:
+        os.truncate(path, 0)
+    keep_newest(path, keep)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _cut_half_row(path: Path) -> int:
+    """Truncate a file behind its last line end; return its length.  Raises OSError."""
+    with path.open("rb+") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _CHUNK)
+            file.seek(start)
+            cut = file.read(end - start).rfind(b"\n")
+            if cut >= 0:
+                end = start + cut + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+        return end
+
+
+def _uncompressed_size(path: Path) -> int | None:
+    """How much is in a compressed file; None when it does not end as it should.  Raises OSError."""
+    size = 0
+    try:
+        with gzip.open(path, "rb") as file:
+            while part := file.read(_CHUNK):
+                size += len(part)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return None
+    return size

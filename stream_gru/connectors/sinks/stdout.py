@@ -1,0 +1,72 @@
+"""Standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO
+
+from stream_gru.connectors.sinks.file import Encoder
+from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.errors import SinkUnavailable
+from stream_gru.core.types import PredictionBatch, SinkHealth
+
+
+class StdoutSink:
+    """Writes rows to standard output and flushes each batch, so that a pipe sees them at once.
+
+    What has gone out cannot be taken back: after a kill rows may come again, with the id they had.
+    """
+
+    def __init__(self, encoder: Encoder, stream: IO[bytes] | None = None) -> None:
+        self._encoder = encoder
+        self._stream = stream
+        self._needs_header = True
+
+    def open(self, kept: Kept | None) -> None:
+        """Take standard output, unless another stream was given.  Raises SinkUnavailable when it is closed."""
+        if self._stream is None:
+            if sys.stdout is None:
+                raise SinkUnavailable("standard output: closed")
+            self._stream = sys.stdout.buffer
+
+    def ready(self) -> bool:
+        """Whether a reader is slow shows only in `write`."""
+        return True
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Write all rows.  Raises SinkUnavailable when the reader has gone or the disk behind it is full."""
+        data = self._encoder.header(batch.spec, batch.alarm is not None) if self._needs_header else b""
+        self._needs_header = False
+        data += self._encoder.encode(batch)
+        if self._stream is None:
+            raise SinkUnavailable("standard output: not open")
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except BrokenPipeError as error:
+            _discard_rest(self._stream)
+            raise SinkUnavailable("standard output: the reader has gone") from error
+        except OSError as error:
+            raise SinkUnavailable(f"standard output: cannot be written: {error.strerror}") from error
+
+    def flush(self) -> Written:
+        """Everything is out already; a pipe knows no durability."""
+        return Written()
+
+    def committed(self) -> None:
+        """Nothing waits for it."""
+
+    def close(self) -> None:
+        """Standard output belongs to the caller."""
+
+    def health(self) -> SinkHealth:
+        """Standard output is there until its reader goes, which `write` tells."""
+        return SinkHealth(connected=self._stream is not None)
+
+
+def _discard_rest(stream: IO[bytes]) -> None:
+    """What is left in the buffer can never be written; without this the interpreter complains at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,0 +1,257 @@
+"""Recorded files, one after the other: CSV and JSON lines (plain or gzip), Parquet."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from stream_gru.config.field_types import Format
+from stream_gru.connectors.sources.csv_header import completed_header
+from stream_gru.connectors.sources.file_sequence import earlier_names, gone, place_among
+from stream_gru.connectors.sources.fingerprint import Trail, begin_anew, digest, refused, trail_up_to
+from stream_gru.core.errors import ConfigError, DataError, EndOfInput
+from stream_gru.core.types import Position, RawMessage, SourceHealth
+
+log = logging.getLogger(__name__)
+
+_BYTES_PER_ROW = 64
+_LEAST_BLOCK_BYTES = 256
+_FOOTER_BYTES = 65_536
+_MAX_RECORD_BYTES = 1024 * 1024
+_SUFFIXES = {".csv": "csv", ".txt": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+def file_format(path: Path, stated: Format = "auto") -> str:
+    """``csv``, ``jsonl`` or ``parquet``: as stated, else by the file's name.  Raises ConfigError."""
+    kind = named_format(path) if stated == "auto" else stated
+    if kind:
+        return kind
+    raise ConfigError(f"{path}: expected a name ending in {', '.join(_SUFFIXES)} (or .gz), or input.format stated")
+
+
+def named_format(path: Path) -> str:
+    """The format that the end of a name tells, else ``""``."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), "")
+
+
+def expand(patterns: Sequence[str]) -> list[Path]:
+    """Return the files that match the patterns, in the order of the patterns, sorted within one.
+
+    Raises DataError for a pattern that no file matches.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        # A file's own name comes first: it may hold brackets.
+        plain = [pattern] if Path(pattern).is_file() else []
+        matches = plain or sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns
+        files = [path for path in map(Path, matches) if path.is_file()]
+        if not files and Path(pattern).is_dir():
+            raise DataError(f"{pattern}: is a folder; expected files")
+        if not files:
+            raise DataError(f"{pattern}: no such file")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def stem(path: Path) -> str:
+    """The name of a recording: that of its file without endings."""
+    name = path.name[:-3] if _is_gzip(path) else path.name
+    return name.rsplit(".", 1)[0] if "." in name else name
+
+
+class FileSource:
+    """Reads whole lines in blocks of about ``block_rows`` rows; a message's header is the first line of a CSV file.
+
+    ``files`` are names or patterns, looked for when the source is opened; ``name`` is that of the source.  A table
+    without rows is a message without payload, so that its columns are checked.  Positions are bytes of the uncompressed
+    text, or rows of Parquet, and keep by what the file, and those before it, are known again (`trail`, `course`).
+    """
+
+    def __init__(self, files: Sequence[Path | str], kind: str, block_rows: int, name: str = "replay") -> None:
+        self._files = [str(file) for file in files]
+        self._kind, self._name = kind, name
+        self._block_bytes = max(_LEAST_BLOCK_BYTES, block_rows * _BYTES_PER_ROW)
+        self._messages: Iterator[RawMessage] = iter(())
+
+    def open(self, position: Position | None) -> None:
+        """Start at the first file, or after ``position``: what was appended since is read, a changed file is refused.
+
+        Raises DataError when a file is not there, or is another one than ``position`` was of.
+        """
+        if position is not None and not Path(position.name).is_file():
+            raise gone(position, self._name, self._unit)
+        self._messages = self._read_all(expand(self._files), position)
+        if position is None:
+            return
+        first = next(self._messages, None)  # looks at the file now
+        if first is not None:
+            self._messages = chain([first], self._messages)
+        else:
+            log.info("%s: was read to its end before, in %s; %s", self._name, position.name, begin_anew(self._name))
+
+    def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
+        """Return the next block.  Raises EndOfInput after the last, DataError when a file is damaged."""
+        for message in self._messages:
+            return [message]
+        raise EndOfInput
+
+    def commit(self, position: Position) -> None:
+        """A file needs no acknowledgement."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._messages = iter(())
+
+    def health(self) -> SourceHealth:
+        """A file is always there."""
+        return SourceHealth()
+
+    @property
+    def _unit(self) -> str:
+        return "row" if self._kind == "parquet" else "byte"
+
+    def _read_all(self, paths: list[Path], position: Position | None) -> Iterator[RawMessage]:
+        read = self._read_parquet if self._kind == "parquet" else self._read_lines
+        begin = place_among(paths, position, self._name) if position is not None else 0
+        for path, earlier in earlier_names(paths, begin):
+            try:
+                yield from read(path, earlier, position)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"{path}: cannot be read: {error}") from error
+            position = None  # the files behind it are read from their beginnings
+
+    def _read_lines(self, path: Path, earlier: str, after: Position | None) -> Iterator[RawMessage]:
+        key, name, header, trail = stem(path), str(path), b"", Trail()
+        with _open(path) as file:
+            if self._kind == "csv":
+                header = file.readline(_MAX_RECORD_BYTES)
+                if not header and after is None:
+                    raise DataError(f"{path}: expected a header of CSV names, got an empty file")
+                trail.add(header)
+                header = completed_header(header, file.readline(_MAX_RECORD_BYTES))
+            if after is None:
+                file.seek(trail.length)
+            else:
+                trail = self._continued(file, name, after, trail.length)
+            unseen = bool(header) and after is None  # nobody has looked at the header yet
+            for lines in _whole_lines(file, self._block_bytes, trail):
+                yield RawMessage(lines, key, header, 0, Position(name, trail.length, trail.check() + earlier))
+                unseen = False
+            if unseen:
+                yield RawMessage(b"", key, header, 0, Position(name, trail.length, trail.check() + earlier))
+
+    def _continued(self, file: BinaryIO, name: str, after: Position, header_bytes: int) -> Trail:
+        """Move to where ``after`` says, and on to a line's beginning.  Raises DataError when the text is another one.
+
+        A line without end was handed on as it stood at the end of the file: what was added to it since is left out.
+        """
+        trail = trail_up_to(file, after.offset)
+        difference = trail.difference(after)
+        if difference:
+            raise refused(name, after, difference, self._name)
+        while trail.tail and not trail.tail.endswith(b"\n"):
+            added = file.readline(_MAX_RECORD_BYTES)
+            if not added:
+                break
+            if added.strip() and trail.length >= header_bytes:
+                log.warning(
+                    "%s: the line that ended the file at byte %d was read as it stood; what was added to it since is "
+                    "left out", name, after.offset,
+                )  # fmt: skip
+            trail.add(added)
+        return trail
+
+    def _read_parquet(self, path: Path, earlier: str, after: Position | None) -> Iterator[RawMessage]:
+        try:
+            import pyarrow as pa
+            from pyarrow import parquet
+        except ImportError as error:
+            raise ConfigError(f"{path}: Parquet needs pyarrow: pip install 'stream-gru[parquet]'") from error
+        name, check = str(path), _parquet_check(path)
+        if after is not None and after.check and after.check.split(" ")[:2] != check.split(" "):
+            raise refused(name, after, "its size, its beginning or its footer is another one", self._name, "row")
+        offset, done = after.offset if after is not None else 0, 0
+        try:
+            with parquet.ParquetFile(path) as file:
+                if after is not None and offset == file.metadata.num_rows:
+                    return
+                for batch in file.iter_batches(batch_size=self._block_bytes // _BYTES_PER_ROW):
+                    done += batch.num_rows
+                    if done > offset:
+                        rows = batch.slice(max(0, offset - done + batch.num_rows))
+                        position = Position(name, done, check + earlier)
+                        yield RawMessage(_stream(batch.schema, rows), stem(path), position=position)
+                if not done:
+                    position = Position(name, 0, check + earlier)
+                    yield RawMessage(_stream(file.schema_arrow), stem(path), position=position)
+        except pa.ArrowException as error:
+            raise DataError(f"{path}: not a Parquet file: {error}") from error
+
+
+def _whole_lines(file: BinaryIO, block_bytes: int, trail: Trail) -> Iterator[bytes]:
+    """Whole lines in blocks, then what stands after the last line end; ``trail`` ends where they end.
+
+    Of a line that is longer than a block and than the limit only the beginning and the end are given.
+    """
+    buffer = bytearray(block_bytes)
+    view, held, line = memoryview(buffer), 0, b""
+    while count := file.readinto(view[held:]):  # type: ignore[attr-defined]
+        end = held + count
+        cut = buffer.rfind(b"\n", held, end) + 1
+        if cut:
+            lines = bytes(view[:cut])
+            trail.add(lines)
+            yield line + lines
+            line, held = b"", end - cut
+            buffer[:held] = buffer[cut:end]
+        elif end == block_bytes:
+            trail.add(bytes(buffer))
+            line, held = _bounded(line + buffer), 0
+        else:
+            held = end
+    rest = bytes(view[:held])
+    trail.add(rest)
+    if line or rest:
+        yield line + rest
+
+
+def _parquet_check(path: Path) -> str:
+    """Two parts: the size of a file; its beginning and its end, where Parquet says what is where."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        head = file.read(_FOOTER_BYTES)
+        file.seek(max(0, size - _FOOTER_BYTES))
+        return f"{size} {digest(head + file.read(_FOOTER_BYTES))}"
+
+
+def _stream(schema: Any, *batches: Any) -> bytes:
+    """Record batches as an Arrow IPC stream."""
+    import pyarrow as pa
+
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return buffer.getvalue()
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _open(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")  # type: ignore[return-value]
+
+
+def _bounded(line: bytes) -> bytes:
+    """Keep of a line without end only as much as shows that it is too long."""
+    return line[:_MAX_RECORD_BYTES]

@@ -1,0 +1,191 @@
+"""A serial port: a device file, or any URL of pyserial (``socket://``, ``rfc2217://``, ``loop://``, ``hwgrep://``).
+
+Nothing on a serial line is acknowledged or kept: what is sent while nobody reads is lost (at most once).  Opening a
+port raises DTR, which restarts most Arduinos, and may catch a device in the middle of a line, which is left out; a
+device that counts its samples lets the gap be seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import select
+import termios
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import serial
+
+from stream_gru.config.run_schema import SerialSourceConfig
+from stream_gru.connectors.sources.framing import CobsFramer, Framer, LineFramer
+from stream_gru.core.errors import ConfigError, SourceUnavailable
+from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 65_536
+_PARITY = {"none": serial.PARITY_NONE, "even": serial.PARITY_EVEN, "odd": serial.PARITY_ODD}
+_PLACES = (("/dev/serial/by-id", "*"), ("/dev", "ttyUSB*"), ("/dev", "ttyACM*"), ("/dev", "ttyAMA*"))
+_NETWORK = ("socket", "rfc2217")
+_HINTS = {
+    errno.EACCES: "permission denied; add the user to the group dialout: sudo usermod -aG dialout USER",
+    errno.EPERM: "permission denied; add the user to the group dialout: sudo usermod -aG dialout USER",
+    errno.EAGAIN: "another program has it open",
+    errno.EBUSY: "another program has it open",
+}
+
+
+class SerialSource:
+    """Frames of one port, each a message stamped with the time at which its last bytes were read.
+
+    Positions number the messages.  ``opener`` makes a port of a name or URL as `serial.serial_for_url` does.  After a
+    loss `open` begins anew.  Raises ConfigError for a URL that pyserial does not know.
+    """
+
+    def __init__(
+        self,
+        config: SerialSourceConfig,
+        *,
+        name: str,
+        wall_ns: Callable[[], int] = time.time_ns,
+        opener: Callable[..., Any] = serial.serial_for_url,
+    ) -> None:
+        self._config, self._name, self._wall_ns, self._opener = config, name, wall_ns, opener
+        self._scheme = config.port.partition("://")[0].lower() if "://" in config.port else ""
+        known = self._scheme.isidentifier() and importlib.util.find_spec(f"serial.urlhandler.protocol_{self._scheme}")
+        if "://" in config.port and not known:
+            raise ConfigError(f"port: expected a device or a URL that pyserial knows, got {config.port!r}")
+        self._framer = self._new_framer()
+        self._port: Any = None
+        self._selectable = False
+        self._waiting: deque[RawMessage] = deque()
+        self._number = 0
+        self._told = False
+
+    def open(self, position: Position | None) -> None:
+        """Open the port; messages are numbered on from ``position``.
+
+        Raises SourceUnavailable, with what to do, and ConfigError for settings that the port does not have.
+        """
+        self.close()
+        self._tell_once()
+        config = self._config
+        try:
+            self._port = self._opener(
+                config.port,
+                baudrate=config.baud_rate,
+                bytesize=config.data_bits,
+                parity=_PARITY[config.parity],
+                stopbits=config.stop_bits,
+                timeout=0,
+                rtscts=False,
+                # Of a network port pyserial would take it and do nothing.
+                exclusive=(config.exclusive or None) if self._scheme not in _NETWORK else None,
+            )
+        except (OSError, termios.error) as error:
+            raise SourceUnavailable(self._explained(error)) from error
+        except ValueError as error:
+            raise ConfigError(f"{config.port}: cannot be opened with these settings: {error}") from error
+        self._selectable = _has_descriptor(self._port)
+        self._framer = self._new_framer()
+        self._number = max(self._number, position.offset if position is not None else 0)
+
+    def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
+        """Return the frames that are there, waiting at most ``timeout_s`` seconds.
+
+        Raises SourceUnavailable when the device is gone; what it had begun to send is then forgotten.
+        """
+        if not self._waiting:
+            self._take(self._read(timeout_s))
+        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+
+    def commit(self, position: Position) -> None:
+        """A serial line has no acknowledgement: at most once."""
+
+    def close(self) -> None:
+        """Let go of the port."""
+        port, self._port = self._port, None
+        if port is None:
+            return
+        connection = getattr(port, "_socket", None)
+        with suppress(OSError, termios.error):  # it may be gone
+            port.close()
+        if connection is not None:  # pyserial forgets a connection that the other side has ended
+            connection.close()
+
+    def health(self) -> SourceHealth:
+        """Connected while the port is open."""
+        return SourceHealth(connected=self._port is not None, queued=len(self._waiting))
+
+    def _read(self, timeout_s: float) -> bytes:
+        port = self._port
+        if port is None:
+            raise SourceUnavailable(f"{self._config.port}: not open")
+        try:
+            if self._selectable:
+                ready = select.select([port], [], [], timeout_s)[0]
+                return bytes(port.read(_CHUNK_BYTES)) if ready else b""
+            if port.timeout != timeout_s:  # rfc2217:// asks its server each time it is set
+                port.timeout = timeout_s
+            return bytes(port.read(max(1, min(port.in_waiting, _CHUNK_BYTES))))
+        except (OSError, termios.error) as error:  # SerialException is an OSError
+            self.close()
+            raise SourceUnavailable(f"{self._config.port}: lost: {error}") from error
+
+    def _take(self, data: bytes) -> None:
+        arrival_ns = self._wall_ns()
+        key = self._config.stream or self._name
+        for frame in self._framer.feed(data) if data else ():
+            self._number += 1
+            payload, fault = (b"", frame) if isinstance(frame, DropReason) else (frame, None)
+            position = Position(self._name, self._number)
+            self._waiting.append(RawMessage(payload, key, b"", arrival_ns, position, "", fault, self._name))
+
+    def _new_framer(self) -> Framer:
+        kind = CobsFramer if self._config.framing == "cobs" else LineFramer
+        return kind(self._config.max_frame_bytes)
+
+    def _tell_once(self) -> None:
+        """What is promised of this port, and who may be on it."""
+        if self._told:
+            return
+        self._told = True
+        log.info("%s: at most once: what is sent while nobody reads is lost", self._name)
+        if self._scheme in _NETWORK and not _is_loopback(urlsplit(self._config.port).hostname or ""):
+            log.warning("%s: anybody on the network can read and write it: there is no authentication", self._name)
+
+    def _explained(self, error: Exception) -> str:
+        port, code = self._config.port, error.errno if isinstance(error, OSError) else None
+        if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO) and not self._scheme:
+            found = _candidates()
+            return f"{port}: no such device; " + (f"there are: {', '.join(found)}" if found else "there is none at all")
+        hint = _HINTS.get(code) if code is not None else None
+        return f"{port}: cannot be opened: {hint or error}"
+
+
+def _has_descriptor(port: Any) -> bool:
+    """Whether it can be waited for with `select`; otherwise reading waits."""
+    try:
+        return isinstance(port.fileno(), int)
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _candidates() -> list[str]:
+    """Ports of this machine, those with a name that stays first; at most eight."""
+    found = [str(path) for folder, pattern in _PLACES for path in sorted(Path(folder).glob(pattern))]
+    return found[:8]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,196 @@
+"""Standard input: lines, as they come.
+
+After a restart a file is gone on with where it was left, as `sources.files` does.  A pipe is compared with
+what had come before: an input that begins alike is the same one fed again, and what was processed of it is left out;
+one that begins with something else is a new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import stat
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from stream_gru.connectors.sources.csv_header import HeaderLine
+from stream_gru.connectors.sources.fingerprint import Trail, begin_anew, refused, trail_up_to
+from stream_gru.connectors.sources.stdin_resume import Beginning, PackedBeginning, Verdict
+from stream_gru.core.errors import ConfigError, EndOfInput, SourceUnavailable
+from stream_gru.core.types import Position, RawMessage, SourceHealth
+
+log = logging.getLogger(__name__)
+
+_MAX_LINE_BYTES = 1024 * 1024
+
+
+class StdinSource:
+    """Hands on whole lines; with ``header`` the first line of the input is kept as the header of all messages.
+
+    The header waits for the line after it, which tells whether it is complete.  A header that nothing follows is a
+    message without payload at the end, so that its columns are checked.  Positions are bytes of the input.
+    """
+
+    def __init__(
+        self,
+        header: bool,
+        descriptor: int | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+        name: str = "stdin",
+    ) -> None:
+        self._name = name
+        self._descriptor, self._wall_ns = descriptor, wall_ns
+        self._wants_header = header
+        self._ended = False
+        self._begin(None)
+
+    def _begin(self, after: Position | None) -> None:
+        """Nothing has come yet; what lies before ``after`` is not handed on."""
+        self._after, self._resumed = after, after is not None
+        self._beginning: Beginning | None = None  # as long as a pipe's input may be the same or a new one
+        self._trail, self._packed = Trail(), PackedBeginning()
+        self._header = HeaderLine(_MAX_LINE_BYTES) if self._wants_header else None
+        self._rest = b""
+        self._in_old_line = False  # the line in hand was handed on before, as it stood at the end of the input
+        self._silent = True  # nothing was handed on yet
+
+    def open(self, position: Position | None) -> None:
+        """Take the descriptor of standard input, unless another was given, and continue after ``position``.
+
+        Raises ConfigError when it is closed, DataError when it is a file that was changed.
+        """
+        if self._descriptor is None:
+            try:
+                self._descriptor = sys.stdin.fileno()
+            except (AttributeError, OSError, ValueError) as error:  # closed, or replaced by something without one
+                raise ConfigError(
+                    "standard input: expected lines, got none: it is closed; start with < FILE or in a pipe"
+                ) from error
+        self._begin(position)
+        if position is None:
+            return
+        if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            self._seek(self._descriptor, position)
+            return
+        try:
+            self._beginning = Beginning(position)
+        except ValueError:
+            raise refused("standard input", position, "what was kept of it cannot be read", self._name) from None
+
+    def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
+        """Return the lines that are there, waiting at most ``timeout_s`` seconds.
+
+        Raises EndOfInput at the end, DataError when an input that is fed again is not what it was.
+        """
+        if self._ended:
+            raise EndOfInput
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise SourceUnavailable("standard input: not open")
+        if not select.select([descriptor], [], [], timeout_s)[0]:
+            return []
+        data = os.read(descriptor, max(4096, 64 * limit))
+        arrival_ns = self._wall_ns()
+        self._ended = not data
+        messages = self._messages(self._unread(self._recognised(data)), arrival_ns)
+        self._silent = self._silent and not messages
+        if self._ended and self._silent and self._resumed and self._trail.length:
+            log.info("%s: was read to its end before; %s", self._name, begin_anew(self._name))
+        return messages
+
+    def commit(self, position: Position) -> None:
+        """A pipe has no acknowledgement."""
+
+    def close(self) -> None:
+        """Standard input belongs to the caller."""
+
+    def health(self) -> SourceHealth:
+        """A pipe is there until its end."""
+        return SourceHealth(connected=not self._ended)
+
+    def _seek(self, descriptor: int, after: Position) -> None:
+        """Go on in a file, which begins where the descriptor stands."""
+        begin = os.lseek(descriptor, 0, os.SEEK_CUR)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            if self._header is not None:
+                self._header.take(file.readline(_MAX_LINE_BYTES))
+                self._header.take(file.readline(_MAX_LINE_BYTES))
+            self._trail = trail_up_to(file, after.offset, begin)
+        self._verify(after)
+        os.lseek(descriptor, begin + after.offset, os.SEEK_SET)
+
+    def _verify(self, after: Position) -> None:
+        difference = self._trail.difference(after)
+        if difference:
+            raise refused("standard input", after, difference, self._name)
+
+    def _recognised(self, data: bytes) -> bytes:
+        """What has come of an input, once it is known whether it is a new one."""
+        if self._beginning is None:
+            return data
+        verdict = self._beginning.feed(data)
+        if verdict is Verdict.OPEN and not self._ended:
+            return b""
+        held, self._beginning = self._beginning.held, None
+        if verdict is Verdict.NEW:
+            log.warning(
+                "%s: begins with something else than what was read before: it is taken for a new input", self._name
+            )
+            self._begin(None)
+        elif verdict is Verdict.SAME and self._after is not None:
+            log.info("%s: is fed again; its first %d bytes are left out", self._name, self._after.offset)
+        return held
+
+    def _unread(self, data: bytes) -> bytes:
+        """What of ``data`` was not handed on before the restart.  Raises DataError when that part has changed."""
+        after = self._after
+        if after is not None:
+            data = self._drop(data, after.offset - self._trail.length)
+            short = self._trail.length < after.offset
+            if short and not (self._ended and self._trail.length):  # of what brings nothing at all nothing is said
+                return b""
+            self._verify(after)
+            self._after = None
+            self._in_old_line = bool(self._trail.tail) and not self._trail.tail.endswith(b"\n")
+        if self._in_old_line:
+            cut = data.find(b"\n") + 1 or len(data)
+            if data[:cut].strip() and (self._header is None or self._header.found):
+                log.warning(
+                    "%s: the line that ended the input was read as it stood; what was added to it is left out",
+                    self._name,
+                )
+            self._in_old_line = not data[:cut].endswith(b"\n")
+            data = self._drop(data, cut)
+        return data
+
+    def _drop(self, data: bytes, count: int) -> bytes:
+        """What comes after the first ``count`` bytes, of which only the header is of use."""
+        self._trail.add(data[:count])
+        if self._header is not None:
+            self._header.take(data[:count])
+        return data[count:]
+
+    def _messages(self, data: bytes, arrival_ns: int) -> list[RawMessage]:
+        """A message of what ends with a line end (or the input's end), if any; a line beyond the limit is cut."""
+        body = self._header.take(data) if self._header is not None else data
+        self._trail.add(data[: len(data) - len(body)])
+        cut = body.rfind(b"\n") + 1
+        if not cut and not self._ended:
+            self._trail.add(body)
+            self._rest = (self._rest + body)[:_MAX_LINE_BYTES]
+            return []
+        lines, self._rest = self._rest + body[:cut], body[cut:]
+        self._trail.add(body[:cut])
+        position = self._position()
+        self._trail.add(self._rest)
+        unseen = self._silent and not self._resumed and self._header is not None and position.offset
+        if not lines and not unseen:
+            return []
+        header = self._header.header if self._header is not None else b""
+        return [RawMessage(lines, "stdin", header, arrival_ns, position, source=self._name)]
+
+    def _position(self) -> Position:
+        """Where the trail ends."""
+        return Position(self._name, self._trail.length, f"{self._trail.check()} {self._packed.of(self._trail)}")

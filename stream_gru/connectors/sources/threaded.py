@@ -1,0 +1,168 @@
+"""A source that has a thread of its own: it is read whatever the loop is doing, and found again when it was lost."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from stream_gru.connectors.sources.message_queue import MessageQueue
+from stream_gru.core.errors import EndOfInput, SourceUnavailable
+from stream_gru.core.protocols import Source
+from stream_gru.core.types import Position, RawMessage, SourceHealth
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+_POLL_MESSAGES = 1024
+_FIRST_PAUSE_S = 0.5
+_CLOSE_S = 5.0
+
+
+class Queued:
+    """Drives ``source`` in a thread, into a bounded queue; a full queue makes the thread wait.
+
+    A source that is not available is tried again after a pause that doubles up to ``longest_pause_s``, is a little
+    random, and is short again once messages come.  Without ``retry`` `poll` raises SourceUnavailable instead.  ``bell``
+    is rung when a message or the end is there.  ``wait(s)`` sleeps and returns True when somebody closed the source.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        name: str,
+        queue_messages: int,
+        queue_bytes: int,
+        longest_pause_s: float,
+        bell: Callable[[], None] | None = None,
+        wait: Callable[[float], bool] | None = None,
+        retry: bool = True,
+    ) -> None:
+        self._source, self._name, self._longest_pause_s = source, name, longest_pause_s
+        self._bell, self._wait, self._retry = bell or _silence, wait, retry
+        self._bounds = queue_messages, queue_bytes
+        self._queue = MessageQueue(*self._bounds, self._bell)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._position: Position | None = None
+        self._outcome: BaseException | None = None
+        self._connected = self._known = False
+        self._lost: str | None = None
+        self._reconnects = 0
+        self._pause_s = 0.0
+
+    def open(self, position: Position | None) -> None:
+        """Start the thread, which opens the source after ``position``; what goes wrong there `poll` tells.
+
+        Raises SourceUnavailable only while a thread that `close` had to leave alone is still there.
+        """
+        self.close()
+        if self._thread is not None:
+            raise SourceUnavailable(f"{self._name}: still busy with what it was told to end")
+        self._queue = MessageQueue(*self._bounds, self._bell)
+        self._stopping = threading.Event()
+        self._position, self._outcome = position, None
+        self._thread = threading.Thread(target=self._run, name=f"source {self._name}", daemon=True)
+        self._thread.start()
+
+    def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
+        """Return what waits in the queue.  Once it is empty, raises what ended the thread: EndOfInput or its error."""
+        outcome = self._outcome  # looked at first: everything that came before it is in the queue
+        messages = self._queue.get(limit, 0.0 if outcome is not None else timeout_s)
+        if isinstance(outcome, EndOfInput) and not messages:
+            raise EndOfInput  # anew each time: a raised exception grows
+        if outcome is not None and not messages:
+            raise outcome
+        return messages
+
+    def commit(self, position: Position) -> None:
+        """Pass on to the source."""
+        self._source.commit(position)
+
+    def close(self) -> None:
+        """Stop the thread, which closes the source; waits for it, but not for ever."""
+        if self._thread is None:
+            return
+        self._stopping.set()
+        self._queue.close()
+        self._thread.join(_CLOSE_S)
+        if self._thread.is_alive():
+            log.warning("%s: still busy after %g s; left alone", self._name, _CLOSE_S)
+        else:
+            self._thread = None
+
+    def health(self) -> SourceHealth:
+        """That of the source, with what waits here and how often it was found again."""
+        inner = self._source.health()
+        return replace(
+            inner,
+            connected=self._connected and inner.connected,
+            queued=inner.queued + len(self._queue),
+            queued_bytes=inner.queued_bytes + self._queue.nbytes,
+            reconnects=inner.reconnects + self._reconnects,
+        )
+
+    def _run(self) -> None:
+        """The thread: read until closed, the end, or an error that the loop has to know."""
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._read()
+                except SourceUnavailable as error:
+                    if not self._retry:
+                        raise
+                    self._tell_lost(error)
+                    if self._sleep():
+                        break
+        except BaseException as error:  # handed to the loop, where it ends what it has to end
+            self._outcome = error
+        finally:
+            self._connected = False
+            try:
+                self._source.close()
+            except Exception as error:
+                self._outcome = self._outcome or error
+            self._bell()
+
+    def _read(self) -> None:
+        """Open the source and move its messages into the queue, until it is lost or this is closed."""
+        closing = self._stopping.is_set
+        self._source.open(self._position)
+        self._tell_found()
+        while not closing():
+            for message in self._source.poll(_POLL_MESSAGES, _POLL_S):
+                named = message if message.source else replace(message, source=self._name)
+                if not self._queue.put(named, closing):
+                    return
+                self._position = message.position or self._position
+                self._pause_s = 0.0
+
+    def _tell_lost(self, error: SourceUnavailable) -> None:
+        self._source.close()
+        self._connected = False
+        if str(error) != self._lost:
+            log.warning("%s: not available, trying again: %s", self._name, error)
+        self._lost = str(error)
+
+    def _tell_found(self) -> None:
+        self._connected = True
+        if self._lost is None:
+            self._known = True
+            return
+        self._reconnects += self._known
+        self._known = True
+        log.info("%s: available again", self._name)
+        self._lost = None
+
+    def _sleep(self) -> bool:
+        """Pause before the next try; True when closed meanwhile."""
+        self._pause_s = min(self._longest_pause_s, self._pause_s * 2 or _FIRST_PAUSE_S)
+        wait = self._wait or self._stopping.wait
+        return wait(self._pause_s * random.uniform(0.5, 1.0)) or self._stopping.is_set()  # noqa: S311 - no secret
+
+
+def _silence() -> None:
+    """No bell."""

@@ -1,0 +1,140 @@
+"""One output as a plain record: what `Pipeline.push` returns and what a row of JSON says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from stream_gru.core.timestamps import format_iso
+from stream_gru.core.types import F32, OutputSpec, PredictionBatch, ResetReason, SampleBatch, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The output for one sample; heads the model has not are None.
+
+    ``forecast``       target -> H values, one for each horizon, engineering units
+    ``interval``       target -> H pairs (lower, upper) that cover the truth with probability ``level``
+    ``label``          the most likely class; for independent (sigmoid) classes all that are at least 0.5 likely
+    ``probabilities``  class -> probability
+    ``status``         ``ok``, ``warming k/n``, ``imputed`` or ``degraded``
+    ``reset``          why the state was reset before this sample, or None
+    ``steps``          steps since the reset, this one included
+    ``alarm``          whether it is an alarm, None where nobody said what one is
+    ``dropped``        why the sample was not applied (then there is nothing else), or None
+    """
+
+    stream: str
+    time: str
+    status: str
+    model_id: str
+    forecast: dict[str, list[float]] | None = None
+    interval: dict[str, list[tuple[float, float]]] | None = None
+    level: float | None = None
+    label: str | list[str] | None = None
+    probabilities: dict[str, float] | None = None
+    reset: str | None = None
+    steps: int = 0
+    alarm: bool | None = None
+    dropped: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Names the output across restarts and redelivery: ``<stream>/<time>``."""
+        return f"{self.stream}/{self.time}"
+
+    @staticmethod
+    def of_dropped(batch: SampleBatch, out: PredictionBatch) -> Prediction:
+        """The answer to a sample that was not applied."""
+        reason = next(iter(out.dropped))
+        return Prediction(
+            stream=batch.streams[0],
+            time=format_iso(batch.time_ns)[0],
+            status="dropped",
+            model_id=out.spec.model_id,
+            dropped=reason.text,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as it is written to JSON: absent heads are absent keys, the label is called ``class``.
+
+        What is no number is None; of a sample that was not applied, ``dropped`` says why.
+        """
+        heads: dict[str, Any] = {}
+        if self.forecast is not None:
+            heads["forecast"] = self.forecast
+        if self.interval is not None:
+            heads |= {"interval": self.interval, "level": self.level}
+        if self.probabilities is not None:
+            heads |= {"class": self.label, "probabilities": self.probabilities}
+        if self.alarm is not None:
+            heads["alarm"] = self.alarm
+        tail = {"status": self.status, "reset": self.reset, "steps": self.steps, "model_id": self.model_id}
+        if self.dropped is not None:
+            tail["dropped"] = self.dropped
+        return {"id": self.id, "stream": self.stream, "time": self.time, **_plain(heads), **tail}
+
+
+def _plain(value: Any) -> Any:
+    """The same in what JSON has: lists, and None for what is no number."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def prediction_at(batch: PredictionBatch, row: int) -> Prediction:
+    """Return one row of a batch as a record."""
+    spec = batch.spec
+    reset = ResetReason(int(batch.reset[row]))
+    interval = None
+    if batch.lower is not None and batch.upper is not None:
+        pairs = np.stack((batch.lower[row], batch.upper[row]), axis=-1)
+        interval = {t: [(float(a), float(b)) for a, b in pairs[d]] for d, t in enumerate(spec.targets)}
+    return Prediction(
+        stream=batch.streams[batch.stream[row]],
+        time=format_iso(batch.time_ns[row : row + 1])[0],
+        status=status_text(Status(int(batch.status[row])), int(batch.steps[row]), spec.warm_up),
+        model_id=spec.model_id,
+        forecast=None if batch.forecast is None else dict(zip(spec.targets, batch.forecast[row].tolist(), strict=True)),
+        interval=interval,
+        level=None if interval is None else spec.level,
+        label=None if batch.probabilities is None else label_of(spec, batch.probabilities[row]),
+        probabilities=None
+        if batch.probabilities is None
+        else dict(zip(spec.labels, batch.probabilities[row].tolist(), strict=True)),
+        reset=None if reset is ResetReason.NONE else reset.text,
+        steps=int(batch.steps[row]),
+        alarm=None if batch.alarm is None else bool(batch.alarm[row]),
+    )
+
+
+def label_of(spec: OutputSpec, probabilities: F32) -> str | list[str] | None:
+    """The class a row of probabilities stands for; None when they are not numbers."""
+    if not np.isfinite(probabilities).all():
+        return None
+    if spec.exclusive:
+        return spec.labels[int(probabilities.argmax())]
+    return [label for label, p in zip(spec.labels, probabilities, strict=True) if p >= 0.5]
+
+
+def statuses(batch: PredictionBatch) -> list[bytes]:
+    """The status of each row as it is written."""
+    pairs = zip(batch.status.tolist(), batch.steps.tolist(), strict=True)
+    warm_up, warming = batch.spec.warm_up, int(Status.WARMING)
+    return [_status(code, steps if code == warming else 0, warm_up) for code, steps in pairs]
+
+
+@lru_cache(maxsize=8192)
+def _status(code: int, steps: int, warm_up: int) -> bytes:
+    return status_text(Status(code), steps, warm_up).encode()
+
+
+def status_text(status: Status, steps: int, warm_up: int) -> str:
+    """The status as it is written: ``ok``, ``warming 3/60``, ``imputed``, ``degraded``."""
+    return f"warming {steps}/{warm_up}" if status is Status.WARMING else status.name.lower()

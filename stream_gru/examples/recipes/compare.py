@@ -1,0 +1,96 @@
+"""What ``stateful``, ``unroll``, the regime and the cell do: one network trained in several ways on the same digits.
+
+Each is trained in a process of its own, whose memory is measured, and streams the test part in another one.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.examples.recipes.recipe import Variant, merged
+from stream_gru.examples.recipes.results import accuracy
+from stream_gru.examples.recipes.run import CONFIG, RECORDINGS, prepare, stream_apart
+from stream_gru.model.bundle import load_bundle
+from stream_gru.model.text_table import table
+
+_CARRIED = {"regime": "stateful", "lanes": 128, "warm_up": 0}
+WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("GRU, windows of 28, not unrolled", {}),
+    ("GRU, windows of 28, unrolled", {"model": {"layer": [{"units": 128, "unroll": True}]}}),
+    ("GRU, stateful, reset before each image", {"training": {**_CARRIED, "steps": 28}}),
+    ("GRU, stateful, gradients cut every 14 rows", {"training": {**_CARRIED, "steps": 14}}),
+    ("GRU, stateful, never reset", {"training": {**_CARRIED, "steps": 28}, "input": {"sequence": ""}}),
+    ("SimpleRNN, windows of 28", {"model": {"layer": [{"cell": "simple_rnn", "units": 128}]}}),
+    ("LSTM, windows of 28", {"model": {"layer": [{"cell": "lstm", "units": 128}]}}),
+)
+EPOCHS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way: seconds of training, its peak memory, rows a second of the runtime, and the test accuracy."""
+
+    seconds: float
+    memory_bytes: int
+    rate: float
+    runtime_bytes: int
+    state_bytes: int
+    accuracy: float
+
+
+def compare_variants(variant: Variant, out: Path, place: Path | None, say: Callable[[str], None]) -> list[str]:
+    """Train every way for a few epochs; return the table.  Raises what `prepare` raises, DataError."""
+    prepare(variant, out, place, say)
+    rows = [["way", "training", "its memory", "streamed", "its memory", "state", "test accuracy"]]
+    for number, (name, changes) in enumerate(WAYS):
+        say(f"{name} ...")
+        document = merged(merged(variant.document, {"training": {"epochs": EPOCHS}}), changes)
+        done = _measure(document, out, out / f"compare-{number}")
+        rows.append(
+            [
+                name,
+                f"{done.seconds:.1f} s",
+                f"{done.memory_bytes / 2**20:,.0f} MiB",
+                f"{done.rate:,.0f}/s",
+                f"{done.runtime_bytes / 2**20:,.0f} MiB",
+                f"{done.state_bytes:,} bytes",
+                f"{done.accuracy:.2%}",
+            ]
+        )
+    return [f"{EPOCHS} epochs each; the recording itself is part of both memories", "", *table(rows)]
+
+
+def _measure(document: dict[str, Any], out: Path, folder: Path) -> Measured:
+    folder.mkdir(exist_ok=True)
+    config = folder / CONFIG
+    files = {"data": {"files": [f"../{RECORDINGS}/*.parquet"]}}
+    config.write_text(tomli_w.dumps(merged(document, files)))
+    told = folder / "trained.json"
+    worker = "stream_gru.examples.recipes.train_worker"
+    command = [sys.executable, "-m", worker, str(config), str(folder / "bundle"), str(told)]
+    subprocess.run(command, check=True)  # noqa: S603 - our own module on our own files
+    trained = json.loads(told.read_text())
+    recording = out / RECORDINGS / "test.parquet"
+    bundle = load_bundle(folder / "bundle")
+    answers = stream_apart(bundle.path, recording)
+    assert bundle.manifest.classes is not None  # noqa: S101 - told to mypy
+    batch = read_files([str(recording)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
+    label = batch.label_codes(bundle.manifest.classes.labels)
+    return Measured(
+        seconds=trained["seconds"],
+        memory_bytes=trained["memory_bytes"],
+        rate=answers.rate,
+        runtime_bytes=answers.memory_bytes,
+        state_bytes=4 * bundle.manifest.state_size,
+        accuracy=accuracy(answers.outputs, answers.trusted, label),
+    )

@@ -1,0 +1,85 @@
+"""Sequences laid out as the recording of a few devices, in a Parquet file.
+
+Sequence n goes to device n mod ``devices``; each device sends one sample a period, sequence after sequence, and names
+the sequence, so that its state is reset at each beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stream_gru.core.types import F32, I32, I64
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """N sequences, end to end.
+
+    ``values`` (R, C) float32; ``length`` (N,) samples of each; ``label`` (R,) index of the class of each sample, -1 for
+    none, or None.
+    """
+
+    values: F32
+    length: I64
+    label: I32 | None = None
+
+    @staticmethod
+    def equal(values: F32, steps: int, label: I32 | None = None) -> Sequences:
+        """Sequences of ``steps`` samples each."""
+        return Sequences(values, np.full(len(values) // steps, steps, np.int64), label)
+
+
+def label_at_end(classes: I32, length: I64) -> I32:
+    """The class (N,) of a whole sequence, written at its last sample: (R,), -1 before."""
+    label = np.full(int(length.sum()), -1, np.int32)
+    label[np.cumsum(length) - 1] = classes
+    return label
+
+
+def write_recording(
+    path: Path,
+    part: str,
+    sequences: Sequences,
+    channels: Sequence[str],
+    labels: Sequence[str],
+    period_s: float,
+    devices: int,
+) -> None:
+    """Write columns time (s), stream, sequence, the channels and label, in order of time.
+
+    Streams are called ``<part>-<number>``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    order, device, step, number = _laid_out(sequences.length, devices)
+    names = [f"{part}-{index:03}" for index in range(devices)]
+    columns = {
+        "time": pa.array(np.round(step * period_s, 9)),
+        "stream": pa.DictionaryArray.from_arrays(pa.array(device.astype(np.int32)), names),
+        "sequence": pa.array(number.astype(np.int32)),
+        **{name: pa.array(sequences.values[order, index]) for index, name in enumerate(channels)},
+    }
+    if sequences.label is not None:
+        code = sequences.label[order]
+        columns["label"] = pa.DictionaryArray.from_arrays(pa.array(code, mask=code < 0), list(labels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _laid_out(length: I64, devices: int) -> tuple[I64, I64, I64, I64]:
+    """For each row of the file: its row among the sequences, device, step of the device, sequence; in order of time."""
+    count = len(length)
+    number = np.repeat(np.arange(count), length)
+    begins = np.cumsum(length) - length
+    before = np.zeros(count, np.int64)  # steps that the device has made before this sequence
+    for device in range(min(devices, count)):
+        mine = length[device::devices]
+        before[device::devices] = np.cumsum(mine) - mine
+    step = np.arange(int(length.sum())) - np.repeat(begins - before, length)
+    order = np.lexsort((number % devices, step))
+    return order, (number % devices)[order], step[order], number[order]

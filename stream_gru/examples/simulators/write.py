@@ -1,0 +1,117 @@
+"""Recordings as CSV files, plain or gzipped; the same seed gives the same bytes."""
+
+import io
+from gzip import GzipFile
+from pathlib import Path
+
+import numpy as np
+
+from stream_gru.examples.simulators.data_faults import USUAL_FLAWS, FlawRates, apply_flaws
+from stream_gru.examples.simulators.pump import simulate_pump
+from stream_gru.examples.simulators.pump_parameters import pump_characters
+from stream_gru.examples.simulators.recording import F64, NS_PER_S, Recording
+from stream_gru.examples.simulators.sine import simulate_sine, sine_phases
+
+START_NS = 1_772_323_200 * NS_PER_S  # 2026-03-01T00:00:00Z
+
+
+def pump_recordings(
+    hours: float, seed: int, pumps: int = 6, flaws: FlawRates = USUAL_FLAWS, first: int = 1
+) -> list[Recording]:
+    """Return the recordings of pumps ``first`` .. ``first + pumps - 1``, flaws included.
+
+    Pump k depends on the seed and on k alone, so asking for more pumps leaves the others as they were.
+    """
+    recordings = []
+    characters = pump_characters(first + pumps - 1, seed)
+    for k in range(first, first + pumps):
+        clean = simulate_pump(characters[k - 1], hours, np.random.default_rng([seed, k, 1]), START_NS)
+        recordings.append(apply_flaws(clean, flaws, np.random.default_rng([seed, k, 2])))
+    return recordings
+
+
+def write_pumps(
+    out_dir: Path,
+    hours: float,
+    seed: int,
+    pumps: int = 6,
+    gzip: bool = False,
+    flaws: FlawRates = USUAL_FLAWS,
+    first: int = 1,
+    one_file: bool = False,
+) -> list[Path]:
+    """Write `pump-1.csv` ... (`.csv.gz` with gzip) into `out_dir`, which is created, and return the paths.
+
+    With `one_file` all pumps go to `pumps.csv`, row by row as a gateway would have received them.
+    """
+    recordings = pump_recordings(hours, seed, pumps, flaws, first)
+    if one_file:
+        return [write_merged(recordings, _csv_path(out_dir, "pumps", gzip))]
+    return [write_recording(recording, _csv_path(out_dir, recording.stream_id, gzip)) for recording in recordings]
+
+
+def write_sines(out_dir: Path, hours: float, seed: int, streams: int = 4, gzip: bool = False) -> list[Path]:
+    """Write `sine-1.csv` ... (`.csv.gz` with gzip) into `out_dir`, which is created, and return the paths."""
+    paths = []
+    for k, phase in enumerate(sine_phases(streams), start=1):
+        recording = simulate_sine(f"sine-{k}", phase, hours, np.random.default_rng([seed, k]), START_NS)
+        paths.append(write_recording(recording, _csv_path(out_dir, recording.stream_id, gzip)))
+    return paths
+
+
+def write_recording(recording: Recording, path: Path) -> Path:
+    """Write a recording to `path`, gzipped when the name ends with `.gz`, and return the path."""
+    return _write_text(csv_text(recording), path)
+
+
+def write_merged(recordings: list[Recording], path: Path) -> Path:
+    """Write the rows of several recordings to one file, in the order in which they would have arrived."""
+    # A late row arrives when the row before it in its recording has arrived, so arrival is the running maximum.
+    arrival = np.concatenate([np.maximum.accumulate(recording.time_ns) for recording in recordings])
+    lines: list[str] = []
+    for recording in recordings:
+        head, *rows = csv_text(recording).splitlines(keepends=True)
+        lines += rows
+    return _write_text("".join([head, *(lines[row] for row in np.argsort(arrival, kind="stable"))]), path)
+
+
+def _write_text(text: str, path: Path) -> Path:
+    packed = text.encode("ascii")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_gzipped(packed) if path.suffix == ".gz" else packed)
+    return path
+
+
+def csv_text(recording: Recording) -> str:
+    """Return the CSV: time (ISO 8601 UTC), stream, channels, mode if there are labels; NaN is empty."""
+    head = ["time", recording.stream_column, *recording.channels]
+    columns = [_iso(recording), [recording.stream_id] * len(recording)]
+    columns += [_digits(recording.values[:, c], d) for c, d in enumerate(recording.decimals)]
+    if recording.labels is not None:
+        head.append("mode")
+        columns.append(recording.labels.tolist())
+    return "".join(",".join(row) + "\n" for row in [tuple(head), *zip(*columns, strict=True)])
+
+
+def _csv_path(out_dir: Path, stream_id: str, gzip: bool) -> Path:
+    return Path(out_dir) / f"{stream_id}.csv{'.gz' if gzip else ''}"
+
+
+def _iso(recording: Recording) -> list[str]:
+    unit = "datetime64[ms]" if np.any(recording.time_ns % NS_PER_S) else "datetime64[s]"
+    stamps = recording.time_ns.astype("datetime64[ns]").astype(unit).astype(np.str_)
+    return [f"{stamp}Z" for stamp in stamps.tolist()]
+
+
+def _digits(values: F64, decimals: int) -> list[str]:
+    # Adding 0.0 turns the -0.0 that rounding can give into 0.0.
+    rounded = (np.round(values, decimals) + 0.0).tolist()
+    return ["" if value != value else f"{value:.{decimals}f}" for value in rounded]
+
+
+def _gzipped(text: bytes) -> bytes:
+    """Return gzip bytes that depend on the text alone: no time stamp and no file name in the header."""
+    buffer = io.BytesIO()
+    with GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as packed:
+        packed.write(text)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The model: bundle, manifest, engines, the Keras network, export."""

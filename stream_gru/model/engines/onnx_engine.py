@@ -1,0 +1,77 @@
+"""onnxruntime: the graph of `stream_gru.model.engines.onnx_graph`, built from the weights when the engine is made.
+
+onnxruntime promises no order of summation: with a simple RNN results depend on the batch size in the last bits.  With
+GRU and LSTM they did not, nor did step and scan differ, in onnxruntime 1.31 on x86-64.
+Decision: a NaN is spread here.  The recurrent operators take it for a number and go on with a likely looking state.
+Decision: softplus is taken although onnxruntime's overflows above 88, to a state that is not finite and is reset.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from stream_gru.core.types import F32
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.engines.onnx_graph import onnx_model
+from stream_gru.model.engines.shape_checks import check_scan, check_step
+
+_BLOCK = 4096  # samples of a scan in one call: bounds the memory
+
+
+class OnnxEngine:
+    """Engine on onnxruntime, one thread.  Raises UnsupportedModelError for an activation ONNX's operators lack."""
+
+    name = "onnx"
+
+    def __init__(self, bundle: Bundle) -> None:
+        import onnxruntime
+
+        manifest = bundle.manifest
+        self.input_size, self.state_size = manifest.input_size, manifest.state_size
+        self.output_size = manifest.output_size
+        calendar = range(len(manifest.channels), manifest.input_size)
+        self._numbers = [*manifest.numeric_index, *calendar]  # a code that is NaN counts as the first category
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        content = onnx_model(manifest, bundle.weights)
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def initial_state(self, n: int) -> F32:
+        """Return zeros, (n, S)."""
+        return np.zeros((n, self.state_size), np.float32)
+
+    def step(self, x: F32, h: F32) -> tuple[F32, F32]:
+        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
+        check_step(self, x, h)
+        if not len(x):
+            return np.empty((0, self.output_size), np.float32), np.array(h)
+        y, state = self._run(x[None], h)
+        return y[0], state
+
+    def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
+        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
+        check_scan(self, x, h)
+        y = np.empty((len(x), self.output_size), np.float32)
+        state = np.array(h[None])
+        for start in range(0, len(x), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            part, state = self._run(x[block, None], state)
+            y[block] = part[:, 0]
+        return y, state[0]
+
+    def _run(self, x: F32, h: F32) -> tuple[F32, F32]:
+        """``(T, B, I), (B, S) -> (T, B, K), (B, S)``; a stream is NaN from its first NaN on."""
+        y, state = self._session.run(("y", "state"), {"x": x, "h": h})
+        if math.isnan(x.min()) or math.isnan(h.min()):
+            self._spread_nan(x, h, y, state)
+        return y, state
+
+    def _spread_nan(self, x: F32, h: F32, y: F32, state: F32) -> None:
+        lost = np.asarray(np.isnan(x[:, :, self._numbers]).any(axis=2))
+        lost[0] |= np.isnan(h).any(axis=1)
+        lost = np.logical_or.accumulate(lost, axis=0)
+        y[lost] = np.nan
+        state[lost[-1]] = np.nan

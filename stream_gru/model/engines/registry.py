@@ -1,0 +1,46 @@
+"""Engines compute the network.  One file an engine, one row in `ENGINES`; all of them give the same numbers.
+
+litert   ai-edge-litert on the bundle's flatbuffer; bit-identical for every batch size, step and scan
+numpy    written out in numpy, always there; equal within rounding
+onnx     onnxruntime on a graph made from the weights; equal within rounding, never chosen by ``auto``
+keras    Keras itself on the same weights; the reference, slow, needs the training extra
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+
+from stream_gru.core.errors import ConfigError
+from stream_gru.core.protocols import Engine
+from stream_gru.model.bundle import Bundle
+
+ENGINES: dict[str, str] = {
+    "litert": "stream_gru.model.engines.litert:LitertEngine",
+    "numpy": "stream_gru.model.engines.numpy_engine:NumpyEngine",
+    "onnx": "stream_gru.model.engines.onnx_engine:OnnxEngine",
+    "keras": "stream_gru.model.engines.keras_engine:KerasEngine",
+}
+_INSTALL = {
+    "litert": "pip install ai-edge-litert",
+    "onnx": "pip install 'stream-gru[onnx]'",
+    "keras": "pip install 'stream-gru[train]'",
+}
+
+
+def load_engine(name: str, bundle: Bundle) -> Engine:
+    """Make the engine ``name`` for a bundle; ``auto`` is litert where it can run, else numpy.
+
+    Raises ConfigError for an unknown name or a missing package, BundleError where the bundle does not fit.
+    """
+    if name == "auto":
+        name = "litert" if bundle.tflite is not None and find_spec("ai_edge_litert") else "numpy"
+    if name not in ENGINES:
+        raise ConfigError(f"engine: expected auto, {', '.join(ENGINES)}, got {name!r}")
+    module, _, attribute = ENGINES[name].partition(":")
+    try:
+        engine: Engine = getattr(importlib.import_module(module), attribute)(bundle)
+    except ImportError as error:
+        hint = _INSTALL.get(name, "install stream-gru again")
+        raise ConfigError(f"engine: {name} cannot be loaded ({error}); {hint}") from error
+    return engine

@@ -1,0 +1,1 @@
+"""The network in Keras and the files made of it; needs TensorFlow."""

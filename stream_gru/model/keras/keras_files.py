@@ -1,0 +1,142 @@
+"""The plain sequence model (B, T, I) -> (B, T, K) as a file that Keras loads without this package.
+
+Decision: the HDF5 file is a network of layers only.  Keras' older format knows no free operations (slices, ``take``,
+casts, sums): it writes them and cannot read them back.  So columns are cut with Cropping1D between two Permutes and
+repeated with UpSampling1D, a one-hot vector is an Embedding whose table is the identity, and a category is kept inside
+its table by a ReLU with a ceiling.  Layers with weights are those of `stream_gru.model.keras.network`, names included.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from stream_gru.core.errors import ParityError
+from stream_gru.core.types import F32
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.engines.native_stderr import quiet_stderr
+from stream_gru.model.engines.registry import load_engine
+from stream_gru.model.export.formats import Contents, Request
+from stream_gru.model.keras.network import NetworkLayers, build_network, load_weights
+from stream_gru.model.keras.spec import NetworkSpec
+from stream_gru.model.manifest import Categorical
+from stream_gru.model.parity import CARRIED_TOLERANCE, random_samples, scaled_difference
+
+_CHECKED_STEPS = 64
+
+
+def keras_file(request: Request) -> Contents:
+    """A ``.keras`` file built from the weights.  Raises ParityError."""
+    weights = request.bundle.weights
+    spec = NetworkSpec.from_manifest(request.bundle.manifest)
+    model = build_network(spec, weights["scaling/mean"], weights["scaling/scale"], stateless=True)
+    return {"": _saved(request.bundle, model, ".keras")}
+
+
+def h5_file(request: Request) -> Contents:
+    """An HDF5 file built from the weights.  Raises ParityError."""
+    weights = request.bundle.weights
+    spec = NetworkSpec.from_manifest(request.bundle.manifest)
+    return {"": _saved(request.bundle, layers_only(spec, weights["scaling/mean"], weights["scaling/scale"]), ".h5")}
+
+
+def require_equal(bundle: Bundle, call: Callable[[F32], F32], name: str) -> None:
+    """Hold ``call`` (1, T, I) -> (1, T, K) against the numpy engine on random samples.  Raises ParityError."""
+    x = random_samples(bundle.manifest, bundle.weights)[:_CHECKED_STEPS]
+    engine = load_engine("numpy", bundle)
+    expected, _ = engine.scan(x, engine.initial_state(1)[0])
+    worst = float(scaled_difference(bundle.manifest, bundle.weights, call(x[None])[0], expected).max())
+    if worst > CARRIED_TOLERANCE:
+        raise ParityError(
+            f"{name}: loaded again, it differs from the bundle by {worst:.3g} in scaled units,"
+            f" more than {CARRIED_TOLERANCE:g}; nothing was written"
+        )
+
+
+def _saved(bundle: Bundle, model: keras.Model, suffix: str) -> bytes:
+    """Save the model with the bundle's weights, load it as a stranger would, and compare."""
+    load_weights(model, bundle.weights)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        quiet_stderr(),
+    ):  # Keras calls HDF5 a legacy; whoever asks for it knows
+        path = Path(folder) / f"model{suffix}"
+        model.save(path)
+        loaded = keras.models.load_model(path, compile=False)
+        require_equal(bundle, lambda x: np.asarray(loaded(x), np.float32), suffix)
+        return path.read_bytes()
+
+
+def layers_only(spec: NetworkSpec, mean: F32, scale: F32) -> keras.Model:
+    """The plain sequence model without free operations; arguments as in `build_network`."""
+    layers = NetworkLayers(spec, mean, scale)
+    x = keras.Input((None, spec.input_size), name="x")
+    scaled = layers.shrink(layers.centre(_columns(x, 0, spec.channels)))
+    sequence = _joined(_features(layers, scaled, x))
+    for layer in layers.recurrent:
+        sequence = layer(sequence)[0]
+    parts = []
+    if spec.forecast is not None:
+        forecast = layers.forecast(sequence)
+        if spec.forecast.residual:
+            forecast = keras.layers.Add(name="forecast_residual")([forecast, _last_values(spec, scaled)])
+        parts.append(layers.units(forecast))
+    if spec.classes is not None:
+        probabilities = layers.probabilities(layers.classes(sequence))
+        if spec.classes.activation == "logistic":
+            parts.append(keras.layers.Rescaling(-1.0, 1.0, name="probability_of_the_first")(probabilities))
+        parts.append(probabilities)
+    return keras.Model(x, _joined(parts), name="stream_gru")
+
+
+def _features(layers: NetworkLayers, scaled: Any, x: Any) -> list[Any]:
+    """What the first layer reads, as `NetworkLayers` does it."""
+    spec = layers.spec
+    numeric = spec.numeric_index
+    parts = [scaled] if len(numeric) == spec.channels else [_columns(scaled, c, c + 1) for c in numeric]
+    if spec.calendar:
+        parts.append(_columns(x, spec.channels, spec.input_size))
+    return parts + [_vector(part, layers.embeddings.get(part.index), scaled) for part in spec.categorical]
+
+
+def _vector(part: Categorical, embedding: Any, scaled: Any) -> Any:
+    """The learnt or one-hot vector of a category, (B, T, E); an Embedding casts codes to integers itself.
+
+    Read behind the scaling, which leaves categories as they are: a layer that nothing reads would not be saved.
+    """
+    if embedding is None:
+        name = f"one_hot_{part.index}"
+        embedding = keras.layers.Embedding(
+            part.categories, part.categories, embeddings_initializer="identity", trainable=False, name=name
+        )
+    codes = keras.layers.ReLU(max_value=part.categories - 1)(_columns(scaled, part.index, part.index + 1))
+    return keras.layers.Reshape((-1, part.width))(embedding(codes))
+
+
+def _last_values(spec: NetworkSpec, scaled: Any) -> Any:
+    """The scaled value of the target of each forecast output, (B, T, D * H * Q)."""
+    targets = _joined([_columns(scaled, c, c + 1) for c in spec.target_index])
+    times = spec.forecast_size // len(spec.target_index)
+    return _turned(keras.layers.UpSampling1D(times)(_turned(targets)))
+
+
+def _columns(x: Any, first: int, end: int) -> Any:
+    """Columns ``first`` to ``end`` of (B, T, N)."""
+    total = x.shape[-1]
+    if (first, end) == (0, total):
+        return x
+    return _turned(keras.layers.Cropping1D((first, total - end))(_turned(x)))
+
+
+def _turned(x: Any) -> Any:
+    """(B, T, N) to (B, N, T) and back."""
+    return keras.layers.Permute((2, 1))(x)
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else keras.layers.Concatenate(axis=-1)(parts)

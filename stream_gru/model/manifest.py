@@ -1,0 +1,257 @@
+"""What the manifest of a bundle says: the contract between training and everything that reads a model.
+
+Structs refuse unknown keys: a layer, option or file this version does not know is an error, not a guess.
+Sizes: C channels, I inputs, S state numbers, K outputs, D targets, H horizon, Q quantiles, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec import Struct
+
+from stream_gru.config.field_types import Activation, CalendarFeature, Cell, ClassActivation
+from stream_gru.config.train_schema import ChannelConfig, ConditioningConfig, EmbeddingConfig, InputConfig
+
+
+class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all parts of a manifest: immutable, and an unknown key is an error."""
+
+
+class Channel(_Part, frozen=True, kw_only=True):
+    """One input channel: allowed range (values outside count as missing) and the range seen in training."""
+
+    name: str
+    seen_min: float
+    seen_max: float
+    unit: str = ""
+    column: str = ""
+    min: float | None = None
+    max: float | None = None
+    categories: int = 0
+
+
+class Embedding(_Part, frozen=True, kw_only=True):
+    """A learnt vector of ``units`` numbers for each category of a channel."""
+
+    channel: str
+    units: int
+
+
+class Layer(_Part, frozen=True, kw_only=True):
+    """One recurrent layer, exactly what a step of it needs to know."""
+
+    name: str
+    cell: Cell
+    units: int
+    input_size: int
+    activation: Activation
+    recurrent_activation: Activation
+    use_bias: bool
+    reset_after: bool
+
+    @property
+    def gates(self) -> int:
+        """How many blocks of U columns the kernels have."""
+        return {"gru": 3, "lstm": 4, "simple_rnn": 1}[self.cell]
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of this layer in a row of the hidden state; LSTM keeps h, then c."""
+        return self.units * (2 if self.cell == "lstm" else 1)
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape of the bias in Keras' layout."""
+        if self.cell == "gru" and self.reset_after:
+            return (2, 3 * self.units)
+        return (self.gates * self.units,)
+
+
+class Forecast(_Part, frozen=True, kw_only=True):
+    """The forecast head; outputs are laid out (D, H, Q), Q = 1 without quantiles (else sorted, 0.5 among them)."""
+
+    targets: list[str]
+    horizon: int
+    residual: bool
+    quantiles: list[float] = []
+
+
+class Classes(_Part, frozen=True, kw_only=True):
+    """The class head: L probabilities after the forecast's outputs.
+
+    ``logistic``: two labels, one logit; its outputs are the probabilities of both all the same.
+    """
+
+    labels: list[str]
+    activation: ClassActivation
+
+    @property
+    def logits(self) -> int:
+        """Numbers that the head computes from the last layer's outputs."""
+        return 1 if self.activation == "logistic" else len(self.labels)
+
+
+class Calibration(_Part, frozen=True, kw_only=True):
+    """Residual quantiles of the validation part, for intervals of any level.
+
+    ``levels`` (A,) ascending probabilities; ``residuals`` (D, H, A): quantiles of truth - forecast, engineering units.
+    With a quantile head they are quantiles of the residual over the half-width predicted by the head
+    (negative side: below the median), i.e. without unit.  ``samples``: how many residuals stand behind them.
+    """
+
+    levels: list[float]
+    residuals: list[list[list[float]]]
+    samples: int
+
+
+class EngineParity(_Part, frozen=True, kw_only=True):
+    """Largest absolute difference of one engine from Keras' full-sequence output, in scaled units."""
+
+    engine: str
+    samples: int
+    max_difference: float
+    tolerance: float
+
+
+class FileEntry(_Part, frozen=True, kw_only=True):
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(_Part, frozen=True, kw_only=True):
+    """Everything about a model but its numbers; ``digest`` is `stream_gru.model.bundle.document_digest` of the rest."""
+
+    format_version: int
+    model_id: str
+    created: str
+    versions: dict[str, str]
+    regime: Literal["stateful", "windowed"]
+    window: int | None
+    period_s: float
+    input: InputConfig
+    conditioning: ConditioningConfig
+    channels: list[Channel]
+    calendar: list[CalendarFeature]
+    layers: list[Layer]
+    forecast: Forecast | None
+    classes: Classes | None
+    state_size: int
+    warm_up: int
+    calibration: Calibration | None
+    parity: list[EngineParity]
+    scores: dict[str, object]
+    files: dict[str, FileEntry]
+    ignore_labels: list[str] = []
+    embeddings: list[Embedding] = []
+    digest: str = ""
+
+    @property
+    def input_size(self) -> int:
+        """Inputs of the network: channels, then sine and cosine of each calendar feature."""
+        return len(self.channels) + 2 * len(self.calendar)
+
+    @property
+    def numeric_index(self) -> list[int]:
+        """Channels that are quantities, which are scaled."""
+        return [index for index, channel in enumerate(self.channels) if not channel.categories]
+
+    @property
+    def categorical(self) -> list[Categorical]:
+        """Channels that are categories, in their order."""
+        return categorical_channels(self.channels, self.embeddings)
+
+    @property
+    def feature_size(self) -> int:
+        """Inputs of the first layer: scaled quantities, calendar, then the vector of each categorical channel."""
+        numeric = len(self.numeric_index) + 2 * len(self.calendar)
+        return numeric + sum(part.width for part in self.categorical)
+
+    @property
+    def forecast_size(self) -> int:
+        """Outputs of the forecast head, D * H * Q."""
+        if self.forecast is None:
+            return 0
+        return len(self.forecast.targets) * self.forecast.horizon * max(1, len(self.forecast.quantiles))
+
+    @property
+    def output_size(self) -> int:
+        """All outputs, K."""
+        return self.forecast_size + (0 if self.classes is None else len(self.classes.labels))
+
+    @property
+    def target_index(self) -> list[int]:
+        """Channel index of each forecast target."""
+        names = [channel.name for channel in self.channels]
+        return [] if self.forecast is None else [names.index(target) for target in self.forecast.targets]
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """How one categorical channel enters the network: as a learnt vector, or one-hot where ``units`` is 0."""
+
+    index: int
+    categories: int
+    units: int
+
+    @property
+    def width(self) -> int:
+        """Numbers that stand for a category."""
+        return self.units or self.categories
+
+    @property
+    def table(self) -> str:
+        """Name of its array of learnt vectors in a bundle, (categories, units)."""
+        return f"embedding_{self.index}/embeddings"
+
+
+def categorical_channels(
+    channels: Sequence[Channel | ChannelConfig], embeddings: Sequence[Embedding | EmbeddingConfig]
+) -> list[Categorical]:
+    """How the categorical among ``channels`` enter the network, in their order."""
+    units = {embedding.channel: embedding.units for embedding in embeddings}
+    return [
+        Categorical(index, channel.categories, units.get(channel.name, 0))
+        for index, channel in enumerate(channels)
+        if channel.categories
+    ]
+
+
+def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Return every array a bundle must hold and its shape; nothing more, nothing less."""
+    channels = len(manifest.channels)
+    shapes: dict[str, tuple[int, ...]] = {"scaling/mean": (channels,), "scaling/scale": (channels,)}
+    shapes |= {part.table: (part.categories, part.units) for part in manifest.categorical if part.units}
+    width = manifest.feature_size
+    for layer in manifest.layers:
+        columns = layer.gates * layer.units
+        shapes[f"{layer.name}/kernel"] = (width, columns)
+        shapes[f"{layer.name}/recurrent_kernel"] = (layer.units, columns)
+        if layer.use_bias:
+            shapes[f"{layer.name}/bias"] = layer.bias_shape
+        width = layer.units
+    if manifest.forecast is not None:
+        shapes["forecast/kernel"] = (width, manifest.forecast_size)
+        shapes["forecast/bias"] = (manifest.forecast_size,)
+    if manifest.classes is not None:
+        shapes["classes/kernel"] = (width, manifest.classes.logits)
+        shapes["classes/bias"] = (manifest.classes.logits,)
+    return shapes
+
+
+def parameter_formula(layer: Layer) -> tuple[str, int]:
+    """Formula and number of a layer's parameters; U units, I its inputs.
+
+    A cell has G blocks (GRU 3: update, reset, candidate; LSTM 4: input, forget, candidate, output; SimpleRNN 1), each
+    with a kernel I x U, a recurrent kernel U x U and, with ``use_bias``, a bias U; a GRU with ``reset_after`` has a
+    second bias, for the recurrent side.
+    """
+    g, u, i = layer.gates, layer.units, layer.input_size
+    bias = 0 if not layer.use_bias else 2 if len(layer.bias_shape) == 2 else 1
+    count = g * (u * u + u * i + bias * u)
+    block = "U² + U·I" + {0: "", 1: " + U", 2: " + 2 U"}[bias]
+    return f"{block if g == 1 else f'{g} ({block})'}, U = {u}, I = {i}", count

@@ -1,0 +1,1 @@
+"""Samples in, predictions out: conditioning, stepping, scoring."""

@@ -1,0 +1,1 @@
+"""Conditioning: which samples become steps."""

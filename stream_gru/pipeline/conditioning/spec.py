@@ -1,0 +1,67 @@
+"""What conditioning needs to know of a model, and what it remembers of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_gru.config.field_types import CalendarFeature
+from stream_gru.config.train_schema import ConditioningConfig
+from stream_gru.core.types import F32, NS_PER_S, ResetReason
+from stream_gru.pipeline.state_table import Column
+
+NEVER = np.iinfo(np.int64).min // 2  # far from the end of int64, so that differences do not overflow
+
+
+@dataclass(frozen=True, slots=True)
+class ConditioningSpec:
+    """What the rules need to know of a model.
+
+    ``low, high``: (C,) float32 allowed range of each channel, -inf/inf where there is none; ``categorical``: channels
+    whose values are whole numbers; ``window``: W steps, 0 in the stateful regime.
+    """
+
+    period_ns: int
+    max_fill_steps: int
+    clock_backwards_ns: int
+    low: F32
+    high: F32
+    categorical: tuple[int, ...] = ()
+    calendar: tuple[CalendarFeature, ...] = ()
+    window: int = 0
+
+    @staticmethod
+    def build(
+        config: ConditioningConfig,
+        period_s: float,
+        limits: list[tuple[float | None, float | None, int]],
+        calendar: list[CalendarFeature],
+        window: int,
+    ) -> ConditioningSpec:
+        """Build from configuration: ``limits`` are min, max and the number of categories (0: none) of each channel."""
+        ranges = [(0, kinds - 1) if kinds else (low, high) for low, high, kinds in limits]
+        return ConditioningSpec(
+            period_ns=max(1, round(period_s * NS_PER_S)),
+            max_fill_steps=config.max_fill_steps,
+            clock_backwards_ns=round(config.clock_backwards_s * NS_PER_S),
+            low=np.array([-np.inf if low is None else low for low, _ in ranges], np.float32),
+            high=np.array([np.inf if high is None else high for _, high in ranges], np.float32),
+            categorical=tuple(index for index, (_, _, kinds) in enumerate(limits) if kinds),
+            calendar=tuple(calendar),
+            window=window,
+        )
+
+
+def conditioning_columns(channels: int) -> list[Column]:
+    """Columns of the StateTable that conditioning reads and writes."""
+    return [
+        Column("newest_ns", (), np.int64, NEVER),
+        Column("applied_ns", (), np.int64, NEVER),
+        Column("applied_values", (channels,), np.float32, np.nan),
+        Column("last_good", (channels,), np.float32, np.nan),
+        Column("bad_run", (channels,), np.int32, 0),
+        Column("sequence", (), np.int64, -1),
+        Column("pending_reset", (), np.uint8, ResetReason.FIRST_SAMPLE),
+        Column("steps", (), np.int64, 0),
+    ]

@@ -1,0 +1,199 @@
+"""Generation: a model runs on by itself, what it says of the next sample being its next sample.
+
+    primer ──▶ Pipeline.process ──▶ outputs ──▶ next samples ──▶ Generated
+                      ▲                              │
+                      └──────────────────────────────┘
+
+Everything takes the road of live data, so what is generated is what the runtime would have said; regime, warm-up,
+calendar and limits count as they do there.  What is fed back, `stream_gru.pipeline.sampling` says.
+
+The pipeline's streams go on from the state they carry and keep the one they end in.  The last generated sample is not
+applied yet: it is the primer of a continuation (`Generated.last`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stream_gru.core.errors import ConfigError, DataError
+from stream_gru.core.timestamps import LIMIT_NS
+from stream_gru.core.types import F64, I32, I64, STREAM_ID, PredictionBatch, SampleBatch, concatenate
+from stream_gru.model.manifest import Manifest
+from stream_gru.pipeline.pipeline import Pipeline, conditioning_spec
+from stream_gru.pipeline.sampling import Draws, Feed, Feedback, Forecasts, feedback
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """N samples of each of G streams.
+
+    ``samples``        (N * G rows) step after step: row ``n * G + g`` is step n of stream g, streams in their order.
+                       Of categories, the label of a sample is the category after it, none at the last one.
+    ``probabilities``  (N, G) float64, what the model gave the category that was drawn, whatever the temperature (the
+                       first one of a stream without primer: 1 / categories); None for forecasts
+    ``moved``          forecasts that lay outside their channel's range
+    """
+
+    samples: SampleBatch
+    probabilities: F64 | None
+    moved: int
+
+    @property
+    def log_probability(self) -> F64 | None:
+        """Natural logarithm of the probability of all that was drawn, for each stream (G,); None for forecasts."""
+        if self.probabilities is None:
+            return None
+        with np.errstate(divide="ignore"):
+            return np.log(self.probabilities).sum(axis=0)
+
+    @property
+    def last(self) -> SampleBatch:
+        """The last sample of each stream, which the pipeline has not seen: the primer of a continuation."""
+        return self.samples.take(slice(len(self.samples) - len(self.samples.streams), None))
+
+
+def generate(
+    pipeline: Pipeline,
+    primer: SampleBatch | None,
+    steps: int,
+    *,
+    streams: Sequence[str] | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Generated:
+    """Apply a primer, then let its streams run on for ``steps`` samples, one period apart after each stream's last.
+
+    ``streams``: which of the primer's streams go on (None: all); without a primer, the names of the streams to begin,
+    each with a category drawn uniformly, at 1970-01-01T00:00:00Z.  ``temperature`` t: categories are drawn from
+    p ** (1 / t), renormalised; 0 takes the likeliest.  ``seed``: same seed, same samples.
+    Raises ConfigError for a model whose outputs are not its next inputs and for arguments out of range, DataError for a
+    primer that is not applied to its end and for outputs that are no numbers.
+    """
+    manifest = pipeline.manifest
+    kind = feedback(manifest)
+    _check_arguments(kind, steps, temperature, seed)
+    if primer is None:
+        start = _begin(pipeline, kind, ("generated",) if streams is None else tuple(streams))
+    else:
+        start = _prime(pipeline, primer, streams)
+    period_ns = conditioning_spec(manifest).period_ns
+    if int(start.time_ns.max()) + steps * period_ns >= LIMIT_NS:
+        raise ConfigError(f"steps: expected so few that times stay before the year 2116, got {steps:,}")
+    feed: Feed
+    if kind == "categories":
+        feed = Draws(start.streams, manifest.channels[0].categories, temperature, seed)
+    else:
+        feed = Forecasts(manifest)
+    batches: list[SampleBatch] = []
+    outputs, own = start.outputs, np.arange(len(start.streams), dtype=np.int32)
+    for step in range(1, steps + 1):
+        if batches:
+            outputs = _answers(pipeline, batches[-1])
+        values = feed.after(outputs)
+        time_ns = start.time_ns + step * period_ns
+        batches.append(SampleBatch(start.streams, own, time_ns, values, sequence=start.sequence))
+    samples = concatenate(batches, len(manifest.channels))
+    if isinstance(feed, Draws) and manifest.classes is not None:
+        label = np.append(samples.values[len(own) :, 0], np.full(len(own), -1)).astype(np.int32)
+        samples = replace(samples, label=label, labels=tuple(manifest.classes.labels))
+    return Generated(samples, feed.probabilities(), feed.moved)
+
+
+def prompt(manifest: Manifest, text: str, streams: Sequence[str]) -> SampleBatch:
+    """A primer of characters that are labels, for each of ``streams``, from 1970-01-01T00:00:00Z on.
+
+    Raises ConfigError for a character that is no label, and as `feedback` does.
+    """
+    if feedback(manifest) != "categories" or manifest.classes is None:
+        raise ConfigError("prompt: expected a model of categories, got one of quantities; give it samples as a primer")
+    code_of = {label: code for code, label in enumerate(manifest.classes.labels)}
+    unknown = next((sign for sign in text if sign not in code_of), None)
+    if unknown is not None or not text:
+        raise ConfigError(f"prompt: expected characters that are labels of the model, got {unknown or text!r}")
+    codes = np.array([code_of[sign] for sign in text], np.float32)
+    times = np.arange(len(text), dtype=np.int64) * conditioning_spec(manifest).period_ns
+    one = SampleBatch(("prompt",), np.zeros(len(text), np.int32), times, codes[:, None])
+    return copies(one, streams)
+
+
+def copies(primer: SampleBatch, streams: Sequence[str]) -> SampleBatch:
+    """The samples of a primer's only stream, for each of ``streams``.  Raises ConfigError for several streams."""
+    found = np.unique(primer.stream)
+    if found.size != 1:
+        names = ", ".join(primer.streams[index] for index in found[:5])
+        raise ConfigError(f"streams: expected a primer of one stream to go on in several ways, got {names or 'none'}")
+    rows = np.tile(np.arange(len(primer)), len(streams))
+    stream: I32 = np.repeat(np.arange(len(streams), dtype=np.int32), len(primer))
+    return replace(primer.take(rows), streams=tuple(streams), stream=stream)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where G streams stand before the first generated sample; ``outputs`` None: they have seen nothing."""
+
+    streams: tuple[str, ...]
+    time_ns: I64
+    outputs: PredictionBatch | None
+    sequence: I64 | None
+
+
+def _begin(pipeline: Pipeline, kind: Feedback, streams: tuple[str, ...]) -> _Start:
+    """Streams that begin with nothing, one period before 1970."""
+    if kind == "forecast":
+        raise ConfigError("primer: expected samples to go on from, as quantities have no first value, got none")
+    if not streams or len(set(streams)) != len(streams):
+        raise ConfigError(f"streams: expected distinct names, at least one, got {list(streams)}")
+    for name in streams:
+        if not STREAM_ID.fullmatch(name):
+            raise ConfigError(f"streams: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {name!r:.80}")
+        if name in pipeline.table:
+            raise ConfigError(f"streams: {name!r} has a state already; give its last sample as primer, or another name")
+    before = np.full(len(streams), -conditioning_spec(pipeline.manifest).period_ns, np.int64)
+    return _Start(streams, before, None, None)
+
+
+def _prime(pipeline: Pipeline, primer: SampleBatch, streams: Sequence[str] | None) -> _Start:
+    """Apply the primer; its streams go on from their last outputs."""
+    present = [primer.streams[index] for index in np.unique(primer.stream)]
+    names = tuple(present if streams is None else dict.fromkeys(streams))
+    if not names or not set(names) <= set(present):
+        raise ConfigError(f"streams: expected some of the primer's, {present[:5]}, got {list(names)[:5]}")
+    own = {name: index for index, name in enumerate(names)}
+    index = np.array([own.get(name, -1) for name in primer.streams], np.int32)[primer.stream]
+    wanted = index >= 0
+    outputs = _answers(pipeline, replace(primer.take(wanted), streams=names, stream=index[wanted]))
+    slots = [pipeline.table.slot(name) for name in names]
+    sequence = None if primer.sequence is None else pipeline.table["sequence"][slots]
+    return _Start(names, outputs.time_ns, outputs, sequence)
+
+
+def _answers(pipeline: Pipeline, batch: SampleBatch) -> PredictionBatch:
+    """Process a batch; the output of the last sample of each stream, in the order of ``batch.streams``.
+
+    Raises DataError where that sample was not applied.
+    """
+    out = pipeline.process(batch)
+    last = np.full(len(batch.streams), -1, np.int64)
+    np.maximum.at(last, out.stream, np.arange(len(out)))
+    newest = pipeline.table["newest_ns"]
+    for name, row in zip(batch.streams, last.tolist(), strict=True):
+        # A sample that was dropped for its values has moved the stream's clock all the same.
+        if row < 0 or newest[pipeline.table.slot(name)] != out.time_ns[row]:
+            why = ", ".join(f"{n:,} {reason.text}" for reason, n in sorted(out.dropped.items()))
+            raise DataError(f"primer: stream {name!r}: expected samples that are applied to the last, dropped: {why}")
+    return out.take(last)
+
+
+def _check_arguments(kind: Feedback, steps: int, temperature: float, seed: int) -> None:
+    if steps < 1:
+        raise ConfigError(f"steps: expected at least 1, got {steps}")
+    if seed < 0:
+        raise ConfigError(f"seed: expected a number of at least 0, got {seed}")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ConfigError(f"temperature: expected a finite number of at least 0, got {temperature}")
+    if kind == "forecast" and temperature != 1:
+        raise ConfigError(f"temperature: nothing is drawn from a forecast; leave it out, got {temperature:g}")

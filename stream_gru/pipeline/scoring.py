@@ -1,0 +1,320 @@
+"""Scoring: forecasts are kept until their truth arrives; intervals learn from it.
+
+Every step issues forecasts for 1..H steps ahead.  H steps later the truth is there: the error, the error of persistence
+(the last value, the yardstick of every forecast) and whether the interval covered the truth are added up for each
+stream, target and horizon.
+
+Intervals are split-conformal: the quantiles of the validation residuals, from the bundle, around the forecast.  Because
+sensors drift, a scale for each stream, target and horizon is adapted online, so that the share of misses stays at
+1 - level whatever happens:
+
+    scale <- scale * (1 + rate * (misses / truths - (1 - level)))      once every `block` steps
+
+Source: Gibbs and Candès, "Adaptive conformal inference under distribution shift", NeurIPS 2021, with the multiplicative
+link of Angelopoulos, Candès and Tibshirani, "Conformal PID control for time series prediction", NeurIPS 2023.
+
+Decision: the update waits for the end of a block of steps (counted by the stream, never by the batch), because then
+nothing depends on where a batch was cut, and a recording is scored in a few operations a block instead of a few a step.
+
+Decision: errors are added up as whole multiples of a tiny unit (2**-20 of the target's scale), so that sums are the
+same, to the last bit, in whatever order and portions they are formed; an error beyond 1024 scales counts as that.
+
+Left out of the score: forecasts issued while warming up, for inserted steps or with a non-finite state; truths that
+were filled in; forecasts issued before a reset (but for the resets of the windowed regime, where time goes on).
+
+A run of misses counts truths one after the other that lay outside the interval forecast one step ahead.  A truth inside
+ends it, and so does a reset; what is not scored leaves it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_gru.core.types import F32, F64, I32, I64, Mask, ResetReason
+from stream_gru.model.manifest import Calibration, Forecast, Manifest
+from stream_gru.pipeline.conditioning.condition import Steps
+from stream_gru.pipeline.state_table import Column, StateTable
+
+_NARROWEST = np.float32(0.01)  # least half-width of a predicted interval, in scales of the target
+_LARGEST_ERROR = 2.0**30  # in units of 2**-20 of the target's scale
+_SUMS = 4  # truths, absolute error, absolute error of persistence, covered
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTotals:
+    """Sums over scored forecasts, each (D, H) float64: errors in the unit of the channel."""
+
+    truths: F64
+    absolute_error: F64
+    persistence_error: F64
+    covered: F64
+
+    def mae(self) -> F64:
+        """Mean absolute error by target and horizon, NaN where nothing was scored."""
+        return _ratio(self.absolute_error, self.truths)
+
+    def skill(self) -> F64:
+        """1 - MAE / MAE of persistence: 1 perfect, 0 no better than the last value, below 0 worse."""
+        return 1 - _ratio(self.absolute_error, self.persistence_error)
+
+    def coverage(self) -> F64:
+        """Share of truths that lay inside their interval."""
+        return _ratio(self.covered, self.truths)
+
+    def minus(self, earlier: ScoreTotals) -> ScoreTotals:
+        """What was added since ``earlier``."""
+        return ScoreTotals(
+            self.truths - earlier.truths,
+            self.absolute_error - earlier.absolute_error,
+            self.persistence_error - earlier.persistence_error,
+            self.covered - earlier.covered,
+        )
+
+
+def _ratio(a: F64, b: F64) -> F64:
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+
+
+class Scorer:
+    """Scores the forecasts of one model.  What is remembered of a stream lives in the StateTable.
+
+    Besides that it holds the sums over all that it has scored itself, whose stream may have been evicted since.
+    ``level``: nominal coverage; ``rate``: step of the adaptation (0: fixed intervals).  D targets, H horizons; P is 1,
+    or 3 with a quantile head (median, lower, upper).
+    """
+
+    def __init__(self, manifest: Manifest, scale: F32, level: float, rate: float) -> None:
+        head = manifest.forecast
+        if head is None:
+            raise ValueError("a model without a forecast head has nothing to score")
+        self._targets = np.array(manifest.target_index)
+        self._shape = (len(head.targets), head.horizon)
+        self._quantiles = _interval_quantiles(head)
+        # Quantiles may meet, cross or lie on one side; an interval of no width could never be scaled to hold anything.
+        self._narrowest = (_NARROWEST * scale[self._targets])[:, None]
+        self._block = max(32, head.horizon)
+        self._miss_share, self._rate = 1 - level, rate
+        self.calibrated = manifest.calibration is not None
+        least = np.full_like(self._narrowest, _NARROWEST) if self._quantiles else self._narrowest
+        low, high = interval_offsets(manifest.calibration, level, self._shape)
+        self._offsets = np.minimum(low, -least), np.maximum(high, least)
+        # A power of two, so that dividing by it is exact.
+        self._unit = np.exp2(np.floor(np.log2(scale[self._targets].astype(np.float64))) - 20)[:, None]
+        self._sums = np.zeros((_SUMS, *self._shape), np.float64)
+
+    def columns(self) -> list[Column]:
+        """Columns of the StateTable that scoring reads and writes."""
+        d, h = self._shape
+        parts = 1 if self._quantiles is None else 3
+        return [
+            Column("pending", (h, parts, d, h), np.float32, np.nan),
+            Column("recent", (h, d), np.float32, np.nan),
+            Column("scored_steps", (), np.int64, 0),
+            Column("interval_scale", (2, d, h), np.float32, 1),  # of this block, of the block before
+            Column("block_truths", (d, h), np.int32, 0),
+            Column("block_misses", (d, h), np.int32, 0),
+            Column("score_sums", (_SUMS, d, h), np.float64, 0),
+            Column("miss_run", (d,), np.int32, 0),
+        ]
+
+    def totals(self, table: StateTable, stream: str | None = None) -> ScoreTotals:
+        """Return the sums of one stream, stored ones among them, or of all that was scored here.
+
+        Raises KeyError for an unknown stream.
+        """
+        total = self._sums if stream is None else table["score_sums"][table.slot(stream)]
+        covered = total[3] if self.calibrated else np.full_like(total[3], np.nan)
+        return ScoreTotals(total[0].copy(), total[1] * self._unit, total[2] * self._unit, covered.copy())
+
+    def go_on(self, earlier: Scorer) -> None:
+        """Count what another scorer of the same model has scored as scored here."""
+        self._sums = earlier._sums.copy()
+
+    def score(self, steps: Steps, outputs: F32, trusted: Mask, table: StateTable) -> tuple[F32, F32, F32, I32]:
+        """Score what came true, adapt, and return (forecast, lower, upper), each (T, D, H) float32, and misses (T,).
+
+        ``outputs``: (T, K) of the engine; ``trusted``: (T,) whether a step's forecast shall be scored later; misses:
+        the longest run of any target, up to and with the step.
+        """
+        d, h = self._shape
+        count = 1 if self._quantiles is None else self._quantiles[3]
+        heads = outputs[:, : d * h * count].reshape(len(outputs), d, h, count)
+        parts = self._parts(heads)
+        scale, misses = np.ones((0, d, h), np.float32), np.zeros(0, np.int32)
+        if len(steps):
+            scale, misses = self._learn(steps, parts, trusted, table)
+        forecast = np.ascontiguousarray(parts[:, 0])
+        low, high = self._widths(parts)
+        return forecast, forecast + scale * low, forecast + scale * high, misses
+
+    def _parts(self, heads: F32) -> F32:
+        """(T, D, H, Q) -> (T, P, D, H)."""
+        if self._quantiles is None:
+            return heads[:, None, :, :, 0]
+        lower, median, upper, _ = self._quantiles
+        return np.stack([heads[..., median], heads[..., lower], heads[..., upper]], axis=1)
+
+    def _widths(self, parts: F32) -> tuple[F32, F32]:
+        """Lower and upper end of the interval relative to the forecast, before scaling."""
+        low, high = self._offsets
+        if self._quantiles is None:
+            return low, high
+        median, lower, upper = parts[..., 0, :, :], parts[..., 1, :, :], parts[..., 2, :, :]
+        return low * np.maximum(median - lower, self._narrowest), high * np.maximum(upper - median, self._narrowest)
+
+    def _learn(self, steps: Steps, parts: F32, trusted: Mask, table: StateTable) -> tuple[F32, I32]:
+        """Match forecasts with truths, add up, adapt; return each step's interval scale (T, D, H) and misses (T,)."""
+        d, h = self._shape
+        groups, total = len(steps.slot), len(steps)
+        length = steps.length + h  # every stream's stretch, preceded by its last H steps
+        start = np.cumsum(length) - length
+        here = start[steps.group] + h + np.arange(total) - steps.start[steps.group]
+        ring = (start[:, None] + np.arange(h)).ravel()
+        issued = np.empty((int(length.sum()), *parts.shape[1:]), np.float32)
+        values = np.empty((len(issued), d), np.float32)
+        issued[ring] = table["pending"][steps.slot].reshape(groups * h, *parts.shape[1:])
+        values[ring] = table["recent"][steps.slot].reshape(groups * h, d)
+        issued[here] = np.where(trusted[:, None, None, None], parts, np.float32(np.nan))
+        now = steps.x[:, self._targets]
+        values[here] = now
+        truth = np.where(steps.observed[:, self._targets], now, np.float32(np.nan))
+        horizons = np.arange(h)
+        back = here[:, None] - 1 - horizons  # (T, H): where the forecast for now was issued
+        matched = issued[back, :, :, horizons]  # (T, H, P, D)
+        last = start[:, None] + length[:, None] - h + np.arange(h)
+        breaks = (steps.reset > 0) & (steps.reset != ResetReason.WINDOW)
+        if breaks.any():
+            stretch = np.zeros(len(issued), np.int64)
+            stretch[here] = np.cumsum(breaks)
+            stretch[ring] = np.repeat(stretch[here[steps.start]] - breaks[steps.start], h)
+            matched[stretch[back] != stretch[here][:, None]] = np.nan
+            issued[last[stretch[last] != stretch[last[:, -1:]]]] = np.nan
+        error = truth[:, None, :] - matched[:, :, 0]
+        persistence = np.abs(truth[:, None, :] - values[back])
+        error, persistence = error.transpose(0, 2, 1), persistence.transpose(0, 2, 1)
+        scale, missed = self._adapt(steps, error, self._widths(matched.transpose(0, 2, 3, 1)), table)
+        self._add_up(steps, error, persistence, missed, table)
+        table["pending"][steps.slot] = issued[last]
+        table["recent"][steps.slot] = values[last]
+        return scale, _miss_runs(steps, missed[:, :, 0], np.isfinite(error[:, :, 0]), breaks, table)
+
+    def _adapt(self, steps: Steps, error: F32, widths: tuple[F32, F32], table: StateTable) -> tuple[F32, Mask]:
+        """Walk through the blocks, all streams side by side; return each step's scale and which truths were missed."""
+        h, slot = self._shape[1], steps.slot
+        # How wide an interval would have had to be, in units of the unscaled one.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            needed = np.abs(error) / np.abs(np.where(error > 0, widths[1], widths[0]))
+        counted = np.isfinite(error)
+        scales = np.empty(error.shape, np.float32)
+        missed = np.zeros(error.shape, np.bool_)
+        before = table["scored_steps"][slot]
+        position = before[steps.group] + np.arange(len(steps)) - steps.start[steps.group]
+        block = position // self._block - (before // self._block)[steps.group]
+        # Forecasts of horizons up to `into` were issued in the same block as their truth, the others in the one before.
+        in_this = (position % self._block)[:, None, None] >= np.arange(1, h + 1)
+        current, previous = table["interval_scale"][slot, 0], table["interval_scale"][slot, 1]
+        truths, misses = table["block_truths"][slot], table["block_misses"][slot]
+        for part, owner, first, seen in self._blocks(steps, block):
+            scales[part] = current[owner]
+            miss = needed[part] > np.where(in_this[part], current[owner], previous[owner])
+            missed[part] = miss
+            truths[seen] += np.add.reduceat(counted[part], first, axis=0, dtype=np.int32)
+            misses[seen] += np.add.reduceat(miss, first, axis=0, dtype=np.int32)
+            last = np.append(first[1:], len(miss)) - 1
+            full = seen[(position[part][last] + 1) % self._block == 0]
+            previous[full] = current[full]
+            current[full] = self._adapted(current[full], truths[full], misses[full])
+            truths[full], misses[full] = 0, 0
+        table["interval_scale"][slot, 0], table["interval_scale"][slot, 1] = current, previous
+        table["block_truths"][slot], table["block_misses"][slot] = truths, misses
+        table["scored_steps"][slot] = before + steps.length
+        return scales, missed
+
+    @staticmethod
+    def _blocks(steps: Steps, block: I64) -> Iterator[tuple[I64 | slice, I64 | slice, I64, I64]]:
+        """Yield, block by block: the steps in it, their streams, where each stream begins in it, and which they are."""
+        if len(steps.slot) == 1:
+            # One stream: its blocks follow each other, and slices are faster than lists of steps.
+            begins = np.flatnonzero(block[1:] != block[:-1]) + 1
+            zero, all_of_it = np.zeros(1, np.int64), slice(0, 1)
+            for a, b in zip([0, *begins.tolist()], [*begins.tolist(), len(block)], strict=True):
+                yield slice(a, b), all_of_it, zero, zero
+            return
+        for number in range(int(block.max()) + 1):
+            part = np.flatnonzero(block == number)
+            owner = steps.group[part]
+            first = np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1])))
+            yield part, owner, first, owner[first]
+
+    def _adapted(self, scale: F32, truths: NDArray[np.int32], misses: NDArray[np.int32]) -> F32:
+        """The update of the module docstring; where no truth came, nothing is learnt."""
+        share = np.where(truths > 0, misses / np.maximum(truths, 1), self._miss_share)
+        grown = scale * (1 + self._rate * (share - self._miss_share)).astype(np.float32)
+        return np.clip(grown, np.float32(1e-3), np.float32(1e6))
+
+    def _units(self, error: F32) -> F64:
+        """Errors as whole numbers of units, bounded so that float64 adds millions of them without rounding."""
+        with np.errstate(invalid="ignore"):
+            return np.minimum(np.rint(error / self._unit), _LARGEST_ERROR)
+
+    def _add_up(self, steps: Steps, error: F32, persistence: F32, missed: Mask, table: StateTable) -> None:
+        # Scored is what persistence could be scored on as well, so that both stand on the same samples.
+        counted = np.isfinite(error) & np.isfinite(persistence)
+        sums = np.empty((len(steps), _SUMS, *self._shape), np.float64)
+        sums[:, 0] = counted
+        sums[:, 1] = np.where(counted, self._units(np.abs(error)), 0)
+        sums[:, 2] = np.where(counted, self._units(persistence), 0)
+        sums[:, 3] = counted & ~missed
+        added = np.add.reduceat(sums, steps.start, axis=0)
+        table["score_sums"][steps.slot] += added
+        self._sums += added.sum(axis=0)
+
+
+def _miss_runs(steps: Steps, missed: Mask, counted: Mask, breaks: Mask, table: StateTable) -> I32:
+    """Carry the runs of misses on, and return the longest of any target at each step, (T,).
+
+    ``missed, counted``: (T, D) truths outside their interval, and truths that had one; ``breaks``: (T,) resets.
+    """
+    before = table["miss_run"][steps.slot]
+    if not before.any() and not missed.any():
+        return np.zeros(len(steps), np.int32)
+    if len(steps) == len(steps.slot):  # a step of each stream, as it is live
+        run = np.where(counted, np.where(missed, before + 1, 0), before)
+        run[breaks] = 0
+        table["miss_run"][steps.slot] = run
+        return run.max(axis=1)
+    index = np.arange(len(steps))[:, None]
+    ended = np.maximum.accumulate(np.where((counted & ~missed) | breaks[:, None], index, -1), axis=0)
+    total = np.cumsum(missed, axis=0, dtype=np.int32)
+    carried = before + missed[steps.start] - total[steps.start]
+    since_end = total - np.take_along_axis(total, np.maximum(ended, 0), axis=0)
+    run = np.where(ended >= steps.start[steps.group][:, None], since_end, total + carried[steps.group])
+    table["miss_run"][steps.slot] = run[steps.start + steps.length - 1]
+    return run.max(axis=1)
+
+
+def interval_offsets(calibration: Calibration | None, level: float, shape: tuple[int, int]) -> tuple[F32, F32]:
+    """Lower and upper residual quantile at ``level`` for each target and horizon, (D, H) each; NaN uncalibrated.
+
+    Levels between the stored ones are interpolated; beyond the outermost the outermost serves (the scale adapts).  An
+    offset never lies beyond the forecast: the interval holds it.
+    """
+    if calibration is None:
+        return np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    table = np.array(calibration.residuals, np.float64)
+    tails = ((1 - level) / 2, (1 + level) / 2)
+    low, high = (
+        np.array([[np.interp(tail, calibration.levels, row) for row in rows] for rows in table]) for tail in tails
+    )
+    return np.minimum(low, 0).astype(np.float32), np.maximum(high, 0).astype(np.float32)
+
+
+def _interval_quantiles(head: Forecast) -> tuple[int, int, int, int] | None:
+    """Indices of the outermost quantiles and the median, and their number; None without a quantile head."""
+    if not head.quantiles:
+        return None
+    return 0, head.quantiles.index(0.5), len(head.quantiles) - 1, len(head.quantiles)

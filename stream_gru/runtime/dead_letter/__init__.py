@@ -1,0 +1,1 @@
+"""Rejected messages: shown in the log, kept in a file."""

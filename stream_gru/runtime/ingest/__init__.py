@@ -1,0 +1,1 @@
+"""Ingest: from messages to samples."""

@@ -1,0 +1,88 @@
+"""Counters of devices: how many samples are missing between those that arrived."""
+
+from __future__ import annotations
+
+import numpy as np
+from msgspec import Struct
+
+from stream_gru.core.keyed_state import Int64, Memories
+from stream_gru.core.types import I64, SampleBatch
+
+_LONGEST_GAP = 1_000_000
+_NEAR_END = 0.05  # of the range: a counter that falls from its end to its beginning has gone round
+
+
+class _Place(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """``last`` the number seen last; ``before`` the one from which the counter fell to a lower one, else ``last``."""
+
+    last: Int64
+    before: Int64
+
+
+class SequenceWatch:
+    """Counts the samples of each stream that a jump of its counter says are missing.
+
+    A lower number is a sample sent again or a device restarted, a jump over more than a million another device: no
+    gaps.  Counters of 8, 16 and 32 bits go round.  Numbers below zero are none.  What is counted depends on the rows
+    alone, not on how they are batched.  Streams beyond ``max_streams`` are not watched.  ``memory`` has the numbers.
+    """
+
+    def __init__(self, max_streams: int = 10_000) -> None:
+        self.memory = Memories(_Place, "the counters of devices")
+        self.max_streams = max_streams
+
+    def observe(self, batch: SampleBatch) -> int:
+        """Return how many samples are missing before those of ``batch``."""
+        if batch.seq is None or not len(batch):
+            return 0
+        counted = batch.seq >= 0
+        codes, first = np.unique(batch.stream[counted], return_index=True)
+        missing = 0
+        for code in codes[np.argsort(first)].tolist():  # in the order of arrival: it decides who is watched
+            missing += self._missing(batch.streams[code], batch.seq[counted & (batch.stream == code)])
+        return missing
+
+    def _missing(self, stream: str, seq: I64) -> int:
+        """Missing samples of one stream."""
+        numbers: list[int] = seq.tolist()
+        place = self.memory.get(stream)
+        if place is None:
+            if len(self.memory) >= self.max_streams:
+                return 0
+            place = self.memory.put(stream, _Place(numbers[0], numbers[0]))
+            return sum(_step(place, number) for number in numbers[1:])
+        self.memory.touch(stream)
+        if numbers[0] == place.last + 1 and place.before == place.last and bool(np.all(np.diff(seq) == 1)):
+            place.last = place.before = numbers[-1]
+            return 0
+        return sum(_step(place, number) for number in numbers)
+
+
+def _step(place: _Place, number: int) -> int:
+    """Go on to ``number`` and return how many are missing before it."""
+    if number > place.last:
+        # Samples that were sent again end where new ones go on.
+        seen = place.before if place.last < place.before < number else place.last
+        place.last, place.before = number, max(number, place.before)
+        return _gap(number - seen)
+    turn = _turn(place.last, number)
+    if turn:
+        gap = _gap(number + turn - place.last)
+        place.last = place.before = number
+        return gap
+    if number < place.last:
+        place.before, place.last = place.last, number
+    return 0
+
+
+def _gap(jump: int) -> int:
+    return jump - 1 if jump <= _LONGEST_GAP else 0
+
+
+def _turn(last: int, number: int) -> int:
+    """The range of the counter, where it has gone round between these two numbers, else 0."""
+    for bits in (8, 16, 32):
+        size = 1 << bits
+        if size * (1 - _NEAR_END) <= last < size and number < size * _NEAR_END:
+            return size
+    return 0

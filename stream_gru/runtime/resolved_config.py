@@ -1,0 +1,237 @@
+"""The plan of a running daemon: a configuration with all it refers to, read and checked, and nothing opened.
+
+Whoever starts a daemon, reloads one, records or probes makes a plan first; a plan that can be made can be carried out,
+but for the world outside (ports, brokers, disks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import asdict, replace
+
+from stream_gru.config import ChannelConfig, ConditioningConfig, Config, InputConfig, load_config, require_running
+from stream_gru.config.run_schema import (
+    BrokerConfig,
+    InfluxSinkConfig,
+    MqttSinkConfig,
+    MqttSourceConfig,
+    ReplaySourceConfig,
+    RunConfig,
+    SerialSourceConfig,
+    SinkConfig,
+    SourceConfig,
+)
+from stream_gru.config.topic_filters import refuse_loops
+from stream_gru.connectors.credentials import read_secret
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.mqtt.auth import credentials, is_tls, tls_context
+from stream_gru.connectors.sinks.registry import build_sink
+from stream_gru.connectors.sources.files import expand
+from stream_gru.connectors.sources.registry import build_source, replay_format
+from stream_gru.core.errors import ConfigError
+from stream_gru.model.bundle import Bundle, load_bundle
+from stream_gru.model.manifest import Channel
+from stream_gru.pipeline.alarms import check_alarm
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSource:
+    """A source with its name, the format of its bytes, and which field means what; ``broker`` of MQTT only."""
+
+    name: str
+    config: SourceConfig
+    format: str
+    fields: Fields
+    broker: BrokerConfig | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether it goes on for ever, as against a recording."""
+        return not isinstance(self.config, ReplaySourceConfig)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether its messages are numbered, whatever they are, so that another input may take its place."""
+        return isinstance(self.config, MqttSourceConfig | SerialSourceConfig)
+
+    @property
+    def assembled(self) -> bool:
+        """Whether its channels arrive apart: because it says so, or because its topics or format do."""
+        topics = self.config.topics if isinstance(self.config, MqttSourceConfig) else []
+        return self.config.assemble or self.format == "number" or any("{channel}" in topic for topic in topics)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSink:
+    """A sink with its name; ``broker`` of MQTT only."""
+
+    name: str
+    config: SinkConfig
+    broker: BrokerConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that a running daemon needs to know.  ``token`` is that of [control], or empty."""
+
+    path: Path
+    config: Config
+    run: RunConfig
+    bundle: Bundle
+    sources: tuple[PlannedSource, ...]
+    sinks: tuple[PlannedSink, ...]
+    control_broker: BrokerConfig | None
+    token: str
+
+    @property
+    def live(self) -> bool:
+        """Whether any source goes on for ever."""
+        return any(source.live for source in self.sources)
+
+
+def load_plan(path: Path, *, here: bool = True) -> Plan:
+    """Read a configuration and what it refers to; ``here``: it shall run on this machine, so its secrets are read, too.
+
+    Raises ConfigError, BundleError and DataError, with the file's name and what to change.
+    """
+    config = load_config(path)
+    require_running(config, str(path))
+    assert config.run is not None  # noqa: S101 - require_running has made sure
+    plan = make_plan(path, config, config.run, load_bundle(config.run.bundle), here=here)
+    if here:
+        _check_parts(plan)
+    return plan
+
+
+def _check_parts(plan: Plan) -> None:
+    """Make sure that every part can be built, and that files of secrets, certificates and recordings are there."""
+    named = [*(one.broker for one in plan.sources), *(one.broker for one in plan.sinks), plan.control_broker]
+    for broker in {broker.name: broker for broker in named if broker is not None}.values():
+        credentials(broker)
+        if is_tls(broker):
+            tls_context(broker)
+    for source in plan.sources:
+        try:
+            build_source(source.config, source.name, source.format, broker=source.broker)
+        except ConfigError as error:
+            raise ConfigError(
+                *(f"{plan.path}: source {source.name}: {problem}" for problem in error.problems)
+            ) from error
+        if isinstance(source.config, ReplaySourceConfig):
+            expand(source.config.files)
+    for sink in plan.sinks:
+        build_sink(sink.config, sink.name, broker=sink.broker)
+        if isinstance(sink.config, InfluxSinkConfig) and sink.config.token_file:
+            read_secret(sink.config.token_file)
+
+
+def make_plan(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, here: bool) -> Plan:
+    """The plan of a configuration that has been read.  Raises ConfigError."""
+    fields = running_fields(config, bundle, path)
+    check_alarm(config.alarm, bundle.manifest)
+    names = _names([(source.name, _tag(source)) for source in config.source])
+    sources = tuple(
+        _source(source, name, config, bundle, fields) for source, name in zip(config.source, names, strict=True)
+    )
+    sinks = tuple(
+        PlannedSink(name, sink, _broker(config, sink.broker) if isinstance(sink, MqttSinkConfig) else None)
+        for sink, name in zip(config.sink, _names([(sink.name, _tag(sink)) for sink in config.sink]), strict=True)
+    )
+    control = _broker(config, config.control.broker) if config.control.mqtt else None
+    refuse_loops(
+        [(one.name, one.broker, one.config) for one in sources if isinstance(one.config, MqttSourceConfig)],
+        [(one.name, one.broker, one.config) for one in sinks if isinstance(one.config, MqttSinkConfig)],
+        (control, config.control),
+    )
+    token = read_secret(config.control.token_file) if here and config.control.token_file else ""
+    return Plan(path, config, run, bundle, sources, sinks, control, token)
+
+
+def _source(source: SourceConfig, name: str, config: Config, bundle: Bundle, fields: Fields) -> PlannedSource:
+    if isinstance(source, ReplaySourceConfig):
+        own = Fields.for_source(fields.input, _channels(bundle, fields), source.input, source.channel)
+        return PlannedSource(name, source, replay_format(source, own.input), own)
+    # Who sends is told by the topic or the port, unless the records shall say it.
+    named_outside = isinstance(source, MqttSourceConfig | SerialSourceConfig) and source.input.stream is None
+    input_config = replace(fields.input, stream="") if named_outside else fields.input
+    try:
+        own = Fields.for_source(input_config, _channels(bundle, fields), source.input, source.channel)
+        load_decoder(source.format, own)
+    except ConfigError as error:
+        raise ConfigError(*(f"source {name}: {problem}" for problem in error.problems)) from error
+    broker = _broker(config, source.broker) if isinstance(source, MqttSourceConfig) else None
+    return PlannedSource(name, source, source.format, own, broker)
+
+
+def _channels(bundle: Bundle, fields: Fields) -> list[Channel]:
+    return [
+        replace(channel, column=column)
+        for channel, column in zip(bundle.manifest.channels, fields.columns, strict=True)
+    ]
+
+
+def _broker(config: Config, name: str) -> BrokerConfig:
+    """The broker of this name, or the first one; the rules have made sure that it is there."""
+    return next(broker for broker in config.broker if name in ("", broker.name))
+
+
+def _tag(table: SourceConfig | SinkConfig) -> str:
+    return str(table.__struct_config__.tag)
+
+
+def _names(given: Sequence[tuple[str, str]]) -> list[str]:
+    """Names of sources and sinks: their own, else their type, numbered from the second on."""
+    used: dict[str, int] = {}
+    taken = {name for name, _ in given if name}
+    names = []
+    for own, kind in given:
+        name = own
+        while not name or (not own and name in taken):
+            used[kind] = used.get(kind, 0) + 1
+            name = kind if used[kind] == 1 else f"{kind}-{used[kind]}"
+        names.append(name)
+    return names
+
+
+def running_fields(settings: Config, bundle: Bundle, path: Path) -> Fields:
+    """Which columns to read: the bundle's own, but for the names that the file has in their place.
+
+    A key of [input] or a column that is not given is the bundle's.  A key that is given with its default counts as not
+    given: the checked table no longer tells the two apart.
+
+    Raises ConfigError when the file asks for channels, units, ranges or conditioning that the model was not trained
+    with.
+    """
+    manifest = bundle.manifest
+    if settings.conditioning not in (ConditioningConfig(), manifest.conditioning):
+        raise ConfigError(f"{path}: conditioning: expected what the bundle was trained with, {manifest.conditioning}")
+    own, given, default = asdict(manifest.input), asdict(settings.input), asdict(InputConfig())
+    input_config = replace(manifest.input, **{key: given[key] for key in own if given[key] != default[key]})
+    if not settings.channel:
+        return Fields.of(input_config, manifest.channels)
+    theirs = {channel.name: channel for channel in settings.channel}
+    problems = [
+        problem
+        for channel in manifest.channels
+        for problem in channel_problems(channel, theirs.get(channel.name), str(path))
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    columns = [replace(channel, column=theirs[channel.name].column or channel.column) for channel in manifest.channels]
+    return Fields.of(input_config, columns)
+
+
+def channel_problems(trained: Channel, given: ChannelConfig | None, file_name: str) -> Iterator[str]:
+    """Yield what the file says of a channel and the model was not trained with."""
+    if given is None:
+        yield f"{file_name}: channel: expected the bundle's channel {trained.name!r} among them"
+        return
+    for key, value in (("unit", given.unit), ("min", given.min), ("max", given.max)):
+        expected = getattr(trained, key)
+        if value not in ("", None, expected):
+            wanted = f"{key} = {expected!r}" if expected is not None else f"no {key}"
+            yield f"{file_name}: channel: expected {wanted} for {trained.name!r}, as trained, got {value!r}"

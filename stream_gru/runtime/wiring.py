@@ -1,0 +1,116 @@
+"""Parts of a running daemon, made of a plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.core.timestamps import UNITS_NS
+from stream_gru.core.types import NS_PER_S, Mask, PredictionBatch
+from stream_gru.pipeline.alarms import alarms
+from stream_gru.runtime.control.commands import Gate
+from stream_gru.runtime.dead_letter.reporter import DeadLetters, Poison, Search
+from stream_gru.runtime.ingest.channel_join import Assembler
+from stream_gru.runtime.ingest.device_clock import DeviceClock
+from stream_gru.runtime.ingest.ingest import Intake
+from stream_gru.runtime.ingest.rate_limit import RateLimit
+from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
+from stream_gru.runtime.resolved_config import Plan, PlannedSource
+
+_HOLD_PERIODS = 5
+_UNBOUNDED = 2**31
+_SILENT_PERIODS, _SILENT_LEAST_S = 10, 10.0
+
+
+def stream_bound(plan: Plan) -> int:
+    """Of how many streams a part may remember something; where they make room for each other the keeper sees to it."""
+    return _UNBOUNDED if plan.run.when_streams_full == "evict" else plan.run.max_streams
+
+
+def watched_streams(plan: Plan) -> int:
+    """Of how many streams it is watched whether they are silent."""
+    run = plan.run
+    return max(run.max_streams, run.max_stored_streams) if run.when_streams_full == "evict" else run.max_streams
+
+
+def silent_after_s(plan: Plan) -> float:
+    """After how many seconds without a sample a stream is silent."""
+    period_s = plan.bundle.manifest.period_s
+    return plan.run.silent_after_s or max(_SILENT_LEAST_S, _SILENT_PERIODS * period_s)
+
+
+def assembly_spec(plan: Plan) -> tuple[tuple[str, ...], int, int, int] | None:
+    """Channels, period, longest hold and wait (nanoseconds): what the assembler is built of.
+
+    None when no source has channels that arrive apart.
+    """
+    if not any(one.assembled for one in plan.sources):
+        return None
+    manifest, config = plan.bundle.manifest, plan.config.assembly
+    period_ns = max(1, round(manifest.period_s * NS_PER_S))
+    return (
+        tuple(channel.name for channel in manifest.channels),
+        period_ns,
+        round(config.max_age_s * NS_PER_S) or _HOLD_PERIODS * period_ns,
+        round(config.wait_s * NS_PER_S) or period_ns,
+    )
+
+
+def build_assembler(plan: Plan) -> Assembler | None:
+    """The assembler that all sources share whose channels arrive apart; None when there is no such source."""
+    spec = assembly_spec(plan)
+    if spec is None:
+        return None
+    channels, period_ns, max_age_ns, wait_ns = spec
+    return Assembler(len(channels), period_ns, max_age_ns, wait_ns, max_streams=stream_bound(plan))
+
+
+def build_alarm(plan: Plan) -> Callable[[PredictionBatch], Mask | None] | None:
+    """What says which outputs are alarms; None when nothing is one."""
+    config = plan.config.alarm
+    return partial(alarms, config=config) if config.classes or config.misses else None
+
+
+def build_rate(plan: Plan) -> RateLimit | None:
+    """The limit that all sources share; None when there is none."""
+    limits = plan.config.limits
+    if not limits.samples_per_s and not limits.samples_per_s_of_a_stream:
+        return None
+    return RateLimit(limits.samples_per_s, limits.samples_per_s_of_a_stream)
+
+
+def build_poison(plan: Plan, intakes: Mapping[str, Intake]) -> Poison:
+    """What looks after messages that cannot be read; ``intakes`` by the names of their sources."""
+    searches = {
+        planned.name: Search(
+            load_decoder(planned.format, planned.fields), intakes[planned.name].remembering().get("decoder")
+        )
+        for planned in plan.sources
+    }
+    config = plan.config.dead_letter
+    letters = DeadLetters(Path(config.path), config.max_bytes) if config.path else None
+    return Poison(searches, letters, clock=time.monotonic)
+
+
+def build_intake(
+    planned: PlannedSource,
+    assembler: Assembler | None,
+    gate: Gate | None,
+    max_streams: int,
+    rate: RateLimit | None = None,
+) -> Intake:
+    """What makes samples of a source's messages."""
+    fields = planned.fields
+    unit = fields.input.time_unit
+    return Intake(
+        planned.name,
+        load_decoder(planned.format, fields),
+        clock=None if fields.clock == "epoch" or unit == "iso" else DeviceClock(2**32 * UNITS_NS[unit], max_streams),
+        sequence=SequenceWatch(max_streams) if fields.input.seq and planned.live else None,
+        assembler=assembler if planned.assembled else None,
+        gate=gate,
+        rate=rate,
+    )

@@ -1,0 +1,130 @@
+"""Scores as plain numbers: what the manifest stores, `inspect` prints and the report draws."""
+
+from __future__ import annotations
+
+import numpy as np
+from msgspec import Struct
+
+from stream_gru.core.types import F64, I64
+
+MOST_CONFUSED = 256
+"""With more labels no confusion matrix is kept: L * L numbers would outgrow the manifest, and nobody reads them."""
+
+
+class ErrorScores(Struct, frozen=True, kw_only=True):
+    """Errors of one forecaster: (D, H) nested lists, engineering units; ``mse_scaled`` over all targets and horizons,
+    in units of the training part's standard deviation (as published tables give it).
+    """
+
+    mae: list[list[float]]
+    rmse: list[list[float]]
+    mse_scaled: float
+    mae_scaled: float
+
+
+class ForecastScores(Struct, frozen=True, kw_only=True):
+    """The model's forecasts, its intervals, and the baselines on the same pairs of sample and horizon.
+
+    ``skill``: by baseline, 1 - mae_scaled / baseline's mae_scaled.  ``season_steps``: season of the seasonal naive.
+    """
+
+    targets: list[str]
+    units: list[str]
+    samples: int
+    model: ErrorScores
+    baselines: dict[str, ErrorScores]
+    skill: dict[str, float]
+    level: float
+    coverage: list[list[float]]
+    mean_width: list[list[float]]
+    season_steps: int | None = None
+
+
+class ClassScores(Struct, frozen=True, kw_only=True):
+    """Classification of every labelled row; reliability by bins of confidence.
+
+    ``confusion[true][given]``: counts, empty with more than `MOST_CONFUSED` labels; ``rows``: how many each label truly
+    has, empty where the confusion matrix says it (see `label_rows`).
+    """
+
+    labels: list[str]
+    samples: int
+    accuracy: float
+    macro_f1: float
+    majority_accuracy: float
+    confusion: list[list[int]]
+    recall: list[float]
+    accuracy_by_stream: dict[str, float]
+    expected_calibration_error: float
+    reliability: list[tuple[float, float, int]]
+    rows: list[int] = []
+
+    @property
+    def label_rows(self) -> list[int]:
+        """How many rows each label truly has."""
+        return self.rows if self.rows else [sum(counts) for counts in self.confusion]
+
+
+class Scores(Struct, frozen=True, kw_only=True):
+    """Everything that was measured on one set of recordings, streamed."""
+
+    streams: int
+    applied: int
+    dropped: dict[str, int]
+    resets: dict[str, int]
+    forecast: ForecastScores | None = None
+    classes: ClassScores | None = None
+    verdict: list[str] = []
+
+
+def class_scores(
+    labels: list[str],
+    truth: I64,
+    probabilities: F64,
+    streams: list[str],
+    stream: I64,
+    majority: int,
+) -> ClassScores | None:
+    """Score classifications; rows with truth -1 are left out; None when no row has a truth.
+
+    ``truth``: (N,) codes; ``probabilities``: (N, L); ``majority``: the class a constant answer would give.
+    Calibration error: Guo et al., "On calibration of modern neural networks", ICML 2017, ten bins.
+    """
+    known = (truth >= 0) & np.isfinite(probabilities).all(axis=1)
+    if not known.any():
+        return None
+    # The table of probabilities may be large: only what is needed of it is copied.
+    given, confidence = probabilities.argmax(axis=1)[known], probabilities.max(axis=1)[known]
+    truth, stream = truth[known], stream[known]
+    right, size = given == truth, len(labels)
+    diagonal, rows, columns = (np.bincount(codes, minlength=size) for codes in (truth[right], truth, given))
+    many = size > MOST_CONFUSED
+    f1 = 2 * diagonal / np.maximum(rows + columns, 1)
+    reliability = _reliability(confidence, right)
+    return ClassScores(
+        labels=labels,
+        samples=len(truth),
+        accuracy=float(right.mean()),
+        macro_f1=float(f1[rows > 0].mean()),
+        majority_accuracy=float((truth == majority).mean()),
+        confusion=[] if many else np.bincount(truth * size + given, minlength=size**2).reshape(size, size).tolist(),
+        recall=[float(d / r) if r else float("nan") for d, r in zip(diagonal, rows, strict=True)],
+        accuracy_by_stream={
+            streams[index]: float(right[stream == index].mean()) for index in np.unique(stream).tolist()
+        },
+        expected_calibration_error=sum(n * abs(c - a) for c, a, n in reliability) / len(truth),
+        reliability=reliability,
+        rows=rows.tolist() if many else [],
+    )
+
+
+def _reliability(
+    confidence: F64, right: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+) -> list[tuple[float, float, int]]:
+    """(mean confidence, accuracy, rows) of each of ten bins that holds rows."""
+    bins = np.minimum((confidence * 10).astype(int), 9)
+    return [
+        (float(confidence[mine].mean()), float(right[mine].mean()), int(mine.sum()))
+        for index in range(10)
+        if (mine := bins == index).any()
+    ]

@@ -1,0 +1,412 @@
+"""Commands that ask a running daemon: by their exit codes and words, against a server with a made-up daemon."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from stream_gru.cli.main import run_cli
+from stream_gru.cli.remote import Remote, remote_at, remote_of, told
+from stream_gru.cli.tap_view import TapView
+from stream_gru.config import parse_config
+from stream_gru.core.errors import ConfigError
+from stream_gru.runtime.http.server import WebServer
+from tests.support.web import TOKEN, FakeDaemon, outputs, serving, until
+
+
+@dataclass
+class Place:
+    """A daemon, its server and its configuration."""
+
+    daemon: FakeDaemon
+    server: WebServer
+    config: Path
+
+    @property
+    def token(self) -> Path:
+        """The file with the token."""
+        return self.config.parent / "token"
+
+
+def write_config(folder: Path, listen: str, control: str = '[control]\ntoken_file = "token"\n') -> Path:
+    """A configuration that says where the daemon listens."""
+    path = folder / "run.toml"
+    path.write_text(f'[metrics]\nlisten = "{listen}"\n{control}')
+    token = folder / "token"
+    token.write_text(TOKEN + "\n")
+    token.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A daemon that runs, and its configuration."""
+    daemon = FakeDaemon()
+    with serving(daemon) as server:
+        yield Place(daemon, server, write_config(tmp_path, server.address.removeprefix("http://")))
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line here: exit code, standard output, standard error."""
+
+    def run_here(*arguments: object) -> tuple[int, str, str]:
+        code = run_cli([str(argument) for argument in arguments])
+        shown = capfd.readouterr()
+        return code, shown.out, shown.err
+
+    return run_here
+
+
+@pytest.mark.parametrize("action", ["reset", "pause", "resume"])
+def test_a_command_reaches_the_daemon(place: Place, run: Run, action: str) -> None:
+    """Each command is carried out for one stream and for all, and its answer is printed."""
+    assert run(action, place.config, "--stream", "a") == (0, f"{action} done\n", "")
+    code, out, err = run(action, place.config, "--all", "--json")
+    assert (code, json.loads(out), err) == (0, {"ok": True, "text": f"{action} done", "streams": 2}, "")
+    assert place.daemon.done == [(action, "a"), (action, None)]
+
+
+def test_what_the_daemon_refuses_is_told(place: Place, run: Run) -> None:
+    """An unknown stream is exit code 1, in words and as JSON."""
+    assert run("reset", place.config, "--stream", "x") == (1, "", "stream-gru: unknown stream 'x'\n")
+    code, out, _ = run("reset", place.config, "--stream", "x", "--json")
+    assert (code, json.loads(out)["ok"]) == (1, False)
+    code, _, err = run("reset", place.config, "--stream", "a\nb")
+    assert code == 1
+    assert "stream: expected" in err
+    assert place.daemon.done == []
+
+
+@pytest.mark.parametrize("options", [(), ("--all", "--stream", "a")])
+def test_a_command_needs_one_target(place: Place, run: Run, options: tuple[str, ...]) -> None:
+    """Neither or both of stream and all is a mistake of usage."""
+    code, _, err = run("pause", place.config, *options)
+    assert code == 2
+    assert "expected one of --stream NAME and --all" in err
+
+
+def test_without_a_token_it_says_what_to_add(tmp_path: Path, run: Run) -> None:
+    """A configuration without a token is exit code 2, with the lines that are missing."""
+    code, out, err = run("reset", write_config(tmp_path, "127.0.0.1:9", control=""), "--all")
+    assert (code, out) == (2, "")
+    assert "control.token_file: expected a file with a token" in err
+    assert 'token_file = "control.token"' in err
+
+
+def test_a_wrong_token_is_told(place: Place, run: Run) -> None:
+    """A token that is not the daemon's is exit code 1; the token itself is never shown."""
+    for other in ("another token ü", "x"):
+        place.token.write_text(other)
+        code, out, err = run("reset", place.config, "--all")
+        assert (code, out) == (1, "")
+        assert "the token is not the daemon's" in err
+        assert other not in err
+    place.token.chmod(0o644)
+    code, _, err = run("reset", place.config, "--all")
+    assert code == 2
+    assert "chmod 600" in err
+
+
+def test_a_daemon_without_a_token_is_told(tmp_path: Path, run: Run) -> None:
+    """A daemon that was started before the token was configured has to be restarted."""
+    with serving(FakeDaemon(token="")) as server:
+        code, _, err = run("reset", write_config(tmp_path, server.address.removeprefix("http://")), "--all")
+    assert code == 1
+    assert "control.token_file is not set; restart the daemon" in err
+
+
+@pytest.mark.parametrize(
+    "command", [("reset", "{}", "--all"), ("tap", "{}", "--wait", "0"), ("health", "--url", "{url}"), ("health", "{}")]
+)
+def test_a_daemon_that_does_not_run_is_told(tmp_path: Path, run: Run, command: tuple[str, ...]) -> None:
+    """Where nothing listens, the address is named, in one line."""
+    port = free_port()
+    config, url = write_config(tmp_path, f"127.0.0.1:{port}"), f"http://127.0.0.1:{port}"
+    code, out, err = run(*(part.format(config, url=url) for part in command))
+    assert (code, out) == (1, "")
+    assert err == f"stream-gru: nothing listens at {url}: is the daemon (stream-gru run) running?\n"
+
+
+def test_another_server_is_told(tmp_path: Path, run: Run) -> None:
+    """What answers something else than HTTP is exit code 1, in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(20)
+
+        def answer() -> None:
+            client, _ = other.accept()
+            with client:
+                client.settimeout(20)
+                client.recv(1000)
+                client.sendall(b"SSH-2.0-x\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = other.getsockname()[1]
+        code, _, err = run("reset", write_config(tmp_path, f"127.0.0.1:{port}"), "--all")
+        thread.join(20)
+    assert code == 1
+    assert f"http://127.0.0.1:{port}: no answer" in err
+
+
+def test_health_is_for_containers(place: Place, run: Run) -> None:
+    """A daemon that is well is exit code 0, and a mistake in the address or the configuration exit code 2."""
+    assert run("health", "--url", place.server.address) == (0, "healthy\n", "")
+    assert run("health", place.config) == (0, "healthy\n", "")
+    assert run("health", "--url", "ftp://127.0.0.1:1")[0] == 2
+    assert run("health", place.config.with_name("none.toml"))[0] == 2
+    code, _, err = run("health", place.config, "--url", place.server.address)
+    assert code == 2
+    assert "expected CONFIG or --url, not both" in err
+
+
+def test_health_without_arguments_asks_the_default_address(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The health check of a container names no address: it asks where a daemon listens by default."""
+    asked: list[str] = []
+
+    def ask(remote: Remote, method: str, path: str) -> tuple[int, str]:
+        asked.append(f"{method} {remote}{path}")
+        return 503, "the loop has not turned for 99 s"
+
+    monkeypatch.setattr(Remote, "ask", ask)
+    assert run("health") == (1, "the loop has not turned for 99 s\n", "")
+    assert asked == [f"GET {remote_of(parse_config('', 'run.toml'), Path('run.toml'))}/-/healthy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[metrics]\nlisten = "127.0.0.1:9723"', Remote("127.0.0.1", 9723)),
+        ('[metrics]\nlisten = "0.0.0.0:80"', Remote("127.0.0.1", 80)),
+        ('[metrics]\nlisten = "[::]:80"', Remote("::1", 80)),
+        ('[metrics]\nlisten = "gateway:80"', Remote("gateway", 80)),
+        ("", Remote("127.0.0.1", 9723)),
+    ],
+)
+def test_the_address_is_that_of_the_configuration(text: str, expected: Remote) -> None:
+    """A daemon that listens everywhere is asked on loopback."""
+    found = remote_of(parse_config(text, "run.toml"), Path("run.toml"))
+    assert found == expected
+    assert remote_at(str(found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[metrics]\nenabled = false", "metrics.enabled: expected true"),
+        ('[metrics]\nlisten = "127.0.0.1:0"', "metrics.listen: expected a fixed port"),
+    ],
+)
+def test_a_daemon_that_cannot_be_reached_is_told(text: str, words: str) -> None:
+    """Without a fixed address there is nobody to ask."""
+    with pytest.raises(ConfigError, match=words):
+        remote_of(parse_config(text, "run.toml"), Path("run.toml"))
+
+
+@pytest.mark.parametrize("url", ["", "x", "https://a:1", "http://a", "http://a:x", "http://a:1/b", "http://[a:1"])
+def test_an_address_that_is_none_is_told(url: str) -> None:
+    """An address has a host and a port and nothing behind."""
+    with pytest.raises(ConfigError, match="expected an address such as"):
+        remote_at(url)
+
+
+def test_what_an_answer_says() -> None:
+    """The text of an object, or a short form of anything else."""
+    assert told('{"text": "a"}') == "a"
+    assert told("[1]") == "[1]"
+    assert told("<html>\n" + "x" * 999) == ("<html> " + "x" * 999)[:200]
+
+
+class Tapping:
+    """A ``tap`` in a process of its own; on a ``terminal`` it reads and writes there."""
+
+    def __init__(self, *arguments: object, terminal: int | None = None) -> None:
+        line = [sys.executable, "-m", "stream_gru", "tap", *map(str, arguments)]
+        place = subprocess.PIPE if terminal is None else terminal
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "20"}
+        self.process = subprocess.Popen(
+            line, stdin=terminal, stdout=place, stderr=place, text=True, env=environment, start_new_session=True
+        )
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for it: exit code, standard output, standard error."""
+        out, err = self.process.communicate(timeout=20)
+        assert "Traceback" not in err, err
+        return self.process.returncode, out, err
+
+    def kill(self) -> None:
+        """End it for sure."""
+        self.process.kill()
+        self.process.communicate(timeout=20)
+
+
+Tap = Callable[..., Tapping]
+
+
+@pytest.fixture
+def start() -> Iterator[Tap]:
+    """Start a ``tap``; none is left when a test has failed."""
+    taps: list[Tapping] = []
+
+    def begin(*arguments: object, terminal: int | None = None) -> Tapping:
+        taps.append(Tapping(*arguments, terminal=terminal))
+        return taps[-1]
+
+    yield begin
+    for tap in taps:
+        tap.kill()
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a terminal: ours, and that of a program."""
+    near, far = os.openpty()
+    yield near, far
+    os.close(near)
+    os.close(far)
+
+
+def test_children_can_be_interrupted() -> None:
+    """Ctrl-C works in what these tests start, also where they run in the background of a shell."""
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "True\n"
+
+
+def listening(daemon: FakeDaemon, n: int = 1) -> bool:
+    """Whether so many clients have come."""
+    return until(lambda: len(daemon.feed._clients) == n, seconds=20)
+
+
+def test_tap_prints_lines(place: Place, start: Tap) -> None:
+    """Into a pipe come JSON lines, of one stream if asked, as many as asked for."""
+    tap = start(place.config, "--stream", "b", "--count", 2)
+    assert listening(place.daemon)
+    place.daemon.feed.write(outputs(["a", "b", "b", "b"]))
+    code, out, err = tap.end()
+    assert (code, err) == (0, "")
+    assert [(json.loads(line)["stream"], json.loads(line)["steps"]) for line in out.splitlines()] == [
+        ("b", 1),
+        ("b", 2),
+    ]
+
+
+def test_tap_ends_well_on_an_interrupt(place: Place, start: Tap) -> None:
+    """Ctrl-C is how it is meant to end."""
+    tap = start("--url", place.server.address)
+    assert listening(place.daemon)
+    tap.process.send_signal(signal.SIGINT)
+    assert tap.end() == (0, "", "")
+
+
+def test_tap_ends_with_the_daemon(place: Place, start: Tap) -> None:
+    """When the daemon ends, so does its tap, with exit code 1; what was lost is told."""
+    tap = start("--url", place.server.address)
+    assert listening(place.daemon)
+    place.daemon.feed.write(outputs(["a"] * 300))
+    place.daemon.feed.close()
+    code, out, err = tap.end()
+    assert code == 1
+    assert len(out.splitlines()) == 256
+    assert 'outputs not shown: {"rows":44}' in err
+    assert err.endswith(f"stream-gru: {place.server.address}: the daemon has ended\n")
+
+
+def test_tap_needs_one_daemon(place: Place, run: Run) -> None:
+    """Neither or both of configuration and address is a mistake of usage; a bad stream is the daemon's answer."""
+    assert run("tap")[0] == 2
+    assert run("tap", place.config, "--url", place.server.address)[0] == 2
+    code, _, err = run("tap", place.config, "--stream", "a\nb")
+    assert code == 1
+    assert "stream: expected" in err
+
+
+def test_tap_draws_on_a_terminal(place: Place, start: Tap, terminal: tuple[int, int]) -> None:
+    """On a terminal there is a table that Ctrl-C ends well."""
+    near, far = terminal
+    tap = start(place.config, terminal=far)
+    assert listening(place.daemon)
+    place.daemon.feed.write(outputs(["pump-1", "pump-2"]))
+    shown, deadline, interrupted = "", time.monotonic() + 20, False
+    # Somebody has to read to the end: it waits for room on the terminal.
+    while tap.process.poll() is None and time.monotonic() < deadline:
+        if select.select([near], [], [], 0.05)[0]:
+            shown += os.read(near, 65536).decode(errors="replace")
+        if "pump-2" in shown and not interrupted:
+            tap.process.send_signal(signal.SIGINT)
+            interrupted = True
+    assert interrupted, shown
+    assert tap.process.poll() == 0, shown
+    assert "outputs of http://127.0.0.1" in shown
+    assert "pump-1" in shown
+
+
+def drawn(view: TapView, height: int = 40) -> str:
+    """The view as text."""
+    console = Console(file=io.StringIO(), width=160, height=height)
+    with console.capture() as capture:
+        console.print(view.draw())
+    return capture.get()
+
+
+def test_the_table_shows_the_newest_of_each_stream() -> None:
+    """Forecast, band, class and status of each stream stand in its row."""
+    view = TapView("x", Console(file=io.StringIO(), width=160, height=40))
+    row = {
+        "stream": "b", "time": "2026-03-01T01:02:03Z", "forecast": {"flow": [1.0, 2.5], "heat": [None, None]},
+        "interval": {"flow": [[0, 1], [2, 3]], "heat": [[None, None], [None, None]]},
+        "class": "normal", "probabilities": {"normal": 0.75, "leak": None}, "status": "ok",
+    }  # fmt: skip
+    for value in (5.0, 1.0):
+        view.take("", json.dumps({**row, "forecast": {**row["forecast"], "flow": [value, 2.5]}}))  # type: ignore[dict-item]
+    view.take("", json.dumps({"stream": "a", "time": "t", "class": ["x", "y"], "status": "warming 1/2"}))
+    view.take("dropped", '{"rows": 1234}')
+    shown = drawn(view)
+    for words in ("01:02:03", "flow", "█▁", "2.5", "2 .. 3", "normal 75%", "heat", "x, y", "warming 1/2"):
+        assert words in shown
+    assert "2 streams, 3 outputs" in shown
+    assert "1,234 more were not shown" in shown
+    assert shown.index("warming") < shown.index("normal")
+
+
+def test_the_table_survives_whatever_comes() -> None:
+    """Rows that are none are passed over, and text can neither be markup nor steer the terminal."""
+    view = TapView("x", Console(file=io.StringIO(), width=160, height=10))
+    for data in ("", "x", "[]", "null", "{}", '{"stream": 1, "forecast": 5}', '{"stream": "q", "forecast": {"a": []}}'):
+        view.take("", data)
+    view.take("dropped", "x")
+    view.take("other", "{}")
+    view = TapView("x", Console(file=io.StringIO(), width=160, height=10))
+    view.take("", json.dumps({"stream": "[red]a", "time": "t", "class": "\x1b[2Jb", "status": "ok"}))
+    shown = drawn(view)
+    assert "[red]a" in shown
+    assert "\x1b" not in shown
+    for n in range(2000):
+        view.take("", json.dumps({"stream": f"s{n}", "time": "t", "status": "ok"}))
+    assert "1000 streams, 2,001 outputs" in drawn(view)
+    assert len(drawn(view).splitlines()) <= 10

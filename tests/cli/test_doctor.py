@@ -1,0 +1,437 @@
+"""The doctor: each check where it is well and where it is not, and the whole as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stream_gru.cli import doctor_model
+from stream_gru.cli.doctor_broker import check_broker
+from stream_gru.cli.doctor_check import Check, State, check_lines
+from stream_gru.cli.doctor_machine import check_clock, check_folder, check_listen, check_memory
+from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
+from stream_gru.cli.doctor_serial import check_serial, serial_ports
+from stream_gru.config.run_schema import BrokerConfig, SerialSourceConfig
+from stream_gru.core.errors import ConfigError
+from stream_gru.model.bundle import load_bundle
+from tests.support.broker import Broker, free_port, needs_mosquitto
+from tests.support.certificates import Authority
+from tests.support.web import FakeDaemon, serving
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "sample_data" / "pump.bundle"
+SINK = '[[sink]]\ntype = "file"\npath = "{}/out.jsonl"\n'
+MIB = 1_048_576
+
+
+def write_config(folder: Path, more: str = "", bundle: Path = BUNDLE, listen: str = "127.0.0.1:0") -> Path:
+    """A configuration for ``run``, from standard input to a file."""
+    path = folder / "run.toml"
+    path.write_text(
+        f'[run]\nbundle = "{bundle}"\n[metrics]\nlisten = "{listen}"\n'
+        f'[[source]]\ntype = "stdin"\nformat = "csv"\n{SINK.format(folder)}{more}'
+    )
+    return path
+
+
+def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run it to the end; a traceback is a failure."""
+    line = [sys.executable, "-m", "stream_gru", "doctor", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_a_good_configuration_is_healthy(tmp_path: Path) -> None:
+    """All that a running daemon needs is looked at, and exit code 0 says that it is there."""
+    done = doctor(write_config(tmp_path), "--json")
+    found = json.loads(done.stdout)
+    names = [check["name"] for check in found["checks"]]
+    assert names == [
+        "configuration", "bundle", "engine litert", "engine numpy", f"disk {tmp_path}", "endpoints 127.0.0.1:0",
+        "clock", "memory",
+    ]  # fmt: skip
+    failed = [check for check in found["checks"] if check["state"] == "fail"]
+    assert (done.returncode, found["ok"], failed) == (0, True, [])
+    assert "µs a step" in next(check["found"] for check in found["checks"] if check["name"] == "engine numpy")
+
+
+def test_a_bad_one_is_exit_code_1_and_tells_the_next_step(tmp_path: Path) -> None:
+    """Everything is looked at to the end, and each failure has its advice."""
+    port = free_port()
+    more = (
+        '[[source]]\ntype = "serial"\nname = "probe"\nport = "/dev/nowhere"\nformat = "csv"\n'
+        f'[[broker]]\nurl = "mqtt://127.0.0.1:{port}"\n'
+    )
+    done = doctor(write_config(tmp_path, more))
+    assert done.returncode == 1, done.stdout
+    assert "fail  serial /dev/nowhere" in done.stdout
+    assert "ls -l /dev/serial/by-id" in done.stdout
+    assert "fail  broker broker" in done.stdout
+    assert f"127.0.0.1:{port}: Connection refused" in done.stdout
+    assert "→ is the broker running" in done.stdout
+    assert "2 failed" in done.stdout.splitlines()[-1]
+
+
+def test_without_a_configuration_the_machine_is_checked() -> None:
+    """Serial ports, clock and memory; and a bundle, where one is named."""
+    names = [check["name"] for check in json.loads(doctor("--json").stdout)["checks"]]
+    assert names == ["serial ports", "clock", "memory"]
+    names = [check["name"] for check in json.loads(doctor("--bundle", BUNDLE, "--json").stdout)["checks"]]
+    assert names[:3] == ["bundle", "engine litert", "engine numpy"]
+
+
+def test_a_configuration_and_a_bundle_are_one_too_many(tmp_path: Path) -> None:
+    """A configuration names its bundle."""
+    assert doctor(write_config(tmp_path), "--bundle", BUNDLE).returncode == 2
+
+
+def test_mistakes_of_a_configuration_are_told(tmp_path: Path) -> None:
+    """A file that cannot be read, one that cannot run, and one that asks for what the model has not."""
+    path = tmp_path / "run.toml"
+    path.write_text("[run\n")
+    settings, check = check_config(path)
+    assert (settings, check.state) == (None, State.FAIL)
+    path.write_text("")
+    settings, check = check_config(path)
+    assert check.state is State.FAIL
+    assert "expected a [run] table" in check.found
+    settings, check = check_config(write_config(tmp_path, '[control]\ntoken_file = "nowhere"\n'))
+    assert settings is not None
+    assert check.state is State.FAIL
+    assert "nowhere" in check.found
+
+
+def test_a_damaged_bundle_is_told(tmp_path: Path) -> None:
+    """A bundle that is not there, or is not what its hashes say, fails; the configuration is not to blame."""
+    settings, check = check_config(write_config(tmp_path, bundle=tmp_path / "none"))
+    assert settings is not None
+    assert check.state is State.OK
+    assert check_bundle(tmp_path / "none")[1].state is State.FAIL
+    copy = tmp_path / "copy.bundle"
+    shutil.copytree(BUNDLE, copy)
+    assert check_bundle(copy)[1].state is State.OK
+    weights = next(copy.glob("*.npz"))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(bytes(data))
+    found, check = check_bundle(copy)
+    assert (found, check.state) == (None, State.FAIL)
+
+
+def test_a_missing_engine_fails_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without litert numpy runs, unless litert was asked for."""
+    bundle = load_bundle(BUNDLE)
+
+    def load(name: str, _: object) -> object:
+        raise ConfigError(f"engine: {name} cannot be loaded")
+
+    monkeypatch.setattr(doctor_model, "load_engine", load)
+    states = {wanted: [check.state for check in check_engines(bundle, wanted)] for wanted in ("auto", "litert")}
+    assert states == {"auto": [State.WARN, State.FAIL], "litert": [State.FAIL, State.FAIL]}
+    wanted = list(check_engines(bundle, "onnx"))[-1]
+    assert (wanted.name, wanted.state) == ("engine onnx", State.FAIL)
+    monkeypatch.setattr(doctor_model, "find_spec", lambda _: None)
+    first = next(iter(check_engines(bundle, "auto")))
+    assert first.state is State.WARN
+    assert "numpy runs in its place" in first.found
+
+
+def serial_check(port: object, folder: Path = Path("/dev"), proc: Path = Path("/proc")) -> Check:
+    """What is found of the port of a source."""
+    return check_serial(SerialSourceConfig(port=str(port), format="csv"), folder, proc)
+
+
+def test_a_serial_port_must_be_there_and_be_one(tmp_path: Path) -> None:
+    """A port that is absent, a file, and a URL are told apart; the ports that are there are named."""
+    by_id = tmp_path / "serial" / "by-id"
+    by_id.mkdir(parents=True)
+    assert serial_ports(tmp_path).found == "none"
+    (tmp_path / "ttyUSB0").touch()
+    assert serial_ports(tmp_path).found == str(tmp_path / "ttyUSB0")
+    (by_id / "usb-probe").symlink_to(tmp_path / "ttyUSB0")
+    absent = serial_check(tmp_path / "ttyUSB1", tmp_path)
+    assert absent.state is State.FAIL
+    assert str(by_id / "usb-probe") in absent.found
+    assert "no serial port" in serial_check(tmp_path / "ttyUSB0", tmp_path).found
+    assert serial_check("socket://10.0.0.1:4000", tmp_path).state is State.OK
+
+
+@pytest.mark.parametrize("port", ["foo://x", "FOO://x", "://x"])
+def test_a_url_that_nobody_knows_fails(port: str) -> None:
+    """A daemon would not start with it."""
+    assert serial_check(port).state is State.FAIL
+
+
+@pytest.fixture
+def terminal() -> Iterator[str]:
+    """A device like a serial port that this process alone has open."""
+    near, far = os.openpty()
+    yield os.ttyname(far)
+    os.close(near)
+    os.close(far)
+
+
+def test_a_serial_port_that_may_be_opened(tmp_path: Path, terminal: str) -> None:
+    """A device that may be opened is well, and its stable name is told."""
+    assert serial_check(terminal, tmp_path).state is State.OK
+    by_id = tmp_path / "serial" / "by-id"
+    by_id.mkdir(parents=True)
+    (by_id / "usb-probe").symlink_to(terminal)
+    assert "usb-probe stays the same" in serial_check(terminal, tmp_path).advice
+    assert serial_check(by_id / "usb-probe", tmp_path).advice == ""
+
+
+HOLD = """
+import fcntl, sys, termios
+port = open(sys.argv[1], "r+b", buffering=0)
+if sys.argv[2] == "flock":
+    fcntl.flock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
+else:
+    fcntl.ioctl(port, termios.TIOCEXCL)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["flock", "exclusive"])
+def test_a_serial_port_that_another_program_has_is_told(tmp_path: Path, terminal: str, how: str) -> None:
+    """Who has it is named, under whatever name the port is asked for; it runs once the other one has ended."""
+    link = tmp_path / "pump"
+    link.symlink_to(terminal)
+    line = [sys.executable, "-c", HOLD, terminal, how]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        for port in (terminal, link):
+            check = serial_check(port)
+            assert check.state is State.WARN
+            assert f"used by pid {other.pid} (python" in check.found
+        other.communicate(timeout=20)
+    assert serial_check(terminal).state is State.OK
+
+
+def test_a_lock_of_another_user_is_told(tmp_path: Path, terminal: str) -> None:
+    """Where descriptors cannot be read the table of locks says who has it; who waits or is far away does not count."""
+    facts = Path(terminal).stat()
+    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "comm").write_text("minicom\n")
+    lines = ["1: FLOCK  ADVISORY  WRITE {} {} 0 EOF", "1: -> FLOCK  ADVISORY  WRITE {} {} 0 EOF"]
+    for text, found in (
+        (lines[0].format(7, place), "used by pid 7 (minicom)"),
+        (lines[0].format(8, place), "used by pid 8 (?)"),
+        (lines[0].format(0, place), "there, may be opened"),
+        (lines[0].format(7, place + "1"), "there, may be opened"),
+        (lines[1].format(7, place), "there, may be opened"),
+        ("nonsense", "there, may be opened"),
+    ):
+        (tmp_path / "locks").write_text(text + "\n")
+        assert serial_check(terminal, tmp_path, tmp_path).found == found
+    assert serial_check(terminal, tmp_path, tmp_path / "none").state is State.OK
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "advice"),
+    [
+        ("dialout", ["somebody"], "sudo usermod -aG dialout me"),
+        ("dialout", ["me"], "log in again"),
+        ("root", [], 'GROUP="dialout"'),
+        ("root", ["me"], 'GROUP="dialout"'),
+        ("", [], "rule of udev"),
+    ],
+)
+def test_a_serial_port_that_may_not_be_opened(
+    monkeypatch: pytest.MonkeyPatch, group: str, members: list[str], advice: str
+) -> None:
+    """Who may not open a port is told how to get in, by the group of the device; never by becoming root."""
+
+    def entry(_: int) -> Any:
+        if not group:
+            raise KeyError
+        return SimpleNamespace(gr_name=group, gr_mem=members)
+
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_name="me"))
+    monkeypatch.setattr("grp.getgrgid", entry)
+    check = serial_check("/dev/null")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert check.state is State.FAIL
+    assert advice in check.advice
+    assert "usermod -aG root" not in check.advice
+
+
+def test_a_group_that_may_not_open_it_is_not_advised(monkeypatch: pytest.MonkeyPatch, terminal: str) -> None:
+    """Who joins the group of a device that is closed to it gains nothing."""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("grp.getgrgid", lambda _: SimpleNamespace(gr_name="tty", gr_mem=[]))
+    Path(terminal).chmod(0o600)
+    assert "usermod" not in serial_check(terminal).advice
+
+
+@pytest.mark.parametrize(
+    ("says", "state"), [("echo yes", State.OK), ("echo no", State.WARN), ("exit 1", State.OK), (None, State.OK)]
+)
+def test_the_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str | None, state: State) -> None:
+    """A clock that nothing keeps right is a warning, one that was never set a failure."""
+    if says is not None:
+        command = tmp_path / "timedatectl"
+        command.write_text(f"#!/bin/sh\n{says}\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}")
+    assert check_clock(1.8e9).state is state
+    assert check_clock(0.0).state is State.FAIL
+
+
+def test_a_folder_needs_room_and_rights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder that is yet to be made is judged by its parent; a file is none; little room is told."""
+    assert check_folder(tmp_path / "a" / "b").state is State.OK
+    (tmp_path / "file").touch()
+    assert check_folder(tmp_path / "file").state is State.FAIL
+    for free, state in ((10 * MIB, State.FAIL), (100 * MIB, State.WARN), (1000 * MIB, State.OK)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert check_folder(tmp_path).state is state
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert "may not write" in check_folder(tmp_path).found
+
+
+@pytest.mark.parametrize(
+    ("available_mib", "limit", "state"),
+    [(1000, "max", State.OK), (100, "max", State.WARN), (1000, str(150 * MIB), State.FAIL), (10, "max", State.FAIL)],
+)
+def test_memory_is_what_is_left(tmp_path: Path, available_mib: int, limit: str, state: State) -> None:
+    """The smaller one counts: what the machine has, and what the limit of a container leaves."""
+    (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {available_mib * 1024} kB\n")
+    (tmp_path / "memory.max").write_text(limit + "\n")
+    (tmp_path / "memory.current").write_text(f"{100 * MIB}\n")
+    assert check_memory(tmp_path / "meminfo", tmp_path).state is state
+    assert check_memory(tmp_path / "none", tmp_path / "none").state is State.OK
+
+
+def test_the_address_is_free_ours_or_taken() -> None:
+    """A free port is well, so is one with a daemon; another program on it is a failure."""
+    assert check_listen(f"127.0.0.1:{free_port()}").found == "free"
+    with serving(FakeDaemon()) as server:
+        check = check_listen(server.address.removeprefix("http://"))
+    assert (check.state, check.found) == (State.OK, "a daemon runs there and is well")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        thread = threading.Thread(target=lambda: other.accept()[0].close())
+        thread.start()
+        check = check_listen(f"127.0.0.1:{other.getsockname()[1]}")
+        thread.join()
+    assert check.state is State.FAIL
+    assert "choose another address" in check.advice
+    assert check_listen("192.0.2.1:9723").state is State.FAIL
+
+
+def test_the_table_has_the_advice_below_its_row() -> None:
+    """Found and advised stand in one column, each line of them."""
+    checks = [Check("a", State.OK, "fine"), Check("long name", State.FAIL, "one\ntwo", "do this\nand that")]
+    assert check_lines(checks) == [
+        "ok    a          fine",
+        "fail  long name  one",
+        "                 two",
+        "                 → do this",
+        "                 → and that",
+        "",
+        "1 ok, 0 to look at, 1 failed",
+    ]
+
+
+@pytest.fixture
+def quiet_server() -> Iterator[int]:
+    """A server that takes connections and says nothing, for a while."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+
+        def serve() -> None:
+            server.settimeout(0.05)
+            while not stop.is_set():
+                try:
+                    server.accept()[0].close()
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        stop.set()
+        thread.join()
+
+
+def states(**keys: Any) -> list[tuple[str, str]]:
+    """Name and state of each check of a broker."""
+    return [(check.name, str(check.state)) for check in check_broker(BrokerConfig(**keys))]
+
+
+def test_a_server_that_is_no_broker_is_told(quiet_server: int, tmp_path: Path) -> None:
+    """One that hangs up without an answer, one that cannot be found, and a secret that is missing."""
+    assert states(url=f"mqtt://127.0.0.1:{quiet_server}") == [("broker broker", "fail")]
+    assert states(url=f"mqtts://127.0.0.1:{quiet_server}") == [("broker broker TLS", "fail")]
+    assert states(url="mqtt://nobody.invalid") == [("broker broker", "fail")]
+    assert states(url="mqtt://127.0.0.1", password_file=str(tmp_path / "none")) == [("broker broker", "fail")]
+
+
+@pytest.mark.servers
+@needs_mosquitto
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_broker_is_asked_for_its_limits(tmp_path: Path, protocol: str) -> None:
+    """A broker that lets us in is well; small packets are a warning where it says so."""
+    password = tmp_path / "password"
+    password.write_text("right")
+    password.chmod(0o600)
+    with Broker(tmp_path, users={"me": "right"}, max_packet_bytes=2000) as broker:
+        url, more = broker.url, {"protocol": protocol, "password_file": str(password)}
+        (check,) = check_broker(BrokerConfig(url=url, user="me", **more))  # type: ignore[arg-type]
+        assert check.state is (State.WARN if protocol == "5" else State.OK)
+        assert ("packets of 2,000 bytes" in check.found) == (protocol == "5")
+        (check,) = check_broker(BrokerConfig(url=url, user="you", **more))  # type: ignore[arg-type]
+        assert check.state is State.FAIL
+        assert "not authori" in check.found.lower()
+
+
+@pytest.mark.servers
+@needs_mosquitto
+def test_tls_is_a_check_of_its_own(tmp_path: Path) -> None:
+    """With the authority it is well, without it the certificate is to blame."""
+    authority = Authority(tmp_path)
+    with Broker(tmp_path, tls=(authority.file, *authority.issue("server", "127.0.0.1"))) as broker:
+        assert states(url=broker.url, ca_file=str(authority.file)) == [
+            ("broker broker TLS", "ok"),
+            ("broker broker", "ok"),
+        ]
+        (check,) = check_broker(BrokerConfig(url=broker.url))
+        assert check.state is State.FAIL
+        assert "certificate" in check.found
+        assert "ca_file" in check.advice
+        assert states(url=broker.url, insecure_skip_verify=True)[1] == ("broker broker", "ok")
+
+
+@pytest.mark.servers
+@needs_mosquitto
+def test_a_broker_that_wants_more_is_told(tmp_path: Path) -> None:
+    """One that wants a client certificate, and one that wants TLS, are told from the advice."""
+    authority = Authority(tmp_path)
+    tls = (authority.file, *authority.issue("server", "127.0.0.1"))
+    with Broker(tmp_path, tls=tls, client_certificates=True) as broker:
+        *_, check = check_broker(BrokerConfig(url=broker.url, ca_file=str(authority.file)))
+        assert check.state is State.FAIL
+        assert "client certificate" in check.advice
+        *_, check = check_broker(BrokerConfig(url=broker.url.replace("mqtts", "mqtt")))
+        assert check.state is State.FAIL
+        assert "mqtts://" in check.advice
+        own, key = authority.issue("client")
+        known = {"ca_file": str(authority.file), "cert_file": str(own), "key_file": str(key)}
+        assert states(url=broker.url, **known)[1] == ("broker broker", "ok")

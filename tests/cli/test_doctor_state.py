@@ -1,0 +1,220 @@
+"""The doctor and the state of a daemon: what it tells, and that it touches nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream_gru.cli import doctor_state
+from stream_gru.cli.doctor_check import Check, State
+from stream_gru.cli.doctor_state import check_state
+from stream_gru.core.errors import StoreError
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Changes
+from tests.support.stores import copy_of_now, opened
+
+ROOT = Path(__file__).parents[2]
+
+
+def of(folder: Path, commit_s: float = 1.0, now_s: float | None = None) -> list[Check]:
+    """All checks of a folder."""
+    return list(check_state(folder, commit_s, now_s))
+
+
+def everything(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Bytes, number and time of change of each file."""
+    return {
+        one.name: (one.read_bytes(), one.stat().st_ino, one.stat().st_mtime_ns) for one in folder.iterdir()
+    }  # fmt: skip
+
+
+def three_streams(folder: Path) -> Path:
+    """A store that was closed well, with two commits; return its folder."""
+    with opened(folder) as store:
+        store.write(Changes(form="{}", streams=[("a", b"1"), ("b", b"2")]))
+        store.write(Changes(form="{}", streams=[("c", b"3")]))
+        store.end_well()
+    return folder
+
+
+def test_a_store_that_nobody_has_tells_what_is_in_it(tmp_path: Path) -> None:
+    """Streams, commit, outputs that wait, size, age; and neither a byte nor a name is different behind it."""
+    folder = three_streams(tmp_path / "state")
+    written_s = (folder / FILE_NAME).stat().st_mtime
+    before = everything(folder)
+    state, sync = of(folder, now_s=written_s + 7200.0)
+    assert (state.name, state.state) == (f"state {folder}", State.OK)
+    assert state.found == "free; 3 streams, commit 2, 0 outputs wait, 0.1 MiB, last written 2 hours ago"
+    assert sync.name == f"sync {folder}"
+    assert everything(folder) == before
+    with opened(folder) as store:
+        assert (store.count(), store.ended_well) == (3, True)
+
+
+def test_a_folder_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
+    """The first start makes it; the disk is measured where it will be, and nothing is left there."""
+    state, sync = of(tmp_path / "a" / "b")
+    assert (state.state, state.found) == (State.OK, "nothing yet: the first start of the daemon makes it")
+    assert sync.found.startswith("p50 ")
+    assert list(tmp_path.iterdir()) == []
+
+
+_HOLD = """
+import sys
+from pathlib import Path
+from stream_gru.runtime.checkpoint.store import Changes, Store
+store = Store(Path(sys.argv[1]))
+store.open()
+print("open", flush=True)
+for line in sys.stdin:
+    store.write(Changes(form="{}", streams=[(line.strip(), b"1")]))
+    print("written", flush=True)
+"""
+
+
+def test_a_daemon_that_runs_is_named_and_not_disturbed(tmp_path: Path) -> None:
+    """Who has the store is told; its files are the same behind it, and it goes on committing."""
+    line = [sys.executable, "-c", _HOLD, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        before = everything(tmp_path)
+        state = of(tmp_path)[0]
+        assert state.state is State.OK
+        assert state.found.startswith(f"process {holder.pid} has it; ")
+        assert everything(tmp_path) == before
+        holder.stdin.write("pump-1\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "written\n"
+        holder.stdin.close()
+    assert "free; 1 streams, commit 1," in of(tmp_path)[0].found
+
+
+def test_what_a_kill_left_is_told_and_left_to_the_daemon(tmp_path: Path) -> None:
+    """A log that nobody has is of a run that was killed: it is neither read past nor written into the file."""
+    with opened(tmp_path / "live") as store:
+        store.write(Changes(form="{}", streams=[("a", b"1")]))
+        killed = copy_of_now(tmp_path / "live", tmp_path / "killed")
+    before = everything(killed)
+    state = of(killed)[0]
+    assert state.state is State.OK
+    assert "the last run was killed" in state.found
+    assert everything(killed) == before
+
+
+def test_a_damaged_file_is_told_and_not_moved(tmp_path: Path) -> None:
+    """What the next start would do with it is said before it does it."""
+    three_streams(tmp_path)
+    (tmp_path / FILE_NAME).write_bytes(b"no database" * 1000)
+    before = everything(tmp_path)
+    state = of(tmp_path)[0]
+    assert state.state is State.WARN
+    assert "cannot be read: file is not a database" in state.found
+    assert "moves this file aside" in state.advice
+    assert everything(tmp_path) == before
+
+
+def test_a_file_that_was_moved_aside_is_pointed_at(tmp_path: Path) -> None:
+    """It says that the disk once failed; its log is not named on its own."""
+    three_streams(tmp_path)
+    for end in ("", "-wal"):
+        (tmp_path / f"{FILE_NAME}.damaged-20260101T000000Z{end}").touch()
+    state = of(tmp_path)[0]
+    assert state.state is State.WARN
+    assert state.found.endswith(f"\nwas damaged and moved aside: {FILE_NAME}.damaged-20260101T000000Z")
+
+
+def test_a_network_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the daemon would: nothing else is looked at."""
+
+    def refuse(folder: Path) -> None:
+        raise StoreError(f"{folder}: is on nfs4")
+
+    monkeypatch.setattr(doctor_state, "require_local", refuse)
+    (state,) = of(tmp_path)
+    assert (state.state, state.found) == (State.FAIL, f"{tmp_path}: is on nfs4")
+
+
+def test_a_variable_that_only_systemd_sets_is_told(tmp_path: Path) -> None:
+    """Nobody shall think that a folder of this name is meant, and its state lost."""
+    (state,) = of(tmp_path / "$STATE_DIRECTORY")
+    assert state.state is State.WARN
+    assert "not set here" in state.found
+
+
+def test_files_of_another_user_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may not be looked at is no reason to give up."""
+
+    def refuse(path: Path) -> str | None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    three_streams(tmp_path)
+    monkeypatch.setattr(doctor_state, "_holder", refuse)
+    state = of(tmp_path)[0]
+    assert (state.state, state.found) == (State.FAIL, f"{tmp_path}/lock: Permission denied")
+    assert "as the user of the daemon" in state.advice
+
+
+def test_a_disk_that_is_slow_for_its_commits_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync may take a quarter of the time between two commits, and no more."""
+    monkeypatch.setattr(doctor_state, "_sync_s", lambda _: 0.2)
+    sync = of(tmp_path)[1]
+    assert (sync.state, sync.found) == (State.OK, "p50 200.0 ms, a commit every 1 s")
+    sync = of(tmp_path, commit_s=0.1)[1]
+    assert sync.state is State.WARN
+    assert "raise commit_s" in sync.advice
+
+
+def test_a_disk_that_takes_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon would end with its first commit."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    sync = of(tmp_path)[1]
+    assert (sync.state, sync.found) == (State.FAIL, f"{tmp_path}: No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of the folder has said so already."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert [check.name for check in of(tmp_path)] == [f"state {tmp_path}"]
+
+
+@pytest.mark.parametrize(
+    ("age_s", "text"),
+    [(3, "3 s ago"), (119, "119 s ago"), (120, "2 minutes ago"), (7200, "2 hours ago"), (2e6, "23 days ago"),
+     (-5, "in the future: was the clock changed?")],
+)  # fmt: skip
+def test_ages_are_told_in_a_unit_that_suits_them(tmp_path: Path, age_s: float, text: str) -> None:
+    """Two of a unit at least; a clock that went back is no age."""
+    (tmp_path / FILE_NAME).touch()
+    os.utime(tmp_path / FILE_NAME, (1e9, 1e9))
+    assert f"last written {text}" in of(tmp_path, now_s=1e9 + age_s)[0].found
+
+
+@pytest.mark.parametrize(("source", "every"), [("stdin", "1 s"), ("serial", "0.1 s")])
+def test_the_whole_doctor_looks_at_the_state(tmp_path: Path, source: str, every: str) -> None:
+    """Folder, store and disk are checked, with the commits that the daemon will make."""
+    config = tmp_path / "run.toml"
+    port = 'port = "loop://"\n' if source == "serial" else ""
+    config.write_text(
+        f'[run]\nbundle = "{ROOT}/sample_data/pump.bundle"\nstate_dir = "state"\n[metrics]\nenabled = false\n'
+        f'[[source]]\ntype = "{source}"\nformat = "csv"\n{port}[[sink]]\ntype = "file"\npath = "out.jsonl"\n'
+    )
+    line = [sys.executable, "-m", "stream_gru", "doctor", str(config), "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    folder = tmp_path / "state"
+    assert f"disk {folder}" in found
+    assert found[f"state {folder}"]["state"] == "ok"
+    assert found[f"sync {folder}"]["found"].endswith(f"a commit every {every}")
+    assert not folder.exists()

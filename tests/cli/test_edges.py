@@ -1,0 +1,175 @@
+"""The command line where things go wrong around it: early signals, outputs that cannot be written, odd options."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream_gru.cli.bench import free_name, header_of, road_rows
+from stream_gru.cli.inspect import describe
+from stream_gru.model.bundle import load_bundle, write_bundle
+from stream_gru.model.engines.registry import load_engine
+from tests.support.models import make_bundle
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "sample_data" / "pump.bundle"
+
+
+def sh(text: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell, in which ``$S`` is the command line and ``$B`` a bundle; a traceback is always a failure."""
+    done = subprocess.run(
+        ["sh", "-c", text],
+        env={"S": f"{sys.executable} -m stream_gru", "B": str(BUNDLE), "PATH": "/usr/bin:/bin"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "Exception ignored" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Three minutes of one pump, one class only."""
+    path = tmp_path / "p.csv"
+    rows = "".join(f"2026-03-01T00:{i // 60:02d}:{i % 60:02d}Z,p,100,300,5,1.5,normal\n" for i in range(180))
+    path.write_text("time,pump,flow,pressure,current,vibration,mode\n" + rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("$S inspect $B > /dev/full", "standard output or a file: No space left on device"),
+        ("$S evaluate $B p.csv --json > /dev/full", "standard output or a file: No space left on device"),
+        ("$S --help > /dev/full", "standard output or a file: No space left on device"),
+        ("$S replay $B p.csv -q > /dev/full", "standard output: cannot be written: No space left on device"),
+        ("$S inspect $B >&-", "standard output or a file: Bad file descriptor"),
+        ("$S replay $B p.csv -q >&-", "standard output: cannot be written: Bad file descriptor"),
+        ("$S simulate sine --hours 0.01 --out /proc/x", "/proc/x: No such file or directory"),
+        ("$S simulate sine --hours 0.01 --out p.csv", "p.csv: File exists"),
+    ],
+)
+def test_what_cannot_be_written_is_told_in_one_line(recording: Path, line: str, words: str) -> None:
+    """A full disk, a closed output, a path that cannot be: one line, exit 1."""
+    done = sh(line, recording.parent)
+    assert done.returncode == 1
+    assert done.stderr == f"stream-gru: {words}\n"
+
+
+def test_a_closed_output_that_is_not_needed_does_no_harm(recording: Path) -> None:
+    """Results go to their file, whatever numbers of descriptors are free."""
+    assert sh("$S replay $B p.csv --out a.jsonl >&- 2>&-", recording.parent).returncode == 0
+    assert sh("$S replay $B p.csv --out b.jsonl -q", recording.parent).returncode == 0
+    assert (recording.parent / "a.jsonl").read_bytes() == (recording.parent / "b.jsonl").read_bytes()
+    assert sh("$S inspect nowhere 2> /dev/full", recording.parent).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"replay $B p.csv {option} {value}" for option in ("--level", "--speed") for value in ("nan", "inf")),
+        *(f"demo --speed {value}" for value in ("nan", "inf")),
+        *(f"simulate sine --out x --hours {value}" for value in ("nan", "inf", "1e9")),
+        *(f"bench $B --seconds {value}" for value in ("nan", "inf")),
+        "evaluate $B p.csv --window 5",
+        "evaluate $B p.csv --window 5 --regime stateful",
+    ],
+)
+def test_options_without_sense_are_mistakes_of_usage(recording: Path, line: str) -> None:
+    """What is not a finite number, or goes with another option only, is refused with its name; exit 2."""
+    done = sh(f"$S {line}", recording.parent)
+    assert done.returncode == 2
+    option = next(word for word in reversed(line.split()) if word in ("--window", *line.split()) and word[:2] == "--")
+    assert ("--window" if "--window" in line else option) in done.stderr
+
+
+def test_evaluate_prints_json_where_something_was_not_measured(recording: Path) -> None:
+    """A class that never occurred has no recall: null, not a word that JSON does not know."""
+    done = sh("$S evaluate $B p.csv --json", recording.parent)
+    assert None in msgspec.json.decode(done.stdout)["classes"]["recall"]
+
+
+@pytest.mark.parametrize("scores", [{"forecast": {"of": "another shape"}}, {"classes": 3}, {"verdict": 3}])
+def test_scores_of_another_version_do_not_stop_inspect(tmp_path: Path, scores: dict[str, object]) -> None:
+    """The rest of the bundle is still worth seeing."""
+    made = make_bundle()
+    written = write_bundle(tmp_path / "b", made.with_manifest(scores=scores).manifest, made.weights, {})
+    lines = describe(written)
+    assert "scores: not readable by this version" in lines
+    assert "all files are what the manifest says" in lines
+
+
+def test_scores_may_be_absent() -> None:
+    """A bundle without scores says so."""
+    assert "no scores are stored" in describe(make_bundle())
+
+
+def test_bench_takes_any_name_of_a_column() -> None:
+    """A comma in a name is quoted, and the column of the stream gets a name that no other has."""
+    bundle = make_bundle(channels=3)
+    names = ("a,b", "stream", 'a "c"')
+    channels = [msgspec.structs.replace(c, column=n) for c, n in zip(bundle.manifest.channels, names, strict=True)]
+    bundle = bundle.with_manifest(channels=channels)
+    assert set(road_rows(bundle, load_engine("numpy", bundle), 0.001)) >= {"road, one sample"}
+    assert free_name("stream", {"stream", "stream_"}) == "stream__"
+    assert header_of(["t", "a,b"]) == b't,"a,b"\n'
+
+
+EARLY = """
+import os, sys
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Press())
+sys.argv = ["stream-gru", {command!r}, "nowhere"]
+from stream_gru.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "numpy", "stream_gru.model.bundle"])
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ("inspect", signal.SIGINT, 130),
+        ("run", signal.SIGINT, 130),
+        ("run", signal.SIGTERM, 0),
+        ("inspect", signal.SIGTERM, -15),
+    ],
+)
+def test_signals_during_the_start_end_it_quietly(module: str, command: str, number: int, code: int) -> None:
+    """Ctrl-C and SIGTERM are answered before anything is loaded: no traceback of an import, and the right exit code."""
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY.format(module=module, number=int(number), command=command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert done.returncode == code
+    assert done.stderr == ("stream-gru: interrupted\n" if code == 130 else "")
+
+
+def test_the_entry_point_loads_next_to_nothing() -> None:
+    """Until `main` runs, only what listens to signals is loaded; the public names come when they are asked for."""
+    code = "import sys, stream_gru.cli.main; print(len({'click', 'numpy', 'msgspec', 'typing'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.strip() == "0"
+    import stream_gru
+
+    assert {name for name in stream_gru.__all__ if getattr(stream_gru, name) is None} == set()
+    assert set(stream_gru.__all__) <= set(dir(stream_gru))
+    assert stream_gru.load_bundle is load_bundle
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = stream_gru.nonsense  # type: ignore[attr-defined]

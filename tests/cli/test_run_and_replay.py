@@ -1,0 +1,223 @@
+"""``run`` and ``replay``: what they refuse, what they warn of, and which names they read by."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from stream_gru.config import parse_config
+from stream_gru.config.train_schema import InputConfig
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.stdout import StdoutSink
+from stream_gru.core.errors import ConfigError, SinkUnavailable
+from stream_gru.model.bundle import Bundle, document_digest, load_bundle
+from stream_gru.model.manifest import Manifest
+from stream_gru.runtime.resolved_config import running_fields
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "sample_data" / "pump.bundle"
+HEADER = "time,pump,flow,pressure,current,vibration,mode\n"
+ROW = "2026-03-01T00:00:0{},p,100,300,5,1.5,normal\n"
+CHANNELS = '[[channel]]\nname = "{}"\n{}\n' + "".join(
+    f'[[channel]]\nname = "{name}"\n' for name in ("pressure", "current", "vibration")
+)
+STDIN = '[[source]]\ntype = "stdin"\nformat = "csv"\n'
+
+
+def command(*arguments: object, stdin: str | None = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command line to the end; with ``stdin`` None its standard input is closed; a traceback is a failure."""
+    line = [sys.executable, "-m", "stream_gru", *map(str, arguments)]
+    if stdin is None:
+        line = ["sh", "-c", 'exec "$@" <&-', "sh", *line]
+    done = subprocess.run(line, input=stdin or "", capture_output=True, text=True, check=False, timeout=60, cwd=cwd)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def run_file(folder: Path, source: str = STDIN, more: str = "") -> Path:
+    """A configuration for ``run`` on the sample bundle."""
+    path = folder / "run.toml"
+    path.write_text(
+        f'{more}[run]\nbundle = "{BUNDLE}"\n{source}[[sink]]\ntype = "stdout"\n[metrics]\nenabled = false\n'
+    )
+    return path
+
+
+def fields(text: str, bundle: Bundle | None = None) -> Fields:
+    """The columns that ``run`` reads by a configuration of this text."""
+    return running_fields(parse_config(text, "run.toml"), bundle or load_bundle(BUNDLE), Path("run.toml"))
+
+
+def test_a_part_of_an_input_table_leaves_the_rest_of_the_bundles() -> None:
+    """Keys that are given replace the bundle's one by one; a key given with its default counts as not given."""
+    trained = load_bundle(BUNDLE).manifest.input
+    assert fields("").input == trained
+    assert fields('[input]\ndelimiter = ";"\n').input == replace(trained, delimiter=";")
+    assert fields('[input]\nstream = "device"\ntime = "time"\n').input == replace(trained, stream="device")
+    assert trained.stream == "pump"
+    assert trained != InputConfig()
+
+
+def test_a_channel_without_a_column_keeps_the_bundles() -> None:
+    """Of a channel's keys, too, only those that are given count."""
+    bundle = load_bundle(BUNDLE)
+    bundle.manifest.channels[0] = replace(bundle.manifest.channels[0], column="FT-101")
+    assert fields(CHANNELS.format("flow", ""), bundle).columns[0] == "FT-101"
+    assert fields(CHANNELS.format("flow", 'column = "FT-7"'), bundle).columns == (
+        "FT-7", "pressure", "current", "vibration",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ('unit = "m3/h"', "expected unit = 'L/min' for 'flow', as trained, got 'm3/h'"),
+        ("min = 1000.0", "expected min = -5.0 for 'flow', as trained, got 1000.0"),
+        ("max = 900", "expected max = 1000.0 for 'flow', as trained, got 900.0"),
+    ],
+)
+def test_units_and_ranges_are_those_of_the_training(key: str, words: str) -> None:
+    """Another unit or range than the bundle's is refused; the same one may be said again."""
+    with pytest.raises(ConfigError) as caught:
+        fields(CHANNELS.format("flow", key))
+    assert str(caught.value) == f"run.toml: channel: {words}"
+    same = CHANNELS.format("flow", 'unit = "L/min"\nmin = -5\nmax = 1000')
+    assert fields(same).columns == ("flow", "pressure", "current", "vibration")
+
+
+def test_a_channel_of_the_model_may_not_be_left_out() -> None:
+    """Every mistake is told, each with its channel."""
+    with pytest.raises(ConfigError) as caught:
+        fields(CHANNELS.format("pump_flow", "").replace('"current"\n', '"current"\nunit = "mA"\n'))
+    assert caught.value.problems == (
+        "run.toml: channel: expected the bundle's channel 'flow' among them",
+        "run.toml: channel: expected unit = 'A' for 'current', as trained, got 'mA'",
+    )
+
+
+@pytest.mark.parametrize("name", ["feed", "output", "control", "broadcast"])
+def test_a_sink_of_any_name_is_written(tmp_path: Path, name: str) -> None:
+    """Parts of the daemon itself have no names in the name space of sinks."""
+    rows = HEADER + ROW.format(0) + ROW.format(1)
+    sink = f'[[sink]]\ntype = "file"\nname = "{name}"\npath = "out.jsonl"\n'
+    listen = '[metrics]\nlisten = "127.0.0.1:0"\n'
+    (tmp_path / "run.toml").write_text(f'[run]\nbundle = "{BUNDLE}"\n{STDIN}{sink}{listen}')
+    done = command("run", tmp_path / "run.toml", stdin=rows, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+def test_closed_standard_input_is_refused_at_once(tmp_path: Path) -> None:
+    """It would stay closed for ever: exit 2, no waiting."""
+    done = command("run", run_file(tmp_path), stdin=None)
+    assert done.returncode == 2
+    assert "standard input: expected lines, got none" in done.stderr
+
+
+def test_a_recording_that_is_missing_is_not_waited_for(tmp_path: Path) -> None:
+    """Exit 1 with the file's name: a recording does not come back as a broker does."""
+    done = command("run", run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["gone.csv"]\n'))
+    assert done.returncode == 1
+    assert f"{tmp_path}/gone.csv: no such file" in done.stderr
+
+
+@pytest.mark.parametrize("pattern", ["*.csv", "p*"])
+def test_run_takes_patterns_as_replay_does(tmp_path: Path, pattern: str) -> None:
+    """The same pattern gives the same bytes by either command."""
+    for second in range(3):
+        (tmp_path / f"p{second}.csv").write_text(HEADER + ROW.format(f"{second}Z"))
+    done = command("run", run_file(tmp_path, f'[[source]]\ntype = "replay"\nfiles = ["{pattern}"]\n'))
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 3
+    assert done.stdout == command("replay", BUNDLE, tmp_path / pattern).stdout
+
+
+def test_a_wrong_header_alone_is_refused_and_nothing_is_not(tmp_path: Path) -> None:
+    """A pipe that ends after a header it cannot use is a failure; one without a byte is an end."""
+    done = command("run", run_file(tmp_path), stdin="a,b\n")
+    assert done.returncode == 1
+    assert "stdin: expected a column 'time' in the header, got a, b" in done.stderr
+    for text in ("", HEADER, HEADER + "rubbish\n"):
+        assert command("run", run_file(tmp_path), stdin=text).returncode == 0
+
+
+def test_a_table_with_row_numbers_is_read_alike_live_and_replayed(tmp_path: Path) -> None:
+    """A column of row numbers without a name is left aside from a pipe as from a file."""
+    text = HEADER + "".join(f'"{140 + i}",{ROW.format(f"{i}Z")}' for i in range(3))
+    (tmp_path / "p.csv").write_text(text)
+    live = command("run", run_file(tmp_path), stdin=text)
+    assert len(live.stdout.splitlines()) == 3
+    assert live.stdout == command("replay", BUNDLE, tmp_path / "p.csv").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", HEADER, "a.csv: no row was applied: there is none"),
+        ("a.jsonl", "", "a.jsonl: no row was applied: there is none"),
+        ("a.jsonl", "rubbish\n[]\n", "a.jsonl: no row was applied: 1 parse, 1 type"),
+        ("a.csv", "", "a.csv: expected a header of CSV names, got an empty file"),
+        ("a.csv", "a,b\n", "a.csv: expected a column 'time' in the header, got a, b"),
+        ("a.csv", HEADER.replace("\n", "\r") + ROW.format("0Z"), "a.csv: expected lines that end with LF or CR LF"),
+    ],
+)
+def test_a_replay_of_nothing_is_a_failure(tmp_path: Path, name: str, text: str, words: str) -> None:
+    """Rows that were all dropped, no rows, no header, a wrong one: one line says which, exit 1."""
+    (tmp_path / name).write_bytes(text.encode())
+    for options in ([], ["-q"], ["--json"]):
+        done = command("replay", BUNDLE, name, *options, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f"stream-gru: {words}")
+
+
+def test_a_folder_is_no_recording(tmp_path: Path) -> None:
+    """The message says what to give instead."""
+    done = command("replay", BUNDLE, tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"stream-gru: {tmp_path}: is a folder; expected files\n")
+
+
+def test_a_file_is_read_whatever_the_case_of_its_endings(tmp_path: Path) -> None:
+    """A compressed table from Windows is one."""
+    (tmp_path / "P.CSV.GZ").write_bytes(gzip.compress((HEADER + ROW.format("0Z")).encode()))
+    assert len(command("replay", BUNDLE, tmp_path / "P.CSV.GZ").stdout.splitlines()) == 1
+
+
+def test_files_of_one_name_are_warned_of_by_both_commands(tmp_path: Path) -> None:
+    """Where no column names the stream, two files of one name would be one: both are named before anything is read."""
+    bundle = tmp_path / "b.bundle"
+    nameless_bundle(bundle)
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "p.csv").write_text(HEADER + ROW.format("0Z"))
+    config = run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["*/p.csv"]\n')
+    config.write_text(config.read_text().replace(str(BUNDLE), str(bundle)))
+    words = f"warning: {tmp_path}/a/p.csv and {tmp_path}/b/p.csv are read as one stream 'p'"
+    for done in (command("run", config), command("replay", bundle, tmp_path / "*" / "p.csv")):
+        assert done.returncode == 0
+        assert done.stderr.count("warning") == 1
+        assert words in done.stderr
+    assert "warning" not in command("replay", BUNDLE, tmp_path / "*" / "p.csv").stderr
+
+
+def nameless_bundle(path: Path) -> None:
+    """The sample bundle, but for the name of its stream column."""
+    shutil.copytree(BUNDLE, path)
+    manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
+    manifest = replace(manifest, input=replace(manifest.input, stream=""))
+    manifest = replace(manifest, digest=document_digest(msgspec.to_builtins(manifest)))
+    (path / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+
+
+def test_standard_output_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an output that cannot be written, not a bug."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SinkUnavailable, match="standard output: closed"):
+        StdoutSink(JsonEncoder()).open(None)

@@ -1,0 +1,399 @@
+"""``stream-gru state`` on a daemon that is stopped: by exit codes, words, and what is in the store afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stream_gru.cli.main import run_cli
+from stream_gru.core.types import Position, ResetReason
+from stream_gru.model.bundle import load_bundle, write_bundle
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.pipeline.state_table import split_row
+from stream_gru.runtime.checkpoint.state_export import encoded, exported, exported_from
+from stream_gru.runtime.checkpoint.store import Changes
+from tests.runtime.test_checkpointer import notes
+from tests.support.broker import free_port
+from tests.support.kept import feed, keeper_of, model
+from tests.support.models import make_bundle
+from tests.support.stores import change, content, opened
+from tests.support.streams import CHANNELS, batch, calibrated
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def write_config(folder: Path, more: str = "[metrics]\nenabled = false\n", state_dir: str = "state") -> Path:
+    """A daemon with a toy model, whose store is in a folder of its own."""
+    bundle = calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2, units=(8,), targets=1))
+    folder.mkdir(exist_ok=True)
+    write_bundle(folder / "model.bundle", bundle.manifest, dict(bundle.weights), {})
+    config = folder / "gateway.toml"
+    config.write_text(f'[run]\nbundle = "model.bundle"\nstate_dir = "{state_dir}"\n{more}')
+    return config
+
+
+def pipeline_of(config: Path) -> Pipeline:
+    """A pipeline of the daemon's model that has seen nothing."""
+    return Pipeline(load_bundle(config.with_name("model.bundle")), "numpy")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The configuration of a daemon that has seen streams a, b and c, of which it remembers notes too."""
+    config = write_config(tmp_path / "here")
+    keeper = keeper_of(tmp_path / "here" / "state", pipeline_of(config), parts={"p": notes(a="of a", b="of b")})
+    for count, name in enumerate("cba", 1):
+        feed(keeper, name, *range(1, count + 1))
+    keeper.commit({}, {})
+    keeper.end_well()
+    keeper.close()
+    return config
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run ``stream-gru state`` here: exit code, standard output, standard error."""
+
+    def run_here(*arguments: object) -> tuple[int, str, str]:
+        code = run_cli(["state", *map(str, arguments)])
+        shown = capfd.readouterr()
+        return code, shown.out, shown.err
+
+    return run_here
+
+
+def commits(config: Path) -> int:
+    """How often something was written."""
+    with opened(config.parent / "state") as store:
+        assert store.ended_well
+        return store.commit_no
+
+
+def damage(config: Path, table: str, name: str) -> None:
+    """A disk changes what is kept of a stream."""
+    change(config.parent / "state", f"UPDATE {table} SET crc=crc+1 WHERE name=?", name)  # noqa: S608 - of the tests
+
+
+@contextmanager
+def unchanged(config: Path) -> Iterator[None]:
+    """Nothing of the store is changed meanwhile."""
+    before = content(config.parent / "state")
+    yield
+    assert content(config.parent / "state") == before
+
+
+# ---- list, show
+
+
+def test_streams_are_listed_by_name(site: Path, run: Run) -> None:
+    """With the time of the last sample and the steps since the reset; nothing is written."""
+    with unchanged(site):
+        code, out, err = run("list", site, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == [
+        {"stream": name, "time": f"2026-03-01T00:00:0{steps}Z", "steps": steps, "status": "stored"}
+        for name, steps in (("a", 3), ("b", 2), ("c", 1))
+    ]
+    lines = run("list", site)[1].splitlines()
+    assert [line.split() for line in lines] == [
+        ["stream", "last", "sample", "steps", "status"],
+        ["a", "2026-03-01T00:00:03Z", "3", "stored"],
+        ["b", "2026-03-01T00:00:02Z", "2", "stored"],
+        ["c", "2026-03-01T00:00:01Z", "1", "stored"],
+    ]
+
+
+def test_damaged_streams_are_listed_as_such(site: Path, run: Run) -> None:
+    """The others are as they were."""
+    damage(site, "stream", "b")
+    code, out, _ = run("list", site)
+    assert code == 0
+    assert [line.split()[-1] for line in out.splitlines()] == ["status", "stored", "damaged", "stored"]
+    assert out.splitlines()[2].split() == ["b", "-", "-", "damaged"]
+
+
+def test_a_store_without_streams_is_an_empty_list(site: Path, run: Run) -> None:
+    """And no failure."""
+    for name in "abc":
+        assert run("forget", site, "--stream", name) == (0, f"stream {name}: forgotten\n", "")
+    assert run("list", site, "--json") == (0, "[]\n", "")
+    assert len(run("list", site)[1].splitlines()) == 1
+
+
+def test_a_stream_is_shown(site: Path, run: Run) -> None:
+    """As JSON, and a line a fact."""
+    code, out, _ = run("show", site, "--stream", "a", "--json")
+    facts = json.loads(out)
+    assert (code, facts["stream"], facts["steps_since_reset"], facts["memories"]) == (0, "a", 3, ["p"])
+    lines = run("show", site, "--stream", "a")[1].splitlines()
+    assert [line.split()[0] for line in lines] == list(facts)
+    assert next(line for line in lines if line.startswith("hidden")).split(maxsplit=1)[1].startswith("size 8, finite")
+
+
+@pytest.mark.parametrize("words", ["show --stream x", "export --stream x", "reset --stream x", "forget --stream x"])
+def test_an_unknown_stream_is_an_error_that_changes_nothing(site: Path, run: Run, words: str) -> None:
+    """It says where it was looked for, and how to see what is there."""
+    command, *options = words.split()
+    with unchanged(site):
+        code, out, err = run(command, site, *options)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"stream-gru: {site.parent}/state/state.db: unknown stream 'x'; `stream-gru state list` shows those it has\n"
+    )
+    assert commits(site) == 1
+
+
+# ---- export, import
+
+
+def test_what_was_exported_is_imported_elsewhere(site: Path, run: Run, tmp_path: Path) -> None:
+    """All streams with what is remembered of them, in one transaction, where no daemon has ever been."""
+    there = write_config(tmp_path / "there")
+    code, out, err = run("export", site, "--all", "--out", tmp_path / "all.json")
+    assert (code, out, err) == (0, "", f"{tmp_path}/all.json: 3 streams\n")
+    assert (tmp_path / "all.json").stat().st_mode & 0o777 == 0o600
+    assert run("import", there, tmp_path / "all.json") == (0, "", "3 streams imported\n")
+    assert commits(there) == 1
+    with opened(site.parent / "state") as here, opened(there.parent / "state") as elsewhere:
+        assert [exported_from(elsewhere, name) for name in "abc"] == [exported_from(here, name) for name in "abc"]
+    assert run("export", there, "--all")[1] == (tmp_path / "all.json").read_text()
+    assert run("export", there, "--stream", "b")[1] == (tmp_path / "all.json").read_text().splitlines(True)[1]
+
+
+def test_an_import_replaces_all_or_nothing(site: Path, run: Run, tmp_path: Path) -> None:
+    """Without --replace a stream that is there stops it; with it, old memories go with the old row."""
+    pipeline = pipeline_of(site)
+    pipeline.process(batch(["c"], [7]))
+    states = [exported(name, pipeline.form, pipeline.table.row("c"), {}) for name in ("new", "a", "b")]
+    (tmp_path / "states").write_bytes(b"\n\n".join(map(encoded, states)))
+    with unchanged(site):
+        code, _, err = run("import", site, tmp_path / "states")
+    assert code == 1
+    assert err == "stream-gru: stream a (and 1 more): is there already; --replace puts the file's in its place\n"
+    assert run("import", site, tmp_path / "states", "--replace") == (0, "", "3 streams imported\n")
+    assert commits(site) == 2
+    with opened(site.parent / "state") as store:
+        assert [exported_from(store, one.stream) for one in states] == states
+    (tmp_path / "a").write_bytes(encoded(states[1]))
+    assert "stream a: is there already" in run("import", site, tmp_path / "a")[2]
+
+
+def test_a_state_of_another_model_is_refused(site: Path, run: Run, tmp_path: Path) -> None:
+    """With all that stand beside it."""
+    pipeline = model(seed=1)
+    pipeline.begin_anew("x", ResetReason.COMMAND)
+    good = run("export", site, "--stream", "a")[1].encode()
+    (tmp_path / "mixed").write_bytes(good + encoded(exported("x", pipeline.form, pipeline.table.row("x"), {})))
+    with unchanged(site):
+        code, _, err = run("import", site, tmp_path / "mixed", "--replace")
+    ours = pipeline_of(site).form.model_id
+    assert (code, err) == (1, f"stream-gru: stream x: expected a state of model {ours}, got one of test-1\n")
+
+
+def test_a_file_that_cannot_be_imported_is_told_with_its_line(site: Path, run: Run, tmp_path: Path) -> None:
+    """Before anything is changed."""
+    line = run("export", site, "--stream", "a")[1]
+    file = tmp_path / "states"
+    with unchanged(site):
+        file.write_text(f"{line}\n{line}")
+        assert run("import", site, file)[::2] == (
+            1,
+            f"stream-gru: {file}:3: stream a stands here again; expected it once\n",
+        )
+        file.write_text(f"{line}no state\n")
+        code, _, err = run("import", site, file)
+        assert code == 1
+        assert err.startswith(f"stream-gru: {file}:2: expected a state written by `stream-gru state export`")
+        assert run("import", site, tmp_path / "absent")[0] == 2
+
+
+def test_a_file_without_streams_changes_nothing(site: Path, run: Run, tmp_path: Path) -> None:
+    """What an empty gateway exports can be imported."""
+    (tmp_path / "empty").touch()
+    with unchanged(site):
+        assert run("import", site, tmp_path / "empty") == (0, "", "0 streams imported\n")
+
+
+def test_a_damaged_stream_does_not_keep_the_others_from_an_export(site: Path, run: Run, tmp_path: Path) -> None:
+    """It is named and the exit code says so; alone it is an error."""
+    damage(site, "stream", "b")
+    code, out, err = run("export", site, "--all", "--out", tmp_path / "all")
+    assert (code, out) == (1, "")
+    assert "stream-gru: b is left out: stream b: its stored state is damaged; forget it, or let it begin" in err
+    assert f"{tmp_path}/all: 2 streams" in err
+    assert [json.loads(line)["stream"] for line in (tmp_path / "all").read_text().splitlines()] == ["a", "c"]
+    code, out, err = run("export", site, "--stream", "b")
+    assert (code, out) == (1, "")
+    assert "stream b: its stored state is damaged" in err
+
+
+def test_a_damaged_memory_is_left_out_and_told(site: Path, run: Run) -> None:
+    """The stream itself can go on without it."""
+    damage(site, "memory", "b")
+    code, out, err = run("export", site, "--stream", "b")
+    assert (code, err) == (0, "stream-gru: stream b: what p remembers is damaged and left out\n")
+    assert json.loads(out)["memories"] == {}
+
+
+def test_a_file_that_cannot_be_written_is_told(site: Path, run: Run, tmp_path: Path) -> None:
+    """With its name and the reason."""
+    code, _, err = run("export", site, "--all", "--out", tmp_path / "absent" / "file")
+    assert (code, err) == (1, f"stream-gru: {tmp_path}/absent/file: cannot be written: No such file or directory\n")
+
+
+# ---- reset, forget
+
+
+def pending(config: Path) -> dict[str, int]:
+    """The reset that each stream is to begin with."""
+    form = pipeline_of(config).table.form
+    with opened(config.parent / "state") as store:
+        rows = {one.name: split_row(form, one.row) for one in store.rows() if one.row is not None}
+    return {name: int(columns["pending_reset"]) for name, columns in rows.items()}
+
+
+def test_one_stream_is_reset(site: Path, run: Run) -> None:
+    """The others go on."""
+    assert run("reset", site, "--stream", "b") == (0, "stream b: reset before the next sample (1)\n", "")
+    assert {name for name, reason in pending(site).items() if reason == ResetReason.COMMAND} == {"b"}
+
+
+def test_all_streams_are_reset_at_once(site: Path, run: Run) -> None:
+    """In one transaction, be it kept by a kill or not; how the last run ended stays as it was."""
+    assert run("reset", site, "--all") == (0, "all streams: reset before the next sample (3)\n", "")
+    assert set(pending(site).values()) == {ResetReason.COMMAND}
+    assert commits(site) == 2
+
+
+def test_streams_of_two_forms_are_all_reset(site: Path, run: Run) -> None:
+    """A model that was changed leaves rows of the old form behind."""
+    other = model(seed=1)
+    other.begin_anew("old", ResetReason.NONE)
+    with opened(site.parent / "state") as store:
+        store.write(Changes(form=other.form.text, streams=[("old", other.table.row("old"))]))
+        store.end_well()
+    assert run("reset", site, "--all")[1] == "all streams: reset before the next sample (4)\n"
+    assert pending(site) == dict.fromkeys(["a", "b", "c", "old"], ResetReason.COMMAND)
+    with opened(site.parent / "state") as store:
+        assert {one.name: one.form == other.form.text for one in store.rows()}["old"]
+
+
+def test_a_reset_after_a_kill_does_not_hide_it(site: Path, run: Run) -> None:
+    """The next start shall still say that the last run was killed."""
+    with opened(site.parent / "state") as store:
+        store.end_well(False)
+    run("reset", site, "--all")
+    with opened(site.parent / "state") as store:
+        assert not store.ended_well
+
+
+def test_damaged_streams_are_told_by_a_reset(site: Path, run: Run) -> None:
+    """They begin anew by themselves, and stay as they are."""
+    damage(site, "stream", "a")
+    expected = "all streams: reset before the next sample (2); damaged, and begin anew by themselves: 1\n"
+    assert run("reset", site, "--all") == (0, expected, "")
+    with unchanged(site):
+        code, out, _ = run("reset", site, "--stream", "a")
+    assert (code, out) == (0, "stream a: reset before the next sample (0); damaged, and begin anew by themselves: 1\n")
+
+
+def test_a_forgotten_stream_leaves_nothing_behind(site: Path, run: Run) -> None:
+    """A damaged one can be forgotten too."""
+    damage(site, "stream", "b")
+    for name in "ab":
+        assert run("forget", site, "--stream", name) == (0, f"stream {name}: forgotten\n", "")
+    found = content(site.parent / "state")
+    assert [row[0] for row in found["stream"]] == ["c"]
+    assert found["memory"] == []
+
+
+def test_a_source_begins_at_its_beginning(site: Path, run: Run) -> None:
+    """One that has no position is told, with those that have one."""
+    assert run("reset", site, "--input", "x")[::2] == (
+        1,
+        "stream-gru: source x: expected one that has a position (none)\n",
+    )
+    with opened(site.parent / "state") as store:
+        store.write(Changes(positions={"replay": Position("file", 7), "stdin": Position("-", 1)}))
+        store.end_well()
+    assert run("reset", site, "--input", "x")[2].endswith("expected one that has a position (replay, stdin)\n")
+    assert run("reset", site, "--input", "replay") == (0, "source replay: begins at its beginning\n", "")
+    with opened(site.parent / "state") as store:
+        assert set(store.positions()) == {"stdin"}
+
+
+# ---- what is no state
+
+
+@pytest.mark.parametrize(
+    "words", ["reset", "reset --all --stream a", "reset --all --input x", "export", "export --all --stream a", "show"]
+)
+def test_a_command_line_that_says_too_little_or_too_much_is_refused(site: Path, run: Run, words: str) -> None:
+    """With exit code 2."""
+    command, *options = words.split()
+    with unchanged(site):
+        code, out, err = run(command, site, *options)
+    assert (code, out) == (2, "")
+    assert "expected one of" in err or "Missing option '--stream'" in err
+
+
+def test_a_configuration_without_state_is_told(run: Run, tmp_path: Path) -> None:
+    """With its key, or with the variable that is not set here; no folder is made."""
+    config = write_config(tmp_path / "here", state_dir="")
+    code, _, err = run("list", config)
+    assert (code, err) == (
+        2,
+        f"stream-gru: {config}: run.state_dir: expected the folder that holds the state, got none\n",
+    )
+    config = write_config(tmp_path / "here", state_dir="$NOT_SET_HERE")
+    (tmp_path / "empty").touch()
+    code, _, err = run("import", config, tmp_path / "empty")
+    assert code == 2
+    assert "run.state_dir: a variable in" in err
+    assert "set it: STATE_DIRECTORY=... stream-gru state" in err
+    assert sorted(path.name for path in config.parent.iterdir()) == ["gateway.toml", "model.bundle"]
+    config.write_text("[metrics]\nenabled = false\n")
+    assert run("list", config)[0] == 2
+
+
+def test_a_store_that_is_not_there_yet_is_told(run: Run, tmp_path: Path) -> None:
+    """With the next step; looking for it makes none."""
+    config = write_config(tmp_path / "here")
+    code, _, err = run("list", config)
+    assert code == 1
+    assert err == (
+        f"stream-gru: {config.parent}/state/state.db: there is no state yet: start the daemon once, or import streams\n"
+    )
+    assert not (config.parent / "state").exists()
+
+
+def test_a_damaged_store_is_told_and_left_alone(site: Path, run: Run) -> None:
+    """Moving it aside is for the daemon, which counts it; an import does not begin a new one in its place."""
+    path = site.parent / "state" / "state.db"
+    path.write_bytes(b"no database at all" * 1000)
+    before = path.read_bytes()
+    for words in (["list", site], ["import", site, "/dev/null"]):
+        code, out, err = run(*words)
+        assert (code, out) == (1, "")
+        assert f"{path}: damaged" in err
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.damaged-*"))
+
+
+def test_a_holder_that_is_no_daemon_is_named(site: Path, run: Run) -> None:
+    """Who has the store, and that nobody answers there; or that the configuration has no address to ask."""
+    with opened(site.parent / "state"):
+        code, _, err = run("list", site)
+        assert code == 2
+        assert "uses this state; stop it" in err
+        assert f"{site}: metrics.enabled: expected true" in err
+        config = write_config(site.parent, f'[metrics]\nlisten = "127.0.0.1:{free_port()}"\n')
+        code, _, err = run("list", config)
+    assert code == 1
+    assert [line.startswith("stream-gru: ") for line in err.splitlines()] == [True, True]
+    assert "uses this state; stop it" in err
+    assert "nothing listens at http://127.0.0.1:" in err

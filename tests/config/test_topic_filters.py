@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt.client import topic_matches_sub
+
+from stream_gru.config.run_schema import BrokerConfig, ControlConfig, MqttSinkConfig, MqttSourceConfig
+from stream_gru.config.topic_filters import (
+    TopicPattern,
+    fill_stream,
+    filters_overlap,
+    host_and_port,
+    refuse_loops,
+    stream_filters,
+    stream_in,
+    template_overlaps,
+    topic_patterns,
+)
+from stream_gru.connectors.mqtt.auth import client_id
+from stream_gru.core.errors import ConfigError
+
+BROKER = BrokerConfig(url="mqtt://gateway:1883", name="one")
+SAME = BrokerConfig(url="mqtt://gateway", name="two")
+OTHER = BrokerConfig(url="mqtt://elsewhere", name="three")
+LEVELS = st.sampled_from(["a", "b", "", "$x", "+"])
+FILTERS = (
+    st.tuples(st.lists(LEVELS, min_size=1, max_size=4), st.booleans())
+    .map(lambda parts: "/".join([*parts[0][: 3 if parts[1] else 4], *(["#"] if parts[1] else [])]))
+    .filter(bool)
+)
+TOPICS = ["/".join(levels) for n in range(1, 6) for levels in itertools.product(["a", "b", "", "$x"], repeat=n)]
+
+
+def source(*topics: str, stream_id: str = "") -> MqttSourceConfig:
+    """A source of these topics."""
+    return MqttSourceConfig(topics=list(topics), format="json", stream_id=stream_id)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "found"),
+    [
+        ("sensors/{stream}/data", "sensors/p1/data", {"stream": "p1"}),
+        ("sensors/{stream}/data", "sensors/p1/x/data", None),
+        ("sensors/{stream}/data", "sensors/p1", None),
+        ("{site}/{stream}/{channel}", "a/b/c", {"site": "a", "stream": "b", "channel": "c"}),
+        ("{stream}", "$SYS", None),
+        ("a/{stream}/#", "a/p1", {"stream": "p1"}),
+        ("a/{stream}/#", "a/p1/x/y", {"stream": "p1"}),
+        ("a/+/b", "a/x/b", {}),
+        ("#", "a/b", {}),
+        ("#", "$SYS/x", None),
+        ("$SYS/{stream}", "$SYS/x", {"stream": "x"}),
+        ("/{stream}", "/x", {"stream": "x"}),
+        ("/{stream}", "x", None),
+    ],
+)
+def test_names_in_braces_stand_for_one_level(pattern: str, topic: str, found: dict[str, str] | None) -> None:
+    """What the levels are, or None."""
+    assert TopicPattern(pattern).match(topic) == found
+
+
+@given(FILTERS, st.sampled_from(TOPICS))
+def test_a_pattern_matches_what_its_filter_matches(text: str, topic: str) -> None:
+    """Our reading of filters is that of brokers."""
+    assert (TopicPattern(text).match(topic) is not None) == topic_matches_sub(text, topic)
+
+
+def test_the_filter_of_a_pattern() -> None:
+    """Each name becomes a plus."""
+    assert TopicPattern("a/{stream}/b/{channel}/#").filter == "a/+/b/+/#"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "1 to 65535 bytes"),
+        ("a\0b", "without NUL"),
+        ("x" * 70_000, "1 to 65535 bytes"),
+        ("a/#/b", "# only as the last level"),
+        ("a/b#", "# only as the last level"),
+        ("a/b+", "\\+ as a whole level"),
+        ("a/dev-{stream}", "braces as a whole level"),
+        ("a/{}", "braces as a whole level"),
+        ("a/{stream", "braces as a whole level"),
+        ("{a}/{a}", "each name in braces once"),
+        ("$share/group/a", "shared subscription"),
+    ],
+)
+def test_a_pattern_that_is_no_filter(text: str, words: str) -> None:
+    """Each mistake is told with what was expected."""
+    with pytest.raises(ConfigError, match=words):
+        TopicPattern(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "template", "topic", "stream"),
+    [
+        ("s/{stream}/data", "", "s/p1/data", "p1"),
+        ("{site}/{stream}/{channel}", "", "a/p1/flow", "a/p1"),
+        ("{site}/{stream}/{channel}", "{stream}.{site}", "a/p1/flow", "p1.a"),
+        ("a/+/b", "", "a/x/b", "a/x/b"),
+        ("lab/{channel}", "", "lab/flow", "lab"),
+        ("lab/{channel}", "bench", "lab/flow", "bench"),
+    ],
+)
+def test_the_name_of_a_stream(pattern: str, template: str, topic: str, stream: str) -> None:
+    """The template, else all names but the channel, else the topic without the channel's level."""
+    (one,) = topic_patterns([pattern], template)
+    found = one.match(topic)
+    assert found is not None
+    assert one.stream_of(topic, found, template) == stream
+
+
+@pytest.mark.parametrize(
+    ("topics", "template", "words"),
+    [
+        ([], "", "at least one topic"),
+        (["a/{stream}", "a/b"], "", "would come twice"),
+        (["a/{stream}"], "{device}", r"names that topic 'a/\{stream\}' has, got \{device\}"),
+        (["a/{stream}"], "{stream", "single brace"),
+    ],
+)
+def test_topics_of_a_source_that_cannot_be(topics: list[str], template: str, words: str) -> None:
+    """All topics and the template are looked at together."""
+    with pytest.raises(ConfigError, match=words):
+        topic_patterns(topics, template)
+
+
+@given(FILTERS, FILTERS)
+def test_overlap_is_exact(first: str, second: str) -> None:
+    """Two filters overlap when some topic matches both; looked for among all short topics."""
+    both = any(topic_matches_sub(first, topic) and topic_matches_sub(second, topic) for topic in TOPICS)
+    assert filters_overlap(first, second) == both
+
+
+@given(st.lists(st.sampled_from(["a", "b", "{stream}", "x{stream}"]), min_size=1, max_size=3).map("/".join), FILTERS)
+def test_no_stream_slips_through_a_template(template: str, text: str) -> None:
+    """Whatever a stream is called, also with slashes: what is said to be apart is."""
+    if template_overlaps(template, text):
+        return
+    for stream in ("a", "b", "a/b", "b/a/a"):
+        assert not topic_matches_sub(text, template.replace("{stream}", stream))
+
+
+def test_a_stream_of_several_levels_is_seen() -> None:
+    """A stream's name may hold slashes: one level in the template can be two in the topic."""
+    assert template_overlaps("out/{stream}/p", "out/+/+/p")
+    assert not template_overlaps("out/{stream}/p", "out/+/q")
+
+
+def test_plain_configurations_pass() -> None:
+    """The defaults beside usual sensors are no loop, whatever is switched on."""
+    refuse_loops(
+        [("mqtt", BROKER, source("sensors/{stream}/data"))],
+        [("mqtt", BROKER, MqttSinkConfig(home_assistant=True))],
+        (BROKER, ControlConfig(mqtt=True)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("topics", "sink", "words"),
+    [
+        (["#"], MqttSinkConfig(), "sink out: topic 'stream_gru/{stream}/prediction' and source in: topic '#'"),
+        (["+/status"], MqttSinkConfig(), "status_topic"),
+        (["stream_gru/+/availability"], MqttSinkConfig(), "availability_topic"),
+        (["homeassistant/#"], MqttSinkConfig(home_assistant=True), "discovery_prefix"),
+        (["a/{x}/{y}/p"], MqttSinkConfig(topic="a/{stream}/p"), "the daemon would read what it wrote"),
+    ],
+)
+def test_a_loop_is_refused_with_both_names(topics: list[str], sink: MqttSinkConfig, words: str) -> None:
+    """Each topic of a sink is held against each filter of a source on the same broker."""
+    for broker in (BROKER, SAME):
+        with pytest.raises(ConfigError) as caught:
+            refuse_loops([("in", broker, source(*topics))], [("out", BROKER, sink)], (None, ControlConfig()))
+        assert words in str(caught.value)
+    refuse_loops([("in", OTHER, source(*topics))], [("out", BROKER, sink)], (None, ControlConfig()))
+
+
+def test_commands_are_kept_apart_too() -> None:
+    """Outputs must not be commands, and neither commands nor answers samples."""
+    commands = ControlConfig(mqtt=True, topic="gru/command")
+    for topics, sink in (
+        (["gru/command"], MqttSinkConfig()),
+        (["gru/command/response"], MqttSinkConfig()),
+        (["x"], MqttSinkConfig(topic="gru/command")),
+    ):
+        with pytest.raises(ConfigError, match="control: topic 'gru/command'"):
+            refuse_loops([("in", BROKER, source(*topics))], [("out", BROKER, sink)], (BROKER, commands))
+
+
+@pytest.mark.parametrize(
+    ("sink", "words"),
+    [
+        (MqttSinkConfig(topic="a/{device}/b"), "no braces but {stream}"),
+        (MqttSinkConfig(topic="$SYS/{stream}"), "does not begin with \\$"),
+        (MqttSinkConfig(topic="all", home_assistant=True), "Home Assistant reads each device"),
+        (MqttSinkConfig(status_topic="a/{stream}"), "it is about the daemon"),
+        (MqttSinkConfig(availability_topic="a"), "expected {stream} in it"),
+        (MqttSinkConfig(availability_topic="a/+/{stream}"), "without \\+ and #"),
+    ],
+)
+def test_topics_of_a_sink_that_cannot_be(sink: MqttSinkConfig, words: str) -> None:
+    """Each is told with the sink and the key."""
+    with pytest.raises(ConfigError, match=f"sink out: .*{words}"):
+        refuse_loops([], [("out", None, sink)], (None, ControlConfig()))
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """One run shows every mistake, also those of sources."""
+    with pytest.raises(ConfigError) as caught:
+        refuse_loops(
+            [("in", BROKER, source("a/#/b"))],
+            [("out", BROKER, MqttSinkConfig(topic="{x}", status_topic="$a"))],
+            (None, ControlConfig()),
+        )
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("mqtt://h", ("h", 1883)),
+        ("mqtts://h/", ("h", 8883)),
+        ("mqtt://[::1]:5", ("::1", 5)),
+        ("mqtt://H:65535", ("h", 65535)),
+    ],
+)
+def test_where_a_broker_is(url: str, place: tuple[str, int]) -> None:
+    """Host and port, with the usual ports."""
+    assert host_and_port(BrokerConfig(url=url)) == place
+
+
+@pytest.mark.parametrize("url", ["mqtt://h:0", "mqtt://h:65536"])
+def test_a_port_that_cannot_be(url: str) -> None:
+    """The pattern of the configuration lets five digits through."""
+    with pytest.raises(ConfigError, match="1 to 65535"):
+        host_and_port(BrokerConfig(url=url))
+
+
+def test_client_ids_differ() -> None:
+    """No source or sink can have a name that gives it the client id of another part of the daemon."""
+    named = BrokerConfig(url="mqtt://h", client_id="gw7")
+    names = ["mqtt", "out", "control", "source", "sink", "sink-a", "source-a", "a"]
+    ids = [client_id(named, role, name) for role in ("source", "sink") for name in names]
+    ids.append(client_id(named, "control"))
+    assert len(set(ids)) == len(ids)
+    assert client_id(named, "source", "pumps") == "gw7-source-pumps"
+    assert client_id(BROKER, "control").startswith("stream-gru-")
+
+
+def test_streams_of_a_template() -> None:
+    """Filters that hear the topics of streams of up to eight levels, and the stream that such a topic is of."""
+    template = "a/{stream}/b"
+    filters = stream_filters(template)
+    assert filters[:3] == ["a/+/b", "a/+/+/b", "a/+/+/+/b"]
+    assert len(filters) == 8
+    assert stream_filters("{stream}-{stream}/x")[:2] == ["+/x", "+/+/+/x"]
+    for stream in ("p1", "hall/p1", "b/b/b"):
+        topic = fill_stream(template, stream)
+        assert stream_in(template, topic) == stream
+        assert [filters_overlap(topic, one) for one in filters].count(True) == 1
+    assert stream_in("{stream}-{stream}/x", "p/1-p/1/x") == "p/1"
+    assert [stream_in(template, topic) for topic in ("a/b", "a//b", "c/p/b", "a/p/c")] == ["", "", "", ""]
+    assert stream_in("{stream}/{stream}", "p/q") == ""
+    assert stream_in("a/b", "a/b") == ""
+
+
+def test_topics_as_deep_as_a_configuration_allows_are_compared() -> None:
+    """A thousand levels exhaust no stack."""
+    deep = "/" * 1023
+    assert filters_overlap(deep, deep)
+    assert filters_overlap(deep, "+" + "/+" * 1023)
+    assert not filters_overlap(deep, deep + "a")
+    assert template_overlaps("{stream}", deep)

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from stream_gru.connectors.mqtt.ack_tracker import Ledger
+from stream_gru.connectors.mqtt.backoff import Backoff
+from stream_gru.connectors.mqtt.retained_outbox import Notices
+from stream_gru.connectors.sinks.outbox import Outbox
+from stream_gru.core.commit_records import Kept, Outgoing, Receipts, Written
+
+
+def digest(message: int) -> bytes:
+    """What tells one message from another."""
+    return b"%d" % message
+
+
+def test_acknowledgements_are_in_the_order_of_arrival() -> None:
+    """MQTT wants it so, and redelivery without gaps depends on it."""
+    ledger = Ledger()
+    ledger.connected(False)
+    for mid in (5, 3, 9):
+        ledger.arrived(mid, digest(mid), False)
+    ledger.processed(3)
+    assert ledger.take_acks() == [5, 3, 9]
+    assert ledger.take_acks() == []
+
+
+def test_numbers_go_on_after_a_restart() -> None:
+    """Messages with and without acknowledgement share one row of numbers."""
+    ledger = Ledger(41)
+    ledger.connected(False)
+    assert [ledger.unprotected(), ledger.arrived(1, digest(1), False), ledger.unprotected()] == [42, 43, 44]
+    ledger.processed(44)
+    assert ledger.take_acks() == [1]
+
+
+def test_an_identifier_that_is_used_again_is_a_new_message() -> None:
+    """Another content, or no word of repetition after it was processed: nothing is swallowed."""
+    ledger = Ledger()
+    ledger.connected(False)
+    ledger.arrived(1, digest(10), False)
+    ledger.connected(True)
+    assert ledger.arrived(1, digest(11), True) == 2
+    ledger.processed(2)
+    ledger.take_acks()
+    assert ledger.arrived(1, digest(11), False) == 3
+    assert ledger.redelivered == 0
+
+
+def test_what_an_earlier_process_has_processed_is_only_acknowledged() -> None:
+    """By identifier and content, whether or not the broker says that it comes again; and it is counted."""
+    for again in (True, False):
+        ledger = Ledger(7, {1: digest(10), 2: digest(11)})
+        ledger.connected(True)
+        assert [ledger.arrived(1, digest(10), again), ledger.arrived(2, digest(11), again)] == [None, None]
+        assert ledger.arrived(3, digest(10), again) == 8
+        assert (ledger.take_acks(), ledger.redelivered) == ([1, 2], 2)
+
+
+def test_only_the_first_messages_of_a_connection_are_taken_for_repetitions_without_a_mark() -> None:
+    """After the first that is none, and after as many as are known, the same words are news."""
+    known = {1: digest(5), 2: digest(5)}
+    ledger = Ledger(0, known)
+    ledger.connected(True)
+    assert [ledger.arrived(mid, digest(5), False) for mid in (3, 1, 2)] == [1, 2, 3]
+    ledger = Ledger(0, known)
+    ledger.connected(True)
+    assert [ledger.arrived(mid, digest(5), False) for mid in (1, 2, 1)] == [None, None, 1]
+    assert ledger.arrived(2, digest(5), True) is None
+
+
+def test_repetitions_are_not_acknowledged_ahead_of_what_came_before_them() -> None:
+    """Should a broker send them in another order, the order of acknowledgements is still that of arrival."""
+    ledger = Ledger(0, {2: digest(2)})
+    ledger.connected(True)
+    assert [ledger.arrived(1, digest(1), False), ledger.arrived(2, digest(2), True)] == [1, None]
+    assert ledger.take_acks() == []
+    ledger.processed(1)
+    assert ledger.take_acks() == [1, 2]
+
+
+def test_receipts_are_what_was_not_written_yet() -> None:
+    """Up to the position, the newest of each identifier last; the same until they are written."""
+    ledger = Ledger()
+    ledger.connected(False)
+    for mid in (1, 2, 3):
+        ledger.arrived(mid, digest(mid), False)
+    expected = Receipts({1: digest(1), 2: digest(2)}, forget=True)
+    assert [ledger.receipts(2), ledger.receipts(2)] == [expected, expected]
+    ledger.processed(2)
+    assert ledger.receipts(2) == Receipts()
+    assert ledger.receipts(3) == Receipts({3: digest(3)})
+
+
+def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
+    """Its packets are written, but nothing of them is known in the new session, and the next commit forgets them."""
+    ledger = Ledger()
+    ledger.connected(False)
+    for mid in (1, 2):
+        ledger.arrived(mid, digest(mid), False)
+    assert ledger.receipts(2).packets
+    ledger.connected(False)
+    assert ledger.arrived(1, digest(1), True) == 3
+    ledger.processed(2)
+    assert ledger.take_acks() == []
+    assert ledger.arrived(2, digest(2), True) == 4
+    assert ledger.receipts(4) == Receipts({1: digest(1), 2: digest(2)}, forget=True)
+    ledger.processed(4)
+    assert ledger.receipts(4) == Receipts()
+
+
+def test_only_the_newest_packets_are_remembered() -> None:
+    """Of those given at the start as of those that came."""
+    ledger = Ledger(0, {mid: digest(mid) for mid in (1, 2, 3)}, done_kept=2)
+    ledger.connected(True)
+    assert [ledger.arrived(mid, digest(mid), True) for mid in (3, 2, 1)] == [None, None, 1]
+    ledger.processed(1)
+    assert [ledger.arrived(mid, digest(mid), True) for mid in (1, 3, 2)] == [None, None, 2]
+
+
+def test_pauses_grow_and_are_never_all_the_same() -> None:
+    """They double up to the longest, lose up to half, and begin anew after a connection that lasted."""
+    longest = Backoff(8.0, lambda: 0.0)
+    assert [longest.pause_s(0.0) for _ in range(6)] == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+    assert longest.pause_s(1.0) == 8.0
+    assert longest.pause_s(3.0) == 0.5
+    shortest = Backoff(8.0, lambda: 1.0)
+    assert [shortest.pause_s(0.0) for _ in range(3)] == [0.25, 0.5, 1.0]
+    assert Backoff(0.1, lambda: 0.0).pause_s(0.0) == pytest.approx(0.1)
+
+
+def rows(*names: str) -> list[Outgoing]:
+    """Some rows."""
+    return [Outgoing("t", b"1234", name) for name in names]
+
+
+def taken(outbox: Outbox) -> list[str]:
+    """All that may be sent now."""
+    return [row.key for row in iter(outbox.take, None)]
+
+
+def test_rows_that_were_not_answered_are_sent_again_first() -> None:
+    """After a reconnect the order is the old one, and nothing that was answered comes again."""
+    outbox = Outbox(10)
+    outbox.put(rows(*"abcd"))
+    under_way = [outbox.take() for _ in range(3)]
+    assert under_way[0] is not None
+    outbox.settle(under_way[0])
+    assert [row.key for row in outbox.recall()] == ["b", "c"]
+    assert taken(outbox) == ["b", "c", "d"]
+    assert len(outbox) == 3
+
+
+def test_a_full_outbox_takes_what_comes_and_says_that_it_is_full() -> None:
+    """A batch is never cut in two; readiness comes back with the answers."""
+    outbox = Outbox(2)
+    outbox.put(rows("a", "b", "c"))
+    assert (len(outbox), outbox.ready, outbox.discarded) == (3, False, 0)
+    for _ in range(2):
+        row = outbox.take()
+        assert row is not None
+        outbox.settle(row)
+    assert outbox.ready
+
+
+def test_a_full_outbox_may_give_up_the_oldest() -> None:
+    """That was not sent, and counted; if all were sent, the new one.  What is stored is deleted there."""
+    outbox = Outbox(2, drop_oldest=True)
+    outbox.resume(Kept(rows=[Outgoing("t", b"1234", "a", 7)], last=8))
+    outbox.put(rows("b", "c"))
+    assert (outbox.ready, len(outbox), outbox.discarded) == (True, 2, 1)
+    assert outbox.flush() == Written(rows=[*rows_numbered(9, "b", "c")], answered=(7,))
+    outbox.committed()
+    assert taken(outbox) == ["b", "c"]
+    outbox.put(rows("d"))
+    assert (len(outbox), outbox.discarded) == (2, 2)
+
+
+def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
+    """Between recall and giving up the loop may drop it: it is counted once, and the next row is spared."""
+    outbox = Outbox(1, drop_oldest=True)
+    outbox.put(rows("a"))
+    outbox.take()
+    (first,) = outbox.recall()
+    outbox.put(rows("b"))
+    outbox.give_up(first)
+    assert (outbox.discarded, outbox.failed) == (1, 0)
+    assert taken(outbox) == ["b"]
+
+
+def rows_numbered(first: int, *names: str) -> list[Outgoing]:
+    """Rows as they are after they were put in."""
+    return [Outgoing("t", b"1234", name, first + n) for n, name in enumerate(names)]
+
+
+def test_nothing_is_sent_before_it_is_stored_unless_it_may() -> None:
+    """With a store a row waits for its commit; in immediate mode, or without a store, it does not."""
+    for immediate, kept, early in ((False, Kept(), []), (True, Kept(), ["a"]), (False, None, ["a"])):
+        outbox = Outbox(10, immediate=immediate)
+        outbox.resume(kept)
+        outbox.put(rows("a"))
+        assert taken(outbox) == early
+        assert outbox.flush() == Written(rows=rows_numbered(1, "a"))
+        outbox.put(rows("b"))
+        outbox.committed()
+        assert taken(outbox) == (["b"] if early else ["a"])
+
+
+def test_an_answer_between_flush_and_commit_is_told_by_the_next_commit() -> None:
+    """The row is being stored just then: it has to be deleted afterwards."""
+    outbox = Outbox(10, immediate=True)
+    outbox.resume(Kept())
+    outbox.put(rows("a"))
+    row = outbox.take()
+    assert row is not None
+    assert outbox.flush().rows
+    outbox.settle(row)
+    outbox.committed()
+    assert [outbox.flush(), outbox.flush()] == [Written(rows=[], answered=(1,))] * 2
+    outbox.committed()
+    assert outbox.flush() == Written(rows=[], answered=())
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
+    """What the store has comes once, what the old one has had an answer to not at all, and what is new is held back."""
+    old, heir = Outbox(10), Outbox(10)
+    kept = Kept(rows=rows_numbered(1, *"abcd"), last=4)
+    old.resume(kept)
+    old.put(rows("e"))
+    answered = old.take()
+    assert answered is not None
+    if early:
+        heir.resume(kept)
+        for _ in range(3):
+            row = heir.take()
+            assert row is not None
+            if row.key == "b":
+                heir.settle(row)
+    old.settle(answered)
+    heir.take_over(old.leave())
+    heir.resume(None if early else kept)
+    assert taken(heir) == (["d"] if early else ["b", "c", "d"])
+    written = heir.flush()
+    assert (written.rows, sorted(written.answered)) == (rows_numbered(5, "e"), [1, 2] if early else [1])
+
+
+def test_only_the_newest_notice_of_a_topic_is_said() -> None:
+    """A stream that went and came back while the broker was away is online; a silenced topic stays silent."""
+    notices = Notices(threading.Condition())
+    notices.put("x", b"offline")
+    notices.put("y", b"online")
+    notices.put("x", b"online")
+    items = list(iter(notices.take, None))
+    assert [(item.topic, item.payload) for item in items] == [("y", b"online"), ("x", b"online")]
+    assert not notices.idle
+    for _ in items:
+        notices.settle()
+    notices.silence("y")
+    notices.put("y", b"online")
+    assert notices.take() is None
+    assert notices.idle

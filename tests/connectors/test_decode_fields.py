@@ -1,0 +1,248 @@
+"""Which field means what: `Fields` of bundles and sources, and what `assemble` makes of them."""
+
+from __future__ import annotations
+
+import ast
+import faulthandler
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stream_gru
+from stream_gru.config.run_schema import SourceChannelConfig, SourceInputConfig
+from stream_gru.config.train_schema import ChannelConfig, InputConfig
+from stream_gru.connectors.decoders import text as lines
+from stream_gru.connectors.decoders.field_map import Fields, assemble
+from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
+from stream_gru.core.errors import ConfigError
+from stream_gru.core.types import DropReason, RawMessage
+
+CHANNELS = [ChannelConfig(name="temp", column="T"), ChannelConfig(name="hum")]
+NOON_NS = 1_714_564_800 * 10**9
+
+
+def for_source(*channels: SourceChannelConfig, **keys: object) -> Fields:
+    """Fields of a source of two channels."""
+    base = InputConfig(time="ts", time_unit="s", stream="dev", delimiter=";")
+    return Fields.for_source(base, CHANNELS, SourceInputConfig(**keys), channels)  # type: ignore[arg-type]
+
+
+def test_a_source_that_says_nothing_has_the_fields_of_the_bundle() -> None:
+    """Nothing is overridden, and nothing costs anything."""
+    base = InputConfig(time="ts", time_unit="s", stream="dev", delimiter=";")
+    assert for_source() == Fields.of(base, CHANNELS)
+    assert for_source().columns == ("T", "hum")
+    assert for_source().channels == ("temp", "hum")
+
+
+def test_each_key_of_a_source_overrides_that_of_the_input() -> None:
+    """Empty text is an answer too: no time, no stream."""
+    fields = for_source(time="", stream="", delimiter="\t", time_unit="ms", seq="n", label="l", reset="r", sequence="s")
+    assert fields.input == InputConfig(
+        time="", stream="", delimiter="\t", time_unit="ms", seq="n", label="l", reset="r", sequence="s"
+    )
+    fields = for_source(fields=["a", "T"], struct="<If", checksum="crc32", clock="boot")
+    assert (fields.names, fields.struct, fields.checksum, fields.clock) == (("a", "T"), "<If", "crc32", "boot")
+
+
+def test_channels_of_a_source_are_found_by_name() -> None:
+    """A channel that is not mentioned is as the bundle says."""
+    fields = for_source(SourceChannelConfig(name="hum", column="h", scale=0.5, unit="%RH"))
+    assert fields.columns == ("T", "h")
+    assert (fields.scale, fields.offset, fields.units) == ((1.0, 0.5), (0.0, 0.0), ("", "%RH"))
+    assert [fields.index_of(name) for name in ("temp", "T", "hum", "h", "x", "")] == [0, 0, 1, 1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("channels", "keys", "words"),
+    [
+        ([SourceChannelConfig(name="x")], {}, "source.channel: name: expected one of temp, hum, got 'x'"),
+        (
+            [SourceChannelConfig(name="hum"), SourceChannelConfig(name="hum")],
+            {},
+            "source.channel: name: expected each channel once, got 'hum' twice",
+        ),
+        (
+            [SourceChannelConfig(name="hum", scale=0.0)],
+            {},
+            "source.channel: scale of hum: expected a number other than 0, got 0.0",
+        ),
+        (
+            [SourceChannelConfig(name="hum", offset=float("inf"))],
+            {},
+            "source.channel: offset of hum: expected a number, got inf",
+        ),
+        ([], {"fields": ["a", "a"]}, "source.input: fields: expected each name once, got 'a' twice"),
+        ([], {"struct": "é"}, "source.input: struct: expected a format of Python's struct, got 'é'"),
+        (
+            [],
+            {"clock": "boot", "time": ""},
+            'source.input: clock = "boot": expected a time in s, ms, us or ns, got time = ""',
+        ),
+    ],
+)
+def test_what_can_never_be_meant_is_told(
+    channels: list[SourceChannelConfig], keys: dict[str, object], words: str
+) -> None:
+    """The error says what was expected, and what is there."""
+    with pytest.raises(ConfigError) as caught:
+        for_source(*channels, **keys)
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize("kind", ["csv", "json_vector", "plotter", "binary"])
+def test_names_without_a_channel_are_told_before_the_first_message(kind: str) -> None:
+    """A decoder that could never find anything is not made."""
+    with pytest.raises(ConfigError, match=r"fields: expected a channel's among them \(T or hum\), got a"):
+        load_decoder(kind, for_source(fields=["a"], struct="<f"))
+
+
+def columns(count: int) -> dict[str, Sequence[object]]:
+    """Cells of ``count`` rows at noon."""
+    return {"ts": [NOON_NS / 1e9] * count, "T": [0.1] * count, "hum": [-0.0] * count, "dev": ["d"] * count}
+
+
+def test_a_scale_is_computed_in_float64_and_its_absence_leaves_every_bit() -> None:
+    """An offset that cancels the number loses nothing to float32; a channel without is as it came, minus zero too."""
+    plain = assemble(for_source(), 1, columns(1).get, "p")
+    scaled = assemble(
+        for_source(SourceChannelConfig(name="temp", scale=10.0, offset=-1.0 + 1e-9)), 1, columns(1).get, "p"
+    )
+    assert plain.values.tobytes() == np.array([[0.1, -0.0]], np.float32).tobytes()
+    assert scaled.values.tobytes() == np.array([[0.1 * 10.0 + (-1.0 + 1e-9), -0.0]], np.float32).tobytes()
+
+
+def test_keys_and_arrivals_may_be_of_each_row() -> None:
+    """Rows of a recording and of live messages may stand side by side."""
+    batch = assemble(for_source(stream=""), 3, columns(3).get, ["a", "b+", "b+"], [NOON_NS, 0, NOON_NS])
+    assert [batch.streams[i] for i in batch.stream] == ["a", "b_"]
+    assert batch.arrival_ns is not None
+    assert batch.arrival_ns.tolist() == [NOON_NS, 0]
+    assert dict(batch.rejected) == {DropReason.BAD_STREAM_ID: 1}
+
+
+def test_without_a_time_the_arrival_is_the_time_and_a_recording_has_none() -> None:
+    """``time = ""`` in a file leaves nothing to go by."""
+    batch = assemble(for_source(time="", stream=""), 2, columns(2).get, "p", [NOON_NS + 5, 0])
+    assert batch.time_ns.tolist() == [NOON_NS + 5]
+    assert dict(batch.rejected) == {DropReason.MISSING_FIELD: 1}
+
+
+@pytest.mark.parametrize(("clock", "kept"), [("epoch", 1), ("boot", 2)])
+def test_a_day_ahead_is_the_limit_of_a_clock_that_tells_the_time(clock: str, kept: int) -> None:
+    """A device that counts from its start is not compared with ours."""
+    cells = columns(2) | {"ts": [NOON_NS // 10**9 + 86_400, NOON_NS // 10**9 + 86_401]}
+    batch = assemble(for_source(clock=clock), 2, cells.get, "p", NOON_NS)
+    assert len(batch) == kept
+
+
+@pytest.mark.parametrize("name", ["stream", "label", "sequence", "seq", "reset"])
+@pytest.mark.parametrize("kind", ["json", "cbor"])
+def test_no_depth_of_a_value_where_a_name_is_expected_is_too_much(kind: str, name: str) -> None:
+    """Lists as deep as the parser takes them exhaust no stack afterwards."""
+    import cbor2
+
+    decoder = load_decoder(kind, Fields(InputConfig(time="", **{name: "x"}), ("T",)))  # type: ignore[arg-type]
+    for depth in (1, 100, 390, *range(850, 1000, 3)):
+        nested = b"[" * depth + b"]" * depth
+        cbor = cbor2.dumps({"T": 1, "x": 0})[:-1] + b"\x81" * (depth - 1) + b"\x80"
+        payload = b'{"T":1,"x":' + nested + b"}" if kind == "json" else cbor
+        assert decoder.decode([RawMessage(payload, "p", arrival_ns=NOON_NS)]).received == 1
+
+
+BLANKS = (b"", b" ", b"\t\r\n", b"\n\n  \n", b"\xef\xbb\xbf", "\u2003\n".encode())
+
+
+@pytest.mark.parametrize("payload", BLANKS)
+@pytest.mark.parametrize("kind", sorted(set(DECODERS) - {"parquet", "binary", "cbor"}))
+def test_a_blank_message_is_one_reject(kind: str, payload: bytes) -> None:
+    """In every format of text, whatever the topic says; formats of bytes know no white space."""
+    decoder = load_decoder(kind, Fields(InputConfig(time=""), ("temp", "hum")))
+    for channel in ("", "temp", "unknown"):
+        batch = decoder.decode([RawMessage(payload, "p", arrival_ns=NOON_NS, channel=channel)])
+        assert (len(batch), dict(batch.rejected)) == (0, {DropReason.PARSE: 1})
+
+
+@pytest.mark.parametrize("payload", [b"", b"\n\r\n"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json_vector", "plotter", "line_protocol", "senml"])
+def test_blank_lines_of_a_recording_are_nothing(kind: str, payload: bytes) -> None:
+    """A message is a portion of a file there."""
+    decoder = load_decoder(kind, Fields(InputConfig(time=""), ("temp", "hum")))
+    assert decoder.decode([RawMessage(payload, "p", b"temp,hum")]).received == 0
+
+
+def test_a_table_of_nothing_but_its_header_is_no_reject() -> None:
+    """Standard input hands it on so that its columns are checked."""
+    decoder = load_decoder("csv", Fields(InputConfig(time=""), ("temp", "hum")))
+    assert decoder.decode([RawMessage(b"", "stdin", b"temp,hum", NOON_NS)]).received == 0
+
+
+# How a payload begins, what it repeats, and how it ends.
+HOSTILE = [
+    (b"m,", b"a=b,", b""),
+    (b"m", b"\\", b""),
+    (b"m a=", b"\\,", b""),
+    (b'm a="', b'\\"', b""),
+    (b"m a=1", b",a=1", b","),
+    (b"m a=1", b" ", b"x"),
+    (b"m ", b" ", b""),
+    (b"", b"a:", b""),
+    (b"", b"a: ", b""),
+    (b":", b" ", b""),
+    (b"", b"1 ", b""),
+    (b"", b'"', b""),
+    (b"", b",", b""),
+    (b"", b".", b""),
+    (b"", b"1", b""),
+    (b"", b"1", b"x"),
+    (b'[{"n":"', b":", b'","v":1}]'),
+    (b'[{"n":"a', b".", b'!","v":1}]'),
+    (b"", b"[", b""),
+    (b"", b'{"a":', b""),
+    (b"", b"\x9f", b""),
+    (b"", b"\x5f", b""),
+]
+
+
+@pytest.fixture
+def an_end(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Whatever does not come to an end within minutes is shown where it is, and the tests end."""
+    with capfd.disabled():
+        shown = os.dup(2)
+    faulthandler.dump_traceback_later(300, exit=True, file=shown)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    os.close(shown)
+
+
+@pytest.mark.usefixtures("an_end")
+@pytest.mark.parametrize("payload", HOSTILE, ids=lambda payload: repr(b"".join(payload)))
+@pytest.mark.parametrize("kind", sorted(set(DECODERS) - {"parquet", "binary"}))
+def test_no_payload_takes_long(kind: str, payload: tuple[bytes, bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work of a hostile payload grows with its length, not faster.
+
+    So one 32 times as long as a line may be is decoded in a moment.  Growing with the square of the length, what takes
+    a third of a second for the longest line would not come to an end here.
+    """
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 64 * lines.MAX_LINE_BYTES)
+    begin, part, end = payload
+    whole = begin + part * (32 * 65_536 // len(part)) + end
+    batch = load_decoder(kind, Fields(InputConfig(time=""), ("T", "hum"))).decode([RawMessage(whole, arrival_ns=1)])
+    assert batch.received
+
+
+SOURCES = sorted(Path(stream_gru.__file__).parent.rglob("*.py"))
+
+
+def test_no_expression_is_one_that_python_3_11_2_reads_wrongly() -> None:
+    """Possessive quantifiers and atomic groups match other text there, and lose their very purpose."""
+    with_expressions = [path for path in SOURCES if re.search(r"^import re$", path.read_text(), re.MULTILINE)]
+    assert len(with_expressions) > 5
+    for path in with_expressions:
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        wrong = [text for text in texts if isinstance(text, str) and re.search(r"(?<!\\)[*+?}]\+|\(\?>", text)]
+        assert not wrong, path

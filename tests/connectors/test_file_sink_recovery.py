@@ -1,0 +1,341 @@
+"""A file sink that goes on where a commit stands: killed between any two system calls, or with a file that changed."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from stream_gru.connectors.sinks.registry import file_sink
+from stream_gru.connectors.sinks.rotation import put_aside_files
+from stream_gru.core.commit_records import Kept, Mark
+from stream_gru.core.errors import SinkUnavailable, StateError
+from tests.support.sink_runs import OUTPUTS, SinkRun, content, folder_content, rows_in
+
+NAMES = ("out.jsonl", "out.csv", "out.jsonl.gz", "out.csv.gz")
+CALLS = ((os, "fsync"), (os, "truncate"), (Path, "rename"), (Path, "unlink"), (Path, "open"))
+
+
+class Killed(BaseException):
+    """The end of a process; nothing catches it."""
+
+
+class Fuse:
+    """Ends the process before or after some of its calls to the system, counted from 0."""
+
+    def __init__(self, *at: int) -> None:
+        self._at, self._calls = set(at), -1
+
+    def __call__(self) -> None:
+        """Count an instant at which a kill makes a difference."""
+        self._calls += 1
+        if self._calls in self._at:
+            raise Killed
+
+    @property
+    def burnt(self) -> bool:
+        """Whether all kills have happened."""
+        return not self._at or self._calls >= max(self._at)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Look before and after each call; nothing is synced, as the machine goes on."""
+        with mock.patch("os.fsync"):
+            patches = [mock.patch.object(owner, name, self._around(getattr(owner, name))) for owner, name in CALLS]
+            for patch in patches:
+                patch.start()
+            try:
+                yield
+            finally:
+                for patch in patches:
+                    patch.stop()
+
+    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self()
+            result = call(*args, **kwargs)
+            try:
+                self()
+            except Killed:
+                if hasattr(result, "close"):
+                    result.close()
+                raise
+            return result
+
+        return called
+
+
+def run_through(folder: Path, name: str, fuse: Fuse, lost: bool = False, rotate_bytes: int = 1) -> SinkRun:
+    """Write and commit three times, two rows each; after each kill start again."""
+    folder.mkdir()
+    run = SinkRun(folder / name, rotate_bytes, keep=2, between=fuse)
+    while True:
+        with fuse.installed():
+            try:
+                run.start()
+                while run.stored_rows < 6:
+                    run.write(2)
+                    run.commit()
+                run.sink.close()
+                return run
+            except Killed:
+                pass
+        run.kill(lost, b'{"half' if lost and run.written > run.stored_rows else b"")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kill_between_any_two_system_calls_changes_no_file(tmp_path: Path, name: str, lost: bool) -> None:
+    """With a rotation at every commit: the same files with the same rows, also when the next start is killed too."""
+    expected = folder_content(run_through(tmp_path / "whole", name, Fuse()).path.parent)
+    assert len(expected) == 3
+    kills = 0
+    for first in range(1000):
+        fuse = Fuse(first)
+        run = run_through(tmp_path / f"{first}", name, fuse, lost)
+        if not fuse.burnt:
+            break
+        kills += 1
+        assert folder_content(run.path.parent) == expected, first
+        for more in range(1, 8, 2 if lost else 3):
+            run = run_through(tmp_path / f"{first}+{more}", name, Fuse(first, first + more), lost)
+            assert folder_content(run.path.parent) == expected, (first, more)
+    assert kills > 30
+
+
+def committed(tmp_path: Path, name: str = "out.jsonl", **options: Any) -> SinkRun:
+    """A run that was killed behind a commit of four rows, with two more in the file."""
+    run = SinkRun(tmp_path / name, **options)
+    run.start()
+    run.write(4)
+    run.commit()
+    run.write(2)
+    run.kill()
+    return run
+
+
+def test_a_file_shorter_than_what_was_committed_is_damage(tmp_path: Path) -> None:
+    """The start is refused, with the file, both sizes and what to do; nothing is touched."""
+    run = committed(tmp_path)
+    assert run.stored is not None
+    os.truncate(run.path, 100)
+    with pytest.raises(StateError, match=rf"out\.jsonl: has 100 bytes, .*{run.stored.offset} that .* move this one"):
+        run.start()
+    assert run.path.stat().st_size == 100
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_file_that_was_taken_away_is_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, empty: bool
+) -> None:
+    """With one warning; what the store says of it is new with the next commit."""
+    run = committed(tmp_path)
+    run.path.rename(tmp_path / "taken.jsonl")
+    if empty:
+        run.path.touch()
+    run.start()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "is gone or empty" in caplog.text
+    assert run.stored == Mark(str(run.path), 0)
+    run.write(2)
+    run.kill()
+    run.start()
+    run.sink.close()
+    assert run.path.read_bytes() == b""
+    assert len(caplog.records) == 1
+
+
+def test_the_mark_of_another_file_says_nothing(tmp_path: Path) -> None:
+    """After a change of the path the new file is treated as without a store: it is appended to."""
+    run = committed(tmp_path)
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b"{}\n{half")
+    run.path = other
+    run.start()
+    assert run.stored == Mark(str(other), 3)
+    run.write(1)
+    run.sink.close()
+    assert other.read_bytes() == b"{}\n" + run.expected(5)[len(run.expected(4)) :]
+
+
+def test_a_file_in_place_of_another_knows_no_mark(tmp_path: Path) -> None:
+    """Without ``append`` the file begins anew, whatever is kept."""
+    run = committed(tmp_path)
+    sink = file_sink(run.path, append=False)
+    sink.open(Kept(run.stored))
+    assert sink.flush().mark == Mark(str(run.path), 0)
+    sink.close()
+    assert run.path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("detail", ["{", '{"aside":1}', '{"later":"version"}'])
+def test_a_mark_that_cannot_be_read_is_told(tmp_path: Path, detail: str) -> None:
+    """What another version or a damaged store says of a file is no reason to cut it."""
+    run = committed(tmp_path)
+    assert run.stored is not None
+    run.stored = replace(run.stored, detail=detail)
+    before = run.path.read_bytes()
+    with pytest.raises(StateError, match="what is kept of it cannot be read"):
+        run.start()
+    assert run.path.read_bytes() == before
+
+
+def test_a_compressed_file_is_readable_up_to_each_flush_and_whole_after_a_kill(tmp_path: Path) -> None:
+    """A reader needs no end to see all rows; the next start gives the member its end and puts nothing aside."""
+    run = committed(tmp_path, "out.jsonl.gz")
+    assert run.stored is not None
+    data = run.path.read_bytes()[: run.stored.offset]
+    assert zlib.decompressobj(31).decompress(data) == run.expected(4)
+    run.start()
+    assert gzip.decompress(run.path.read_bytes()) == run.expected(4)
+    assert run.path.read_bytes()[: run.stored.offset] == data
+    run.write(2)
+    run.commit()
+    run.sink.close()
+    assert content(run.path) == run.expected(6)
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl.gz"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clean_end_leaves_a_file_that_fits_its_mark(tmp_path: Path, name: str) -> None:
+    """Stopping and starting, with and without rows in between, changes nothing that was written."""
+    run = SinkRun(tmp_path / name)
+    for rows in (0, 3, 0, 3):
+        run.start()
+        run.write(rows)
+        run.commit()
+        run.sink.close()
+        assert rows_in(run.path) == run.expected(run.stored_rows)
+    assert run.stored_rows == 6
+
+
+@pytest.mark.parametrize("uncommitted", [0, 5])
+def test_a_rotated_file_that_was_taken_away_before_the_next_commit_is_not_missed(
+    tmp_path: Path, uncommitted: int
+) -> None:
+    """The next file is not taken for the one that was to be put aside, be it shorter or longer."""
+    run = SinkRun(tmp_path / "out.jsonl", rotate_bytes=1)
+    run.start()
+    run.write(3)
+    before = run.flush()
+    run.store(before)
+    run.sink.committed()
+    (aside,) = put_aside_files(run.path)
+    taken = aside.read_bytes()
+    aside.unlink()
+    run.write(uncommitted)
+    run.kill()
+    run.start()
+    assert put_aside_files(run.path) == []
+    run.write(5)
+    run.commit()
+    run.sink.close()
+    assert taken + rows_in(run.path) == run.expected(8)
+
+
+def test_a_file_is_not_put_aside_with_rows_behind_its_mark(tmp_path: Path) -> None:
+    """Rows that came between flush and committed wait for the next commit, which puts them aside with the others."""
+    run = SinkRun(tmp_path / "out.jsonl.gz", rotate_bytes=1)
+    run.start()
+    run.write(2)
+    run.store(run.flush())
+    run.write(2)
+    run.sink.committed()
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl.gz"]
+    run.commit()
+    run.sink.close()
+    (aside,) = put_aside_files(run.path)
+    assert content(aside) == run.expected(4)
+
+
+def test_the_newest_file_has_the_last_name_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    """So that of those put aside the oldest rows go first."""
+    run = SinkRun(tmp_path / "out.jsonl", rotate_bytes=1, keep=2)
+    run.start()
+    for now_s in (10.0, 5.0, 0.0):
+        run.times.now_s = now_s
+        run.write(2)
+        run.commit()
+    run.sink.close()
+    assert rows_in(run.path) == run.expected(6)[len(run.expected(2)) :]
+
+
+def test_a_quiet_commit_costs_no_sync(tmp_path: Path) -> None:
+    """A flush without new rows gives the same mark and leaves the disk alone; a new file's name is synced once."""
+    run = SinkRun(tmp_path / "out.jsonl")
+    run.start()
+    run.write(2)
+    with mock.patch("os.fsync") as sync:
+        first = run.flush()
+        assert sync.call_count == 2  # the file and its folder
+        assert run.flush() == first
+        assert sync.call_count == 2
+        run.write(2)
+        assert run.flush() != first
+        assert sync.call_count == 3
+    run.sink.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_grows_old_in_silence_is_announced_and_put_aside_whole(tmp_path: Path, name: str) -> None:
+    """Though no row has come since the last commit, the plan is in a mark before anything is renamed."""
+    run = SinkRun(tmp_path / name, rotate_s=60)
+    run.start()
+    run.write(2)
+    run.commit()
+    run.times.now_s = 60
+    plan = run.flush()
+    assert plan != run.stored
+    run.store(plan)
+    run.kill(left=b"rubbish")
+    run.start()
+    run.sink.close()
+    assert len(put_aside_files(run.path)) == 1
+    assert rows_in(run.path) == run.expected(2)
+
+
+def test_a_file_that_was_there_before_the_store_is_synced_before_it_is_marked(tmp_path: Path) -> None:
+    """Nobody knows what the one who wrote it has made durable."""
+    run = SinkRun(tmp_path / "out.jsonl")
+    run.path.write_bytes(b"{}\n")
+    with mock.patch("os.fsync") as sync:
+        run.start()
+    assert sync.call_count == 1
+    assert run.stored == Mark(str(run.path), 3)
+    run.sink.close()
+
+
+def test_without_a_store_the_same_calls_rotate(tmp_path: Path) -> None:
+    """`flush` and `committed` are all it takes; a kill between them leaves a file that is appended to."""
+    path = tmp_path / "out.csv.gz"
+    killed, sink = (file_sink(path, append=True, rotate_bytes=1) for _ in range(2))
+    for one in (killed, sink):
+        one.open(None)
+        one.write(OUTPUTS)
+        one.flush()
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.csv.gz"]
+    sink.committed()
+    sink.close()
+    killed.close()
+    assert len(put_aside_files(path)) == 1
+    assert rows_in(path).count(b"\n") == 2 * len(OUTPUTS)
+
+
+def test_a_rotation_that_fails_is_told(tmp_path: Path) -> None:
+    """A folder that has gone is SinkUnavailable; closing is quiet then."""
+    run = SinkRun(tmp_path / "out.jsonl", rotate_bytes=1)
+    run.start()
+    run.write(2)
+    run.flush()
+    run.path.unlink()
+    with pytest.raises(SinkUnavailable, match="cannot be written: No such file"):
+        run.sink.committed()
+    run.sink.close()

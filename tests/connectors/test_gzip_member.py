@@ -1,0 +1,44 @@
+"""Gzip data that is cut at any sync and ended by somebody else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_gru.connectors.sinks.gzip_member import GzipMember, ending
+
+
+@given(st.lists(st.binary(max_size=300)))
+@settings(deadline=None)
+def test_a_member_that_was_cut_at_a_sync_is_whole_with_its_ending(parts: list[bytes]) -> None:
+    """What came before the sync is there, what came after is not; more members may follow."""
+    member = GzipMember()
+    cut = b"".join(member.write(part) for part in parts) + member.sync()
+    crc32, size = member.crc32, member.size
+    member.write(b"lost")
+    whole = cut + ending(crc32, size)
+    after = GzipMember()
+    assert gzip.decompress(whole + after.write(b"next") + after.finish()) == b"".join(parts) + b"next"
+
+
+@given(st.lists(st.tuples(st.binary(max_size=300), st.booleans())))
+@settings(deadline=None)
+def test_a_finished_member_has_everything(parts: list[tuple[bytes, bool]]) -> None:
+    """Wherever it was synced, also twice and before anything was written; an empty one is a gzip file too."""
+    member, found = GzipMember(), b""
+    for part, sync in parts:
+        found += member.write(part)
+        if sync:
+            found += member.sync()
+    assert gzip.decompress(found + member.finish()) == b"".join(part for part, _ in parts)
+
+
+def test_nothing_but_the_data_is_inside() -> None:
+    """No time, no name, no system: the bytes are those of Python's own writer without them."""
+    member, expected = GzipMember(), io.BytesIO()
+    with gzip.GzipFile("", "wb", 6, expected, mtime=0) as file:
+        file.write(b"text")
+    assert member.write(b"text") + member.finish() == expected.getvalue()

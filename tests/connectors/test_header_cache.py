@@ -1,0 +1,157 @@
+"""What decoders remember of devices: headers and labels, of so many, over restarts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gru.config.train_schema import InputConfig
+from stream_gru.connectors.decoders.csv_with_header import CsvDecoder
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.decoders.header_cache import Memory
+from stream_gru.connectors.decoders.plotter import PlotterDecoder
+from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
+from stream_gru.core.errors import StateError
+from stream_gru.core.protocols import Remembering
+from stream_gru.core.types import RawMessage
+from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+
+NOON_NS = 1_714_564_800 * 10**9
+FIELDS = Fields(InputConfig(time=""), ("temp", "hum"))
+
+
+def of(key: str, payload: bytes = b"", source: str = "") -> RawMessage:
+    """A live message."""
+    return RawMessage(payload, key, arrival_ns=NOON_NS, source=source)
+
+
+def test_a_memory_is_bounded() -> None:
+    """However many devices speak, only so many are remembered: those that spoke or were asked for last."""
+    memory = Memory(list)
+    for number in range(10_000):
+        memory.put(of(f"p{number}"), [str(number)])
+        assert memory.get(of("p7")) == (["7"] if number >= 7 else None)
+    known = [number for number in range(10_000) if memory.get(of(f"p{number}")) is not None]
+    assert known == [7, *range(10_000 - 4095, 10_000)]
+
+
+def test_saying_it_again_is_use_and_replaces_what_was_said() -> None:
+    """A device that repeats its header is not the oldest."""
+    memory = Memory("".join)
+    for number in range(4096):
+        memory.put(of(f"p{number}"), ["a"])
+    memory.put(of("p0"), ["b", "c"])
+    memory.put(of("one more"), ["a"])
+    assert [memory.get(of(key)) for key in ("p0", "p1", "p2")] == ["bc", None, "a"]
+
+
+@pytest.mark.parametrize("key", ["", "a+b", "ü", "x" * 129])
+def test_what_is_no_stream_id_is_not_remembered(key: str) -> None:
+    """Its samples would be refused, so that it may not take the place of another."""
+    memory = Memory(list)
+    memory.put(of(key), ["a"])
+    assert memory.get(of(key)) is None
+    assert not memory.changed()
+
+
+def test_devices_of_the_same_key_of_two_sources_are_two() -> None:
+    """In a recording of several sources; and neither has the name of a stream."""
+    memory = Memory(list)
+    memory.put(of("p", source="a"), ["x"])
+    memory.put(of("p", source="b"), ["y"])
+    assert [memory.get(of("p", source=source)) for source in ("a", "", "b")] == [["x"], None, ["y"]]
+    memory.forget("p")
+    assert memory.get(of("p", source="a")) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "header", "line"), [("csv", b"temp,hum", b"1,2"), ("plotter", b"temp hum", b"1 2")], ids=["csv", "plotter"]
+)
+def test_other_devices_do_not_make_a_speaking_one_forgotten(kind: str, header: bytes, line: bytes) -> None:
+    """However many topics say a header besides, the one that says its values too is still known."""
+    decoder = load_decoder(kind, FIELDS)
+    decoder.decode([RawMessage(header, "good", arrival_ns=NOON_NS)])
+    for number in range(5):
+        others = [RawMessage(header, f"p{number}/{other}", arrival_ns=NOON_NS) for other in range(4000)]
+        assert len(decoder.decode([*others, RawMessage(line, "good", arrival_ns=NOON_NS)])) == 1
+
+
+uses = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("pqrs"), st.booleans(), st.booleans()), max_size=40)
+
+
+@given(uses)
+def test_restarts_change_nothing_not_even_who_is_forgotten_next(moves: list[tuple[str, str, bool, bool]]) -> None:
+    """Stored whatever has changed, restored in any order: the same devices are known at any time, by the same bytes."""
+    whole, one, shelf = Memory(list, devices=3), Memory(list, devices=3), Shelf()
+    names = [f"{source}\t{key}" for source in "ab" for key in "pqrs"]
+    for number, (source, key, says, restart) in enumerate(moves):
+        message = of(key, source=source)
+        for memory in (whole, one):
+            if says:
+                memory.put(message, [key, str(number)])
+        assert one.get(message) == whole.get(message)
+        held = {name: one.recall(name) for name in names}
+        assert held == {name: whole.recall(name) for name in names}
+        assert {name for name in names if held[name] != shelf.rows.get(name)} <= set(one.changed())
+        if restart:
+            shelf.commit(one)
+            one = Memory(list, devices=3)
+            shelf.fill(one, number)
+
+
+lines = st.sampled_from(
+    [b"temp,hum", b"hum,temp", b"1,2", b"3", b"5,6", b"1,2,3", b"temp hum", b"x temp hum", b"7 8", b"?"]
+)
+
+
+@pytest.mark.parametrize("kind", ["csv", "plotter"])
+@given(said=st.lists(st.tuples(st.sampled_from("pq"), lines), max_size=15), place=st.integers(0, 15))
+def test_a_decoder_goes_on_after_a_restart_as_if_there_had_been_none(
+    kind: str, said: list[tuple[str, bytes]], place: int
+) -> None:
+    """Wherever it was: between a header and its values too."""
+    messages = [of(key, line, "s") for key, line in said]
+    whole, one, shelf = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS), Shelf()
+    assert isinstance(one, CsvDecoder | PlotterDecoder)
+    found = [one.decode(messages[:place])]
+    shelf.commit(one.memory)
+    one = load_decoder(kind, FIELDS)
+    assert isinstance(one, CsvDecoder | PlotterDecoder)
+    shelf.fill(one.memory)
+    found.append(one.decode(messages[place:]))
+    expected = [whole.decode(messages[:place]), whole.decode(messages[place:])]
+    assert [batch.values.tolist() for batch in found] == [batch.values.tolist() for batch in expected]
+    assert [batch.rejected for batch in found] == [batch.rejected for batch in expected]
+
+
+@pytest.mark.parametrize("kind", ["csv", "plotter"])
+@given(data=st.data())
+def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(kind: str, data: st.DataObject) -> None:
+    """Or they can be used: whatever they say, later lines raise nothing."""
+    one, other = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS)
+    assert isinstance(one, CsvDecoder | PlotterDecoder)
+    assert isinstance(other, CsvDecoder | PlotterDecoder)
+    said = [of("p", b"temp,hum", "s"), of("p", b"1,2", "s"), of("q", b"hum,temp", "s"), of("q", b"", "s")]
+    one.decode(said)
+    genuine = one.memory.recall("s\tp")
+    assert genuine is not None
+    refused_or_usable(other.memory, "s\tp", data.draw(strange_bytes(genuine)), lambda: other.decode(said[1:]))
+
+
+@pytest.mark.parametrize("name", ["", "p", "s\t", "s\tü", "s\tp\t"])
+def test_a_name_of_no_device_is_an_error(name: str) -> None:
+    """What is stored of it was not stored by a decoder."""
+    memory = Memory(list)
+    memory.put(of("p", source="s"), ["a"])
+    genuine = memory.recall("s\tp")
+    assert genuine is not None
+    with pytest.raises(StateError, match="expected the name of a source, a tab and a stream id"):
+        memory.restore(name, genuine)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DECODERS if kind not in ("parquet", "cbor", "binary")])
+def test_only_formats_whose_lines_need_earlier_ones_remember(kind: str) -> None:
+    """A decoder that remembers has its `memory` as one that can be stored; the others have none."""
+    memory = getattr(load_decoder(kind, FIELDS), "memory", None)
+    assert isinstance(memory, Remembering) == (kind in ("csv", "plotter"))

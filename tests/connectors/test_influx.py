@@ -1,0 +1,370 @@
+"""The sink for InfluxDB against a real HTTP server that answers as it is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_gru.config.run_schema import InfluxSinkConfig
+from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
+from stream_gru.connectors.sinks.influx import InfluxSink, Poster
+from stream_gru.connectors.sinks.registry import build_sink
+from stream_gru.core.commit_records import Kept, Outgoing
+from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
+from stream_gru.core.protocols import Sink
+from stream_gru.core.types import PredictionBatch
+from tests.support.http_server import serving
+from tests.support.predictions import part
+from tests.support.streams import batch, toy_pipeline
+from tests.support.waiting import wait_for
+
+OUTPUTS = toy_pipeline().process(batch(["p"] * 5, list(range(5))))
+
+
+@contextmanager
+def sending(url: str, kept: Kept | None = None, **options: Any) -> Iterator[InfluxSink]:
+    """An open sink with short pauses; ``kept`` is what a store has for it."""
+    own: dict[str, Any] = {"gather_s": 0.01, "immediate": False}
+    own |= {key: options.pop(key) for key in own if key in options}
+    sink = InfluxSink(InfluxSinkConfig(url=url, **options), pause_s=0.01, **own)
+    sink.open(kept)
+    try:
+        yield sink
+    finally:
+        sink.close()
+        sink.close()
+
+
+def flushed(sink: Sink) -> None:
+    """Wait until everything was answered; what ended the sender is raised."""
+
+    def answered() -> bool:
+        sink.flush()
+        sink.committed()
+        return not sink.health().queued
+
+    wait_for(answered)
+
+
+def lines(out: PredictionBatch) -> bytes:
+    """What shall arrive."""
+    return LineEncoder().encode(out)
+
+
+def test_rows_arrive_in_order_with_the_token(tmp_path: Path) -> None:
+    """Compressed line protocol at the whole address, over one connection."""
+    (tmp_path / "token").write_text("s3cret\n")
+    (tmp_path / "token").chmod(0o600)
+    with serving(204) as server, sending(server.url, token_file=str(tmp_path / "token")) as sink:
+        assert not sink.health().connected
+        sink.write(OUTPUTS)
+        flushed(sink)
+        sink.write(part(OUTPUTS, slice(0, 2)))
+        sink.write(part(OUTPUTS, slice(2, 5)))
+        flushed(sink)
+        assert server.rows == 2 * lines(OUTPUTS)
+        assert {asked["Authorization"] for asked in server.asked} == {"Token s3cret"}
+        assert {asked["path"] for asked in server.asked} == {"/api/v2/write?bucket=b&precision=ns"}
+        health = sink.health()
+        assert (health.connected, health.queued, health.failed, health.discarded) == (True, 0, 0, 0)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 408])
+def test_a_failure_that_passes_is_tried_again(status: int) -> None:
+    """The same rows, once each, in order; that the server is back is counted."""
+    with serving(204, status, status, 204) as server, sending(server.url, when_full="block") as sink:
+        for rows in (slice(0, 2), slice(2, 5)):
+            sink.write(part(OUTPUTS, rows))
+            flushed(sink)
+        assert server.rows == lines(OUTPUTS)
+        assert len(server.asked) == 4
+        assert (sink.health().reconnects, sink.health().failed) == (1, 0)
+
+
+def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Retry-After` is honoured in place of the own pause."""
+    pauses: list[float] = []
+
+    def rest(self: InfluxSink, pause_s: float) -> bool:
+        pauses.append(pause_s)
+        return True
+
+    monkeypatch.setattr(InfluxSink, "_rest", rest)
+    with serving(429, 204, headers={"Retry-After": "7"}) as server, sending(server.url, when_full="block") as sink:
+        sink.write(OUTPUTS)
+        flushed(sink)
+        assert server.rows == lines(OUTPUTS)
+    assert pauses == [7.0]
+
+
+def test_refused_rows_are_counted_told_once_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """Each status is told once, with the beginning of the answer, also when rows are taken in between."""
+    with serving(400, 400, 200, 422, text=b"field type\nconflict " * 50) as server, sending(server.url) as sink:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(5):
+                sink.write(OUTPUTS)
+                flushed(sink)
+        assert (sink.health().failed, sink.health().queued, sink.health().connected) == (20, 0, True)
+        assert server.bodies == [lines(OUTPUTS)]
+    first, second = caplog.records
+    assert {first.levelname, second.levelname} == {"ERROR"}
+    assert "refused outputs with 400: field type conflict field" in first.getMessage()
+    assert "refused outputs with 422: " in second.getMessage()
+    assert len(first.getMessage()) < 400
+
+
+def test_a_refusal_without_a_word_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody shall look for the rest of the line."""
+    with serving(413) as server, sending(server.url) as sink:
+        sink.write(OUTPUTS)
+        flushed(sink)
+        assert sink.health().failed == 5
+    assert "refused outputs with 413 without a word; said once" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "look at token_file"),
+        (403, "look at token_file"),
+        (404, "look at url: database or bucket"),
+        (308, "look at url: it is"),
+    ],
+)
+def test_rows_wait_for_somebody_to_mend_the_configuration(
+    status: int, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is refused; each reason is told once with the next step, and afterwards all rows arrive."""
+    with (
+        caplog.at_level(logging.INFO),
+        serving(status, status, 503, status, 503, 200, text=b"no") as server,
+        sending(server.url, when_full="block") as sink,
+    ):
+        server.go.clear()
+        sink.write(OUTPUTS)
+        assert server.came.wait(20)
+        server.go.set()
+        wait_for(lambda: sink._away)
+        assert not sink.health().connected
+        flushed(sink)
+        assert server.rows == lines(OUTPUTS)
+        assert (sink.health().failed, sink.health().connected) == (0, True)
+    told = [record.getMessage().partition(": ")[2] for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2
+    assert told[0].startswith(f"answered {status}: no; {advice}")
+    assert told[1] == "answered 503: no; trying again"
+
+
+def test_a_token_is_read_again_when_it_was_not_good(tmp_path: Path) -> None:
+    """Mending the file is enough, also when there is none for a while."""
+    token = tmp_path / "token"
+    token.write_text("old")
+    token.chmod(0o600)
+    with serving(401) as server, sending(server.url, token_file=str(token)) as sink:
+        sink.write(OUTPUTS)
+        assert server.came.wait(20)
+        token.rename(tmp_path / "other")
+        wait_for(lambda: len(server.asked) > 2)
+        (tmp_path / "other").write_text("new")
+        (tmp_path / "other").rename(token)
+        wait_for(lambda: server.asked[-1]["Authorization"] == "Token new")
+        server.statuses[:] = [204]
+        wait_for(lambda: sink.health().connected)
+        flushed(sink)
+        assert server.rows == lines(OUTPUTS)
+        assert {asked["Authorization"] for asked in server.asked} == {"Token old", "Token new"}
+
+
+def test_rows_are_gathered_after_a_request() -> None:
+    """The first ones go at once, the next when they are enough, and those at the end with the end."""
+    one = part(OUTPUTS, slice(0, 1))
+    with serving(204) as server:
+        with sending(server.url, gather_s=3600) as sink:
+            sink.write(one)
+            flushed(sink)
+            for _ in range(500):
+                sink.write(one)
+            flushed(sink)
+            sink.write(one)
+            sink.write(one)
+            assert sink.health().queued == 2
+        assert [body.count(b"\n") for body in server.bodies] == [1, 500, 2]
+
+
+def test_nobody_waits_for_more_rows_than_come() -> None:
+    """What was gathered goes when its time has come."""
+    with serving(204) as server, sending(server.url, gather_s=0.2) as sink:
+        for _ in range(3):
+            sink.write(OUTPUTS)
+            flushed(sink)
+        assert server.rows == 3 * lines(OUTPUTS)
+
+
+def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
+    """Meanwhile the rows are queued; in the end they are there."""
+    with (
+        serving(204, hang=True) as server,
+        sending(server.url, when_full="block", timeout_s=0.3) as sink,
+    ):
+        sink.write(OUTPUTS)
+        assert server.came.wait(5)
+        assert sink.health().queued == 5
+        wait_for(lambda: sink._away, what="the first request to run out of time")
+        assert not sink.health().connected
+        server.go.set()
+        flushed(sink)
+        assert server.rows.endswith(lines(OUTPUTS))
+
+
+def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
+    """With ``drop_oldest`` writing never waits, and the newest rows arrive."""
+    with serving(503) as server, sending(server.url, queue_rows=4) as sink:
+        sink.write(part(OUTPUTS, slice(0, 1)))
+        assert server.came.wait(5)
+        for _ in range(3):
+            sink.write(OUTPUTS)
+        health = sink.health()
+        assert health.queued == 4
+        assert health.discarded == 16 - 4
+        server.statuses[:] = [204]
+        wait_for(lambda: not sink.health().queued)
+        assert server.rows.endswith(lines(part(OUTPUTS, slice(2, 5))))
+
+
+def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
+    """Writing and flushing never wait; with ``block`` a full queue says that it takes no more until there is room."""
+    for when_full, ready in (("drop_oldest", True), ("block", False)):
+        with serving(503) as server, sending(server.url, when_full=when_full, queue_rows=5) as sink:
+            assert sink.ready()
+            sink.write(OUTPUTS)
+            wait_for(lambda: sink._away)
+            assert sink.ready() is ready
+            sink.write(OUTPUTS)
+            assert len(sink.flush().rows) == sink.health().queued == (5 if ready else 10)
+            sink.committed()
+            server.statuses[:] = [204]
+            wait_for(sink.ready)
+            flushed(sink)
+            assert sink.health().discarded == (5 if ready else 0)
+
+
+def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
+    """Nothing goes out before it is stored; the next process sends what has no answer, first, under the old numbers."""
+    with serving(204) as server:
+        with sending(server.url, Kept()) as sink:
+            sink.write(OUTPUTS)
+            written = sink.flush()
+            assert [row.number for row in written.rows] == [1, 2, 3, 4, 5]
+            assert b"".join(row.payload for row in written.rows) == lines(OUTPUTS)
+            sink.close()
+            assert not server.asked
+            assert sink.flush() == written
+        with sending(server.url, Kept(rows=written.rows, last=5)) as sink:
+            wait_for(lambda: not sink.health().queued)
+            sink.write(OUTPUTS)
+            told = sink.flush()
+            assert (list(told.answered), told.rows[0].number) == ([1, 2, 3, 4, 5], 6)
+        assert server.rows == lines(OUTPUTS)
+
+
+def test_immediate_rows_do_not_wait_for_a_commit() -> None:
+    """What was answered before the commit need not be stored at all; refused is an answer too."""
+    for status, failed in ((204, 0), (400, 5)):
+        with serving(status) as server, sending(server.url, Kept(), immediate=True) as sink:
+            sink.write(OUTPUTS)
+            wait_for(lambda: not sink.health().queued)
+            assert sink.health().failed == failed
+            written = sink.flush()
+            assert (written.rows, list(written.answered)) == ([], [])
+
+
+def test_an_heir_goes_on_where_the_old_one_was() -> None:
+    """What was stored keeps its number, what was answered is told, and what was not stored yet is."""
+    with serving(503) as away, sending(away.url, Kept()) as old:
+        old.write(part(OUTPUTS, slice(0, 2)))
+        old.flush()
+        old.committed()
+        old.write(part(OUTPUTS, slice(2, 5)))
+        assert away.came.wait(20)
+        old.close()
+        left = old.left()
+        assert len(left) == 5
+    with serving(204) as server, sending(server.url) as heir:
+        heir.take_over(left)
+        wait_for(lambda: heir.health().queued == 3)
+        written = heir.flush()
+        assert ([row.number for row in written.rows], list(written.answered)) == ([3, 4, 5], [1, 2])
+        heir.committed()
+        flushed(heir)
+        assert server.rows == lines(OUTPUTS)
+
+
+def test_outputs_of_a_sink_of_another_kind_are_not_sent() -> None:
+    """A name that was that of an MQTT sink before: its JSON is no line."""
+    sink = InfluxSink(InfluxSinkConfig(url="http://127.0.0.1:9/write"))
+    with pytest.raises(StateError, match="expected stored lines"):
+        sink.open(Kept(rows=[Outgoing("t", b"{}", "p/1", 1)], last=1))
+
+
+def test_closing_sends_what_is_left_and_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """A quick server gets everything; nobody waits for one that hangs."""
+    with serving(204) as server:
+        with sending(server.url) as sink:
+            sink.write(OUTPUTS)
+        assert server.rows == lines(OUTPUTS)
+    with (
+        serving(204, hang=True) as server,
+        caplog.at_level(logging.WARNING),
+        sending(server.url, timeout_s=60.0) as sink,
+    ):
+        sink.write(OUTPUTS)
+        assert server.came.wait(20)
+        sink.close()
+        assert not server.go.is_set()
+    assert "5 outputs were not confirmed before the end" in caplog.text
+
+
+def test_no_server_at_all_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A refused connection is tried again and again, and logged once."""
+    with caplog.at_level(logging.WARNING), sending("http://127.0.0.1:9/write") as sink:
+        attempts: list[float] = []
+        rest = sink._rest
+        sink._rest = lambda pause_s: attempts.append(pause_s) or rest(pause_s)  # type: ignore[method-assign,func-returns-value]
+        sink.write(OUTPUTS)
+        wait_for(lambda: len(attempts) > 2)
+    told = [record for record in caplog.records if "trying again" in record.getMessage()]
+    assert len(told) == 1
+    assert "Connection refused" in told[0].getMessage()
+
+
+def test_a_dead_sender_is_a_bug_that_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process must not live on without its thread."""
+
+    def broken(self: Poster, body: bytes) -> None:
+        raise KeyError(body)
+
+    monkeypatch.setattr(Poster, "post", broken)
+    with sending("http://127.0.0.1:9/write") as sink:
+        sink.write(OUTPUTS)
+        with pytest.raises(RuntimeError, match="sender of outputs has ended") as caught:
+            flushed(sink)
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_what_is_configured_is_checked(tmp_path: Path) -> None:
+    """An address that cannot be is refused at once, a token that is not there on opening, as is writing before it."""
+    for url in ("http://host:99999/write", "https://:80", "http://[::1/write"):
+        with pytest.raises(ConfigError, match=r"sink\.url: expected an address"):
+            InfluxSink(InfluxSinkConfig(url=url))
+    sink = build_sink(InfluxSinkConfig(url="https://db:8086/write", token_file=str(tmp_path / "none")), "influx")
+    with pytest.raises(SinkUnavailable, match="not open"):
+        sink.write(OUTPUTS)
+    with pytest.raises(ConfigError, match="none: expected a file with a secret"):
+        sink.open(None)
+    sink.close()
+    assert isinstance(sink, Sink)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import threading
+
+from stream_gru.connectors.sources.message_queue import MessageQueue
+from stream_gru.core.types import RawMessage
+from tests.support.waiting import wait_for
+
+
+def message(size: int = 1, key: str = "") -> RawMessage:
+    """A message of so many bytes."""
+    return RawMessage(b"x" * size, key)
+
+
+def never() -> bool:
+    """Nobody is closing."""
+    return False
+
+
+def test_messages_come_out_in_order_and_are_counted() -> None:
+    """First in, first out; length and bytes are those of what waits."""
+    queue = MessageQueue(10, 1000)
+    for i in range(5):
+        assert queue.put(message(i, str(i)), never)
+    assert (len(queue), queue.nbytes) == (5, 10)
+    assert [one.key for one in queue.get(3, 0.0)] == ["0", "1", "2"]
+    assert (len(queue), queue.nbytes) == (2, 7)
+    assert [one.key for one in queue.get(9, 0.0)] == ["3", "4"]
+    assert queue.get(9, 0.0) == []
+
+
+def test_room_is_by_count_and_by_bytes() -> None:
+    """Either bound is enough; an empty queue takes a message that is larger than all its room."""
+    queue = MessageQueue(2, 100)
+    assert queue.has_room(1000)
+    assert queue.put(message(1000), never)
+    assert not queue.has_room(0)
+    queue.get(1, 0.0)
+    queue.put(message(50), never)
+    assert queue.has_room(50)
+    assert not queue.has_room(51)
+    queue.put(message(1), never)
+    assert not queue.has_room(0)
+
+
+def test_who_puts_waits_for_room_and_loses_nothing() -> None:
+    """A queue of two passes a thousand messages in order."""
+    queue = MessageQueue(2, 100)
+    writer = threading.Thread(target=lambda: [queue.put(message(1, str(i)), never) for i in range(1000)])
+    writer.start()
+    got: list[str] = []
+    while len(got) < 1000:
+        got += [one.key for one in queue.get(7, 5.0)]
+        assert len(queue) <= 2
+    writer.join(10)
+    assert got == [str(i) for i in range(1000)]
+
+
+def test_who_waits_for_room_can_be_told_to_stop() -> None:
+    """With ``closing`` true a message that has no room is not taken."""
+    queue = MessageQueue(1, 100)
+    queue.put(message(), never)
+    stop = threading.Event()
+    taken: list[bool] = []
+    writer = threading.Thread(target=lambda: taken.append(queue.put(message(), stop.is_set)))
+    writer.start()
+    assert writer.is_alive()
+    stop.set()
+    writer.join(10)
+    assert taken == [False]
+    assert len(queue) == 1
+
+
+def test_closing_wakes_everyone() -> None:
+    """Waiting readers get nothing, waiting writers are refused; what was there can still be taken."""
+    empty, full = MessageQueue(1, 100), MessageQueue(1, 100)
+    full.put(message(), never)
+    answers: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(empty.get(1, 60.0))),
+        threading.Thread(target=lambda: answers.append(full.put(message(), never))),
+    ]
+    for thread in threads:
+        thread.start()
+    empty.close()
+    full.close()
+    for thread in threads:
+        thread.join(10)
+    wait_for(lambda: len(answers) == 2)
+    assert [] in answers
+    assert False in answers
+    assert not full.put(message(), never)
+    assert len(full.get(5, 60.0)) == 1
+    assert full.get(5, 60.0) == []
+
+
+def test_the_bell_may_look_into_the_queue() -> None:
+    """It rings after each message that was taken, outside the lock."""
+    seen: list[int] = []
+    queue = MessageQueue(5, 100, on_put=lambda: seen.append(len(queue.get(1, 0.0))))
+    for _ in range(3):
+        queue.put(message(), never)
+    queue.close()
+    queue.put(message(), never)
+    assert seen == [1, 1, 1]

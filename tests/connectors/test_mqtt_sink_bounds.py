@@ -1,0 +1,57 @@
+"""What the MQTT sink remembers has bounds, however many streams come and go."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from stream_gru.config.run_schema import BrokerConfig, MqttSinkConfig
+from stream_gru.connectors.sinks.availability import Presence
+from stream_gru.connectors.sinks.mqtt import MqttSink
+
+
+@pytest.fixture
+def sink() -> MqttSink:
+    """A sink that never connects."""
+    return MqttSink(MqttSinkConfig(), BrokerConfig(url="mqtt://127.0.0.1:1"), name="mqtt")
+
+
+def said(sink: MqttSink) -> dict[str, bytes]:
+    """What waits to be said of streams."""
+    found = {}
+    while (notice := sink._notices.take()) is not None:
+        found[notice.topic.removeprefix("stream_gru/").removesuffix("/availability")] = notice.payload
+    return found
+
+
+def test_streams_that_are_gone_are_forgotten(sink: MqttSink) -> None:
+    """A hundred thousand of them are remembered, the last ones; one that returns is online again."""
+    for number in range(100_010):
+        sink.stream_status(f"p{number}", True)
+        sink.stream_status(f"p{number}", False)
+    assert len(sink._streams) == 100_000
+    assert len(said(sink)) == 100_010
+    sink.stream_status("p0", True)
+    assert said(sink) == {"p0": b"online"}
+
+
+def test_a_stream_that_makes_room_is_said_to_be_offline(sink: MqttSink) -> None:
+    """Nobody would say so of it later."""
+    sink._streams = Presence(most_online=2)
+    for stream in ("a", "b", "c"):
+        sink.stream_status(stream, True)
+    assert said(sink) == {"a": b"offline", "b": b"online", "c": b"online"}
+
+
+def test_a_thousand_complaints_are_said_once_each_and_then_no_more(
+    sink: MqttSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last one says that it is the last."""
+    with caplog.at_level(logging.ERROR):
+        for number in [*range(1500), *range(1500)]:
+            sink._say_once(str(number), f"complaint {number}")
+    assert len(sink._said) == 1000
+    assert len(caplog.messages) == 1000
+    assert caplog.messages[-1] == "sink mqtt: complaint 999; said once; nothing of this kind is said any more"
+    assert sum("any more" in message for message in caplog.messages) == 1

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gru.config.run_schema import FileSinkConfig, StdoutSinkConfig
+from stream_gru.connectors.sinks.encode_csv import CsvEncoder
+from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
+from stream_gru.connectors.sinks.file import FileSink
+from stream_gru.connectors.sinks.registry import build_sink, file_sink
+from stream_gru.connectors.sinks.stdout import StdoutSink
+from stream_gru.core.commit_records import Mark, Written
+from stream_gru.core.errors import ConfigError, SinkUnavailable
+from stream_gru.core.prediction import prediction_at
+from stream_gru.core.types import PredictionBatch
+from tests.support.predictions import part, prediction_batches
+from tests.support.streams import batch, toy_pipeline
+
+
+def outputs(rows: int = 5) -> PredictionBatch:
+    """What the toy model says to a ramp."""
+    return toy_pipeline().process(batch(["p"] * rows, list(range(rows))))
+
+
+def as_float32(value: object) -> object:
+    """JSON has the shortest text that names a float32; seen as float32 it is the same number."""
+    if isinstance(value, dict):
+        return {key: item if key == "level" else as_float32(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_float32(item) for item in value]
+    return float(np.float32(value)) if isinstance(value, float) else value
+
+
+@given(prediction_batches())
+def test_a_json_row_is_the_record_of_its_prediction(outs: PredictionBatch) -> None:
+    """Each line parses and equals `prediction_at(...).as_dict()`, with the device counter after the time."""
+    lines = JsonEncoder().encode(outs).splitlines()
+    assert len(lines) == len(outs)
+    for row, line in enumerate(lines):
+        expected = prediction_at(outs, row).as_dict()
+        if outs.seq is not None:
+            expected["seq"] = None if outs.seq[row] < 0 else int(outs.seq[row])
+        assert as_float32(json.loads(line)) == as_float32(expected)
+
+
+@given(prediction_batches(), st.integers(0, 12), st.sampled_from([JsonEncoder, CsvEncoder, LineEncoder]))
+def test_the_bytes_of_a_row_do_not_depend_on_its_batch(
+    outs: PredictionBatch, cut: int, encoder: type[JsonEncoder] | type[CsvEncoder] | type[LineEncoder]
+) -> None:
+    """A batch cut in two, or into single rows, gives the same bytes."""
+    whole = encoder().encode(outs)
+    assert encoder().encode(part(outs, slice(0, cut))) + encoder().encode(part(outs, slice(cut, None))) == whole
+    assert b"".join(encoder().encode(part(outs, slice(i, i + 1))) for i in range(len(outs))) == whole
+
+
+@given(prediction_batches())
+def test_a_csv_row_has_the_fields_of_the_header(outs: PredictionBatch) -> None:
+    """Header and rows have equally many fields, whatever heads there are; numbers are those of the prediction."""
+    text = (CsvEncoder().header(outs.spec, outs.alarm is not None) + CsvEncoder().encode(outs)).decode()
+    names, *rows = csv.reader(text.splitlines(keepends=True))
+    assert len(rows) == len(outs)
+    for index, row in enumerate(rows):
+        cells = dict(zip(names, row, strict=True))
+        said = prediction_at(outs, index)
+        assert (cells["stream"], cells["time"], cells["reset"]) == (said.stream, said.time, said.reset or "")
+        assert ("alarm" in cells) == (said.alarm is not None)
+        assert cells.get("alarm", "") == ("" if said.alarm is None else str(said.alarm).lower())
+        for target, numbers in (said.forecast or {}).items():
+            for h, number in enumerate(numbers):
+                cell = cells[f"{target}+{h + 1}"]
+                assert float(np.float32(cell)) == number if math.isfinite(number) else cell == ""
+
+
+@pytest.mark.parametrize("name", ["out", "out.txt", "out.gz", "out.parquet", "csv"])
+def test_a_file_of_an_unknown_form_is_refused(name: str) -> None:
+    """The name must tell the form; the error lists the endings."""
+    if name == "csv":
+        assert isinstance(file_sink(Path("a.csv"), append=False), FileSink)
+        return
+    with pytest.raises(ConfigError, match=r"expected a name ending in \.jsonl, \.csv"):
+        file_sink(Path(name), append=False)
+
+
+def test_a_configured_file_is_continued_and_a_replaced_one_is_not(tmp_path: Path) -> None:
+    """The sink of a configuration appends, with one header; the other begins afresh."""
+    path = tmp_path / "out.csv"
+    for _ in range(2):
+        sink = build_sink(FileSinkConfig(path=str(path)), "file")
+        sink.open(None)
+        sink.write(outputs())
+        sink.close()
+    lines = path.read_text().splitlines()
+    assert len(lines) == 11
+    assert lines[1:6] == lines[6:]
+    fresh = file_sink(path, append=False)
+    fresh.open(None)
+    fresh.write(outputs())
+    fresh.close()
+    assert path.read_text().splitlines() == lines[:6]
+
+
+def test_a_compressed_file_has_the_same_bytes_each_time(tmp_path: Path) -> None:
+    """No clock and no file name is inside, so that outputs can be compared by their hash."""
+    found = set()
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        sink = file_sink(tmp_path / name, append=False)
+        sink.open(None)
+        sink.write(outputs())
+        sink.close()
+        found.add((tmp_path / name).read_bytes())
+    assert len(found) == 1
+    assert gzip.decompress(found.pop()) == JsonEncoder().encode(outputs())
+
+
+def test_flushed_rows_are_there_for_a_reader(tmp_path: Path) -> None:
+    """After flush everything written can be read, also from a compressed file that is not finished."""
+    for name, read in (("out.jsonl", bytes), ("out.jsonl.gz", zlib.decompressobj(31).decompress)):
+        path = tmp_path / name
+        sink = file_sink(path, append=False)
+        sink.open(None)
+        sink.write(outputs())
+        mark = sink.flush().mark
+        assert mark is not None
+        assert (mark.path, mark.offset) == (str(path), path.stat().st_size)
+        assert read(path.read_bytes()) == JsonEncoder().encode(outputs())
+        sink.close()
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """A sink that cannot be opened names its file."""
+    with pytest.raises(SinkUnavailable, match=r"gone/out\.csv: cannot be written: No such file"):
+        file_sink(tmp_path / "gone" / "out.csv", append=False).open(None)
+
+
+def test_a_full_disk_is_told_and_the_file_let_go(tmp_path: Path) -> None:
+    """Writing to a full disk is SinkUnavailable, also on closing, and closing again is quiet."""
+    path = tmp_path / "full.jsonl"
+    path.symlink_to("/dev/full")
+    sink = file_sink(path, append=False)
+    sink.open(None)
+    sink.write(outputs())
+    with pytest.raises(SinkUnavailable, match="No space left"):
+        sink.flush()
+    with pytest.raises(SinkUnavailable, match="No space left"):
+        sink.close()
+    sink.close()
+
+
+def test_a_closed_reader_is_told_and_nothing_else_breaks() -> None:
+    """Writing to a pipe whose reader has gone is SinkUnavailable; what is left in the buffer goes nowhere."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = os.fstat(1)
+    with os.fdopen(writer, "wb") as stream:
+        sink = StdoutSink(JsonEncoder(), stream)
+        sink.open(None)
+        with pytest.raises(SinkUnavailable, match="the reader has gone") as caught:
+            sink.write(outputs())
+        assert isinstance(caught.value.__cause__, BrokenPipeError)
+        sink.close()
+    assert os.fstat(1) == before
+
+
+def test_a_full_disk_behind_standard_output_is_told() -> None:
+    """A redirected output on a full disk is SinkUnavailable too, not a bug."""
+    with Path("/dev/full").open("wb", buffering=0) as stream:
+        sink = StdoutSink(JsonEncoder(), stream)
+        sink.open(None)
+        with pytest.raises(SinkUnavailable, match="No space left"):
+            sink.write(outputs())
+
+
+def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The header of CSV comes once."""
+    sink = build_sink(StdoutSinkConfig(format="csv"), "stdout")
+    sink.open(None)
+    sink.write(outputs(2))
+    sink.write(outputs(3))
+    assert sink.flush() == Written()
+    text = capfdbinary.readouterr().out
+    assert text.count(b"stream,time") == 1
+    assert len(text.splitlines()) == 6
+
+
+def test_a_half_written_row_is_cut_before_more_is_appended(tmp_path: Path) -> None:
+    """What a killed process left of its last row does not spoil the next one."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b'{"whole":1}\n{"half":')
+    sink = FileSink(path, JsonEncoder(), append=True)
+    sink.open(None)
+    sink.close()
+    assert path.read_bytes() == b'{"whole":1}\n'
+
+
+def test_rows_of_other_columns_are_not_appended(tmp_path: Path) -> None:
+    """A CSV file of another model is refused, not mixed."""
+    path = tmp_path / "out.csv"
+    path.write_text("other,columns\n1,2\n")
+    sink = FileSink(path, CsvEncoder(), append=True)
+    sink.open(None)
+    with pytest.raises(SinkUnavailable, match="expected the columns of this model"):
+        sink.write(toy_pipeline().process(batch(["a"], [0])))
+    sink.close()
+
+
+def test_a_half_written_header_is_written_again(tmp_path: Path) -> None:
+    """A kill in the first line leaves a file that begins with a whole one."""
+    path = tmp_path / "out.csv"
+    path.write_bytes(b"stream,ti")
+    sink = FileSink(path, CsvEncoder(), append=True)
+    sink.open(None)
+    sink.write(outputs())
+    assert sink.flush() == Written(mark=Mark(str(path), path.stat().st_size))
+    sink.close()
+    assert path.read_bytes() == CsvEncoder().header(outputs().spec) + CsvEncoder().encode(outputs())

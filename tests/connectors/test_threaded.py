@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from stream_gru.connectors.sources.threaded import Queued
+from stream_gru.core.errors import DataError, EndOfInput, SourceUnavailable
+from stream_gru.core.protocols import Source
+from stream_gru.core.types import Position, RawMessage, SourceHealth
+from tests.support.waiting import wait_for
+
+
+class Scripted:
+    """A source whose script says what each `open` and `poll` does: messages are given, exceptions are raised."""
+
+    def __init__(self, *script: int | BaseException | None) -> None:
+        self._script = list(script)
+        self._number = 0
+        self.opened: list[Position | None] = []
+        self.committed: list[Position] = []
+        self.closed = 0
+        self.quiet = threading.Event()  # the script is over
+
+    def open(self, position: Position | None) -> None:
+        """None in the script: it opens."""
+        self.opened.append(position)
+        self._next()
+
+    def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
+        """A number in the script: so many messages."""
+        if not self._script:
+            self.quiet.set()
+            threading.Event().wait(0.005)
+            return []
+        messages = []
+        for _ in range(self._next()):
+            self._number += 1
+            messages.append(RawMessage(b"%d" % self._number, position=Position("s", self._number)))
+        return messages
+
+    def commit(self, position: Position) -> None:
+        """Remember it."""
+        self.committed.append(position)
+
+    def close(self) -> None:
+        """Count it."""
+        self.closed += 1
+
+    def health(self) -> SourceHealth:
+        """Some figures of its own."""
+        return SourceHealth(unprotected=3, queued=1)
+
+    def _next(self) -> int:
+        step = self._script.pop(0) if self._script else None
+        if isinstance(step, BaseException):
+            raise step
+        return step or 0
+
+
+def queued(
+    source: Source,
+    queue_messages: int = 100,
+    queue_bytes: int = 9999,
+    longest_pause_s: float = 8.0,
+    bell: Callable[[], None] | None = None,
+    wait: Callable[[float], bool] | None = None,
+    retry: bool = True,
+) -> Queued:
+    """A queued source that does not pause unless ``wait`` does."""
+    return Queued(
+        source,
+        name="s",
+        queue_messages=queue_messages,
+        queue_bytes=queue_bytes,
+        longest_pause_s=longest_pause_s,
+        bell=bell,
+        wait=wait or (lambda _: False),
+        retry=retry,
+    )
+
+
+def drain(source: Source) -> tuple[list[int], BaseException]:
+    """All messages, and what ended them."""
+    numbers: list[int] = []
+    for _ in range(10_000):
+        try:
+            numbers += [int(message.payload) for message in source.poll(10, 0.05)]
+        except (EndOfInput, SourceUnavailable, DataError, ZeroDivisionError) as error:
+            return numbers, error
+    raise AssertionError("it did not end")
+
+
+def test_messages_come_in_order_and_then_the_end() -> None:
+    """What the inner source gave is given, then the end, each time."""
+    source = queued(Scripted(None, 3, 0, 100, EndOfInput()), queue_messages=7)
+    assert isinstance(source, Source)
+    source.open(None)
+    numbers, end = drain(source)
+    assert numbers == list(range(1, 104))
+    assert isinstance(end, EndOfInput)
+    for _ in range(3):
+        with pytest.raises(EndOfInput):
+            source.poll(1, 5.0)
+    source.close()
+
+
+def test_a_lost_source_is_found_again(caplog: pytest.LogCaptureFixture) -> None:
+    """It is opened again after the last message it gave; each reason is told once, and so is the return."""
+    caplog.set_level(logging.INFO)
+    gone, asleep = "no such device", SourceUnavailable("asleep")
+    tries = [SourceUnavailable(gone) for _ in range(5)]
+    inner = Scripted(*tries, None, 2, SourceUnavailable(gone), asleep, asleep, None, 1, EndOfInput())
+    source = queued(inner)
+    source.open(Position("s", 9))
+    assert drain(source)[0] == [1, 2, 3]
+    assert inner.opened == [Position("s", 9)] * 6 + [Position("s", 2)] * 3
+    assert source.health().reconnects == 1  # the first time it was found, not found again
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "s: not available, trying again: no such device"),
+        ("INFO", "s: available again"),
+        ("WARNING", "s: not available, trying again: no such device"),
+        ("WARNING", "s: not available, trying again: asleep"),
+        ("INFO", "s: available again"),
+    ]
+    source.close()
+    assert inner.closed >= 8
+
+
+def test_pauses_double_up_to_the_longest_and_are_short_again_after_a_message() -> None:
+    """They are a little random, so that many daemons do not come at once."""
+    pauses: list[float] = []
+
+    def wait(pause_s: float) -> bool:
+        pauses.append(pause_s)
+        return False
+
+    lost = SourceUnavailable("x")
+    source = queued(Scripted(*[lost] * 6, None, lost, None, 1, lost, None, EndOfInput()), wait=wait)
+    source.open(None)
+    drain(source)
+    for pause, longest in zip(pauses, [0.5, 1, 2, 4, 8, 8, 8, 0.5], strict=True):
+        assert longest / 2 <= pause <= longest
+    source.close()
+
+
+def test_without_retrying_a_loss_is_told() -> None:
+    """A recording that is not there is not waited for; what came before it is given first."""
+    for inner, expected in (
+        (Scripted(SourceUnavailable("x")), []),
+        (Scripted(None, 2, SourceUnavailable("x")), [1, 2]),
+    ):
+        source = queued(inner, retry=False)
+        source.open(None)
+        numbers, error = drain(source)
+        assert (numbers, type(error)) == (expected, SourceUnavailable)
+        source.close()
+
+
+@pytest.mark.parametrize("error", [DataError("a.csv: no such file"), ZeroDivisionError("a bug")])
+def test_other_errors_reach_the_loop(error: Exception) -> None:
+    """Neither a useless input nor a bug stays in the thread."""
+    for inner, expected in ((Scripted(error), []), (Scripted(None, 2, error), [1, 2])):
+        source = queued(inner)
+        source.open(None)
+        assert drain(source) == (expected, error)
+        source.close()
+        assert inner.closed == 1
+
+
+def test_an_error_while_closing_reaches_the_loop_unless_there_was_one_before() -> None:
+    """It is told after the messages, and does not hide why the source was closed."""
+
+    class Stuck(Scripted):
+        def close(self) -> None:
+            raise ZeroDivisionError("a bug in closing")
+
+    for script, expected in ((DataError("useless"), DataError), (EndOfInput(), EndOfInput)):
+        source = queued(Stuck(None, 1, script))
+        source.open(None)
+        numbers, error = drain(source)
+        assert (numbers, type(error)) == ([1], expected)
+        source.close()
+    stopped = Stuck(None, 1)
+    source = queued(stopped)
+    source.open(None)
+    stopped.quiet.wait(5)
+    source.close()
+    numbers, error = drain(source)
+    assert (numbers, type(error)) == ([1], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("bounds", [{"queue_messages": 3}, {"queue_bytes": 3}])
+def test_a_full_queue_makes_the_source_wait_and_closing_ends_that(bounds: dict[str, Any]) -> None:
+    """No more than the bounds is held, nothing is dropped, and a waiting thread can be stopped."""
+    inner = Scripted(None, 9)
+    source = queued(inner, **bounds)
+    source.open(None)
+    wait_for(lambda: source.health().queued == 4)  # one is the inner source's
+    assert source.health().queued_bytes == 3
+    assert [message.payload for message in source.poll(2, 1.0)] == [b"1", b"2"]
+    wait_for(lambda: source.health().queued == 4)
+    source.close()
+    assert inner.closed == 1
+
+
+def test_it_can_be_closed_at_any_time_and_opened_again() -> None:
+    """Before it was opened, twice, and during a pause."""
+    inner = Scripted(None, 1)
+    source = queued(inner)
+    source.close()
+    source.open(None)
+    source.poll(1, 5.0)
+    source.close()
+    source.close()
+    source.open(Position("s", 1))
+    inner.quiet.wait(5)
+    assert source.health().connected
+    source.close()
+    assert not source.health().connected
+    asleep = Queued(
+        Scripted(*[SourceUnavailable("x")] * 9), name="s", queue_messages=1, queue_bytes=1, longest_pause_s=1e6
+    )
+    asleep.open(None)
+    asleep.close()
+
+
+def test_a_thread_that_hangs_is_left_alone_and_not_doubled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closing has a bound; opening again waits for the old thread."""
+    monkeypatch.setattr("stream_gru.connectors.sources.threaded._CLOSE_S", 0.05)
+    entered, release = threading.Event(), threading.Event()
+
+    class Hanging(Scripted):
+        def open(self, position: Position | None) -> None:
+            entered.set()
+            release.wait(10)
+
+    source = queued(Hanging())
+    source.open(None)
+    assert entered.wait(5)
+    source.close()
+    assert "still busy" in caplog.text
+    with pytest.raises(SourceUnavailable, match="still busy"):
+        source.open(None)
+    release.set()
+    monkeypatch.setattr("stream_gru.connectors.sources.threaded._CLOSE_S", 5.0)
+    source.open(None)
+    source.close()
+
+
+def test_the_bell_rings_for_messages_and_for_the_end() -> None:
+    """A loop that sleeps is woken for each."""
+    rung: list[int] = []
+    source = queued(Scripted(None, 2, EndOfInput()), bell=lambda: rung.append(1))
+    source.open(None)
+    drain(source)
+    wait_for(lambda: len(rung) == 3)
+    source.close()
+
+
+def test_messages_say_which_source_they_are_of() -> None:
+    """A source that does not write its name gets it here, where messages of several meet."""
+    source = queued(Scripted(None, 1))
+    source.open(None)
+    assert source.poll(1, 5.0) == [RawMessage(b"1", position=Position("s", 1), source="s")]
+    source.close()
+
+
+def test_commits_and_figures_are_those_of_the_source() -> None:
+    """A position goes through; the queue's figures are added to the source's own."""
+    inner = Scripted(None, 2)
+    source = queued(inner)
+    assert not source.health().connected
+    source.open(None)
+    inner.quiet.wait(5)
+    assert source.health() == SourceHealth(connected=True, queued=3, queued_bytes=2, unprotected=3)
+    source.commit(Position("s", 2))
+    assert inner.committed == [Position("s", 2)]
+    source.close()

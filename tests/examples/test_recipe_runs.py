@@ -1,0 +1,119 @@
+"""Recipes run as a user runs them, on small stand-ins for the public data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.support.stand_ins import write_digits, write_reviews
+
+pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.train
+
+FOR_DATA = {"mnist": write_digits, "imdb": write_reviews}
+
+
+def run(name: str, folder: Path, *options: str) -> Result:
+    """``stream-gru recipe run`` in a folder of the test."""
+    from stream_gru.cli.group import cli
+
+    arguments = ["recipe", "run", name, "--quick", "--out", str(folder / "out"), *options]
+    data = name.partition("-")[0]
+    if data in FOR_DATA:
+        FOR_DATA[data](folder / f"{data}.npz")
+        arguments += ["--data", str(folder)]
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def number(pattern: str, text: str) -> float:
+    """The number that a pattern finds."""
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return float(found[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("name", ["mnist-gru", "mnist-functional", "mnist-rnn", "imdb-gru", "imdb-long"])
+def test_streamed_digits_and_reviews_are_classified_as_by_keras(name: str, tmp_path: Path) -> None:
+    """A stand-in is learnt, and the runtime's answers, sample by sample, are those of Keras' batch."""
+    done = run(name, tmp_path)
+    assert done.exit_code == 0, done.stderr
+    streamed = number(r"streamed\s+test accuracy ([\d.]+)%", done.stdout)
+    assert streamed == number(r"Keras\s+test accuracy ([\d.]+)%", done.stdout)
+    assert number(r"difference\s+(\S+) at most", done.stdout) < 1e-4
+    assert streamed > (60 if name.startswith("imdb") else 50)
+    assert (tmp_path / "out" / "bundle" / "report.html").exists()
+
+
+def test_vowels_are_learnt_and_written_on(tmp_path: Path) -> None:
+    """The cross-entropy comes near the chain's entropy, and the text that is generated follows the chain roughly."""
+    done = run("vowels", tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert number(r"entropy is [\d.]+; ([+-][\d.]+)%", done.stdout) < 5
+    assert number(r"difference\s+(\S+) at most", done.stdout) < 1e-4
+    assert number(r"chi-squared ([\d.]+) of 20", done.stdout) < 200
+    assert done.stdout.count("goes on with") == 2
+
+
+def test_what_a_recipe_leaves_is_an_ordinary_training(tmp_path: Path) -> None:
+    """Its configuration and its recordings train the same model by ``stream-gru train``."""
+    from stream_gru.cli.group import cli
+    from stream_gru.model.bundle import load_bundle
+
+    done = run("sine", tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert number(r"difference\s+(\S+) at most", done.stdout) < 1e-4
+    assert number(r"sees 10 samples: [\d.]+; ours is \+?(-?[\d.]+)%", done.stdout) < 60
+    out = tmp_path / "out"
+    again = CliRunner().invoke(cli, ["train", str(out / "recipe.toml"), "--out", str(tmp_path / "again.bundle")])
+    assert again.exit_code == 0, again.stderr
+    first, second = load_bundle(out / "bundle"), load_bundle(tmp_path / "again.bundle")
+    assert first.manifest.model_id == second.manifest.model_id
+
+
+def test_a_folder_that_is_no_recipes_is_left_alone(tmp_path: Path) -> None:
+    """Recordings are not written among somebody's files."""
+    from stream_gru.core.errors import BundleError
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(BundleError, match="expected a new folder or that of the same recipe"):
+        run("sine", tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_of_another_variant_is_left_alone(tmp_path: Path) -> None:
+    """A run of ten minutes is not replaced by a quick one."""
+    from stream_gru.core.errors import BundleError
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.toml").write_text("# another\n")
+    with pytest.raises(BundleError, match="or that of the same recipe"):
+        run("sine", tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.toml"]
+
+
+def test_a_recipe_that_makes_its_own_recordings_takes_no_data(tmp_path: Path) -> None:
+    """An option that would do nothing is a mistake."""
+    done = run("sine", tmp_path, "--data", str(tmp_path))
+    assert done.exit_code == 2
+    assert "--data: sine makes its own recordings" in done.stderr
+
+
+def test_only_mnist_gru_is_compared(tmp_path: Path) -> None:
+    """``--compare`` says for which recipe it is."""
+    done = run("sine", tmp_path, "--compare")
+    assert done.exit_code == 2
+    assert "--compare goes with mnist-gru only" in done.stderr
+
+
+def test_the_comparison_has_a_row_for_every_way(tmp_path: Path) -> None:
+    """Unrolled or not, windowed or stateful, three cells: time, memory and accuracy of each."""
+    from stream_gru.examples.recipes.compare import WAYS
+
+    done = run("mnist-gru", tmp_path, "--compare")
+    assert done.exit_code == 0, done.stderr
+    for name, _ in WAYS:
+        assert re.search(rf"^{re.escape(name)}\s+[\d.]+ s\s+[\d,]+ MiB\s.*\d%$", done.stdout, re.MULTILINE), name

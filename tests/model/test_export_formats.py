@@ -1,0 +1,319 @@
+"""A bundle as a file of another tool: it loads there without this package, and computes the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from stream_gru import load_bundle
+from stream_gru.cli.group import cli
+from stream_gru.core.errors import BundleError, ConfigError
+from stream_gru.core.types import F32
+from stream_gru.model.bundle import KERAS
+from stream_gru.model.engines.registry import load_engine
+from stream_gru.model.export.formats import FORMATS, Format, Request, default_path, export
+from tests.support.models import make_bundle, random_inputs
+
+PUMP = Path(__file__).parents[2] / "sample_data" / "pump.bundle"
+needs_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
+needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="ai_edge_litert is not installed")
+
+# Together they have every operation of the network: cells, slices, residual, quantiles, calendar, both kinds of
+# categories, all heads.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "calendar_quantiles": {"calendar": 2, "quantiles": (0.1, 0.5, 0.9), "class_activation": "sigmoid"},
+    "categories_logistic": {"categories": (5, 4), "embedding": 3, "labels": 2, "class_activation": "logistic"},
+    "lstm_stacked_one_hot": {"cell": "lstm", "units": (8, 5), "categories": (3,), "calendar": 1, "residual": False},
+    "classes_alone": {"horizon": 0, "cell": "simple_rnn"},
+    "one_hot_alone": {"channels": 0, "categories": (5,), "horizon": 0, "labels": 5},
+    "words_alone": {
+        "channels": 0, "categories": (9,), "embedding": 4, "horizon": 0, "labels": 2, "class_activation": "logistic",
+    },
+}  # fmt: skip
+STRANGER = """
+import json, sys
+sys.modules["stream_gru"] = None  # not importable
+import numpy as np, keras, tensorflow as tf
+found = {}
+for name in sys.argv[1:]:
+    x = np.load(name + ".npz")["x"]
+    out = {}
+    for suffix in ("keras", "h5"):
+        out[suffix] = np.asarray(keras.models.load_model(f"{name}.{suffix}")(x[None]))[0]
+    signatures = tf.saved_model.load(name + ".saved_model").signatures
+    size = int(signatures["step"].structured_input_signature[1]["h"].shape[1])
+    out["sequence"] = signatures["sequence"](x=tf.constant(x[None]))["y"].numpy()[0]
+    out["scan"] = signatures["scan"](x=tf.constant(x), h=tf.zeros((1, size)))["y"].numpy()
+    h, rows = tf.zeros((1, size)), []
+    for row in x:
+        step = signatures["step"](x=tf.constant(row[None]), h=h)
+        h = step["state"]
+        rows.append(step["y"].numpy()[0])
+    out["step"] = np.stack(rows)
+    np.savez(name + "-out.npz", **out)
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the engine gives, and what each exported file gave in a process of its own; (T, K) each."""
+
+    engine: F32
+    found: dict[str, F32]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    """Every network in every format of TensorFlow, run by one stranger."""
+    folder = tmp_path_factory.mktemp("exported")
+    expected = {}
+    for name, options in NETWORKS.items():
+        bundle = make_bundle(**options)
+        x = random_inputs(bundle.manifest, 40)
+        for part in bundle.manifest.categorical:
+            x[:, part.index] = np.arange(len(x)) % part.categories
+        np.savez(folder / f"{name}.npz", x=x)
+        engine = load_engine("numpy", bundle)
+        expected[name] = engine.scan(x, engine.initial_state(1)[0])[0]
+        for form in ("keras", "h5", "saved-model"):
+            export(Request(bundle), form, folder / f"{name}{FORMATS[form].suffix}")
+    run_stranger(STRANGER, folder, *NETWORKS)
+    return {
+        name: Exported(expected[name], dict(np.load(folder / f"{name}-out.npz"))) for name in NETWORKS
+    }  # fmt: skip
+
+
+def run_stranger(code: str, folder: Path, *arguments: str) -> str:
+    """Run code in a fresh process and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_tensorflow
+@pytest.mark.train
+@pytest.mark.parametrize("way", ["keras", "h5", "sequence", "scan", "step"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_a_stranger_loads_computes_the_same(exported: dict[str, Exported], network: str, way: str) -> None:
+    """Plain Keras and plain TensorFlow give the outputs of the engine, in engineering units."""
+    one = exported[network]
+    np.testing.assert_allclose(one.found[way], one.engine, rtol=1e-4, atol=1e-4)
+
+
+LITERT = """
+import json, sys
+sys.modules["stream_gru"] = None
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+step = Interpreter("pump.tflite").get_signature_runner("step")
+out = step(x=np.array(json.loads(sys.argv[1]), np.float32), h=np.zeros((1, 40), np.float32))
+print(json.dumps(out["y"].tolist()))
+"""
+
+
+@needs_litert
+def test_the_flatbuffer_runs_in_plain_litert(tmp_path: Path) -> None:
+    """`tflite` is the bundle's own flatbuffer, and a stranger's first step is the engine's."""
+    bundle = load_bundle(PUMP)
+    export(Request(bundle), "tflite", tmp_path / "pump.tflite")
+    assert (tmp_path / "pump.tflite").read_bytes() == bundle.tflite
+    x = random_inputs(bundle.manifest, 1)
+    engine = load_engine("litert", bundle)
+    y = json.loads(run_stranger(LITERT, tmp_path, json.dumps(x.tolist())))
+    np.testing.assert_array_equal(np.array(y, np.float32), engine.step(x, engine.initial_state(1))[0])
+
+
+def test_the_bundles_own_keras_file_is_taken(tmp_path: Path) -> None:
+    """Where its hash is right, `keras` is a copy, for which nothing of TensorFlow is loaded."""
+    bundle = load_bundle(PUMP)
+    written = export(Request(bundle), "keras", tmp_path / "pump.keras")
+    data = (tmp_path / "pump.keras").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == bundle.manifest.files[KERAS].sha256
+    assert written == {tmp_path / "pump.keras": len(data)}
+
+
+@needs_tensorflow
+@pytest.mark.train
+def test_a_damaged_keras_file_is_not_handed_on(tmp_path: Path) -> None:
+    """Where the hash is wrong, the network is built from the weights, and that is said."""
+    bundle = replace(load_bundle(PUMP), path=tmp_path)
+    (tmp_path / KERAS).write_bytes(b"damaged")
+    said: list[str] = []
+    export(Request(bundle, say=said.append), "keras", tmp_path / "pump.keras")
+    assert "SHA-256 differs" in said[0]
+    assert (tmp_path / "pump.keras").stat().st_size > 10_000
+
+
+@needs_tensorflow
+@pytest.mark.train
+def test_a_file_that_computes_something_else_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """What was saved is loaded again and compared before it gets its name."""
+    from stream_gru.core.errors import ParityError
+    from stream_gru.model.keras import keras_files as export_keras
+
+    def forgets_the_weights(model: Any, weights: object) -> None:
+        del model, weights
+
+    monkeypatch.setattr(export_keras, "load_weights", forgets_the_weights)
+    with pytest.raises(ParityError, match=r"differs from the bundle by .*nothing was written"):
+        export(Request(make_bundle()), "h5", tmp_path / "model.h5")
+    assert not list(tmp_path.iterdir())
+
+
+@needs_tensorflow
+@pytest.mark.train
+def test_hdf5_keeps_codes_inside_their_table() -> None:
+    """A code outside 0..N-1 counts as the nearest one, as in the engines."""
+    from stream_gru.model.keras.keras_files import layers_only
+    from stream_gru.model.keras.network import load_weights
+    from stream_gru.model.keras.spec import NetworkSpec
+
+    bundle = make_bundle(categories=(5, 4), embedding=3)
+    w = bundle.weights
+    model = layers_only(NetworkSpec.from_manifest(bundle.manifest), w["scaling/mean"], w["scaling/scale"])
+    load_weights(model, w)
+    x = random_inputs(bundle.manifest, 8)
+    x[:, 3:] = np.array([[-7, 99], [4.9, -0.3], [1e9, 3.5], [2, 2]] * 2)
+    engine = load_engine("numpy", bundle)
+    expected, _ = engine.scan(x, engine.initial_state(1)[0])
+    np.testing.assert_allclose(np.asarray(model(x[None]))[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
+    """An existing file or folder, even an empty one, is left alone."""
+    for name, form in (("pump.tflite", "tflite"), ("folder", "saved-model")):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ConfigError, match="is there already"):
+            export(Request(load_bundle(PUMP)), form, tmp_path / name)
+
+
+def test_a_file_is_no_folder_to_write_into(tmp_path: Path) -> None:
+    """A path through a file is refused before anything is computed."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is no folder"):
+        export(Request(load_bundle(PUMP)), "tflite", tmp_path / "file" / "pump.tflite")
+
+
+def test_folders_on_the_way_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
+    """Beside what was written stands nothing temporary."""
+    export(Request(load_bundle(PUMP)), "tflite", tmp_path / "a" / "b" / "pump.tflite")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["pump.tflite"]
+
+
+def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to install."""
+    monkeypatch.setitem(FORMATS, "h5", Format("no_such_package:h5_file", ".h5", "", extra="train"))
+    with pytest.raises(ConfigError, match=r"no_such_package.*pip install 'stream-gru\[train\]'"):
+        export(Request(load_bundle(PUMP)), "h5", tmp_path / "pump.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_without_flatbuffer_has_none_to_give(tmp_path: Path) -> None:
+    """The message names the file that is missing."""
+    with pytest.raises(BundleError, match=r"expected model\.tflite"):
+        export(Request(make_bundle()), "tflite", tmp_path / "model.tflite")
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    """The message names the known ones."""
+    with pytest.raises(ConfigError, match="expected one of keras, h5, "):
+        export(Request(load_bundle(PUMP)), "pt", tmp_path / "pump.pt")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "form", "name"),
+    [("pump.bundle", "h5", "pump.h5"), ("model", "tflite-int8", "model.int8.tflite"), ("a.b", "c", "a.b_c")],
+)
+def test_the_default_name_is_that_of_the_bundle(bundle: str, form: str, name: str) -> None:
+    """In the current folder, with the ending of the format."""
+    assert default_path(Path("somewhere") / bundle, form) == Path(name)
+
+
+def run(*arguments: str) -> Result:
+    """Run a command line in this process."""
+    return CliRunner().invoke(cli, ["export", *arguments])
+
+
+def test_the_command_says_what_it_wrote_and_how_to_load_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Path, size and a line of code, on standard output; the name is the bundle's, here."""
+    monkeypatch.chdir(tmp_path)
+    done = run(str(PUMP), "--format", "tflite")
+    assert done.exit_code == 0
+    size = (tmp_path / "pump.tflite").stat().st_size
+    wrote, load = done.stdout.splitlines()
+    assert wrote == f"wrote pump.tflite, {size:,} bytes"
+    assert load == "load: ai_edge_litert.interpreter.Interpreter('pump.tflite').get_signature_runner('step')"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "pt"], "'pt' is not one of"),
+        (["--format", "tflite-int8"], "needs --config"),
+        (["--format", "tflite", "--force"], "go with --format tflite-int8 only"),
+        ([], "Missing option '--format'"),
+    ],
+)
+def test_the_command_line_is_checked_first(arguments: list[str], message: str) -> None:
+    """A mistake is exit code 2 before anything is read."""
+    done = run("no.bundle", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_a_training_configuration_is_what_int8_takes(tmp_path: Path) -> None:
+    """A configuration without recordings is refused."""
+    (tmp_path / "run.toml").write_text('[[channel]]\nname = "flow"\n')
+    with pytest.raises(ConfigError, match="data"):
+        run_raising(str(PUMP), "--format", "tflite-int8", "--config", str(tmp_path / "run.toml"), "--out", "x.tflite")
+
+
+def run_raising(*arguments: str) -> None:
+    """Run a command line and let its errors through."""
+    CliRunner().invoke(cli, ["export", *arguments], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("name", "out"), [("keras", "model.h5"), ("h5", "model.keras"), ("h5", "model")])
+def test_a_name_that_keras_takes_for_another_format_is_refused(name: str, out: str, tmp_path: Path) -> None:
+    """Keras goes by the end of a name, so the file could not be loaded again."""
+    with pytest.raises(ConfigError, match=f"expected a name that ends in .{name}"):
+        run_raising(str(PUMP), "--format", name, "--out", str(tmp_path / out))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_format_says_how_to_load_it() -> None:
+    """The line of code names the path."""
+    lines = {name: form.load.format(path="'p'") for name, form in FORMATS.items()}
+    assert all("'p'" in line for line in lines.values()), lines
+
+
+def test_c_is_a_folder_of_sources(tmp_path: Path) -> None:
+    """The folder holds a header and a source, and what was written is listed with its size."""
+    written = export(Request(load_bundle(PUMP)), "c", tmp_path / "pump_c")
+    assert {path.suffix for path in written} == {".c", ".h"}
+    assert written == {path: path.stat().st_size for path in (tmp_path / "pump_c").iterdir()}
+
+
+@pytest.mark.skipif(find_spec("onnx") is None, reason="onnx is not installed")
+def test_onnx_is_written_from_the_weights(tmp_path: Path) -> None:
+    """The file is a model that the package onnx accepts."""
+    import onnx
+
+    export(Request(load_bundle(PUMP)), "onnx", tmp_path / "pump.onnx")
+    onnx.checker.check_model(str(tmp_path / "pump.onnx"))

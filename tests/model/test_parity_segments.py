@@ -1,0 +1,145 @@
+"""The parity gate on recordings of many short sequences: the beginnings of further runs are compared as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stream_gru.core.errors import ParityError
+from stream_gru.core.types import F32, I64
+from stream_gru.model import parity
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.engines.numpy_engine import NumpyEngine
+from stream_gru.model.manifest import EngineParity
+from stream_gru.model.parity import Beginnings, check_parity, pad_beginnings
+from tests.support.models import make_bundle, random_inputs
+
+LENGTHS = (5, 28, 1, 12)
+WRONG = 4
+"""The category of which both engines know nothing."""
+
+
+class Named(NumpyEngine):
+    """The numpy engine under the name it was asked for."""
+
+    def __init__(self, name: str, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.name = name
+
+
+@pytest.fixture(autouse=True)
+def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both engines are numpy's, so that they are wrong in the same way."""
+    monkeypatch.setattr(parity, "load_engine", Named)
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    """A model of one quantity and one learnt category."""
+    return make_bundle(channels=1, targets=1, categories=(6,), embedding=3)
+
+
+def one_run(bundle: Bundle) -> F32:
+    """The longest run, (40, I), which never meets the category `WRONG`."""
+    x = random_inputs(bundle.manifest, 40)
+    x[x[:, 1] == WRONG, 1] = 0
+    return x
+
+
+def answers(bundle: Bundle, x: F32) -> F32:
+    """What is right, from the initial state: (T, I) -> (T, K)."""
+    engine = NumpyEngine(bundle)
+    return engine.scan(x, engine.initial_state(1)[0])[0]
+
+
+def beginnings(bundle: Bundle, lengths: Sequence[int] = LENGTHS) -> Beginnings:
+    """Runs of these lengths with the right answers."""
+    x, length = pad_beginnings([random_inputs(bundle.manifest, n, seed) for seed, n in enumerate(lengths)], 1000)
+    return Beginnings(x, length, np.stack([answers(bundle, row) for row in x]))
+
+
+def damaged(bundle: Bundle) -> Bundle:
+    """The same model with a wrong vector for one category."""
+    table = bundle.weights["embedding_1/embeddings"].copy()
+    table[WRONG] += np.float32(0.01)
+    return replace(bundle, weights={**bundle.weights, "embedding_1/embeddings": table})
+
+
+def gate(bundle: Bundle, engines: Bundle, runs: Beginnings | None) -> list[EngineParity]:
+    """Hold engines on the weights of ``engines`` against the answers of ``bundle``."""
+    x = one_run(bundle)
+    states = np.zeros((1, bundle.manifest.state_size), np.float32)
+    y = answers(bundle, x)
+    return check_parity(engines.manifest, engines.weights, b"", y, x, states=states, runs=runs)
+
+
+def test_equal_engines_pass_and_every_sample_is_counted(bundle: Bundle) -> None:
+    """The steps of the run, of the further runs and, for litert, the random ones."""
+    rows = gate(bundle, bundle, beginnings(bundle))
+    assert [row.engine for row in rows] == ["litert", "numpy", "litert carried", "numpy carried"]
+    assert [row.samples for row in rows] == [40 + sum(LENGTHS) + 256, 40 + sum(LENGTHS), 40, 40]
+    assert all(row.max_difference < row.tolerance for row in rows)
+
+
+def test_an_engine_that_is_wrong_on_one_category_is_found(bundle: Bundle) -> None:
+    """The longest run does not hold the category and lets both engines pass, the short ones stop them."""
+    wrong = damaged(bundle)
+    gate(bundle, wrong, None)
+    with pytest.raises(ParityError, match=r"litert \(run \d, batch\): step \d+, .*: expected .*, got "):
+        gate(bundle, wrong, beginnings(bundle))
+
+
+@pytest.mark.parametrize("name", ["litert", "numpy"])
+@pytest.mark.parametrize("way", ["batch", "scan"])
+def test_each_engine_is_held_against_the_runs_in_both_ways(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str, way: str
+) -> None:  # fmt: skip
+    """An engine that is wrong only in sequences of five steps, or in batches of three rows, is found."""
+
+    class Broken(Named):
+        def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
+            y, state = super().scan(x, h)
+            return y + np.float32(way == "scan" and self.name == name and len(x) == 5), state
+
+        def step(self, x: F32, h: F32) -> tuple[F32, F32]:
+            y, state = super().step(x, h)
+            return y + np.float32(way == "batch" and self.name == name and len(x) == 3), state
+
+    monkeypatch.setattr(parity, "load_engine", Broken)
+    gate(bundle, bundle, None)
+    with pytest.raises(ParityError, match=rf"^{name} \(run \d, {way}\)"):
+        gate(bundle, bundle, beginnings(bundle))
+
+
+def test_padding_is_not_looked_at(bundle: Bundle) -> None:
+    """What Keras answers behind the end of a run is no output, but within it every number must be finite."""
+    runs = beginnings(bundle)
+    short = int(runs.length.argmin())
+    output = runs.output.copy()
+    output[short, runs.length[short] :] = np.nan
+    gate(bundle, bundle, replace(runs, output=output))
+    output[short, 0, 0] = np.nan
+    with pytest.raises(ParityError, match=rf"keras: run {short}, step 0: expected finite outputs"):
+        gate(bundle, bundle, replace(runs, output=output))
+
+
+def drawn(lengths: Sequence[int], steps: int) -> tuple[F32, I64]:
+    """Beginnings of runs that count from 1, of one input."""
+    return pad_beginnings([np.arange(1, n + 1, dtype=np.float32)[:, None] for n in lengths], steps)
+
+
+def test_runs_are_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fill the steps, padding included, each cut at a segment; the same every time, one at least."""
+    x, length = drawn([28] * 100, 1000)
+    assert x.shape == (1000 // 28, 28, 1)
+    x, length = drawn([3, 5000, 7], 1000)
+    assert sorted(length.tolist()) == [3, 7, 256]
+    assert [row[:, 0].tolist() for row in x] == [[*range(1, n + 1), *[0] * (256 - n)] for n in length.tolist()]
+    assert drawn([5000], 10)[0].shape == (1, 256, 1)
+    first, again = drawn(range(1, 60), 200), drawn(range(1, 60), 200)
+    assert first[1].tolist() == again[1].tolist()
+    monkeypatch.setattr(parity, "MOST_RUNS", 4)
+    assert len(drawn([1] * 10, 1000)[1]) == 4

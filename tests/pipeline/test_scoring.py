@@ -1,0 +1,300 @@
+"""Forecasts are scored when their truth arrives; intervals adapt until they hold what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stream_gru.core.types import F32, PredictionBatch
+from stream_gru.model.bundle import Calibration
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.pipeline.scoring import ScoreTotals, interval_offsets
+from stream_gru.training.evaluation.evaluate import Baselines, evaluate
+from tests.support.models import make_bundle
+from tests.support.streams import START_NS, batch, calibrated, toy_pipeline
+
+
+class LastValueEngine:
+    """Forecasts the last value of channel 0 for every horizon; needs no state."""
+
+    name = "last"
+    input_size, state_size = 1, 8
+
+    def __init__(self, outputs: int) -> None:
+        self.output_size = outputs
+
+    def initial_state(self, n: int) -> F32:
+        """Return zeros."""
+        return np.zeros((n, 8), np.float32)
+
+    def step(self, x: F32, h: F32) -> tuple[F32, F32]:
+        """Repeat the input."""
+        return np.repeat(x, self.output_size, axis=1), h
+
+    def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
+        """Repeat the inputs."""
+        return np.repeat(x, self.output_size, axis=1), h
+
+
+def walk(n: int, seed: int = 0, spread: float = 1.0) -> list[list[float]]:
+    """A random walk of one channel."""
+    return [[float(v)] for v in np.cumsum(np.random.default_rng(seed).normal(0, spread, n))]
+
+
+def run(
+    values: list[list[float]], rate: float = 0.5, horizon: int = 3, row: tuple[float, ...] = (-1.645, 0.0, 1.645)
+) -> tuple[PredictionBatch, ScoreTotals]:
+    """Feed values to a pipeline that forecasts the last value; ``row``: its residual quantiles."""
+    bundle = make_bundle(channels=1, targets=1, horizon=horizon, labels=0)
+    calibration = Calibration(levels=[0.05, 0.5, 0.95], residuals=[[list(row)] * horizon], samples=100)
+    pipeline = Pipeline(bundle.with_manifest(calibration=calibration), LastValueEngine(horizon), adapt_rate=rate)
+    out = pipeline.process(batch(["a"] * len(values), list(range(len(values))), values))
+    scores = pipeline.scores()
+    assert scores is not None
+    return out, scores
+
+
+def test_errors_are_those_of_the_recording() -> None:
+    """The live mean absolute error by horizon is what the recording itself gives."""
+    values = walk(500)
+    _, scores = run(values)
+    y = np.array(values, np.float32)[:, 0]
+    expected = [float(np.abs(y[h:] - y[:-h]).mean()) for h in (1, 2, 3)]
+    assert np.allclose(scores.mae()[0], expected, rtol=1e-5)
+    assert scores.truths[0].tolist() == [499, 498, 497]
+
+
+def test_repeating_the_last_value_has_no_skill() -> None:
+    """A forecaster that is persistence has skill 0 against persistence."""
+    _, scores = run(walk(200))
+    assert np.allclose(scores.skill(), 0)
+
+
+def test_coverage_is_counted_against_the_interval_that_was_issued() -> None:
+    """The coverage that is reported equals that of the intervals in the outputs, truth by truth."""
+    values = walk(2000, spread=1.3)
+    out, scores = run(values)
+    y = np.array(values, np.float32)[:, 0]
+    assert out.lower is not None
+    assert out.upper is not None
+    inside = [((y[h:] >= out.lower[:-h, 0, h - 1]) & (y[h:] <= out.upper[:-h, 0, h - 1])).mean() for h in (1, 2, 3)]
+    assert np.allclose(scores.coverage()[0], inside, atol=1e-3)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
+def test_adaptive_intervals_reach_their_level_whatever_the_noise(spread: float) -> None:
+    """Residuals three times smaller or five times larger than calibrated: coverage comes to 90 % all the same."""
+    values = walk(8000, seed=1, spread=spread)
+    out, _ = run(values)
+    assert out.lower is not None
+    assert out.upper is not None
+    y = np.array(values, np.float32)[:, 0]
+    late = slice(2000, -3)
+    for h in (1, 2, 3):
+        truth = np.roll(y, -h)[late]
+        inside = (truth >= out.lower[late, 0, h - 1]) & (truth <= out.upper[late, 0, h - 1])
+        assert abs(inside.mean() - 0.9) < 0.02
+
+
+def test_without_adaptation_the_same_intervals_fail() -> None:
+    """The detector of the test above: with rate 0 and five times the noise, coverage is far below its level."""
+    _, scores = run(walk(4000, seed=1, spread=5.0), rate=0.0)
+    assert (scores.coverage() < 0.6).all()
+
+
+def test_forecasts_do_not_reach_across_a_reset() -> None:
+    """What was forecast before a reset is never scored with what came after it."""
+    pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
+    pipeline.process(batch(["a"] * 4, [0, 1, 50, 51]))
+    scores = pipeline.scores()
+    assert scores is not None
+    assert scores.truths[0].tolist() == [2, 0, 0, 0]
+
+
+def test_a_truth_that_was_filled_in_is_no_truth() -> None:
+    """A held value neither counts nor hurts; forecasts for later steps are still scored."""
+    nan = float("nan")
+    pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
+    pipeline.process(batch(["a"] * 3, [0, 1, 2], [[1, 1, 1], [nan, nan, 1], [1, 1, 1]]))
+    scores = pipeline.scores()
+    assert scores is not None
+    assert scores.truths[0].tolist() == [1, 1, 0, 0]
+
+
+def test_scores_are_kept_by_stream() -> None:
+    """Each stream has scores of its own, and all together are their sum."""
+    pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
+    pipeline.process(batch(["a", "b"] * 5, [t for t in range(5) for _ in "ab"]))
+    a, b, both = pipeline.scores("a"), pipeline.scores("b"), pipeline.scores()
+    assert a is not None
+    assert b is not None
+    assert both is not None
+    assert np.allclose(a.truths + b.truths, both.truths)
+    assert np.allclose(a.absolute_error + b.absolute_error, both.absolute_error)
+
+
+def test_totals_count_streams_that_have_left() -> None:
+    """What was scored stays counted when a stream is evicted and is not counted again when it is back, to the bit."""
+    pipeline, alone = toy_pipeline(), toy_pipeline()
+    rows: dict[str, bytes] = {}
+    for step in range(40):
+        name, times = "ab"[step % 2], [5 * step + second for second in range(5)]
+        if name in rows:
+            pipeline.take_back(name, pipeline.form, rows[name])
+        for one in (pipeline, alone):
+            one.process(batch([name] * 5, times))
+        rows[name] = pipeline.table.row(name)
+        pipeline.table.evict(name)
+        totals, expected = pipeline.scores(), alone.scores()
+        assert totals is not None
+        assert expected is not None
+        for field in ("truths", "absolute_error", "persistence_error", "covered"):
+            assert np.array_equal(getattr(totals, field), getattr(expected, field))
+        assert step < 2 or expected.truths.any()
+
+
+def test_totals_are_those_of_this_process() -> None:
+    """A stream that comes from elsewhere brings its own scores, and adds nothing to what was scored here."""
+    first, second = toy_pipeline(), toy_pipeline()
+    first.process(batch(["a"] * 30, list(range(30))))
+    second.take_back("a", first.form, first.table.row("a"))
+    mine, totals = second.scores("a"), second.scores()
+    assert mine is not None
+    assert totals is not None
+    assert mine.truths.any()
+    assert not totals.truths.any()
+
+
+def test_totals_go_on_with_other_options_and_begin_anew_with_another_model() -> None:
+    """A swap keeps what was scored as long as the model is the same."""
+    bundle = calibrated(make_bundle(channels=3))
+    other = bundle.with_manifest(model_id="0" * len(bundle.manifest.model_id))
+    pipeline = Pipeline(bundle, "numpy")
+    pipeline.process(batch(["a"] * 30, list(range(30))))
+    before = pipeline.scores()
+    pipeline.swap(bundle, "numpy", level=0.8)
+    same = pipeline.scores()
+    assert before is not None
+    assert same is not None
+    assert before.truths.any()
+    assert np.array_equal(same.truths, before.truths)
+    pipeline.process(batch(["a"] * 30, list(range(30, 60))))
+    more = pipeline.scores()
+    assert more is not None
+    assert (more.truths > before.truths).all()
+    pipeline.swap(other, "numpy")
+    anew = pipeline.scores()
+    assert anew is not None
+    assert not anew.truths.any()
+
+
+def test_live_scores_equal_the_evaluation() -> None:
+    """Two computations that share no code - live scoring and the evaluation - give the same error and coverage."""
+    rng = np.random.default_rng(3)
+    bundle = calibrated(make_bundle(channels=3, labels=2, warm_up=5))
+    values = rng.normal(size=(600, 3)).cumsum(axis=0)
+    values[rng.random((600, 3)) < 0.02] = np.nan
+    times = np.cumsum(rng.choice([1, 1, 1, 1, 1, 3, 20], 600))
+    samples = batch(["a"] * 600, times.tolist(), values.tolist())
+    scores, _ = evaluate(bundle, samples, Baselines(), "numpy")
+    pipeline = Pipeline(bundle, "numpy")
+    pipeline.process(samples)
+    live = pipeline.scores()
+    assert live is not None
+    assert scores.forecast is not None
+    assert np.allclose(live.mae(), scores.forecast.model.mae, rtol=1e-4)
+    assert np.allclose(live.coverage(), scores.forecast.coverage, atol=2e-3)
+
+
+def test_interval_offsets_come_from_the_stored_quantiles() -> None:
+    """A level between stored ones is interpolated; the interval always holds the forecast itself."""
+    row = [-2.0, -1.0, 0.5, 1.0, 4.0]
+    calibration = Calibration(levels=[0.05, 0.25, 0.5, 0.75, 0.95], residuals=[[row]], samples=9)
+    low, high = interval_offsets(calibration, 0.7, (1, 1))
+    assert low[0, 0] == pytest.approx(-1.5)
+    assert high[0, 0] == pytest.approx(2.5)
+    low, high = interval_offsets(calibration, 0.999, (1, 1))
+    assert (low[0, 0], high[0, 0]) == (-2.0, 4.0)
+
+
+def runs_of(out: PredictionBatch) -> list[int]:
+    """The runs of misses, which every output of a calibrated model has."""
+    assert out.misses is not None
+    return out.misses.tolist()
+
+
+def test_a_run_of_misses_is_counted_from_the_outputs_alone() -> None:
+    """Each output says how many truths in a row, itself included, lay outside the interval issued one step before."""
+    values = walk(3000, seed=5, spread=1.5)
+    out, _ = run(values)
+    assert out.lower is not None
+    assert out.upper is not None
+    y, expected = np.array(values, np.float32)[:, 0], [0]
+    for t in range(1, len(y)):
+        inside = out.lower[t - 1, 0, 0] <= y[t] <= out.upper[t - 1, 0, 0]
+        expected.append(0 if inside else expected[-1] + 1)
+    assert runs_of(out) == expected
+    assert max(expected) > 1
+
+
+def test_a_missing_truth_leaves_a_run_and_a_reset_ends_it() -> None:
+    """Held and filled-in values are no truths; after a reset there is nothing that could have been missed."""
+    bundle = calibrated(make_bundle(channels=1, targets=1, horizon=1, labels=0))
+    pipeline = Pipeline(bundle, LastValueEngine(1), adapt_rate=0)
+    nan = float("nan")
+    values = [[v] for v in (0.0, 9.0, 18.0, nan, 0.0, 9.0, 9.0, 18.0, 30.0, 60.0, 90.0)]
+    times = [0, 1, 2, 3, 4, 5, 6, 7, 10, 500, 501]
+    assert runs_of(pipeline.process(batch(["a"] * 11, times, values))) == [0, 1, 2, 2, 3, 4, 0, 1, 1, 0, 1]
+
+
+def test_the_longest_run_of_any_target_counts() -> None:
+    """Targets have runs of their own; streams do too, and an uncalibrated model has none."""
+    bundle = calibrated(make_bundle(channels=2, targets=2, horizon=1, labels=0))
+    engine = LastValueEngine(2)
+    engine.input_size = 2
+    engine.scan = engine.step = lambda x, h: (x[:, ::-1].copy(), h)  # type: ignore[method-assign]
+    pipeline = Pipeline(bundle, engine, adapt_rate=0)
+    values = [[0.0, 0.0], [9.0, 0.0], [18.0, 0.0], [18.0, 9.0], [27.0, 18.0], [27.0, 27.0]]
+    names = [name for _ in values for name in "ab"]
+    times = [t for t in range(len(values)) for _ in "ab"]
+    both = [row for pair in zip(values, [[0.0, 0.0]] * 6, strict=True) for row in pair]
+    assert runs_of(pipeline.process(batch(names, times, both))) == [0, 0, 1, 0, 2, 0, 1, 0, 2, 0, 3, 0]
+    assert toy_pipeline(make_bundle(channels=3, labels=2)).process(batch(["a"], [0])).misses is None
+
+
+def test_times_of_the_toy_streams_are_today() -> None:
+    """The tests run at a time of day as real data has it, not at 1970."""
+    assert START_NS > 1.7e18
+
+
+@pytest.mark.parametrize("row", [(0.5, 1.0, 2.0), (-3.0, -2.0, -1.0), (0.0, 0.0, 0.0)])
+def test_intervals_of_a_biased_calibration_are_counted_right_and_recover(row: tuple[float, ...]) -> None:
+    """Residual quantiles all on one side, or none at all: live coverage is that of the outputs, and comes to 90 %."""
+    values = walk(8000, seed=2)
+    out, scores = run(values, row=row)
+    assert out.lower is not None
+    assert out.upper is not None
+    y = np.array(values, np.float32)[:, 0]
+    inside = (y[1:] >= out.lower[:-1, 0, 0]) & (y[1:] <= out.upper[:-1, 0, 0])
+    assert scores.coverage()[0, 0] == pytest.approx(inside.mean(), abs=1e-3)
+    assert inside[4000:].mean() == pytest.approx(0.9, abs=0.03)
+
+
+def test_crossing_quantiles_give_an_interval_all_the_same() -> None:
+    """A quantile head whose quantiles cross is widened a little, never turned inside out or blown up."""
+    bundle = calibrated(make_bundle(channels=3, labels=0, quantiles=(0.1, 0.5, 0.9)))
+    pipeline = toy_pipeline(bundle)  # its outputs ascend by 1: column k is the k-th quantile
+    out = pipeline.process(batch(["a"] * 50, list(range(50))))
+    assert out.forecast is not None
+    assert out.lower is not None
+    assert out.upper is not None
+    assert (out.lower < out.forecast).all()
+    assert (out.upper > out.forecast).all()
+    engine = LastValueEngine(pipeline.engine.output_size)  # all quantiles the same: they meet
+    engine.input_size = 3
+    engine.step = lambda x, h: (np.repeat(x[:, :1], engine.output_size, axis=1), h)  # type: ignore[method-assign]
+    met = Pipeline(bundle, engine).process(batch(["a"] * 5, list(range(5))))
+    assert met.lower is not None
+    assert met.upper is not None
+    assert (met.upper > met.lower).all()
+    assert (met.upper - met.lower < 1).all()

@@ -1,0 +1,254 @@
+"""Outputs for those who listen, over real HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from urllib.parse import urlsplit
+
+import pytest
+
+from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.core.types import PredictionBatch
+from stream_gru.runtime.http import broadcast as feed
+from stream_gru.runtime.http import limits as connection
+from stream_gru.runtime.http import sse as events
+from stream_gru.runtime.http.broadcast import Feed
+from stream_gru.runtime.http.server import WebServer
+from tests.support.web import FakeDaemon, Listener, outputs, serving, until
+
+
+@pytest.fixture
+def daemon() -> FakeDaemon:
+    """A daemon with a feed."""
+    return FakeDaemon()
+
+
+@pytest.fixture
+def server(daemon: FakeDaemon) -> Iterator[WebServer]:
+    """Its server."""
+    with serving(daemon) as served:
+        yield served
+
+
+def status_of(server: WebServer, path: str) -> int:
+    """The status of a GET."""
+    place = urlsplit(server.address)
+    assert place.hostname is not None
+    with closing(http.client.HTTPConnection(place.hostname, place.port, timeout=5)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().status
+
+
+def silent(server: WebServer) -> socket.socket:
+    """One who asks for outputs and never reads."""
+    place = urlsplit(server.address)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((place.hostname, place.port))
+    client.sendall(b"GET /api/v1/outputs HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return client
+
+
+def clients_of(one: Feed) -> int:
+    """How many listen."""
+    return len(one._clients)
+
+
+def queued(feed: Feed) -> int:
+    """Rows that wait for clients."""
+    return sum(map(len, feed._clients))
+
+
+class NeverEncode(JsonEncoder):
+    """Fails when it is asked for anything."""
+
+    def encode(self, batch: PredictionBatch) -> bytes:
+        """Nobody listens."""
+        raise AssertionError
+
+
+def test_without_listeners_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nobody there, writing costs next to nothing."""
+    monkeypatch.setattr(feed, "JsonEncoder", NeverEncode)
+    one, batch = Feed(), outputs(["a"] * 1000)
+    begin = time.perf_counter()
+    for _ in range(1000):
+        one.write(batch)
+    assert time.perf_counter() - begin < 0.05
+
+
+def test_a_listener_gets_the_rows_that_are_written(daemon: FakeDaemon, server: WebServer) -> None:
+    """Each event's data is the row as files have it, in order."""
+    with closing(Listener(server)) as listener:
+        assert listener.answer.headers["Content-Type"].startswith("text/event-stream")
+        batch = outputs(["a", "b", "a"])
+        daemon.feed.write(outputs([]))
+        daemon.feed.write(batch)
+        expected = [json.loads(line) for line in JsonEncoder().encode(batch).splitlines()]
+        assert [listener.row() for _ in range(3)] == expected
+        daemon.feed.write(outputs(["c"], first=9))
+        assert listener.row()["steps"] == 9
+
+
+def test_a_filter_lets_one_stream_through(daemon: FakeDaemon, server: WebServer) -> None:
+    """With a filter there are the rows of one stream only, also of one that comes later."""
+    with closing(Listener(server, "?stream=b%201")) as some, closing(Listener(server)) as every:
+        daemon.feed.write(outputs(["a", "a"]))
+        daemon.feed.write(outputs(["a", "b 1", "c", "b 1"], first=10))
+        assert [some.row()["steps"] for _ in range(2)] == [11, 13]
+        assert [every.row()["steps"] for _ in range(6)] == [0, 1, 10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("name", ["", "a%0Ab", "x" * 129])
+def test_a_filter_that_names_no_stream_is_told(server: WebServer, name: str) -> None:
+    """What cannot be the name of a stream is refused."""
+    with closing(Listener(server, f"?stream={name}")) as listener:
+        assert listener.status == 400
+
+
+def test_there_are_eight_listeners_at_most(daemon: FakeDaemon, server: WebServer) -> None:
+    """The ninth is told so, metrics are served meanwhile, and one who leaves makes room."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(closing(Listener(server))) for _ in range(8)]
+        ninth = stack.enter_context(closing(Listener(server)))
+        assert ninth.status == 503
+        assert "8 clients" in ninth.answer.read().decode()
+        assert status_of(server, "/metrics") == 200
+        listeners[0].close()
+        assert until(lambda: clients_of(daemon.feed) == 7)
+        late = stack.enter_context(closing(Listener(server)))
+        assert late.status == 200
+        daemon.feed.write(outputs(["a"]))
+        assert [one.row()["stream"] for one in [*listeners[1:], late]] == ["a"] * 8
+
+
+def test_a_listener_that_leaves_is_forgotten(daemon: FakeDaemon, server: WebServer) -> None:
+    """When the last one has gone, nothing is encoded any more."""
+    with closing(Listener(server)):
+        assert clients_of(daemon.feed) == 1
+    assert until(lambda: clients_of(daemon.feed) == 0)
+    assert queued(daemon.feed) == 0
+
+
+def test_the_newest_rows_are_kept_and_the_loss_is_told(daemon: FakeDaemon, server: WebServer) -> None:
+    """Of a large batch only the newest 256 rows are encoded and sent; how many were left out is an event."""
+    with closing(Listener(server)) as listener:
+        daemon.feed.write(outputs(["a"] * 1000))
+        lines = [listener.line() for _ in range(2)]
+        assert lines == ["event: dropped", 'data: {"rows":744}']
+        assert [listener.row()["steps"] for _ in range(256)] == list(range(744, 1000))
+        assert daemon.feed.dropped == 744
+
+
+def test_a_queue_drops_its_oldest_rows(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer) -> None:
+    """Rows that a client is too slow for make room for newer ones, by number and by bytes."""
+    monkeypatch.setattr(events, "_GATHER_S", 0.5)
+    with closing(Listener(server)) as listener:
+        daemon.feed.write(outputs(["a"]))
+        assert listener.row()["steps"] == 0
+        for first in range(1, 1001, 100):
+            daemon.feed.write(outputs(["a"] * 100, first))
+        assert queued(daemon.feed) == 256
+        assert listener.row()["steps"] == 745
+        assert [listener.row()["steps"] for _ in range(255)][-1] == 1000
+        for first in range(20):
+            daemon.feed.write(outputs(["a"] * 10, first * 10, horizon=4000))
+        assert queued(daemon.feed) < 100
+        assert daemon.feed.dropped > 744 + 100
+
+
+def test_it_pings_while_it_is_quiet(monkeypatch: pytest.MonkeyPatch, server: WebServer) -> None:
+    """A comment comes now and then, so that a listener knows that the daemon is there."""
+    monkeypatch.setattr(events, "_PING_S", 0.05)
+    with closing(Listener(server)) as listener:
+        assert [listener.line() for _ in range(4)] == [": ping", ""] * 2
+
+
+def test_a_listener_stays_longer_than_a_request_may_take(
+    monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer
+) -> None:
+    """The bound on the time of a connection is not for those who listen."""
+    monkeypatch.setattr(connection, "IDLE_S", 0.2)
+    with closing(Listener(server)) as listener:
+        time.sleep(0.5)
+        daemon.feed.write(outputs(["a"]))
+        assert listener.row()["stream"] == "a"
+
+
+def test_one_who_does_not_read_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer
+) -> None:
+    """Silent listeners starve neither the other listeners nor the metrics, and are cut off after a while."""
+    monkeypatch.setattr(events, "_SEND_S", 0.3)
+    monkeypatch.setattr(events, "_GATHER_S", 0.0)
+    with ExitStack() as stack:
+        quiet = [stack.enter_context(closing(silent(server))) for _ in range(7)]
+        listener = stack.enter_context(closing(Listener(server)))
+        assert until(lambda: clients_of(daemon.feed) == 8)
+        read: list[object] = []
+        reader = threading.Thread(target=lambda: read.extend(iter(lambda: listener.row()["steps"], 999)))
+        reader.start()
+        batch, deadline = outputs(["a"] * 200, horizon=100), time.monotonic() + 10
+        while clients_of(daemon.feed) > 1 and time.monotonic() < deadline:
+            begin = time.perf_counter()
+            daemon.feed.write(batch)
+            assert time.perf_counter() - begin < 0.5  # it does not wait for anybody
+            assert status_of(server, "/metrics") == 200
+        assert clients_of(daemon.feed) == 1
+        daemon.feed.write(outputs(["a"], first=999))
+        reader.join(5)
+        assert not reader.is_alive()
+        assert len(read) >= 200
+        assert len(quiet) == 7
+
+
+def test_closing_the_feed_ends_what_is_listened_to(daemon: FakeDaemon, server: WebServer) -> None:
+    """At the end of a daemon its listeners get the last rows and then the end, at once; so do those who come late."""
+    with closing(Listener(server)) as listener:
+        daemon.feed.write(outputs(["a"]))
+        daemon.feed.close()
+        assert listener.row()["stream"] == "a"
+        with pytest.raises(EOFError):
+            listener.row()
+        with closing(Listener(server)) as late, pytest.raises(EOFError):
+            late.row()
+        assert until(lambda: clients_of(daemon.feed) == 0)
+
+
+def test_a_feed_outlives_its_server(daemon: FakeDaemon) -> None:
+    """When a server gives way to another one, its listeners get their end, and the feed goes on behind the new one."""
+    with serving(daemon) as old, closing(Listener(old)) as listener:
+        old.close()
+        with pytest.raises(EOFError):
+            listener.row()
+    daemon.stop.clear()
+    with serving(daemon) as new, closing(Listener(new)) as other:
+        daemon.feed.write(outputs(["a"]))
+        assert other.row()["stream"] == "a"
+
+
+def test_a_server_stops_in_time_with_listeners(
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with one who has stopped reading, closing takes less than two seconds and nothing is complained of."""
+    monkeypatch.setattr(events, "_GATHER_S", 0.0)
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(daemon))
+        listener = stack.enter_context(closing(Listener(server)))
+        stack.enter_context(closing(silent(server)))
+        assert until(lambda: clients_of(daemon.feed) == 2)
+        for _ in range(30):
+            daemon.feed.write(outputs(["a"] * 200, horizon=100))
+            listener.row()
+        begin = time.monotonic()
+        server.close()
+        assert time.monotonic() - begin < 2
+        daemon.feed.write(outputs(["a"]))
+    assert clients_of(daemon.feed) == 0
+    assert [record.getMessage() for record in caplog.records] == []

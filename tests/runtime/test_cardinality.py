@@ -1,0 +1,42 @@
+"""The number of series is known when the daemon starts, whatever streams do."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+from stream_gru.core.types import DropReason, SinkHealth, SourceHealth
+from stream_gru.runtime.metrics import Metrics
+from tests.support.models import make_bundle
+from tests.support.web import outputs
+
+MANY = 5000
+
+
+def series(registry: CollectorRegistry) -> set[str]:
+    """Names and labels of all series, without their values."""
+    lines = generate_latest(registry).decode().splitlines()
+    return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+
+def test_five_thousand_streams_make_no_series() -> None:
+    """Neither their names, nor their numbers, nor what is dropped of them, add one."""
+    bundle = make_bundle(labels=3)
+    metrics = Metrics(CollectorRegistry(), bundle.manifest, "numpy", "0")
+    metrics.add_source("mqtt")
+    metrics.add_sink("file")
+    before = series(metrics.registry)
+    names = [f"stream-{i}-{{label}}" for i in range(MANY)]
+    for first in range(0, MANY, 500):
+        batch = outputs(names[first : first + 500], first)
+        batch.dropped.update(dict.fromkeys(DropReason, 1))  # type: ignore[attr-defined]
+        metrics.observe_batch("mqtt", 600, batch, first + 500)
+        metrics.observe_outputs("file", 500)
+        metrics.observe_sink("file", SinkHealth())
+        metrics.observe_source("mqtt", SourceHealth(queued=first))
+        metrics.observe_silence(first, first, 1)
+        metrics.observe_command("unknown", well=False)
+    after = series(metrics.registry)
+    assert after == before
+    assert not any("stream-" in line for line in after)
+    assert f"stream_gru_streams {float(MANY)}" in generate_latest(metrics.registry).decode()

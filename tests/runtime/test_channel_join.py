@@ -1,0 +1,373 @@
+"""Channels that arrive apart become samples on the grid of the period."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gru.core.errors import IncompatibleStateError, StateError
+from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch
+from stream_gru.runtime.ingest.channel_join import Assembler
+from tests.support.remembering import Shelf
+
+NAN = math.nan
+Record = tuple[str, float, int, float]  # stream, seconds, channel, value
+
+
+def records(*found: Record, channels: int = 2, **columns: object) -> SampleBatch:
+    """Records of single channels."""
+    names = tuple(dict.fromkeys(record[0] for record in found))
+    values = np.full((len(found), channels), np.nan, np.float32)
+    for row, (_, _, channel, value) in enumerate(found):
+        values[row, channel] = value
+    return SampleBatch(
+        names,
+        np.array([names.index(record[0]) for record in found], np.int32),
+        np.array([round(record[1] * NS_PER_S) for record in found], np.int64),
+        values,
+        **columns,  # type: ignore[arg-type]
+    )
+
+
+def assembler(channels: int = 2, max_age_s: float = 5, wait_s: float = 1, **options: int) -> Assembler:
+    """A period of one second."""
+    return Assembler(channels, NS_PER_S, round(max_age_s * NS_PER_S), round(wait_s * NS_PER_S), **options)
+
+
+def rows(batch: SampleBatch) -> list[tuple[str, float, list[float | None]]]:
+    """Stream, seconds and values of each row, None for what is missing."""
+    return [
+        (batch.streams[s], t / NS_PER_S, [None if math.isnan(v) else v for v in values])
+        for s, t, values in zip(batch.stream, batch.time_ns.tolist(), batch.values.tolist(), strict=True)
+    ]
+
+
+def joined(one: Assembler, *found: Record) -> list[tuple[str, float, list[float | None]]]:
+    """The rows that these records complete."""
+    return rows(one.join(records(*found)).batch)
+
+
+def test_a_tick_is_emitted_at_once_when_all_channels_have_reported() -> None:
+    """No waiting where nothing is missing, and the time is that of the grid."""
+    one = assembler()
+    assert joined(one, ("p", 9.2, 0, 1)) == []
+    assert joined(one, ("p", 9.9, 1, 2)) == [("p", 10.0, [1, 2])]
+    assert joined(one, ("p", 10.0, 0, 3), ("p", 11.0, 1, 4), ("p", 11.0, 0, 5)) == [("p", 11.0, [5, 4])]
+
+
+def test_a_time_on_the_grid_belongs_to_its_own_tick() -> None:
+    """The tick at k holds what lies after k - 1, up to and with k; also before 1970."""
+    for times, ticks in (((3.0, 3.000000001), (3.0, 4.0)), ((-3.5, -3.0 + 1e-9), (-3.0, -2.0))):
+        found = assembler(1).join(records(*[("p", time, 0, 1) for time in times], channels=1)).batch
+        assert rows(found) == [("p", tick, [1]) for tick in ticks]
+
+
+def test_a_silent_channel_never_stops_the_others() -> None:
+    """The watermark passes a tick without it: its last value serves until it is too old, then it is missing."""
+    one = assembler(max_age_s=2)
+    found = joined(one, ("p", 1, 1, 7), *[("p", float(t), 0, float(t)) for t in range(1, 8)])
+    assert found == [
+        ("p", 1, [1, 7]),
+        ("p", 2, [2, 7]),
+        ("p", 3, [3, 7]),
+        ("p", 4, [4, None]),
+        ("p", 5, [5, None]),
+        ("p", 6, [6, None]),
+    ]
+    assert rows(one.flush()) == [("p", 7, [7, None])]
+
+
+def test_a_tick_waits_for_its_channels() -> None:
+    """Within the wait a channel may come later than the next one's next value."""
+    found = joined(assembler(), ("p", 1, 0, 1), ("p", 1.9, 0, 2), ("p", 1, 1, 10), ("p", 2, 1, 20))
+    assert found == [("p", 1, [1, 10]), ("p", 2, [2, 20])]
+    impatient = assembler(wait_s=0.5)
+    assert joined(impatient, ("p", 1, 0, 1), ("p", 1.9, 0, 2)) == [("p", 1, [1, None])]
+
+
+def test_a_complete_tick_waits_for_an_older_one_that_may_still_be_complete() -> None:
+    """The slow channel of the older tick is not late because the next one was quick; both go together, in order."""
+    one = assembler(wait_s=2)
+    assert joined(one, ("p", 10, 0, 1), ("p", 11, 0, 2), ("p", 11, 1, 20)) == []
+    assert joined(one, ("p", 10, 1, 10)) == [("p", 10, [1, 10]), ("p", 11, [2, 20])]
+    assert one.pending == 0
+
+
+def test_the_wait_for_an_older_tick_ends_with_its_watermark() -> None:
+    """Then the complete ones right behind it go with it, those behind the next incomplete one do not."""
+    one = assembler(wait_s=3)
+    reported = [("p", t, 0, t) for t in (10, 11, 12, 12.5)] + [("p", t, 1, 10 * t) for t in (11, 12.8)]
+    assert joined(one, *reported, ("p", 11.5, 0, 5)) == []
+    assert joined(one, ("p", 12.9, 0, 6)) == []
+    assert joined(one, ("p", 13.0, 0, 7)) == [("p", 10, [10, None]), ("p", 11, [11, 110])]
+    assert joined(one, ("p", 12, 1, 120)) == [("p", 12, [12, 120]), ("p", 13, [7, 128])]
+
+
+def test_a_tick_that_is_complete_goes_at_once_however_long_the_wait() -> None:
+    """Where nothing older waits there is nothing to wait for."""
+    one = assembler(wait_s=3600)
+    for t in range(1, 5):
+        assert joined(one, ("p", t, 0, 1), ("p", t, 1, 2)) == [("p", t, [1, 2])]
+
+
+def test_a_record_of_an_emitted_tick_is_late() -> None:
+    """It is counted as late and changes nothing, not even what is held."""
+    one = assembler(wait_s=0)
+    assert joined(one, ("p", 1, 1, 7), ("p", 2, 0, 1)) == [("p", 1, [None, 7]), ("p", 2, [1, 7])]
+    done = one.join(records(("p", 1.5, 1, 99), ("p", 3, 0, 2)))
+    assert done.joined == 1
+    assert done.batch.rejected == {DropReason.LATE: 1}
+    assert rows(done.batch) == [("p", 3, [2, 7])]
+
+
+def test_a_channel_faster_than_the_period_is_not_late() -> None:
+    """What it says again after its tick is out is held for the next one."""
+    one = assembler()
+    assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
+    done = one.join(records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.7, 0, 9), ("p", 2.1, 1, 8)))
+    assert (done.joined, done.batch.rejected) == (3, {DropReason.LATE: 1})
+    assert rows(one.flush()) == [("p", 3, [3, 8])]
+
+
+def test_a_record_that_comes_twice_is_a_duplicate_once_its_tick_is_out() -> None:
+    """Same channel and time as what was taken last; a time that was not taken, or not of each channel, is late."""
+    one = assembler()
+    assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
+    twice = one.join(records(("p", 1.2, 0, 1), ("p", 1.3, 1, 7), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3)))
+    assert (twice.joined, twice.batch.rejected) == (1, {DropReason.DUPLICATE: 3})
+    assert joined(one, ("p", 2.5, 0, 4), ("p", 4, 0, 5)) == [("p", 3, [4, 7])]
+    late = one.join(records(("p", 1.8, 0, 3), ("p", 1.4, 1, 7), ("p", 1.3, 1, 7), ("p", 2.5, 0, 4)))
+    assert (late.joined, late.batch.rejected) == (0, {DropReason.LATE: 2, DropReason.DUPLICATE: 2})
+    both = records(("p", 2.5, 0, 4))
+    both.values[0, 1] = 7
+    assert one.join(both).batch.rejected == {DropReason.LATE: 1}
+
+
+def test_a_clock_set_back_starts_afresh() -> None:
+    """More than an hour back is no late record: what waits is emitted, nothing is held, time goes on from there."""
+    one = assembler()
+    assert joined(one, ("p", 9000, 0, 1), ("p", 9000, 1, 2), ("p", 9001, 0, 3)) == [("p", 9000, [1, 2])]
+    assert joined(one, ("p", 5000, 0, 4), ("p", 5001, 0, 5)) == [("p", 9001, [3, 2]), ("p", 5000, [4, None])]
+    assert one.join(records(("p", 4999, 0, 1))).batch.rejected == {DropReason.LATE: 1}
+
+
+def test_one_time_in_the_future_does_not_stop_assembly_for_ever() -> None:
+    """After a record stamped a year ahead, the next ones begin anew in place of being late or incomplete."""
+    one = assembler()
+    found = joined(one, ("p", 1, 0, 1), ("p", 1, 1, 2), ("p", 3e7, 0, 9), *[("p", 2.0, c, 3.0) for c in (0, 1)])
+    assert found == [("p", 1, [1, 2]), ("p", 3e7, [9, None]), ("p", 2, [3, 3])]
+
+
+def test_another_sequence_starts_afresh() -> None:
+    """A boundary is no late record either, and values do not cross it."""
+    one = assembler()
+    batch = records(("p", 50, 0, 1), ("p", 50, 1, 2), ("p", 7, 0, 3), sequence=np.array([4, 4, 5]))
+    assert rows(one.join(batch).batch) == [("p", 50, [1, 2])]
+    last = one.flush()
+    assert rows(last) == [("p", 7, [3, None])]
+    assert last.sequence is not None
+    assert last.sequence.tolist() == [5]
+
+
+def test_the_later_value_of_a_channel_wins() -> None:
+    """By event time, whatever the order of arrival."""
+    assert joined(assembler(), ("p", 1.8, 0, 8), ("p", 1.3, 0, 3), ("p", 2, 1, 1)) == [("p", 2, [8, 1])]
+
+
+def test_an_early_record_does_not_show_before_its_tick() -> None:
+    """A tick that is still open takes nothing from a later one."""
+    one = assembler(wait_s=5)
+    assert joined(one, ("p", 1, 0, 1), ("p", 3, 1, 30)) == []
+    assert rows(one.flush()) == [("p", 1, [1, None]), ("p", 3, [1, 30])]
+
+
+def test_a_tick_in_which_nobody_reported_is_not_emitted() -> None:
+    """Gaps stay gaps."""
+    one = assembler()
+    assert joined(one, ("p", 1, 0, 1), ("p", 9, 0, 2)) == [("p", 1, [1, None])]
+    assert rows(one.flush()) == [("p", 9, [2, None])]
+
+
+def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
+    """In a tick with values, in one of its own, in one that is out: it is not finite, whatever else it might be."""
+    one = assembler()
+    done = one.join(records(("p", 1, 0, 1), ("p", 1, 1, NAN), ("p", 5, 0, NAN), ("p", 1, 0, NAN)))
+    assert rows(done.batch) == [("p", 1, [1, None])]
+    assert (done.joined, done.batch.rejected) == (1, {DropReason.NON_FINITE: 3})
+    assert one.pending == 0
+
+
+def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> None:
+    """They are told by the tick in which they stand, a reset by the next one where that has no value."""
+    found = records(
+        ("p", 1, 0, NAN),
+        ("p", 1, 0, 1),
+        ("p", 1, 1, 2),
+        ("p", 2, 0, NAN),
+        label=np.array([0, -1, -1, -1], np.int32),
+        labels=("a",),
+        reset=np.array([False, False, False, True]),
+    )
+    one = assembler()
+    done = one.join(found)
+    assert (done.joined, done.batch.rejected, done.batch.labels) == (4, {}, ("a",))
+    after = one.join(records(("p", 4, 0, 3), ("p", 4, 1, 4))).batch
+    assert after.reset is not None
+    assert after.reset.tolist() == [True]
+
+
+def test_what_records_say_besides_values_is_kept() -> None:
+    """A tick has the last label, seq, sequence and arrival of its records, and a reset when any of them asks."""
+    batch = records(
+        ("p", 1, 0, 1),
+        ("p", 1, 1, 2),
+        ("q", 1, 0, 1),
+        seq=np.array([7, 8, -1]),
+        label=np.array([0, 1, -1], np.int32),
+        labels=("a", "b"),
+        reset=np.array([True, False, False]),
+        sequence=np.array([3, 3, -1]),
+        arrival_ns=np.array([10, 20, 30]),
+    )
+    one = assembler()
+    out = one.join(batch).batch
+    assert (out.seq, out.label, out.labels) == (np.array([8]), np.array([0]), ("b",))
+    assert (out.reset, out.sequence, out.arrival_ns) == (np.array([True]), np.array([3]), np.array([20]))
+    plain = one.flush()
+    assert (plain.seq, plain.label, plain.reset, plain.sequence) == (None, None, None, None)
+
+
+def test_a_reset_that_comes_late_is_told_by_the_next_tick() -> None:
+    """A late record is dropped, its flag is not - unless its tick has told it already."""
+    one = assembler(1)
+    one.join(records(("p", 1, 0, 1), ("p", 2, 0, 1), channels=1))
+    late = one.join(records(("p", 2, 0, 5), ("p", 3, 0, 1), channels=1, reset=np.array([True, False]))).batch
+    assert late.reset is not None
+    assert rows(late) == [("p", 3, [1])]
+    again = one.join(records(("p", 3, 0, 5), ("p", 4, 0, 1), channels=1, reset=np.array([True, False]))).batch
+    assert again.reset is None
+
+
+def test_rejects_are_carried_over_and_everything_is_counted() -> None:
+    """What was rejected before stays so; records are joined or rejected, none is lost."""
+    batch = records(("p", 1, 0, 1), ("q", 1, 0, 1), ("r", 1, 0, 1), rejected={DropReason.PARSE: 4})
+    done = assembler(max_streams=2).join(batch)
+    assert done.joined == 2
+    assert done.batch.rejected == {DropReason.PARSE: 4, DropReason.STREAM_LIMIT: 1}
+    assert batch.received == done.joined + done.batch.received
+
+
+def test_at_most_64_ticks_of_a_stream_wait() -> None:
+    """The oldest is emitted first when there are more."""
+    one = assembler(wait_s=3600)
+    found = joined(one, *[("p", float(t), 0, float(t)) for t in range(1, 67)])
+    assert found == [("p", 1, [1, None]), ("p", 2, [2, None])]
+    assert one.pending == 64
+
+
+def test_a_forgotten_stream_begins_anew() -> None:
+    """What it had pending and held is gone, and its place is free."""
+    one = assembler(max_streams=1)
+    joined(one, ("p", 10, 0, 1), ("p", 10, 1, 1), ("p", 11, 0, 1))
+    one.forget("p")
+    one.forget("unknown")
+    assert one.pending == 0
+    assert joined(one, ("q", 1, 0, 2), ("q", 1, 1, 3)) == [("q", 1, [2, 3])]
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 0, 0), (1, 0, 0, 0), (1, 1, -1, 0), (1, 1, 0, -1)])
+def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int]) -> None:
+    """As are rows of other channels."""
+    with pytest.raises(ValueError, match="expected channels and a period above 0"):
+        Assembler(*sizes)
+    with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(1, 2\)"):
+        assembler(3).join(records(("p", 1, 0, 1)))
+
+
+INT64 = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 1, 2**63 - 2, 2**62])
+
+
+@given(st.lists(st.tuples(INT64, INT64, INT64, INT64, st.sampled_from([0.5, NAN, math.inf, -math.inf])), min_size=1))
+def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
+    found: list[tuple[int, int, int, int, float]],
+) -> None:
+    """Times, counters, sequences and arrivals at both ends of their range, values that are infinite."""
+    times, seqs, sequences, arrivals = (np.array(column, np.int64) for column in list(zip(*found, strict=True))[:4])
+    batch = SampleBatch(
+        ("p",),
+        np.zeros(len(found), np.int32),
+        times,
+        np.array([[row[4], 1] for row in found], np.float32),
+        seq=seqs,
+        sequence=sequences,
+        arrival_ns=arrivals,
+    )
+    one, other = assembler(), assembler()
+    one.join(batch)
+    shelf = Shelf()
+    shelf.commit(one)
+    shelf.fill(other)
+    first, second = one.flush(), other.flush()
+    assert first.values.tobytes() == second.values.tobytes()
+    assert first.time_ns.tolist() == second.time_ns.tolist()
+
+
+def memory_of(one: Assembler, name: str = "p") -> bytes:
+    """What an assembler remembers of a stream."""
+    data = one.recall(name)
+    assert data is not None
+    return data
+
+
+def test_the_same_memory_gives_the_same_bytes() -> None:
+    """Whatever the order in which ticks began; and nothing is remembered of a stream that never came."""
+    one, other = assembler(wait_s=60), assembler(wait_s=60)
+    joined(one, ("p", 9, 0, 1), ("p", 7, 0, 2), ("p", 8, 1, 3), ("p", 9, 0, 1))
+    joined(other, ("p", 8, 1, 3), ("p", 9, 0, 1), ("p", 7, 0, 2))
+    assert memory_of(one) == memory_of(other)
+    assert one.recall("q") is None
+
+
+def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> None:
+    """It is no news; there is always room for it, but then none for another."""
+    one, other = assembler(max_streams=1), assembler(max_streams=1)
+    joined(one, ("p", 1, 0, 1))
+    joined(other, ("q", 1, 0, 1))
+    data = memory_of(one)
+    joined(one, ("p", 1, 1, 2))
+    assert one.changed() == ("p",)
+    one.restore("p", data)
+    assert one.changed() == ()
+    other.stored()
+    other.restore("p", data)
+    assert joined(other, ("p", 1, 1, 2), ("q", 1, 1, 2)) == [("p", 1, [1, 2]), ("q", 1, [1, 2])]
+    assert other.join(records(("r", 1, 0, 1))).batch.rejected == {DropReason.STREAM_LIMIT: 1}
+
+
+def test_the_memory_of_another_model_is_told_from_damage() -> None:
+    """Other channels and another period are another model; a value beyond float32, or ticks in disorder, are damage."""
+    one = assembler(wait_s=60)
+    joined(one, ("p", 1, 0, 1), ("p", 2, 0, 1))
+    genuine = memory_of(one)
+    with pytest.raises(
+        IncompatibleStateError, match="expected 3 channels every 1000000000 ns, got 2 every 1000000000 ns"
+    ):
+        assembler(3).restore("p", genuine)
+    with pytest.raises(IncompatibleStateError, match="expected 2 channels every 5 ns"):
+        Assembler(2, 5, 0, 0).restore("p", genuine)
+    period, held, held_ns, ticks, *rest = msgspec.msgpack.decode(genuine)
+    for damaged, why in (
+        ((period, [1e39, NAN], held_ns, ticks), "expected values of float32"),
+        ((period, held, held_ns, ticks[::-1]), "expected ticks in order"),
+        ((period, held, held_ns, [ticks[0], ticks[0]]), "expected ticks in order"),
+        ((period, held, held_ns, ticks * 40), "length <= 64"),
+    ):
+        with pytest.raises(StateError, match=f"what is stored of p in the assembly .*: .*{why}"):
+            one.restore("p", msgspec.msgpack.encode((*damaged, *rest)))
+    assert memory_of(one) == genuine

@@ -1,0 +1,253 @@
+"""Commands and the gate of paused streams."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gru.core.errors import StateError
+from stream_gru.core.types import DropReason, SampleBatch, empty_batch
+from stream_gru.runtime.control.commands import Action, Answer, Command, Commands, Gate, parse_command
+from stream_gru.runtime.control.rejections import Refusals
+from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+from tests.support.streams import batch, hostile_batches
+
+
+def quiet(_: Answer) -> None:
+    """A reply that nobody waits for."""
+
+
+def names_of(rows: SampleBatch) -> list[str]:
+    """The stream of each row."""
+    return [rows.streams[i] for i in rows.stream]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"action": "reset", "stream": "pump-7"}, (Action.RESET, "pump-7")),
+        ({"action": "pause", "all": True}, (Action.PAUSE, None)),
+        ({"stream": "a/b c", "action": "resume"}, (Action.RESUME, "a/b c")),
+    ],
+)
+def test_a_command_is_read(data: object, expected: tuple[Action, str | None]) -> None:
+    """A command names an action and one stream or all."""
+    assert parse_command(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "expected an object"),
+        ([], "expected an object"),
+        ("reset", "expected an object"),
+        ({}, "action: expected reset, pause, resume, got None"),
+        ({"action": "stop", "all": True}, "action: expected reset, pause, resume, got 'stop'"),
+        ({"action": ["reset"], "all": True}, "action: expected"),
+        ({"action": "RESET", "all": True}, "action: expected"),
+        ({"action": "reset"}, "expected one of"),
+        ({"action": "reset", "stream": "a", "all": True}, "expected one of"),
+        ({"action": "reset", "all": False}, "all: expected true, got False"),
+        ({"action": "reset", "all": 1}, "all: expected true, got 1"),
+        ({"action": "reset", "stream": None}, "stream: expected"),
+        ({"action": "reset", "stream": ""}, "stream: expected"),
+        ({"action": "reset", "stream": "a\n"}, "stream: expected"),
+        ({"action": "reset", "stream": "x" * 129}, "stream: expected"),
+        ({"action": "reset", "all": True, "force": 1}, "got 'force'"),
+        ({"action": "reset", "all": True, 5: 1}, "got '5'"),
+    ],
+)
+def test_anything_else_is_refused_and_told(data: object, said: str) -> None:
+    """What is no command raises ValueError with what was expected, in a line that stays short."""
+    with pytest.raises(ValueError, match="expected") as caught:
+        parse_command(data)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@given(st.recursive(st.none() | st.booleans() | st.text() | st.floats(), lambda v: st.dictionaries(st.text(), v)))
+def test_no_data_breaks_the_parser(data: object) -> None:
+    """Whatever arrives, it is a command or a ValueError."""
+    try:
+        action, _ = parse_command(data)
+    except ValueError:
+        return
+    assert action in Action
+
+
+def test_the_queue_has_a_bound_and_keeps_the_order() -> None:
+    """Sixty-four commands wait, the next one is refused; all come out in the order they went in."""
+    commands = Commands()
+    given = [Command(Action.RESET, f"s{i}", quiet) for i in range(65)]
+    assert [commands.put(command) for command in given] == [True] * 64 + [False]
+    assert commands.drain() == given[:64]
+    assert commands.drain() == []
+    assert commands.put(given[64])
+
+
+def test_the_queue_is_safe_between_threads() -> None:
+    """What many threads leave comes out once, each."""
+    commands, taken = Commands(), list[Command]()
+    threads = [
+        threading.Thread(target=lambda n=n: [commands.put(Command(Action.PAUSE, f"{n}-{i}", quiet)) for i in range(8)])
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        taken += commands.drain()
+    taken += commands.drain()
+    assert sorted(str(command.stream) for command in taken) == sorted(f"{n}-{i}" for n in range(8) for i in range(8))
+
+
+def test_refusals_are_counted_each_and_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    """Every refusal is told; the log gets one line in ten seconds, which says how many there were in between."""
+    told, now = list[tuple[str, str]](), [0.0]
+    refusals = Refusals("MQTT", lambda action, why: told.append((action, why)), clock=lambda: now[0])
+    with caplog.at_level(logging.WARNING, "stream_gru.runtime.control.commands"):
+        for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0):
+            now[0] = second
+            refusals.tell("reset", f"at {second}")
+    assert told == [("reset", f"at {second}") for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0)]
+    assert caplog.messages == [
+        "commands: reset over MQTT is refused: at 0.0",
+        "commands: reset over MQTT is refused: at 10.0 (2 more were refused since the last such line)",
+        "commands: reset over MQTT is refused: at 30.0 (1 more were refused since the last such line)",
+        "commands: reset over MQTT is refused: at 50.0",
+    ]
+
+
+def test_an_open_gate_hands_on_the_very_batch() -> None:
+    """With nothing paused, or nothing of the batch, no row is copied."""
+    gate, rows = Gate(), batch(["a", "b"], [0, 0])
+    assert gate.apply(rows) is rows
+    gate.pause("c")
+    assert gate.apply(rows) is rows
+    assert gate.names == ("c",)
+
+
+def test_rows_of_paused_streams_are_counted_not_applied() -> None:
+    """Rows of a paused stream become rejects with their own reason, beside those that were there."""
+    gate = Gate()
+    gate.pause("b")
+    rows = batch(["a", "b", "a", "b"], [0, 0, 1, 1], seq=np.arange(4), rejected={DropReason.PARSE: 2})
+    left = gate.apply(rows)
+    assert names_of(left) == ["a", "a"]
+    assert left.seq is not None
+    assert left.seq.tolist() == [0, 2]
+    assert left.rejected == {DropReason.PARSE: 2, DropReason.PAUSED: 2}
+    assert rows.rejected == {DropReason.PARSE: 2}
+    gate.resume("b")
+    assert gate.apply(rows) is rows
+
+
+def test_all_may_be_paused_but_one() -> None:
+    """A stream that is resumed while all are paused runs alone; resuming all opens the gate again."""
+    gate, rows = Gate(), batch(["a", "b", "new"], [0, 0, 0])
+    gate.pause(None)
+    assert gate.everyone
+    assert gate.count(rows.streams) == 3
+    assert len(gate.apply(rows)) == 0
+    gate.resume("b")
+    assert names_of(gate.apply(rows)) == ["b"]
+    assert not gate.names
+    assert gate.resumed == ("b",)
+    assert "a" in gate
+    assert "b" not in gate
+    gate.pause("b")
+    assert gate.count(rows.streams) == 3
+    gate.resume("b")
+    gate.resume(None)
+    assert not gate.everyone
+    assert not gate.names
+    assert not gate.resumed
+    assert gate.apply(rows) is rows
+
+
+def test_a_batch_of_rejects_passes() -> None:
+    """A batch without rows goes through a closed gate as it is."""
+    gate, rows = Gate(), empty_batch(3, {DropReason.PARSE: 1})
+    gate.pause(None)
+    assert gate.apply(rows) is rows
+
+
+@given(hostile_batches(), st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c", "d", "x"]))))
+def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | None]]) -> None:
+    """Whatever is paused, every sample is a row or a reject, and the rows left are those of running streams."""
+    gate = Gate()
+    model: dict[str, bool] = dict.fromkeys(["a", "b", "c", "d", "x", *rows.streams], False)
+    for pause, stream in changes:
+        (gate.pause if pause else gate.resume)(stream)
+        for name in model if stream is None else [stream]:
+            model[name] = pause
+    left = gate.apply(rows)
+    assert left.received == rows.received
+    assert names_of(left) == [name for name in names_of(rows) if not model[name]]
+    assert gate.count(model) == sum(model.values())
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c"]), st.booleans())))
+def test_what_is_paused_stays_so_over_a_restart(changes: list[tuple[bool, str | None, bool]]) -> None:
+    """By name, or all but those resumed; the gate says that something changed exactly where it did."""
+    gate, shelf = Gate(), Shelf()
+    for pause, stream, stop in changes:
+        (gate.pause if pause else gate.resume)(stream)
+        assert gate.changed() == (("",) if gate.recall("") != shelf.rows.get("") else ())
+        if stop:
+            shelf.commit(gate)
+            after = Gate()
+            shelf.fill(after)
+            assert (after.everyone, after.names, after.resumed) == (gate.everyone, gate.names, gate.resumed)
+            gate = after
+
+
+def test_an_open_gate_has_nothing_to_store() -> None:
+    """Nothing under any name; what was stored goes with the last pause, and other names mean nothing."""
+    gate, shelf = Gate(), Shelf()
+    assert gate.recall("") is None
+    gate.pause("a")
+    assert gate.recall("a") is None
+    shelf.commit(gate)
+    assert list(shelf.rows) == [""]
+    gate.forget("a")
+    assert "a" in gate
+    gate.resume("a")
+    shelf.commit(gate)
+    assert not shelf.rows
+    gate.pause("a")
+    gate.forget("")
+    assert "a" not in gate
+    assert not gate.changed()
+
+
+@given(st.data())
+def test_a_gate_takes_only_what_a_gate_stored(data: st.DataObject) -> None:
+    """Anything else is an error, as is another name, and leaves it as it was."""
+    gate, other, rows = Gate(), Gate(), batch(["a", "b"], [0, 0])
+    gate.pause("a")
+    gate.pause("x/y")
+    genuine = gate.recall("")
+    assert genuine is not None
+    with pytest.raises(StateError, match="paused streams cannot be used"):
+        other.restore("a", genuine)
+    refused_or_usable(other, "", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
+
+
+def test_the_same_pauses_are_the_same_bytes() -> None:
+    """Whatever the order in which they were asked for."""
+    first, second = Gate(), Gate()
+    names = [f"p{number}" for number in range(100)]
+    for name in names:
+        first.pause(name)
+    for name in reversed(names):
+        second.pause(name)
+    data = first.recall("")
+    assert data is not None
+    assert data == second.recall("")
+    assert msgspec.msgpack.decode(data) == [False, sorted(names)]

@@ -1,0 +1,46 @@
+"""What a configuration promises less than exactly once is said, a sentence each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from stream_gru.config import Config
+from stream_gru.config.run_schema import LimitsConfig, MqttSourceConfig, ReplaySourceConfig, RunConfig, SourceConfig
+from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.runtime.delivery_guarantees import weaknesses
+from stream_gru.runtime.resolved_config import Plan, PlannedSource
+from tests.support.models import make_bundle
+
+BUNDLE = make_bundle()
+MQTT = MqttSourceConfig(format="json", topics=["plant/#"])
+
+
+def weak(source: SourceConfig, *, time: str = "time", form: str = "json", limits: LimitsConfig | None = None) -> str:
+    """All that is said of a plan with one source and no sinks."""
+    fields = Fields.of(replace(BUNDLE.manifest.input, time=time), BUNDLE.manifest.channels)
+    config = Config(limits=limits or LimitsConfig())
+    run = RunConfig(bundle="model.sgb", state_dir="state")
+    planned = PlannedSource("in", source, form, fields)
+    return "\n".join(weaknesses(Plan(Path("run.toml"), config, run, BUNDLE, (planned,), (), None, "")))
+
+
+def test_a_plan_that_keeps_its_promise_is_not_blamed() -> None:
+    """Acknowledged messages with a time, a state directory and no limits: nothing to say."""
+    assert weak(MQTT) == ""
+
+
+def test_a_time_of_arrival_is_another_one_after_a_kill() -> None:
+    """Whether [input] says so or the format has no room for a time; a recording has the arrivals in it."""
+    said = "source in: records carry no time: one that comes again after a kill gets that of its new arrival"
+    assert weak(MQTT, time="") == said
+    assert weak(MQTT, form="number") == said
+    assert weak(ReplaySourceConfig(files=["a.csv"]), time="") == ""
+
+
+def test_limits_are_not_stored() -> None:
+    """Either limit has it said."""
+    said = "limits: how much came lately is not stored: after a kill other samples may be dropped than without it"
+    assert weak(MQTT, limits=LimitsConfig(samples_per_s=5)) == said
+    assert weak(MQTT, limits=LimitsConfig(samples_per_s_of_a_stream=5)) == said

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gru.core.errors import StateError
+from stream_gru.core.keyed_state import packed
+from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, concatenate
+from stream_gru.runtime.ingest.device_clock import DeviceClock
+from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+
+S = NS_PER_S
+START = 1_772_323_200 * S
+WRAP = 2**32 * 1_000_000  # a counter of milliseconds, 49.7 days
+Row = tuple[float, float]
+
+
+def batch_of(rows: list[tuple[str, int, int]]) -> SampleBatch:
+    """Rows of (stream, device time in ns, arrival in ns); their values are their numbers."""
+    names = tuple(sorted({row[0] for row in rows}))
+    return SampleBatch(
+        streams=names,
+        stream=np.array([names.index(row[0]) for row in rows], np.int32),
+        time_ns=np.array([row[1] for row in rows], np.int64),
+        values=np.arange(len(rows), dtype=np.float32)[:, np.newaxis],
+        arrival_ns=np.array([row[2] for row in rows], np.int64),
+    )
+
+
+def events(clock: DeviceClock, rows: list[Row]) -> list[int]:
+    """Event times of rows of one stream, in seconds after the start, each row (device s, arrival s)."""
+    batch = batch_of([("a", round(device * S), START + round(arrival * S)) for device, arrival in rows])
+    return [(time - START) // S for time in clock.apply(batch).time_ns.tolist()]
+
+
+def test_the_first_arrival_is_the_anchor_and_distances_are_the_devices() -> None:
+    """What the network does to the arrivals does not show."""
+    clock = DeviceClock(WRAP)
+    assert events(clock, [(5, 100), (6, 101.9), (7, 102), (8, 140)]) == [100, 101, 102, 103]
+    assert events(clock, [(9, 104)]) == [104]
+    assert (clock.restarts, clock.apart) == (0, 0)
+
+
+@pytest.mark.parametrize("unit_ns", [1_000, 1_000_000])
+def test_a_counter_that_begins_again_goes_on(unit_ns: int) -> None:
+    """After 32 bits of its unit the event times simply continue, round after round."""
+    wrap = 2**32 * unit_ns
+    clock = DeviceClock(wrap)
+    begin = wrap - 3 * S
+    rows = [("a", (begin + i * S) % wrap, START + i * S) for i in range(6)]
+    assert clock.apply(batch_of(rows)).time_ns.tolist() == [START + i * S for i in range(6)]
+    for turn in (1, 2):
+        rows = [("a", (begin + turn * wrap + i * S) % wrap, START + turn * wrap + i * S) for i in range(6)]
+        silent = clock.apply(batch_of([("a", begin, START + turn * wrap)]))
+        assert silent.time_ns.tolist() == [START + turn * wrap]
+        assert clock.apply(batch_of(rows[1:])).time_ns.tolist() == [row[2] for row in rows[1:]]
+    assert clock.restarts == 0
+
+
+def test_a_device_that_was_restarted_begins_at_its_arrival() -> None:
+    """Also one that is so quick that its last event lies later: time never goes back."""
+    clock = DeviceClock(WRAP)
+    assert events(clock, [(5000, 0), (5001, 1), (0.5, 20), (1.5, 21)]) == [0, 1, 20, 21]
+    assert clock.restarts == 1
+    rows = [("a", 30 * S, START + 41 * S), ("a", 60 * S, START + 45 * S), ("a", S, START + 46 * S)]
+    times = DeviceClock(WRAP).apply(batch_of(rows)).time_ns.tolist()
+    assert times == [START + 41 * S, START + 71 * S, START + 71 * S + 1]
+
+
+def test_a_late_row_is_not_a_restart() -> None:
+    """Up to a second of disorder keeps the anchor, and what is late is told later by its time."""
+    clock = DeviceClock(WRAP)
+    assert events(clock, [(10, 0), (12, 2), (11.5, 2), (13, 3)]) == [0, 2, 1, 3]
+    assert clock.restarts == 0
+    quick = DeviceClock(2**32)  # nanoseconds: round in four seconds
+    rows = [("a", 4_000_000_000, START), ("a", 3_500_000_000, START), ("a", 5_032_704, START + 300_000_000)]
+    assert (quick.apply(batch_of(rows)).time_ns - START).tolist() == [0, -500_000_000, 300_000_000]
+
+
+def test_a_device_that_slept_or_drifted_gets_a_new_anchor() -> None:
+    """Once event and arrival are more than a minute apart; a fast clock is never let more than that ahead."""
+    clock = DeviceClock(WRAP)
+    assert events(clock, [(1, 0), (2, 61), (3, 63), (4, 64)]) == [0, 1, 63, 64]
+    assert clock.apart == 1
+    fast = DeviceClock(WRAP)
+    rows = [("a", i * 11 * S, START + i * 10 * S) for i in range(1000)]
+    ahead = fast.apply(batch_of(rows)).time_ns - np.array([row[2] for row in rows])
+    assert ahead.max() <= 61 * S
+    assert np.all(np.diff(ahead + np.array([row[2] for row in rows])) > 0)
+    assert fast.apart > 0
+
+
+def test_rows_that_cannot_be_placed_are_rejected() -> None:
+    """Without an arrival there is no anchor; a negative or absurd counter is no time.  Rejects before stay counted."""
+    rows = [("a", 5 * S, 0), ("a", 5 * S, START), ("a", -1, START), ("a", 2**63 - 1, START)]
+    batch = DeviceClock(WRAP).apply(replace(batch_of(rows), rejected={DropReason.TIMESTAMP: 2, DropReason.PARSE: 1}))
+    assert batch.values.tolist() == [[1.0]]
+    assert batch.rejected == {DropReason.TIMESTAMP: 5, DropReason.PARSE: 1}
+    recorded = DeviceClock(WRAP).apply(replace(batch_of(rows), arrival_ns=None))
+    assert (len(recorded), recorded.rejected) == (0, {DropReason.TIMESTAMP: 4})
+    assert len(DeviceClock(WRAP).apply(recorded)) == 0
+
+
+def test_streams_have_clocks_of_their_own_and_only_so_many() -> None:
+    """Beyond the bound nothing is remembered, and the arrival counts."""
+    clock = DeviceClock(WRAP, max_streams=2)
+    rows = [("b", 7 * S, START), ("a", 70 * S, START + 1), ("c", 700 * S, START + 2), ("c", 701 * S, START + 3)]
+    assert clock.apply(batch_of(rows)).time_ns.tolist() == [START + i for i in range(4)]
+    rows = [("a", 71 * S, START + 9), ("b", 9 * S, START + 9), ("c", 702 * S, START + 9)]
+    assert clock.apply(batch_of(rows)).time_ns.tolist() == [START + 1 + S, START + 2 * S, START + 9]
+
+
+steps = st.tuples(
+    st.sampled_from("abc"),
+    st.sampled_from([S, S, S, 2 * S, -S // 2, 0, -5 * S, 100 * S, WRAP - 40 * S, -(10**12)]),
+    st.sampled_from([S, S, 0, 3 * S, 90 * S, -2 * S]),
+)
+
+
+def rows_after(moves: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Rows whose device time and arrival are so much later than those before."""
+    device = dict.fromkeys("abc", WRAP - 3 * S)
+    arrival = START
+    rows = []
+    for stream, by, later in moves:
+        device[stream] = (device[stream] + by) % WRAP
+        arrival += later
+        rows.append((stream, device[stream], arrival))
+    return rows
+
+
+@given(st.lists(steps, max_size=40), st.lists(st.integers(0, 40), max_size=5))
+def test_batching_changes_nothing(moves: list[tuple[str, int, int]], cuts: list[int]) -> None:
+    """Row by row, at once or cut anywhere: the same events, restarts and anchors."""
+    rows = rows_after(moves)
+    results = []
+    for ends in ([len(rows)], sorted({min(cut, len(rows)) for cut in [*cuts, len(rows)]}), range(1, len(rows) + 1)):
+        clock, begin, parts = DeviceClock(WRAP, max_streams=2), 0, []
+        for end in ends:
+            parts.append(clock.apply(batch_of(rows[begin:end])))
+            begin = end
+        done = concatenate(parts, 1) if parts else batch_of([])
+        results.append((done.time_ns.tolist(), clock.restarts, clock.apart))
+    assert results[0] == results[1] == results[2]
+
+
+@given(st.lists(steps, max_size=40), st.lists(st.integers(0, 40), max_size=5), st.data())
+def test_restarts_and_streams_let_go_of_change_nothing(
+    moves: list[tuple[str, int, int]], restarts: list[int], data: st.DataObject
+) -> None:
+    """Stored and restored, all or one stream until its next row: the same events.  All that differs has changed."""
+    rows = rows_after(moves)
+    whole = DeviceClock(WRAP).apply(batch_of(rows)).time_ns.tolist() if rows else []
+    clock, shelf, away = DeviceClock(WRAP), Shelf(), dict[str, bytes]()
+    found: list[int] = []
+    stored: dict[str, bytes | None] = dict.fromkeys("abc")
+    for number, row in enumerate(rows):
+        if row[0] in away:
+            clock.memory.restore(row[0], away.pop(row[0]))
+        found += clock.apply(batch_of([row])).time_ns.tolist()
+        differing = {name for name in "abc" if clock.memory.recall(name) not in (None, stored[name])}
+        assert differing <= set(clock.memory.changed())
+        if number in restarts:
+            for name, saved in away.items():
+                clock.memory.restore(name, saved)
+            away.clear()
+            shelf.commit(clock.memory)
+            clock = DeviceClock(WRAP)
+            shelf.fill(clock.memory, number)
+            stored = {name: clock.memory.recall(name) for name in "abc"}
+        gone = data.draw(st.sampled_from(["", "", "a", "b", "c"]))
+        saved_now = clock.memory.recall(gone)
+        if saved_now is not None:
+            # What is let go of before it was stored is in the hands of who did so.
+            away[gone] = shelf.rows[gone] = saved_now
+            stored[gone] = saved_now
+            clock.memory.forget(gone)
+    assert found == whole
+
+
+@given(st.data())
+def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObject) -> None:
+    """Or they can be used: whatever they say, later rows raise nothing."""
+    clock = DeviceClock(WRAP)
+    rows = batch_of([("a", 5 * S, START), ("a", 6 * S, START + S), ("a", S, START + 2 * S), ("a", 2**61, 2**61)])
+    clock.apply(rows)
+    genuine = clock.memory.recall("a")
+    assert genuine is not None
+    other = DeviceClock(WRAP)
+    refused_or_usable(other.memory, "a", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
+
+
+def test_an_anchor_at_the_end_of_time_is_refused() -> None:
+    """Nobody stored it: the next event would have no place in 64 bits."""
+    clock = DeviceClock(WRAP)
+    with pytest.raises(StateError, match="a in the clocks of devices cannot be used"):
+        clock.memory.restore("a", packed((0, 0, 2**63 - 1)))
+    assert clock.memory.recall("a") is None

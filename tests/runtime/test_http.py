@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream_gru.core.errors import ConfigError
+from stream_gru.runtime.http import limits as connection
+from stream_gru.runtime.http.server import WebServer
+
+Probe = tuple[bool, str]
+
+
+class Process:
+    """What the probes are told."""
+
+    healthy: Probe = (True, "healthy")
+    ready: Probe = (False, "not ready")
+
+
+@pytest.fixture
+def process() -> Process:
+    """A process that is healthy and not ready."""
+    return Process()
+
+
+@pytest.fixture
+def server(process: Process) -> Iterator[WebServer]:
+    """A server on a free port, with one counter at 3."""
+    registry = CollectorRegistry()
+    Counter("stream_gru_test", "A counter", registry=registry).inc(3)
+    served = WebServer("127.0.0.1:0", registry, lambda: process.healthy, lambda: process.ready)
+    served.open()
+    yield served
+    served.close()
+
+
+def ask(server: WebServer, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
+    """Status, content type, text."""
+    data = b"x" * 10 if method in ("POST", "PUT") else None
+    request = urllib.request.Request(server.address + path, data, headers, method=method)  # noqa: S310 - loopback
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            return answer.status, answer.headers["Content-Type"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, "", error.read().decode()
+
+
+def connect(server: WebServer) -> socket.socket:
+    """A bare connection."""
+    place = urlsplit(server.address)
+    return socket.create_connection((place.hostname, place.port), timeout=5)
+
+
+def test_metrics_are_what_prometheus_reads(server: WebServer) -> None:
+    """``/metrics`` answers without a detour, in the text format, and a parser finds the counter."""
+    status, kind, text = ask(server, "/metrics")
+    assert status == 200
+    assert kind.startswith("text/plain; version=")
+    (family,) = [f for f in text_string_to_metric_families(text) if f.name == "stream_gru_test"]
+    assert family.samples[0].value == 3
+    _, kind, text = ask(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+def test_probes_say_how_it_is(server: WebServer, process: Process) -> None:
+    """Healthy and ready answer 200 or 503 and why, as things stand at that moment."""
+    assert ask(server, "/-/healthy") == (200, "text/plain; charset=utf-8", "healthy\n")
+    assert ask(server, "/-/ready")[::2] == (503, "not ready\n")
+    process.ready = (True, "ready")
+    process.healthy = (False, "stuck")
+    assert ask(server, "/-/ready")[::2] == (200, "ready\n")
+    assert ask(server, "/-/healthy")[::2] == (503, "stuck\n")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready"])
+def test_nothing_can_be_changed(server: WebServer, path: str, method: str) -> None:
+    """Only GET and HEAD are answered."""
+    assert ask(server, path, method)[0] == 405
+
+
+def test_other_paths_are_not_found(server: WebServer) -> None:
+    """There is no page but those three."""
+    assert [ask(server, path)[0] for path in ("/", "/docs", "/metricsx", "/-/quit")] == [404] * 4
+
+
+def test_it_is_bound_to_loopback_only(server: WebServer) -> None:
+    """The address is the one asked for, with the port that was free."""
+    assert urlsplit(server.address).hostname == "127.0.0.1"
+    with connect(server) as client:
+        assert client.getpeername()[0] == "127.0.0.1"
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", urlsplit(server.address).port))
+
+
+def test_it_stops_in_time_also_with_clients(server: WebServer) -> None:
+    """Closing takes less than two seconds, also with an idle connection and half a request; then nobody answers."""
+    with connect(server), connect(server) as half:
+        half.sendall(b"GET /metrics HTTP/1.1\r\n")
+        time.sleep(0.05)
+        begin = time.monotonic()
+        server.close()
+        server.close()
+        assert time.monotonic() - begin < 2
+    with pytest.raises(ConnectionRefusedError):
+        connect(server)
+
+
+def test_closing_at_once_is_quiet() -> None:
+    """A server that is closed before it has begun, or was never opened, leaves nothing behind."""
+    never = WebServer("127.0.0.1:0", CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))
+    never.close()
+    never.open()
+    never.close()
+
+
+def test_silent_clients_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many silent connections as there may be are closed after a while, and the next request is answered."""
+    monkeypatch.setattr(connection, "IDLE_S", 0.3)
+    server = WebServer("127.0.0.1:0", CollectorRegistry(), lambda: (True, "healthy"), lambda: (True, ""))
+    server.open()
+    silent = [connect(server) for _ in range(20)]
+    try:
+        silent[0].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        deadline = time.monotonic() + 5
+        while (status := ask(server, "/-/healthy")[0]) != 200 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert status == 200
+    finally:
+        for client in silent:
+            client.close()
+        server.close()
+
+
+def test_a_taken_port_is_told(server: WebServer) -> None:
+    """Two servers on one port: the second one says so and what to do."""
+    place = server.address.removeprefix("http://")
+    second = WebServer(place, CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))
+    with pytest.raises(ConfigError, match=r"cannot be had: .*choose another port"):
+        second.open()
+
+
+@pytest.mark.parametrize("listen", ["", "9723", ":9723", "localhost", "localhost:", "localhost:x", "127.0.0.1:65536"])
+def test_an_address_that_is_none_is_told(listen: str) -> None:
+    """In particular an empty host, which would mean all interfaces, is refused."""
+    with pytest.raises(ConfigError, match=r"metrics\.listen: expected an address and port"):
+        WebServer(listen, CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))

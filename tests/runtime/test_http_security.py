@@ -1,0 +1,306 @@
+"""What anybody can do to the server and its clients, over real HTTP: nothing that was not meant."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from starlette.routing import Route
+
+from stream_gru.runtime.http import limits as connection
+from stream_gru.runtime.http import server as module
+from stream_gru.runtime.http.host_check import HostGuard, is_loopback
+from stream_gru.runtime.http.load_shedding import Lately
+from stream_gru.runtime.http.server import WebServer, build_app
+from tests.support.waiting import wait_for
+from tests.support.web import TOKEN, FakeDaemon, Listener, outputs, serving
+
+SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
+
+
+@dataclass
+class Place:
+    """A daemon and its server."""
+
+    daemon: FakeDaemon
+    server: WebServer
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        where = urlsplit(self.server.address)
+        assert where.hostname is not None
+        assert where.port is not None
+        return where.hostname, where.port
+
+    def raw(self, request: bytes) -> bytes:
+        """Everything that comes back until the server closes."""
+        answer = b""
+        with socket.create_connection(self.address, timeout=10) as client:
+            try:
+                client.sendall(request)
+                while got := client.recv(65_536):
+                    answer += got
+            except (ConnectionResetError, BrokenPipeError):  # closed while we were still sending
+                pass
+        return answer
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    """One server for all."""
+    with patient() as served:
+        yield served
+
+
+@contextmanager
+def patient(daemon: FakeDaemon | None = None) -> Iterator[Place]:
+    """A server in front of a daemon."""
+    daemon = daemon or FakeDaemon()
+    with serving(daemon) as server:
+        yield Place(daemon, server)
+
+
+def routes() -> list[Route]:
+    """The table of routes, as it is built."""
+    guard = build_app(CollectorRegistry(), lambda: (True, ""), lambda: (True, ""), "localhost", FakeDaemon().api())
+    assert isinstance(guard, HostGuard)
+    return list(guard._app.routes)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("route", routes(), ids=lambda route: route.path)
+@pytest.mark.parametrize("method", SAFE)
+def test_no_safe_method_changes_anything(place: Place, route: Route, method: str) -> None:
+    """Over all routes: with the token, a body and everything, GET and its like reach no command."""
+    place.daemon.done.clear()
+    client = http.client.HTTPConnection(*place.address, timeout=5)
+    with closing(client):
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        client.request(method, route.path + "?all=true&stream=a", b'{"all": true}', headers)
+        status = client.getresponse().status
+    assert place.daemon.done == []
+    assert status == 405 or (method in ("GET", "HEAD") and not route.path.endswith(("reset", "pause", "resume")))
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/-/ready", "/api/v1/status", "/api/v1/outputs", "/nothing"])
+def test_every_answer_tells_browsers_to_be_careful(place: Place, path: str) -> None:
+    """Nothing foreign is loaded, framed, guessed or sent on, also in answers that refuse; one request a connection."""
+    client = http.client.HTTPConnection(*place.address, timeout=5)
+    with closing(client):
+        client.request("HEAD", path)
+        headers = client.getresponse().headers
+    assert headers["content-security-policy"].startswith("default-src 'self';")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["connection"] == "close"
+    assert "server" not in headers
+    assert "access-control-allow-origin" not in headers
+
+
+HOSTILE = ["<script>alert(1)</script>", "a\nb", 'a"b', "a\\", "../../etc/passwd", "é", "a\x00", "%3Cscript%3E"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_refused_and_comes_back_as_data_only(place: Place, name: str) -> None:
+    """What a client sends stands in JSON, never in HTML."""
+    place.daemon.done.clear()
+    client = http.client.HTTPConnection(*place.address, timeout=5)
+    with closing(client):
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        client.request("POST", "/api/v1/reset", json.dumps({"stream": name}).encode(), headers)
+        answer = client.getresponse()
+        told = json.loads(answer.read())
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.status == (404 if name.startswith("..") else 400)  # dots and slashes may be in a name
+    assert told["ok"] is False
+    assert place.daemon.done == []
+
+
+PATHS = ["/%61pi/v1/../v1/status", "/api/v1/../status", "//api/v1/status", "/api/v1/status/", "/api%2Fv1%2Fstatus/..",
+         "/-/../api/v1/status", "/-/%2e%2e/api/v1/status", "/metrics/../api/v1/status", "/metrics/", "/-/healthy/",
+         "/%00", "/\\", "/api/v1/status%20", "/API/v1/status", "http://evil.example/api/v1/status", "*"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_odd_paths_lead_nowhere(place: Place, path: str) -> None:
+    """No path is tidied up, so none gets past the check of names; nothing is redirected to where a client says."""
+    answer = place.raw(f"GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n".encode())
+    assert answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 404 ", b"HTTP/1.1 400 "))
+    assert b"location" not in answer.lower()
+    assert b"model_id" not in answer
+
+
+def test_a_path_in_disguise_is_checked_as_what_it_is(place: Place) -> None:
+    """Percent signs do not hide a route from the check of names."""
+    request = "GET /%61pi/v1/st%61tus HTTP/1.1\r\nHost: {}\r\n\r\n"
+    assert place.raw(request.format("evil.example").encode()).startswith(b"HTTP/1.1 403 ")
+    assert b"model_id" in place.raw(request.format("localhost").encode())
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.0\r\n\r\n", 200),
+        (b"GET /api/v1/status HTTP/1.0\r\n\r\n", 403),
+        (b"get /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"BREW /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", 400),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 15_000 + b"\r\n\r\n", 200),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n", 400),
+    ],
+)
+def test_requests_are_read_strictly(place: Place, request_: bytes, status: int) -> None:
+    """Too large, contradictory or malformed ones are refused, and the connection is closed."""
+    answer = place.raw(request_)
+    assert answer == b"" or int(answer[9:12]) == status, answer[:100]
+
+
+def test_requests_in_a_row_get_one_answer(place: Place) -> None:
+    """Pipelining ends with the first answer."""
+    for path in (b"/metrics", b"/nothing", b"/api/v1/reset"):
+        answer = place.raw(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"GET /metrics HTTP/1.1\r\n" * 9)
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_who_came_first_gives_way_when_places_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections make room for new ones, the oldest first; who listens to outputs stays."""
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(connection, "IDLE_S", 60)
+    with patient() as place, closing(Listener(place.server)) as listener:
+        idle = [socket.create_connection(place.address, timeout=5) for _ in range(12)]
+        assert all(one.recv(1) == b"" for one in idle[:7])
+        assert place.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        place.daemon.feed.write(outputs(["a"]))
+        assert listener.row()["stream"] == "a"
+        for one in idle:
+            one.close()
+
+
+def test_a_cut_off_connection_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else everything about it would stay in memory for as long as it might have lived."""
+    monkeypatch.setattr(connection, "IDLE_S", 1000)
+    ended: list[connection.BoundedConnection] = []
+    lost = connection.BoundedConnection.connection_lost
+
+    def remember(self: connection.BoundedConnection, exc: Exception | None) -> None:
+        lost(self, exc)
+        ended.append(self)
+
+    monkeypatch.setattr(connection.BoundedConnection, "connection_lost", remember)
+    with patient() as place:
+        for _ in range(3):
+            socket.create_connection(place.address).close()
+        assert place.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_for(lambda: len(ended) == 4)
+        assert all(one._end.cancelled() for one in ended)
+
+
+def test_long_lists_wait_until_others_were_taken(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While clients leave too much unread, lists are refused; what is small is answered."""
+    monkeypatch.setattr(connection.BoundedConnection, "unsent_bytes", lambda _: 10_000_000)
+    assert place.raw(b"GET /api/v1/streams HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 503 ")
+    assert place.raw(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_took_long_is_used_again_for_a_while() -> None:
+    """Four times as long as it took; another kind is made for itself, and kinds are few."""
+    now_s, made = [0.0], []
+
+    def make() -> str:
+        now_s[0] += 1.0
+        made.append(now_s[0])
+        return f"{now_s[0]}"
+
+    lately: Lately[str] = Lately(lambda: now_s[0])
+    assert lately.get("a", make) == "1.0"
+    now_s[0] = 4.9
+    assert lately.get("a", make) == "1.0"
+    assert lately.get("b", make) == "5.9"
+    assert lately.get("a", make) == "6.9"
+    for kind in "cdefghijkl":
+        lately.get(kind, make)
+    assert len(lately._made) <= 8
+
+
+def test_metrics_are_not_old(place: Place) -> None:
+    """What was counted is seen at once: making the text takes no time worth speaking of."""
+    registry = CollectorRegistry()
+    counter = Counter("x", "x", registry=registry)
+    with serving(FakeDaemon(), registry=registry) as server:
+        served = Place(FakeDaemon(), server)
+        for number in range(1, 4):
+            counter.inc()
+            wait_for(
+                lambda n=number: b"x_total %d.0" % n in served.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),  # type: ignore[misc]
+                timeout_s=1,
+            )
+
+
+@pytest.mark.parametrize(
+    ("listen", "token", "words"),
+    [
+        ("127.0.0.1:0", "", ""),
+        ("[::1]:0", "", ""),
+        ("0.0.0.0:0", "", "there is no token: everybody who can reach it reads all"),
+        ("0.0.0.0:0", TOKEN, "the token goes over the network in plain text"),
+    ],
+)
+def test_leaving_loopback_is_warned_of(listen: str, token: str, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    """At the start, with what others can do then; on loopback nothing is said."""
+    with caplog.at_level(logging.WARNING, module.__name__), serving(FakeDaemon(token=token), listen):
+        pass
+    assert (words in caplog.text) if words else not caplog.text
+    assert TOKEN not in caplog.text
+
+
+def test_loopback_is_more_than_one_address() -> None:
+    """Of both families, and nothing else."""
+    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "fe80::1%eth0")))  # noqa: S104 - not bound
+
+
+def test_tokens_are_compared_in_constant_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every given token goes through `hmac.compare_digest`, and nothing else decides."""
+    seen: list[tuple[bytes, bytes]] = []
+
+    def compare(given: bytes, wanted: bytes) -> bool:
+        seen.append((given, wanted))
+        return False
+
+    monkeypatch.setattr("stream_gru.runtime.http.api.hmac.compare_digest", compare)
+    request = f"POST /api/v1/reset HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    assert place.raw(request.encode()).startswith(b"HTTP/1.1 401 ")
+    assert seen == [(TOKEN.encode(), TOKEN.encode())]
+
+
+def test_an_error_inside_shows_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets three words; the log has the traceback, and no token in it."""
+    request = f"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+
+    def broken() -> None:
+        raise RuntimeError("inside")
+
+    daemon = FakeDaemon()
+    daemon.status = broken  # type: ignore[method-assign, assignment]
+    with patient(daemon) as served:
+        answer = served.raw(request)
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert answer.endswith(b"Internal Server Error")
+    assert "RuntimeError: inside" in caplog.text
+    assert TOKEN not in caplog.text

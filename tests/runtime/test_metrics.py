@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream_gru.core.types import DropReason, PredictionBatch, ResetReason, SampleBatch, SinkHealth, SourceHealth
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.runtime.metrics import Metrics, build_registry, shown_horizons
+from tests.support.models import make_bundle
+from tests.support.streams import CHANNELS, batch, calibrated, hostile_batches, toy_pipeline
+
+BUNDLE = calibrated(make_bundle(channels=CHANNELS, labels=2, horizon=10))
+LABELS = {
+    "source",
+    "reason",
+    "class",
+    "target",
+    "horizon",
+    "le",
+    "version",
+    "python",
+    "engine",
+    "model_id",
+    "regime",
+    "sink",
+    "action",
+    "result",
+}
+
+
+def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """All series as a scraper sees them."""
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def by_label(registry: CollectorRegistry, name: str, label: str) -> dict[str, float]:
+    """The values of one family, those above 0, by one label."""
+    found = {dict(labels)[label]: v for (n, labels), v in samples(registry).items() if n == f"stream_gru_{name}_total"}
+    return {key: value for key, value in found.items() if value}
+
+
+def ready_metrics(pipeline: Pipeline) -> Metrics:
+    """Metrics of a daemon with one source and one sink."""
+    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0.1")
+    metrics.add_source("replay")
+    metrics.add_sink("file")
+    return metrics
+
+
+def run(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[PredictionBatch]]:
+    """Metrics of a run."""
+    metrics = ready_metrics(pipeline)
+    outs: list[PredictionBatch] = []
+    for given_batch in batches:
+        out = pipeline.process(given_batch)
+        outs.append(out)
+        metrics.observe_batch("replay", given_batch.received, out, len(pipeline.streams))
+        metrics.observe_inference(0.001)
+        metrics.observe_latency(0.002, None)
+        totals = pipeline.scores()
+        assert totals is not None
+        metrics.observe_scores(totals)
+    return metrics, outs
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(hostile_batches(40), min_size=1, max_size=4))
+def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
+    """Received, applied, dropped, resets, classes, labels, scores: all are those of the outputs."""
+    pipeline = toy_pipeline(BUNDLE)
+    metrics, outs = run(pipeline, [replace(b, rejected={DropReason.PARSE: 2}) for b in batches])
+    dropped, resets, classes = Counter[str](), Counter[str](), Counter[str]()
+    applied = labelled = 0
+    for out in outs:
+        dropped.update({reason.text: n for reason, n in out.dropped.items()})
+        resets.update({reason.text: n for reason, n in out.resets.items()})
+        numbers = out.probabilities
+        assert numbers is not None
+        assert out.label is not None
+        classes.update(f"label{i}" for i in numbers.argmax(axis=1)[np.isfinite(numbers).all(axis=1)].tolist())
+        applied += len(out)
+        labelled += int((out.label >= 0).sum())
+    registry = metrics.registry
+    assert by_label(registry, "samples_dropped", "reason") == dropped
+    assert by_label(registry, "stream_resets", "reason") == resets
+    assert by_label(registry, "classifications", "class") == classes
+    found = samples(registry)
+    source = (("source", "replay"),)
+    assert found["stream_gru_samples_received_total", source] == sum(b.received + 2 for b in batches)
+    assert found["stream_gru_samples_applied_total", source] == applied
+    assert found["stream_gru_labelled_samples_total", ()] == labelled
+    assert found["stream_gru_streams", ()] == len(pipeline.streams)
+    totals = pipeline.scores()
+    assert totals is not None
+    for d, target in enumerate(pipeline.spec.targets):
+        for h in (1, 5, 10):
+            labels = (("horizon", str(h)), ("target", target))
+            assert found["stream_gru_forecasts_scored_total", labels] == totals.truths[d, h - 1]
+            error = found["stream_gru_forecast_absolute_error_total", labels]
+            np.testing.assert_allclose(error, totals.absolute_error[d, h - 1], rtol=1e-9)
+
+
+def test_series_are_known_before_the_first_sample() -> None:
+    """All series are there from the start and no stream, however many, adds one; labels come from closed sets."""
+    pipeline = toy_pipeline(BUNDLE, max_streams=10**6)
+    before = set(samples(ready_metrics(pipeline).registry))
+    many = [batch([f"pump-{i}" for i in range(200)], [t] * 200) for t in range(15)]
+    metrics, _ = run(pipeline, many)
+    found = set(samples(metrics.registry))
+    assert found == before
+    assert {name for _, labels in found for name, _ in labels} <= {*LABELS, "created"}
+    assert not any("pump-" in value for _, labels in found for _, value in labels)
+    reasons = {dict(labels)["reason"] for name, labels in found if name == "stream_gru_samples_dropped_total"}
+    assert reasons == {reason.text for reason in DropReason}
+    causes = {dict(labels)["reason"] for name, labels in found if name == "stream_gru_stream_resets_total"}
+    assert causes == {reason.text for reason in ResetReason if reason}
+
+
+def test_all_names_are_the_products_own() -> None:
+    """Beside those of the process, the interpreter and its garbage collector every name begins with stream_gru_."""
+    found = Metrics(build_registry(), BUNDLE.manifest, "toy", "0.1").registry
+    names = {name for name, _ in samples(found)}
+    assert all(name.startswith(("stream_gru_", "process_", "python_")) for name in names)
+    assert {"stream_gru_build_info", "stream_gru_model_info", "process_resident_memory_bytes"} <= names
+
+
+def test_every_metric_is_explained_and_units_are_in_the_name() -> None:
+    """A help text for each; times are in seconds."""
+    registry = Metrics(CollectorRegistry(), BUNDLE.manifest, "toy", "0.1").registry
+    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    assert all(family.documentation for family in families if not family.name.endswith("_created"))
+    for family in families:
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")
+
+
+def test_an_output_that_is_no_number_is_no_class() -> None:
+    """A degraded output counts as applied and labelled, not as a class and not as recognised."""
+    pipeline = toy_pipeline(BUNDLE)
+    out = pipeline.process(batch(["p"] * 3, [0, 1, 2], label=np.zeros(3, np.int32), labels=("label0",)))
+    assert out.probabilities is not None
+    out.probabilities[:] = np.array([[1, 0], [np.nan, np.nan], [0, 1]])
+    metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0.1")
+    metrics.observe_batch("replay", 3, out, 1)
+    found = samples(metrics.registry)
+    assert by_label(metrics.registry, "classifications", "class") == {"label0": 1, "label1": 1}
+    assert found["stream_gru_labelled_samples_total", ()] == 3
+    assert found["stream_gru_labelled_samples_correct_total", ()] == 1
+
+
+def test_counters_of_scores_know_streams_that_have_left() -> None:
+    """A stream that is evicted between two looks takes nothing of what was counted with it."""
+    pipeline = toy_pipeline(BUNDLE)
+    metrics = ready_metrics(pipeline)
+    for step in range(4):
+        pipeline.process(batch(["p"] * 30, list(range(30 * step, 30 * step + 30))))
+        totals = pipeline.scores()
+        assert totals is not None
+        metrics.observe_scores(totals)
+        pipeline.table.evict("p")
+    key = (("horizon", "1"), ("target", pipeline.spec.targets[0]))
+    assert samples(metrics.registry)["stream_gru_forecasts_scored_total", key] == 4 * 29
+
+
+def test_scores_that_come_out_lower_stop_nothing() -> None:
+    """A sum that is a hair smaller than the last one leaves counters where they are."""
+    pipeline = toy_pipeline(BUNDLE)
+    metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
+    before = samples(metrics.registry)
+    totals = pipeline.scores()
+    assert totals is not None
+    metrics.observe_scores(replace(totals, absolute_error=totals.absolute_error * (1 - 1e-15)))
+    after = samples(metrics.registry)
+    counters = [key for key in before if key[0] == "stream_gru_forecast_absolute_error_total"]
+    assert counters
+    assert [after[key] for key in counters] == [before[key] for key in counters]
+
+
+def test_models_without_a_head_have_no_series_of_it() -> None:
+    """No forecast, no scores; no classes, no classifications."""
+    only_classes = make_bundle(horizon=0)
+    registry = Metrics(CollectorRegistry(), only_classes.manifest, "toy", "0").registry
+    assert not any("forecast" in name for name, _ in samples(registry))
+    only_forecast = make_bundle(labels=0)
+    registry = Metrics(CollectorRegistry(), only_forecast.manifest, "toy", "0").registry
+    assert not any("classifications" in name for name, _ in samples(registry))
+
+
+def test_first_middle_and_last_horizon_are_shown() -> None:
+    """At most three series a target, however far the forecast goes."""
+    assert [shown_horizons(h) for h in (0, 1, 2, 3, 96)] == [[], [1], [1, 2], [1, 2, 3], [1, 48, 96]]
+
+
+def test_counters_of_sources_and_sinks_only_rise() -> None:
+    """What a source says since it began is added; one that begins anew counts on; gauges follow."""
+    metrics = ready_metrics(toy_pipeline(BUNDLE))
+    for reconnects, queued in ((2, 7), (3, 0), (1, 4)):
+        metrics.observe_source("replay", SourceHealth(connected=queued > 0, queued=queued, reconnects=reconnects))
+        metrics.observe_sink("file", SinkHealth(failed=reconnects, queued=queued))
+    found = samples(metrics.registry)
+    assert found["stream_gru_source_reconnects_total", (("source", "replay"),)] == 4
+    assert found["stream_gru_sink_failed_total", (("sink", "file"),)] == 4
+    assert found["stream_gru_source_queue_messages", (("source", "replay"),)] == 4
+    assert found["stream_gru_source_connected", (("source", "replay"),)] == 1
+
+
+def test_another_model_brings_its_own_series() -> None:
+    """Classes and targets of the model before are gone, counters of samples go on."""
+    pipeline = toy_pipeline(BUNDLE)
+    metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
+    metrics.set_model(make_bundle(labels=3, horizon=0).manifest, "toy")
+    found = samples(metrics.registry)
+    classes = {dict(labels)["class"] for name, labels in found if name == "stream_gru_classifications_total"}
+    assert classes == {"label0", "label1", "label2"}
+    assert not any("forecast" in name for name, _ in found)
+    assert found["stream_gru_samples_applied_total", (("source", "replay"),)] == 30

@@ -1,0 +1,104 @@
+"""Stored streams under another model: what of them goes on, or that none of them may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream_gru.core.errors import IncompatibleStateError
+from stream_gru.core.types import DropReason, ResetReason
+from stream_gru.runtime.checkpoint.checkpointer import Keeper, Policy
+from stream_gru.runtime.checkpoint.store import Changes, Store
+from tests.support.kept import feed, keeper_of, model
+from tests.support.stores import content, opened
+from tests.support.streams import CHANNELS, batch, rows_of
+
+
+def test_streams_of_another_model_are_reset_and_keep_their_clock(tmp_path: Path) -> None:
+    """What is late under the old model is late under the new one; the first step says why the state is new."""
+    keeper = keeper_of(tmp_path)
+    feed(keeper, "a", 1, 2, 3)
+    keeper.commit({}, {})
+    keeper.close()
+    other = model(seed=1, units=5)
+    keeper = keeper_of(tmp_path, other)
+    out = other.process(batch(["a", "a", "a"], [2, 3, 4], [[1.0] * CHANNELS] * 3))
+    assert out.dropped == {DropReason.LATE: 1, DropReason.DUPLICATE: 1}
+    assert out.resets == {ResetReason.MODEL_CHANGED: 1}
+    fresh = model(seed=1, units=5)
+    same = fresh.process(batch(["a"], [4], [[1.0] * CHANNELS]))
+    assert rows_of([out])[0][4:] == rows_of([same])[0][4:]
+    assert keeper.counts.damaged == 0
+
+
+def test_streams_of_another_model_are_refused_where_that_is_wanted(tmp_path: Path) -> None:
+    """The message names both models and what to do; the store is as it was."""
+    keeper = keeper_of(tmp_path)
+    feed(keeper, "a", 1)
+    keeper.commit({}, {})
+    keeper.close()
+    before = content(tmp_path)["stream"]
+    refusing = Keeper(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
+    with pytest.raises(IncompatibleStateError, match=r"of model test-0, the bundle is test-1; .*when_model_changes"):
+        refusing.recover({}, {})
+    refusing.close()
+    assert content(tmp_path)["stream"] == before
+    keeper_of(tmp_path, model(), refuse_other_model=True)
+
+
+def test_a_model_with_other_channels_takes_the_clock_alone(tmp_path: Path) -> None:
+    """Values of other channels mean nothing to it."""
+    keeper = keeper_of(tmp_path)
+    feed(keeper, "a", 1, 2)
+    keeper.commit({}, {})
+    keeper.close()
+    other = model(seed=1, channels=CHANNELS - 1)
+    keeper_of(tmp_path, other)
+    late = batch(["a", "a"], [2, 3], [[1.0] * (CHANNELS - 1)] * 2)
+    out = other.process(late)
+    assert (out.dropped, out.resets) == ({DropReason.DUPLICATE: 1}, {ResetReason.MODEL_CHANGED: 1})
+
+
+def test_only_the_last_run_decides_whether_the_model_is_another_one(tmp_path: Path) -> None:
+    """A stream that was evicted under an older model is no reason not to start: it is reset when it comes back."""
+    keeper = keeper_of(tmp_path, max_streams=1, evict=True)
+    for name in "ab":
+        feed(keeper, name, 1, 2)
+        keeper.commit({}, {})
+    keeper.close()
+    keeper = keeper_of(tmp_path, model(seed=1), max_streams=1, evict=True)
+    keeper.commit({}, {})
+    keeper.close()
+    other = model(seed=1)
+    keeper = keeper_of(tmp_path, other, max_streams=1, evict=True, refuse_other_model=True)
+    out = other.process(keeper.admit(batch(["a"], [3])))
+    assert out.resets == {ResetReason.MODEL_CHANGED: 1}
+    keeper.close()
+    refusing = Keeper(model(), Store(tmp_path), policy=Policy(evict=True, refuse_other_model=True))
+    with pytest.raises(IncompatibleStateError, match="of model test-1, the bundle is test-0"):
+        refusing.recover({}, {})
+    refusing.close()
+
+
+def test_where_no_run_has_said_its_model_the_rows_do(tmp_path: Path) -> None:
+    """They were imported before the first start."""
+    with opened(tmp_path) as store:
+        store.write(Changes(form="rubbish", streams=[("b", b"")]))
+        store.write(Changes(form=model().form.text, streams=[("a", b"")]))
+    refusing = Keeper(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
+    with pytest.raises(IncompatibleStateError, match="of model test-0, the bundle is test-1"):
+        refusing.recover({}, {})
+    refusing.close()
+    keeper_of(tmp_path, refuse_other_model=True)
+
+
+def test_the_model_is_written_where_it_is_news(tmp_path: Path) -> None:
+    """With the first rows of a run under it, and not with each commit."""
+    keeper = keeper_of(tmp_path)
+    written = list[dict[str, str]]()
+    for seconds in (1, 2):
+        feed(keeper, "a", seconds)
+        written.append(dict(keeper._changes({}, {}, {}).texts))
+        keeper.commit({}, {})
+    assert written == [{"model_id": "test-0"}, {}]

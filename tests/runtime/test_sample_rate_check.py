@@ -1,0 +1,41 @@
+"""The period watch: who sends at another pace than the model was trained for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stream_gru.runtime.sample_rate_check import PeriodWatch
+from tests.support.streams import batch, toy_pipeline
+
+
+@pytest.mark.parametrize(("every_s", "told"), [(1.0, False), (1.2, False), (0.2, True), (5.0, True)])
+def test_a_device_of_another_pace_is_told_once(every_s: float, told: bool) -> None:
+    """After twenty samples, whatever batches they come in, and never again."""
+    pipeline, watch = toy_pipeline(), PeriodWatch(1.0)
+    found = []
+    for part in np.array_split(np.arange(100) * every_s, 9):
+        found += watch.observe(pipeline.process(batch(["p"] * len(part), part.tolist())))
+    assert [stream for stream, _ in found] == (["p"] if told else [])
+    if told:
+        assert found[0][1] == pytest.approx(every_s)
+
+
+def test_a_pause_is_no_other_pace() -> None:
+    """The median counts, and each stream has its own."""
+    pipeline, watch = toy_pipeline(), PeriodWatch(1.0)
+    times = [*range(10), *range(500, 520)]
+    assert watch.observe(pipeline.process(batch(["p"] * 30, times))) == []
+    fast = [index / 4 for index in range(30)]
+    assert watch.observe(pipeline.process(batch(["q"] * 30, fast))) == [("q", 0.25)]
+
+
+def test_no_more_streams_are_remembered_than_it_says() -> None:
+    """Streams of a few samples count as well; those that came first are looked at to the end."""
+    pipeline, watch = toy_pipeline(max_streams=100), PeriodWatch(1.0, max_streams=3)
+    found = []
+    for step in range(25):
+        names = ["a", "b", *(f"{step}-{index}" for index in range(3))]
+        found += watch.observe(pipeline.process(batch(names, [step / 5] * len(names))))
+        assert len(watch._times) + len(watch._done) <= 3
+    assert sorted(stream for stream, _ in found)[-2:] == ["a", "b"]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gru.core.types import SampleBatch
+from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
+from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+
+MOVES = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from([1, 1, 1, 2, 5, 0, -1, -3, -250, 10**6, 2**20])), max_size=40
+)
+
+
+def batch_of(rows: list[tuple[str, int]]) -> SampleBatch:
+    """Rows of (stream, number)."""
+    names = tuple(sorted({row[0] for row in rows}))
+    return SampleBatch(
+        streams=names,
+        stream=np.array([names.index(row[0]) for row in rows], np.int32),
+        time_ns=np.zeros(len(rows), np.int64),
+        values=np.zeros((len(rows), 1), np.float32),
+        seq=np.array([row[1] for row in rows], np.int64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "missing"),
+    [
+        ([0, 1, 2, 3], 0),
+        ([7], 0),
+        ([5, 6, 9, 10], 2),
+        ([1, 3, 5], 2),
+        ([0, 1_000_000], 999_999),
+        ([0, 1_000_001, 1_000_002], 0),  # another device
+        ([5, 5, 5, 6], 0),  # sent again
+        ([100, 98, 99, 100, 101], 0),  # several sent again
+        ([100, 98, 101], 0),
+        ([5, 7, 6, 8], 1),  # late: it was missing when 7 came
+        ([5000, 0, 1, 2], 0),  # restarted
+        ([5000, 0, 3, 4], 2),
+        ([254, 255, 0, 1], 0),
+        ([254, 1, 2], 2),
+        ([65_535, 0], 0),
+        ([2**32 - 2, 3], 4),
+        ([200, 0, 1], 0),  # too far from the end of eight bits to have gone round
+        ([2**40, 0, 1], 0),
+        ([1, -1, 2], 0),  # one without a number
+    ],
+)
+def test_jumps_are_missing_samples(numbers: list[int], missing: int) -> None:
+    """Jumps forward are counted; repeats, restarts and counters that go round are not."""
+    assert SequenceWatch().observe(batch_of([("a", number) for number in numbers])) == missing
+
+
+def test_streams_are_counted_apart_and_only_so_many() -> None:
+    """Each has its own counter; beyond the bound nothing is watched; a batch without numbers says nothing."""
+    watch = SequenceWatch(max_streams=2)
+    assert watch.observe(batch_of([("b", 1), ("a", 100), ("c", 5), ("b", 2), ("a", 102), ("c", 9)])) == 1
+    assert watch.observe(batch_of([("b", 4), ("c", 99)])) == 1
+    batch = batch_of([("a", 0)])
+    assert SequenceWatch().observe(SampleBatch(batch.streams, batch.stream, batch.time_ns, batch.values)) == 0
+    assert watch.observe(batch_of([])) == 0
+
+
+def rows_after(moves: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Rows whose numbers are so much higher than those before."""
+    at = dict.fromkeys("abc", 250)
+    rows = []
+    for stream, by in moves:
+        at[stream] += by
+        rows.append((stream, at[stream]))
+    return rows
+
+
+@given(MOVES, st.lists(st.integers(0, 40), max_size=5))
+def test_batching_changes_nothing(moves: list[tuple[str, int]], cuts: list[int]) -> None:
+    """Row by row, at once or cut anywhere: the same number is missing."""
+    rows = rows_after(moves)
+    totals = []
+    for ends in ([len(rows)], sorted({min(cut, len(rows)) for cut in [*cuts, len(rows)]}), range(1, len(rows) + 1)):
+        watch, begin, total = SequenceWatch(max_streams=2), 0, 0
+        for end in ends:
+            total += watch.observe(batch_of(rows[begin:end]))
+            begin = end
+        totals.append(total)
+    assert totals[0] == totals[1] == totals[2]
+
+
+@given(MOVES, st.lists(st.integers(0, 40), max_size=5), st.lists(st.integers(0, 40), max_size=5))
+def test_restarts_and_streams_let_go_of_change_nothing(
+    moves: list[tuple[str, int]], restarts: list[int], leaves: list[int]
+) -> None:
+    """Stored and restored, all or one stream until its next row: the same numbers are missing."""
+    rows = rows_after(moves)
+    whole = SequenceWatch().observe(batch_of(rows)) if rows else 0
+    watch, shelf, total = SequenceWatch(), Shelf(), 0
+    away: set[str] = set()
+    for number, row in enumerate(rows):
+        if row[0] in away:
+            watch.memory.restore(row[0], shelf.rows[row[0]])
+            away.remove(row[0])
+        total += watch.observe(batch_of([row]))
+        held = {name: watch.memory.recall(name) for name in {row[0] for row in rows} - away}
+        assert {name for name in held if held[name] != shelf.rows.get(name)} <= set(watch.memory.changed())
+        if number in restarts or number in leaves:
+            shelf.commit(watch.memory)
+        if number in leaves and row[0] in shelf.rows:
+            watch.memory.forget(row[0])
+            away.add(row[0])
+        if number in restarts:
+            watch = SequenceWatch()
+            shelf.fill(watch.memory, number)
+            away.clear()
+    assert total == whole
+
+
+@given(st.data())
+def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObject) -> None:
+    """Or they can be used: whatever they say, later rows raise nothing."""
+    watch, other = SequenceWatch(), SequenceWatch()
+    rows = batch_of([("a", number) for number in (5, 2**63 - 1, 0, 255, 3)])
+    watch.observe(rows)
+    genuine = watch.memory.recall("a")
+    assert genuine is not None
+    refused_or_usable(other.memory, "a", data.draw(strange_bytes(genuine)), lambda: other.observe(rows))
+
+
+def test_numbers_at_the_ends_of_their_range_are_stored_as_they_are() -> None:
+    """The largest that a counter of 64 bits has, and nothing of a stream that never came."""
+    watch, other = SequenceWatch(), SequenceWatch()
+    watch.observe(batch_of([("a", 2**63 - 1), ("a", 0)]))
+    data = watch.memory.recall("a")
+    assert data is not None
+    other.memory.restore("a", data)
+    assert other.memory.recall("a") == data
+    assert other.memory.recall("b") is None
+    other.memory.forget("b")

@@ -1,0 +1,368 @@
+"""The file of the store: who may have it, where it may lie, and what becomes of one that is damaged."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream_gru.core.errors import StoreError, StoreLocked
+from stream_gru.core.types import Position
+from stream_gru.runtime.checkpoint import sqlite_file as database
+from stream_gru.runtime.checkpoint.checksum import checksum
+from stream_gru.runtime.checkpoint.lock import StoreLock, require_local
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Changes, Store
+from tests.runtime.test_store import FULL, assert_full
+from tests.support.stores import checkpoint, content, copy_of_now, opened
+
+_HOLD = """
+import sys
+from pathlib import Path
+from stream_gru.runtime.checkpoint.store import Store
+Store(Path(sys.argv[1])).open()
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+# ---- the lock
+
+
+def test_a_second_process_is_told_who_has_the_store(tmp_path: Path) -> None:
+    """The message has the number of the process; when that is killed the store is free, and whole."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    line = [sys.executable, "-c", _HOLD, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(StoreLocked, match=f"process {holder.pid} uses this state; stop it, or give each daemon"):
+            Store(tmp_path).open()
+        holder.kill()
+    with opened(tmp_path) as store:
+        assert_full(store)
+
+
+def test_a_store_that_was_refused_does_not_free_the_lock_of_the_holder(tmp_path: Path) -> None:
+    """Nor harm its file."""
+    with opened(tmp_path) as store:
+        other = Store(tmp_path)
+        for _ in range(2):
+            with pytest.raises(StoreLocked):
+                other.open()
+            other.close()
+        store.write(FULL)
+        assert_full(store)
+
+
+def test_a_holder_without_a_number_is_another_process(tmp_path: Path) -> None:
+    """It may be about to write it."""
+    lock = StoreLock(tmp_path / "lock")
+    lock.take()
+    lock.take()
+    (tmp_path / "lock").write_text("")
+    with pytest.raises(StoreLocked, match="another process uses this state"):
+        StoreLock(tmp_path / "lock").take()
+    lock.free()
+    lock.free()
+    StoreLock(tmp_path / "lock").take()
+
+
+def test_a_full_disk_is_told_by_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the lock is free again."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StoreError, match="lock: cannot be written: No space left on device"):
+            StoreLock(tmp_path / "lock").take()
+    StoreLock(tmp_path / "lock").take()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """So is a lock in the place of which something else stands."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file/state: cannot be made: Not a directory"):
+        Store(tmp_path / "file" / "state").open()
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(StoreError, match="lock: cannot be made: Is a directory"):
+        Store(tmp_path).open()
+
+
+def test_an_interrupted_start_frees_the_lock(tmp_path: Path) -> None:
+    """Whatever is wrong with the file, the next one who tries is not told that somebody uses it."""
+    (tmp_path / FILE_NAME).mkdir()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"state\.db: cannot be opened: .*Is a directory"):
+            Store(tmp_path).open()
+
+
+# ---- the disk
+
+_LINE = "36 25 0:32 / {place} rw,relatime shared:1 - {kind} /dev/sda1 rw\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "refused"),
+    [
+        ([("/", "ext4")], ""),
+        ([("/", "ext4"), ("/srv", "nfs4")], "nfs4"),
+        ([("/", "nfs"), ("/srv/state", "xfs")], ""),
+        ([("/", "ext4"), ("/srv", "cifs")], "cifs"),
+        ([("/", "ext4"), ("/srv", "fuse.sshfs")], "fuse.sshfs"),
+        ([("/", "9p")], "9p"),
+        ([("/", "ext4"), ("/sr", "nfs"), ("/srv/state/deeper", "nfs")], ""),
+        ([("/srv", "nfs"), ("/srv", "ext4")], ""),
+        ([("/srv", "ext4"), ("/srv", "nfs")], "nfs"),
+    ],
+)
+def test_network_file_systems_are_refused(tmp_path: Path, mounts: list[tuple[str, str]], refused: str) -> None:
+    """The mount that is nearest, and newest, decides; the message names its type."""
+    table = tmp_path / "mountinfo"
+    table.write_text("".join(_LINE.format(place=place, kind=kind) for place, kind in mounts))
+    folder = Path("/srv/state")
+    if refused:
+        with pytest.raises(StoreError, match=f"/srv/state: is on {refused}; .*choose another run.state_dir"):
+            require_local(folder, table)
+    else:
+        require_local(folder, table)
+
+
+def test_a_mount_may_have_any_name(tmp_path: Path) -> None:
+    """Blanks stand in the table as octal numbers, other characters as they are."""
+    table = tmp_path / "mountinfo"
+    table.write_text(_LINE.format(place="/mnt/my\\040disk\u00a0für", kind="nfs"))
+    with pytest.raises(StoreError, match="is on nfs"):
+        require_local(Path("/mnt/my disk\u00a0für/state"), table)
+
+
+def test_where_nobody_knows_the_file_system_it_is_taken(tmp_path: Path) -> None:
+    """No table of mounts, or one that is written in another way."""
+    require_local(tmp_path, tmp_path / "absent")
+    (tmp_path / "strange").write_text("a b c\n\n36 25 0:32 / / rw shared:1 nfs more\n")
+    require_local(tmp_path, tmp_path / "strange")
+
+
+# ---- a file that is not what was left
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """It is neither moved nor changed."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.execute("PRAGMA user_version=2")
+    before = content(tmp_path)
+    with pytest.raises(StoreError, match="written by a newer version of stream-gru; expected version 1"):
+        Store(tmp_path).open()
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("version", [0, 1, 7])
+def test_tables_of_another_program_are_moved_aside(tmp_path: Path, version: int) -> None:
+    """Unchanged, whatever that program counts its versions by."""
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.executescript(f"CREATE TABLE mine(x); INSERT INTO mine VALUES(1); PRAGMA user_version={version}")
+    before = (tmp_path / FILE_NAME).read_bytes()
+    with opened(tmp_path) as store:
+        assert store.moved_aside is not None
+        assert store.moved_aside.read_bytes() == before
+        store.write(FULL)
+        assert_full(store)
+
+
+def test_a_damaged_file_is_moved_aside_with_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Both keep their bytes under a name with the time, and an empty store takes their place."""
+    with opened(tmp_path / "a") as store:
+        store.write(FULL)
+        checkpoint(store)
+        store.write(Changes(positions={"s": Position("s", 2)}))
+        folder = copy_of_now(tmp_path / "a", tmp_path / "b")
+    (folder / FILE_NAME).write_bytes(b"no database" * 1000)
+    log = (folder / "state.db-wal").read_bytes()
+    store = Store(folder, wall_s=lambda: 1_772_323_200.0)
+    store.open()
+    assert store.moved_aside == folder / "state.db.damaged-20260301T000000Z"
+    assert store.moved_aside.read_bytes() == b"no database" * 1000
+    assert (folder / "state.db.damaged-20260301T000000Z-wal").read_bytes() == log
+    assert "state.db: damaged" in caplog.text
+    assert (store.names(), store.commit_no, store.ended_well) == ([], 0, True)
+    store.write(FULL)
+    assert_full(store)
+    store.close()
+
+
+def test_who_only_looks_leaves_a_damaged_file_and_its_log(tmp_path: Path) -> None:
+    """The error says what to do; file and log keep names and bytes, and the lock is free."""
+    with opened(tmp_path / "a") as store:
+        store.write(Changes(form="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
+        checkpoint(store)
+        store.write(FULL)
+        folder = copy_of_now(tmp_path / "a", tmp_path / "b")
+    with (folder / FILE_NAME).open("r+b") as file:
+        file.seek(4096 * 20)
+        file.write(bytes(4096 * 2))
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.glob("state.db*")}
+
+    before = files()
+    assert len(before["state.db-wal"]) > 4096
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"state\.db: damaged .*: keep a copy .* moves this file aside"):
+            Store(folder).open(repair=False)
+        assert files() == before
+    with opened(folder) as store:
+        assert store.moved_aside is not None
+
+
+def test_who_only_looks_sees_a_whole_file(tmp_path: Path) -> None:
+    """It is opened as ever."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    store = Store(tmp_path)
+    store.open(repair=False)
+    assert_full(store)
+    store.close()
+
+
+def test_damaged_files_of_the_same_second_do_not_replace_each_other(tmp_path: Path) -> None:
+    """Each is numbered."""
+    for number in range(3):
+        (tmp_path / FILE_NAME).write_bytes(b"%d" % number * 5000)
+        store = Store(tmp_path, wall_s=lambda: 0.0)
+        store.open()
+        store.close()
+    found = {path.name: path.read_bytes()[:1] for path in tmp_path.glob("*.damaged-*")}
+    name = "state.db.damaged-19700101T000000Z"
+    assert found == {name: b"0", f"{name}.1": b"1", f"{name}.2": b"2"}
+
+
+def test_a_file_that_contradicts_itself_is_damaged(tmp_path: Path) -> None:
+    """A page of zeros in the middle is found by the check at the start."""
+    with opened(tmp_path) as store:
+        store.write(Changes(form="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
+    with (tmp_path / FILE_NAME).open("r+b") as file:
+        file.seek(4096 * 20)
+        file.write(bytes(4096 * 5))
+    with opened(tmp_path) as store:
+        assert store.moved_aside is not None
+        assert store.names() == []
+
+
+def test_a_file_whose_tables_are_other_ones_is_damaged(tmp_path: Path) -> None:
+    """One wrong letter in the words that say what a table is passes every other check."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    data = (tmp_path / FILE_NAME).read_bytes()
+    assert b"topic TEXT" in data
+    (tmp_path / FILE_NAME).write_bytes(data.replace(b"topic TEXT", b"topik TEXT"))
+    with opened(tmp_path) as store:
+        assert store.moved_aside is not None
+        store.write(FULL)
+        assert_full(store)
+
+
+def test_a_disk_that_damages_at_once_again_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second file is not moved: it would go on for ever."""
+
+    def damaged(*_: object) -> None:
+        raise database.Damaged("row 7 missing")
+
+    monkeypatch.setattr(database, "_set_up", damaged)
+    with pytest.raises(StoreError, match=r"damaged at once again \(row 7 missing\): the disk cannot be trusted"):
+        Store(tmp_path).open()
+    assert len(list(tmp_path.glob("*.damaged-*"))) == 1
+
+
+def test_a_damaged_file_that_cannot_be_moved_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is begun beside it."""
+
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    (tmp_path / FILE_NAME).write_bytes(b"rubbish" * 1000)
+    monkeypatch.setattr(Path, "rename", read_only)
+    with pytest.raises(StoreError, match="damaged, and cannot be moved aside: Read-only file system"):
+        Store(tmp_path).open()
+
+
+def test_a_file_that_somebody_else_has_open_is_not_damaged(tmp_path: Path) -> None:
+    """It is refused and stays where it is."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match="cannot be opened: database is locked"):
+            Store(tmp_path).open()
+    with opened(tmp_path) as store:
+        assert_full(store)
+
+
+def test_an_old_log_without_its_file_means_nothing(tmp_path: Path) -> None:
+    """A kill between two renames leaves one; the new file does not take it for its own."""
+    with opened(tmp_path / "a") as store:
+        store.write(FULL)
+        folder = copy_of_now(tmp_path / "a", tmp_path / "b")
+    (folder / FILE_NAME).unlink()
+    with opened(folder) as store:
+        assert (store.names(), store.commit_no, store.moved_aside) == ([], 0, None)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32), st.integers(1, 200), st.booleans(), st.sampled_from(["state.db", "state.db-wal"]))
+def test_whatever_is_damaged_a_start_is_possible(
+    tmp_path_factory: pytest.TempPathFactory, place: int, length: int, zeros: bool, name: str
+) -> None:
+    """Bytes that are wrong anywhere in the file or its log: it is used or moved aside, and rows are whole or absent.
+
+    But for its first 100 bytes, by which it may become one of a newer version.
+    """
+    folder = tmp_path_factory.mktemp("damaged")
+    with opened(folder / "a") as store:
+        rows = {f"s{number}": b"%d" % number * 300 for number in range(40)}
+        store.write(Changes(form="f", streams=list(rows.items()), memories=[("p", s, row) for s, row in rows.items()]))
+        if name == "state.db":
+            checkpoint(store)
+        store.write(FULL)
+        copy_of_now(folder / "a", folder / "b")
+    path = folder / "b" / name
+    data = bytearray(path.read_bytes())
+    place = 100 + place % (len(data) - 100)
+    for index in range(place, min(place + length, len(data))):
+        data[index] = 0 if zeros else data[index] ^ 0x55
+    path.write_bytes(data)
+    with opened(folder / "b") as store:
+        for stored in store.rows():
+            if stored.name in rows:
+                assert stored.row in (None, rows[stored.name])
+            store.memories(stored.name)
+        for part in store.parts():
+            store.memories_of(part)
+        store.positions()
+        store.packets("s")
+        store.kept("mqtt")
+        store.write(FULL)
+        assert store.row("a") is not None
+
+
+# ---- checksums
+
+
+@given(st.lists(st.binary(max_size=8), max_size=4), st.lists(st.binary(max_size=8), max_size=4))
+def test_a_checksum_knows_where_its_parts_end(one: list[bytes], other: list[bytes]) -> None:
+    """The same bytes in other parts are something else."""
+    assert (checksum(*one) == checksum(*other)) == (one == other)
+
+
+def test_text_counts_as_its_bytes() -> None:
+    """UTF-8, as in the file."""
+    assert checksum("ä", b"x") == checksum("ä".encode(), b"x")

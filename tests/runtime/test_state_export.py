@@ -1,0 +1,220 @@
+"""One stream as a file: read again as it was written, refused when anything of it was changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gru.core.errors import IncompatibleStateError, StateError
+from stream_gru.core.types import ResetReason
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.pipeline.state_table import split_row
+from stream_gru.runtime.checkpoint.checkpointer import Keeper
+from stream_gru.runtime.checkpoint.state_export import (
+    Exported,
+    as_dict,
+    decoded,
+    encoded,
+    exported,
+    exported_from,
+    require_same_model,
+    reset_row,
+)
+from stream_gru.runtime.control.commands import MAX_STATE_BYTES
+from tests.runtime.test_checkpointer import Note, notes, read_of
+from tests.support.kept import feed, keeper_of, model, rows_in
+from tests.support.stores import change, opened
+from tests.support.streams import batch, rows_of
+
+
+def trained(*times_s: float, pipeline: Pipeline | None = None) -> Pipeline:
+    """A pipeline in which stream a has seen these."""
+    pipeline = pipeline or model()
+    pipeline.process(batch(["a"] * len(times_s), times_s))
+    return pipeline
+
+
+def state_of(pipeline: Pipeline, **memories: bytes) -> Exported:
+    """Stream a."""
+    return exported("a", pipeline.form, pipeline.table.row("a"), memories)
+
+
+STATE = state_of(trained(1, 2, 3), clock=b"12")
+TEXT = encoded(STATE)
+
+
+def test_a_state_is_read_as_it_was_written() -> None:
+    """The same state always gives the same bytes."""
+    assert decoded(TEXT) == STATE
+    assert encoded(decoded(TEXT)) == TEXT
+
+
+@given(st.integers(0, len(TEXT) - 1), st.binary(min_size=1, max_size=3))
+def test_a_state_that_was_changed_is_refused_or_the_same(place: int, other: bytes) -> None:
+    """No change of any byte gives another stream, row or memory."""
+    data = TEXT[:place] + other + TEXT[place + len(other) :]
+    try:
+        assert decoded(data) == msgspec.structs.replace(STATE, model_id=decoded(data).model_id)
+    except StateError:
+        assert data != TEXT
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stream_gru_state": 2}, "expected a state of version 1, got version 2"),
+        ({"stream": "a+b"}, "stream: expected 1 to 128 of the characters"),
+        ({"stream": "b"}, "stream b: the checksum is wrong: the file was changed or damaged"),
+        ({"form": "{}"}, "the checksum is wrong"),
+        ({"more": 1}, "expected a state written by `stream-gru state export`"),
+        ({"row": "AAAA"}, "the checksum is wrong"),
+    ],
+)
+def test_what_is_no_state_of_ours_is_told(changes: dict[str, object], words: str) -> None:
+    """With what was expected."""
+    with pytest.raises(StateError, match=words):
+        decoded(json.dumps({**json.loads(TEXT), **changes}).encode())
+
+
+def test_a_row_that_does_not_fit_its_form_is_refused() -> None:
+    """Though the checksum is right."""
+    with pytest.raises(StateError, match="expected a row of 385 bytes, got 5"):
+        decoded(encoded(exported("a", model().form, b"short", {})))
+
+
+def test_a_file_that_is_too_large_is_not_read() -> None:
+    """The most is far above any real state."""
+    with pytest.raises(StateError, match=f"at most {MAX_STATE_BYTES} bytes"):
+        decoded(b" " * (MAX_STATE_BYTES + 1))
+
+
+def test_a_state_of_another_model_is_refused() -> None:
+    """So is one of the same model with other columns."""
+    require_same_model(STATE, model().form)
+    with pytest.raises(IncompatibleStateError, match="expected a state of model test-1, got one of test-0"):
+        require_same_model(STATE, model(seed=1).form)
+    with pytest.raises(IncompatibleStateError, match="expected the columns of this version"):
+        require_same_model(STATE, model(units=5).form)
+
+
+def test_people_see_what_a_state_is() -> None:
+    """Time and steps, the size of the hidden state, and a reset that is still to come."""
+    pipeline = trained(1, 2, 3)
+    facts = as_dict(state_of(pipeline, clock=b"12"))
+    assert (facts["stream"], facts["model_id"], facts["steps_since_reset"]) == ("a", "test-0", 3)
+    assert facts["time"] == "2026-03-01T00:00:03Z"
+    assert (facts["reset_before_next"], facts["memories"]) == (None, ["clock"])
+    assert facts["hidden"]["size"] == 8
+    assert facts["hidden"]["finite"]
+    assert facts["last_values"] == [2.0, 3.0, 4.0]
+    pipeline.begin_anew("a", ResetReason.STATE_DAMAGED)
+    facts = as_dict(state_of(pipeline))
+    assert (facts["time"], facts["reset_before_next"]) == (None, "state_damaged")
+    assert facts["last_values"] == [None, None, None]
+    json.dumps(facts)
+
+
+def test_a_row_is_reset_as_a_pipeline_would() -> None:
+    """The first reason stands."""
+    pipeline = trained(1, 2, 3)
+    row = reset_row(pipeline.form, pipeline.table.row("a"))
+    pipeline.reset("a")
+    assert row == pipeline.table.row("a")
+    again = reset_row(pipeline.form, row, ResetReason.MODEL_CHANGED)
+    assert split_row(pipeline.table.form, again)["pending_reset"] == ResetReason.COMMAND
+
+
+# ---- between stores and running daemons
+
+
+def test_a_state_comes_out_of_a_store(tmp_path: Path) -> None:
+    """With the memories that are whole; an unknown stream is none, a damaged one is told."""
+    keeper = keeper_of(tmp_path, parts={"p": notes(a="x"), "q": notes(a="y")})
+    feed(keeper, "a", 1, 2)
+    keeper.commit({}, {})
+    expected = keeper.exported("a")
+    keeper.close()
+    with opened(tmp_path) as store:
+        assert exported_from(store, "a") == expected
+        assert exported_from(store, "b") is None
+    change(tmp_path, "UPDATE memory SET crc=crc+1 WHERE part='q'")
+    with opened(tmp_path) as store:
+        found = exported_from(store, "a")
+        assert found is not None
+        assert list(found.memories) == ["p"]
+    change(tmp_path, "UPDATE stream SET crc=crc+1")
+    with opened(tmp_path) as store, pytest.raises(StateError, match="stream a: its stored state is damaged"):
+        exported_from(store, "a")
+
+
+def test_a_stream_goes_on_at_another_gateway(tmp_path: Path) -> None:
+    """Outputs are those of one that never moved; what was taken in is stored, and old memories of the name are gone."""
+    here = keeper_of(tmp_path / "here", parts={"p": notes(a="of a")})
+    feed(here, "a", 1, 2)
+    state = here.exported("a")
+    assert state is not None
+    assert here.exported("b") is None
+    parts = {"p": notes(a="old"), "q": notes(a="old")}
+    there = keeper_of(tmp_path / "there", parts=parts)
+    feed(there, "a", 50)
+    there.commit({}, {})
+    more = msgspec.structs.replace(state, memories={**state.memories, "absent": b"x"})
+    assert there.take_in(more) == ["absent"]
+    there.commit({}, {})
+    there.close()
+
+    pipeline, parts = model(), {"p": notes(), "q": notes()}
+    keeper_of(tmp_path / "there", pipeline, parts=parts)
+    assert rows_in(pipeline) == rows_in(here._pipeline)
+    assert (read_of(parts["p"]), read_of(parts["q"])) == ({"a": "of a"}, {})
+    alone = trained(1, 2)
+    assert rows_of([pipeline.process(batch(["a"], [3]))]) == rows_of([alone.process(batch(["a"], [3]))])
+
+
+def test_a_state_that_a_part_cannot_read_changes_nothing(tmp_path: Path) -> None:
+    """Neither the row nor what any part remembers, now and after a restart."""
+    parts = {"p": notes(a="of a"), "q": notes(), "r": notes(a="of a")}
+    keeper = keeper_of(tmp_path, parts=parts)
+    feed(keeper, "a", 1, 2)
+    row = keeper._pipeline.table.row("a")
+    memories = {"p": b"\x91\xa3new", "q": b"\x91\xa3new", "r": b"\xc1"}
+    with pytest.raises(StateError, match="cannot be used"):
+        keeper.take_in(exported("a", keeper._pipeline.form, trained(5).table.row("a"), memories))
+    for _ in range(2):
+        assert [read_of(part) for part in parts.values()] == [{"a": "of a"}, {}, {"a": "of a"}]
+        assert keeper._pipeline.table.row("a") == row
+        keeper.commit({}, {})
+        keeper.close()
+        parts = {"p": notes(), "q": notes(), "r": notes()}
+        keeper = keeper_of(tmp_path, parts=parts)
+
+
+def test_an_evicted_stream_is_exported_as_it_is_stored(tmp_path: Path) -> None:
+    """It need not come back for it."""
+    keeper = keeper_of(tmp_path, max_streams=1, evict=True)
+    for name in "ab":
+        feed(keeper, name, 1, 2)
+        keeper.commit({}, {})
+    assert keeper._pipeline.streams == ("b",)
+    state = keeper.exported("a")
+    assert state is not None
+    assert state.row == trained(1, 2).table.row("a")
+    assert keeper.exported("x") is None
+    assert keeper.take_in(state) == []
+    keeper.commit({}, {})
+    assert keeper._pipeline.streams == ("a",)
+
+
+def test_without_a_store_streams_are_exported_from_memory() -> None:
+    """There is nowhere else."""
+    keeper = Keeper(model(), parts={"p": notes(a="x")})
+    feed(keeper, "a", 1)
+    state = keeper.exported("a")
+    assert state is not None
+    assert msgspec.msgpack.decode(state.memories["p"], type=Note) == Note("x")
+    assert keeper.exported("b") is None

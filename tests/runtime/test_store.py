@@ -1,0 +1,381 @@
+"""The store: what was written comes back, after a kill as after an end, or nothing of it does."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from stream_gru.core.commit_records import Kept, Mark, Outgoing, Receipts
+from stream_gru.core.errors import StoreError
+from stream_gru.core.types import Position
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Changes, Store, StoredRow
+from tests.support.stores import change, content, copy_of_now, opened
+
+FULL = Changes(
+    form="form one",
+    streams=[("b", b"row of b"), ("a", b"row of a")],
+    memories=[("clock:s", "a", b"twelve"), ("gate", "", b"")],
+    positions={"s": Position("file.csv", 2**40, "check"), "t": Position("t", 1)},
+    receipts={"s": Receipts({7: b"seven", 3: b"three"})},
+    marks={"file": Mark("out.jsonl", 99, "detail")},
+    outgoing={"mqtt": [Outgoing("topic", b"payload", "a/1", 1), Outgoing("topic", b"more", "a/2", 2)]},
+    numbers={"lucky": 7},
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An open store."""
+    with opened(tmp_path / "state") as store:
+        yield store
+
+
+def assert_full(store: Store) -> None:
+    """All of `FULL` is there."""
+    assert list(store.rows()) == [StoredRow(name, "form one", b"row of " + name.encode(), 1) for name in "ab"]
+    assert store.memories("a") == {"clock:s": b"twelve"}
+    assert store.memories_of("gate") == {"": b""}
+    assert sorted(store.parts()) == ["clock:s", "gate"]
+    assert store.positions() == FULL.positions
+    assert list(store.packets("s").items()) == [(7, b"seven"), (3, b"three")]
+    assert store.kept("file") == Kept(Mark("out.jsonl", 99, "detail"), [], 0)
+    assert store.kept("mqtt") == Kept(None, FULL.outgoing["mqtt"], 2)
+    assert store.outputs_waiting() == {"mqtt": 2}
+    assert store.number("lucky", 0) == 7
+    assert (store.commit_no, store.count(), store.count_names(), store.names()) == (1, 2, 3, ["a", "b"])
+
+
+def test_everything_comes_back_after_a_kill(store: Store, tmp_path: Path) -> None:
+    """A commit is on the disk when `write` returns; the next start knows that the last run was killed."""
+    store.write(FULL)
+    assert_full(store)
+    with opened(copy_of_now(tmp_path / "state", tmp_path / "killed")) as again:
+        assert_full(again)
+        assert not again.ended_well
+        assert again.moved_aside is None
+
+
+def test_everything_comes_back_after_an_end(tmp_path: Path) -> None:
+    """Closed and opened again, it is the same; a run that ended well is known, but of the last run only."""
+    with opened(tmp_path) as store:
+        assert store.ended_well
+        store.write(FULL)
+        store.end_well()
+    for _ in range(2):  # one that is opened, and commits nothing, is no run
+        with opened(tmp_path) as store:
+            assert_full(store)
+            assert store.ended_well
+    with opened(tmp_path) as store:
+        store.write(Changes(numbers={"n": 1}))
+    for _ in range(2):
+        with opened(tmp_path) as store:
+            assert not store.ended_well
+    with opened(tmp_path) as store:
+        store.end_well()
+        store.write(Changes(numbers={"n": 2}))
+    with opened(tmp_path) as store:
+        assert not store.ended_well
+
+
+def test_of_an_empty_store_nothing_is_kept(store: Store) -> None:
+    """What was never written is absent, not an error."""
+    assert (list(store.rows()), store.row("a"), store.memories("a"), store.memories_of("p")) == ([], None, {}, {})
+    assert (store.positions(), store.packets("s"), store.number("n", 5)) == ({}, {}, 5)
+    assert store.kept("file") == Kept(None, [], 0)
+    assert (store.parts(), store.names(), store.count(), store.count_names(), store.commit_no) == ([], [], 0, 0, 0)
+    assert store.outputs_waiting() == {}
+
+
+def test_later_commits_replace_what_has_changed_and_leave_the_rest(store: Store) -> None:
+    """The newest of each name stands; streams come in the order of their commits."""
+    store.write(FULL)
+    store.write(
+        Changes(
+            form="form two",
+            streams=[("a", b"newer")],
+            memories=[("clock:s", "a", None), ("gate", "", b"closed")],
+            positions={"s": Position("next.csv", 0)},
+            marks={"file": Mark("out.jsonl", 150)},
+            outgoing={"mqtt": [Outgoing("topic", b"third", "a/3", 3)]},
+            answered={"mqtt": [1]},
+        )
+    )
+    assert [(row.name, row.form, row.row, row.commit_no) for row in store.rows()] == [
+        ("b", "form one", b"row of b", 1),
+        ("a", "form two", b"newer", 2),
+    ]
+    assert store.row("a") == StoredRow("a", "form two", b"newer", 2)
+    assert store.memories("a") == {}
+    assert store.memories_of("gate") == {"": b"closed"}
+    assert store.positions() == {"s": Position("next.csv", 0), "t": Position("t", 1)}
+    assert store.kept("file").mark == Mark("out.jsonl", 150)
+    kept = store.kept("mqtt")
+    assert ([one.number for one in kept.rows], kept.last) == ([2, 3], 3)
+
+
+def test_numbers_of_outputs_go_on_when_all_were_answered(store: Store) -> None:
+    """The highest number that was ever given outlives its output."""
+    store.write(FULL)
+    store.write(Changes(answered={"mqtt": [1, 2]}, outgoing={"mqtt": []}))
+    assert store.kept("mqtt") == Kept(None, [], 2)
+
+
+def test_the_newest_streams_are_those_of_the_last_commits(store: Store) -> None:
+    """A few of many are read, in the order of their commits."""
+    for number in range(5):
+        store.write(Changes(form="f", streams=[(f"s{number}", b"")]))
+    store.write(Changes(form="f", streams=[("s1", b"")]))
+    assert [row.name for row in store.rows(3)] == ["s3", "s4", "s1"]
+
+
+def test_memories_of_a_part_that_is_void_are_deleted_before_new_ones_are_written(store: Store) -> None:
+    """A part of the same name begins with nothing of the old one."""
+    store.write(Changes(memories=[("p", "a", b"1"), ("p", "b", b"2"), ("q", "a", b"3")]))
+    store.write(Changes(memories=[("p", "b", b"new")], dropped=["p"]))
+    assert (store.memories_of("p"), store.memories_of("q")) == ({"b": b"new"}, {"a": b"3"})
+
+
+def test_a_file_may_have_any_name(store: Store) -> None:
+    """Also one that is not UTF-8, as it stands in a folder."""
+    strange = Position(b"m\xe4rz \xe2\x82\xac.csv".decode(errors="surrogateescape"), 5)
+    store.write(Changes(positions={"s": strange}))
+    assert store.positions() == {"s": strange}
+
+
+def test_packets_come_back_in_the_order_of_their_last_commit(store: Store) -> None:
+    """An identifier that is used again counts as new; each source has its own."""
+    store.write(Changes(receipts={"s": Receipts({1: b"a", 2: b"b", 3: b"c"}), "t": Receipts({1: b"t"})}))
+    store.write(Changes(receipts={"s": Receipts({1: b"A"})}))
+    assert list(store.packets("s").items()) == [(2, b"b"), (3, b"c"), (1, b"A")]
+    assert store.packets("t") == {1: b"t"}
+
+
+def test_a_lost_session_forgets_all_earlier_packets(store: Store) -> None:
+    """And keeps what came with the news, and the packets of others."""
+    store.write(Changes(receipts={"s": Receipts({1: b"a", 2: b"b"}), "t": Receipts({1: b"t"})}))
+    store.write(Changes(receipts={"s": Receipts({5: b"e"}, forget=True)}))
+    assert (store.packets("s"), store.packets("t")) == ({5: b"e"}, {1: b"t"})
+
+
+def test_a_window_of_any_size_is_kept(store: Store) -> None:
+    """As many packets as there are identifiers, however often they have gone round, and no more."""
+    ids = range(1, 65_536)
+    for turn in range(2):
+        store.write(Changes(receipts={"s": Receipts({id_: b"%d %d" % (turn, id_) for id_ in ids})}))
+    assert store.packets("s") == {id_: b"1 %d" % id_ for id_ in ids}
+
+
+def test_a_commit_does_not_look_for_the_newest_packet(tmp_path: Path) -> None:
+    """It would have to read all of them; the order is right over a start, and over a lost session."""
+    with opened(tmp_path) as store:
+        store.write(Changes(receipts={"s": Receipts({3: b"c", 2: b"b"}), "t": Receipts({1: b"t"})}))
+    with opened(tmp_path) as store:
+        connection, said = store._connection, list[str]()
+        assert connection is not None
+        connection.set_trace_callback(said.append)
+        store.write(Changes(receipts={"s": Receipts({1: b"a"})}))
+        store.write(Changes(receipts={"t": Receipts({9: b"x"}, forget=True)}))
+        store.write(Changes(receipts={"t": Receipts({8: b"y"}), "new": Receipts({5: b"z"})}))
+        connection.set_trace_callback(None)
+        assert any("INTO packet" in text for text in said)
+        assert not any("SELECT" in text for text in said)
+        assert [list(store.packets(source)) for source in ("s", "t", "new")] == [[3, 2, 1], [9, 8], [5]]
+
+
+def test_the_log_of_a_huge_commit_does_not_stay_huge(store: Store) -> None:
+    """Once it is in the file itself the log is cut, with the next commit."""
+    log = store.path.with_name("state.db-wal")
+    store.write(Changes(form="f", streams=[(f"s{number}", bytes(3000)) for number in range(10_000)]))
+    assert log.stat().st_size > 30_000_000
+    for number in range(2):
+        store.write(Changes(numbers={"n": number}))
+    assert log.stat().st_size < 10_000_000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        Changes(streams=FULL.streams),
+        Changes(memories=FULL.memories),
+        Changes(positions=FULL.positions),
+        Changes(receipts=FULL.receipts),
+        Changes(marks=FULL.marks),
+        Changes(outgoing=FULL.outgoing),
+        Changes(answered={"mqtt": [1]}),
+        Changes(numbers=FULL.numbers),
+        Changes(dropped=["p"]),
+        Changes(forgotten=["a"]),
+    ],
+)
+def test_each_part_alone_is_a_change(changes: Changes) -> None:
+    """Changes of nothing are false: nothing is written for them."""
+    assert changes
+    assert not Changes(form="a form alone says nothing", texts={"nor": "a text"})
+
+
+def test_of_a_hundred_thousand_streams_only_what_has_changed_is_written(store: Store) -> None:
+    """A commit writes a row for each stream that has changed, and one for its number."""
+    store.write(Changes(form="f", streams=[(f"s{number}", b"r" * 100) for number in range(100_000)]))
+    connection = store._connection
+    assert connection is not None
+    before = connection.total_changes
+    store.write(Changes(form="f", streams=[(f"s{number}", b"R" * 100) for number in range(0, 100_000, 10_000)]))
+    assert connection.total_changes - before == 10 + 1
+    assert store.count() == 100_000
+
+
+def test_what_was_asked_to_be_forgotten_is_gone(store: Store) -> None:
+    """Outputs of a sink, the position of a source, a stream with all that is remembered of it; nothing else."""
+    store.write(FULL)
+    store.forget_outputs("mqtt")
+    store.forget_position("s")
+    store.forget_streams(["a", "unknown"])
+    assert store.outputs_waiting() == {}
+    assert store.positions() == {"t": Position("t", 1)}
+    assert (store.names(), store.row("a"), store.memories("a")) == (["b"], None, {})
+    assert store.memories_of("gate") == {"": b""}
+    assert store.kept("mqtt").last == 2
+
+
+def test_streams_are_forgotten_all_or_none(tmp_path: Path) -> None:
+    """A kill before the end leaves every one of them."""
+    with opened(tmp_path / "a") as store:
+        store.write(FULL)
+        store._end = lambda: None  # type: ignore[method-assign]
+        store.forget_streams(["a", "b"])
+        with opened(copy_of_now(tmp_path / "a", tmp_path / "b")) as killed:
+            assert_full(killed)
+
+
+def test_what_is_forgotten_goes_before_new_things_are_written(store: Store) -> None:
+    """A stream that takes the place of another has nothing of its memories, of whatever part."""
+    store.write(FULL)
+    store.write(Changes(form="f", streams=[("a", b"new")], memories=[("other", "a", b"new")], forgotten=["a", "b"]))
+    assert [(row.name, row.row) for row in store.rows()] == [("a", b"new")]
+    assert store.memories("a") == {"other": b"new"}
+    assert store.memories_of("gate") == {"": b""}
+
+
+def test_texts_come_back(store: Store) -> None:
+    """Beside numbers; what is no text is none."""
+    store.write(Changes(numbers={"n": 7}, texts={"model_id": "m1"}))
+    assert (store.text("model_id", ""), store.text("n", "?"), store.text("x", "none")) == ("m1", "?", "none")
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    """The folder is 0700, every file in it 0600, whatever the process allows others."""
+    with opened(tmp_path / "deep" / "state") as store:
+        store.write(FULL)
+        folder = store.path.parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.iterdir()} == {
+            "lock": "0o600", "state.db": "0o600", "state.db-wal": "0o600",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("UPDATE stream SET row=? WHERE name='a'", (b"row of A",)),
+        ("UPDATE stream SET crc=crc+1 WHERE name='a'", ()),
+        ("UPDATE stream SET row=7 WHERE name='a'", ()),
+        ("UPDATE stream SET crc='x' WHERE name='a'", ()),
+        ("UPDATE stream SET form=9 WHERE name='a'", ()),
+        ("UPDATE stream SET row=(SELECT row FROM stream WHERE name='b') WHERE name='a'", ()),
+    ],
+)
+def test_a_damaged_row_is_recognised(tmp_path: Path, text: str, values: tuple[object, ...]) -> None:
+    """Other bytes, another checksum, type or form, the row of another stream: no row; the others are whole."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    change(tmp_path, text, *values)
+    with opened(tmp_path) as store:
+        assert {row.name: row.row for row in store.rows()} == {"a": None, "b": b"row of b"}
+
+
+def test_a_row_that_only_the_table_has_is_left_out(tmp_path: Path) -> None:
+    """Where the name is damaged its index still has the old one: it is nobody's, and no obstacle."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name='stream'").fetchone()[0]
+    data = bytearray((tmp_path / FILE_NAME).read_bytes())
+    place = data.rindex(b"row of a", (page - 1) * 4096, page * 4096)
+    at = data.rindex(b"a", (page - 1) * 4096, place)
+    data[at : at + 1] = b"\xff"
+    (tmp_path / FILE_NAME).write_bytes(data)
+    with opened(tmp_path) as store:
+        assert [row.name for row in store.rows()] == ["b"]
+
+
+@pytest.mark.parametrize("text", ["data=x'00'", "crc=crc+1", "data=7", "data=CAST(data AS TEXT)", "part='other'"])
+def test_a_damaged_memory_is_recognised(tmp_path: Path, text: str) -> None:
+    """By either way to it."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    change(tmp_path, f"UPDATE memory SET {text} WHERE part='clock:s'")  # noqa: S608
+    with opened(tmp_path) as store:
+        part = "other" if "other" in text else "clock:s"
+        assert store.memories("a") == {part: None}
+        assert store.memories_of(part) == {"a": None}
+        assert store.memories_of("gate") == {"": b""}
+
+
+def test_a_commit_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+    """When the disk is full in the middle of it, the error says so, nothing was written, and nothing more is."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+        store.end_well()
+    before = content(tmp_path)
+    big = Changes(form="f", streams=[(f"s{number}", bytes(5000)) for number in range(50)], numbers={"n": 1})
+    with opened(tmp_path) as store:
+        connection = store._connection
+        assert connection is not None
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages + 3}")
+        with pytest.raises(StoreError, match="full; nothing is acknowledged"):
+            store.write(big)
+        for use in (lambda: store.write(FULL), lambda: list(store.rows()), store.end_well):
+            with pytest.raises(StoreError, match="not open"):
+                use()
+    after = content(tmp_path)
+    assert after["meta"] == sorted([("commit_no", 1), ("lucky", 7), ("running", 0)], key=repr)
+    assert after == before
+
+
+def test_any_error_of_sqlite_is_one_of_the_store(store: Store) -> None:
+    """Also where a connection cannot even be closed any more."""
+
+    class Broken(sqlite3.Connection):
+        def execute(self, *_: object) -> sqlite3.Cursor:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def close(self) -> None:
+            raise sqlite3.OperationalError("again")
+
+    connection = store._connection
+    assert connection is not None
+    connection.close()
+    store._connection = sqlite3.connect(":memory:", factory=Broken)
+    broken = store._connection
+    with pytest.raises(StoreError, match=r"state\.db: cannot be used: disk I/O error; nothing is acknowledged"):
+        store.write(FULL)
+    sqlite3.Connection.close(broken)
+    with pytest.raises(StoreError, match="not open"):
+        store.positions()
+
+
+def test_a_closed_store_can_be_opened_again(store: Store) -> None:
+    """Closing twice is quiet."""
+    store.write(FULL)
+    assert store.is_open
+    store.close()
+    store.close()
+    assert not store.is_open
+    store.open()
+    assert_full(store)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stream_gru.runtime.systemd import Notifier, sd_notify
+
+
+class Manager:
+    """Stands in for systemd: a datagram socket, and what came to it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
+        self.socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        """What came since the last time: a datagram to a socket is there as soon as it is sent."""
+        messages = []
+        while True:
+            try:
+                messages.append(self.socket.recv(4096).decode())
+            except BlockingIOError:
+                return messages
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    """A manager at a path, and one with an abstract name."""
+    address = str(tmp_path / "notify") if request.param == "path" else f"@stream-gru-test-{os.getpid()}-{id(request)}"
+    listening = Manager(address)
+    yield listening
+    listening.socket.close()
+
+
+def test_each_change_is_told_in_the_words_of_the_protocol(manager: Manager) -> None:
+    """Ready, reloading with its time, stopping and status are one datagram each."""
+    notifier = Notifier({"NOTIFY_SOCKET": manager.address}, lambda: 12.5)
+    notifier.ready()
+    notifier.status("3 streams,\n1 silent")
+    notifier.reloading()
+    notifier.stopping()
+    assert manager.heard() == [
+        "READY=1",
+        "STATUS=3 streams, 1 silent",
+        "RELOADING=1\nMONOTONIC_USEC=12500000",
+        "STOPPING=1",
+    ]
+
+
+def test_the_watchdog_is_fed_three_times_in_its_time(manager: Manager) -> None:
+    """However often the loop comes round, a sign of life is sent once every third of WATCHDOG_USEC."""
+    now = [100.0]
+    environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}
+    notifier = Notifier(environ, lambda: now[0])
+    for tenth in range(301):
+        now[0] = 100.0 + tenth / 10
+        notifier.alive()
+    assert manager.heard() == ["WATCHDOG=1"] * 4  # at 0, 10, 20 and 30 s
+
+
+@pytest.mark.parametrize(
+    "watchdog",
+    [
+        {},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": ""},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "-1"},
+        {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"},
+        {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "?"},
+    ],
+)
+def test_no_watchdog_no_sign_of_life(manager: Manager, watchdog: dict[str, str]) -> None:
+    """Where the watchdog is off, or watches another process, `alive` sends nothing."""
+    notifier = Notifier({"NOTIFY_SOCKET": manager.address, **watchdog})
+    notifier.alive()
+    assert manager.heard() == []
+
+
+@pytest.mark.parametrize(
+    "address", ["", "relative", "@", "/nowhere/notify", "/nul\0inside", "/" + "long" * 100, "vsock:2:1"]
+)
+def test_nobody_who_listens_is_no_error(address: str) -> None:
+    """Without a manager, or with an address of no use, every call returns."""
+    notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
+    for tell in (notifier.ready, notifier.reloading, notifier.stopping, notifier.alive):
+        tell()
+    notifier.status("text")
+    assert not sd_notify(address, "READY=1")
+
+
+def test_a_manager_that_does_not_read_holds_nobody_up(manager: Manager) -> None:
+    """When the socket is full the message is lost and the daemon goes on."""
+    taken = 0
+    while taken < 100_000 and sd_notify(manager.address, "STATUS=" + "x" * 500):
+        taken += 1
+    assert 0 < taken < 100_000
+    Notifier({"NOTIFY_SOCKET": manager.address}).ready()
+
+
+def test_the_environment_is_that_of_the_process(manager: Manager) -> None:
+    """Another process with the variables of systemd is heard, and its time is that of CLOCK_MONOTONIC."""
+    script = "from stream_gru.runtime.systemd import Notifier; n = Notifier(); n.reloading(); n.alive(); n.alive()"
+    environ = {**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000"}
+    environ.pop("WATCHDOG_PID", None)
+    before = time.monotonic_ns() // 1000
+    subprocess.run([sys.executable, "-c", script], env=environ, check=True, timeout=60)
+    reloading, alive = manager.heard()
+    found = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", reloading)
+    assert found is not None
+    assert before <= int(found[1]) <= time.monotonic_ns() // 1000
+    assert alive == "WATCHDOG=1"

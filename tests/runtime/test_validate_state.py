@@ -1,0 +1,207 @@
+"""A state from elsewhere, whoever wrote it, is refused or harmless: no sample after it ends the daemon."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_gru.core.errors import StateError
+from stream_gru.core.types import ResetReason, SampleBatch, Status
+from stream_gru.model.bundle import Bundle
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.state_table import split_row
+from stream_gru.runtime.checkpoint.checksum import checksum
+from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decoded, encoded, exported, require_same_model
+from tests.support.kept import model
+from tests.support.models import make_bundle
+from tests.support.streams import batch, calibrated, hostile_batches, toy_pipeline
+
+
+@cache
+def _bundle(kind: str) -> Bundle:
+    if kind == "categories":
+        return calibrated(make_bundle(channels=2, categories=(3,), embedding=2, targets=1, warm_up=2, calendar=1))
+    if kind == "quantiles":
+        return calibrated(make_bundle(targets=1, quantiles=(0.1, 0.5, 0.9), horizon=2))
+    return calibrated(make_bundle(labels=2, horizon=0, targets=0) if kind == "classes" else make_bundle())
+
+
+KINDS = ["plain", "categories", "quantiles", "classes"]
+FORM = model().form
+
+
+def row_of(pipeline: Pipeline, columns: dict[str, np.ndarray]) -> bytes:
+    """The bytes of a row of these columns."""
+    form = pipeline.form.columns
+    return b"".join(np.ascontiguousarray(columns[name], dtype=kind).tobytes() for name, kind, _ in form)
+
+
+def begun(kind: str, stream: str = "s0") -> Pipeline:
+    """A pipeline in which a stream has seen a few samples."""
+    pipeline = Pipeline(_bundle(kind), "numpy")
+    pipeline.process(batch([stream] * 3, [-3, -2, -1], [[1.0, 2.0, 1.0]] * 3))
+    return pipeline
+
+
+def changed(pipeline: Pipeline, **changes: object) -> Exported:
+    """Stream s0 with other numbers in some columns, and a right checksum."""
+    columns = split_row(pipeline.form.columns, pipeline.table.row("s0"))
+    for name, value in changes.items():
+        columns[name] = np.full_like(columns[name], value)
+    return exported("s0", pipeline.form, row_of(pipeline, columns), {})
+
+
+_WHOLE = [-(2**63), -(2**62), -(2**31), -1, 0, 1, 2**31 - 1, 2**53, 2**63 - 1]
+_REAL = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-40, -1.0, 0.0, 0.5, 7.0]
+
+
+@st.composite
+def _rows(draw: st.DrawFn, pipeline: Pipeline) -> bytes:
+    """A row in which some numbers of up to three columns are extreme, or any bytes."""
+    columns = {name: array.copy() for name, array in split_row(pipeline.form.columns, pipeline.table.row("s0")).items()}
+    for name in draw(st.lists(st.sampled_from(sorted(columns)), min_size=1, max_size=3, unique=True)):
+        array = columns[name]
+        if draw(st.booleans()):
+            data = draw(st.binary(min_size=array.nbytes, max_size=array.nbytes))
+            columns[name] = np.frombuffer(data, array.dtype).reshape(array.shape)
+            continue
+        if array.dtype.kind == "f":
+            value: float = draw(st.sampled_from(_REAL))
+        else:
+            info = np.iinfo(array.dtype)
+            value = min(max(draw(st.sampled_from(_WHOLE)), int(info.min)), int(info.max))
+        some = np.array(draw(st.lists(st.booleans(), min_size=array.size, max_size=array.size))).reshape(array.shape)
+        columns[name] = np.where(some, np.array(value, array.dtype), array)
+    return row_of(pipeline, columns)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_row_that_is_taken_in_can_end_the_loop(kind: str, data: st.DataObject) -> None:
+    """Whatever is in it, samples of any kind are processed, and the state can be looked at and stored again."""
+    pipeline = begun(kind)
+    row = data.draw(_rows(pipeline))
+    try:
+        state = decoded(encoded(exported("s0", pipeline.form, row, {})))
+    except StateError:
+        return
+    with np.errstate(all="ignore"):  # what numpy warns of ends nothing
+        require_same_model(state, pipeline.form)
+        pipeline.take_back("s0", StoredForm.read(state.form), state.row)
+        json.dumps(as_dict(state), allow_nan=False)
+        pipeline.process(batch(["s0"], [0], [[1.0, 2.0, 1.0]]))
+        for _ in range(2):
+            pipeline.process(data.draw(hostile_batches(40)))
+        pipeline.clocks(10)
+        pipeline.scores("s0")
+        pipeline.table.changed_rows()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(hostile_batches(60), min_size=1, max_size=3), st.booleans())
+def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBatch], numpy: bool) -> None:
+    """Whatever it has seen."""
+    pipeline = Pipeline(_bundle("plain"), "numpy") if numpy else toy_pipeline()
+    with np.errstate(all="ignore"):
+        for one in batches:
+            pipeline.process(one)
+    pipeline.begin_anew("fresh", ResetReason.STATE_DAMAGED)
+    for name in pipeline.streams:
+        state = exported(name, pipeline.form, pipeline.table.row(name), {})
+        assert decoded(encoded(state)) == state
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pending_reset": 200}, "pending_reset: expected the number of a reason, got 200"),
+        ({"pending_reset": 11}, "pending_reset: expected the number of a reason, got 11"),
+        ({"steps": -1}, "steps: expected numbers from 0 to"),
+        ({"bad_run": 2**31 - 1}, "bad_run: expected numbers from 0 to"),
+        ({"scored_steps": 2**63 - 1}, "scored_steps: expected numbers from 0 to"),
+        ({"interval_scale": np.nan}, "interval_scale: expected numbers from 0.001 to 1e"),
+        ({"interval_scale": -1.0}, "interval_scale: expected numbers"),
+        ({"block_truths": -1}, "block_truths: expected numbers"),
+        ({"score_sums": np.inf}, "score_sums: expected numbers"),
+        ({"miss_run": -1}, "miss_run: expected numbers"),
+        ({"last_good": np.inf}, "last_good: expected finite numbers, or NaN"),
+        ({"applied_values": -np.inf}, "applied_values: expected finite numbers, or NaN"),
+        ({"applied_values": np.nan}, "applied_values: expected numbers, as no reset is to come"),
+    ],
+)
+def test_a_row_that_no_pipeline_leaves_behind_is_refused(changes: dict[str, object], words: str) -> None:
+    """The message names the stream and the column."""
+    with pytest.raises(StateError, match=f"stream s0: {words}"):
+        decoded(encoded(changed(begun("plain"), **changes)))
+
+
+def test_a_hidden_state_that_is_lost_is_taken_and_reset() -> None:
+    """As one that was lost here: at the second sample, for this reason."""
+    pipeline = begun("plain")
+    state = decoded(encoded(changed(pipeline, h=np.nan)))
+    pipeline.take_back("s0", StoredForm.read(state.form), state.row)
+    out = pipeline.process(batch(["s0"] * 2, [0, 1], [[1.0, 2.0, 1.0]] * 2))
+    assert out.resets == {ResetReason.NON_FINITE_STATE: 1}
+    assert out.status[-1] != Status.DEGRADED
+    assert as_dict(state)["hidden"]["norm"] is None
+
+
+def _with(**changes: object) -> str:
+    return json.dumps({**json.loads(FORM.text), **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FORM.text.replace('"period_s": 1.0', f'"period_s": {"9" * 400}'),
+        FORM.text.replace('"period_s": 1.0', '"period_s": NaN'),
+        FORM.text.replace('"period_s": 1.0', '"period_s": 1e999'),
+        _with(columns=[["h", "<f4", [10**30]]]),
+        FORM.text.replace('["h", "<f4", [8]]', '["h", "<f4", [1e999]]'),
+        _with(columns=[["h", "<f4", [2**31, 2**31]]]),
+        _with(columns=[["h", "<f4", [-1]]]),
+        _with(columns=[["h", "<f4", [1] * 100]]),
+        _with(columns=[["h", "f4,,(", []]]),
+        _with(columns=[["h", "O", []]]),
+        _with(columns=[["h", ["<f4"], []]]),
+        _with(columns=[["h", "<f4", []], ["h", "<f4", []]]),
+        "[" * 100_000,
+        _with(channels=5),
+        "7",
+    ],
+)
+def test_a_form_of_any_kind_is_no_more_than_a_state_error(text: str) -> None:
+    """Numbers that are too large, brackets that are too deep, types that numpy would guess at."""
+    forged = Exported(1, "a", FORM.model_id, text, b"x", {}, checksum("a", text, b"x"))
+    with pytest.raises(StateError, match=r"form|column|row"):
+        decoded(encoded(forged))
+
+
+def test_a_form_without_the_columns_that_all_have_is_refused() -> None:
+    """Nobody could say what such a state is."""
+    columns = tuple(one for one in FORM.columns if one[0] != "newest_ns")
+    with pytest.raises(StateError, match="newest_ns: expected a column"):
+        decoded(encoded(exported("a", form_of(columns), bytes(377), {})))
+    columns = tuple((name, kind, (2, 4) if name == "h" else shape) for name, kind, shape in FORM.columns)
+    with pytest.raises(StateError, match="h: expected a column"):
+        decoded(encoded(exported("a", form_of(columns), bytes(385), {})))
+
+
+def test_a_state_that_names_another_model_than_its_row_is_refused() -> None:
+    """People look at the one, the gateway at the other."""
+    state = changed(begun("plain"))
+    with pytest.raises(StateError, match="its row is of another model than 'other'"):
+        decoded(encoded(msgspec.structs.replace(state, model_id="other")))
+
+
+def form_of(columns: tuple[tuple[str, str, tuple[int, ...]], ...]) -> StoredForm:
+    """The form with other columns."""
+    return StoredForm(FORM.model_id, FORM.channels, FORM.period_s, columns)

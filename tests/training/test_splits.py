@@ -1,0 +1,99 @@
+"""Recordings are divided without leakage and cut at their resets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stream_gru.config import ConditioningConfig, SplitConfig
+from stream_gru.core.errors import DataError
+from stream_gru.core.timestamps import format_iso
+from stream_gru.core.types import SampleBatch
+from stream_gru.pipeline.conditioning.condition import ConditioningSpec
+from stream_gru.training.splits import class_labels, runs_of, split
+from tests.support.streams import CHANNELS, batch
+
+RULES = ConditioningSpec.build(ConditioningConfig(), 1.0, [(None, None, 0)] * CHANNELS, [], window=0)
+
+
+def test_a_split_by_time_cuts_each_stream_at_its_own_share() -> None:
+    """Shares are of a stream's own span; the parts follow each other in time and hold every row once."""
+    samples = batch(["a"] * 100 + ["b"] * 50, [*range(100), *range(1000, 1050)])
+    parts = split(samples, SplitConfig(validation=0.2, test=0.2))
+    assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [90, 30, 30]
+    for stream in (0, 1):
+        ends = [part.time_ns[part.stream == stream] for part in (parts.train, parts.validation, parts.test)]
+        assert ends[0].max() < ends[1].min() <= ends[1].max() < ends[2].min()
+
+
+def test_a_split_by_instants_obeys_them() -> None:
+    """validation_from, test_from and until are the first instants that no longer belong to the part before."""
+    samples = batch(["a"] * 100, list(range(100)))
+    instants = format_iso(samples.time_ns[[60, 80, 95]])
+    config = SplitConfig(validation_from=instants[0], test_from=instants[1], until=instants[2])
+    parts = split(samples, config)
+    assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [60, 20, 15]
+
+
+def test_a_split_by_stream_goes_by_name() -> None:
+    """Patterns choose whole streams; all others train."""
+    samples = batch(["p1", "p2", "q1", "q2"] * 3, [t for t in range(3) for _ in range(4)])
+    parts = split(samples, SplitConfig(by="stream", validation_streams=["p2"], test_streams=["q*"]))
+    assert [sorted({part.streams[i] for i in part.stream}) for part in (parts.train, parts.validation, parts.test)] == [
+        ["p1"], ["p2"], ["q1", "q2"],
+    ]  # fmt: skip
+
+
+def test_an_empty_part_is_told() -> None:
+    """A pattern that matches nothing is an error that says what there is."""
+    with pytest.raises(DataError, match="no row for the validation part"):
+        split(batch(["a", "c"], [0, 1]), SplitConfig(by="stream", validation_streams=["b"], test_streams=["a"]))
+
+
+def test_parts_are_conditioned_apart() -> None:
+    """No value of the training part is held in the test part: what is missing at its beginning is dropped there."""
+    values = [[1.0, 2.0, 3.0]] * 10
+    values[8] = [float("nan"), 2.0, 3.0]
+    samples = batch(["a"] * 10, list(range(10)), values)
+    parts = split(samples, SplitConfig(validation=0.1, test=0.2))
+    (run,) = runs_of(parts.test, RULES, [])
+    assert len(parts.test) == 2
+    assert len(run) == 1
+
+
+def test_runs_end_at_resets_and_know_what_was_filled() -> None:
+    """A long gap ends a run; a short one is filled inside it, unlabelled and not observed."""
+    samples = batch(["a"] * 5, [0, 1, 4, 60, 61], label=np.array([0, 0, 1, 1, -1], np.int32), labels=("idle", "normal"))
+    first, second = runs_of(samples, RULES, ["idle", "normal"])
+    assert first.label.tolist() == [0, 0, -1, -1, 1]
+    assert first.observed[:, 0].tolist() == [True, True, False, False, True]
+    assert second.label.tolist() == [1, -1]
+
+
+def test_each_run_is_of_its_own_stream_in_order() -> None:
+    """Runs of a stream stand together, named by it, whichever order the samples came in."""
+    samples = batch(["b", "a"] * 4, [0, 0, 1, 1, 60, 60, 61, 61])
+    assert [(run.stream, len(run)) for run in runs_of(samples, RULES, [])] == [("b", 2), ("b", 2), ("a", 2), ("a", 2)]
+
+
+def test_a_part_of_which_nothing_can_be_used_has_no_runs() -> None:
+    """Where every sample is dropped there is no run, and no error here."""
+    assert runs_of(batch(["a"] * 3, [0, 1, 2], [[float("nan")] * 3] * 3), RULES, []) == []
+
+
+def labelled() -> SampleBatch:
+    """Four rows of three labels, one without."""
+    return batch(["a"] * 4, [0, 1, 2, 3], label=np.array([0, 1, 2, -1], np.int32), labels=("walk", "sit", "turn"))
+
+
+def test_labels_come_from_the_recordings_or_the_configuration() -> None:
+    """Without labels in the configuration all that occur are learnt, but for the ignored ones, sorted."""
+    assert class_labels(labelled(), [], ["turn"]) == ["sit", "walk"]
+    assert class_labels(labelled(), ["walk", "sit"], []) == ["walk", "sit"]
+    assert labelled().label_codes(["walk", "sit"]).tolist() == [0, 1, -1, -1]
+
+
+def test_a_label_that_never_occurs_is_an_error() -> None:
+    """A misspelt label is not learnt in silence."""
+    with pytest.raises(DataError, match="expected labels of the training part \\(sit, turn, walk\\), got 'run'"):
+        class_labels(labelled(), ["walk", "run"], [])
