@@ -14,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
-from stream_gru.cli.options import FiniteRange
+from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.wiring import ENGINE_CHOICE
 from stream_gru.config import InputConfig
 from stream_gru.connectors.decoders.csv_with_header import CsvDecoder
@@ -34,11 +34,21 @@ _START_NS = 1_772_323_200 * NS_PER_S
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
-@click.option("--seconds", type=FiniteRange(min=0.01, max=3600), default=1.0, show_default=True, help="For each line.")
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
+@click.option(
+    "--seconds",
+    type=FiniteRange(min=0.01, max=3600),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="Measure each row for S seconds.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(bundle: Path, engine: str, seconds: float, as_json: bool) -> None:
-    """Measure BUNDLE here: the engine alone, and the whole road from CSV bytes to JSON bytes."""
+    """Measure how fast BUNDLE runs on this machine.
+
+    Measures the engine alone, and the whole pipeline from CSV bytes to JSON bytes.
+    """
     model = load_bundle(bundle)
     loaded = load_engine(engine, model)
     rows = {**engine_rows(loaded, seconds), **road_rows(model, loaded, seconds)}

@@ -7,24 +7,25 @@ from pathlib import Path
 
 import click
 
+from stream_gru.cli.group import CommandGroup
 from stream_gru.config import as_toml, check_purpose, load_config, sample_config
 from stream_gru.config.show import effective
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def config() -> None:
-    """Print a full, commented sample configuration for training or for running, or show what a file comes to."""
+    """Print a sample configuration, or all keys of a FILE."""
 
 
 @config.command()
 def train() -> None:
-    """Print a full, commented sample configuration for training."""
+    """Print a sample configuration for training, with comments."""
     click.echo(sample_config("train"), nl=False)
 
 
 @config.command()
 def run() -> None:
-    """Print a full, commented sample configuration for running."""
+    """Print a sample configuration for a daemon, with comments."""
     click.echo(sample_config("run"), nl=False)
 
 
@@ -32,7 +33,10 @@ def run() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(file: Path, as_json: bool) -> None:
-    """Print every key of a configuration FILE with the value that counts, defaults too; no secret is shown."""
+    """Print all keys of FILE with their values, defaults included.
+
+    Secrets are not printed.
+    """
     settings = effective(load_config(file))
     click.echo(json.dumps(settings, ensure_ascii=False) if as_json else as_toml(settings), nl=as_json)
 
@@ -40,7 +44,10 @@ def show(file: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Check a configuration FILE completely, and the bundle and secrets it names where they are; connect to nothing."""
+    """Check a configuration FILE without connecting to anything.
+
+    Also checks the bundle and the secrets that FILE names, where they exist on this machine.
+    """
     settings = load_config(file)
     purposes = check_purpose(settings)
     told = ", ".join(sorted(purposes)) or "neither training nor running is configured"

@@ -16,9 +16,9 @@ from stream_gru.runtime.control.commands import Action
 
 _OK, _UNAUTHORIZED, _FORBIDDEN = 200, 401, 403
 _HELP = {
-    Action.RESET: "Reset one stream, or all, of the running daemon of CONFIG before the next sample.",
-    Action.PAUSE: "Pause one stream, or all, of the running daemon of CONFIG: samples are counted, not applied.",
-    Action.RESUME: "Resume one stream, or all, of the running daemon of CONFIG.",
+    Action.RESET: "Reset one or all streams of the running daemon.\n\nA stream is reset before its next sample.",
+    Action.PAUSE: "Pause one or all streams of the running daemon.\n\nIts samples are dropped and counted.",
+    Action.RESUME: "Resume one or all paused streams of the running daemon.",
 }
 _MISSING = """\
 {}: control.token_file: expected a file with a token, which the daemon asks for; make one:
@@ -74,9 +74,9 @@ def send(config: Path, action: Action, body: Mapping[str, object]) -> tuple[bool
 def _command(action: Action) -> click.Command:
     @click.command(str(action), help=_HELP[action])
     @click.argument("config", type=click.Path(path_type=Path))
-    @click.option("--stream", metavar="NAME", help="This stream.")
-    @click.option("--all", "everything", is_flag=True, help="All streams.")
-    @click.option("--json", "as_json", is_flag=True, help="Print the daemon's answer as one JSON object.")
+    @click.option("--stream", metavar="NAME", help="Select this stream.")
+    @click.option("--all", "everything", is_flag=True, help="Select all streams.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the answer of the daemon as one JSON object.")
     def command(config: Path, stream: str | None, everything: bool, as_json: bool) -> int:
         if (stream is not None) == everything:
             raise click.UsageError("expected one of --stream NAME and --all")

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 import stream_gru
+from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.live_view import LiveView, PlainView
-from stream_gru.cli.options import FiniteRange
 from stream_gru.cli.wiring import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.sources.files import expand
@@ -22,13 +22,29 @@ _SPEED = 400.0
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with bundle and recordings [sample_data].")
-@click.option("--fast", is_flag=True, help="As fast as possible, without the live view.")
-@click.option("--speed", type=FiniteRange(min=0, min_open=True), default=_SPEED, show_default=True)
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
-@click.option("--metrics-listen", default="127.0.0.1:0", show_default=True, help="host:port, 0 takes a free port.")
+@click.option("--data", type=click.Path(path_type=Path), help="Use the bundle and recordings of this folder.")
+@click.option("--fast", is_flag=True, help="Run as fast as possible, without the live view.")
+@click.option(
+    "--speed",
+    type=FiniteRange(min=0, min_open=True),
+    default=_SPEED,
+    show_default=True,
+    metavar="X",
+    help="Replay X times as fast as recorded.",
+)
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
+@click.option(
+    "--metrics-listen",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Serve metrics at this address; port 0 takes a free one.",
+)
 def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_listen: str) -> None:
-    """Show held-out pump recordings going through the shipped bundle: forecasts, classes, resets, scores."""
+    """Run the shipped pump model on held-out recordings.
+
+    Shows values, forecasts, classes and resets, then the scores.  Needs no broker, no training and no hardware.
+    """
     folder = data or sample_folder()
     bundle = load_bundle(folder / "pump.bundle")
     paths = expand([str(folder / "held_out" / "*")])

@@ -23,13 +23,13 @@ from stream_gru.runtime.resolved_config import load_plan
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option("--bundle", type=click.Path(path_type=Path), help="Look at this bundle, where there is no CONFIG yet.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Check this bundle, without a CONFIG.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(config: Path | None, bundle: Path | None, as_json: bool) -> int:
-    """Check the machine, and all that the CONFIG file of a daemon refers to: files, ports, brokers, engines.
+    """Check this machine and everything that CONFIG refers to.
 
-    Reads and connects, but changes nothing; a temporary file shows how fast the disk is.
-    Exit code 1 when a check fails.
+    Checks files, serial ports, brokers, engines, disks, clock and memory.  Connects and reads, but changes nothing; a
+    temporary file measures the speed of the disk.  The exit code is 1 when a check fails.
     """
     if config is not None and bundle is not None:
         raise click.UsageError("expected CONFIG or --bundle, not both")

@@ -1,4 +1,4 @@
-"""``stream-gru evaluate``: what a bundle is worth on recordings it has never seen."""
+"""``stream-gru evaluate``: score a bundle on labelled recordings."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ from stream_gru.training.evaluation.score_lines import score_lines
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True)
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
 @click.option(
     "--regime",
     type=click.Choice(["stateful", "windowed"]),
-    help="Carry or reset the state against the bundle's own regime, to see what that does.",
+    help="Carry the state or reset it at each window, instead of the bundle's own regime.",
 )
-@click.option("--window", type=click.IntRange(min=1), help="Steps of a window with --regime windowed.")
+@click.option(
+    "--window", type=click.IntRange(min=1), metavar="N", help="Use windows of N steps; needs --regime windowed."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
     bundle: Path, files: tuple[str, ...], engine: str, regime: str | None, window: int | None, as_json: bool
 ) -> None:
-    """Stream labelled recordings FILES through BUNDLE and score every output; baseline: persistence."""
+    """Score BUNDLE on labelled recordings FILES.
+
+    Streams the recordings sample by sample, scores every output, and compares the forecasts with persistence.
+    """
     if window and regime != "windowed":
         raise click.UsageError("--window goes with --regime windowed only")
     model = load_bundle(bundle)

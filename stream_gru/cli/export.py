@@ -1,4 +1,4 @@
-"""``stream-gru export``: a bundle as a file of another tool."""
+"""``stream-gru export``: convert a bundle for another tool."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from stream_gru.model.export.formats import export as export_bundle
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--format", "name", type=click.Choice(list(FORMATS)), required=True)
+@click.option("--format", "name", type=click.Choice(list(FORMATS)), required=True, help="Write this format.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File or folder to write; nothing that is there is replaced.  Default: the bundle's name, here.",
+    help="Write this new file or folder.  [default: the name of BUNDLE, in this folder]",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="The training configuration, whose recordings calibrate and judge tflite-int8.",
+    help="Calibrate and test tflite-int8 with the recordings of this training configuration.",
 )
-@click.option("--force", is_flag=True, help="Write a tflite-int8 model even when it loses more than its limit.")
+@click.option("--force", is_flag=True, help="Write tflite-int8 even if its scores fall below the limit.")
 def export(bundle: Path, name: str, out: Path | None, config: Path | None, force: bool) -> None:
-    """Write BUNDLE in the format of another tool; engineering units in and out."""
+    """Convert BUNDLE to LiteRT, ONNX, Keras, TensorFlow or C.
+
+    Inputs and outputs of the exported model are in engineering units.
+    """
     int8 = name == "tflite-int8"
     if config is None and int8:
         raise click.UsageError("--format tflite-int8 needs --config, the configuration the bundle was trained with")

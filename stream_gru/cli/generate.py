@@ -1,4 +1,4 @@
-"""``stream-gru generate``: a model runs on by itself, its outputs being its next inputs."""
+"""``stream-gru generate``: generate samples autoregressively, each output being the next input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from stream_gru.cli.options import FiniteRange
+from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.wiring import ENGINE_CHOICE
 from stream_gru.connectors.dataset_reader import read_files, shared_stream
 from stream_gru.connectors.dataset_writer import recording_format, recording_text, write_recording
@@ -24,22 +24,34 @@ from stream_gru.pipeline.sampling import feedback
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--steps", type=click.IntRange(1, 10_000_000), required=True, help="Samples to generate of each stream.")
-@click.option("--primer", "files", multiple=True, metavar="FILE", help="Go on from a recording (may be repeated).")
-@click.option("--prompt", "words", help="Go on from this text; its characters are labels of the model.")
+@click.option(
+    "--steps", type=click.IntRange(1, 10_000_000), required=True, metavar="N", help="Generate N samples per stream."
+)
+@click.option("--primer", "files", multiple=True, metavar="FILE", help="Continue this recording (repeatable).")
+@click.option("--prompt", "words", metavar="TEXT", help="Continue this text, whose characters are labels of the model.")
 @click.option(
     "--streams",
     "count",
     type=click.IntRange(1, 100_000),
-    help="How many to begin, or ways to go on from one stream's primer.  [1, or all of the primer]",
+    metavar="N",
+    help="Generate N streams, or N continuations of one.  [default: 1, or those of the primer]",
 )
-@click.option("--temperature", type=FiniteRange(min=0), default=1.0, show_default=True, help="0: always the likeliest.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Write to this file (.csv, .jsonl, also .gz).")
-@click.option("--with-primer", is_flag=True, help="Write the primer before what was generated.")
-@click.option("--text", is_flag=True, help="Print the labels of each stream, joined, in place of samples.")
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True)
-@click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
+@click.option(
+    "--temperature",
+    type=FiniteRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="T",
+    help="Draw classes at temperature T; 0 takes the likeliest.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed the random draws."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this .csv or .jsonl file (also .gz).")
+@click.option("--with-primer", is_flag=True, help="Write the primer before the generated samples.")
+@click.option("--text", is_flag=True, help="Print the labels of each stream as text instead of samples.")
+@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print the summary.")
 def generate(
     bundle: Path,
     steps: int,
@@ -54,10 +66,11 @@ def generate(
     engine: str,
     quiet: bool,
 ) -> None:
-    """Let BUNDLE run on by itself: what it says of the next sample is its next sample.
+    """Generate samples autoregressively with BUNDLE.
 
-    A class head whose classes are the categories of the only channel draws them; a forecast of all channels is taken
-    one step ahead.  What is written can be replayed and evaluated; with --primer, give both files, or --with-primer.
+    The model needs a class head over the categories of its only channel, from which classes are drawn, or a forecast of
+    all channels, of which the first step is used.  The output is a recording for `replay` and `evaluate`: give them the
+    primer too, or write it with --with-primer.
     """
     if files and words is not None:
         raise click.UsageError("--primer and --prompt exclude each other")

@@ -1,4 +1,4 @@
-"""``stream-gru health``: for the health check of a container."""
+"""``stream-gru health``: the health check of a container."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _OK = 200
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option("--url", help=f"Where the daemon listens, in place of CONFIG; without both {_DEFAULT}.")
+@click.option("--url", help=f"Ask the daemon at this address instead of CONFIG.  [default: {_DEFAULT}]")
 def health(config: Path | None, url: str | None) -> int:
-    """Ask the running daemon of CONFIG whether it is well: exit code 0 if so, else 1."""
+    """Ask the running daemon whether it is healthy.
+
+    The exit code is 0 when it is healthy, 1 when it is not or does not answer.
+    """
     status, text = _remote(config, url).ask("GET", "/-/healthy")
     click.echo(text)
     return 0 if status == _OK else 1

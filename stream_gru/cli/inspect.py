@@ -1,4 +1,4 @@
-"""``stream-gru inspect``: what is in a bundle, and whether it is what it says."""
+"""``stream-gru inspect``: verify a bundle and describe it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from stream_gru.training.evaluation.scores import ClassScores, ForecastScores
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--explain", "explained", is_flag=True, help="Show the equations of the cells and what each gate does.")
+@click.option("--explain", "explained", is_flag=True, help="Print the equations of the cells and what each gate does.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, explanations included.")
 def inspect(bundle: Path, explained: bool, as_json: bool) -> None:
-    """Verify BUNDLE and show its contract, parameters beside those of other cells, scores, parity and hashes."""
+    """Verify BUNDLE and print its channels, heads, layers and scores.
+
+    Also prints the parameter counts beside those of other cells, the parity with Keras and the SHA-256 of each file.
+    """
     loaded = load_bundle(bundle)
     verify_files(loaded)
     if as_json:

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import numpy as np
 
+from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.logs import log_to_stderr
-from stream_gru.cli.options import FiniteRange
 from stream_gru.cli.source_reader import Listener
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import RawMessage, SampleBatch
@@ -23,14 +23,21 @@ _SHOWN = 120
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--seconds", type=FiniteRange(min=0, min_open=True), default=10.0, show_default=True)
-@click.option("--count", type=click.IntRange(1), help="Stop after so many messages.")
-@click.option("--source", "only", help="Look at this source only, by its name.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each message.")
+@click.option(
+    "--seconds",
+    type=FiniteRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Stop after S seconds.",
+)
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N messages.")
+@click.option("--source", "only", metavar="NAME", help="Read only this source.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per message.")
 def probe(config: Path, seconds: float, count: int | None, only: str | None, as_json: bool) -> None:
-    """Connect to the sources of CONFIG and print each message and the samples it becomes; nothing is predicted.
+    """Print the messages and samples of the sources of CONFIG.
 
-    Exits 1 when nothing arrived, or nothing of it could be read.
+    Connects and decodes, but predicts nothing.  The exit code is 1 when no sample arrives.
     """
     plan = load_plan(config)
     log_to_stderr("warning")

@@ -1,4 +1,4 @@
-"""``stream-gru recipe``: the systems of the tutorials, each trained, streamed and compared in one command."""
+"""``stream-gru recipe``: train and compare the models of public tutorials."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
+from stream_gru.cli.group import CommandGroup
 from stream_gru.examples.recipes.registry import RECIPES, load_recipe
 from stream_gru.model.optional_packages import training_extra
 
-NAME = click.Choice(RECIPES)
+_NAME = click.argument("name", metavar="NAME", type=click.Choice(RECIPES))
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def recipe() -> None:
-    """Recipes: systems of public tutorials, rebuilt on this product's parts."""
+    """Train the models of public tutorials and compare results."""
 
 
 @recipe.command("list")
@@ -25,23 +26,33 @@ def list_recipes() -> None:
 
 
 @recipe.command()
-@click.argument("name", type=NAME)
+@_NAME
 def show(name: str) -> None:
-    """Print a recipe as it is written: a training configuration, and what its variants change."""
+    """Print the training configuration of recipe NAME.
+
+    The tables [best] and [quick] hold the keys that these variants change.
+    """
     click.echo(load_recipe(name).text, nl=False)
 
 
 @recipe.command()
-@click.argument("name", type=NAME)
-@click.option("--data", "place", type=click.Path(path_type=Path), help="A local .npz file, or its folder.")
-@click.option("--quick", is_flag=True, help="Little data and few epochs: does it work, not how well.")
-@click.option("--best/--as-tutorial", default=False, help="Our better settings, or the tutorial's own.  [as-tutorial]")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [NAME, NAME-best, NAME-quick]")
-@click.option("--compare", is_flag=True, help="mnist-gru: unrolled or not, stateful or windowed, GRU, SimpleRNN, LSTM.")
+@_NAME
+@click.option("--data", "place", type=click.Path(path_type=Path), help="Read data from this .npz file or its folder.")
+@click.option("--quick", is_flag=True, help="Train with little data and few epochs, as a test.")
+@click.option(
+    "--best/--as-tutorial",
+    default=False,
+    help="Use improved settings, or those of the tutorial.  [default: as-tutorial]",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write to this folder.  [default: NAME, NAME-best or NAME-quick]"
+)
+@click.option("--compare", is_flag=True, help="Compare cells, regimes and unrolling (mnist-gru only).")
 def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None, compare: bool) -> None:
-    """Make the recordings of recipe NAME, train, then answer the test part streamed and by Keras.
+    """Train recipe NAME and test it, streamed and in Keras.
 
-    Data: --data, else the folder STREAM_GRU_DATA, else Keras' own download; some recipes make their own.
+    The data come from --data, else from the folder STREAM_GRU_DATA, else from the download of Keras.  Some recipes
+    generate their data.
     """
     chosen = load_recipe(name)
     kind = "-compare" if compare else "-best" if best else ""

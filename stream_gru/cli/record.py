@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.logs import log_to_stderr
-from stream_gru.cli.options import FiniteRange
 from stream_gru.cli.source_reader import Listener
 from stream_gru.connectors.sources.message_log import RecordingWriter
 from stream_gru.runtime.resolved_config import load_plan
@@ -15,14 +15,20 @@ from stream_gru.runtime.resolved_config import load_plan
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File; .gz compresses it.")
-@click.option("--seconds", type=FiniteRange(min=0, min_open=True), help="Stop after so many seconds.")
-@click.option("--count", type=click.IntRange(1), help="Stop after so many messages.")
-@click.option("--source", "only", help="Record this source only, by its name.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Write this file; compress it if its name ends in .gz.",
+)
+@click.option("--seconds", type=FiniteRange(min=0, min_open=True), metavar="S", help="Stop after S seconds.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N messages.")
+@click.option("--source", "only", metavar="NAME", help="Record only this source.")
 def record(config: Path, out: Path, seconds: float | None, count: int | None, only: str | None) -> None:
-    """Write what arrives at the sources of CONFIG to a file, each message as it came, with the time of its arrival.
+    """Record the messages of the sources of CONFIG to a file.
 
-    `stream-gru replay CONFIG FILE` takes the file in place of the sources and gives the same outputs.
+    Each message is written unchanged, with its arrival time.  `stream-gru replay CONFIG FILE` reads the file instead of
+    the sources and writes the same outputs as the daemon.
     """
     plan = load_plan(config)
     log_to_stderr(plan.run.log_level)

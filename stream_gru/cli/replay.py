@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stream_gru.cli.options import FiniteRange
+from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.wiring import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
 from stream_gru.connectors.dataset_reader import shared_stream
 from stream_gru.connectors.decoders.field_map import Fields
@@ -29,22 +29,37 @@ _LEVEL = 0.9
 @click.command()
 @click.argument("model", metavar="BUNDLE|CONFIG", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Write to this file (.jsonl, .csv, also .gz).")
+@click.option("--out", type=click.Path(path_type=Path), help="Write outputs to this .jsonl or .csv file (also .gz).")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["jsonl", "csv"]),
     default="jsonl",
     envvar="STREAM_GRU_REPLAY_FORMAT",
-    help="Form on standard output.",
+    show_default=True,
+    help="Format on standard output.",
 )
-@click.option("--speed", type=FiniteRange(min=0, min_open=True), help="A multiple of the recording's own speed.")
-@click.option("--fast", is_flag=True, help="As fast as possible (the default).")
-@click.option("--engine", type=ENGINE_CHOICE, help="[auto, or that of CONFIG]")
-@click.option("--level", type=FiniteRange(0, 1, min_open=True, max_open=True), help="[0.9, or that of CONFIG]")
-@click.option("--batch-rows", type=click.IntRange(1, 1_000_000), default=1024, show_default=True)
+@click.option(
+    "--speed", type=FiniteRange(min=0, min_open=True), metavar="X", help="Replay X times as fast as recorded."
+)
+@click.option("--fast", is_flag=True, help="Replay as fast as possible (default).")
+@click.option("--engine", type=ENGINE_CHOICE, help="Use this engine.  [default: auto, or CONFIG]")
+@click.option(
+    "--level",
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
+    metavar="L",
+    help="Use this interval level.  [default: 0.9, or CONFIG]",
+)
+@click.option(
+    "--batch-rows",
+    type=click.IntRange(1, 1_000_000),
+    default=1024,
+    show_default=True,
+    metavar="N",
+    help="Process N samples per batch.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
-@click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print the summary.")
 def replay(
     model: Path,
     files: tuple[str, ...],
@@ -58,10 +73,11 @@ def replay(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run recorded FILES (CSV, JSON lines, Parquet; patterns too) through BUNDLE.
+    """Run recorded FILES through a bundle or a daemon's configuration.
 
-    With the CONFIG of a daemon in place of a bundle, FILES are what `stream-gru record` wrote: they take the way of the
-    daemon's sources, and no sink but this command's.
+    With a BUNDLE, FILES are CSV, JSON lines or Parquet; patterns such as "data/*.csv" are expanded.  With the CONFIG of
+    a daemon, FILES are recordings of `stream-gru record`: they replace the daemon's sources, and the outputs go to this
+    command's file instead of the daemon's sinks.
     """
     if fast and speed:
         raise click.UsageError("--fast and --speed exclude each other")

@@ -23,11 +23,12 @@ log = logging.getLogger(__name__)
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the closing summary as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def run(config: Path, as_json: bool) -> None:
-    """Run the daemon that the CONFIG file describes until its input ends or SIGTERM comes.
+    """Run the daemon that CONFIG describes.
 
-    SIGHUP reads CONFIG again; a file with mistakes is not taken.
+    It ends when all inputs end, or on SIGTERM.  SIGHUP reloads CONFIG; an invalid file is rejected and the old
+    configuration keeps running.
     """
     from stream_gru.runtime.app import Gateway
 

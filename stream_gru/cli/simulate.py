@@ -1,4 +1,4 @@
-"""``stream-gru simulate``: recordings made by seeded simulators, and simulated devices that are there now."""
+"""``stream-gru simulate``: write simulated recordings, or simulate live devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from stream_gru.cli.options import FiniteRange
+from stream_gru.cli.group import CommandGroup, FiniteRange
 
 if TYPE_CHECKING:
     from stream_gru.examples.simulators.recording import Recording
@@ -107,14 +107,29 @@ def _broker_url(ctx: click.Context, param: click.Parameter, value: str | None) -
 def _with_outlets(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say where the samples go."""
     options = (
-        click.option("--out", type=click.Path(path_type=Path), help="Folder to write recordings to."),
-        click.option("--serial", is_flag=True, help="Be a device on a pseudo-terminal, whose name is printed."),
-        click.option("--link", type=click.Path(path_type=Path), help="Another name for the pseudo-terminal."),
-        click.option("--format", type=click.Choice(["jsonl", "csv", "plotter"]), default="jsonl", show_default=True),
-        click.option("--mqtt", metavar="URL", callback=_broker_url, help="Publish to a broker: mqtt://127.0.0.1:1883"),
-        click.option("--topic", default=_TOPIC, show_default=True),
-        click.option("--rate", type=_RATE, help="Live samples a second of each device, by default as recorded."),
-        click.option("--count", type=click.IntRange(min=1), help="End after so many live samples of each device."),
+        click.option("--out", type=click.Path(path_type=Path), help="Write recordings to this folder."),
+        click.option(
+            "--serial", is_flag=True, help="Simulate a serial device on a pseudo-terminal and print its name."
+        ),
+        click.option("--link", type=click.Path(path_type=Path), help="Link this path to the pseudo-terminal."),
+        click.option(
+            "--format",
+            type=click.Choice(["jsonl", "csv", "plotter"]),
+            default="jsonl",
+            show_default=True,
+            help="Send serial lines in this format.",
+        ),
+        click.option(
+            "--mqtt", metavar="URL", callback=_broker_url, help="Publish to this broker, such as mqtt://127.0.0.1:1883."
+        ),
+        click.option("--topic", default=_TOPIC, show_default=True, help="Publish to this topic."),
+        click.option(
+            "--rate",
+            type=_RATE,
+            metavar="HZ",
+            help="Send HZ live samples per second and device.  [default: as recorded]",
+        ),
+        click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N live samples per device."),
     )
     for option in reversed(options):
         command = option(command)
@@ -133,19 +148,35 @@ def _outlet(ctx: click.Context, out: Path | None, live: dict[str, Any]) -> _Live
     return None if out else _Live(**live)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def simulate() -> None:
-    """Write simulated recordings (the same seed gives the same bytes), or be simulated devices that are there now."""
+    """Write simulated recordings, or simulate live devices.
+
+    The same seed gives the same bytes.
+    """
 
 
 @simulate.command()
 @_with_outlets
 @click.option("--labels", is_flag=True, help="Send the true mode with each live sample.")
-@click.option("--hours", type=_HOURS, default=6.0, show_default=True, help="Live, they are played again and again.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--pumps", type=click.IntRange(1, 1000), help="How many.  [default: 6; with --serial 1]")
-@click.option("--first", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of the first pump.")
-@click.option("--one-file", is_flag=True, help="All pumps in one file, as a gateway receives them.")
+@click.option(
+    "--hours",
+    type=_HOURS,
+    default=6.0,
+    show_default=True,
+    metavar="H",
+    help="Simulate H hours; live devices repeat them.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="N", help="Seed the simulation."
+)
+@click.option(
+    "--pumps", type=click.IntRange(1, 1000), metavar="N", help="Simulate N pumps.  [default: 6, or 1 with --serial]"
+)
+@click.option(
+    "--first", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N", help="Number the pumps from N."
+)
+@click.option("--one-file", is_flag=True, help="Write all pumps to one file, as a gateway receives them.")
 @click.option("--gzip", is_flag=True, help="Compress the files.")
 @click.pass_context
 def pump(
@@ -160,7 +191,10 @@ def pump(
     gzip: bool,
     **live: Any,
 ) -> None:
-    """Water pumps: flow, pressure, motor current, vibration, every second, with modes and slow faults."""
+    """Simulate water pumps with operating modes and faults.
+
+    Each pump has flow, pressure, motor current and vibration, once per second.
+    """
     from stream_gru.examples.simulators.write import write_pumps
 
     outlet = _outlet(ctx, out, live)
@@ -175,17 +209,31 @@ def pump(
 
 @simulate.command()
 @_with_outlets
-@click.option("--hours", type=_HOURS, default=1.0, show_default=True, help="Live, they are played again and again.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option(
-    "--streams", "--sines", "streams", type=click.IntRange(1, 1000), help="How many.  [default: 4; with --serial 1]"
+    "--hours",
+    type=_HOURS,
+    default=1.0,
+    show_default=True,
+    metavar="H",
+    help="Simulate H hours; live devices repeat them.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="N", help="Seed the simulation."
+)
+@click.option(
+    "--streams",
+    "--sines",
+    "streams",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Simulate N sines.  [default: 4, or 1 with --serial]",
 )
 @click.option("--gzip", is_flag=True, help="Compress the files.")
 @click.pass_context
 def sine(
     ctx: click.Context, /, out: Path | None, hours: float, seed: int, streams: int | None, gzip: bool, **live: Any
 ) -> None:
-    """Noisy sines of different phase."""
+    """Simulate noisy sine waves of different phase."""
     from stream_gru.examples.simulators.write import write_sines
 
     outlet = _outlet(ctx, out, live)

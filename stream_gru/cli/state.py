@@ -1,4 +1,4 @@
-"""``stream-gru state``: what a daemon remembers of its streams, while it runs or while it does not."""
+"""``stream-gru state``: stored stream states, of a running or a stopped daemon."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from typing import BinaryIO
 
 import click
 
+from stream_gru.cli.group import CommandGroup
 from stream_gru.cli.state_access import StateHolder, held_state
 from stream_gru.core.errors import StateError, StreamGruError
 from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decoded, encoded
 from stream_gru.runtime.control.commands import MAX_STATE_BYTES
 
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
-_STREAM = click.option("--stream", metavar="NAME", help="This stream.")
-_THIS_STREAM = click.option("--stream", metavar="NAME", required=True, help="This stream.")
-_ALL = click.option("--all", "everything", is_flag=True, help="All streams.")
+_STREAM = click.option("--stream", metavar="NAME", help="Select this stream.")
+_THIS_STREAM = click.option("--stream", metavar="NAME", required=True, help="Select this stream.")
+_ALL = click.option("--all", "everything", is_flag=True, help="Select all streams.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def state() -> None:
-    """Look at, move, reset and forget what a daemon remembers of its streams; CONFIG is the daemon's file."""
+    """List, export, import, reset or delete stored stream states.
+
+    CONFIG is the configuration of the daemon, which may run or be stopped.
+    """
 
 
 @state.command("list")
 @_CONFIG
 @_JSON
 def list_command(config: Path, as_json: bool) -> None:
-    """List the streams: event time of the last sample, steps since the last reset."""
+    """List the streams with last event time and steps since reset."""
     with held_state(config) as holder:
         rows = holder.rows()
     if as_json:
@@ -51,7 +55,7 @@ def list_command(config: Path, as_json: bool) -> None:
 @_THIS_STREAM
 @_JSON
 def show(config: Path, stream: str, as_json: bool) -> None:
-    """Show one stream: its clock, its hidden state in figures, its last values."""
+    """Show the times, last values and hidden state of one stream."""
     with held_state(config) as holder:
         facts = as_dict(holder.export(stream))
     if as_json:
@@ -66,11 +70,11 @@ def show(config: Path, stream: str, as_json: bool) -> None:
 @_CONFIG
 @_STREAM
 @_ALL
-@click.option("--out", type=click.Path(path_type=Path), help="Write to this file; standard output else.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file.  [default: standard output]")
 def export(config: Path, stream: str | None, everything: bool, out: Path | None) -> int:
-    """Write one stream, or all, a line of JSON each: to keep it, or to take it to another gateway.
+    """Export one stream, or all, as JSON lines.
 
-    Of all streams those that are damaged are left out and named, and the exit code is 1.
+    With --all, damaged streams are skipped and named, and the exit code is 1.
     """
     if (stream is not None) == everything:
         raise click.UsageError("expected one of --stream NAME and --all")
@@ -104,9 +108,12 @@ def _export_all(holder: StateHolder) -> tuple[list[Exported], int]:
 @state.command("import")
 @_CONFIG
 @click.argument("file", type=click.File("rb"))
-@click.option("--replace", is_flag=True, help="Also streams that are there already.")
+@click.option("--replace", is_flag=True, help="Replace streams that exist already.")
 def import_command(config: Path, file: BinaryIO, replace: bool) -> None:
-    """Have the streams in FILE, which `export` wrote, go on here; the model must be the same."""
+    """Import streams from a FILE of `state export`.
+
+    They continue with their exported state.  The model must be the same.
+    """
     states = _read(file)
     with held_state(config, make=True) as holder:
         said = holder.take_in(states, replace=replace)
@@ -137,11 +144,14 @@ def _read(file: BinaryIO) -> Sequence[Exported]:
 @_CONFIG
 @_STREAM
 @_ALL
-@click.option("--input", "source", metavar="NAME", help="Have this source begin at its beginning.")
+@click.option("--source", metavar="NAME", help="Forget the position of this source; it starts at the beginning.")
 def reset(config: Path, stream: str | None, everything: bool, source: str | None) -> None:
-    """Reset one stream, or all, before the next sample; or where a source stands."""
+    """Reset one stream, all streams, or the position of a source.
+
+    A stream is reset before its next sample.
+    """
     if (stream is not None) + everything + (source is not None) != 1:
-        raise click.UsageError("expected one of --stream NAME, --all and --input NAME")
+        raise click.UsageError("expected one of --stream NAME, --all and --source NAME")
     with held_state(config) as holder:
         click.echo(holder.reset(stream) if source is None else holder.forget_position(source))
 
@@ -150,7 +160,10 @@ def reset(config: Path, stream: str | None, everything: bool, source: str | None
 @_CONFIG
 @_THIS_STREAM
 def forget(config: Path, stream: str) -> None:
-    """Delete all that is known of a stream; its next sample is the first of a new one."""
+    """Delete everything stored about a stream.
+
+    Its next sample is the first of a new stream.
+    """
     with held_state(config) as holder:
         click.echo(holder.forget(stream))
 

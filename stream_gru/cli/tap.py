@@ -1,4 +1,4 @@
-"""``stream-gru tap``: the outputs of a running daemon, live."""
+"""``stream-gru tap``: show the outputs of a running daemon."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ from pathlib import Path
 
 import click
 
-from stream_gru.cli.options import FiniteRange
+from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.remote import Remote, remote_at, remote_of
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option("--url", help="Where the daemon listens, in place of CONFIG, such as http://127.0.0.1:9723.")
-@click.option("--stream", metavar="NAME", help="This stream only.")
+@click.option("--url", help="Read from this address (http://HOST:PORT) instead of CONFIG.")
+@click.option("--stream", metavar="NAME", help="Show only this stream.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N outputs.")
-@click.option("--wait", type=FiniteRange(min=0), default=10.0, show_default=True, help="Seconds to wait for a daemon.")
+@click.option(
+    "--wait",
+    type=FiniteRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Wait S seconds for the daemon.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, also on a terminal.")
 def tap(
     config: Path | None, url: str | None, stream: str | None, count: int | None, wait: float, as_json: bool
 ) -> None:
-    """Show the outputs of the running daemon of CONFIG: as a table on a terminal, else as JSON lines.
+    """Show the outputs of the running daemon live.
 
-    Ctrl-C ends it well.  When the daemon ends, so does this, with exit code 1.
+    On a terminal they are a table, elsewhere JSON lines.  Ctrl-C ends the command with exit code 0; the end of the
+    daemon ends it with exit code 1.
     """
     remote = _remote(config, url)
     remote.await_it(wait)

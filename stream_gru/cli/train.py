@@ -1,4 +1,4 @@
-"""``stream-gru train``: recordings to a bundle."""
+"""``stream-gru train``: train a model on recordings and write a bundle."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from stream_gru.training.evaluation.score_lines import score_lines
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle to write (a folder).")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint of a training that was broken off.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="In place of training.seed.")
-@click.option("--epochs", type=click.IntRange(min=1), help="In place of training.epochs and training.max_updates.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Write the bundle to this folder.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint of an interrupted training.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Override training.seed.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), metavar="N", help="Override training.epochs and training.max_updates."
+)
 def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int | None) -> None:
-    """Train the model that the CONFIG file describes and write a bundle.
+    """Train the model that CONFIG describes and write a bundle.
 
-    Checkpoints stand beside the bundle, in a folder of its name with ``.work`` behind it, until training has ended.
-    Ctrl-C ends it early, with the best weights so far; before the first look at the validation part nothing is written.
+    Checkpoints are kept beside the bundle, in the folder BUNDLE.work, until training ends.  Ctrl-C ends training early
+    and writes the best weights so far; before the first validation it writes nothing.
     """
     settings = load_config(config)
     require_training(settings, str(config))

@@ -313,15 +313,15 @@ def test_a_forgotten_stream_leaves_nothing_behind(site: Path, run: Run) -> None:
 
 def test_a_source_begins_at_its_beginning(site: Path, run: Run) -> None:
     """One that has no position is told, with those that have one."""
-    assert run("reset", site, "--input", "x")[::2] == (
+    assert run("reset", site, "--source", "x")[::2] == (
         1,
         "stream-gru: source x: expected one that has a position (none)\n",
     )
     with opened(site.parent / "state") as store:
         store.write(Changes(positions={"replay": Position("file", 7), "stdin": Position("-", 1)}))
         store.end_well()
-    assert run("reset", site, "--input", "x")[2].endswith("expected one that has a position (replay, stdin)\n")
-    assert run("reset", site, "--input", "replay") == (0, "source replay: begins at its beginning\n", "")
+    assert run("reset", site, "--source", "x")[2].endswith("expected one that has a position (replay, stdin)\n")
+    assert run("reset", site, "--source", "replay") == (0, "source replay: begins at its beginning\n", "")
     with opened(site.parent / "state") as store:
         assert set(store.positions()) == {"stdin"}
 
@@ -330,7 +330,7 @@ def test_a_source_begins_at_its_beginning(site: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["reset", "reset --all --stream a", "reset --all --input x", "export", "export --all --stream a", "show"]
+    "words", ["reset", "reset --all --stream a", "reset --all --source x", "export", "export --all --stream a", "show"]
 )
 def test_a_command_line_that_says_too_little_or_too_much_is_refused(site: Path, run: Run, words: str) -> None:
     """With exit code 2."""

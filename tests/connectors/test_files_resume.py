@@ -15,7 +15,7 @@ from stream_gru.core.types import Position, RawMessage
 from tests.support.reading import drain, lines, position_of
 
 TABLE = b"time,flow\n" + b"".join(b"%d,%d\n" % (i, i * 2) for i in range(20_000))
-NEXT = "give the old one back, or begin anew with `stream-gru state reset CONFIG --input pump`"
+NEXT = "give the old one back, or begin anew with `stream-gru state reset CONFIG --source pump`"
 
 
 def source(*paths: Path | str) -> FileSource:
@@ -81,7 +81,7 @@ def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", TABLE)
     position = middle(path)
     other = write(tmp_path / "b.csv", TABLE)
-    said = r"a\.csv: was read up to byte .* and is no longer among the input.*state reset CONFIG --input pump"
+    said = r"a\.csv: was read up to byte .* and is no longer among the input.*state reset CONFIG --source pump"
     with pytest.raises(DataError, match=said):
         source(other).open(position)
     path.unlink()
@@ -153,7 +153,7 @@ def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytes
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert record.getMessage() == (
-        f"pump: was read to its end before, in {path}; begin anew with `stream-gru state reset CONFIG --input pump`"
+        f"pump: was read to its end before, in {path}; begin anew with `stream-gru state reset CONFIG --source pump`"
     )
     write(tmp_path / "b.csv", b"time,flow\n1,2\n")
     caplog.clear()

@@ -255,4 +255,4 @@ def test_a_recording_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: py
     assert not caplog.records
     assert drain(RecordedSource([path], name="tape"), position) == []
     assert "tape: was read to its end before" in caplog.text
-    assert "`stream-gru state reset CONFIG --input tape`" in caplog.text
+    assert "`stream-gru state reset CONFIG --source tape`" in caplog.text

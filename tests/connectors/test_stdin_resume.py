@@ -86,7 +86,7 @@ def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytes
     """From a pipe and from a file: it ends, one line at info tells why and how to begin anew."""
     caplog.set_level(logging.INFO)
     position = position_of(through_pipe(portions(TABLE), header=True)[-1])
-    said = "lines: was read to its end before; begin anew with `stream-gru state reset CONFIG --input lines`"
+    said = "lines: was read to its end before; begin anew with `stream-gru state reset CONFIG --source lines`"
     assert through_pipe(portions(TABLE), True, position, "lines") == []
     assert caplog.records[-1].getMessage() == said
     caplog.clear()

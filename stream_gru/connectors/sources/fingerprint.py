@@ -82,4 +82,4 @@ def refused(where: str, position: Position, why: str, name: str, unit: str = "by
 
 def begin_anew(name: str) -> str:
     """The next step for who wants an input to be read from its beginning again."""
-    return f"begin anew with `stream-gru state reset CONFIG --input {name}`"
+    return f"begin anew with `stream-gru state reset CONFIG --source {name}`"
