@@ -1,7 +1,8 @@
-# make demo    the main job on shipped data, in a minute: no broker, no TensorFlow
-# make test    all tests, in an environment of their own; installs the servers they start, where it may
-# make check   format, lint, types and the tests that start no server
-# make sample-bundle   the shipped recordings and model again, from seeds
+# make demo            Run the shipped model on shipped recordings; one minute, no broker, no TensorFlow.
+# make check           Check format, lint and types, and run the tests that start no server.
+# make test            Run all tests; installs the servers they start where the user may.
+# make format          Format the code and apply safe lint fixes.
+# make sample-bundle   Generate the shipped recordings and train the shipped model again, from seeds.
 
 PYTHON ?= python3
 RUN := .venv
@@ -14,7 +15,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
 
-# With the share of branches that the tests take: of all, and of what decides that nothing is lost.
+# Branch coverage is reported for the whole package, and for the files on which exact recovery depends.
 DURABLE := stream_gru/runtime/checkpoint/*,stream_gru/runtime/daemon.py,stream_gru/pipeline/state_table.py,stream_gru/pipeline/row_schema.py
 DURABLE := $(DURABLE),stream_gru/connectors/sinks/file.py,stream_gru/connectors/sinks/file_recovery.py,stream_gru/connectors/sinks/gzip_member.py
 DURABLE := $(DURABLE),stream_gru/connectors/sinks/outbox.py,stream_gru/connectors/mqtt/ack_tracker.py
@@ -23,7 +24,7 @@ test: $(DEV)/.ready servers
 	$(DEV)/bin/coverage report --fail-under=95 | tail -n 1
 	$(DEV)/bin/coverage report -m --include='$(DURABLE)'
 
-# What the tests of whole systems start, each on a free loopback port; without them those tests are skipped by name.
+# Servers and tools that the system tests start on free loopback ports; tests skip, by name, what is not installed.
 servers:
 	@missing=; for name in mosquitto:mosquitto mosquitto_sub:mosquitto-clients promtool:prometheus curl:curl \
 	    systemd-analyze:systemd; do \
@@ -44,18 +45,18 @@ format: $(DEV)/.ready
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
-# Pump k depends on the seed and on k alone: training has pumps 1 to 6, the held-out file 7 and 8.
+# Pump k depends only on the seed and on k.  Pumps 1 to 6 are for training, 7 and 8 are held out.
 sample-bundle: $(DEV)/.ready
 	rm -rf sample_data/train sample_data/held_out
 	$(DEV)/bin/stream-gru simulate pump --seed 2026 --hours 10 --pumps 6 --gzip --out sample_data/train
 	$(DEV)/bin/stream-gru simulate pump --seed 2026 --hours 2 --pumps 2 --first 7 --one-file --gzip --out sample_data/held_out
 	$(DEV)/bin/stream-gru train sample_data/pump.toml --out sample_data/pump.bundle
 
-# The tables of the README on public recordings; needs STREAM_GRU_DATA and most of an hour.
+# Results on public recordings; needs STREAM_GRU_DATA and most of an hour.
 evidence: $(DEV)/.ready
 	$(DEV)/bin/python -m tests.evidence out
 
-# The results of the recipes in the README; digits and reviews need STREAM_GRU_DATA or a network.  About an hour.
+# Results of the recipes; MNIST and IMDB need STREAM_GRU_DATA or a network.  About an hour.
 recipes: $(DEV)/.ready
 	for name in mnist-gru mnist-functional mnist-rnn imdb-gru imdb-long vowels sine; do \
 	  $(DEV)/bin/stream-gru recipe run $$name --out out/$$name || exit 1; done
@@ -63,33 +64,33 @@ recipes: $(DEV)/.ready
 	  $(DEV)/bin/stream-gru recipe run $$name --best --out out/$$name-best || exit 1; done
 	$(DEV)/bin/stream-gru recipe run mnist-gru --compare --out out/compare
 
-# From publish to prediction through a broker, at 100 and 1000 messages a second.
+# Latency from publish to prediction through a broker, at 100 and 1000 messages per second.
 live-latency: $(DEV)/.ready servers
 	$(DEV)/bin/python -m tests.evidence.live_latency
 
-# Kills without end: states and outputs must be those of a run that was never killed.
+# Kill the daemon KILLS times: states and outputs must equal those of an uninterrupted run.
 KILLS ?= 1000
 kill-test: $(DEV)/.ready servers
 	$(DEV)/bin/python -m tests.kill mqtt --kills $(KILLS)
 	$(DEV)/bin/python -m tests.kill replay --kills $(KILLS)
 
-# The same with one part taken out: each must be found out.
+# The kill test with one safeguard removed: the test must detect each.
 ablations: $(DEV)/.ready servers
 	for part in ack packets truncate; do $(DEV)/bin/python -m tests.kill ablation --which $$part || exit 1; done
 
-# Each call of the file system fails once, and for good.
+# Let each file system call fail, once and permanently.
 io-faults: $(DEV)/.ready
 	$(DEV)/bin/python -m tests.kill io --all --kind replay --kind recovery
 	$(DEV)/bin/python -m tests.kill io --kind mqtt --cases 120
 
-# Hostile bytes into every decoder, the bundle loader, the configuration and the HTTP server.
+# Feed hostile bytes to every decoder, the bundle loader, the configuration and the HTTP server.
 CASES ?= 1000000
 fuzz: $(DEV)/.ready
 	$(DEV)/bin/python -m tests.fuzz --cases $(CASES)
 	for target in bundle config http; do \
 	  $(DEV)/bin/python -m tests.fuzz_security --target $$target --cases $$(( $(CASES) / 10 )) || exit 1; done
 
-# A constant rate with faults: memory, threads and files must stay as they are.
+# Run at a constant rate with faults: memory, threads and open files must not grow.
 MINUTES ?= 60
 soak: $(DEV)/.ready servers
 	$(DEV)/bin/python -m tests.evidence.soak --minutes $(MINUTES)

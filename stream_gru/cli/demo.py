@@ -1,14 +1,14 @@
-"""``stream-gru demo``: the main job on shipped data, to be seen: no broker, no training, no hardware."""
+"""``stream-gru demo``: run the shipped model on shipped recordings."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from importlib import resources
 from pathlib import Path
 
 import click
 
-import stream_gru
 from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.live_view import LiveView, PlainView
 from stream_gru.cli.wiring import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
@@ -22,7 +22,9 @@ _SPEED = 400.0
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="Use the bundle and recordings of this folder.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Use the bundle and recordings of this folder.  [default: shipped]"
+)
 @click.option("--fast", is_flag=True, help="Run as fast as possible, without the live view.")
 @click.option(
     "--speed",
@@ -45,7 +47,7 @@ def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_liste
 
     Shows values, forecasts, classes and resets, then the scores.  Needs no broker, no training and no hardware.
     """
-    folder = data or sample_folder()
+    folder = data or shipped_samples()
     bundle = load_bundle(folder / "pump.bundle")
     paths = expand([str(folder / "held_out" / "*")])
     pipeline, metrics = build_pipeline(bundle, engine, 0.9, "replay")
@@ -59,14 +61,14 @@ def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_liste
         server.open()
         stack.callback(server.close)
         view.metrics_address = f"{server.address}/metrics"
-        click.echo(f"held-out recordings through model {bundle.manifest.model_id}", err=True)
+        click.echo(f"model {bundle.manifest.model_id}, bundle {folder / 'pump.bundle'}", err=True)
         click.echo(f"metrics at {view.metrics_address}", err=True)
         run_daemon(daemon, pipeline, as_json=False)
 
 
-def sample_folder() -> Path:
-    """The folder ``sample_data`` here or beside the package.  Raises ConfigError."""
-    for base in (Path.cwd(), Path(stream_gru.__file__).parent.parent):
-        if (base / "sample_data" / "pump.bundle").is_dir():
-            return base / "sample_data"
-    raise ConfigError("sample_data: not found here; run this in a checkout of stream_gru, or say --data FOLDER")
+def shipped_samples() -> Path:
+    """The folder with the bundle and the held-out recording that are part of the package.  Raises ConfigError."""
+    folder = Path(str(resources.files("stream_gru.examples"))) / "sample_data"
+    if not (folder / "pump.bundle").is_dir():
+        raise ConfigError(f"{folder}: expected the folder pump.bundle, found none; name another folder with --data")
+    return folder
