@@ -1,4 +1,4 @@
-"""``stream-gru config`` and ``stream-gru check``."""
+"""``stream-gru config`` and ``stream-gru check``: print and check configurations."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def check(file: Path) -> None:
     """
     settings = load_config(file)
     purposes = check_purpose(settings)
-    told = ", ".join(sorted(purposes)) or "neither training nor running is configured"
+    facts = ", ".join(sorted(purposes)) or "neither for training nor for running"
     if "running" in purposes and settings.run is not None:
         if Path(settings.run.bundle).exists():
             from stream_gru.runtime.resolved_config import load_plan
 
-            told += f", model {load_plan(file).bundle.manifest.model_id}"
+            facts += f", model {load_plan(file).bundle.manifest.model_id}"
         else:
-            click.echo(f"{settings.run.bundle}: not there, so nothing that needs it was checked", err=True)
-    click.echo(f"{file}: ok ({told})")
+            click.echo(f"{settings.run.bundle}: no such bundle; the keys that depend on it were not checked", err=True)
+    click.echo(f"{file}: ok ({facts})")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from stream_gru.cli.remote import Remote, remote_of, told
+from stream_gru.cli.remote import Remote, remote_of, response_text
 from stream_gru.config import Config, load_config
 from stream_gru.connectors.credentials import read_secret
 from stream_gru.core.errors import ConfigError, StreamGruError
@@ -21,54 +21,48 @@ _HELP = {
     Action.RESUME: "Resume one or all paused streams of the running daemon.",
 }
 _MISSING = """\
-{}: control.token_file: expected a file with a token, which the daemon asks for; make one:
+{}: control.token_file: expected a file with the token of the daemon, got none; create it:
     (umask 077; head -c 32 /dev/urandom | base64 > control.token)
-and name it in the file, then restart the daemon:
+add it to the configuration, and restart the daemon:
     [control]
     token_file = "control.token\""""
 
 
 @dataclass(frozen=True, slots=True)
-class Commander:
-    """Gives one daemon commands, with its token."""
+class CommandClient:
+    """Sends commands to one daemon, with its token."""
 
     remote: Remote
     headers: Mapping[str, bytes]
 
     def send(self, action: Action, body: Mapping[str, object], query: str = "") -> tuple[bool, str]:
-        """Give a command.  Returns whether it was done, and JSON.
+        """Send a command.  Returns whether it succeeded, and the JSON text of the response.
 
-        Raises StreamGruError when nobody answers or the daemon does not take it.
+        Raises StreamGruError without a response, or when the daemon rejects the token.
         """
-        status, text = self.remote.ask("POST", f"/api/v1/{action}{query}", body, self.headers)
+        status, text = self.remote.request("POST", f"/api/v1/{action}{query}", body, self.headers)
         if status == _UNAUTHORIZED:
             raise StreamGruError(
-                f"{self.remote}: the token is not the daemon's: restart the daemon after a change of the token"
+                f"{self.remote}: control.token_file: the daemon rejects this token; "
+                "restart the daemon after a change of the token"
             )
         if status == _FORBIDDEN:
             raise StreamGruError(
-                f"{self.remote}: refused: {told(text)}; restart the daemon after a change of its configuration"
+                f"{self.remote}: rejected: {response_text(text)}; "
+                "restart the daemon after a change of its configuration"
             )
         return status == _OK, text
 
 
-def commander_of(settings: Config, path: Path) -> Commander:
-    """Who gives commands to the daemon of a configuration.  Raises ConfigError without a token or an address."""
+def command_client(settings: Config, path: Path) -> CommandClient:
+    """A client for the daemon of a configuration.  Raises ConfigError without a token or an address."""
     remote = remote_of(settings, path)
     if not settings.control.token_file:
         raise ConfigError(_MISSING.format(path))
     token = read_secret(settings.control.token_file)
-    return Commander(
+    return CommandClient(
         remote, {"Authorization": b"Bearer " + token.strip().encode(), "Content-Type": b"application/json"}
     )
-
-
-def send(config: Path, action: Action, body: Mapping[str, object]) -> tuple[bool, str]:
-    """Give the daemon of a configuration a command.  Returns whether it was done, and JSON.
-
-    Raises ConfigError without a token, StreamGruError when nobody answers or the daemon does not take it.
-    """
-    return commander_of(load_config(config), config).send(action, body)
 
 
 def _command(action: Action) -> click.Command:
@@ -80,14 +74,15 @@ def _command(action: Action) -> click.Command:
     def command(config: Path, stream: str | None, everything: bool, as_json: bool) -> int:
         if (stream is not None) == everything:
             raise click.UsageError("expected one of --stream NAME and --all")
-        done, text = send(config, action, {"all": True} if stream is None else {"stream": stream})
+        client = command_client(load_config(config), config)
+        succeeded, text = client.send(action, {"all": True} if stream is None else {"stream": stream})
         if as_json:
             click.echo(text)
-        elif done:
-            click.echo(told(text))
+        elif succeeded:
+            click.echo(response_text(text))
         else:
-            raise StreamGruError(told(text))
-        return 0 if done else 1
+            raise StreamGruError(response_text(text))
+        return 0 if succeeded else 1
 
     return command
 

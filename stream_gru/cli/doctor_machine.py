@@ -113,7 +113,7 @@ def check_listen(listen: str) -> Check:
         else:
             return Check(name, State.OK, "free")
     try:
-        status, text = remote.ask("GET", "/-/healthy")
+        status, text = remote.request("GET", "/-/healthy")
     except StreamGruError:
         return Check(name, State.FAIL, reason, "choose another address: listen in [metrics]")
     if status == _OK and text == "healthy":

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from stream_gru import __version__
-from stream_gru.cli.main import COMMANDS, loaded
+from stream_gru.cli.main import COMMANDS, restore_interrupt
 
 
 class CommandGroup(click.Group):
@@ -37,7 +37,7 @@ class _LazyGroup(CommandGroup):
             return None
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
-        loaded()
+        restore_interrupt()
         return command
 
 

@@ -20,7 +20,7 @@ def health(config: Path | None, url: str | None) -> int:
 
     The exit code is 0 when it is healthy, 1 when it is not or does not answer.
     """
-    status, text = _remote(config, url).ask("GET", "/-/healthy")
+    status, text = _remote(config, url).request("GET", "/-/healthy")
     click.echo(text)
     return 0 if status == _OK else 1
 

@@ -1,9 +1,9 @@
-"""The command line: a command's body parses, builds, calls, and sets the exit code.
+"""The entry point of the command line: early signals, closed outputs, errors and exit codes.
 
 Exit codes: 0 ok, 1 failure, 2 usage or configuration, 130 interrupted.  Results go to standard output, everything else
 to standard error.
 
-Decision: importing this loads next to nothing, so that signals are listened to from the first moment.
+Decision: this module imports almost nothing, so that signals are handled from the first moment.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = False  # type checkers take it as true, and the module `typing` need not be loaded
+TYPE_CHECKING = False  # type checkers take it as true; `typing` is not loaded
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from stream_gru.core.errors import StreamGruError
 
-# Commands are imported when they are asked for: a gateway does not load what a workstation needs.
+# Each command is imported on demand: a gateway does not load what a workstation needs.
 COMMANDS = {
     "bench": "stream_gru.cli.bench:bench",
     "check": "stream_gru.cli.configuration:check",
@@ -39,45 +39,45 @@ COMMANDS = {
     "reset": "stream_gru.cli.control:reset",
     "resume": "stream_gru.cli.control:resume",
     "run": "stream_gru.cli.run:run",
-    "state": "stream_gru.cli.state:state",
     "simulate": "stream_gru.cli.simulate:simulate",
+    "state": "stream_gru.cli.state:state",
     "tap": "stream_gru.cli.tap:tap",
     "train": "stream_gru.cli.train:train",
 }
-# Commands that SIGTERM ends well.
+# Commands that end with exit code 0 on SIGTERM.
 _DAEMONS = frozenset({"demo", "probe", "record", "replay", "run"})
 
 
 def main() -> None:
-    """Entry point: errors become one line on standard error and an exit code, never a traceback."""
-    listen_early(sys.argv[1:2])
-    hold_descriptors()
+    """Run the command line of this process: errors become one line on standard error, never a traceback."""
+    exit_on_early_signals(sys.argv[1:2])
+    reopen_closed_outputs()
     code = run_cli(sys.argv[1:])
-    _discard_what_cannot_be_written()
+    _discard_unwritten_output()
     sys.exit(code)
 
 
-def listen_early(command: list[str]) -> None:
-    """Leave at once when a signal comes while modules are loaded: nothing is open yet that had to be closed.
+def exit_on_early_signals(command: list[str]) -> None:
+    """Exit at once on a signal during the imports, when nothing is open that needs closing.
 
-    `loaded` ends this for SIGINT; a daemon replaces the handler of SIGTERM by its own.
+    `restore_interrupt` ends this for SIGINT; a daemon installs its own handler of SIGTERM.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, _exit_now)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and _DAEMONS.intersection(command):
-        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGTERM, _exit_now)
     if command == ["run"]:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing yet that could be reloaded
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is no configuration to reload yet
 
 
-def loaded() -> None:
-    """From now on Ctrl-C is a KeyboardInterrupt."""
-    if signal.getsignal(signal.SIGINT) is _leave:
+def restore_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, after the imports of a command."""
+    if signal.getsignal(signal.SIGINT) is _exit_now:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    """No exception: the imports of native modules would turn it into one of their own."""
+def _exit_now(number: int, _: FrameType | None) -> None:
+    """Exit without an exception, which the import of a native module would replace by its own."""
     if number == signal.SIGTERM:
         os._exit(0)
     try:
@@ -86,19 +86,19 @@ def _leave(number: int, _: FrameType | None) -> None:
         os._exit(130)
 
 
-def hold_descriptors() -> None:
-    """Put something in the place of closed outputs: standard output refuses what is written, standard error is silent.
+def reopen_closed_outputs() -> None:
+    """Reopen closed outputs on /dev/null: writing to standard output fails, writing to standard error is discarded.
 
-    Else the next file that is opened would get their number, and results would go nowhere without a word.
+    Otherwise the next file that is opened would get their descriptor and receive what is printed.
     """
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is not None:
             continue
-        nowhere = os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_WRONLY)
-        if nowhere != number:
-            os.dup2(nowhere, number)
-            os.close(nowhere)
-        setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - until the end
+        null = os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_WRONLY)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - open until the process ends
 
 
 def run_cli(arguments: list[str]) -> int:
@@ -110,44 +110,41 @@ def run_cli(arguments: list[str]) -> int:
         return _interrupted()
     try:
         code = invoke(arguments)
-        sys.stdout.flush()  # what cannot be written shall be known now, not after the last line of Python
+        sys.stdout.flush()  # a write error must set the exit code
         return code
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:
         return 1
     except (ConfigError, BundleError) as error:
-        return _complain(error, 2)
+        return _report(error, 2)
     except StreamGruError as error:
-        return _complain(error, 1)
+        return _report(error, 1)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        return _complain(f"{error.filename or 'standard output or a file'}: {reason}", 1)
+        return _report(f"{error.filename or 'standard output or a file'}: {reason}", 1)
 
 
 def _interrupted() -> int:
-    return _complain("interrupted", 130)
+    return _report("interrupted", 130)
 
 
-def _complain(error: StreamGruError | str, code: int) -> int:
+def _report(error: StreamGruError | str, code: int) -> int:
+    """Print an error on standard error and return the exit code."""
+    from contextlib import suppress
+
     for line in str(error).splitlines():
-        _say(f"stream-gru: {line}" if line else line)
+        with suppress(OSError):  # standard error is closed
+            print(f"stream-gru: {line}" if line else "", file=sys.stderr, flush=True)  # noqa: T201 - before click
     return code
 
 
-def _say(line: str) -> None:
-    from contextlib import suppress
-
-    with suppress(OSError):  # nobody is left to be told
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - click may not be loaded yet
-
-
-def _discard_what_cannot_be_written() -> None:
-    """Without this the interpreter complains at exit, in its own words and with its own exit code."""
+def _discard_unwritten_output() -> None:
+    """Discard buffered output that cannot be written; the interpreter would print an error and exit with 120."""
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
             stream.flush()
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, number)
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, number)
+            os.close(null)

@@ -1,4 +1,4 @@
-"""Asking a running daemon over HTTP, with the standard library alone: these commands shall start fast."""
+"""HTTP requests to a running daemon, with the standard library only, so that these commands start fast."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from stream_gru.config import Config
 
 _TIMEOUT_S = 5.0
-_AGAIN_S = 0.1
-# The daemon sends something every ten seconds.
-_SILENCE_S = 30.0
-_MAX_ANSWER_BYTES = 33_554_432
+_RETRY_S = 0.1
+# Three times the keep-alive interval of the output stream.
+_READ_TIMEOUT_S = 30.0
+_MAX_RESPONSE_BYTES = 33_554_432
 _MAX_LINE_BYTES = 16_777_216
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a server listens on, not what we bind
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses of a server, not bound here
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A daemon's address."""
+    """The HTTP address of a daemon."""
 
     host: str
     port: int
@@ -39,72 +39,73 @@ class Remote:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
-    def ask(
+    def request(
         self, method: str, path: str, body: object = None, headers: Mapping[str, bytes] | None = None
     ) -> tuple[int, str]:
-        """Status and text of an answer.  Raises StreamGruError when nobody answers."""
+        """Send a request and return status and text of the response.  Raises StreamGruError without a response."""
         data = None if body is None else json.dumps(body).encode()
         connection = http.client.HTTPConnection(self.host, self.port, timeout=_TIMEOUT_S)
         with closing(connection):
             try:
                 connection.request(method, path, data, dict(headers or {}))
-                answer = connection.getresponse()
-                return answer.status, answer.read(_MAX_ANSWER_BYTES).decode(errors="replace").strip()
+                response = connection.getresponse()
+                return response.status, response.read(_MAX_RESPONSE_BYTES).decode(errors="replace").strip()
             except (OSError, http.client.HTTPException) as error:
-                raise self._unheard(error) from error
+                raise self._no_response(error) from error
 
-    def await_it(self, seconds: float) -> None:
-        """Give a daemon that has just been started some time to listen; what is wrong then is told by who asks."""
+    def wait_until_listening(self, seconds: float) -> None:
+        """Wait until the daemon accepts connections, at most ``seconds``; the request that follows reports errors."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
                 socket.create_connection((self.host, self.port), timeout=_TIMEOUT_S).close()
             except ConnectionRefusedError:
-                time.sleep(_AGAIN_S)
+                time.sleep(_RETRY_S)
             except OSError:
                 return
             else:
                 return
 
-    def listen(self, stream: str | None) -> Generator[tuple[str, str]]:
-        """Yield the outputs as they come: (event, data); the event of a row is empty.
+    def events(self, stream: str | None) -> Generator[tuple[str, str]]:
+        """Yield server-sent events as (event, data); the event of an output row is empty.
 
-        Raises StreamGruError when nobody answers, and when the daemon ends or says nothing for too long.
+        Raises StreamGruError without a response, when the daemon ends, and when nothing arrives for 30 s.
         """
         path = "/api/v1/outputs" + (f"?stream={quote(stream, safe='')}" if stream is not None else "")
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=_SILENCE_S)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=_READ_TIMEOUT_S)
         with closing(connection):
             try:
                 connection.request("GET", path)
-                answer = connection.getresponse()
+                response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
-                raise self._unheard(error) from error
-            if answer.status != http.client.OK:
-                raise StreamGruError(f"{self}: {told(answer.read(_MAX_ANSWER_BYTES).decode(errors='replace'))}")
+                raise self._no_response(error) from error
+            if response.status != http.client.OK:
+                text = response.read(_MAX_RESPONSE_BYTES).decode(errors="replace")
+                raise StreamGruError(f"{self}: {response_text(text)}")
             try:
-                yield from _events(answer)
+                yield from _parse_events(response)
             except (OSError, http.client.HTTPException) as error:
-                raise StreamGruError(f"{self}: the daemon has gone ({_reason(error)})") from error
+                raise StreamGruError(f"{self}: the connection to the daemon was lost ({_reason(error)})") from error
         raise StreamGruError(f"{self}: the daemon has ended")
 
-    def _unheard(self, error: Exception) -> StreamGruError:
+    def _no_response(self, error: Exception) -> StreamGruError:
         if isinstance(error, ConnectionRefusedError):
-            return StreamGruError(f"nothing listens at {self}: is the daemon (stream-gru run) running?")
-        return StreamGruError(f"{self}: no answer ({_reason(error)})")
+            return StreamGruError(f"{self}: connection refused; start the daemon with `stream-gru run CONFIG`")
+        return StreamGruError(f"{self}: no HTTP response ({_reason(error)}); check the address")
 
 
 def remote_of(config: Config, path: Path) -> Remote:
-    """Where the daemon of a configuration listens.  Raises ConfigError when it does not, or on a port it chooses."""
+    """The address of the daemon of a configuration.  Raises ConfigError when it has none, or no fixed port."""
     if not config.metrics.enabled:
-        raise ConfigError(f"{path}: metrics.enabled: expected true, as the daemon is reached by its HTTP address")
+        raise ConfigError(f"{path}: metrics.enabled: expected true, since the command uses the daemon's HTTP address")
     remote = remote_at(f"http://{config.metrics.listen}")
     if remote.port == 0:
-        raise ConfigError(f"{path}: metrics.listen: expected a fixed port, got 0, which takes any free one")
-    return Remote(_EVERYWHERE.get(remote.host, remote.host), remote.port)
+        raise ConfigError(f"{path}: metrics.listen: expected a fixed port, got 0, which takes any free port")
+    return Remote(_LOOPBACK_OF.get(remote.host, remote.host), remote.port)
 
 
 def remote_at(url: str) -> Remote:
-    """The address in ``http://host:port``.  Raises ConfigError."""
+    """Parse an address of the form ``http://host:port``.  Raises ConfigError."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -115,17 +116,17 @@ def remote_at(url: str) -> Remote:
     return Remote(parts.hostname, port)
 
 
-def told(text: str) -> str:
-    """What an answer says: the ``text`` of its object, or all of it."""
+def response_text(text: str) -> str:
+    """The ``text`` of a JSON response, or the first 200 characters of any other one."""
     try:
         return str(json.loads(text)["text"])
     except (ValueError, KeyError, TypeError):
         return " ".join(text.split())[:200]
 
 
-def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str]]:
+def _parse_events(response: http.client.HTTPResponse) -> Iterator[tuple[str, str]]:
     event = ""
-    while line := answer.readline(_MAX_LINE_BYTES):
+    while line := response.readline(_MAX_LINE_BYTES):
         key, _, value = line.decode(errors="replace").rstrip("\r\n").partition(": ")
         if key == "event":
             event = value

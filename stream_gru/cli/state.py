@@ -13,7 +13,7 @@ from typing import BinaryIO
 import click
 
 from stream_gru.cli.group import CommandGroup
-from stream_gru.cli.state_access import StateHolder, held_state
+from stream_gru.cli.state_access import StateAccess, open_state
 from stream_gru.core.errors import StateError, StreamGruError
 from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decoded, encoded
 from stream_gru.runtime.control.commands import MAX_STATE_BYTES
@@ -38,8 +38,8 @@ def state() -> None:
 @_JSON
 def list_command(config: Path, as_json: bool) -> None:
     """List the streams with last event time and steps since reset."""
-    with held_state(config) as holder:
-        rows = holder.rows()
+    with open_state(config) as access:
+        rows = access.rows()
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
@@ -56,8 +56,8 @@ def list_command(config: Path, as_json: bool) -> None:
 @_JSON
 def show(config: Path, stream: str, as_json: bool) -> None:
     """Show the times, last values and hidden state of one stream."""
-    with held_state(config) as holder:
-        facts = as_dict(holder.export(stream))
+    with open_state(config) as access:
+        facts = as_dict(access.export(stream))
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -78,8 +78,8 @@ def export(config: Path, stream: str | None, everything: bool, out: Path | None)
     """
     if (stream is not None) == everything:
         raise click.UsageError("expected one of --stream NAME and --all")
-    with held_state(config) as holder:
-        states, left_out = ([holder.export(stream)], 0) if stream is not None else _export_all(holder)
+    with open_state(config) as access:
+        states, skipped = ([access.export(stream)], 0) if stream is not None else _export_all(access)
     data = b"".join(encoded(one) + b"\n" for one in states)
     if out is None:
         sys.stdout.buffer.write(data)
@@ -89,20 +89,20 @@ def export(config: Path, stream: str | None, everything: bool, out: Path | None)
             _write(out, data)
         except OSError as error:
             raise StreamGruError(f"{out}: cannot be written: {error.strerror}") from error
-        click.echo(f"{out}: {len(states)} streams", err=True)
-    return 1 if left_out else 0
+        click.echo(f"{out}: {len(states)} streams exported", err=True)
+    return 1 if skipped else 0
 
 
-def _export_all(holder: StateHolder) -> tuple[list[Exported], int]:
-    """All streams that are whole, and how many are not, which are told."""
-    states, left_out = [], 0
-    for name in holder.names():
+def _export_all(access: StateAccess) -> tuple[list[Exported], int]:
+    """All intact streams, and the number of damaged ones, which are reported on standard error."""
+    states, skipped = [], 0
+    for name in access.names():
         try:
-            states.append(holder.export(name))
+            states.append(access.export(name))
         except StateError as error:
-            click.echo(f"stream-gru: {name} is left out: {error}", err=True)
-            left_out += 1
-    return states, left_out
+            click.echo(f"stream-gru: not exported: {error}", err=True)
+            skipped += 1
+    return states, skipped
 
 
 @state.command("import")
@@ -115,15 +115,15 @@ def import_command(config: Path, file: BinaryIO, replace: bool) -> None:
     They continue with their exported state.  The model must be the same.
     """
     states = _read(file)
-    with held_state(config, make=True) as holder:
-        said = holder.take_in(states, replace=replace)
-    for text in said:
+    with open_state(config, create=True) as access:
+        warnings = access.import_streams(states, replace=replace)
+    for text in warnings:
         click.echo(text, err=True)
     click.echo(f"{len(states)} streams imported", err=True)
 
 
 def _read(file: BinaryIO) -> Sequence[Exported]:
-    """The streams of a file.  Raises StateError, with the line."""
+    """Read the streams of an export.  Raises StateError with file and line."""
     states: dict[str, Exported] = {}
     number = 0
     while line := file.readline(MAX_STATE_BYTES + 1):
@@ -135,7 +135,7 @@ def _read(file: BinaryIO) -> Sequence[Exported]:
         except StateError as error:
             raise StateError(f"{file.name}:{number}: {error}") from error
         if one.stream in states:
-            raise StateError(f"{file.name}:{number}: stream {one.stream} stands here again; expected it once")
+            raise StateError(f"{file.name}:{number}: stream {one.stream}: expected each stream once, got it again")
         states[one.stream] = one
     return list(states.values())
 
@@ -152,8 +152,8 @@ def reset(config: Path, stream: str | None, everything: bool, source: str | None
     """
     if (stream is not None) + everything + (source is not None) != 1:
         raise click.UsageError("expected one of --stream NAME, --all and --source NAME")
-    with held_state(config) as holder:
-        click.echo(holder.reset(stream) if source is None else holder.forget_position(source))
+    with open_state(config) as access:
+        click.echo(access.reset(stream) if source is None else access.reset_position(source))
 
 
 @state.command()
@@ -164,11 +164,11 @@ def forget(config: Path, stream: str) -> None:
 
     Its next sample is the first of a new stream.
     """
-    with held_state(config) as holder:
-        click.echo(holder.forget(stream))
+    with open_state(config) as access:
+        click.echo(access.forget(stream))
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file; a new one is read by its owner only."""
+    """Write a file; only the owner may read a new one."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(data)

@@ -1,9 +1,7 @@
-"""Who has the states of a daemon: this process, where the daemon is stopped, or the daemon that runs.
+"""Access to the stream states of a daemon, in the store or over HTTP.
 
-    held_state(config) ─┬─ the lock is free ─▶ StoppedState: the store is read and written here
-                        └─ it is taken ──────▶ RunningState: the daemon is asked over HTTP
-
-A store has one holder only, so there is no third way.
+open_state(config) ─┬─ store unlocked ─▶ OfflineState: reads and writes the store
+                    └─ store locked ───▶ OnlineState: sends commands to the running daemon
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from typing import Any, NoReturn, Protocol
 import click
 import numpy as np
 
-from stream_gru.cli.control import commander_of
-from stream_gru.cli.remote import remote_of, told
+from stream_gru.cli.control import command_client
+from stream_gru.cli.remote import remote_of, response_text
 from stream_gru.config import Config, RunConfig, load_config
 from stream_gru.core.errors import ConfigError, StateError, StoreLocked, StreamGruError
 from stream_gru.core.timestamps import format_iso
@@ -38,12 +36,12 @@ from stream_gru.runtime.checkpoint.store import Changes, Store, StoredRow
 from stream_gru.runtime.control.commands import Action
 
 _OK = 200
-_MOST_ROWS = 99_999  # what the daemon shows at once
+_MAX_ROWS = 99_999  # the limit of the HTTP API
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """A stream as it is listed: event time of its last sample (ISO 8601), steps since its reset; None: not known."""
+    """A stream in the listing: event time of its last sample (ISO 8601) and steps since its reset, None if unknown."""
 
     stream: str
     time: str | None
@@ -51,79 +49,79 @@ class StreamRow:
     status: str
 
 
-class StateHolder(Protocol):
-    """What can be asked of whoever has the states.
+class StateAccess(Protocol):
+    """Operations on the stream states of one daemon.
 
-    All of it raises StateError for what cannot be done with these streams, and StreamGruError, StoreError when the
-    holder cannot be asked.
+    Each raises StateError when a stream does not allow it, StoreError when the store cannot be used, and StreamGruError
+    when the daemon cannot be reached.
     """
 
     def rows(self) -> list[StreamRow]:
-        """All streams, by name; damaged ones too."""
+        """All streams, damaged ones included, sorted by name."""
         ...
 
     def names(self) -> list[str]:
-        """Their names alone, sorted."""
+        """The sorted names of all streams."""
         ...
 
     def export(self, stream: str) -> Exported:
-        """One stream, to be looked at or taken elsewhere."""
+        """The state of one stream."""
         ...
 
-    def take_in(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
-        """Have these streams go on here; return what is to be said of them.  ``replace``: also those that are here."""
+    def import_streams(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
+        """Store exported streams; ``replace`` allows names that exist.  Returns warnings."""
         ...
 
     def reset(self, stream: str | None) -> str:
-        """Reset one stream, or all, before the next sample; return what was done."""
+        """Reset one stream, or all, before the next sample.  Returns a report."""
         ...
 
     def forget(self, stream: str) -> str:
-        """Delete all that is known of a stream; return what was done."""
+        """Delete everything stored about a stream.  Returns a report."""
         ...
 
-    def forget_position(self, source: str) -> str:
-        """Have a source begin at its beginning; return what was done."""
+    def reset_position(self, source: str) -> str:
+        """Let a source start at its beginning.  Returns a report."""
         ...
 
 
 @contextmanager
-def held_state(config: Path, *, make: bool = False) -> Iterator[StateHolder]:
-    """Whoever has the states of a configuration; ``make``: there may be no store yet.
+def open_state(config: Path, *, create: bool = False) -> Iterator[StateAccess]:
+    """The states of the daemon of a configuration; ``create`` makes a new store where there is none.
 
-    Raises ConfigError without a state_dir, StateError where there is no store, StoreError when it is damaged.
+    Raises ConfigError without a state_dir, StateError without a store, StoreError when the store is damaged.
     """
     settings = load_config(config)
     run = settings.run
     if run is None or not run.state_dir:
-        raise ConfigError(f"{config}: run.state_dir: expected the folder that holds the state, got none")
+        raise ConfigError(f"{config}: run.state_dir: expected the folder of the stored states, got none")
     if "$" in run.state_dir:
         raise ConfigError(
-            f"{config}: run.state_dir: a variable in {run.state_dir} is not set here; "
-            "set it: STATE_DIRECTORY=... stream-gru state"
+            f"{config}: run.state_dir: expected set environment variables, got {run.state_dir}; "
+            "set them, such as: STATE_DIRECTORY=/var/lib/stream-gru stream-gru state ..."
         )
     store = Store(Path(run.state_dir))
-    if not make and not store.path.exists():
-        raise StateError(f"{store.path}: there is no state yet: start the daemon once, or import streams")
+    if not create and not store.path.exists():
+        raise StateError(f"{store.path}: no such store; start the daemon once, or import streams")
     try:
-        store.open(repair=False)  # that is the daemon's affair, which counts and tells it
+        store.open(repair=False)  # only the daemon repairs, since it counts and logs repairs
     except StoreLocked as locked:
-        yield RunningState(settings, config, locked)
+        yield OnlineState(settings, config, locked)
         return
     try:
-        yield StoppedState(run, store)
+        yield OfflineState(run, store)
     finally:
         store.close()
 
 
-class StoppedState:
-    """The open store of a daemon that does not run."""
+class OfflineState:
+    """The states in the open store of a stopped daemon."""
 
     def __init__(self, run: RunConfig, store: Store) -> None:
         self._run, self._store = run, store
 
     def rows(self) -> list[StreamRow]:
-        """In one pass over the store."""
+        """All streams, read in one pass over the store."""
         rows, clocks = [], []
         for found in self._store.rows():
             try:
@@ -141,20 +139,20 @@ class StoppedState:
         )
 
     def names(self) -> list[str]:
-        """All streams."""
+        """The sorted names of all streams."""
         return self._store.names()
 
     def export(self, stream: str) -> Exported:
-        """As it was committed."""
+        """The state of one stream at the last commit; damaged parts are reported on standard error."""
         found = exported_from(self._store, stream)
         if found is None:
             raise self._unknown(stream)
         for part in sorted(self._store.memories(stream).keys() - found.memories.keys()):
-            click.echo(f"stream-gru: stream {stream}: what {part} remembers is damaged and left out", err=True)
+            click.echo(f"stream-gru: stream {stream}: the state of {part} is damaged and not exported", err=True)
         return found
 
-    def take_in(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
-        """One transaction for all of a form; an old row and all that was remembered of its name go with it."""
+    def import_streams(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
+        """Write all streams of a row schema in one transaction; it deletes the rows and parts they replace."""
         if not states:
             return []
         form = self._form()
@@ -176,7 +174,7 @@ class StoppedState:
         return []
 
     def reset(self, stream: str | None) -> str:
-        """One transaction for all rows of a form; a damaged one begins anew by itself."""
+        """Mark all rows of a row schema in one transaction; damaged rows are reset by the next sample anyway."""
         by_form: dict[str, list[tuple[str, bytes]]] = defaultdict(list)
         damaged = 0
         for found in self._store.rows() if stream is None else [self._row(stream)]:
@@ -191,22 +189,22 @@ class StoppedState:
         self._write(changes)
         what = "all streams" if stream is None else f"stream {stream}"
         done = f"{what}: reset before the next sample ({sum(map(len, by_form.values()))})"
-        return f"{done}; damaged, and begin anew by themselves: {damaged}" if damaged else done
+        return f"{done}; damaged, reset by their next sample: {damaged}" if damaged else done
 
     def forget(self, stream: str) -> str:
-        """With what every part remembers of it."""
+        """Delete the row of a stream and the states of all parts."""
         self._row(stream)
         self._store.forget_streams([stream])
         return f"stream {stream}: forgotten"
 
-    def forget_position(self, source: str) -> str:
-        """The streams keep what they have seen."""
+    def reset_position(self, source: str) -> str:
+        """Delete the position of a source; the streams keep their states."""
         known = self._store.positions()
         if source not in known:
-            there = ", ".join(sorted(known)) or "none"
-            raise StateError(f"source {source}: expected one that has a position ({there})")
+            names = ", ".join(sorted(known)) or "none"
+            raise StateError(f"source {source}: expected a source with a stored position ({names})")
         self._store.forget_position(source)
-        return f"source {source}: begins at its beginning"
+        return f"source {source}: starts at its beginning"
 
     def _row(self, stream: str) -> StoredRow:
         found = self._store.row(stream)
@@ -215,93 +213,97 @@ class StoppedState:
         return found
 
     def _unknown(self, stream: str) -> StateError:
-        return StateError(f"{self._store.path}: unknown stream {stream!r}; `stream-gru state list` shows those it has")
+        return StateError(
+            f"{self._store.path}: unknown stream {stream!r}; list the streams with `stream-gru state list`"
+        )
 
     def _form(self) -> StoredForm:
-        """Of the rows that the daemon will write."""
+        """The row schema that the daemon writes."""
         from stream_gru.model.bundle import load_bundle
         from stream_gru.pipeline.pipeline import Pipeline
 
         return Pipeline(load_bundle(self._run.bundle), "numpy").form
 
     def _write(self, changes: Iterable[Changes]) -> None:
-        """How the last run ended stays as it was: this is none."""
+        """Write changes without altering the clean-shutdown mark of the last run."""
         for one in changes:
             self._store.write(one)
             self._store.end_well(self._store.ended_well)
 
 
-class RunningState:
-    """A daemon that runs, asked with its token.  ``locked``: how the store told that somebody has it."""
+class OnlineState:
+    """The states of a running daemon, over HTTP; ``locked`` is the error of opening its store."""
 
     def __init__(self, settings: Config, path: Path, locked: StoreLocked) -> None:
         try:
             self._remote = remote_of(settings, path)
-            self._remote.ask("GET", "/-/healthy")
-        except StreamGruError as error:  # who has it may be no daemon at all
+            self._remote.request("GET", "/-/healthy")
+        except StreamGruError as error:  # the process that holds the lock may be no daemon
             raise type(error)(f"{locked}\n{error}") from error
-        self._commander = commander_of(settings, path)
+        self._client = command_client(settings, path)
 
     def rows(self) -> list[StreamRow]:
-        """Those that are in memory as they are now; of those that made room the names."""
-        status, text = self._remote.ask("GET", f"/api/v1/streams?limit={_MOST_ROWS}")
-        rows = {row["stream"]: StreamRow(**row) for row in self._answer(status == _OK, text)}
+        """The current values of streams in memory, and the names of evicted streams."""
+        status, text = self._remote.request("GET", f"/api/v1/streams?limit={_MAX_ROWS}")
+        rows = {row["stream"]: StreamRow(**row) for row in self._decode(status == _OK, text)}
         return [rows.get(name) or StreamRow(name, None, None, "stored") for name in sorted({*rows, *self.names()})]
 
     def names(self) -> list[str]:
-        """In memory or not."""
-        return [str(name) for name in json.loads(self._done(Action.LIST, {"all": True}, "state"))]
+        """The sorted names of all streams, evicted ones included."""
+        return [str(name) for name in json.loads(self._send(Action.LIST, {"all": True}, "state"))]
 
     def export(self, stream: str) -> Exported:
-        """As it is between two batches."""
-        return decoded(self._done(Action.EXPORT, {"stream": stream}, "state").encode())
+        """The state of one stream between two batches."""
+        return decoded(self._send(Action.EXPORT, {"stream": stream}, "state").encode())
 
-    def take_in(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
-        """One after the other, each durable when the next one goes."""
+    def import_streams(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
+        """Import one stream after the other; each is durable before the next one is sent."""
         _require_new([one.stream for one in states], self.names(), replace=replace)
-        said = []
+        warnings = []
         for count, one in enumerate(states):
             try:
-                text = self._done(Action.IMPORT, json.loads(encoded(one)), query="?replace=1" if replace else "")
+                text = self._send(Action.IMPORT, json.loads(encoded(one)), query="?replace=1" if replace else "")
             except StateError as error:
-                raise StateError(f"{error}\n{count} of {len(states)} streams were imported before") from error
+                raise StateError(
+                    f"{error}\n{count} of {len(states)} streams were imported before this error"
+                ) from error
             if text != f"stream {one.stream}: imported":
-                said.append(text)
-        return said
+                warnings.append(text)
+        return warnings
 
     def reset(self, stream: str | None) -> str:
-        """Those too that are not in memory."""
-        return self._done(Action.RESET, {"all": True} if stream is None else {"stream": stream})
+        """Reset one stream, or all, evicted streams included."""
+        return self._send(Action.RESET, {"all": True} if stream is None else {"stream": stream})
 
     def forget(self, stream: str) -> str:
-        """With what every part remembers of it."""
-        return self._done(Action.FORGET, {"stream": stream})
+        """Delete a stream and the states of all parts."""
+        return self._send(Action.FORGET, {"stream": stream})
 
-    def forget_position(self, source: str) -> NoReturn:
-        """Not while it is read."""
-        raise StateError(f"source {source}: the daemon runs and reads it; stop it first")
+    def reset_position(self, source: str) -> NoReturn:
+        """Raise StateError, since the daemon reads the source."""
+        raise StateError(f"source {source}: the daemon is running and reads this source; stop the daemon first")
 
-    def _done(self, action: Action, body: dict[str, object], key: str = "text", query: str = "") -> str:
-        """What the daemon answers under ``key`` when it has done it.  Raises StateError when it has not."""
-        return str(self._answer(*self._commander.send(action, body, query))[key])
+    def _send(self, action: Action, body: dict[str, object], key: str = "text", query: str = "") -> str:
+        """Send a command and return the field ``key`` of the response.  Raises StateError when the command fails."""
+        return str(self._decode(*self._client.send(action, body, query))[key])
 
-    def _answer(self, done: bool, text: str) -> Any:
-        if not done:
-            raise StateError(f"{self._remote}: {told(text)}")
+    def _decode(self, succeeded: bool, text: str) -> Any:
+        if not succeeded:
+            raise StateError(f"{self._remote}: {response_text(text)}")
         return json.loads(text)
 
 
 def _clock(found: StoredRow) -> tuple[int, int | None]:
     """Event time of the last sample in ns, and steps since the reset.  Raises StateError when the row is damaged."""
     if found.row is None:
-        raise StateError("its checksum is wrong")
+        raise StateError("wrong checksum")
     columns = split_row(StoredForm.read(found.form).columns, found.row)
     return int(columns["applied_ns"]), int(columns["steps"])
 
 
-def _require_new(names: Sequence[str], there: Iterable[str], *, replace: bool) -> None:
-    """Raises StateError when a stream is there already, and shall not be replaced."""
-    known = sorted({*names} & {*there})
+def _require_new(names: Sequence[str], existing: Iterable[str], *, replace: bool) -> None:
+    """Raise StateError when a stream exists already and ``replace`` is not set."""
+    known = sorted({*names} & {*existing})
     if known and not replace:
         more = f" (and {len(known) - 1} more)" if len(known) > 1 else ""
-        raise StateError(f"stream {known[0]}{more}: is there already; --replace puts the file's in its place")
+        raise StateError(f"stream {known[0]}{more}: exists already; replace it with --replace")

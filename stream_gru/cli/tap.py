@@ -36,8 +36,8 @@ def tap(
     daemon ends it with exit code 1.
     """
     remote = _remote(config, url)
-    remote.await_it(wait)
-    with closing(_counted(remote.listen(stream), count)) as events:
+    remote.wait_until_listening(wait)
+    with closing(_first(remote.events(stream), count)) as events:
         try:
             if as_json or not sys.stdout.isatty():
                 _print(events)
@@ -54,12 +54,12 @@ def _remote(config: Path | None, url: str | None) -> Remote:
         return remote_at(url)
     from stream_gru.config import load_config
 
-    assert config is not None  # noqa: S101 - one of the two is given
+    assert config is not None  # noqa: S101 - checked above
     return remote_of(load_config(config), config)
 
 
-def _counted(events: Iterator[tuple[str, str]], count: int | None) -> Generator[tuple[str, str]]:
-    """The events up to the ``count``-th output."""
+def _first(events: Iterator[tuple[str, str]], count: int | None) -> Generator[tuple[str, str]]:
+    """The events up to output number ``count``."""
     outputs = 0
     for event, data in events:
         yield event, data
@@ -73,7 +73,9 @@ def _print(events: Iterator[tuple[str, str]]) -> None:
         if not event:
             click.echo(data)
         elif event == "dropped":
-            click.echo(f"stream-gru: too slow for the daemon, outputs not shown: {data}", err=True)
+            click.echo(
+                f"stream-gru: outputs were dropped, since they arrive faster than they are read: {data}", err=True
+            )
 
 
 def _draw(events: Iterator[tuple[str, str]], remote: Remote) -> None:
@@ -81,4 +83,4 @@ def _draw(events: Iterator[tuple[str, str]], remote: Remote) -> None:
 
     with TapView(str(remote)) as view:
         for event, data in events:
-            view.take(event, data)
+            view.on_event(event, data)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _HISTORY = 16
 _REFRESH_HZ = 10
-_MOST_STREAMS = 1000
-# Lines that are no stream: title, heading, foot.
-_AROUND = 6
+_MAX_STREAMS = 1000
+# Lines of title, headings and footer.
+_FRAME_LINES = 6
 _HEADINGS = ("stream", "time", "channel", "next", "recent", "furthest", "band", "class", "status")
 
 
@@ -31,7 +31,7 @@ _Pair = tuple[_Number, _Number]
 
 
 class Output(Struct, frozen=True):
-    """What the table shows of a row, see `stream_gru.core.prediction.Prediction.as_dict`."""
+    """The fields of an output row that the table shows, see `stream_gru.core.prediction.Prediction.as_dict`."""
 
     stream: str
     time: str
@@ -43,15 +43,15 @@ class Output(Struct, frozen=True):
 
 
 class Dropped(Struct, frozen=True):
-    """How many rows did not come."""
+    """The number of rows that the daemon dropped for this client."""
 
     rows: int
 
 
 class TapView:
-    """A row for each stream and target; what is read from the daemon is drawn by a thread of rich, ten times a second.
+    """A table with a row per stream and target, drawn ten times per second by a thread of rich.
 
-    Text of the daemon is shown as it is: it is neither markup nor can it steer the terminal.
+    Text from the daemon is neither read as markup nor sent to the terminal as control characters.
     """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
@@ -76,20 +76,20 @@ class TapView:
     ) -> None:
         self._live.stop()
 
-    def take(self, event: str, data: str) -> None:
-        """Remember an event of the daemon; what is not understood is passed over."""
+    def on_event(self, event: str, data: str) -> None:
+        """Store an event of the daemon for the next drawing; malformed events are ignored."""
         try:
             with self._lock:
                 if event == "dropped":
                     self._dropped += msgspec.json.decode(data, type=Dropped).rows
                 elif not event:
-                    self._take_row(msgspec.json.decode(data, type=Output))
+                    self._store(msgspec.json.decode(data, type=Output))
         except msgspec.MsgspecError:
             return
 
-    def _take_row(self, row: Output) -> None:
+    def _store(self, row: Output) -> None:
         self._shown += 1
-        if row.stream not in self._latest and len(self._latest) >= _MOST_STREAMS:
+        if row.stream not in self._latest and len(self._latest) >= _MAX_STREAMS:
             return
         self._latest[row.stream] = row
         for target, values in row.forecast.items():
@@ -97,7 +97,7 @@ class TapView:
             history.append(math.nan if values[0] is None else values[0])
 
     def draw(self) -> RenderableType:
-        """Return the table as it stands, as many streams as there are lines for."""
+        """Return the current table, cut to the height of the terminal."""
         from rich import box
         from rich.console import Group
         from rich.table import Table
@@ -109,12 +109,12 @@ class TapView:
             table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
         with self._lock:
             rows = [cells for stream in sorted(self._latest) for cells in self._cells(stream)]
-            for cells in rows[: max(1, self._console.height - _AROUND)]:
+            for cells in rows[: max(1, self._console.height - _FRAME_LINES)]:
                 table.add_row(*(Text(_printable(cell)) for cell in cells))
             rate = self._shown / max(1e-9, time.monotonic() - self._begin)
-            foot = f" {len(self._latest)} streams, {self._shown:,} outputs, {rate:,.0f}/s"
-            foot += f", {self._dropped:,} more were not shown" if self._dropped else ""
-        return Group(table, Text(foot + "   Ctrl-C ends"))
+            footer = f" {len(self._latest)} streams, {self._shown:,} outputs, {rate:,.0f}/s"
+            footer += f", {self._dropped:,} dropped" if self._dropped else ""
+        return Group(table, Text(footer + "   Ctrl-C ends"))
 
     def _cells(self, stream: str) -> Iterator[list[str]]:
         row = self._latest[stream]

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from stream_gru.cli.main import run_cli
-from stream_gru.cli.remote import Remote, remote_at, remote_of, told
+from stream_gru.cli.remote import Remote, remote_at, remote_of, response_text
 from stream_gru.cli.tap_view import TapView
 from stream_gru.config import parse_config
 from stream_gru.core.errors import ConfigError
@@ -115,7 +115,7 @@ def test_without_a_token_it_says_what_to_add(tmp_path: Path, run: Run) -> None:
     """A configuration without a token is exit code 2, with the lines that are missing."""
     code, out, err = run("reset", write_config(tmp_path, "127.0.0.1:9", control=""), "--all")
     assert (code, out) == (2, "")
-    assert "control.token_file: expected a file with a token" in err
+    assert "control.token_file: expected a file with the token of the daemon, got none" in err
     assert 'token_file = "control.token"' in err
 
 
@@ -125,7 +125,7 @@ def test_a_wrong_token_is_told(place: Place, run: Run) -> None:
         place.token.write_text(other)
         code, out, err = run("reset", place.config, "--all")
         assert (code, out) == (1, "")
-        assert "the token is not the daemon's" in err
+        assert "control.token_file: the daemon rejects this token" in err
         assert other not in err
     place.token.chmod(0o644)
     code, _, err = run("reset", place.config, "--all")
@@ -150,7 +150,7 @@ def test_a_daemon_that_does_not_run_is_told(tmp_path: Path, run: Run, command: t
     config, url = write_config(tmp_path, f"127.0.0.1:{port}"), f"http://127.0.0.1:{port}"
     code, out, err = run(*(part.format(config, url=url) for part in command))
     assert (code, out) == (1, "")
-    assert err == f"stream-gru: nothing listens at {url}: is the daemon (stream-gru run) running?\n"
+    assert err == f"stream-gru: {url}: connection refused; start the daemon with `stream-gru run CONFIG`\n"
 
 
 def test_another_server_is_told(tmp_path: Path, run: Run) -> None:
@@ -171,7 +171,7 @@ def test_another_server_is_told(tmp_path: Path, run: Run) -> None:
         code, _, err = run("reset", write_config(tmp_path, f"127.0.0.1:{port}"), "--all")
         thread.join(20)
     assert code == 1
-    assert f"http://127.0.0.1:{port}: no answer" in err
+    assert f"http://127.0.0.1:{port}: no HTTP response" in err
 
 
 def test_health_is_for_containers(place: Place, run: Run) -> None:
@@ -189,11 +189,11 @@ def test_health_without_arguments_asks_the_default_address(run: Run, monkeypatch
     """The health check of a container names no address: it asks where a daemon listens by default."""
     asked: list[str] = []
 
-    def ask(remote: Remote, method: str, path: str) -> tuple[int, str]:
+    def request(remote: Remote, method: str, path: str) -> tuple[int, str]:
         asked.append(f"{method} {remote}{path}")
         return 503, "the loop has not turned for 99 s"
 
-    monkeypatch.setattr(Remote, "ask", ask)
+    monkeypatch.setattr(Remote, "request", request)
     assert run("health") == (1, "the loop has not turned for 99 s\n", "")
     assert asked == [f"GET {remote_of(parse_config('', 'run.toml'), Path('run.toml'))}/-/healthy"]
 
@@ -237,9 +237,9 @@ def test_an_address_that_is_none_is_told(url: str) -> None:
 
 def test_what_an_answer_says() -> None:
     """The text of an object, or a short form of anything else."""
-    assert told('{"text": "a"}') == "a"
-    assert told("[1]") == "[1]"
-    assert told("<html>\n" + "x" * 999) == ("<html> " + "x" * 999)[:200]
+    assert response_text('{"text": "a"}') == "a"
+    assert response_text("[1]") == "[1]"
+    assert response_text("<html>\n" + "x" * 999) == ("<html> " + "x" * 999)[:200]
 
 
 class Tapping:
@@ -333,7 +333,7 @@ def test_tap_ends_with_the_daemon(place: Place, start: Tap) -> None:
     code, out, err = tap.end()
     assert code == 1
     assert len(out.splitlines()) == 256
-    assert 'outputs not shown: {"rows":44}' in err
+    assert 'outputs were dropped, since they arrive faster than they are read: {"rows":44}' in err
     assert err.endswith(f"stream-gru: {place.server.address}: the daemon has ended\n")
 
 
@@ -383,14 +383,14 @@ def test_the_table_shows_the_newest_of_each_stream() -> None:
         "class": "normal", "probabilities": {"normal": 0.75, "leak": None}, "status": "ok",
     }  # fmt: skip
     for value in (5.0, 1.0):
-        view.take("", json.dumps({**row, "forecast": {**row["forecast"], "flow": [value, 2.5]}}))  # type: ignore[dict-item]
-    view.take("", json.dumps({"stream": "a", "time": "t", "class": ["x", "y"], "status": "warming 1/2"}))
-    view.take("dropped", '{"rows": 1234}')
+        view.on_event("", json.dumps({**row, "forecast": {**row["forecast"], "flow": [value, 2.5]}}))  # type: ignore[dict-item]
+    view.on_event("", json.dumps({"stream": "a", "time": "t", "class": ["x", "y"], "status": "warming 1/2"}))
+    view.on_event("dropped", '{"rows": 1234}')
     shown = drawn(view)
     for words in ("01:02:03", "flow", "█▁", "2.5", "2 .. 3", "normal 75%", "heat", "x, y", "warming 1/2"):
         assert words in shown
     assert "2 streams, 3 outputs" in shown
-    assert "1,234 more were not shown" in shown
+    assert "1,234 dropped" in shown
     assert shown.index("warming") < shown.index("normal")
 
 
@@ -398,15 +398,15 @@ def test_the_table_survives_whatever_comes() -> None:
     """Rows that are none are passed over, and text can neither be markup nor steer the terminal."""
     view = TapView("x", Console(file=io.StringIO(), width=160, height=10))
     for data in ("", "x", "[]", "null", "{}", '{"stream": 1, "forecast": 5}', '{"stream": "q", "forecast": {"a": []}}'):
-        view.take("", data)
-    view.take("dropped", "x")
-    view.take("other", "{}")
+        view.on_event("", data)
+    view.on_event("dropped", "x")
+    view.on_event("other", "{}")
     view = TapView("x", Console(file=io.StringIO(), width=160, height=10))
-    view.take("", json.dumps({"stream": "[red]a", "time": "t", "class": "\x1b[2Jb", "status": "ok"}))
+    view.on_event("", json.dumps({"stream": "[red]a", "time": "t", "class": "\x1b[2Jb", "status": "ok"}))
     shown = drawn(view)
     assert "[red]a" in shown
     assert "\x1b" not in shown
     for n in range(2000):
-        view.take("", json.dumps({"stream": f"s{n}", "time": "t", "status": "ok"}))
+        view.on_event("", json.dumps({"stream": f"s{n}", "time": "t", "status": "ok"}))
     assert "1000 streams, 2,001 outputs" in drawn(view)
     assert len(drawn(view).splitlines()) <= 10

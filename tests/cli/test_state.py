@@ -142,7 +142,7 @@ def test_an_unknown_stream_is_an_error_that_changes_nothing(site: Path, run: Run
         code, out, err = run(command, site, *options)
     assert (code, out) == (1, "")
     assert err == (
-        f"stream-gru: {site.parent}/state/state.db: unknown stream 'x'; `stream-gru state list` shows those it has\n"
+        f"stream-gru: {site.parent}/state/state.db: unknown stream 'x'; list the streams with `stream-gru state list`\n"
     )
     assert commits(site) == 1
 
@@ -154,7 +154,7 @@ def test_what_was_exported_is_imported_elsewhere(site: Path, run: Run, tmp_path:
     """All streams with what is remembered of them, in one transaction, where no daemon has ever been."""
     there = write_config(tmp_path / "there")
     code, out, err = run("export", site, "--all", "--out", tmp_path / "all.json")
-    assert (code, out, err) == (0, "", f"{tmp_path}/all.json: 3 streams\n")
+    assert (code, out, err) == (0, "", f"{tmp_path}/all.json: 3 streams exported\n")
     assert (tmp_path / "all.json").stat().st_mode & 0o777 == 0o600
     assert run("import", there, tmp_path / "all.json") == (0, "", "3 streams imported\n")
     assert commits(there) == 1
@@ -173,13 +173,13 @@ def test_an_import_replaces_all_or_nothing(site: Path, run: Run, tmp_path: Path)
     with unchanged(site):
         code, _, err = run("import", site, tmp_path / "states")
     assert code == 1
-    assert err == "stream-gru: stream a (and 1 more): is there already; --replace puts the file's in its place\n"
+    assert err == "stream-gru: stream a (and 1 more): exists already; replace it with --replace\n"
     assert run("import", site, tmp_path / "states", "--replace") == (0, "", "3 streams imported\n")
     assert commits(site) == 2
     with opened(site.parent / "state") as store:
         assert [exported_from(store, one.stream) for one in states] == states
     (tmp_path / "a").write_bytes(encoded(states[1]))
-    assert "stream a: is there already" in run("import", site, tmp_path / "a")[2]
+    assert "stream a: exists already" in run("import", site, tmp_path / "a")[2]
 
 
 def test_a_state_of_another_model_is_refused(site: Path, run: Run, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_imported_is_told_with_its_line(site: Path, run: R
         file.write_text(f"{line}\n{line}")
         assert run("import", site, file)[::2] == (
             1,
-            f"stream-gru: {file}:3: stream a stands here again; expected it once\n",
+            f"stream-gru: {file}:3: stream a: expected each stream once, got it again\n",
         )
         file.write_text(f"{line}no state\n")
         code, _, err = run("import", site, file)
@@ -223,8 +223,8 @@ def test_a_damaged_stream_does_not_keep_the_others_from_an_export(site: Path, ru
     damage(site, "stream", "b")
     code, out, err = run("export", site, "--all", "--out", tmp_path / "all")
     assert (code, out) == (1, "")
-    assert "stream-gru: b is left out: stream b: its stored state is damaged; forget it, or let it begin" in err
-    assert f"{tmp_path}/all: 2 streams" in err
+    assert "stream-gru: not exported: stream b: its stored state is damaged; forget it, or let it begin" in err
+    assert f"{tmp_path}/all: 2 streams exported" in err
     assert [json.loads(line)["stream"] for line in (tmp_path / "all").read_text().splitlines()] == ["a", "c"]
     code, out, err = run("export", site, "--stream", "b")
     assert (code, out) == (1, "")
@@ -235,7 +235,7 @@ def test_a_damaged_memory_is_left_out_and_told(site: Path, run: Run) -> None:
     """The stream itself can go on without it."""
     damage(site, "memory", "b")
     code, out, err = run("export", site, "--stream", "b")
-    assert (code, err) == (0, "stream-gru: stream b: what p remembers is damaged and left out\n")
+    assert (code, err) == (0, "stream-gru: stream b: the state of p is damaged and not exported\n")
     assert json.loads(out)["memories"] == {}
 
 
@@ -294,11 +294,11 @@ def test_a_reset_after_a_kill_does_not_hide_it(site: Path, run: Run) -> None:
 def test_damaged_streams_are_told_by_a_reset(site: Path, run: Run) -> None:
     """They begin anew by themselves, and stay as they are."""
     damage(site, "stream", "a")
-    expected = "all streams: reset before the next sample (2); damaged, and begin anew by themselves: 1\n"
+    expected = "all streams: reset before the next sample (2); damaged, reset by their next sample: 1\n"
     assert run("reset", site, "--all") == (0, expected, "")
     with unchanged(site):
         code, out, _ = run("reset", site, "--stream", "a")
-    assert (code, out) == (0, "stream a: reset before the next sample (0); damaged, and begin anew by themselves: 1\n")
+    assert (code, out) == (0, "stream a: reset before the next sample (0); damaged, reset by their next sample: 1\n")
 
 
 def test_a_forgotten_stream_leaves_nothing_behind(site: Path, run: Run) -> None:
@@ -315,13 +315,13 @@ def test_a_source_begins_at_its_beginning(site: Path, run: Run) -> None:
     """One that has no position is told, with those that have one."""
     assert run("reset", site, "--source", "x")[::2] == (
         1,
-        "stream-gru: source x: expected one that has a position (none)\n",
+        "stream-gru: source x: expected a source with a stored position (none)\n",
     )
     with opened(site.parent / "state") as store:
         store.write(Changes(positions={"replay": Position("file", 7), "stdin": Position("-", 1)}))
         store.end_well()
-    assert run("reset", site, "--source", "x")[2].endswith("expected one that has a position (replay, stdin)\n")
-    assert run("reset", site, "--source", "replay") == (0, "source replay: begins at its beginning\n", "")
+    assert run("reset", site, "--source", "x")[2].endswith("expected a source with a stored position (replay, stdin)\n")
+    assert run("reset", site, "--source", "replay") == (0, "source replay: starts at its beginning\n", "")
     with opened(site.parent / "state") as store:
         assert set(store.positions()) == {"stdin"}
 
@@ -347,14 +347,14 @@ def test_a_configuration_without_state_is_told(run: Run, tmp_path: Path) -> None
     code, _, err = run("list", config)
     assert (code, err) == (
         2,
-        f"stream-gru: {config}: run.state_dir: expected the folder that holds the state, got none\n",
+        f"stream-gru: {config}: run.state_dir: expected the folder of the stored states, got none\n",
     )
     config = write_config(tmp_path / "here", state_dir="$NOT_SET_HERE")
     (tmp_path / "empty").touch()
     code, _, err = run("import", config, tmp_path / "empty")
     assert code == 2
-    assert "run.state_dir: a variable in" in err
-    assert "set it: STATE_DIRECTORY=... stream-gru state" in err
+    assert "run.state_dir: expected set environment variables, got " in err
+    assert "STATE_DIRECTORY=/var/lib/stream-gru stream-gru state" in err
     assert sorted(path.name for path in config.parent.iterdir()) == ["gateway.toml", "model.bundle"]
     config.write_text("[metrics]\nenabled = false\n")
     assert run("list", config)[0] == 2
@@ -366,7 +366,7 @@ def test_a_store_that_is_not_there_yet_is_told(run: Run, tmp_path: Path) -> None
     code, _, err = run("list", config)
     assert code == 1
     assert err == (
-        f"stream-gru: {config.parent}/state/state.db: there is no state yet: start the daemon once, or import streams\n"
+        f"stream-gru: {config.parent}/state/state.db: no such store; start the daemon once, or import streams\n"
     )
     assert not (config.parent / "state").exists()
 
@@ -396,4 +396,4 @@ def test_a_holder_that_is_no_daemon_is_named(site: Path, run: Run) -> None:
     assert code == 1
     assert [line.startswith("stream-gru: ") for line in err.splitlines()] == [True, True]
     assert "uses this state; stop it" in err
-    assert "nothing listens at http://127.0.0.1:" in err
+    assert "connection refused; start the daemon" in err

@@ -151,6 +151,6 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             well("reset", str(here), "--stream", "dev-0")
             facts = json.loads(well("show", str(here), "--stream", "dev-0", "--json"))
             assert facts["reset_before_next"] == "command"
-            assert "the daemon runs" in command("reset", str(here), "--source", "mqtt").stderr
+            assert "the daemon is running" in command("reset", str(here), "--source", "mqtt").stderr
         assert command("import", str(here), str(tmp_path / "moved.json")).returncode == 1
         assert command("show", str(here), "--stream", "nobody").returncode == 1
