@@ -1,4 +1,4 @@
-"""``stream-gru doctor``: looks at everything a daemon needs, and says what to do about what is missing."""
+"""``stream-gru doctor``: check everything a daemon needs and advise on what is missing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _checks(path: Path | None, bundle: Path | None) -> Iterator[Check]:
 
 
 def _outside(settings: Config) -> Iterator[Check]:
-    """What the tables of a daemon name: ports, brokers, folders, an address."""
+    """Checks of the ports, brokers, folders and address that a configuration names."""
     for source in settings.source:
         if isinstance(source, SerialSourceConfig):
             yield check_serial(source)
@@ -83,11 +83,11 @@ def _outside(settings: Config) -> Iterator[Check]:
 
 
 def _state(path: Path, settings: Config) -> Iterator[Check]:
-    """What the daemon remembers, and where."""
+    """Checks of the state store and its disk."""
     if settings.run is None or not settings.run.state_dir:
         return
     try:
         seconds = commit_s(load_plan(path))
-    except StreamGruError:  # told by another check
+    except StreamGruError:  # reported by the check of the configuration
         seconds = settings.run.commit_s
     yield from check_state(Path(settings.run.state_dir), seconds)

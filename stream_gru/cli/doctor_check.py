@@ -1,4 +1,4 @@
-"""What one check of the doctor found."""
+"""The result of one check of the doctor, and the table of all results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """``warn``: it runs, but not as well as it could; ``fail``: it does not run."""
+    """``warn``: the daemon runs with limitations; ``fail``: it does not run."""
 
     OK = "ok"
     WARN = "warn"
@@ -17,7 +17,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """``name`` what was looked at, ``found`` what is there, ``advice`` the next step, where there is one."""
+    """``name`` is the item checked, ``found`` the finding, ``advice`` the next step, empty if none is needed."""
 
     name: str
     state: State
@@ -25,12 +25,12 @@ class Check:
     advice: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """The check as it is written to JSON."""
+        """The fields of the JSON output."""
         return {"name": self.name, "state": str(self.state), "found": self.found, "advice": self.advice}
 
 
 def check_lines(checks: Sequence[Check]) -> list[str]:
-    """The checks as a table, advice below its row, and a line that sums up."""
+    """The checks as a table with advice below each row, and a line with the totals."""
     width = max((len(check.name) for check in checks), default=0)
     lines = []
     for check in checks:
@@ -39,4 +39,4 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
             lines.append((lead + text).rstrip())
         lines += [f"{'':<{8 + width}}→ {text}" for text in check.advice.splitlines()]
     counts = [sum(check.state is state for check in checks) for state in State]
-    return [*lines, "", "{} ok, {} to look at, {} failed".format(*counts)]
+    return [*lines, "", "{} ok, {} warnings, {} failed".format(*counts)]

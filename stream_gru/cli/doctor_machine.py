@@ -1,4 +1,4 @@
-"""Checks of the machine: clock, disks, memory, the address of the endpoints."""
+"""Checks of the machine: clock, disks, memory and the HTTP address."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from stream_gru.core.errors import StreamGruError
 _MIB = 1_048_576
 _DISK_WARN_BYTES, _DISK_FAIL_BYTES = 512 * _MIB, 16 * _MIB
 _MEMORY_WARN_BYTES, _MEMORY_FAIL_BYTES = 256 * _MIB, 64 * _MIB
-# 2025-01-01: a clock before it was never set.
+# 2025-01-01; an earlier time means that the clock was never set.
 _CLOCK_SET_S = 1_735_689_600
 _COMMAND_S = 5.0
 _OK = 200
 
 
 def check_clock(now_s: float | None = None) -> Check:
-    """Whether the clock was set and something keeps it right."""
+    """Check that the clock was set and is synchronized."""
     now_s = time.time() if now_s is None else now_s
     text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
     advice = "sudo timedatectl set-ntp true"
     if now_s < _CLOCK_SET_S:
-        return Check("clock", State.FAIL, f"{text}: it was never set", advice)
-    kept = _synchronized()
-    if kept is None:
-        return Check("clock", State.OK, f"{text}; whether it is synchronized cannot be told here")
-    if not kept:
+        return Check("clock", State.FAIL, f"{text}: the clock was never set", advice)
+    synchronized = _synchronized()
+    if synchronized is None:
+        return Check("clock", State.OK, f"{text}; synchronization unknown")
+    if not synchronized:
         return Check("clock", State.WARN, f"{text}; not synchronized", advice)
     return Check("clock", State.OK, f"{text}; synchronized")
 
 
 def _synchronized() -> bool | None:
-    """What systemd says; None where it says nothing."""
+    """Whether systemd reports a synchronized clock; None without systemd."""
     command = shutil.which("timedatectl")
     if command is None:
         return None
@@ -53,34 +53,40 @@ def _synchronized() -> bool | None:
 
 
 def check_folder(folder: Path) -> Check:
-    """Whether a folder can be written and has room; one that is yet to be made is judged by where it will be."""
+    """Check that a folder is writable and has free space; for a missing folder, check its nearest parent."""
     name = f"disk {folder}"
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        return Check(name, State.FAIL, f"{there} is no folder", "name another path")
-    if not os.access(there, os.W_OK | os.X_OK):
-        return Check(name, State.FAIL, f"{there}: this user may not write there", f"sudo chown $USER {there}")
-    free = shutil.disk_usage(there).free
+    existing = nearest_existing(folder)
+    if not existing.is_dir():
+        return Check(name, State.FAIL, f"{existing}: expected a folder, found a file", "choose another path")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Check(name, State.FAIL, f"{existing}: not writable by this user", f"sudo chown $USER {existing}")
+    free = shutil.disk_usage(existing).free
     found = f"{free / _MIB:,.0f} MiB free"
     if free < _DISK_FAIL_BYTES:
-        return Check(name, State.FAIL, found, "make room")
+        return Check(name, State.FAIL, found, "free disk space")
     if free < _DISK_WARN_BYTES:
-        return Check(name, State.WARN, found, "make room, or rotate outputs: rotate_bytes and keep in [[sink]]")
+        return Check(
+            name, State.WARN, found, "free disk space, or rotate outputs: rotate_bytes and max_files in [[sink]]"
+        )
     return Check(name, State.OK, found)
 
 
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself, or the nearest of its parents that exists."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
 def check_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
-    """How much memory there is for one more process, also by the limit of a container or service."""
-    left = [bytes_ for bytes_ in (_available(proc), _within_limit(cgroup)) if bytes_ is not None]
-    if not left:
-        return Check("memory", State.OK, "cannot be told here")
-    found = f"{min(left) / _MIB:,.0f} MiB available"
-    if min(left) < _MEMORY_FAIL_BYTES:
-        return Check("memory", State.FAIL, found, "end other programs, or raise the limit")
-    if min(left) < _MEMORY_WARN_BYTES:
-        return Check("memory", State.WARN, found, "a daemon takes 60 to 150 MiB")
+    """Check the available memory, and the limit of the container or service."""
+    available = [n for n in (_available(proc), _within_limit(cgroup)) if n is not None]
+    if not available:
+        return Check("memory", State.OK, "unknown")
+    found = f"{min(available) / _MIB:,.0f} MiB available"
+    if min(available) < _MEMORY_FAIL_BYTES:
+        return Check("memory", State.FAIL, found, "stop other programs, or raise the memory limit")
+    if min(available) < _MEMORY_WARN_BYTES:
+        return Check("memory", State.WARN, found, "a daemon needs 60 to 150 MiB")
     return Check("memory", State.OK, found)
 
 
@@ -100,7 +106,7 @@ def _within_limit(cgroup: Path) -> int | None:
 
 
 def check_listen(listen: str) -> Check:
-    """Whether the endpoints can have their address, or a daemon has it already."""
+    """Check that the HTTP address is free, or used by a healthy daemon."""
     name = f"endpoints {listen}"
     remote = remote_at(f"http://{listen}")
     family = socket.AF_INET6 if ":" in remote.host else socket.AF_INET
@@ -117,5 +123,10 @@ def check_listen(listen: str) -> Check:
     except StreamGruError:
         return Check(name, State.FAIL, reason, "choose another address: listen in [metrics]")
     if status == _OK and text == "healthy":
-        return Check(name, State.OK, "a daemon runs there and is well")
-    return Check(name, State.FAIL, f"{reason}; what is there says {text!r:.80}", "choose another address, or end it")
+        return Check(name, State.OK, "in use by a healthy daemon")
+    return Check(
+        name,
+        State.FAIL,
+        f"{reason}; the program there answers {text!r:.80}",
+        "choose another address, or stop that program",
+    )

@@ -1,4 +1,4 @@
-"""Checks of what runs: the configuration, the bundle, the engines."""
+"""Checks of the configuration, the bundle and the engines."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ _CONFIGURATION = "configuration"
 
 
 def check_config(path: Path) -> tuple[Config | None, Check]:
-    """Read a configuration with all it refers to; what could be read of it, and how it is."""
+    """Load and resolve a configuration.  Returns it, None if it is not readable, and the result."""
     settings = None
     try:
         settings = load_config(path)
         require_running(settings, str(path))
         load_plan(path)
     except BundleError:
-        return settings, Check(_CONFIGURATION, State.OK, f"{path}, as far as it can be checked without its bundle")
+        return settings, Check(_CONFIGURATION, State.OK, f"{path}; keys that depend on the bundle were not checked")
     except StreamGruError as error:
-        return settings, Check(_CONFIGURATION, State.FAIL, str(error), "correct the file; see: stream-gru config run")
+        return settings, Check(_CONFIGURATION, State.FAIL, str(error), "correct the file; see `stream-gru config run`")
     return settings, Check(_CONFIGURATION, State.OK, str(path))
 
 
 def check_bundle(path: Path) -> tuple[Bundle | None, Check]:
-    """Read a bundle and compare its files with their hashes."""
+    """Load a bundle and verify the hashes of its files."""
     try:
         bundle = load_bundle(path)
         verify_files(bundle)
     except BundleError as error:
-        return None, Check("bundle", State.FAIL, str(error), "copy it again, or train: stream-gru train")
+        return None, Check(
+            "bundle", State.FAIL, str(error), "copy the bundle again, or train it with `stream-gru train`"
+        )
     manifest = bundle.manifest
     return bundle, Check(
         "bundle", State.OK, f"{path}: model {manifest.model_id}, {len(manifest.channels)} channels, files verified"
@@ -49,14 +51,14 @@ def check_bundle(path: Path) -> tuple[Bundle | None, Check]:
 
 
 def check_engines(bundle: Bundle, wanted: str) -> Iterator[Check]:
-    """Load the engines and measure a step; one that is not ``wanted`` may be absent."""
+    """Load the engines and measure a step; only the ``wanted`` one and numpy must load."""
     names = dict.fromkeys(("litert", "numpy", wanted))
     names.pop("auto", None)
     for name in names:
         needed = wanted == name
         if name == "litert" and not needed and (bundle.tflite is None or find_spec("ai_edge_litert") is None):
-            why = "the bundle has no model for it" if bundle.tflite is None else "not installed"
-            yield Check(f"engine {name}", State.WARN, f"{why}; numpy runs in its place", "pip install ai-edge-litert")
+            reason = "the bundle has no model.tflite" if bundle.tflite is None else "not installed"
+            yield Check(f"engine {name}", State.WARN, f"{reason}; numpy is used instead", "pip install ai-edge-litert")
             continue
         yield _engine(bundle, name, needed=needed)
 
@@ -66,12 +68,12 @@ def _engine(bundle: Bundle, name: str, *, needed: bool) -> Check:
         microseconds = 1e6 * _step_s(bundle, name)
     except (ConfigError, BundleError) as error:
         state = State.FAIL if needed or name == "numpy" else State.WARN
-        return Check(f"engine {name}", state, str(error), 'choose another one: engine = "auto" in [run]')
-    return Check(f"engine {name}", State.OK, f"{microseconds:.0f} µs a step")
+        return Check(f"engine {name}", state, str(error), 'choose another engine: engine = "auto" in [run]')
+    return Check(f"engine {name}", State.OK, f"{microseconds:.0f} µs per step")
 
 
 def _step_s(bundle: Bundle, name: str) -> float:
-    """Median of the seconds that one step of one stream takes."""
+    """Median seconds per step of one stream."""
     engine = load_engine(name, bundle)
     x, h = np.zeros((1, engine.input_size), np.float32), engine.initial_state(1)
     times: list[float] = []

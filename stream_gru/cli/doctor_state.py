@@ -1,7 +1,7 @@
-"""Checks of run.state_dir: the disk, who has it, what is in it, and how long the disk takes to keep its word.
+"""Checks of run.state_dir: the disk, the process that holds the store, its content, and the time of a sync.
 
-Nothing of it is changed.  The store is not opened as the daemon does: that would take its lock, and move a damaged file
-aside.  It is read only while no process has it, and only when it was closed well: then no log belongs to it.
+These checks change nothing.  They do not open the store as the daemon does, which takes the lock and moves a damaged file
+aside.  They read it only while no process holds it and after a clean shutdown, when it has no write-ahead log.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from stream_gru.cli.doctor_check import Check, State
+from stream_gru.cli.doctor_machine import nearest_existing
 from stream_gru.core.errors import StoreError
 from stream_gru.runtime.checkpoint.lock import require_local
 from stream_gru.runtime.checkpoint.store import FILE_NAME
@@ -24,54 +25,57 @@ from stream_gru.runtime.checkpoint.store import FILE_NAME
 _MIB = 1_048_576
 _BLOCK = bytes(4096)
 _SYNCS = 20
-_SYNCS_S = 1.0  # a slow disk is known after fewer of them
+_SYNCS_S = 1.0  # fewer syncs suffice on a slow disk
 _SHARE_WARN = 0.25
 
 
 def check_state(folder: Path, commit_s: float, now_s: float | None = None) -> Iterator[Check]:
-    """What is in ``folder``, and whether its disk is fast enough for a commit every ``commit_s`` seconds."""
+    """Check the store in ``folder``, and that its disk is fast enough for a commit every ``commit_s`` seconds."""
     name = f"state {folder}"
     if "$" in str(folder):
         yield Check(
-            name, State.WARN, "a variable in it is not set here", "set it: STATE_DIRECTORY=... stream-gru doctor"
+            name,
+            State.WARN,
+            "expected set environment variables",
+            "set them, such as: STATE_DIRECTORY=/var/lib/stream-gru stream-gru doctor ...",
         )
         return
     try:
         require_local(folder)
     except StoreError as error:
-        yield Check(name, State.FAIL, str(error), "choose a folder on a disk of this machine: state_dir in [run]")
+        yield Check(name, State.FAIL, str(error), "choose a folder on a local disk: state_dir in [run]")
         return
     yield _store(name, folder, time.time() if now_s is None else now_s)
     yield from _speed(f"sync {folder}", folder, commit_s)
 
 
 def _store(name: str, folder: Path, now_s: float) -> Check:
-    """The store as far as it can be known without opening it as a daemon would."""
+    """Check the store without opening it as the daemon does."""
     path = folder / FILE_NAME
     try:
         aside = sorted(one.name for one in folder.glob(f"{FILE_NAME}.damaged-*") if not one.name.endswith("-wal"))
         size, log_size, written_s = _facts(path)
         holder = _holder(folder / "lock")
     except FileNotFoundError:
-        return _with_aside(Check(name, State.OK, "nothing yet: the first start of the daemon makes it"), aside)
+        return _with_aside(Check(name, State.OK, "no store yet; the daemon creates it at its first start"), aside)
     except OSError as error:
-        advice = "run this as the user of the daemon, or as root"
+        advice = "run the doctor as the user of the daemon, or as root"
         return Check(name, State.FAIL, f"{error.filename}: {error.strerror}", advice)
     facts = f"{(size + log_size) / _MIB:,.1f} MiB, last written {_ago(now_s - written_s)}"
     if holder is not None:
-        return _with_aside(Check(name, State.OK, f"{holder} has it; {facts}"), aside)
+        return _with_aside(Check(name, State.OK, f"held by {holder}; {facts}"), aside)
     if log_size:
-        found = f"free; {facts}; the last run was killed, the next one goes on behind its last commit"
+        found = f"free; {facts}; unclean shutdown, the next run resumes from the last commit"
         return _with_aside(Check(name, State.OK, found), aside)
     try:
         return _with_aside(Check(name, State.OK, f"free; {_content(path)}, {facts}"), aside)
     except sqlite3.Error as error:
-        advice = "keep a copy of the folder: the next start moves this file aside, and all streams begin anew"
-        return Check(name, State.WARN, f"free; {facts}; cannot be read: {error}", advice)
+        advice = "copy the folder first: the next start moves this file aside and resets all streams"
+        return Check(name, State.WARN, f"free; {facts}; not readable: {error}", advice)
 
 
 def _facts(path: Path) -> tuple[int, int, float]:
-    """Bytes of the file and of its log, and when they were last written.  Raises OSError."""
+    """Bytes of the file, bytes of its write-ahead log, and the time of the last write.  Raises OSError."""
     file = path.stat()
     try:
         log_file = path.with_name(f"{path.name}-wal").stat()
@@ -81,7 +85,7 @@ def _facts(path: Path) -> tuple[int, int, float]:
 
 
 def _holder(lock: Path) -> str | None:
-    """Who has the store; None for nobody.  The lock is asked for and given back at once.  Raises OSError."""
+    """The process that holds the lock, None if it is free.  Takes and releases a shared lock.  Raises OSError."""
     try:
         handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -97,45 +101,43 @@ def _holder(lock: Path) -> str | None:
 
 
 def _content(path: Path) -> str:
-    """What a file says that nobody writes; no lock is taken and nothing is written.  Raises sqlite3.Error."""
+    """Counts from a store that no process holds, without a lock or a write.  Raises sqlite3.Error."""
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         streams = connection.execute("SELECT count(*) FROM stream").fetchone()[0]
         commit_no = connection.execute("SELECT max(value) FROM meta WHERE key='commit_no'").fetchone()[0]
-        waiting = connection.execute("SELECT count(*) FROM outbox").fetchone()[0]
-    return f"{streams:,} streams, commit {commit_no or 0:,}, {waiting:,} outputs wait"
+        pending = connection.execute("SELECT count(*) FROM outbox").fetchone()[0]
+    return f"{streams:,} streams, commit {commit_no or 0:,}, {pending:,} outputs pending"
 
 
 def _with_aside(check: Check, aside: list[str]) -> Check:
-    """The check, worse by damaged files that lie beside the store."""
+    """The check, with a warning about damaged files beside the store."""
     if not aside:
         return check
-    found = f"{check.found}\nwas damaged and moved aside: {', '.join(aside)}"
-    return Check(check.name, State.WARN, found, "look at the disk (dmesg), then delete what was moved aside")
+    found = f"{check.found}\ndamaged files, moved aside: {', '.join(aside)}"
+    return Check(check.name, State.WARN, found, "check the disk with dmesg, then delete these files")
 
 
 def _speed(name: str, folder: Path, commit_s: float) -> Iterator[Check]:
-    """How long one sync takes where the store is, or will be: a commit waits for one at least."""
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not os.access(there, os.W_OK | os.X_OK):  # told by the check of the folder
+    """Check the time of one sync on the disk of the store; a commit needs at least one."""
+    existing = nearest_existing(folder)
+    if not os.access(existing, os.W_OK | os.X_OK):  # reported by the check of the folder
         return
     try:
-        seconds = _sync_s(there)
+        seconds = _sync_s(existing)
     except OSError as error:
-        yield Check(name, State.FAIL, f"{there}: {error.strerror}", "the daemon would end with its first commit")
+        yield Check(name, State.FAIL, f"{existing}: {error.strerror}", "free disk space or choose another folder")
         return
     found = f"p50 {1e3 * seconds:.1f} ms, a commit every {commit_s:g} s"
     if seconds <= _SHARE_WARN * commit_s:
         yield Check(name, State.OK, found)
         return
-    advice = f"commits take more than {_SHARE_WARN:.0%} of the time: raise commit_s in [run], or take a faster disk"
+    advice = f"commits take over {_SHARE_WARN:.0%} of the time: raise commit_interval_s in [run], or use a faster disk"
     yield Check(name, State.WARN, found, advice)
 
 
 def _sync_s(folder: Path) -> float:
-    """Median of the seconds until a small write is on the disk.  Raises OSError."""
+    """Median seconds of a small write and its sync.  Raises OSError."""
     times: list[float] = []
     end = time.perf_counter() + _SYNCS_S
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".stream-gru-doctor-", buffering=0) as file:
@@ -148,9 +150,9 @@ def _sync_s(folder: Path) -> float:
 
 
 def _ago(seconds: float) -> str:
-    """An age in the unit that suits it."""
+    """An age in seconds, minutes, hours or days."""
     if seconds < 0:
-        return "in the future: was the clock changed?"
+        return "in the future; check the clock"
     for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"

@@ -65,7 +65,7 @@ def test_a_good_configuration_is_healthy(tmp_path: Path) -> None:
     ]  # fmt: skip
     failed = [check for check in found["checks"] if check["state"] == "fail"]
     assert (done.returncode, found["ok"], failed) == (0, True, [])
-    assert "µs a step" in next(check["found"] for check in found["checks"] if check["name"] == "engine numpy")
+    assert "µs per step" in next(check["found"] for check in found["checks"] if check["name"] == "engine numpy")
 
 
 def test_a_bad_one_is_exit_code_1_and_tells_the_next_step(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_missing_engine_fails_only_where_it_is_wanted(monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor_model, "find_spec", lambda _: None)
     first = next(iter(check_engines(bundle, "auto")))
     assert first.state is State.WARN
-    assert "numpy runs in its place" in first.found
+    assert "numpy is used instead" in first.found
 
 
 def serial_check(port: object, folder: Path = Path("/dev"), proc: Path = Path("/proc")) -> Check:
@@ -304,7 +304,7 @@ def test_a_folder_needs_room_and_rights(monkeypatch: pytest.MonkeyPatch, tmp_pat
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert check_folder(tmp_path).state is state
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert "may not write" in check_folder(tmp_path).found
+    assert "not writable" in check_folder(tmp_path).found
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_the_address_is_free_ours_or_taken() -> None:
     assert check_listen(f"127.0.0.1:{free_port()}").found == "free"
     with serving(FakeDaemon()) as server:
         check = check_listen(server.address.removeprefix("http://"))
-    assert (check.state, check.found) == (State.OK, "a daemon runs there and is well")
+    assert (check.state, check.found) == (State.OK, "in use by a healthy daemon")
     with socket.create_server(("127.0.0.1", 0)) as other:
         thread = threading.Thread(target=lambda: other.accept()[0].close())
         thread.start()
@@ -346,7 +346,7 @@ def test_the_table_has_the_advice_below_its_row() -> None:
         "                 → do this",
         "                 → and that",
         "",
-        "1 ok, 0 to look at, 1 failed",
+        "1 ok, 0 warnings, 1 failed",
     ]
 
 
