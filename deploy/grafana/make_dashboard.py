@@ -211,7 +211,7 @@ ROWS: dict[str, list[Panel]] = {
             "short",
             (
                 ("{{instance}} all", f"stream_gru_streams{{{WHICH}}}"),
-                ("{{instance}} silent", f"stream_gru_streams_silent{{{WHICH}}}"),
+                ("{{instance}} silent", f"stream_gru_streams_idle{{{WHICH}}}"),
                 ("{{instance}} paused", f"stream_gru_streams_paused{{{WHICH}}}"),
             ),
         ),
@@ -220,7 +220,7 @@ ROWS: dict[str, list[Panel]] = {
             "How often a stream fell silent.",
             "streamgrustreamsilent",
             "short",
-            (("{{instance}}", f"increase(stream_gru_silences_total{{{WHICH}}}{EACH})"),),
+            (("{{instance}}", f"increase(stream_gru_stream_timeouts_total{{{WHICH}}}{EACH})"),),
         ),
         Panel(
             "Age of the newest sample",
@@ -252,7 +252,7 @@ ROWS: dict[str, list[Panel]] = {
             "Samples that a device counted and nobody saw.",
             "streamgrusessionlost",
             "short",
-            ((_SOURCE, f"increase(stream_gru_sequence_missing_total{{{OF_SOURCE}}}{EACH})"),),
+            ((_SOURCE, f"increase(stream_gru_device_seq_missing_total{{{OF_SOURCE}}}{EACH})"),),
         ),
     ],
     "Forecast": [
@@ -283,7 +283,7 @@ ROWS: dict[str, list[Panel]] = {
             "percentunit",
             (
                 (_TARGET, by_target("interval_covered_total", "forecasts_scored_total")),
-                ("{{instance}} level", f"stream_gru_interval_level_ratio{{{WHICH}}}"),
+                ("{{instance}} level", f"stream_gru_interval_nominal_coverage_ratio{{{WHICH}}}"),
             ),
             options=_SHARE,
         ),
@@ -406,7 +406,7 @@ ROWS: dict[str, list[Panel]] = {
             "short",
             (
                 (f"{_SINK} refused", f"increase(stream_gru_sink_failed_total{{{WHICH}}}{EACH})"),
-                (f"{_SINK} given up", f"increase(stream_gru_sink_discarded_total{{{WHICH}}}{EACH})"),
+                (f"{_SINK} given up", f"increase(stream_gru_sink_dropped_total{{{WHICH}}}{EACH})"),
                 (f"{_SINK} found again", f"increase(stream_gru_sink_reconnects_total{{{WHICH}}}{EACH})"),
             ),
         ),

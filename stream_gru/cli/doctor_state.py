@@ -29,8 +29,8 @@ _SYNCS_S = 1.0  # fewer syncs suffice on a slow disk
 _SHARE_WARN = 0.25
 
 
-def check_state(folder: Path, commit_s: float, now_s: float | None = None) -> Iterator[Check]:
-    """Check the store in ``folder``, and that its disk is fast enough for a commit every ``commit_s`` seconds."""
+def check_state(folder: Path, commit_interval_s: float, now_s: float | None = None) -> Iterator[Check]:
+    """Check the store in ``folder``, and that its disk is fast enough for a commit every ``commit_interval_s`` seconds."""
     name = f"state {folder}"
     if "$" in str(folder):
         yield Check(
@@ -46,7 +46,7 @@ def check_state(folder: Path, commit_s: float, now_s: float | None = None) -> It
         yield Check(name, State.FAIL, str(error), "choose a folder on a local disk: state_dir in [run]")
         return
     yield _store(name, folder, time.time() if now_s is None else now_s)
-    yield from _speed(f"sync {folder}", folder, commit_s)
+    yield from _speed(f"sync {folder}", folder, commit_interval_s)
 
 
 def _store(name: str, folder: Path, now_s: float) -> Check:
@@ -118,7 +118,7 @@ def _with_aside(check: Check, aside: list[str]) -> Check:
     return Check(check.name, State.WARN, found, "check the disk with dmesg, then delete these files")
 
 
-def _speed(name: str, folder: Path, commit_s: float) -> Iterator[Check]:
+def _speed(name: str, folder: Path, commit_interval_s: float) -> Iterator[Check]:
     """Check the time of one sync on the disk of the store; a commit needs at least one."""
     existing = nearest_existing(folder)
     if not os.access(existing, os.W_OK | os.X_OK):  # reported by the check of the folder
@@ -128,8 +128,8 @@ def _speed(name: str, folder: Path, commit_s: float) -> Iterator[Check]:
     except OSError as error:
         yield Check(name, State.FAIL, f"{existing}: {error.strerror}", "free disk space or choose another folder")
         return
-    found = f"p50 {1e3 * seconds:.1f} ms, a commit every {commit_s:g} s"
-    if seconds <= _SHARE_WARN * commit_s:
+    found = f"p50 {1e3 * seconds:.1f} ms, a commit every {commit_interval_s:g} s"
+    if seconds <= _SHARE_WARN * commit_interval_s:
         yield Check(name, State.OK, found)
         return
     advice = f"commits take over {_SHARE_WARN:.0%} of the time: raise commit_interval_s in [run], or use a faster disk"

@@ -108,10 +108,10 @@ def joined_labels(samples: SampleBatch, labels: Sequence[str]) -> str:
     """
     between = "" if all(len(label) == 1 for label in labels) else " "
     texts = []
-    for index in np.unique(samples.stream):
-        codes = samples.values[samples.stream == index, 0]
+    for index in np.unique(samples.stream_index):
+        codes = samples.values[samples.stream_index == index, 0]
         own = between.join(labels[int(code)] for code in codes if np.isfinite(code) and 0 <= code < len(labels))
-        texts.append((samples.streams[index], own))
+        texts.append((samples.stream_names[index], own))
     return texts[0][1] if len(texts) == 1 else "\n\n".join(f"== {name} ==\n{own}" for name, own in texts)
 
 
@@ -128,12 +128,14 @@ def _primer(
         click.echo(line, err=True)
     primer = read_files(files, fields)
     if count is not None:
-        primer = copies(primer, [f"{primer.streams[primer.stream[0]][:120]}-{n}" for n in range(1, count + 1)])
+        primer = copies(
+            primer, [f"{primer.stream_names[primer.stream_index[0]][:120]}-{n}" for n in range(1, count + 1)]
+        )
     return primer, None
 
 
 def _summary(made: Generated, steps: int) -> list[str]:
-    streams = made.samples.streams
+    streams = made.samples.stream_names
     lines = [f"generated {steps:,} samples of each of {len(streams):,} streams"]
     if made.moved:
         lines.append(f"{made.moved:,} forecasts lay outside their channel's range and were moved to its end")

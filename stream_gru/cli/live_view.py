@@ -183,7 +183,7 @@ def sparkline(values: deque[float]) -> str:
 
 def _newest(batch: PredictionBatch) -> list[int]:
     """The last row of each stream in the batch."""
-    last = {int(stream): row for row, stream in enumerate(batch.stream.tolist())}
+    last = {int(stream): row for row, stream in enumerate(batch.stream_index.tolist())}
     return sorted(last.values())
 
 

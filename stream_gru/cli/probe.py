@@ -102,7 +102,7 @@ def _rows(batch: SampleBatch, channels: Sequence[str]) -> Iterator[dict[str, obj
             name: float(value) if np.isfinite(value) else None
             for name, value in zip(channels, batch.values[i], strict=True)
         }
-        yield {"stream": batch.streams[batch.stream[i]], "time": times[i], "values": values}
+        yield {"stream": batch.stream_names[batch.stream_index[i]], "time": times[i], "values": values}
 
 
 def _number(value: float | None) -> str:

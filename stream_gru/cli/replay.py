@@ -125,8 +125,8 @@ def _of_messages(
     pipeline = Pipeline(
         plan.bundle,
         engine or run.engine,
-        level=level or run.level,
-        adapt_rate=run.adapt_rate,
+        interval_level=level or run.interval_level,
+        interval_adapt_rate=run.interval_adapt_rate,
         max_streams=run.max_streams,
     )
     assembler = build_assembler(plan)

@@ -37,7 +37,7 @@ def build_pipeline(bundle: Bundle, engine: str, level: float, source: str) -> tu
     metrics = Metrics(build_registry(), bundle.manifest, inner.name, __version__)
     metrics.add_source(source)
     timed = TimedEngine(inner, metrics.observe_inference)
-    return Pipeline(bundle, timed, level=level, max_streams=1_000_000), metrics
+    return Pipeline(bundle, timed, interval_level=level, max_streams=1_000_000), metrics
 
 
 def build_replay(

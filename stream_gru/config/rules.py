@@ -50,7 +50,7 @@ def _channel_names(config: Config, given: Given) -> Iterator[Problem]:
 def _columns(config: Config, given: Given) -> Iterator[Problem]:
     """No two things are read from one column."""
     table = config.input
-    keys = ("time", "stream", "label", "reset", "sequence", "seq")
+    keys = ("time", "stream", "label", "reset", "episode", "device_seq")
     columns: list[tuple[KeyPath, str]] = [(("input", key), getattr(table, key)) for key in keys]
     for place, channel in enumerate(config.channel):
         columns.append((("channel", place, "column" if channel.column else "name"), channel.column or channel.name))
@@ -309,10 +309,10 @@ def _sinks(config: Config, given: Given) -> Iterator[Problem]:
 def _eviction(config: Config, given: Given) -> Iterator[Problem]:
     """Who makes room must have somewhere to go."""
     run = config.run
-    if run is None or run.when_streams_full != "evict":
+    if run is None or run.max_streams_policy != "evict":
         return
     if not run.state_dir:
-        yield Problem(("run", "state_dir"), 'a folder, as when_streams_full = "evict"', "none")
+        yield Problem(("run", "state_dir"), 'a folder, as max_streams_policy = "evict"', "none")
     if run.max_stored_streams < run.max_streams:
         path = _given_one(("run", "max_stored_streams"), ("run", "max_streams"), given)
         yield Problem(path, f"max_stored_streams at least max_streams = {run.max_streams}", f"{run.max_stored_streams}")

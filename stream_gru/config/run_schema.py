@@ -28,25 +28,25 @@ from stream_gru.config.field_types import (
 class RunConfig(Table, frozen=True):
     """The daemon: which bundle, which engine, how much at once.
 
-    What was processed is committed (made durable in ``state_dir``, inputs acknowledged) after ``commit_rows`` samples
-    or ``commit_s`` seconds, whichever comes first; ``emit``: whether outputs leave after that or at once.  A stream is
-    silent when nothing came from it for ``silent_after_s``; 0 chooses ten periods of the model, at least ten seconds.
+    What was processed is committed (made durable in ``state_dir``, inputs acknowledged) after ``commit_every`` samples
+    or ``commit_interval_s`` seconds, whichever comes first; ``emit``: whether outputs leave after that or at once.  A
+    stream is idle when no sample came for ``stream_idle_timeout_s``; 0: ten periods of the model, at least 10 s.
     """
 
     bundle: str
     engine: Literal["auto", "litert", "numpy", "onnx", "keras"] = "auto"
-    level: Level = 0.9
-    adapt_rate: NonNegative = 0.5
+    interval_level: Level = 0.9
+    interval_adapt_rate: NonNegative = 0.5
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     max_streams: PositiveInt = 1000
-    when_streams_full: Literal["refuse", "evict"] = "refuse"
+    max_streams_policy: Literal["reject", "evict"] = "reject"
     max_stored_streams: PositiveInt = 100_000
-    commit_rows: PositiveInt = 500
-    commit_s: Seconds = 1.0
-    silent_after_s: NonNegative = 0.0
+    commit_every: PositiveInt = 500
+    commit_interval_s: Seconds = 1.0
+    stream_idle_timeout_s: NonNegative = 0.0
     state_dir: str = ""
     emit: Literal["after_commit", "immediate"] = "after_commit"
-    when_model_changes: Literal["reset", "refuse"] = "reset"
+    on_model_change: Literal["reset", "reject"] = "reset"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -64,7 +64,7 @@ class BrokerConfig(Table, frozen=True):
     keepalive_s: Annotated[int, Meta(ge=1, le=65_535)] = 30
     session_expiry_s: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 604_800
     receive_maximum: Annotated[int, Meta(ge=1, le=65_535)] = 1000
-    longest_pause_s: Seconds = 30.0
+    reconnect_max_delay_s: Seconds = 30.0
     user: str = ""
     user_file: str = ""
     password_file: str = ""
@@ -90,8 +90,8 @@ class SourceInputConfig(Table, frozen=True):
     stream: str | None = None
     label: str | None = None
     reset: str | None = None
-    sequence: str | None = None
-    seq: str | None = None
+    episode: str | None = None
+    device_seq: str | None = None
     fields: list[str] = []
     struct: str = ""
     checksum: Literal["none", "crc16", "crc32"] = "crc16"
@@ -113,12 +113,13 @@ class SourceChannelConfig(Table, frozen=True):
 class LiveSource(Table, frozen=True):
     """What every source has.  ``name`` is its label in metrics; empty, it is its type, numbered from the second on.
 
-    ``assemble``: channels arrive apart and are joined, see [assembly].  ``queue_*`` bound what waits to be processed.
+    ``join_channels``: channels arrive in separate records and are joined, see [channel_join].  ``queue_*`` bound what
+    waits to be processed.
     """
 
     name: SourceName = ""
-    assemble: bool = False
-    queue_messages: PositiveInt = 10_000
+    join_channels: bool = False
+    queue_size: PositiveInt = 10_000
     queue_bytes: PositiveInt = 67_108_864
     input: SourceInputConfig = SourceInputConfig()
     channel: list[SourceChannelConfig] = []
@@ -148,7 +149,7 @@ class MqttSourceConfig(LiveSource, frozen=True, kw_only=True, tag_field="type", 
     broker: str = ""
     stream_id: str = ""
     qos: Literal[0, 1] = 1
-    retained: bool = False
+    accept_retained: bool = False
     max_payload_bytes: Annotated[int, Meta(ge=1, le=268_435_455)] = 65_536
 
 
@@ -169,17 +170,18 @@ class SerialSourceConfig(LiveSource, frozen=True, kw_only=True, tag_field="type"
     stop_bits: Literal[1, 2] = 1
     exclusive: bool = True
     max_frame_bytes: Annotated[int, Meta(ge=16, le=1_048_576)] = 4096
-    longest_pause_s: Seconds = 10.0
+    reconnect_max_delay_s: Seconds = 10.0
 
 
-class AssemblyConfig(Table, frozen=True):
+class ChannelJoinConfig(Table, frozen=True):
     """How channels that arrive apart become samples, on the grid of the model's period, by event time.
 
-    A value is held for ``max_age_s`` (0: five periods); a sample waits ``wait_s`` (0: one period) for its channels.
+    A value is held for ``hold_s`` (0: five periods); a sample waits ``allowed_lateness_s`` (0: one period) for its
+    channels.
     """
 
-    max_age_s: NonNegative = 0.0
-    wait_s: NonNegative = 0.0
+    hold_s: NonNegative = 0.0
+    allowed_lateness_s: NonNegative = 0.0
 
 
 class AnySink(Table, frozen=True):
@@ -196,13 +198,13 @@ class AnySink(Table, frozen=True):
 class FileSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="file"):
     """One file; ``.jsonl``, ``.csv`` or ``.lp`` (line protocol) by name, compressed when the name ends ``.gz``.
 
-    It is put aside and begun anew at ``rotate_bytes`` or after ``rotate_s`` (0: never); the newest ``keep`` stay.
+    It is put aside and begun anew at ``rotate_bytes`` or after ``rotate_s`` (0: never); the newest ``max_files`` stay.
     """
 
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
     rotate_bytes: NonNegativeInt = 0
     rotate_s: NonNegative = 0.0
-    keep: PositiveInt = 10
+    max_files: PositiveInt = 10
 
 
 class StdoutSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="stdout"):
@@ -214,13 +216,13 @@ class StdoutSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag
 class InfluxSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="influx"):
     """Line protocol over HTTP: InfluxDB, Telegraf, VictoriaMetrics.  ``url`` is the whole address of ``write``.
 
-    ``token_file``: a path or the name of a systemd credential.  ``queue_rows`` bounds what waits for the server.
+    ``token_file``: a path or the name of a systemd credential.  ``queue_size`` bounds what waits for the server.
     """
 
     url: HttpUrl
     measurement: Name = "stream_gru"
     token_file: str = ""
-    queue_rows: PositiveInt = 10_000
+    queue_size: PositiveInt = 10_000
     when_full: Literal["block", "drop_oldest"] = "drop_oldest"
     timeout_s: Seconds = 5.0
 
@@ -239,20 +241,20 @@ class MqttSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="
     availability_topic: Annotated[str, Meta(max_length=1024)] = "stream_gru/{stream}/availability"
     qos: Literal[0, 1] = 1
     retain: bool = False
-    expiry_s: NonNegativeInt = 0
-    queue_messages: PositiveInt = 10_000
+    message_expiry_s: NonNegativeInt = 0
+    queue_size: PositiveInt = 10_000
     when_full: Literal["block", "drop_oldest"] = "block"
     home_assistant: bool = False
     discovery_prefix: Topic = "homeassistant"
 
 
 class AlarmConfig(Table, frozen=True):
-    """When an output is an alarm: its class is one of ``classes``, or ``misses`` forecasts in a row (one step ahead, of
-    any target) had an interval that did not hold the truth (0: never).
+    """When an output is an alarm: its class is one of ``classes``, or the truth lay outside the one-step interval of
+    any target ``consecutive_misses`` times in a row (0: never).
     """
 
     classes: list[str] = []
-    misses: NonNegativeInt = 0
+    consecutive_misses: NonNegativeInt = 0
 
 
 class ControlConfig(Table, frozen=True):
@@ -273,8 +275,8 @@ class LimitsConfig(Table, frozen=True):
     What is too much is dropped.
     """
 
-    samples_per_s: NonNegative = 0.0
-    samples_per_s_of_a_stream: NonNegative = 0.0
+    total_hz: NonNegative = 0.0
+    per_stream_hz: NonNegative = 0.0
 
 
 class DeadLetterConfig(Table, frozen=True):

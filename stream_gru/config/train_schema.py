@@ -36,8 +36,8 @@ from stream_gru.config.field_types import (
 )
 from stream_gru.config.run_schema import (
     AlarmConfig,
-    AssemblyConfig,
     BrokerConfig,
+    ChannelJoinConfig,
     ControlConfig,
     DeadLetterConfig,
     LimitsConfig,
@@ -72,8 +72,8 @@ class InputConfig(Table, frozen=True):
     stream: str = ""
     label: str = ""
     reset: str = ""
-    sequence: str = ""
-    seq: str = ""
+    episode: str = ""
+    device_seq: str = ""
 
 
 class DataConfig(Table, frozen=True):
@@ -230,7 +230,7 @@ class Config(Table, frozen=True):
     run: RunConfig | None = None
     broker: list[BrokerConfig] = []
     source: list[SourceConfig] = []
-    assembly: AssemblyConfig = AssemblyConfig()
+    channel_join: ChannelJoinConfig = ChannelJoinConfig()
     limits: LimitsConfig = LimitsConfig()
     dead_letter: DeadLetterConfig = DeadLetterConfig()
     alarm: AlarmConfig = AlarmConfig()

@@ -50,10 +50,10 @@ def recording_text(batch: SampleBatch, fields: Fields, kind: str) -> str:
     Raises ConfigError for several streams where the bundle's records do not name theirs, and for a CSV in which a name
     would hold a line end.
     """
-    if not fields.input.stream and len(np.unique(batch.stream)) > 1:
+    if not fields.input.stream and len(np.unique(batch.stream_index)) > 1:
         raise ConfigError(
             "expected one stream, as the bundle's records do not name theirs (input.stream) and a file is one stream,"
-            f" got {len(np.unique(batch.stream))}"
+            f" got {len(np.unique(batch.stream_index))}"
         )
     columns = _columns(batch, fields)
     if kind == "jsonl":
@@ -75,17 +75,17 @@ def _columns(batch: SampleBatch, fields: Fields) -> dict[str, Sequence[Cell]]:
     wanted = fields.input
     columns: dict[str, Sequence[Cell]] = {wanted.time: _times(batch.time_ns, wanted.time_unit)}
     if wanted.stream:
-        columns[wanted.stream] = [batch.streams[index] for index in batch.stream.tolist()]
+        columns[wanted.stream] = [batch.stream_names[index] for index in batch.stream_index.tolist()]
     for index, name in enumerate(fields.columns):
         columns[name] = _numbers(batch.values[:, index])
     if wanted.label and batch.label is not None:
         columns[wanted.label] = _labels(batch.label, batch.labels)
     if wanted.reset and batch.reset is not None:
         columns[wanted.reset] = [int(flag) for flag in batch.reset.tolist()]
-    if wanted.sequence and batch.sequence is not None:
-        columns[wanted.sequence] = [None if key < 0 else str(key) for key in batch.sequence.tolist()]
-    if wanted.seq and batch.seq is not None:
-        columns[wanted.seq] = [None if number < 0 else number for number in batch.seq.tolist()]
+    if wanted.episode and batch.episode is not None:
+        columns[wanted.episode] = [None if key < 0 else str(key) for key in batch.episode.tolist()]
+    if wanted.device_seq and batch.device_seq is not None:
+        columns[wanted.device_seq] = [None if number < 0 else number for number in batch.device_seq.tolist()]
     return columns
 
 

@@ -52,7 +52,7 @@ class Prediction:
         """The answer to a sample that was not applied."""
         reason = next(iter(out.dropped))
         return Prediction(
-            stream=batch.streams[0],
+            stream=batch.stream_names[0],
             time=format_iso(batch.time_ns)[0],
             status="dropped",
             model_id=out.spec.model_id,
@@ -97,9 +97,9 @@ def prediction_at(batch: PredictionBatch, row: int) -> Prediction:
         pairs = np.stack((batch.lower[row], batch.upper[row]), axis=-1)
         interval = {t: [(float(a), float(b)) for a, b in pairs[d]] for d, t in enumerate(spec.targets)}
     return Prediction(
-        stream=batch.streams[batch.stream[row]],
+        stream=batch.stream_names[batch.stream_index[row]],
         time=format_iso(batch.time_ns[row : row + 1])[0],
-        status=status_text(Status(int(batch.status[row])), int(batch.steps[row]), spec.warm_up),
+        status=status_text(Status(int(batch.status[row])), int(batch.steps_since_reset[row]), spec.warm_up),
         model_id=spec.model_id,
         forecast=None if batch.forecast is None else dict(zip(spec.targets, batch.forecast[row].tolist(), strict=True)),
         interval=interval,
@@ -109,7 +109,7 @@ def prediction_at(batch: PredictionBatch, row: int) -> Prediction:
         if batch.probabilities is None
         else dict(zip(spec.labels, batch.probabilities[row].tolist(), strict=True)),
         reset=None if reset is ResetReason.NONE else reset.text,
-        steps=int(batch.steps[row]),
+        steps=int(batch.steps_since_reset[row]),
         alarm=None if batch.alarm is None else bool(batch.alarm[row]),
     )
 
@@ -125,7 +125,7 @@ def label_of(spec: OutputSpec, probabilities: F32) -> str | list[str] | None:
 
 def statuses(batch: PredictionBatch) -> list[bytes]:
     """The status of each row as it is written."""
-    pairs = zip(batch.status.tolist(), batch.steps.tolist(), strict=True)
+    pairs = zip(batch.status.tolist(), batch.steps_since_reset.tolist(), strict=True)
     warm_up, warming = batch.spec.warm_up, int(Status.WARMING)
     return [_status(code, steps if code == warming else 0, warm_up) for code, steps in pairs]
 

@@ -165,26 +165,27 @@ class SinkHealth:
 class SampleBatch:
     """N samples of any streams, as columns, in the order of arrival.
 
-    ``streams``    names used in this batch; ``stream`` (N,) int32 are indices into it
-    ``time_ns``    (N,) int64, event time in nanoseconds since 1970-01-01 UTC
-    ``values``     (N, C) float32 in engineering units, channels in the bundle's order; NaN means missing
-    ``seq``        (N,) int64 device counter, or None
-    ``label``      (N,) int32 indices into ``labels``, -1 for none; or None
-    ``reset``      (N,) bool, the device asks for a reset before this sample; or None
-    ``sequence``   (N,) int64 key of the sequence a sample belongs to, a change is a boundary; or None
-    ``arrival_ns`` (N,) int64 wall-clock time at which a row's bytes arrived, 0 where unknown; or None
-    ``rejected``   samples that never became rows, by reason
+    ``stream_names``  names used in this batch
+    ``stream_index``  (N,) int32, index into ``stream_names``
+    ``time_ns``       (N,) int64, event time in nanoseconds since 1970-01-01 UTC
+    ``values``        (N, C) float32 in engineering units, channels in the bundle's order; NaN means missing
+    ``device_seq``    (N,) int64 device counter, -1 for none; or None
+    ``label``         (N,) int32, index into ``labels``, -1 for none; or None
+    ``reset``         (N,) bool, the device asks for a reset before this sample; or None
+    ``episode``       (N,) int64 key of the episode a sample belongs to; a change resets the stream; or None
+    ``arrival_ns``    (N,) int64 wall-clock time at which a row's bytes arrived, 0 where unknown; or None
+    ``rejected``      samples that never became rows, by reason
     """
 
-    streams: tuple[str, ...]
-    stream: I32
+    stream_names: tuple[str, ...]
+    stream_index: I32
     time_ns: I64
     values: F32
-    seq: I64 | None = None
+    device_seq: I64 | None = None
     label: I32 | None = None
     labels: tuple[str, ...] = ()
     reset: Mask | None = None
-    sequence: I64 | None = None
+    episode: I64 | None = None
     arrival_ns: I64 | None = None
     rejected: Mapping[DropReason, int] = field(default_factory=dict)
 
@@ -207,13 +208,13 @@ class SampleBatch:
         """Return the chosen rows (no rejects: those are counted where they happened)."""
         return replace(
             self,
-            stream=self.stream[rows],
+            stream_index=self.stream_index[rows],
             time_ns=self.time_ns[rows],
             values=self.values[rows],
-            seq=None if self.seq is None else self.seq[rows],
+            device_seq=None if self.device_seq is None else self.device_seq[rows],
             label=None if self.label is None else self.label[rows],
             reset=None if self.reset is None else self.reset[rows],
-            sequence=None if self.sequence is None else self.sequence[rows],
+            episode=None if self.episode is None else self.episode[rows],
             arrival_ns=None if self.arrival_ns is None else self.arrival_ns[rows],
             rejected={},
         )
@@ -222,8 +223,8 @@ class SampleBatch:
 def empty_batch(channels: int, rejected: Mapping[DropReason, int] | None = None) -> SampleBatch:
     """A batch of no rows and ``channels`` channels, perhaps with rejects."""
     return SampleBatch(
-        streams=(),
-        stream=np.zeros(0, np.int32),
+        stream_names=(),
+        stream_index=np.zeros(0, np.int32),
         time_ns=np.zeros(0, np.int64),
         values=np.zeros((0, channels), np.float32),
         rejected=dict(rejected or {}),
@@ -241,21 +242,21 @@ def concatenate(batches: Sequence[SampleBatch], channels: int) -> SampleBatch:
     full = [batch for batch in batches if len(batch)]
     if not full:
         return empty_batch(channels, rejected)
-    streams, stream = _merge_tables([b.streams for b in full], [b.stream for b in full])
+    streams, stream = _merge_tables([b.stream_names for b in full], [b.stream_index for b in full])
     labels, label = _merge_tables(
         [b.labels for b in full],
         [np.full(len(b), -1, np.int32) if b.label is None else b.label for b in full],
     )
     return SampleBatch(
-        streams=streams,
-        stream=stream,
+        stream_names=streams,
+        stream_index=stream,
         time_ns=np.concatenate([b.time_ns for b in full]),
         values=np.concatenate([b.values for b in full]),
-        seq=_join([b.seq for b in full], full, -1, np.int64),
+        device_seq=_join([b.device_seq for b in full], full, -1, np.int64),
         label=label if any(b.label is not None for b in full) else None,
         labels=labels,
         reset=_join([b.reset for b in full], full, False, np.bool_),
-        sequence=_join([b.sequence for b in full], full, -1, np.int64),
+        episode=_join([b.episode for b in full], full, -1, np.int64),
         arrival_ns=_join([b.arrival_ns for b in full], full, 0, np.int64),
         rejected=rejected,
     )
@@ -308,43 +309,43 @@ class PredictionBatch:
     ``forecast, lower, upper``  (M, D, H) float32, engineering units, horizon 1..H; None without a forecast head
     ``probabilities``           (M, L) float32; None without a class head
     ``status, reset``           (M,) uint8, see `Status` and `ResetReason`
-    ``imputed``                 (M,) int32, steps filled in before this sample plus channels held in it
-    ``steps``                   (M,) int64, steps since the reset, this one included
-    ``label``                   (M,) int32, the true class where the input told it (index into spec.labels), else -1
-    ``misses``                  (M,) int32, how many truths in a row, up to this one, lay outside the interval that was
-                                forecast one step ahead: the longest such run of any target; None without intervals
-    ``alarm``                   (M,) bool, outputs that are an alarm; None where nobody said what one is
+    ``imputed``                 (M,) int32, steps inserted before this sample plus channels held in it
+    ``steps_since_reset``       (M,) int64, this one included
+    ``label``                   (M,) int32, the true class where the input has it (index into spec.labels), else -1
+    ``consecutive_misses``      (M,) int32, how many truths in a row, up to this one, lay outside the one-step interval:
+                                the longest such run of any target; None without intervals
+    ``alarm``                   (M,) bool; None without an alarm rule
     ``dropped``                 samples of this batch that were not applied, rejects included, by reason
     ``resets``                  resets of this batch by reason
     """
 
     spec: OutputSpec
-    streams: tuple[str, ...]
-    stream: I32
+    stream_names: tuple[str, ...]
+    stream_index: I32
     time_ns: I64
     status: U8
     reset: U8
-    steps: I64
+    steps_since_reset: I64
     imputed: I32
-    seq: I64 | None = None
+    device_seq: I64 | None = None
     forecast: F32 | None = None
     lower: F32 | None = None
     upper: F32 | None = None
     probabilities: F32 | None = None
     label: I32 | None = None
-    misses: I32 | None = None
+    consecutive_misses: I32 | None = None
     alarm: Mask | None = None
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
     resets: Mapping[ResetReason, int] = field(default_factory=dict)
 
     @property
-    def trusted(self) -> Mask:
-        """Outputs that are neither warming nor degraded, (M,): only those are scored."""
+    def scorable(self) -> Mask:
+        """Outputs that are neither warming nor degraded, (M,) bool: only these are scored."""
         return (self.status == Status.OK) | (self.status == Status.IMPUTED)
 
     @property
-    def best_class(self) -> I64:
-        """Index of the likeliest class, (M,); -1 where a probability is no number, or where there are none."""
+    def predicted_class(self) -> I64:
+        """Index of the most probable class, (M,) int64; -1 where there is no class head or a value is not finite."""
         if self.probabilities is None:
             return np.full(len(self), -1, np.int64)
         known = np.logical_and.reduce(np.isfinite(self.probabilities), axis=1)
@@ -357,19 +358,19 @@ class PredictionBatch:
         """Return the chosen rows (no drops and resets: those are counted where they happened)."""
         return replace(
             self,
-            stream=self.stream[rows],
+            stream_index=self.stream_index[rows],
             time_ns=self.time_ns[rows],
             status=self.status[rows],
             reset=self.reset[rows],
-            steps=self.steps[rows],
+            steps_since_reset=self.steps_since_reset[rows],
             imputed=self.imputed[rows],
-            seq=None if self.seq is None else self.seq[rows],
+            device_seq=None if self.device_seq is None else self.device_seq[rows],
             forecast=None if self.forecast is None else self.forecast[rows],
             lower=None if self.lower is None else self.lower[rows],
             upper=None if self.upper is None else self.upper[rows],
             probabilities=None if self.probabilities is None else self.probabilities[rows],
             label=None if self.label is None else self.label[rows],
-            misses=None if self.misses is None else self.misses[rows],
+            consecutive_misses=None if self.consecutive_misses is None else self.consecutive_misses[rows],
             alarm=None if self.alarm is None else self.alarm[rows],
             dropped={},
             resets={},

@@ -68,7 +68,7 @@ __all__ = [
     "write_bundle",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_READ_BYTES = 64 * 1024 * 1024
 """Of all files together that the runtime reads, and of all arrays together once they are unpacked."""

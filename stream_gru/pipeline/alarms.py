@@ -19,20 +19,20 @@ from stream_gru.model.manifest import Manifest
 
 def alarms(out: PredictionBatch, config: AlarmConfig) -> Mask | None:
     """Which rows are an alarm, (M,) bool; None when nothing is configured to be one."""
-    if not config.classes and not config.misses:
+    if not config.classes and not config.consecutive_misses:
         return None
     found: Mask = np.zeros(len(out), np.bool_)
     if config.classes and out.probabilities is not None:
-        found[_of_class(out, out.probabilities, config.classes) & out.trusted] = True
-    if config.misses and out.misses is not None:
-        found[out.misses >= config.misses] = True
+        found[_of_class(out, out.probabilities, config.classes) & out.scorable] = True
+    if config.consecutive_misses and out.consecutive_misses is not None:
+        found[out.consecutive_misses >= config.consecutive_misses] = True
     return found
 
 
 def _of_class(out: PredictionBatch, probabilities: F32, classes: list[str]) -> Mask:
     """Rows whose class is one of ``classes``: the most likely one, or of independent classes any that is likely."""
     wanted = np.isin(out.spec.labels, classes)
-    best = out.best_class
+    best = out.predicted_class
     if out.spec.exclusive:
         return (best >= 0) & wanted[best]
     return (best >= 0) & np.logical_or.reduce(probabilities[:, wanted] >= 0.5, axis=1)
@@ -46,7 +46,9 @@ def check_alarm(config: AlarmConfig, manifest: Manifest) -> None:
         for name in config.classes
         if name not in labels
     ]
-    if config.misses and (manifest.forecast is None or manifest.calibration is None):
-        problems.append("alarm.misses: expected 0, as the model forecasts no intervals that a truth could miss")
+    if config.consecutive_misses and (manifest.forecast is None or manifest.calibration is None):
+        problems.append(
+            "alarm.consecutive_misses: expected 0, as the model forecasts no intervals that a truth could miss"
+        )
     if problems:
         raise ConfigError(*problems)

@@ -53,7 +53,7 @@ class Generated:
     @property
     def last(self) -> SampleBatch:
         """The last sample of each stream, which the pipeline has not seen: the primer of a continuation."""
-        return self.samples.take(slice(len(self.samples) - len(self.samples.streams), None))
+        return self.samples.take(slice(len(self.samples) - len(self.samples.stream_names), None))
 
 
 def generate(
@@ -95,7 +95,7 @@ def generate(
             outputs = _answers(pipeline, batches[-1])
         values = feed.after(outputs)
         time_ns = start.time_ns + step * period_ns
-        batches.append(SampleBatch(start.streams, own, time_ns, values, sequence=start.sequence))
+        batches.append(SampleBatch(start.streams, own, time_ns, values, episode=start.sequence))
     samples = concatenate(batches, len(manifest.channels))
     if isinstance(feed, Draws) and manifest.classes is not None:
         label = np.append(samples.values[len(own) :, 0], np.full(len(own), -1)).astype(np.int32)
@@ -122,13 +122,13 @@ def prompt(manifest: Manifest, text: str, streams: Sequence[str]) -> SampleBatch
 
 def copies(primer: SampleBatch, streams: Sequence[str]) -> SampleBatch:
     """The samples of a primer's only stream, for each of ``streams``.  Raises ConfigError for several streams."""
-    found = np.unique(primer.stream)
+    found = np.unique(primer.stream_index)
     if found.size != 1:
-        names = ", ".join(primer.streams[index] for index in found[:5])
+        names = ", ".join(primer.stream_names[index] for index in found[:5])
         raise ConfigError(f"streams: expected a primer of one stream to go on in several ways, got {names or 'none'}")
     rows = np.tile(np.arange(len(primer)), len(streams))
     stream: I32 = np.repeat(np.arange(len(streams), dtype=np.int32), len(primer))
-    return replace(primer.take(rows), streams=tuple(streams), stream=stream)
+    return replace(primer.take(rows), stream_names=tuple(streams), stream_index=stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +158,16 @@ def _begin(pipeline: Pipeline, kind: Feedback, streams: tuple[str, ...]) -> _Sta
 
 def _prime(pipeline: Pipeline, primer: SampleBatch, streams: Sequence[str] | None) -> _Start:
     """Apply the primer; its streams go on from their last outputs."""
-    present = [primer.streams[index] for index in np.unique(primer.stream)]
+    present = [primer.stream_names[index] for index in np.unique(primer.stream_index)]
     names = tuple(present if streams is None else dict.fromkeys(streams))
     if not names or not set(names) <= set(present):
         raise ConfigError(f"streams: expected some of the primer's, {present[:5]}, got {list(names)[:5]}")
     own = {name: index for index, name in enumerate(names)}
-    index = np.array([own.get(name, -1) for name in primer.streams], np.int32)[primer.stream]
+    index = np.array([own.get(name, -1) for name in primer.stream_names], np.int32)[primer.stream_index]
     wanted = index >= 0
-    outputs = _answers(pipeline, replace(primer.take(wanted), streams=names, stream=index[wanted]))
+    outputs = _answers(pipeline, replace(primer.take(wanted), stream_names=names, stream_index=index[wanted]))
     slots = [pipeline.table.slot(name) for name in names]
-    sequence = None if primer.sequence is None else pipeline.table["sequence"][slots]
+    sequence = None if primer.episode is None else pipeline.table["sequence"][slots]
     return _Start(names, outputs.time_ns, outputs, sequence)
 
 
@@ -177,10 +177,10 @@ def _answers(pipeline: Pipeline, batch: SampleBatch) -> PredictionBatch:
     Raises DataError where that sample was not applied.
     """
     out = pipeline.process(batch)
-    last = np.full(len(batch.streams), -1, np.int64)
-    np.maximum.at(last, out.stream, np.arange(len(out)))
+    last = np.full(len(batch.stream_names), -1, np.int64)
+    np.maximum.at(last, out.stream_index, np.arange(len(out)))
     newest = pipeline.table["newest_ns"]
-    for name, row in zip(batch.streams, last.tolist(), strict=True):
+    for name, row in zip(batch.stream_names, last.tolist(), strict=True):
         # A sample that was dropped for its values has moved the stream's clock all the same.
         if row < 0 or newest[pipeline.table.slot(name)] != out.time_ns[row]:
             why = ", ".join(f"{n:,} {reason.text}" for reason, n in sorted(out.dropped.items()))

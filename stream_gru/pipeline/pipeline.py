@@ -53,9 +53,9 @@ from stream_gru.pipeline.stepping import advance, lost_states
 class Pipeline:
     """Runs one model over any number of streams and remembers each one's state.
 
-    ``engine``: a name (``auto, litert, numpy, onnx, keras``) or an `Engine`; ``level``: nominal coverage of the
-    intervals; ``adapt_rate``: how fast they adapt, 0 for not at all; ``max_streams``: samples of more streams are
-    dropped.
+    ``engine``: a name (``auto, litert, numpy, onnx, keras``) or an `Engine`; ``interval_level``: nominal coverage of
+    the intervals; ``interval_adapt_rate``: how fast they adapt, 0 turns adaptation off; ``max_streams``: samples of
+    further streams are dropped.
     Raises ConfigError for an engine that cannot be had, ValueError for a level that is no share.
     """
 
@@ -64,21 +64,23 @@ class Pipeline:
         bundle: Bundle,
         engine: str | Engine = "auto",
         *,
-        level: float = 0.9,
-        adapt_rate: float = 0.5,
+        interval_level: float = 0.9,
+        interval_adapt_rate: float = 0.5,
         max_streams: int = 1000,
     ) -> None:
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a share above 0 and below 1, got {level}")
+        if not 0 < interval_level < 1:
+            raise ValueError(f"interval_level: expected a share above 0 and below 1, got {interval_level}")
         manifest = bundle.manifest
         self.manifest = manifest
         self.engine = load_engine(engine, bundle) if isinstance(engine, str) else engine
-        self.spec = output_spec(manifest, level)
+        self.spec = output_spec(manifest, interval_level)
         self._conditioning = conditioning_spec(manifest)
         self._max_streams = max_streams
-        self._rate = adapt_rate
+        self._rate = interval_adapt_rate
         self._scorer = (
-            None if manifest.forecast is None else Scorer(manifest, bundle.weights["scaling/scale"], level, adapt_rate)
+            None
+            if manifest.forecast is None
+            else Scorer(manifest, bundle.weights["scaling/scale"], interval_level, interval_adapt_rate)
         )
         # Rows of long horizons are large, and many a gateway has one device: grow as streams come.
         self.table = StateTable(self._columns(), capacity=1)
@@ -115,18 +117,18 @@ class Pipeline:
         calibrated = self._scorer is not None and self._scorer.calibrated
         return PredictionBatch(
             spec=self.spec,
-            streams=batch.streams,
-            stream=batch.stream[applied],
+            stream_names=batch.stream_names,
+            stream_index=batch.stream_index[applied],
             time_ns=batch.time_ns[applied],
-            seq=None if batch.seq is None else batch.seq[applied],
+            device_seq=None if batch.device_seq is None else batch.device_seq[applied],
             status=self._status(steps.count[order], imputed, finite[order]),
             reset=_visible_resets(steps)[order],
-            steps=steps.count[order],
+            steps_since_reset=steps.count[order],
             imputed=imputed,
             forecast=None if forecast is None else forecast[order],
             lower=lower[order] if calibrated and lower is not None else None,
             upper=upper[order] if calibrated and upper is not None else None,
-            misses=misses[order] if calibrated and misses is not None else None,
+            consecutive_misses=misses[order] if calibrated and misses is not None else None,
             probabilities=None if probabilities is None else probabilities[order],
             label=self._true_labels(batch, applied),
             dropped=steps.dropped,
@@ -155,8 +157,8 @@ class Pipeline:
         bundle: Bundle,
         engine: str | Engine = "auto",
         *,
-        level: float | None = None,
-        adapt_rate: float | None = None,
+        interval_level: float | None = None,
+        interval_adapt_rate: float | None = None,
         max_streams: int | None = None,
     ) -> int:
         """Go on with another bundle, or other options, between two batches; return how many streams are reset.
@@ -170,8 +172,8 @@ class Pipeline:
         fresh = Pipeline(
             bundle,
             engine,
-            level=self.spec.level if level is None else level,
-            adapt_rate=self._rate if adapt_rate is None else adapt_rate,
+            interval_level=self.spec.level if interval_level is None else interval_level,
+            interval_adapt_rate=self._rate if interval_adapt_rate is None else interval_adapt_rate,
             max_streams=self._max_streams if max_streams is None else max_streams,
         )
         if fresh.form == old:

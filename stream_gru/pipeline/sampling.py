@@ -142,8 +142,8 @@ def _expect_numbers(values: F32, outputs: PredictionBatch) -> None:
     if broken.any():
         row = int(broken.argmax())
         raise DataError(
-            f"stream {outputs.streams[outputs.stream[row]]!r}: expected outputs that are numbers to go on with,"
-            f" got {values[row].tolist()[:5]} at its step {int(outputs.steps[row]):,}"
+            f"stream {outputs.stream_names[outputs.stream_index[row]]!r}: expected finite outputs,"
+            f" got {values[row].tolist()[:5]} at step {int(outputs.steps_since_reset[row]):,}"
         )
 
 

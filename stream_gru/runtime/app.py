@@ -24,7 +24,7 @@ from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Keeper
 from stream_gru.runtime.control.commands import Commands, Gate
 from stream_gru.runtime.daemon import Daemon, Input
-from stream_gru.runtime.delivery_guarantees import assembly_part, build_store, commit_s, policy, set_parts
+from stream_gru.runtime.delivery_guarantees import assembly_part, build_store, commit_interval_s, policy, set_parts
 from stream_gru.runtime.housekeeping import Caretaker
 from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus
 from stream_gru.runtime.http.broadcast import Feed
@@ -43,8 +43,8 @@ from stream_gru.runtime.wiring import (
     build_intake,
     build_poison,
     build_rate,
-    silent_after_s,
     stream_bound,
+    stream_idle_timeout_s,
     watched_streams,
 )
 
@@ -71,16 +71,18 @@ class Gateway:
         self._gate, self._commands, self._feed = Gate(), Commands(), Feed()
         engine = load_engine(plan.run.engine, plan.bundle)
         self.metrics = Metrics(build_registry(), plan.bundle.manifest, engine.name, __version__)
-        self.metrics.observe_level(plan.run.level)
+        self.metrics.observe_level(plan.run.interval_level)
         self.pipeline = Pipeline(
             plan.bundle,
             TimedEngine(engine, self.metrics.observe_inference),
-            level=plan.run.level,
-            adapt_rate=plan.run.adapt_rate,
+            interval_level=plan.run.interval_level,
+            interval_adapt_rate=plan.run.interval_adapt_rate,
             max_streams=stream_bound(plan),
         )
         self.keeper = Keeper(self.pipeline, build_store(plan), policy=policy(plan))
-        self._silence = SilenceWatch(silent_after_s(plan), max_streams=watched_streams(plan)) if plan.live else None
+        self._silence = (
+            SilenceWatch(stream_idle_timeout_s(plan), max_streams=watched_streams(plan)) if plan.live else None
+        )
         self.caretaker = Caretaker(
             self.pipeline,
             keeper=self.keeper,
@@ -103,8 +105,8 @@ class Gateway:
             broadcast=self._feed.write,
             bell=self._bell,
             batch_rows=plan.run.batch_rows,
-            commit_rows=plan.run.commit_rows,
-            commit_s=commit_s(plan),
+            commit_every=plan.run.commit_every,
+            commit_interval_s=commit_interval_s(plan),
         )
         self.daemon.sinks = {one.name: self._sink(one, plan) for one in plan.sinks}
         self._introduce()
@@ -292,8 +294,8 @@ class Gateway:
             raise ConfigError(f"{new.path}: a recording is not reloaded")
         if old.run.state_dir != new.run.state_dir:
             raise ConfigError(f"{new.path}: run.state_dir: stays as it is while the daemon runs; restart it")
-        if new.run.when_model_changes == "refuse" and old.bundle.manifest.model_id != new.bundle.manifest.model_id:
-            raise ConfigError(f'{new.path}: run.bundle: is another model, and run.when_model_changes = "refuse"')
+        if new.run.on_model_change == "reject" and old.bundle.manifest.model_id != new.bundle.manifest.model_id:
+            raise ConfigError(f'{new.path}: run.bundle: is another model, and run.on_model_change = "reject"')
         engine = load_engine(new.run.engine, new.bundle)
         with ExitStack() as undo:
             server = self._new_server(old, new)
@@ -311,8 +313,8 @@ class Gateway:
         reset = self.pipeline.swap(
             new.bundle,
             TimedEngine(engine, self.metrics.observe_inference),
-            level=new.run.level,
-            adapt_rate=new.run.adapt_rate,
+            interval_level=new.run.interval_level,
+            interval_adapt_rate=new.run.interval_adapt_rate,
             max_streams=stream_bound(new),
         )
         self.keeper.take_policy(policy(new))
@@ -321,7 +323,7 @@ class Gateway:
             self.metrics.set_model(new.bundle.manifest, engine.name)
         if old.bundle.manifest.period_s != new.bundle.manifest.period_s:
             self.caretaker.pace = PeriodWatch(new.bundle.manifest.period_s)
-        self.metrics.observe_level(new.run.level)
+        self.metrics.observe_level(new.run.interval_level)
         self._announce()
         self._replace_server(old, new, server)
         self.daemon.sinks = exchange.sinks()
@@ -337,9 +339,9 @@ class Gateway:
         self._open_control(new)
         self.daemon.alarm = build_alarm(new)
         self.daemon.batch_rows = new.run.batch_rows
-        self.daemon.commit_rows, self.daemon.commit_s = new.run.commit_rows, commit_s(new)
+        self.daemon.commit_every, self.daemon.commit_interval_s = new.run.commit_every, commit_interval_s(new)
         if self._silence is not None:
-            self._silence.after_s, self._silence.max_streams = silent_after_s(new), watched_streams(new)
+            self._silence.after_s, self._silence.max_streams = stream_idle_timeout_s(new), watched_streams(new)
         logging.getLogger().setLevel(new.run.log_level.upper())
         self._introduce()
         self.daemon.commit()

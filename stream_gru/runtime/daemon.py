@@ -68,10 +68,11 @@ class Input:
 class Daemon:
     """Moves samples from ``inputs`` through ``pipeline`` to ``sinks``, by name.
 
-    ``keeper`` makes commits durable; ``commit_rows``, ``commit_s``: how much is processed before one; ``alarm`` says
-    which outputs are alarms; ``broadcast`` is called with each batch of outputs, after the sinks; ``bell`` is rung by
-    sources that have something, where there are several; ``clock``: monotonic seconds; ``wall_ns``: nanoseconds since
-    1970; ``wait(s)`` sleeps and returns True when somebody said stop (by default it waits for `stop`).
+    ``keeper`` makes commits durable; ``commit_every``, ``commit_interval_s``: how much is processed before one;
+    ``alarm`` says which outputs are alarms; ``broadcast`` is called with each batch of outputs, after the sinks;
+    ``bell`` is rung by sources that have something, where there are several; ``clock``: monotonic seconds;
+    ``wall_ns``: nanoseconds since 1970; ``wait(s)`` sleeps and returns True when somebody said stop (by default it
+    waits for `stop`).
     """
 
     def __init__(
@@ -87,8 +88,8 @@ class Daemon:
         broadcast: Callable[[PredictionBatch], None] | None = None,
         bell: threading.Event | None = None,
         batch_rows: int = 1024,
-        commit_rows: int = 1_000_000,
-        commit_s: float = 1.0,
+        commit_every: int = 1_000_000,
+        commit_interval_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
         wait: Callable[[float], bool] | None = None,
@@ -97,7 +98,12 @@ class Daemon:
         self.keeper = keeper or Keeper(pipeline)
         self.poison = Poison({})
         self.caretaker = caretaker or Caretaker(pipeline)
-        self.alarm, self.batch_rows, self.commit_rows, self.commit_s = alarm, batch_rows, commit_rows, commit_s
+        self.alarm, self.batch_rows, self.commit_every, self.commit_interval_s = (
+            alarm,
+            batch_rows,
+            commit_every,
+            commit_interval_s,
+        )
         self._metrics, self._bell, self._broadcast = metrics, bell or threading.Event(), broadcast
         self._clock, self._wall_ns = clock, wall_ns
         self._stopping = threading.Event()
@@ -184,7 +190,7 @@ class Daemon:
         """Let each source have its turn, and wait when all are quiet."""
         patience_s = _POLL_S
         if self._uncommitted:
-            patience_s = max(0.0, min(_POLL_S, self._committed + self.commit_s - self._clock()))
+            patience_s = max(0.0, min(_POLL_S, self._committed + self.commit_interval_s - self._clock()))
         alone = len(live) == 1
         self._turn += 1
         first = self._turn % len(live)  # each source is the first one in its turn
@@ -292,7 +298,7 @@ class Daemon:
         self.caretaker.look_around(now, self._wall_ns() / NS_PER_S, sources, self.sinks, held_up=held_up)
 
     def _commit_is_due(self, now: float) -> bool:
-        if self._uncommitted >= self.commit_rows or now - self._committed >= self.commit_s:
+        if self._uncommitted >= self.commit_every or now - self._committed >= self.commit_interval_s:
             return True
         return any(one.window and 2 * one.unacknowledged >= one.window for one in self.inputs)
 
@@ -349,4 +355,6 @@ class Daemon:
 
 def _log_resets(out: PredictionBatch) -> None:
     for row in out.reset.nonzero()[0]:
-        log.debug("reset %s of stream %s", ResetReason(int(out.reset[row])).text, out.streams[out.stream[row]])
+        log.debug(
+            "reset %s of stream %s", ResetReason(int(out.reset[row])).text, out.stream_names[out.stream_index[row]]
+        )

@@ -30,16 +30,16 @@ def policy(plan: Plan) -> Policy:
     run = plan.run
     return Policy(
         max_streams=run.max_streams,
-        evict=run.when_streams_full == "evict",
+        evict=run.max_streams_policy == "evict",
         max_stored=run.max_stored_streams,
-        refuse_other_model=run.when_model_changes == "refuse",
+        refuse_other_model=run.on_model_change == "reject",
     )
 
 
-def commit_s(plan: Plan) -> float:
+def commit_interval_s(plan: Plan) -> float:
     """How often to commit: with a serial port, which repeats nothing, soon."""
     serial = any(isinstance(one.config, SerialSourceConfig) for one in plan.sources)
-    return min(plan.run.commit_s, _SERIAL_COMMIT_S) if serial else plan.run.commit_s
+    return min(plan.run.commit_interval_s, _SERIAL_COMMIT_S) if serial else plan.run.commit_interval_s
 
 
 def build_store(plan: Plan) -> Store | None:

@@ -71,7 +71,7 @@ class Caretaker:
     def seen(self, out: PredictionBatch, now_s: float) -> None:
         """These samples have come.  Names of samples that were refused are nobody's streams."""
         if self._silence is not None:
-            self._silence.seen([out.streams[i] for i in set(out.stream.tolist())], now_s - self._held_up_s)
+            self._silence.seen([out.stream_names[i] for i in set(out.stream_index.tolist())], now_s - self._held_up_s)
         for stream, seen_s in self.pace.observe(out) if self.pace is not None else ():
             log.warning(
                 "stream %s sends every %.3g s, the model was trained for every %.3g s: horizons count its samples",

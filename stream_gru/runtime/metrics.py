@@ -103,15 +103,15 @@ class Metrics:
         self._applied = counter("samples_applied", "Samples that became a step", "source")
         self._dropped = counter("samples_dropped", "Samples that were not applied", "source", "reason")
         self._joined = counter("records_joined", "Records of single channels that were joined to samples", "source")
-        self._missing = counter("sequence_missing", "Samples that a device counted and nobody saw", "source")
+        self._missing = counter("device_seq_missing", "Samples that a device counted and nobody saw", "source")
         self._last_sample = gauge("last_sample_timestamp_seconds", "Event time of the newest applied sample", "source")
         self._imputed = counter("steps_imputed", "Steps filled in, and samples with a channel held")
         resets = counter("stream_resets", "Hidden states replaced by the initial one", "reason")
         self._resets = {reason: resets.labels(reason.text) for reason in ResetReason if reason}
         self._streams = gauge("streams", "Streams that have a state")
-        self._silent = gauge("streams_silent", "Streams from which nothing comes any more")
+        self._silent = gauge("streams_idle", "Streams from which nothing comes any more")
         self._paused = gauge("streams_paused", "Streams that were paused by a command")
-        self._silences = counter("silences", "How often a stream fell silent")
+        self._silences = counter("stream_timeouts", "How often a stream fell silent")
         self._labelled = counter("labelled_samples", "Samples whose true class was known")
         self._correct = counter("labelled_samples_correct", "Samples whose true class was recognised")
         self._alarms = counter("alarms", "Outputs that were an alarm")
@@ -123,18 +123,18 @@ class Metrics:
         self._queue_bytes = gauge("source_queue_bytes", "Bytes that wait to be processed", "source")
         self._reconnects = counter("source_reconnects", "How often a source was lost and found again", "source")
         self._sessions = counter("source_sessions_lost", "How often a broker had forgotten the session", "source")
-        self._unprotected = counter("source_unprotected", "Messages that came without acknowledgement", "source")
+        self._unprotected = counter("source_qos0_messages", "Messages that came without acknowledgement", "source")
         self._redelivered = counter("source_redelivered", "Messages that came again and were known already", "source")
         self._outputs = counter("outputs", "Outputs handed to a sink", "sink")
         self._sink_connected = gauge("sink_connected", "1 while the file is open or the server answers", "sink")
         self._sink_queue = gauge("sink_queue", "Outputs that are not confirmed yet", "sink")
         self._failed = counter("sink_failed", "Outputs that the other side refused", "sink")
-        self._discarded = counter("sink_discarded", "Outputs given up because the queue was full", "sink")
+        self._discarded = counter("sink_dropped", "Outputs given up because the queue was full", "sink")
         self._sink_reconnects = counter("sink_reconnects", "How often a sink was lost and found again", "sink")
 
     def _operation(self) -> None:
         counter, gauge = self._counter, self._gauge
-        self._level = gauge("interval_level_ratio", "Share of truths that intervals shall hold")
+        self._level = gauge("interval_nominal_coverage_ratio", "Share of truths that intervals shall hold")
         self._loop = gauge("loop_last_timestamp_seconds", "When the loop was last at its top")
         self._commits = counter("commits", "Commits: what was processed is durable, its inputs are acknowledged")
         self._store_up = gauge("state_store_up", "1 while states are stored, 0 without a store or after it failed")
@@ -205,11 +205,11 @@ class Metrics:
         if out.alarm is not None:
             self._alarms.inc(int(np.count_nonzero(out.alarm)))
         if out.probabilities is not None and self._classes:
-            best = out.best_class
+            best = out.predicted_class
             for child, n in zip(self._classes, np.bincount(best[best >= 0], minlength=len(self._classes)), strict=True):
                 child.inc(int(n))
             if out.label is not None:
-                known = (out.label >= 0) & out.trusted
+                known = (out.label >= 0) & out.scorable
                 self._labelled.inc(int(known.sum()))
                 self._correct.inc(int((known & (best == out.label)).sum()))
 

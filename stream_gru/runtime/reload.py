@@ -156,5 +156,5 @@ def _refuse_other_kinds(old: Plan, new: Plan) -> None:
 def _columns(plan: Plan) -> bytes:
     """The first line of a table that a plan writes."""
     alarm = plan.config.alarm
-    spec = output_spec(plan.bundle.manifest, plan.run.level)
-    return CsvEncoder().header(spec, alarm=bool(alarm.classes or alarm.misses))
+    spec = output_spec(plan.bundle.manifest, plan.run.interval_level)
+    return CsvEncoder().header(spec, alarm=bool(alarm.classes or alarm.consecutive_misses))

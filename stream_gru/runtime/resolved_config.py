@@ -62,7 +62,7 @@ class PlannedSource:
     def assembled(self) -> bool:
         """Whether its channels arrive apart: because it says so, or because its topics or format do."""
         topics = self.config.topics if isinstance(self.config, MqttSourceConfig) else []
-        return self.config.assemble or self.format == "number" or any("{channel}" in topic for topic in topics)
+        return self.config.join_channels or self.format == "number" or any("{channel}" in topic for topic in topics)
 
 
 @dataclass(frozen=True, slots=True)

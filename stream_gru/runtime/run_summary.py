@@ -41,7 +41,7 @@ class Summary:
         self.resets.update({reason.text: n for reason, n in out.resets.items()})
         self.latencies_s.append(seconds)
         if out.probabilities is not None and out.label is not None and len(out):
-            known = (out.label >= 0) & out.trusted
+            known = (out.label >= 0) & out.scorable
             right = known & (out.probabilities.argmax(axis=1) == out.label)
             self.labelled += int(known.sum())
             self.correct += int(right.sum())

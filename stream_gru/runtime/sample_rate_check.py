@@ -29,12 +29,12 @@ class PeriodWatch:
     def observe(self, out: PredictionBatch) -> list[tuple[str, float]]:
         """Return the streams whose period turned out to be another one, with it in seconds; each is told once."""
         found: list[tuple[str, float]] = []
-        for index in set(out.stream.tolist()):
-            stream = out.streams[index]
+        for index in set(out.stream_index.tolist()):
+            stream = out.stream_names[index]
             if stream in self._done or (stream not in self._times and self._remembered >= self._max_streams):
                 continue
             times = self._times.setdefault(stream, [])
-            times += out.time_ns[out.stream == index][: _SAMPLES - len(times)].tolist()
+            times += out.time_ns[out.stream_index == index][: _SAMPLES - len(times)].tolist()
             if len(times) < _SAMPLES:
                 continue
             del self._times[stream]

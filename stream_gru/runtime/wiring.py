@@ -27,19 +27,19 @@ _SILENT_PERIODS, _SILENT_LEAST_S = 10, 10.0
 
 def stream_bound(plan: Plan) -> int:
     """Of how many streams a part may remember something; where they make room for each other the keeper sees to it."""
-    return _UNBOUNDED if plan.run.when_streams_full == "evict" else plan.run.max_streams
+    return _UNBOUNDED if plan.run.max_streams_policy == "evict" else plan.run.max_streams
 
 
 def watched_streams(plan: Plan) -> int:
     """Of how many streams it is watched whether they are silent."""
     run = plan.run
-    return max(run.max_streams, run.max_stored_streams) if run.when_streams_full == "evict" else run.max_streams
+    return max(run.max_streams, run.max_stored_streams) if run.max_streams_policy == "evict" else run.max_streams
 
 
-def silent_after_s(plan: Plan) -> float:
+def stream_idle_timeout_s(plan: Plan) -> float:
     """After how many seconds without a sample a stream is silent."""
     period_s = plan.bundle.manifest.period_s
-    return plan.run.silent_after_s or max(_SILENT_LEAST_S, _SILENT_PERIODS * period_s)
+    return plan.run.stream_idle_timeout_s or max(_SILENT_LEAST_S, _SILENT_PERIODS * period_s)
 
 
 def assembly_spec(plan: Plan) -> tuple[tuple[str, ...], int, int, int] | None:
@@ -49,13 +49,13 @@ def assembly_spec(plan: Plan) -> tuple[tuple[str, ...], int, int, int] | None:
     """
     if not any(one.assembled for one in plan.sources):
         return None
-    manifest, config = plan.bundle.manifest, plan.config.assembly
+    manifest, config = plan.bundle.manifest, plan.config.channel_join
     period_ns = max(1, round(manifest.period_s * NS_PER_S))
     return (
         tuple(channel.name for channel in manifest.channels),
         period_ns,
-        round(config.max_age_s * NS_PER_S) or _HOLD_PERIODS * period_ns,
-        round(config.wait_s * NS_PER_S) or period_ns,
+        round(config.hold_s * NS_PER_S) or _HOLD_PERIODS * period_ns,
+        round(config.allowed_lateness_s * NS_PER_S) or period_ns,
     )
 
 
@@ -71,15 +71,15 @@ def build_assembler(plan: Plan) -> Assembler | None:
 def build_alarm(plan: Plan) -> Callable[[PredictionBatch], Mask | None] | None:
     """What says which outputs are alarms; None when nothing is one."""
     config = plan.config.alarm
-    return partial(alarms, config=config) if config.classes or config.misses else None
+    return partial(alarms, config=config) if config.classes or config.consecutive_misses else None
 
 
 def build_rate(plan: Plan) -> RateLimit | None:
     """The limit that all sources share; None when there is none."""
     limits = plan.config.limits
-    if not limits.samples_per_s and not limits.samples_per_s_of_a_stream:
+    if not limits.total_hz and not limits.per_stream_hz:
         return None
-    return RateLimit(limits.samples_per_s, limits.samples_per_s_of_a_stream)
+    return RateLimit(limits.total_hz, limits.per_stream_hz)
 
 
 def build_poison(plan: Plan, intakes: Mapping[str, Intake]) -> Poison:
@@ -109,7 +109,7 @@ def build_intake(
         planned.name,
         load_decoder(planned.format, fields),
         clock=None if fields.clock == "epoch" or unit == "iso" else DeviceClock(2**32 * UNITS_NS[unit], max_streams),
-        sequence=SequenceWatch(max_streams) if fields.input.seq and planned.live else None,
+        sequence=SequenceWatch(max_streams) if fields.input.device_seq and planned.live else None,
         assembler=assembler if planned.assembled else None,
         gate=gate,
         rate=rate,

@@ -58,7 +58,7 @@ def _half_widths(bundle: Bundle, validation: SampleBatch, engine: str) -> tuple[
         levels=[0.05, 0.5, 0.95], residuals=[[[-1.0, 0.0, 1.0]] * head.horizon] * len(head.targets), samples=1
     )
     plain = bundle.with_manifest(calibration=unit)
-    streamed = stream_through(plain, validation, engine, level=0.9, adapt_rate=0.0)
+    streamed = stream_through(plain, validation, engine, level=0.9, interval_adapt_rate=0.0)
     return streamed.forecast - streamed.lower, streamed.upper - streamed.forecast
 
 

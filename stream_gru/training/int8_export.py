@@ -158,12 +158,12 @@ def bounded(batch: SampleBatch, limit: int) -> SampleBatch:
     """
     if len(batch) <= limit:
         return batch
-    order = np.argsort(batch.stream, kind="stable")
-    counts = np.bincount(batch.stream, minlength=len(batch.streams))
+    order = np.argsort(batch.stream_index, kind="stable")
+    counts = np.bincount(batch.stream_index, minlength=len(batch.stream_names))
     share = max(_LEAST_SHARE, limit // int(np.count_nonzero(counts)))
     ends = np.cumsum(counts)
     kept, left = np.zeros(len(batch), np.bool_), limit
-    for index in np.random.default_rng(SEED).permutation(len(batch.streams)).tolist():
+    for index in np.random.default_rng(SEED).permutation(len(batch.stream_names)).tolist():
         take = min(share, left, int(counts[index]))
         first = int(ends[index] - counts[index])
         kept[order[first : first + take]] = True

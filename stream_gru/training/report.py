@@ -271,7 +271,7 @@ def _stream_name(streamed: Streamed, piece: slice) -> str:
     mine = rows[piece][rows[piece] >= 0]
     if not len(mine) or len(real) != len(streamed.out):
         return "unknown"
-    return streamed.out.streams[int(streamed.out.stream[int((real < mine[0]).sum())])]
+    return streamed.out.stream_names[int(streamed.out.stream_index[int((real < mine[0]).sum())])]
 
 
 def duration(seconds: float) -> str:

@@ -44,13 +44,13 @@ def _span(batch: SampleBatch) -> str:
 
 
 def _by_stream(batch: SampleBatch, config: SplitConfig) -> I32:
-    part_of = np.zeros(len(batch.streams), np.int32)
-    for index, name in enumerate(batch.streams):
+    part_of = np.zeros(len(batch.stream_names), np.int32)
+    for index, name in enumerate(batch.stream_names):
         if any(fnmatchcase(name, pattern) for pattern in config.test_streams):
             part_of[index] = 2
         elif any(fnmatchcase(name, pattern) for pattern in config.validation_streams):
             part_of[index] = 1
-    return part_of[batch.stream]
+    return part_of[batch.stream_index]
 
 
 def _by_time(batch: SampleBatch, config: SplitConfig) -> I32:
@@ -60,13 +60,15 @@ def _by_time(batch: SampleBatch, config: SplitConfig) -> I32:
         validation, test = iso_to_ns(config.validation_from), iso_to_ns(config.test_from)
         part = (time >= validation).astype(np.int32) + (time >= test)
     else:
-        first, last = np.full(len(batch.streams), LIMIT_NS), np.full(len(batch.streams), -LIMIT_NS)
-        np.minimum.at(first, batch.stream, time)
-        np.maximum.at(last, batch.stream, time)
+        first, last = np.full(len(batch.stream_names), LIMIT_NS), np.full(len(batch.stream_names), -LIMIT_NS)
+        np.minimum.at(first, batch.stream_index, time)
+        np.maximum.at(last, batch.stream_index, time)
         last += 1
         begins_test = last - np.rint((last - first) * config.test).astype(np.int64)
         begins_validation = begins_test - np.rint((last - first) * config.validation).astype(np.int64)
-        part = (time >= begins_validation[batch.stream]).astype(np.int32) + (time >= begins_test[batch.stream])
+        part = (time >= begins_validation[batch.stream_index]).astype(np.int32) + (
+            time >= begins_test[batch.stream_index]
+        )
     if config.until:
         part[time >= iso_to_ns(config.until)] = -1
     return part
@@ -93,7 +95,7 @@ def class_labels(batch: SampleBatch, wanted: Sequence[str], ignored: Sequence[st
 def condition_all(batch: SampleBatch, spec: ConditioningSpec) -> Steps:
     """Condition a whole part from a fresh state."""
     table = StateTable(conditioning_columns(batch.values.shape[1]))
-    return condition(batch, table, spec, max_streams=len(batch.streams))
+    return condition(batch, table, spec, max_streams=len(batch.stream_names))
 
 
 def runs_of(batch: SampleBatch, spec: ConditioningSpec, labels: Sequence[str]) -> list[Run]:
@@ -102,7 +104,7 @@ def runs_of(batch: SampleBatch, spec: ConditioningSpec, labels: Sequence[str]) -
     codes = batch.label_codes(labels)
     label = np.where(steps.row >= 0, codes[steps.row], np.int32(-1))
     # A fresh state begins each stream with a sample, never with an inserted step.
-    names = [batch.streams[index] for index in batch.stream[steps.row[steps.start]].tolist()]
+    names = [batch.stream_names[index] for index in batch.stream_index[steps.row[steps.start]].tolist()]
     parts = list(stretches(steps))
     groups = steps.group[np.array([part.start for part in parts], np.int64)]
     return [

@@ -21,9 +21,9 @@ from tests.support.stores import copy_of_now, opened
 ROOT = Path(__file__).parents[2]
 
 
-def of(folder: Path, commit_s: float = 1.0, now_s: float | None = None) -> list[Check]:
+def of(folder: Path, commit_interval_s: float = 1.0, now_s: float | None = None) -> list[Check]:
     """All checks of a folder."""
-    return list(check_state(folder, commit_s, now_s))
+    return list(check_state(folder, commit_interval_s, now_s))
 
 
 def everything(folder: Path) -> dict[str, tuple[bytes, int, int]]:
@@ -166,7 +166,7 @@ def test_a_disk_that_is_slow_for_its_commits_is_a_warning(tmp_path: Path, monkey
     monkeypatch.setattr(doctor_state, "_sync_s", lambda _: 0.2)
     sync = of(tmp_path)[1]
     assert (sync.state, sync.found) == (State.OK, "p50 200.0 ms, a commit every 1 s")
-    sync = of(tmp_path, commit_s=0.1)[1]
+    sync = of(tmp_path, commit_interval_s=0.1)[1]
     assert sync.state is State.WARN
     assert "raise commit_interval_s" in sync.advice
 

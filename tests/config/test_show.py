@@ -19,7 +19,7 @@ def test_what_is_shown_says_the_same_as_the_file(purpose: str) -> None:
     config = parse_config(sample_config(purpose), "sample.toml")  # type: ignore[arg-type]
     shown = as_toml(effective(config))
     assert parse_config(shown, "shown.toml") == config
-    assert "commit_rows = 500" in shown or purpose == "train"
+    assert "commit_every = 500" in shown or purpose == "train"
 
 
 def test_every_key_is_shown_with_its_default() -> None:

@@ -42,16 +42,16 @@ def sample_rows(batch: SampleBatch) -> list[dict[str, object]]:
     """The samples of a batch in the form of ``expected.jsonl``."""
     rows = []
     for i, time in enumerate(format_iso(batch.time_ns)):
-        row: dict[str, object] = {"stream": batch.streams[batch.stream[i]], "time": time}
+        row: dict[str, object] = {"stream": batch.stream_names[batch.stream_index[i]], "time": time}
         row["values"] = [_plain(value) for value in batch.values[i].tolist()]
-        if batch.seq is not None:
-            row["seq"] = int(batch.seq[i])
+        if batch.device_seq is not None:
+            row["seq"] = int(batch.device_seq[i])
         if batch.label is not None:
             row["label"] = batch.labels[batch.label[i]] if batch.label[i] >= 0 else None
         if batch.reset is not None:
             row["reset"] = bool(batch.reset[i])
-        if batch.sequence is not None:
-            keys = batch.sequence.tolist()
+        if batch.episode is not None:
+            keys = batch.episode.tolist()
             row["sequence"] = -1 if keys[i] == -1 else keys.index(keys[i])  # the first row with this key
         rows.append(row)
     return rows

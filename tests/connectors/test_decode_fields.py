@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import stream_gru
 from stream_gru.config.run_schema import SourceChannelConfig, SourceInputConfig
@@ -41,10 +42,9 @@ def test_a_source_that_says_nothing_has_the_fields_of_the_bundle() -> None:
 
 def test_each_key_of_a_source_overrides_that_of_the_input() -> None:
     """Empty text is an answer too: no time, no stream."""
-    fields = for_source(time="", stream="", delimiter="\t", time_unit="ms", seq="n", label="l", reset="r", sequence="s")
-    assert fields.input == InputConfig(
-        time="", stream="", delimiter="\t", time_unit="ms", seq="n", label="l", reset="r", sequence="s"
-    )
+    names = InputConfig(time="", stream="", delimiter="\t", label="l", reset="r", episode="s", device_seq="n")
+    given = {key: getattr(names, key) for key in names.__struct_fields__ if key not in ("format", "time_unit")}
+    assert for_source(**given, time_unit="ms").input == replace(names, time_unit="ms")
     fields = for_source(fields=["a", "T"], struct="<If", checksum="crc32", clock="boot")
     assert (fields.names, fields.struct, fields.checksum, fields.clock) == (("a", "T"), "<If", "crc32", "boot")
 
@@ -119,7 +119,7 @@ def test_a_scale_is_computed_in_float64_and_its_absence_leaves_every_bit() -> No
 def test_keys_and_arrivals_may_be_of_each_row() -> None:
     """Rows of a recording and of live messages may stand side by side."""
     batch = assemble(for_source(stream=""), 3, columns(3).get, ["a", "b+", "b+"], [NOON_NS, 0, NOON_NS])
-    assert [batch.streams[i] for i in batch.stream] == ["a", "b_"]
+    assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b_"]
     assert batch.arrival_ns is not None
     assert batch.arrival_ns.tolist() == [NOON_NS, 0]
     assert dict(batch.rejected) == {DropReason.BAD_STREAM_ID: 1}
@@ -140,7 +140,7 @@ def test_a_day_ahead_is_the_limit_of_a_clock_that_tells_the_time(clock: str, kep
     assert len(batch) == kept
 
 
-@pytest.mark.parametrize("name", ["stream", "label", "sequence", "seq", "reset"])
+@pytest.mark.parametrize("name", ["stream", "label", "episode", "device_seq", "reset"])
 @pytest.mark.parametrize("kind", ["json", "cbor"])
 def test_no_depth_of_a_value_where_a_name_is_expected_is_too_much(kind: str, name: str) -> None:
     """Lists as deep as the parser takes them exhaust no stack afterwards."""

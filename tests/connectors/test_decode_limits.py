@@ -73,7 +73,7 @@ def rejected(kind: str, bad: bytes, arrival_ns: int = NOON_NS, **options: str) -
     payloads = [bad + between + behind] if between and bad.strip() else [bad, behind]
     batch = decode(kind, payloads, arrival_ns, **options)
     assert batch.values.tolist() == [[LAST, 1.0]]
-    assert batch.streams[int(batch.stream[0])] == "p1"
+    assert batch.stream_names[int(batch.stream_index[0])] == "p1"
     return dict(batch.rejected)
 
 

@@ -19,7 +19,7 @@ from stream_gru.core.types import DropReason, Position, RawMessage, SampleBatch
 
 NAMES = ("time", "pump", "mode", "restart", "run", "n", "flow", "level")
 HEADER = ",".join(NAMES).encode()
-ALL = {"stream": "pump", "label": "mode", "reset": "restart", "sequence": "run", "seq": "n"}
+ALL = {"stream": "pump", "label": "mode", "reset": "restart", "episode": "run", "device_seq": "n"}
 UNITS = ("iso", "s", "ms", "us", "ns")
 
 good_times = st.one_of(
@@ -88,13 +88,13 @@ def said(batch: SampleBatch) -> tuple[list[tuple[object, ...]], Counter[DropReas
 
     rows: list[tuple[object, ...]] = [
         (
-            batch.streams[batch.stream[i]],
+            batch.stream_names[batch.stream_index[i]],
             int(batch.time_ns[i]),
             batch.values[i].tobytes(),
-            cell(batch.seq, i),
+            cell(batch.device_seq, i),
             None if batch.label is None or batch.label[i] < 0 else batch.labels[batch.label[i]],
             cell(batch.reset, i),
-            cell(batch.sequence, i),
+            cell(batch.episode, i),
         )
         for i in range(len(batch))
     ]
@@ -172,7 +172,7 @@ def test_the_stream_of_a_file_is_its_name() -> None:
     batch = load_decoder("csv", Fields(InputConfig(), ("flow",))).decode(
         [RawMessage(b"2024-05-01T12:00:00Z,1", "Pumpe #3 größe", b"time,flow")]
     )
-    assert batch.streams == ("Pumpe _3 gr__e",)
+    assert batch.stream_names == ("Pumpe _3 gr__e",)
     assert stream_id("") == "_"
     assert len(stream_id("x" * 500)) == 128
 

@@ -123,7 +123,7 @@ def test_a_line_holds_what_its_prediction_says(out: PredictionBatch) -> None:
     for row, line in enumerate(lines):
         measurement, tags, fields, time_ns = parse(line)
         assert measurement == "my, odd=name\\"
-        assert tags == {"stream": out.streams[out.stream[row]], "model": out.spec.model_id}
+        assert tags == {"stream": out.stream_names[out.stream_index[row]], "model": out.spec.model_id}
         expected = expected_fields(out, row)
         assert {k: np.float32(v) if isinstance(v, float) else v for k, v in fields.items()} == expected
         assert all(type(fields[key]) is type(value) for key, value in expected.items())

@@ -232,7 +232,9 @@ def test_behind_a_queue_positions_and_errors_are_the_same(tmp_path: Path) -> Non
     """Beside other sources a file goes on as alone, and a changed one is told to the loop."""
 
     def queued() -> Queued:
-        return Queued(source(path), name="pump", queue_messages=4, queue_bytes=10_000, longest_pause_s=0.0, retry=False)
+        return Queued(
+            source(path), name="pump", queue_size=4, queue_bytes=10_000, reconnect_max_delay_s=0.0, retry=False
+        )
 
     def read(after: Position | None) -> list[RawMessage]:
         return drain(queued(), after, timeout_s=0.02)

@@ -223,7 +223,7 @@ def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
 
 def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
     """With ``drop_oldest`` writing never waits, and the newest rows arrive."""
-    with serving(503) as server, sending(server.url, queue_rows=4) as sink:
+    with serving(503) as server, sending(server.url, queue_size=4) as sink:
         sink.write(part(OUTPUTS, slice(0, 1)))
         assert server.came.wait(5)
         for _ in range(3):
@@ -239,7 +239,7 @@ def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
 def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
     """Writing and flushing never wait; with ``block`` a full queue says that it takes no more until there is room."""
     for when_full, ready in (("drop_oldest", True), ("block", False)):
-        with serving(503) as server, sending(server.url, when_full=when_full, queue_rows=5) as sink:
+        with serving(503) as server, sending(server.url, when_full=when_full, queue_size=5) as sink:
             assert sink.ready()
             sink.write(OUTPUTS)
             wait_for(lambda: sink._away)

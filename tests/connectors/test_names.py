@@ -19,7 +19,7 @@ pa = pytest.importorskip("pyarrow")
 from pyarrow import csv, parquet  # noqa: E402 - pyarrow is optional
 
 FIELDS = Fields.of(
-    InputConfig(time="time", time_unit="s", stream="stream", label="label", sequence="sequence"),
+    InputConfig(time="time", time_unit="s", stream="stream", label="label", episode="sequence"),
     [ChannelConfig(name="v")],
 )
 
@@ -89,15 +89,15 @@ def test_parquet_and_csv_of_one_recording_agree(sequence: str, label: str, tmp_p
     """Streams, labels and sequence numbers do not tell which format, or type of column, they came from."""
     expected = read(tmp_path / "a.csv", SEQUENCES["numbers"], LABELS["text"])
     found = read(tmp_path / "a.parquet", SEQUENCES[sequence], LABELS[label])
-    assert (found.streams, found.labels) == (("b", "a"), ("up", "down"))
-    assert (expected.streams, expected.labels) == (found.streams, found.labels)
-    for name in ("stream", "label", "sequence", "time_ns", "values"):
+    assert (found.stream_names, found.labels) == (("b", "a"), ("up", "down"))
+    assert (expected.stream_names, expected.labels) == (found.stream_names, found.labels)
+    for name in ("stream_index", "label", "episode", "time_ns", "values"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     assert found.label is not None
-    assert found.sequence is not None
+    assert found.episode is not None
     assert found.label.tolist() == [-1, 0, -1, 1]
-    assert found.sequence[-1] == -1
-    assert len(set(found.sequence[:3].tolist())) == 2
+    assert found.episode[-1] == -1
+    assert len(set(found.episode[:3].tolist())) == 2
 
 
 def test_a_column_of_names_may_be_a_channel_too(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_a_folder_that_has_gone_is_told(tmp_path: Path) -> None:
 def test_the_configuration_says_when(tmp_path: Path) -> None:
     """`rotate_bytes`, `rotate_s` and `keep` of a table reach the file; a plain one never rotates."""
     path = tmp_path / "out.jsonl"
-    sink = build_sink(FileSinkConfig(path=str(path), rotate_bytes=1, keep=1), "file")
+    sink = build_sink(FileSinkConfig(path=str(path), rotate_bytes=1, max_files=1), "file")
     plain = file_sink(tmp_path / "plain.jsonl", append=True)
     for one in (sink, plain):
         one.open(None)

@@ -49,8 +49,8 @@ def test_a_json_row_is_the_record_of_its_prediction(outs: PredictionBatch) -> No
     assert len(lines) == len(outs)
     for row, line in enumerate(lines):
         expected = prediction_at(outs, row).as_dict()
-        if outs.seq is not None:
-            expected["seq"] = None if outs.seq[row] < 0 else int(outs.seq[row])
+        if outs.device_seq is not None:
+            expected["seq"] = None if outs.device_seq[row] < 0 else int(outs.device_seq[row])
         assert as_float32(json.loads(line)) == as_float32(expected)
 
 

@@ -324,7 +324,7 @@ def test_recordings_are_one_batch(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("time,flow\n2024-05-01T12:00:00Z,1\n2024-05-01T12:00:01Z,x\n")
     batch = read_files([str(tmp_path / "*.csv")], Fields(InputConfig(), ("flow",)))
-    assert [batch.streams[i] for i in batch.stream] == ["a", "b"]
+    assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b"]
     assert batch.received == 4
 
 

@@ -63,9 +63,9 @@ class Scripted:
 
 def queued(
     source: Source,
-    queue_messages: int = 100,
+    queue_size: int = 100,
     queue_bytes: int = 9999,
-    longest_pause_s: float = 8.0,
+    reconnect_max_delay_s: float = 8.0,
     bell: Callable[[], None] | None = None,
     wait: Callable[[float], bool] | None = None,
     retry: bool = True,
@@ -74,9 +74,9 @@ def queued(
     return Queued(
         source,
         name="s",
-        queue_messages=queue_messages,
+        queue_size=queue_size,
         queue_bytes=queue_bytes,
-        longest_pause_s=longest_pause_s,
+        reconnect_max_delay_s=reconnect_max_delay_s,
         bell=bell,
         wait=wait or (lambda _: False),
         retry=retry,
@@ -96,7 +96,7 @@ def drain(source: Source) -> tuple[list[int], BaseException]:
 
 def test_messages_come_in_order_and_then_the_end() -> None:
     """What the inner source gave is given, then the end, each time."""
-    source = queued(Scripted(None, 3, 0, 100, EndOfInput()), queue_messages=7)
+    source = queued(Scripted(None, 3, 0, 100, EndOfInput()), queue_size=7)
     assert isinstance(source, Source)
     source.open(None)
     numbers, end = drain(source)
@@ -193,7 +193,7 @@ def test_an_error_while_closing_reaches_the_loop_unless_there_was_one_before() -
     assert (numbers, type(error)) == ([1], ZeroDivisionError)
 
 
-@pytest.mark.parametrize("bounds", [{"queue_messages": 3}, {"queue_bytes": 3}])
+@pytest.mark.parametrize("bounds", [{"queue_size": 3}, {"queue_bytes": 3}])
 def test_a_full_queue_makes_the_source_wait_and_closing_ends_that(bounds: dict[str, Any]) -> None:
     """No more than the bounds is held, nothing is dropped, and a waiting thread can be stopped."""
     inner = Scripted(None, 9)
@@ -222,7 +222,7 @@ def test_it_can_be_closed_at_any_time_and_opened_again() -> None:
     source.close()
     assert not source.health().connected
     asleep = Queued(
-        Scripted(*[SourceUnavailable("x")] * 9), name="s", queue_messages=1, queue_bytes=1, longest_pause_s=1e6
+        Scripted(*[SourceUnavailable("x")] * 9), name="s", queue_size=1, queue_bytes=1, reconnect_max_delay_s=1e6
     )
     asleep.open(None)
     asleep.close()

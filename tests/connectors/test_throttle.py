@@ -63,7 +63,11 @@ class Heard:
     @property
     def rows(self) -> list[tuple[str, int]]:
         """Stream and time of all that came."""
-        return [(b.streams[s], t) for b in self.batches for s, t in zip(b.stream, b.time_ns.tolist(), strict=True)]
+        return [
+            (b.stream_names[s], t)
+            for b in self.batches
+            for s, t in zip(b.stream_index, b.time_ns.tolist(), strict=True)
+        ]
 
 
 class Telling(Heard):
@@ -155,17 +159,17 @@ def test_batches_do_not_matter(out: PredictionBatch, mode: str, places: list[int
         parts.write(part(out, slice(a, b)))
     assert cut.rows == whole.rows
     assert parts.withheld == len(out) - len(whole.rows)
-    assert {name for name, _ in whole.rows} == {out.streams[s] for s in out.stream}
+    assert {name for name, _ in whole.rows} == {out.stream_names[s] for s in out.stream_index}
 
 
 def test_rows_are_taken_with_all_their_columns() -> None:
     """A part of a batch has every column of it, and counts nothing twice."""
-    out = replace(outputs([1, 2, 3], classes="aba", alarm=" ! "), seq=np.arange(3), resets={ResetReason.GAP: 1})
+    out = replace(outputs([1, 2, 3], classes="aba", alarm=" ! "), device_seq=np.arange(3), resets={ResetReason.GAP: 1})
     some = out.take(np.array([0, 2]))
     assert len(some) == 2
     assert some.time_ns.tolist() == [NS_PER_S, 3 * NS_PER_S]
-    assert some.seq is not None
-    assert some.seq.tolist() == [0, 2]
+    assert some.device_seq is not None
+    assert some.device_seq.tolist() == [0, 2]
     assert some.probabilities is not None
     assert some.probabilities.shape == (2, 2)
     assert (some.forecast, some.dropped, some.resets) == (None, {}, {})

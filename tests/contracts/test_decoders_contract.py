@@ -30,7 +30,7 @@ from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 CHANNELS = ("flow", "level")
 STRUCT = "<40s8s8s8s8s20sdd"
-OPTIONS = {"stream": "pump", "label": "mode", "reset": "restart", "sequence": "run", "seq": "n"}
+OPTIONS = {"stream": "pump", "label": "mode", "reset": "restart", "episode": "run", "device_seq": "n"}
 Record = dict[str, Any]
 RECORDS: list[Record] = [
     {
@@ -180,16 +180,16 @@ def decode(kind: str, messages: Sequence[RawMessage], **options: str) -> SampleB
 
 def said(batch: SampleBatch) -> list[tuple[object, ...]]:
     """All rows as plain values."""
-    assert batch.seq is not None
+    assert batch.device_seq is not None
     assert batch.label is not None
     assert batch.reset is not None
-    assert batch.sequence is not None
+    assert batch.episode is not None
     labels = (*batch.labels, None)
     return [
-        (batch.streams[s], t, v.tobytes(), n, labels[label], flag, key)
+        (batch.stream_names[s], t, v.tobytes(), n, labels[label], flag, key)
         for s, t, v, n, label, flag, key in zip(
-            batch.stream.tolist(), batch.time_ns.tolist(), batch.values, batch.seq.tolist(), batch.label.tolist(),
-            batch.reset.tolist(), batch.sequence.tolist(), strict=True,
+            batch.stream_index.tolist(), batch.time_ns.tolist(), batch.values, batch.device_seq.tolist(),
+            batch.label.tolist(), batch.reset.tolist(), batch.episode.tolist(), strict=True,
         )
     ]  # fmt: skip
 
@@ -235,8 +235,8 @@ def check_columns_have_their_types(kind: str) -> None:
     for rows in (RECORDS, RECORDS[:1], [{**RECORDS[0], "time": None}]):
         batch = decode(kind, MESSAGES[kind](rows), **OPTIONS)
         dtypes = {
-            "stream": np.int32, "time_ns": np.int64, "values": np.float32, "seq": np.int64, "label": np.int32,
-            "reset": np.bool_, "sequence": np.int64,
+            "stream_index": np.int32, "time_ns": np.int64, "values": np.float32, "device_seq": np.int64,
+            "label": np.int32, "reset": np.bool_, "episode": np.int64,
         }  # fmt: skip
         for name, dtype in dtypes.items():
             column = getattr(batch, name)
@@ -324,9 +324,9 @@ def check_streams_are_named_by_keys(kind: str) -> None:
         for message in MESSAGES[kind]([record])
     ]
     batch = decode(kind, messages)
-    assert [batch.streams[i] for i in batch.stream] == ["a", "b", "c_", "a"]
+    assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b", "c_", "a"]
     batch = decode(kind, [replace(message, arrival_ns=to_ns(START)) for message in messages])
-    assert [batch.streams[i] for i in batch.stream] == ["a", "b", "a"]
+    assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b", "a"]
     assert dict(batch.rejected) == {DropReason.BAD_STREAM_ID: 1}
 
 
@@ -395,7 +395,9 @@ def test_any_bytes_are_rejects_and_harm_no_message_beside_them(kind: str) -> Non
         full = [one for one in alone if len(one)]
         assert batch.values.tobytes() == b"".join(one.values.tobytes() for one in full)
         assert batch.time_ns.tolist() == [time for one in full for time in one.time_ns.tolist()]
-        assert [batch.streams[i] for i in batch.stream] == [one.streams[i] for one in full for i in one.stream]
+        assert [batch.stream_names[i] for i in batch.stream_index] == [
+            one.stream_names[i] for one in full for i in one.stream_index
+        ]
 
     holds()
 

@@ -175,7 +175,7 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
     message = RawMessage(payload, "pump-7", b"", time_ns + 1, Position(source.name, 1), "", None, source.name)
     intake = build_intake(source, build_assembler(plan), None, stream_bound(plan))
     batch = intake.take(intake.decode([message])).batch
-    assert batch.streams == ("pump-7",)
+    assert batch.stream_names == ("pump-7",)
     assert batch.time_ns.tolist() == [time_ns]
     assert batch.values.shape == (1, 4)
     assert not batch.rejected
@@ -192,7 +192,7 @@ def test_the_bundle_that_is_mounted_is_the_sample() -> None:
     """The path of the host leads to the bundle that is shipped."""
     (mounted,) = [mount for mount in SERVICES["stream-gru"]["volumes"] if "pump.bundle" in mount]
     folder = (DOCKER / mounted.split(":")[0]).resolve()
-    assert json.loads((folder / "manifest.json").read_text())["format_version"] == 1
+    assert json.loads((folder / "manifest.json").read_text())["format_version"] == 2
 
 
 def test_the_broker_keeps_what_the_other_one_keeps() -> None:

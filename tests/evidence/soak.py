@@ -49,7 +49,7 @@ _FILE = """
 type = "file"
 path = "rows.csv.gz"
 rotate_bytes = 1000000
-keep = 3
+max_files = 3
 """
 
 

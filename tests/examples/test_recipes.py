@@ -86,7 +86,7 @@ def test_a_recording_holds_every_sequence_whole_and_in_order(
     devices = min(devices, len(length))
     write_recording(folder / "part.parquet", "part", sequences, ["x"], ["even", "odd"], 0.5, devices)
     config = parse_config(
-        '[input]\ntime_unit = "s"\nstream = "stream"\nsequence = "sequence"\nlabel = "label"\n'
+        '[input]\ntime_unit = "s"\nstream = "stream"\nepisode = "sequence"\nlabel = "label"\n'
         '[[channel]]\nname = "x"\n[data]\nfiles = ["x"]\nperiod_s = 0.5\n',
         "c.toml",
     )
@@ -95,7 +95,7 @@ def test_a_recording_holds_every_sequence_whole_and_in_order(
     batch = read_files([str(folder / "part.parquet")], Fields.of(config.input, config.channel))
     assert batch.label is not None
     for device in range(devices):
-        mine = batch.stream == batch.streams.index(f"part-{device:03}")
+        mine = batch.stream_index == batch.stream_names.index(f"part-{device:03}")
         starts = np.cumsum(length) - length
         wanted = np.concatenate(
             [np.arange(starts[n], starts[n] + length[n]) for n in range(device, len(length), devices)]

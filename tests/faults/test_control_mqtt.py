@@ -46,7 +46,7 @@ def daemon() -> Iterator[FakeDaemon]:
 
 def control_of(broker: Broker, daemon: FakeDaemon, protocol: str = "5") -> ControlMqtt:
     """The control of a daemon, not opened."""
-    config = BrokerConfig(url=broker.url, client_id="gateway", protocol=protocol, longest_pause_s=0.2)  # type: ignore[arg-type]
+    config = BrokerConfig(url=broker.url, client_id="gateway", protocol=protocol, reconnect_max_delay_s=0.2)  # type: ignore[arg-type]
     return ControlMqtt(ControlConfig(mqtt=True, topic=TOPIC), config, daemon.commands, daemon.refuse)
 
 

@@ -17,17 +17,17 @@ name = "{name}"
 port = "{port}"
 format = "json"
 stream = "{stream}"
-longest_pause_s = 0.2
+reconnect_max_delay_s = 0.2
 
 [source.input]
 time = "ts"
 time_unit = "s"
-seq = "seq"
+device_seq = "seq"
 """
 REST = """
 [run]
 bundle = "{bundle}"
-silent_after_s = 3600.0
+stream_idle_timeout_s = 3600.0
 
 [[sink]]
 type = "file"

@@ -56,8 +56,8 @@ def test_each_message_is_taken_exactly_once_and_in_order(tmp_path: Path, seed: i
     process lives, every message is taken once, in order.
     """
     rng = random.Random(seed)
-    config = table(queue_messages=100)
-    keys: dict[str, Any] = {"keepalive_s": 1, "receive_maximum": 50, "longest_pause_s": 0.2}
+    config = table(queue_size=100)
+    keys: dict[str, Any] = {"keepalive_s": 1, "receive_maximum": 50, "reconnect_max_delay_s": 0.2}
     with Broker(tmp_path) as broker, broker.client() as peer:
         with opened(broker, config, **keys) as source:
             faults: list[Callable[[], None]] = [
@@ -97,10 +97,10 @@ def test_each_message_is_taken_exactly_once_and_in_order(tmp_path: Path, seed: i
 def test_each_output_arrives_and_none_overtakes_another(tmp_path: Path) -> None:
     """At least once, and by first appearance in order, whatever breaks meanwhile."""
     rng = random.Random(3)
-    keys = {"queue_messages": 200}
+    keys = {"queue_size": 200}
     with Broker(tmp_path) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
-        with opened_sink(broker, keys, keepalive_s=1, longest_pause_s=0.2) as sink:
+        with opened_sink(broker, keys, keepalive_s=1, reconnect_max_delay_s=0.2) as sink:
             faults: list[Callable[[], None]] = [lambda: cut(sink.connection), lambda: freeze(broker, rng)]
             written = 0
             for _ in range(60):

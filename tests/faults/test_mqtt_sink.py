@@ -42,7 +42,7 @@ def opened(
     """
     own = {key: options.pop(key) for key in ("manifest", "immediate") if key in options}
     reach = BrokerConfig(
-        **{"url": broker.url, "client_id": "daemon", "longest_pause_s": 0.5, "keepalive_s": 2, **options}
+        **{"url": broker.url, "client_id": "daemon", "reconnect_max_delay_s": 0.5, "keepalive_s": 2, **options}
     )
     sink = MqttSink(MqttSinkConfig(**(keys or {})), reach, name="mqtt", **own)
     sink.open(kept)
@@ -86,7 +86,7 @@ def seconds(peer: Peer, topic: str = "") -> list[int]:
 
 def test_each_row_is_one_message_of_its_stream(broker: Broker) -> None:
     """Topic, JSON, content type and an id that a consumer can use against repetitions."""
-    with broker.client() as peer, opened(broker, {"expiry_s": 60}) as sink:
+    with broker.client() as peer, opened(broker, {"message_expiry_s": 60}) as sink:
         peer.subscribe("stream_gru/+/prediction")
         sink.write(outputs(4, streams=("p1", "p2")))
         wait_for(lambda: flushed(sink))
@@ -155,7 +155,7 @@ def test_a_frozen_broker_loses_no_row(broker: Broker) -> None:
 
 def test_a_full_queue_says_that_it_takes_no_more(broker: Broker) -> None:
     """With when_full = block nothing is given up and nobody waits; what is written all the same is taken."""
-    with broker.client() as peer, opened(broker, {"queue_messages": 20}) as sink:
+    with broker.client() as peer, opened(broker, {"queue_size": 20}) as sink:
         peer.subscribe("stream_gru/+/prediction")
         broker.freeze()
         assert sink.ready()
@@ -171,7 +171,7 @@ def test_a_full_queue_says_that_it_takes_no_more(broker: Broker) -> None:
 
 def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
     """With when_full = drop_oldest the loop goes on, the newest rows stay, and what was given up is counted."""
-    keys = {"queue_messages": 20, "when_full": "drop_oldest"}
+    keys = {"queue_size": 20, "when_full": "drop_oldest"}
     with opened(broker, keys) as sink:
         broker.stop()
         wait_for(lambda: not sink.health().connected)
@@ -183,8 +183,8 @@ def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
 
 def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
     """Also before the first connection."""
-    config = MqttSinkConfig(queue_messages=5, when_full="drop_oldest")
-    sink = MqttSink(config, BrokerConfig(url="mqtt://127.0.0.1:9", longest_pause_s=0.5), name="mqtt")
+    config = MqttSinkConfig(queue_size=5, when_full="drop_oldest")
+    sink = MqttSink(config, BrokerConfig(url="mqtt://127.0.0.1:9", reconnect_max_delay_s=0.5), name="mqtt")
     sink.open(None)
     sink.write(outputs(8))
     assert len(sink.flush().rows) == 5
@@ -195,7 +195,7 @@ def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
 @pytest.mark.parametrize("end", [Broker.freeze, Broker.stop], ids=["frozen", "stopped"])
 def test_closing_ends_the_thread_whatever_the_broker_does(broker: Broker, end: Callable[[Broker], None]) -> None:
     """The queue is full, the broker says nothing: the thread has ended when close returns."""
-    with opened(broker, {"queue_messages": 500, "when_full": "drop_oldest"}) as sink:
+    with opened(broker, {"queue_size": 500, "when_full": "drop_oldest"}) as sink:
         end(broker)
         sink.write(outputs(1000, streams=tuple(f"p{n}" for n in range(50))))
         thread = sink.connection._thread

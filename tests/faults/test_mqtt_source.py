@@ -31,7 +31,9 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 def settings(broker: Broker, **keys: Any) -> BrokerConfig:
     """How to reach it, with everything quick."""
-    return BrokerConfig(**{"url": broker.url, "client_id": "daemon", "longest_pause_s": 0.5, "keepalive_s": 2, **keys})
+    return BrokerConfig(
+        **{"url": broker.url, "client_id": "daemon", "reconnect_max_delay_s": 0.5, "keepalive_s": 2, **keys}
+    )
 
 
 def table(**keys: Any) -> MqttSourceConfig:
@@ -260,10 +262,10 @@ def test_faults_are_handed_on_and_acknowledged(broker: Broker) -> None:
 
 
 def test_retained_messages_can_be_wanted(broker: Broker) -> None:
-    """With retained = true they are samples like others, once for each new subscription."""
+    """With accept_retained = true they are samples like others, once for each new subscription."""
     with broker.client() as peer:
         peer.publish("sensors/p0/data", "5", retain=True)
-        config = table(retained=True)
+        config = table(accept_retained=True)
         with opened(broker, config) as source:
             got = receive(source, 1)
             assert (numbers(got), got[0].fault) == ([5], None)
@@ -285,7 +287,7 @@ def test_messages_without_acknowledgement_are_counted(broker: Broker, caplog: py
 @pytest.mark.parametrize("stall_s", [0.0, 2.5])
 def test_a_full_queue_makes_the_broker_wait(broker: Broker, stall_s: float) -> None:
     """Nothing is lost, doubled or put in disorder when the loop is behind, even for longer than the keep-alive."""
-    config = table(queue_messages=10, queue_bytes=100_000)
+    config = table(queue_size=10, queue_bytes=100_000)
     with opened(broker, config, keepalive_s=1, receive_maximum=50) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(400))
@@ -320,7 +322,7 @@ def test_other_topics_on_the_same_connection(broker: Broker) -> None:
 def test_a_subscription_that_nobody_wants_any_more_is_dropped(broker: Broker, tmp_path: Path) -> None:
     """The session remembers filters of an earlier configuration; the file beside it says which."""
     with opened(broker, table(topics=["sensors/{stream}/data", "rooms/x"]), str(tmp_path)) as source:
-        wait_for((tmp_path / "mqtt-daemon.json").exists)
+        wait_for((tmp_path / "mqtt-daemon-source-mqtt.json").exists)
         source.close()
     with opened(broker, table(), str(tmp_path)) as source, broker.client() as peer:
         wait_for(lambda: source._subscriptions._held == {"sensors/+/data"})
@@ -332,7 +334,7 @@ def test_a_file_of_subscriptions_that_is_damaged_only_warns(
     broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Everything is subscribed to anew at each start, so that the file is needed for nothing vital."""
-    (tmp_path / "mqtt-daemon.json").write_text("[")
+    (tmp_path / "mqtt-daemon-source-mqtt.json").write_text("[")
     with opened(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
         quiet(source, peer)
         assert "cannot be read" in caplog.text

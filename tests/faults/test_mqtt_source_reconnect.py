@@ -63,7 +63,7 @@ def test_a_broker_that_comes_back_with_its_sessions(
         assert source.health().reconnects == 1
         assert source.health().sessions_lost == 0
     said = [record.message for record in caplog.records if "daemon" in record.message]
-    assert ["connected (" in said[0], "subscribed to 1 topics (daemon)" in said[1]] == [True, True]
+    assert ["connected (" in said[0], "subscribed to 1 topics (daemon-source-mqtt)" in said[1]] == [True, True]
     assert [" lost (" in said[2], "connected again" in said[-1]] == [True, True]
     assert len(said) <= 5
     with opened(broker) as source, broker.client() as peer:
@@ -159,7 +159,7 @@ def test_a_session_lost_while_we_were_away_is_counted(broker: Broker, tmp_path: 
 def test_a_second_daemon_with_our_name_is_told_of(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """Two clients of one name throw each other out; where the broker does not say why, we say what it may be."""
     with opened(broker), opened(broker):
-        wait_for(lambda: "another client connects as 'daemon'" in caplog.text)
+        wait_for(lambda: "another client connects as 'daemon-source-mqtt'" in caplog.text)
 
 
 def test_a_broker_that_is_restarted_is_no_second_daemon(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
@@ -167,7 +167,7 @@ def test_a_broker_that_is_restarted_is_no_second_daemon(broker: Broker, caplog: 
     with opened(broker) as source:
         for n in range(1, 7):
             broker.kill()
-            wait_for(lambda: caplog.text.count("not connected (daemon)") == n)  # noqa: B023
+            wait_for(lambda: caplog.text.count("not connected (daemon-source-mqtt)") == n)  # noqa: B023
             broker.start()
             wait_for(lambda: source.health().reconnects == n and source.health().connected)  # noqa: B023
         assert source.connection.cuts == 6

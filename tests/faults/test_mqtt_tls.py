@@ -25,7 +25,7 @@ TABLE = MqttSourceConfig(topics=["sensors/{stream}/data"], format="json")
 @contextmanager
 def source_of(**keys: Any) -> Iterator[MqttSource]:
     """A source that tries to get in."""
-    source = MqttSource(TABLE, BrokerConfig(**{"longest_pause_s": 0.3, **keys}), name="mqtt")
+    source = MqttSource(TABLE, BrokerConfig(**{"reconnect_max_delay_s": 0.3, **keys}), name="mqtt")
     source.open(None)
     try:
         yield source

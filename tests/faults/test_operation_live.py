@@ -24,7 +24,7 @@ TOKEN = "once-upon-a-time"  # noqa: S105
 CONFIG = """
 [run]
 bundle = "{bundle}"
-silent_after_s = 2.0
+stream_idle_timeout_s = 2.0
 
 [[broker]]
 url = "{url}"
@@ -166,14 +166,14 @@ def test_a_stream_that_stops_is_noticed_and_comes_back(system: System) -> None:
     """Status, metric and availability say that it is silent; with the next sample all of them say that it is back."""
     topic = "stream_gru/dev-0/availability"
     assert wait_for(lambda: system.peer.payloads(topic))[-1] == b"online"
-    wait_for(lambda: system.daemon.metric("stream_gru_streams_silent") == 1)
+    wait_for(lambda: system.daemon.metric("stream_gru_streams_idle") == 1)
     wait_for(lambda: system.peer.payloads(topic)[-1] == b"offline")
     assert system.streams() == {"dev-0": "silent"}
     system.send()
     wait_for(lambda: system.peer.payloads(topic)[-1] == b"online")
-    wait_for(lambda: system.daemon.metric("stream_gru_streams_silent") == 0)
+    wait_for(lambda: system.daemon.metric("stream_gru_streams_idle") == 0)
     assert system.predictions()[-1]["reset"] is None
-    assert system.daemon.metric("stream_gru_silences_total") == 1
+    assert system.daemon.metric("stream_gru_stream_timeouts_total") == 1
 
 
 def test_channels_that_arrive_apart_become_samples(system: System) -> None:

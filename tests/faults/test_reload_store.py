@@ -39,11 +39,11 @@ listen = "127.0.0.1:0"
 """
 _INPUT = '[source.input]\nstream = "pump"\ntime = "ts"\ntime_unit = "s"'
 _REPLAY = '[[source]]\ntype = "replay"\nfiles = ["{file}"]\n{more}\n' + _INPUT + "\n"
-_RARELY = "commit_s = 1000.0\ncommit_rows = 1000000"
-_LIMITS = "\n[limits]\nsamples_per_s = 1000000.0\n"
+_RARELY = "commit_interval_s = 1000.0\ncommit_every = 1000000"
+_LIMITS = "\n[limits]\ntotal_hz = 1000000.0\n"
 
 
-def config_text(*, run: str = "commit_s = 0.1", source: str = _INPUT, more: str = "") -> str:
+def config_text(*, run: str = "commit_interval_s = 0.1", source: str = _INPUT, more: str = "") -> str:
     """A daemon from its standard input to a file; ``source``, ``more``: lines of its table, and of others."""
     return _CONFIG.format(bundle=BUNDLE, run=run, source=source) + more
 
@@ -148,12 +148,12 @@ def test_a_recording_goes_on_where_it_stood_unless_it_is_another(tmp_path: Path)
     config = config_in(tmp_path, config_text(more=_REPLAY.format(file=one, more="")))
     with Running(config, fed=True) as daemon:
         wait_for(lambda: len(rows(tmp_path)) == 300, what="the recording")
-        reloaded(daemon, config_text(more=_REPLAY.format(file=one, more="queue_messages = 500")))
+        reloaded(daemon, config_text(more=_REPLAY.format(file=one, more="queue_size = 500")))
         fed(daemon, whole(2), 2)
         wait_for(lambda: len(rows(tmp_path)) > 301, what="the rows of the device")
         assert [row["stream"] for row in rows(tmp_path)[300:]] == ["dev-0"] * 2
         assert daemon.metric('stream_gru_samples_received_total{source="replay"}') == 300
-        reloaded(daemon, config_text(more=_REPLAY.format(file=two, more="queue_messages = 500")))
+        reloaded(daemon, config_text(more=_REPLAY.format(file=two, more="queue_size = 500")))
         wait_for(lambda: len(rows(tmp_path)) == 602, what="the other recording")
         ended(daemon)
     assert [row["stream"] for row in rows(tmp_path)[302:]] == ["two"] * 300
@@ -166,13 +166,13 @@ def test_a_reload_keeps_clocks_and_counters_of_devices(tmp_path: Path) -> None:
         row = {**json.loads(line), "ts": 1000 + number, "n": number}
         lines.append(json.dumps(row))
     del lines[5:7]
-    text = config_text(source=_INPUT + '\nclock = "boot"\nseq = "n"')
+    text = config_text(source=_INPUT + '\nclock = "boot"\ndevice_seq = "n"')
     config = config_in(tmp_path, text)
     with Running(config, fed=True) as daemon:
         fed(daemon, lines[:5], 5)
         reloaded(daemon, text + _LIMITS)
         fed(daemon, lines[5:], 8)
-        assert daemon.metric('stream_gru_sequence_missing_total{source="stdin"}') == 2
+        assert daemon.metric('stream_gru_device_seq_missing_total{source="stdin"}') == 2
         ended(daemon)
     times = [datetime.fromisoformat(str(row["time"])).astimezone(UTC) for row in rows(tmp_path)]
     assert [round((time - times[0]).total_seconds()) for time in times] == [0, 1, 2, 3, 4, 7, 8, 9]
@@ -181,12 +181,15 @@ def test_a_reload_keeps_clocks_and_counters_of_devices(tmp_path: Path) -> None:
 
 def test_a_reload_with_room_for_other_numbers_of_streams_keeps_what_waits(tmp_path: Path) -> None:
     """Half a record before it and half a record behind it are one sample."""
-    lines, text = halves(20), config_text(source="assemble = true\n" + _INPUT)
+    lines, text = halves(20), config_text(source="join_channels = true\n" + _INPUT)
     expected = undisturbed(tmp_path / "other", text, lines)
     config = config_in(tmp_path / "own", text)
     with Running(config, fed=True) as daemon:
         fed(daemon, lines[:21], 21, "records_joined")
-        reloaded(daemon, config_text(run="commit_s = 0.1\nmax_streams = 2000", source="assemble = true\n" + _INPUT))
+        reloaded(
+            daemon,
+            config_text(run="commit_interval_s = 0.1\nmax_streams = 2000", source="join_channels = true\n" + _INPUT),
+        )
         fed(daemon, lines[21:], 40, "records_joined")
         ended(daemon)
     assert len(expected.splitlines()) == 20
@@ -216,7 +219,7 @@ def test_what_waits_for_a_source_that_lives_outlives_one_that_ended(
     recording = tmp_path / "recording.jsonl"
     recording.write_text("\n".join(whole(3, "recorded")) + "\n")
     lines = halves(20)
-    assembled = "assemble = true"
+    assembled = "join_channels = true"
     more = _REPLAY.format(file=recording, more=assembled)
     text = config_text(source=f"{assembled}\n{_INPUT}", more=more)
     expected = undisturbed(tmp_path / "other", text, lines)

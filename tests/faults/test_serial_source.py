@@ -122,7 +122,7 @@ def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
 ) -> None:
     """Without a restart: half a line is forgotten, the messages go on counting, and it is told once each way."""
     caplog.set_level(logging.INFO, "stream_gru.connectors.sources.threaded")
-    queued = Queued(source_of(device.link), name="port", queue_messages=10, queue_bytes=9999, longest_pause_s=0.02)
+    queued = Queued(source_of(device.link), name="port", queue_size=10, queue_bytes=9999, reconnect_max_delay_s=0.02)
     queued.open(None)
     wait_for(lambda: queued.health().connected)
     device.send(b"\none\ntwo\nhal")
@@ -263,7 +263,9 @@ def test_other_ports_of_pyserial_are_read(scheme: str, device: Device) -> None:
 def test_a_connection_that_is_dropped_is_made_again() -> None:
     """Everything sent on each connection comes, and the loss counts as one."""
     with TcpDevice() as far:
-        queued = Queued(source_of(far.url), name="port", queue_messages=9999, queue_bytes=99_999, longest_pause_s=0.02)
+        queued = Queued(
+            source_of(far.url), name="port", queue_size=9999, queue_bytes=99_999, reconnect_max_delay_s=0.02
+        )
         queued.open(None)
         connection = far.accept()
         wait_for(lambda: queued.health().connected)  # pyserial throws away what is there when it opens

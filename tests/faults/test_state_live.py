@@ -100,7 +100,7 @@ def test_what_was_imported_is_durable_when_the_command_ends(tmp_path: Path) -> N
 def test_streams_that_made_room_are_there_as_well(tmp_path: Path) -> None:
     """A daemon that runs lists, exports and resets those that are not in memory; what it forgets is gone."""
     (records,) = pump_records(1, 5).values()
-    evict = 'max_streams = 1\nwhen_streams_full = "evict"\ncommit_s = 0.05'
+    evict = 'max_streams = 1\nmax_streams_policy = "evict"\ncommit_interval_s = 0.05'
     with (
         Broker(tmp_path) as broker,
         broker.client("device") as device,

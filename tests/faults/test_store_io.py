@@ -71,7 +71,7 @@ def test_a_full_disk_ends_the_daemon_and_a_larger_one_lets_it_go_on(small_disk: 
     sent = list(field_messages(600, 12, SEED))
     reference = undisturbed_replay(tmp_path / "reference", sent)
     write_recording(tmp_path / "messages.jsonl", sent)
-    config = write_config(tmp_path, Settings(batch_rows=100, commit_rows=60, into="disk/"))
+    config = write_config(tmp_path, Settings(batch_rows=100, commit_every=60, into="disk/"))
     for _ in range(3):
         life = Life(config, tmp_path / LOG)
         assert life.wait(60) == 1

@@ -29,7 +29,7 @@ STRUCT = "<d8s8s?8sqff"
 _STRUCT = struct.Struct(STRUCT)
 HEADERS = (b"", b"time,flow,level", ",".join(NAMES).encode(), b"flow;level;time")
 UNITS = ("iso", "s", "ms", "us", "ns")
-ALL = {"stream": "pump", "label": "mode", "reset": "restart", "sequence": "run", "seq": "n"}
+ALL = {"stream": "pump", "label": "mode", "reset": "restart", "episode": "run", "device_seq": "n"}
 TOPICS = ("", "", "", "", "", "", "flow", "level", "unknown")
 CONFIGURATIONS = 64
 CHECKSUMS: tuple[Literal["none", "crc16", "crc32"], ...] = ("none", "crc16", "crc32")
@@ -101,17 +101,17 @@ def check_sound(batch: SampleBatch, channels: int) -> None:
     assert batch.values.shape == (n, channels)
     assert batch.values.dtype == np.float32
     assert not np.isinf(batch.values).any(), "an infinite value"
-    assert batch.stream.dtype == np.int32
+    assert batch.stream_index.dtype == np.int32
     assert batch.time_ns.dtype == np.int64
-    assert len(batch.stream) == n
+    assert len(batch.stream_index) == n
     if n:
-        assert 0 <= batch.stream.min() <= batch.stream.max() < len(batch.streams)
-        used = {batch.streams[code] for code in np.unique(batch.stream).tolist()}
+        assert 0 <= batch.stream_index.min() <= batch.stream_index.max() < len(batch.stream_names)
+        used = {batch.stream_names[code] for code in np.unique(batch.stream_index).tolist()}
         assert all(STREAM_ID.fullmatch(name) for name in used), "a name that is no stream id"
         assert int(np.abs(batch.time_ns).max()) < LIMIT_NS
         if batch.label is not None:
             assert -1 <= batch.label.min() <= batch.label.max() < len(batch.labels)
-    for column in (batch.seq, batch.label, batch.reset, batch.sequence, batch.arrival_ns):
+    for column in (batch.device_seq, batch.label, batch.reset, batch.episode, batch.arrival_ns):
         assert column is None or len(column) == n
     assert all(type(reason) is DropReason and count > 0 for reason, count in batch.rejected.items())
 
@@ -120,13 +120,13 @@ def said(batch: SampleBatch) -> tuple[object, ...]:
     """All a batch says, without how it says it."""
     labels = (*batch.labels, None)
     return (
-        [batch.streams[code] for code in batch.stream.tolist()],
+        [batch.stream_names[code] for code in batch.stream_index.tolist()],
         batch.time_ns.tobytes(),
         batch.values.tobytes(),
-        None if batch.seq is None or not len(batch) else batch.seq.tobytes(),
+        None if batch.device_seq is None or not len(batch) else batch.device_seq.tobytes(),
         None if batch.label is None else [labels[code] for code in batch.label.tolist()] or None,
         None if batch.reset is None or not len(batch) else batch.reset.tobytes(),
-        None if batch.sequence is None or not len(batch) else batch.sequence.tobytes(),
+        None if batch.episode is None or not len(batch) else batch.episode.tobytes(),
         Counter(batch.rejected),
     )
 

@@ -33,7 +33,7 @@ def test_unchanged_seeds_are_taken(name: str) -> None:
 def test_a_hole_in_the_bundle_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that repeats what a stranger wrote is a failure, and so is one of another kind."""
     monkeypatch.setattr(bundle, "_told", str)
-    long = b'{"format_version": 1, "%b": 1}' % (b"x" * 5000)
+    long = b'{"format_version": 2, "%b": 1}' % (b"x" * 5000)
     with TARGETS["bundle"]() as target:
         with pytest.raises(AssertionError):
             target.check([long], 0)

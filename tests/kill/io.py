@@ -219,7 +219,7 @@ def case_of(kind: str, folder: Path, seed: int, messages: int = 300, without: st
 def _replay(server: Server, seed: int, messages: int, *, killed: bool) -> Case:
     folder, template = server.folder, server.folder / "template"
     write_recording(folder / "messages.jsonl", list(field_messages(messages, _STREAMS, seed)))
-    config = write_config(folder, Settings(batch_rows=100, commit_rows=60, into=f"{_WRITTEN}/"))
+    config = write_config(folder, Settings(batch_rows=100, commit_every=60, into=f"{_WRITTEN}/"))
 
     def run(fault: Fault | None) -> int | None:
         return server.wait(server.start(config, folder / LOG, fault))
@@ -250,7 +250,7 @@ def _mqtt(server: Server, broker: Broker, seed: int, messages: int) -> Case:
     def prepare() -> None:
         _empty(server.written)
         client_id = f"gateway-{next(numbers)}"
-        settings = Settings(commit_rows=25, commit_s=0.05, into=f"{_WRITTEN}/", client_id=client_id)
+        settings = Settings(commit_every=25, commit_interval_s=0.05, into=f"{_WRITTEN}/", client_id=client_id)
         state.update(config=write_config(folder, settings, url=broker.url), client_id=client_id, sent="")
         (folder / LOG).unlink(missing_ok=True)
         pid = server.start(Path(state["config"]), folder / LOG, None)

@@ -117,7 +117,7 @@ def run_counting(
     executioner = Executioner(rng, points, share=0.0, without=without)
     disturbed = _made(folder / "counted")
     with _system(disturbed, "") as (broker, _):
-        said = _campaign(disturbed, broker, sent, kills, executioner, lambda _: Settings(commit_s=0.05), "")
+        said = _campaign(disturbed, broker, sent, kills, executioner, lambda _: Settings(commit_interval_s=0.05), "")
         last = Life(write_config(disturbed, Settings(), url=broker.url, time=""), disturbed / LOG, *_options(without))
         said += _last_life(disturbed, last, lambda: True)
     said += of_applied(sent, read_results(disturbed))
@@ -209,11 +209,11 @@ def _chosen(rng: random.Random, point: Point | None) -> Settings:
     few = few_streams(rng, point)
     return Settings(
         batch_rows=rng.choice((1, 17, 1024)),
-        commit_rows=rng.choice((20, 500)),
-        commit_s=rng.choice((0.02, 0.1, 0.2)),
+        commit_every=rng.choice((20, 500)),
+        commit_interval_s=rng.choice((0.02, 0.1, 0.2)),
         emit=rng.choice(("after_commit", "immediate")),
         max_streams=_FEW if few else 1000,
-        when_streams_full="evict" if few else "refuse",
+        max_streams_policy="evict" if few else "reject",
     )
 
 

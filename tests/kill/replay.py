@@ -78,8 +78,8 @@ def _chosen(rng: random.Random, point: Point | None) -> Settings:
     few = few_streams(rng, point)
     return Settings(
         batch_rows=rng.choice((20, 60, 100)),
-        commit_rows=rng.choice((20, 100)),
+        commit_every=rng.choice((20, 100)),
         emit=rng.choice(("after_commit", "immediate")),
         max_streams=_FEW if few else 1000,
-        when_streams_full="evict" if few else "refuse",
+        max_streams_policy="evict" if few else "reject",
     )

@@ -24,12 +24,12 @@ _SETTINGS = """
 bundle = "{bundle}"
 state_dir = "{into}state"
 batch_rows = {batch_rows}
-commit_rows = {commit_rows}
-commit_s = {commit_s}
-silent_after_s = 100000.0
+commit_every = {commit_every}
+commit_interval_s = {commit_interval_s}
+stream_idle_timeout_s = 100000.0
 emit = "{emit}"
 max_streams = {max_streams}
-when_streams_full = "{when_streams_full}"
+max_streams_policy = "{max_streams_policy}"
 
 {source}
 [source.input]
@@ -37,7 +37,7 @@ time = "{time}"
 time_unit = "s"
 stream = "{stream}"
 label = ""
-seq = "seq"
+device_seq = "seq"
 reset = "reset"
 
 [[sink]]
@@ -50,7 +50,7 @@ type = "file"
 name = "table"
 path = "{into}{table}"
 rotate_bytes = 4000
-keep = 100000
+max_files = 100000
 
 [[sink]]
 type = "file"
@@ -91,11 +91,11 @@ class Settings:
     """
 
     batch_rows: int = 1024
-    commit_rows: int = 500
-    commit_s: float = 0.2
+    commit_every: int = 500
+    commit_interval_s: float = 0.2
     emit: str = "after_commit"
     max_streams: int = 1000
-    when_streams_full: str = "refuse"
+    max_streams_policy: str = "reject"
     into: str = ""
     client_id: str = CLIENT_ID
 

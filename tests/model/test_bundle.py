@@ -239,7 +239,7 @@ def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
 
 
 UNSUPPORTED: dict[str, tuple[Damage, str]] = {
-    "newer format": (lambda m: m.update(format_version=2), r"format_version: .* reads 1, got 2; install a newer"),
+    "newer format": (lambda m: m.update(format_version=3), r"format_version: .* reads 2, got 3; install a newer"),
     "unknown key": (lambda m: m.update(attention=True), "this version does not know: .*attention"),
     "unknown key of a layer": (lambda m: m["layers"][0].update(peephole=1), "does not know: .*peephole"),
     "unknown cell": (lambda m: m["layers"][0].update(cell="mamba"), "does not know: .*mamba"),
@@ -321,9 +321,9 @@ def test_an_edited_manifest_is_refused_also_where_the_weights_still_fit(path: Pa
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format_version":1}', b'{"format_version":"1"}', b"[" * 100_000,
-     b'{"a":' * 100_000, b'{"format_version":1,"x":' + b"[" * 100_000, b'{"format_version":1,"x":"\xff"}',
-     b'{"format_version":' + b"9" * 5000 + b"}", b'{"format_version":1,"period_s":1e999}'],
+    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format_version":2}', b'{"format_version":"1"}', b"[" * 100_000,
+     b'{"a":' * 100_000, b'{"format_version":2,"x":' + b"[" * 100_000, b'{"format_version":1,"x":"\xff"}',
+     b'{"format_version":' + b"9" * 5000 + b"}", b'{"format_version":2,"period_s":1e999}'],
 )  # fmt: skip
 def test_what_is_no_manifest_is_refused(path: Path, text: bytes) -> None:
     """Broken, deep or foreign JSON is a BundleError that names the file."""

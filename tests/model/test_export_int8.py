@@ -309,9 +309,9 @@ def test_what_is_judged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The beginning of each stream in equal shares, in order of arrival; whole streams where there are many."""
     rows = batch(["a", "b"] * 50 + ["a"] * 100, list(range(200)))
     monkeypatch.setattr(export_int8, "_LEAST_SHARE", 10)
-    part = bounded(replace(rows, streams=(*rows.streams, "another part's")), 60)
-    assert np.bincount(part.stream).tolist() == [30, 30]
+    part = bounded(replace(rows, stream_names=(*rows.stream_names, "another part's")), 60)
+    assert np.bincount(part.stream_index).tolist() == [30, 30]
     assert part.time_ns.tolist() == rows.time_ns[:60].tolist()
     monkeypatch.setattr(export_int8, "_LEAST_SHARE", 60)
-    assert sorted(np.bincount(bounded(rows, 60).stream, minlength=2).tolist()) in ([0, 60], [10, 50])
+    assert sorted(np.bincount(bounded(rows, 60).stream_index, minlength=2).tolist()) in ([0, 60], [10, 50])
     assert bounded(rows, 200) is rows

@@ -21,15 +21,15 @@ from tests.support.streams import calibrated
 @given(prediction_batches())
 def test_an_alarm_is_a_trusted_output_of_a_named_class_or_a_run_of_misses(out: PredictionBatch) -> None:
     """Row by row, from what the row itself says; with one class or several at a time."""
-    config = AlarmConfig(classes=[NAMES[0], NAMES[2]], misses=5)
+    config = AlarmConfig(classes=[NAMES[0], NAMES[2]], consecutive_misses=5)
     found = alarms(out, config)
     assert found is not None
     assert found.dtype == np.bool_
     for row, alarm in enumerate(found.tolist()):
         label = prediction_at(out, row).label
         of_class = bool({NAMES[0], NAMES[2]} & set(label if isinstance(label, list) else [label]))
-        missed = out.misses is not None and out.misses[row] >= 5
-        assert alarm == ((of_class and bool(out.trusted[row])) or missed)
+        missed = out.consecutive_misses is not None and out.consecutive_misses[row] >= 5
+        assert alarm == ((of_class and bool(out.scorable[row])) or missed)
 
 
 @given(prediction_batches())
@@ -64,12 +64,12 @@ def test_a_model_that_cannot_raise_the_alarm_is_refused() -> None:
     """Unknown classes are named beside the labels there are; misses need calibrated intervals."""
     both = calibrated(make_bundle(labels=2)).manifest
     assert both.classes is not None
-    check_alarm(AlarmConfig(classes=list(both.classes.labels), misses=3), both)
+    check_alarm(AlarmConfig(classes=list(both.classes.labels), consecutive_misses=3), both)
     check_alarm(AlarmConfig(), make_bundle(labels=0, horizon=1).manifest)
     with pytest.raises(ConfigError, match=rf"alarm\.classes: .*\({', '.join(both.classes.labels)}\), got 'fire'"):
         check_alarm(AlarmConfig(classes=["fire"]), both)
     with pytest.raises(ConfigError, match=r"it has none.*got 'fire'"):
         check_alarm(AlarmConfig(classes=["fire"]), make_bundle(labels=0).manifest)
     for bundle in (make_bundle(labels=2), make_bundle(labels=2, horizon=0)):
-        with pytest.raises(ConfigError, match=r"alarm\.misses: expected 0"):
-            check_alarm(AlarmConfig(misses=1), bundle.manifest)
+        with pytest.raises(ConfigError, match=r"alarm\.consecutive_misses: expected 0"):
+            check_alarm(AlarmConfig(consecutive_misses=1), bundle.manifest)

@@ -32,7 +32,7 @@ def test_the_first_sample_resets_and_no_later_one() -> None:
     """A stream's state begins with a counted reset and is carried from then on."""
     out, _ = feed([0, 1, 2])
     assert resets(out) == ["first_sample", "none", "none"]
-    assert out.steps.tolist() == [1, 2, 3]
+    assert out.steps_since_reset.tolist() == [1, 2, 3]
     assert out.resets == {ResetReason.FIRST_SAMPLE: 1}
 
 
@@ -47,7 +47,7 @@ def test_a_short_gap_is_filled_and_said() -> None:
     """Up to max_fill_steps missing steps are made with the last values; the sample behind the gap says so."""
     out, pipeline = feed([0, 4])
     assert resets(out) == ["first_sample", "none"]
-    assert out.steps.tolist() == [1, 5]
+    assert out.steps_since_reset.tolist() == [1, 5]
     assert out.imputed.tolist() == [0, 3]
     filled = toy_pipeline()
     filled.process(batch(["a"] * 5, [0, 1, 2, 3, 4], [[0, 1, 2]] * 4 + [[1, 2, 3]]))
@@ -84,7 +84,7 @@ def test_a_flag_in_the_data_resets() -> None:
 
 def test_a_new_sequence_resets_at_its_boundary() -> None:
     """A change of the sequence key is a boundary; time may begin again in it."""
-    out, _ = feed([0, 1, 0, 1], sequence=np.array([7, 7, 8, 8]))
+    out, _ = feed([0, 1, 0, 1], episode=np.array([7, 7, 8, 8]))
     assert resets(out) == ["first_sample", "none", "boundary", "none"]
 
 
@@ -92,7 +92,7 @@ def test_the_windowed_regime_resets_every_window() -> None:
     """A model trained on windows of W is reset every W steps, filled steps included."""
     pipeline = toy_pipeline(calibrated(make_bundle(channels=CHANNELS, labels=2), regime="windowed", window=3))
     out, _ = feed([0, 1, 2, 3, 4, 6, 7], pipeline)
-    assert out.steps.tolist() == [1, 2, 3, 1, 2, 1, 2]
+    assert out.steps_since_reset.tolist() == [1, 2, 3, 1, 2, 1, 2]
     assert resets(out) == ["first_sample", "none", "none", "window", "none", "window", "none"]
 
 
@@ -102,7 +102,7 @@ def test_a_window_reset_on_a_filled_step_is_shown_at_the_sample_behind_it() -> N
     out, _ = feed([0, 1, 2, 5], pipeline)
     assert resets(out) == ["first_sample", "none", "none", "window"]
     assert out.resets == {ResetReason.FIRST_SAMPLE: 1, ResetReason.WINDOW: 1}
-    assert out.steps.tolist() == [1, 2, 3, 3]
+    assert out.steps_since_reset.tolist() == [1, 2, 3, 3]
 
 
 def test_a_command_resets_before_the_next_sample() -> None:
@@ -121,7 +121,7 @@ def test_a_state_that_is_lost_is_replaced_at_the_next_step() -> None:
     out, pipeline = feed([0, 1, 2], values=wild)
     assert [Status(int(code)).name for code in out.status] == ["DEGRADED", "WARMING", "WARMING"]
     assert resets(out) == ["first_sample", "non_finite_state", "none"]
-    assert out.steps.tolist() == [1, 1, 2]
+    assert out.steps_since_reset.tolist() == [1, 1, 2]
     assert np.isfinite(pipeline.table["h"]).all()
 
 
@@ -172,7 +172,10 @@ def test_values_out_of_range_count_as_missing() -> None:
 def test_warm_up_is_marked_with_how_far_it_is() -> None:
     """The first outputs after a reset say ``warming k/n``."""
     out, _ = feed([0, 1, 2])
-    texts = [status_text(Status(int(s)), int(k), out.spec.warm_up) for s, k in zip(out.status, out.steps, strict=True)]
+    texts = [
+        status_text(Status(int(s)), int(k), out.spec.warm_up)
+        for s, k in zip(out.status, out.steps_since_reset, strict=True)
+    ]
     assert texts == ["warming 1/2", "warming 2/2", "ok"]
 
 
@@ -208,7 +211,7 @@ def test_the_same_model_keeps_every_state() -> None:
     assert rows_of([swapped]) == rows_of([unswapped])
 
 
-@pytest.mark.parametrize("options", [{}, {"level": 0.5}, {"adapt_rate": 0.0}, {"max_streams": 7}])
+@pytest.mark.parametrize("options", [{}, {"interval_level": 0.5}, {"interval_adapt_rate": 0.0}, {"max_streams": 7}])
 def test_the_same_model_copies_no_row(options: dict[str, float]) -> None:
     """A swap goes on with the table itself, whatever options change, so it takes no longer with many streams."""
     _, pipeline = feed([0, 1, 2])
@@ -217,8 +220,8 @@ def test_the_same_model_copies_no_row(options: dict[str, float]) -> None:
     pipeline.swap(bundle, pipeline.engine, **options)  # type: ignore[arg-type]
     assert pipeline.table is table
     out, _ = feed([3], pipeline)
-    assert out.steps.tolist() == [4]
-    assert out.spec.level == options.get("level", 0.9)
+    assert out.steps_since_reset.tolist() == [4]
+    assert out.spec.level == options.get("interval_level", 0.9)
 
 
 def test_a_model_of_other_channels_resets_every_stream() -> None:
@@ -256,4 +259,4 @@ def test_a_level_that_is_no_share_is_refused() -> None:
     """Neither 0, 1, more, nor not a number."""
     for level in (0.0, 1.0, 2.0, NAN):
         with pytest.raises(ValueError, match="level: expected"):
-            toy_pipeline(level=level)
+            toy_pipeline(interval_level=level)

@@ -55,7 +55,7 @@ def wave(streams: Sequence[str] = ("p",), steps: int = 6) -> SampleBatch:
 
 def stream_values(samples: SampleBatch, name: str) -> list[list[float]]:
     """The values of one stream, in order."""
-    return samples.values[samples.stream == samples.streams.index(name)].tolist()
+    return samples.values[samples.stream_index == samples.stream_names.index(name)].tolist()
 
 
 def test_categories_equal_a_push_of_the_same_values_by_hand() -> None:
@@ -64,7 +64,7 @@ def test_categories_equal_a_push_of_the_same_values_by_hand() -> None:
     made = generate(Pipeline(bundle, "numpy"), text_primer(), 20, temperature=0)
     by_hand = Pipeline(bundle, "numpy")
     answers = by_hand.process(text_primer())
-    code, time_ns = int(answers.best_class[-1]), int(answers.time_ns[-1])
+    code, time_ns = int(answers.predicted_class[-1]), int(answers.time_ns[-1])
     for index, generated in enumerate(made.samples.values[:, 0].tolist()):
         assert generated == code
         time_ns += NS_PER_S
@@ -126,8 +126,8 @@ def test_a_stream_alone_generates_what_it_generates_among_others(kind: str) -> N
     together = primer(("a", "b", "c"))
     all_three = generate(toy_pipeline(bundle), together, 8)
     for index, name in enumerate("abc"):
-        alone = generate(toy_pipeline(bundle), together.take(together.stream == index), 8)
-        assert alone.samples.streams == (name,)
+        alone = generate(toy_pipeline(bundle), together.take(together.stream_index == index), 8)
+        assert alone.samples.stream_names == (name,)
         assert stream_values(alone.samples, name) == stream_values(all_three.samples, name)
         chosen = generate(toy_pipeline(bundle), together, 8, streams=[name])
         assert stream_values(chosen.samples, name) == stream_values(all_three.samples, name)
@@ -309,7 +309,7 @@ def test_a_primer_must_be_applied_to_its_last_sample() -> None:
 
 def test_outputs_that_are_no_numbers_end_the_generation() -> None:
     """A model that runs away is told of, with the stream."""
-    with pytest.raises(DataError, match="stream 'p': expected outputs that are numbers to go on with"):
+    with pytest.raises(DataError, match="stream 'p': expected finite outputs"):
         generate(toy_pipeline(forecast_bundle()), wave(), 2000)
 
 
@@ -356,16 +356,16 @@ def test_a_written_file_replays_to_the_same_outputs(unit: str, suffix: str, kind
 
 def test_flags_sequences_and_missing_values_are_written() -> None:
     """A primer that is written too brings its resets and boundaries along; sequences go on in what is generated."""
-    wanted = InputConfig(stream="s", reset="r", sequence="q", seq="n")
+    wanted = InputConfig(stream="s", reset="r", episode="q", device_seq="n")
     bundle = forecast_bundle().with_manifest(input=wanted)
     primer = wave().take(slice(0, 3))
     primer.values[1, 2] = np.nan
     primer = replace(
-        primer, reset=np.array([False, True, False]), sequence=np.array([7, 7, 9]), seq=np.array([1, 2, -1])
+        primer, reset=np.array([False, True, False]), episode=np.array([7, 7, 9]), device_seq=np.array([1, 2, -1])
     )
     made = generate(Pipeline(bundle, "numpy"), primer, 1).samples
-    assert made.sequence is not None
-    assert made.sequence.tolist() == [9]
+    assert made.episode is not None
+    assert made.episode.tolist() == [9]
     text = recording_text(concatenate([primer, made], 3), Fields.of(wanted, bundle.manifest.channels), "csv")
     rows = [line.split(",") for line in text.splitlines()]
     assert rows[0] == ["time", "s", "c0", "c1", "c2", "r", "q", "n"]

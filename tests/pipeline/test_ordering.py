@@ -33,12 +33,12 @@ def batches(draw: st.DrawFn) -> SampleBatch:
     base = draw(st.sampled_from([0, 10**9 * NS_PER_S]))
     key = rng.integers(0, 3, n) if draw(st.booleans()) else np.cumsum(rng.random(n) < 0.2) - 1
     return SampleBatch(
-        streams=tuple(f"s{i}" for i in range(streams)),
-        stream=stream,
+        stream_names=tuple(f"s{i}" for i in range(streams)),
+        stream_index=stream,
         time_ns=base + np.cumsum(steps) * NS_PER_S,
         values=np.zeros((n, 1), np.float32),
         reset=rng.random(n) < draw(st.sampled_from([0.05, 0.5])) if draw(st.booleans()) else None,
-        sequence=key.astype(np.int64) if draw(st.booleans()) else None,
+        episode=key.astype(np.int64) if draw(st.booleans()) else None,
     )
 
 
@@ -46,10 +46,10 @@ def walked(batch: SampleBatch, memory: dict[str, tuple[int, int]]) -> Decided:
     """Rule 1 as it is told, one row after the other; ``memory``: newest time and sequence of each stream."""
     decided: Decided = []
     for row in range(len(batch)):
-        stream = batch.streams[batch.stream[row]]
+        stream = batch.stream_names[batch.stream_index[row]]
         newest, sequence = memory.get(stream, (-(2**62), -1))
         time = int(batch.time_ns[row])
-        key = sequence if batch.sequence is None else int(batch.sequence[row])
+        key = sequence if batch.episode is None else int(batch.episode[row])
         if key != sequence:
             reset = ResetReason.BOUNDARY
         elif time == newest:
@@ -71,7 +71,7 @@ def walked(batch: SampleBatch, memory: dict[str, tuple[int, int]]) -> Decided:
 
 def decided_at_once(batch: SampleBatch, table: StateTable) -> tuple[list[tuple[int, int]], dict[DropReason, int]]:
     """What `in_order` says of each row (1 kept, 0 not; reset), and what it counted."""
-    slot = table.slots_for(batch.streams, 99)[batch.stream]
+    slot = table.slots_for(batch.stream_names, 99)[batch.stream_index]
     order = np.argsort(slot, kind="stable")
     rows = Rows(batch, order, slot[order], np.zeros(len(batch), np.uint8), {})
     kept, _ = in_order(rows, table, RULES)

@@ -47,7 +47,9 @@ def run(
     """Feed values to a pipeline that forecasts the last value; ``row``: its residual quantiles."""
     bundle = make_bundle(channels=1, targets=1, horizon=horizon, labels=0)
     calibration = Calibration(levels=[0.05, 0.5, 0.95], residuals=[[list(row)] * horizon], samples=100)
-    pipeline = Pipeline(bundle.with_manifest(calibration=calibration), LastValueEngine(horizon), adapt_rate=rate)
+    pipeline = Pipeline(
+        bundle.with_manifest(calibration=calibration), LastValueEngine(horizon), interval_adapt_rate=rate
+    )
     out = pipeline.process(batch(["a"] * len(values), list(range(len(values))), values))
     scores = pipeline.scores()
     assert scores is not None
@@ -172,7 +174,7 @@ def test_totals_go_on_with_other_options_and_begin_anew_with_another_model() -> 
     pipeline = Pipeline(bundle, "numpy")
     pipeline.process(batch(["a"] * 30, list(range(30))))
     before = pipeline.scores()
-    pipeline.swap(bundle, "numpy", level=0.8)
+    pipeline.swap(bundle, "numpy", interval_level=0.8)
     same = pipeline.scores()
     assert before is not None
     assert same is not None
@@ -219,8 +221,8 @@ def test_interval_offsets_come_from_the_stored_quantiles() -> None:
 
 def runs_of(out: PredictionBatch) -> list[int]:
     """The runs of misses, which every output of a calibrated model has."""
-    assert out.misses is not None
-    return out.misses.tolist()
+    assert out.consecutive_misses is not None
+    return out.consecutive_misses.tolist()
 
 
 def test_a_run_of_misses_is_counted_from_the_outputs_alone() -> None:
@@ -240,7 +242,7 @@ def test_a_run_of_misses_is_counted_from_the_outputs_alone() -> None:
 def test_a_missing_truth_leaves_a_run_and_a_reset_ends_it() -> None:
     """Held and filled-in values are no truths; after a reset there is nothing that could have been missed."""
     bundle = calibrated(make_bundle(channels=1, targets=1, horizon=1, labels=0))
-    pipeline = Pipeline(bundle, LastValueEngine(1), adapt_rate=0)
+    pipeline = Pipeline(bundle, LastValueEngine(1), interval_adapt_rate=0)
     nan = float("nan")
     values = [[v] for v in (0.0, 9.0, 18.0, nan, 0.0, 9.0, 9.0, 18.0, 30.0, 60.0, 90.0)]
     times = [0, 1, 2, 3, 4, 5, 6, 7, 10, 500, 501]
@@ -253,13 +255,13 @@ def test_the_longest_run_of_any_target_counts() -> None:
     engine = LastValueEngine(2)
     engine.input_size = 2
     engine.scan = engine.step = lambda x, h: (x[:, ::-1].copy(), h)  # type: ignore[method-assign]
-    pipeline = Pipeline(bundle, engine, adapt_rate=0)
+    pipeline = Pipeline(bundle, engine, interval_adapt_rate=0)
     values = [[0.0, 0.0], [9.0, 0.0], [18.0, 0.0], [18.0, 9.0], [27.0, 18.0], [27.0, 27.0]]
     names = [name for _ in values for name in "ab"]
     times = [t for t in range(len(values)) for _ in "ab"]
     both = [row for pair in zip(values, [[0.0, 0.0]] * 6, strict=True) for row in pair]
     assert runs_of(pipeline.process(batch(names, times, both))) == [0, 0, 1, 0, 2, 0, 1, 0, 2, 0, 3, 0]
-    assert toy_pipeline(make_bundle(channels=3, labels=2)).process(batch(["a"], [0])).misses is None
+    assert toy_pipeline(make_bundle(channels=3, labels=2)).process(batch(["a"], [0])).consecutive_misses is None
 
 
 def test_times_of_the_toy_streams_are_today() -> None:

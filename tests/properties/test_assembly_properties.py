@@ -36,11 +36,11 @@ def partial_records(draw: st.DrawFn, jumps: tuple[int, ...], max_rows: int = 120
         stream,
         time * (NS_PER_S // 10),
         values,
-        seq=np.arange(n) if odd else None,
+        device_seq=np.arange(n) if odd else None,
         label=rng.integers(-1, 2, n).astype(np.int32) if odd else None,
         labels=("a", "b") if odd else (),
         reset=rng.random(n) < 0.05 if odd else None,
-        sequence=np.cumsum(rng.random(n) < 0.02) if draw(st.booleans()) else None,
+        episode=np.cumsum(rng.random(n) < 0.02) if draw(st.booleans()) else None,
         arrival_ns=np.arange(n) if odd else None,
     )
 
@@ -62,9 +62,9 @@ def everything(batch: SampleBatch) -> list[tuple[object, ...]]:
     label = ["" if code < 0 else batch.labels[code] for code in batch.label] if batch.label is not None else [""] * n
     plain = [
         np.full(n, fill).tolist() if column is None else column.tolist()
-        for column, fill in ((batch.seq, -1), (batch.reset, False), (batch.sequence, -1), (batch.arrival_ns, 0))
+        for column, fill in ((batch.device_seq, -1), (batch.reset, False), (batch.episode, -1), (batch.arrival_ns, 0))
     ]
-    names = [batch.streams[s] for s in batch.stream]
+    names = [batch.stream_names[s] for s in batch.stream_index]
     values = [row.tobytes() for row in batch.values]
     return list(zip(names, batch.time_ns.tolist(), values, label, *plain, strict=True))
 
@@ -110,8 +110,8 @@ def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[i
 @given(partial_records((0, 1, 3, 5, 10, 12, -4, -15)), st.sampled_from([1, 2, 5]))
 def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBatch, wait: int) -> None:
     """And each stream's ticks go in order; nothing is held here, so that a row has what its own tick brought."""
-    own = batch.take(batch.stream == batch.stream[0])
-    own = SampleBatch(own.streams, own.stream, own.time_ns, own.values)
+    own = batch.take(batch.stream_index == batch.stream_index[0])
+    own = SampleBatch(own.stream_names, own.stream_index, own.time_ns, own.values)
     one = Assembler(CHANNELS, NS_PER_S, 0, wait * NS_PER_S)
     emitted: list[int] = []
     for end in range(1, len(own) + 1):
@@ -128,19 +128,19 @@ def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBat
 def test_streams_do_not_influence_each_other(batch: SampleBatch, options: tuple[int, int]) -> None:
     """A stream alone gives the rows it gives among others."""
     together = everything(run(build(options), [batch])[0])
-    first = batch.stream[0]
-    alone = run(build(options), [batch.take(batch.stream == first)])[0]
-    assert everything(alone) == [row for row in together if row[0] == batch.streams[first]]
+    first = batch.stream_index[0]
+    alone = run(build(options), [batch.take(batch.stream_index == first)])[0]
+    assert everything(alone) == [row for row in together if row[0] == batch.stream_names[first]]
 
 
 @settings(max_examples=150, deadline=None)
 @given(partial_records((0, 1, 3, 5, 10, 12, 40)), st.sampled_from([1, 2, 5]), st.sampled_from([1, 2, 4]))
 def test_records_in_order_give_the_last_value_of_each_channel(batch: SampleBatch, age: int, wait: int) -> None:
     """With one channel silent and the rest in order, a row holds each one's last value up to it, if not too old."""
-    own = batch.take(batch.stream == 0)
+    own = batch.take(batch.stream_index == 0)
     values = own.values.copy()
     values[:, 2] = np.nan
-    own = SampleBatch(own.streams, own.stream, own.time_ns, values)
+    own = SampleBatch(own.stream_names, own.stream_index, own.time_ns, values)
     rows, _ = run(Assembler(CHANNELS, NS_PER_S, age * NS_PER_S, wait * NS_PER_S), [own])
     reported = ~np.isnan(values)
     ticks = -(-own.time_ns // NS_PER_S) * NS_PER_S
@@ -191,13 +191,13 @@ def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
     rng, one, away = np.random.default_rng(seed), build(options, 3), dict[str, bytes]()
     parts, count = [], 0
     for row in range(len(batch)):
-        name = batch.streams[batch.stream[row]]
+        name = batch.stream_names[batch.stream_index[row]]
         if name in away:
             one.restore(name, away.pop(name))
         done = one.join(batch.take(slice(row, row + 1)))
         parts.append(done.batch)
         count += done.joined
-        for name in batch.streams:
+        for name in batch.stream_names:
             data = one.recall(name) if rng.random() < 0.3 else None
             if data is not None:
                 away[name] = data
@@ -217,21 +217,21 @@ def test_every_stream_whose_memory_differs_is_said_to_have_changed(
 ) -> None:
     """After each record: all that is other than at the last commit is named, and only what had a record."""
     one = build(options)
-    stored = dict.fromkeys(batch.streams, one.recall("nobody"))
+    stored = dict.fromkeys(batch.stream_names, one.recall("nobody"))
     seen: set[str] = set()
     for row in range(len(batch)):
         one.join(batch.take(slice(row, row + 1)))
-        seen.add(batch.streams[batch.stream[row]])
-        differing = {name for name in batch.streams if one.recall(name) != stored[name]}
+        seen.add(batch.stream_names[batch.stream_index[row]])
+        differing = {name for name in batch.stream_names if one.recall(name) != stored[name]}
         assert differing <= set(one.changed()) <= seen
         if row in stores:
             one.stored()
-            stored = {name: one.recall(name) for name in batch.streams}
+            stored = {name: one.recall(name) for name in batch.stream_names}
             seen.clear()
-    before = {name: one.recall(name) for name in batch.streams}
+    before = {name: one.recall(name) for name in batch.stream_names}
     one.stored()
     one.flush()
-    assert {name for name in batch.streams if one.recall(name) != before[name]} <= set(one.changed())
+    assert {name for name in batch.stream_names if one.recall(name) != before[name]} <= set(one.changed())
 
 
 @settings(max_examples=300, deadline=None)
@@ -242,7 +242,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(
     """Or they can be used: whatever they say, later records raise nothing."""
     one, other = build(options, 3), build(options, 3)
     one.join(batch)
-    name = batch.streams[batch.stream[0]]
+    name = batch.stream_names[batch.stream_index[0]]
     genuine = one.recall(name)
     assert genuine is not None
     strange = data.draw(strange_bytes(genuine))

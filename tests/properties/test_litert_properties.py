@@ -44,6 +44,6 @@ def test_batches_and_interleaving_change_no_bit_on_litert(name: str, data: st.Da
     parts = [batch.take(slice(first, first + size)) for first in range(0, len(batch), size)]
     assert rows_of([portions.process(part) for part in parts]) == expected
     assert {s: whole.table.row(s) for s in whole.streams} == {s: portions.table.row(s) for s in portions.streams}
-    stream = int(batch.stream[0])
-    alone = rows_of([Pipeline(bundle, "litert").process(batch.take(batch.stream == stream))])
-    assert [row for row in expected if row[0] == batch.streams[stream]] == alone
+    stream = int(batch.stream_index[0])
+    alone = rows_of([Pipeline(bundle, "litert").process(batch.take(batch.stream_index == stream))])
+    assert [row for row in expected if row[0] == batch.stream_names[stream]] == alone

@@ -61,9 +61,9 @@ def test_streams_do_not_influence_each_other(batch: SampleBatch, model: str) -> 
     """A stream alone gives the outputs it gives among others, bit for bit: no value, NaN included, crosses over."""
     together = toy_pipeline(MODELS[model])
     out = together.process(batch)
-    for index, name in enumerate(batch.streams):
+    for index, name in enumerate(batch.stream_names):
         alone = toy_pipeline(MODELS[model])
-        alone_rows = rows_of([alone.process(batch.take(batch.stream == index))])
+        alone_rows = rows_of([alone.process(batch.take(batch.stream_index == index))])
         assert [row for row in rows_of([out]) if row[0] == name] == alone_rows
 
 
@@ -74,9 +74,12 @@ def test_every_sample_is_applied_or_dropped_for_one_reason(batch: SampleBatch, m
     pipeline = toy_pipeline(MODELS[model])
     out = pipeline.process(batch)
     assert batch.received == len(out) + sum(out.dropped.values())
-    arrival = {(batch.streams[s], int(t)): i for i, (s, t) in enumerate(zip(batch.stream, batch.time_ns, strict=True))}
-    if batch.sequence is None and batch.reset is None and len(arrival) == len(batch):
-        order = [arrival[out.streams[s], int(t)] for s, t in zip(out.stream, out.time_ns, strict=True)]
+    arrival = {
+        (batch.stream_names[s], int(t)): i
+        for i, (s, t) in enumerate(zip(batch.stream_index, batch.time_ns, strict=True))
+    }
+    if batch.episode is None and batch.reset is None and len(arrival) == len(batch):
+        order = [arrival[out.stream_names[s], int(t)] for s, t in zip(out.stream_index, out.time_ns, strict=True)]
         assert order == sorted(order)
 
 

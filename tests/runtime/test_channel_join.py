@@ -35,16 +35,16 @@ def records(*found: Record, channels: int = 2, **columns: object) -> SampleBatch
     )
 
 
-def assembler(channels: int = 2, max_age_s: float = 5, wait_s: float = 1, **options: int) -> Assembler:
+def assembler(channels: int = 2, hold_s: float = 5, allowed_lateness_s: float = 1, **options: int) -> Assembler:
     """A period of one second."""
-    return Assembler(channels, NS_PER_S, round(max_age_s * NS_PER_S), round(wait_s * NS_PER_S), **options)
+    return Assembler(channels, NS_PER_S, round(hold_s * NS_PER_S), round(allowed_lateness_s * NS_PER_S), **options)
 
 
 def rows(batch: SampleBatch) -> list[tuple[str, float, list[float | None]]]:
     """Stream, seconds and values of each row, None for what is missing."""
     return [
-        (batch.streams[s], t / NS_PER_S, [None if math.isnan(v) else v for v in values])
-        for s, t, values in zip(batch.stream, batch.time_ns.tolist(), batch.values.tolist(), strict=True)
+        (batch.stream_names[s], t / NS_PER_S, [None if math.isnan(v) else v for v in values])
+        for s, t, values in zip(batch.stream_index, batch.time_ns.tolist(), batch.values.tolist(), strict=True)
     ]
 
 
@@ -70,7 +70,7 @@ def test_a_time_on_the_grid_belongs_to_its_own_tick() -> None:
 
 def test_a_silent_channel_never_stops_the_others() -> None:
     """The watermark passes a tick without it: its last value serves until it is too old, then it is missing."""
-    one = assembler(max_age_s=2)
+    one = assembler(hold_s=2)
     found = joined(one, ("p", 1, 1, 7), *[("p", float(t), 0, float(t)) for t in range(1, 8)])
     assert found == [
         ("p", 1, [1, 7]),
@@ -87,13 +87,13 @@ def test_a_tick_waits_for_its_channels() -> None:
     """Within the wait a channel may come later than the next one's next value."""
     found = joined(assembler(), ("p", 1, 0, 1), ("p", 1.9, 0, 2), ("p", 1, 1, 10), ("p", 2, 1, 20))
     assert found == [("p", 1, [1, 10]), ("p", 2, [2, 20])]
-    impatient = assembler(wait_s=0.5)
+    impatient = assembler(allowed_lateness_s=0.5)
     assert joined(impatient, ("p", 1, 0, 1), ("p", 1.9, 0, 2)) == [("p", 1, [1, None])]
 
 
 def test_a_complete_tick_waits_for_an_older_one_that_may_still_be_complete() -> None:
     """The slow channel of the older tick is not late because the next one was quick; both go together, in order."""
-    one = assembler(wait_s=2)
+    one = assembler(allowed_lateness_s=2)
     assert joined(one, ("p", 10, 0, 1), ("p", 11, 0, 2), ("p", 11, 1, 20)) == []
     assert joined(one, ("p", 10, 1, 10)) == [("p", 10, [1, 10]), ("p", 11, [2, 20])]
     assert one.pending == 0
@@ -101,7 +101,7 @@ def test_a_complete_tick_waits_for_an_older_one_that_may_still_be_complete() -> 
 
 def test_the_wait_for_an_older_tick_ends_with_its_watermark() -> None:
     """Then the complete ones right behind it go with it, those behind the next incomplete one do not."""
-    one = assembler(wait_s=3)
+    one = assembler(allowed_lateness_s=3)
     reported = [("p", t, 0, t) for t in (10, 11, 12, 12.5)] + [("p", t, 1, 10 * t) for t in (11, 12.8)]
     assert joined(one, *reported, ("p", 11.5, 0, 5)) == []
     assert joined(one, ("p", 12.9, 0, 6)) == []
@@ -111,14 +111,14 @@ def test_the_wait_for_an_older_tick_ends_with_its_watermark() -> None:
 
 def test_a_tick_that_is_complete_goes_at_once_however_long_the_wait() -> None:
     """Where nothing older waits there is nothing to wait for."""
-    one = assembler(wait_s=3600)
+    one = assembler(allowed_lateness_s=3600)
     for t in range(1, 5):
         assert joined(one, ("p", t, 0, 1), ("p", t, 1, 2)) == [("p", t, [1, 2])]
 
 
 def test_a_record_of_an_emitted_tick_is_late() -> None:
     """It is counted as late and changes nothing, not even what is held."""
-    one = assembler(wait_s=0)
+    one = assembler(allowed_lateness_s=0)
     assert joined(one, ("p", 1, 1, 7), ("p", 2, 0, 1)) == [("p", 1, [None, 7]), ("p", 2, [1, 7])]
     done = one.join(records(("p", 1.5, 1, 99), ("p", 3, 0, 2)))
     assert done.joined == 1
@@ -167,12 +167,12 @@ def test_one_time_in_the_future_does_not_stop_assembly_for_ever() -> None:
 def test_another_sequence_starts_afresh() -> None:
     """A boundary is no late record either, and values do not cross it."""
     one = assembler()
-    batch = records(("p", 50, 0, 1), ("p", 50, 1, 2), ("p", 7, 0, 3), sequence=np.array([4, 4, 5]))
+    batch = records(("p", 50, 0, 1), ("p", 50, 1, 2), ("p", 7, 0, 3), episode=np.array([4, 4, 5]))
     assert rows(one.join(batch).batch) == [("p", 50, [1, 2])]
     last = one.flush()
     assert rows(last) == [("p", 7, [3, None])]
-    assert last.sequence is not None
-    assert last.sequence.tolist() == [5]
+    assert last.episode is not None
+    assert last.episode.tolist() == [5]
 
 
 def test_the_later_value_of_a_channel_wins() -> None:
@@ -182,7 +182,7 @@ def test_the_later_value_of_a_channel_wins() -> None:
 
 def test_an_early_record_does_not_show_before_its_tick() -> None:
     """A tick that is still open takes nothing from a later one."""
-    one = assembler(wait_s=5)
+    one = assembler(allowed_lateness_s=5)
     assert joined(one, ("p", 1, 0, 1), ("p", 3, 1, 30)) == []
     assert rows(one.flush()) == [("p", 1, [1, None]), ("p", 3, [1, 30])]
 
@@ -228,19 +228,19 @@ def test_what_records_say_besides_values_is_kept() -> None:
         ("p", 1, 0, 1),
         ("p", 1, 1, 2),
         ("q", 1, 0, 1),
-        seq=np.array([7, 8, -1]),
+        device_seq=np.array([7, 8, -1]),
         label=np.array([0, 1, -1], np.int32),
         labels=("a", "b"),
         reset=np.array([True, False, False]),
-        sequence=np.array([3, 3, -1]),
+        episode=np.array([3, 3, -1]),
         arrival_ns=np.array([10, 20, 30]),
     )
     one = assembler()
     out = one.join(batch).batch
-    assert (out.seq, out.label, out.labels) == (np.array([8]), np.array([0]), ("b",))
-    assert (out.reset, out.sequence, out.arrival_ns) == (np.array([True]), np.array([3]), np.array([20]))
+    assert (out.device_seq, out.label, out.labels) == (np.array([8]), np.array([0]), ("b",))
+    assert (out.reset, out.episode, out.arrival_ns) == (np.array([True]), np.array([3]), np.array([20]))
     plain = one.flush()
-    assert (plain.seq, plain.label, plain.reset, plain.sequence) == (None, None, None, None)
+    assert (plain.device_seq, plain.label, plain.reset, plain.episode) == (None, None, None, None)
 
 
 def test_a_reset_that_comes_late_is_told_by_the_next_tick() -> None:
@@ -265,7 +265,7 @@ def test_rejects_are_carried_over_and_everything_is_counted() -> None:
 
 def test_at_most_64_ticks_of_a_stream_wait() -> None:
     """The oldest is emitted first when there are more."""
-    one = assembler(wait_s=3600)
+    one = assembler(allowed_lateness_s=3600)
     found = joined(one, *[("p", float(t), 0, float(t)) for t in range(1, 67)])
     assert found == [("p", 1, [1, None]), ("p", 2, [2, None])]
     assert one.pending == 64
@@ -304,8 +304,8 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
         np.zeros(len(found), np.int32),
         times,
         np.array([[row[4], 1] for row in found], np.float32),
-        seq=seqs,
-        sequence=sequences,
+        device_seq=seqs,
+        episode=sequences,
         arrival_ns=arrivals,
     )
     one, other = assembler(), assembler()
@@ -327,7 +327,7 @@ def memory_of(one: Assembler, name: str = "p") -> bytes:
 
 def test_the_same_memory_gives_the_same_bytes() -> None:
     """Whatever the order in which ticks began; and nothing is remembered of a stream that never came."""
-    one, other = assembler(wait_s=60), assembler(wait_s=60)
+    one, other = assembler(allowed_lateness_s=60), assembler(allowed_lateness_s=60)
     joined(one, ("p", 9, 0, 1), ("p", 7, 0, 2), ("p", 8, 1, 3), ("p", 9, 0, 1))
     joined(other, ("p", 8, 1, 3), ("p", 9, 0, 1), ("p", 7, 0, 2))
     assert memory_of(one) == memory_of(other)
@@ -352,7 +352,7 @@ def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> N
 
 def test_the_memory_of_another_model_is_told_from_damage() -> None:
     """Other channels and another period are another model; a value beyond float32, or ticks in disorder, are damage."""
-    one = assembler(wait_s=60)
+    one = assembler(allowed_lateness_s=60)
     joined(one, ("p", 1, 0, 1), ("p", 2, 0, 1))
     genuine = memory_of(one)
     with pytest.raises(

@@ -25,7 +25,7 @@ def quiet(_: Answer) -> None:
 
 def names_of(rows: SampleBatch) -> list[str]:
     """The stream of each row."""
-    return [rows.streams[i] for i in rows.stream]
+    return [rows.stream_names[i] for i in rows.stream_index]
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,11 @@ def test_rows_of_paused_streams_are_counted_not_applied() -> None:
     """Rows of a paused stream become rejects with their own reason, beside those that were there."""
     gate = Gate()
     gate.pause("b")
-    rows = batch(["a", "b", "a", "b"], [0, 0, 1, 1], seq=np.arange(4), rejected={DropReason.PARSE: 2})
+    rows = batch(["a", "b", "a", "b"], [0, 0, 1, 1], device_seq=np.arange(4), rejected={DropReason.PARSE: 2})
     left = gate.apply(rows)
     assert names_of(left) == ["a", "a"]
-    assert left.seq is not None
-    assert left.seq.tolist() == [0, 2]
+    assert left.device_seq is not None
+    assert left.device_seq.tolist() == [0, 2]
     assert left.rejected == {DropReason.PARSE: 2, DropReason.PAUSED: 2}
     assert rows.rejected == {DropReason.PARSE: 2}
     gate.resume("b")
@@ -152,7 +152,7 @@ def test_all_may_be_paused_but_one() -> None:
     gate, rows = Gate(), batch(["a", "b", "new"], [0, 0, 0])
     gate.pause(None)
     assert gate.everyone
-    assert gate.count(rows.streams) == 3
+    assert gate.count(rows.stream_names) == 3
     assert len(gate.apply(rows)) == 0
     gate.resume("b")
     assert names_of(gate.apply(rows)) == ["b"]
@@ -161,7 +161,7 @@ def test_all_may_be_paused_but_one() -> None:
     assert "a" in gate
     assert "b" not in gate
     gate.pause("b")
-    assert gate.count(rows.streams) == 3
+    assert gate.count(rows.stream_names) == 3
     gate.resume("b")
     gate.resume(None)
     assert not gate.everyone
@@ -181,7 +181,7 @@ def test_a_batch_of_rejects_passes() -> None:
 def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | None]]) -> None:
     """Whatever is paused, every sample is a row or a reject, and the rows left are those of running streams."""
     gate = Gate()
-    model: dict[str, bool] = dict.fromkeys(["a", "b", "c", "d", "x", *rows.streams], False)
+    model: dict[str, bool] = dict.fromkeys(["a", "b", "c", "d", "x", *rows.stream_names], False)
     for pause, stream in changes:
         (gate.pause if pause else gate.resume)(stream)
         for name in model if stream is None else [stream]:

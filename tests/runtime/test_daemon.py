@@ -201,7 +201,7 @@ def test_several_sources_take_turns() -> None:
     inputs = [the_input(one, b, name=n) for one, b, n in zip(sources, batches, "abc", strict=True)]
     sink = ListSink()
     summary = Daemon(inputs, toy_pipeline(), by_name(sink)).run()
-    order = [out.streams[0] for out in sink.written]
+    order = [out.stream_names[0] for out in sink.written]
     assert all(set(order[i : i + 3]) == {"a", "b", "c"} for i in range(0, 12, 3))
     assert summary.applied == 60
     assert [source.committed[-1] for source in sources] == [Position("a", 4)] * 3

@@ -48,7 +48,7 @@ def commits_of(folder: Path) -> int:
 def test_a_commit_comes_after_so_many_samples(tmp_path: Path) -> None:
     """Ten samples are two batches of five; what is left is committed at the end."""
     source = ListSource([message(i) for i in range(3)])
-    durable(tmp_path, source, commit_rows=10, commit_s=1000.0).run()
+    durable(tmp_path, source, commit_every=10, commit_interval_s=1000.0).run()
     assert [position.offset for position in source.committed] == [2, 3]
     assert commits_of(tmp_path) == 2
 
@@ -57,7 +57,7 @@ def test_a_commit_comes_after_so_many_seconds(tmp_path: Path) -> None:
     """Though little has come."""
     time = FakeTime()
     source = ListSource([message(0), message(1), lambda: time.wait(5.0), message(2), message(3)])
-    durable(tmp_path, source, time=time, commit_s=4.0).run()
+    durable(tmp_path, source, time=time, commit_interval_s=4.0).run()
     assert [position.offset for position in source.committed] == [2, 4]
 
 
@@ -65,7 +65,7 @@ def test_the_loop_waits_no_longer_than_until_the_next_commit() -> None:
     """What was processed is not held back by a source that is quiet; without anything to commit it waits longer."""
     waits: list[float] = []
     source = ListSource([message(0), [], lambda: None, [], []])
-    daemon = make(source, commit_s=0.1)
+    daemon = make(source, commit_interval_s=0.1)
     poll = source.poll
 
     def noting(limit: int, timeout_s: float) -> object:
@@ -160,7 +160,7 @@ class _FullStore(Store):
 def test_a_store_that_fails_ends_the_run(tmp_path: Path) -> None:
     """Nothing is acknowledged from there on, nothing let out; all is closed, and the store free for the next start."""
     source, sink, pipeline = ListSource([message(i) for i in range(4)]), ListSink(), toy_pipeline()
-    daemon = make(source, sink, pipeline=pipeline, keeper=Keeper(pipeline, _FullStore(tmp_path)), commit_rows=1)
+    daemon = make(source, sink, pipeline=pipeline, keeper=Keeper(pipeline, _FullStore(tmp_path)), commit_every=1)
     with pytest.raises(StoreError, match="disk full"):
         daemon.run()
     assert source.committed == [Position("a", 1)]
@@ -280,7 +280,7 @@ def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None
     pipeline, watch = toy_pipeline(max_streams=2**31), SequenceWatch()
     turns: list[SampleBatch] = []
     for turn, name in enumerate("abcabc"):
-        turns.append(batch([name], [turn], seq=np.array([10 * (turn // 3)])))
+        turns.append(batch([name], [turn], device_seq=np.array([10 * (turn // 3)])))
     source = ListSource([message(i) for i in range(6)])
     intake = Intake("s", ReadyDecoder(turns), sequence=watch)
     keeper = Keeper(pipeline, Store(tmp_path), {"sequence:s": watch.memory}, policy=Policy(max_streams=1, evict=True))
@@ -294,7 +294,7 @@ def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None
 
     intake.take = noting  # type: ignore[method-assign, assignment]
     caretaker = Caretaker(pipeline, keeper=keeper)
-    Daemon([Input("s", source, {"s": intake})], pipeline, {}, keeper=keeper, caretaker=caretaker, commit_rows=1).run()
+    Daemon([Input("s", source, {"s": intake})], pipeline, {}, keeper=keeper, caretaker=caretaker, commit_every=1).run()
     assert missing == [0, 0, 0, 9, 9, 9]
     assert keeper.counts.restored == 3
 

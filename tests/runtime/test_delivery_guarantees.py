@@ -42,5 +42,5 @@ def test_a_time_of_arrival_is_another_one_after_a_kill() -> None:
 def test_limits_are_not_stored() -> None:
     """Either limit has it said."""
     said = "limits: how much came lately is not stored: after a kill other samples may be dropped than without it"
-    assert weak(MQTT, limits=LimitsConfig(samples_per_s=5)) == said
-    assert weak(MQTT, limits=LimitsConfig(samples_per_s_of_a_stream=5)) == said
+    assert weak(MQTT, limits=LimitsConfig(total_hz=5)) == said
+    assert weak(MQTT, limits=LimitsConfig(per_stream_hz=5)) == said

@@ -23,8 +23,8 @@ def batch_of(rows: list[tuple[str, int, int]]) -> SampleBatch:
     """Rows of (stream, device time in ns, arrival in ns); their values are their numbers."""
     names = tuple(sorted({row[0] for row in rows}))
     return SampleBatch(
-        streams=names,
-        stream=np.array([names.index(row[0]) for row in rows], np.int32),
+        stream_names=names,
+        stream_index=np.array([names.index(row[0]) for row in rows], np.int32),
         time_ns=np.array([row[1] for row in rows], np.int64),
         values=np.arange(len(rows), dtype=np.float32)[:, np.newaxis],
         arrival_ns=np.array([row[2] for row in rows], np.int64),

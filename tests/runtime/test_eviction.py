@@ -144,7 +144,7 @@ def test_beyond_the_most_that_are_kept_new_streams_are_refused(tmp_path: Path) -
         both = replace(batch(["a", "x", "x", "b"], [7, 1, 2, 7]), rejected={DropReason.STREAM_LIMIT: 1})
         admitted = keeper.admit(both)
         assert admitted.rejected == {DropReason.STREAM_LIMIT: 3}
-        assert [admitted.streams[code] for code in admitted.stream] == ["a", "b"]
+        assert [admitted.stream_names[code] for code in admitted.stream_index] == ["a", "b"]
         assert admitted.received == both.received
         out = keeper._pipeline.process(admitted)
         assert "x" not in keeper._pipeline.streams
@@ -179,7 +179,7 @@ def test_refusing_many_streams_compares_each_name_a_few_times(tmp_path: Path) ->
     keeper = crowd(tmp_path, "a", max_stored=1)
     count = 2000
     names = [f"s{number}" for number in range(count)]
-    many = replace(batch(names, [1.0] * count), streams=tuple(map(Name, names)))
+    many = replace(batch(names, [1.0] * count), stream_names=tuple(map(Name, names)))
     assert keeper.admit(many).rejected == {DropReason.STREAM_LIMIT: count}
     assert len(compared) < 10 * count
 

@@ -66,7 +66,7 @@ def test_samples_of_paused_streams_stop_at_the_gate() -> None:
     gate.pause("p")
     arrived = taken(Intake("a", ReadyDecoder([batch(["p", "q"], [0, 0])]), gate=gate), message(0))
     assert arrived.batch.rejected == {DropReason.PAUSED: 1}
-    assert np.array(arrived.batch.streams)[arrived.batch.stream].tolist() == ["q"]
+    assert np.array(arrived.batch.stream_names)[arrived.batch.stream_index].tolist() == ["q"]
 
 
 def test_a_recording_of_several_sources_is_taken_in_by_each() -> None:
@@ -95,7 +95,7 @@ def remembering_intake() -> Intake:
     """Of lines of CSV whose time is that since the device's start, with a counter."""
     base = InputConfig(time="up", time_unit="ms", stream="")
     fields = Fields.for_source(
-        base, [ChannelConfig(name="temp", column="T")], SourceInputConfig(clock="boot", seq="n"), ()
+        base, [ChannelConfig(name="temp", column="T")], SourceInputConfig(clock="boot", device_seq="n"), ()
     )
     return Intake("a", load_decoder("csv", fields), clock=DeviceClock(2**32 * 10**6), sequence=SequenceWatch())
 

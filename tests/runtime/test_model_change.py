@@ -40,7 +40,7 @@ def test_streams_of_another_model_are_refused_where_that_is_wanted(tmp_path: Pat
     keeper.close()
     before = content(tmp_path)["stream"]
     refusing = Keeper(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
-    with pytest.raises(IncompatibleStateError, match=r"of model test-0, the bundle is test-1; .*when_model_changes"):
+    with pytest.raises(IncompatibleStateError, match=r"of model test-0, the bundle is test-1; .*on_model_change"):
         refusing.recover({}, {})
     refusing.close()
     assert content(tmp_path)["stream"] == before

@@ -20,8 +20,8 @@ Row = tuple[int, int]  # stream, arrival
 def samples(rows: Sequence[Row]) -> SampleBatch:
     """A batch of rows; the value of each is its number, so that one knows which are left."""
     return SampleBatch(
-        streams=("a", "b", "c"),
-        stream=np.array([stream for stream, _ in rows], np.int32),
+        stream_names=("a", "b", "c"),
+        stream_index=np.array([stream for stream, _ in rows], np.int32),
         time_ns=np.arange(len(rows), dtype=np.int64),
         values=np.arange(len(rows), dtype=np.float32)[:, None],
         arrival_ns=np.array([arrival for _, arrival in rows], np.int64),

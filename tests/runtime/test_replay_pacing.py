@@ -108,7 +108,7 @@ def test_every_sample_is_handed_out_once_in_order(steps: list[int], speed: float
     time = FakeTime()
     whole = samples(np.cumsum(steps).tolist())
     rejected = {DropReason.PARSE: rejects} if rejects else {}
-    whole = SampleBatch(whole.streams, whole.stream, whole.time_ns, whole.values, rejected=rejected)
+    whole = SampleBatch(whole.stream_names, whole.stream_index, whole.time_ns, whole.values, rejected=rejected)
     parts = list(Pacer(speed, time.clock, time.wait).parts(whole))
     assert np.concatenate([part.values for part in parts]).tolist() == whole.values.tolist()
     assert sum(part.received for part in parts) == whole.received

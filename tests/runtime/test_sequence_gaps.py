@@ -18,11 +18,11 @@ def batch_of(rows: list[tuple[str, int]]) -> SampleBatch:
     """Rows of (stream, number)."""
     names = tuple(sorted({row[0] for row in rows}))
     return SampleBatch(
-        streams=names,
-        stream=np.array([names.index(row[0]) for row in rows], np.int32),
+        stream_names=names,
+        stream_index=np.array([names.index(row[0]) for row in rows], np.int32),
         time_ns=np.zeros(len(rows), np.int64),
         values=np.zeros((len(rows), 1), np.float32),
-        seq=np.array([row[1] for row in rows], np.int64),
+        device_seq=np.array([row[1] for row in rows], np.int64),
     )
 
 
@@ -61,7 +61,9 @@ def test_streams_are_counted_apart_and_only_so_many() -> None:
     assert watch.observe(batch_of([("b", 1), ("a", 100), ("c", 5), ("b", 2), ("a", 102), ("c", 9)])) == 1
     assert watch.observe(batch_of([("b", 4), ("c", 99)])) == 1
     batch = batch_of([("a", 0)])
-    assert SequenceWatch().observe(SampleBatch(batch.streams, batch.stream, batch.time_ns, batch.values)) == 0
+    assert (
+        SequenceWatch().observe(SampleBatch(batch.stream_names, batch.stream_index, batch.time_ns, batch.values)) == 0
+    )
     assert watch.observe(batch_of([])) == 0
 
 

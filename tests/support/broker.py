@@ -186,11 +186,11 @@ class Peer:
         """Publish one after the other and wait until the broker has them."""
         self._await([self._client.publish(topic, payload, qos, retain) for payload in payloads])
 
-    def publish_all(self, messages: Iterable[tuple[str, bytes | str]], expiry_s: int = 0) -> None:
-        """The same to several topics with QoS 1; the broker keeps what nobody fetches ``expiry_s`` (0: for ever)."""
+    def publish_all(self, messages: Iterable[tuple[str, bytes | str]], message_expiry_s: int = 0) -> None:
+        """The same to several topics with QoS 1; the broker keeps each for ``message_expiry_s`` (0: no expiry)."""
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        if expiry_s:
-            properties.MessageExpiryInterval = expiry_s
+        if message_expiry_s:
+            properties.MessageExpiryInterval = message_expiry_s
         self._await([self._client.publish(topic, payload, 1, properties=properties) for topic, payload in messages])
 
     def _await(self, sent: Sequence[MQTTMessageInfo]) -> None:

@@ -34,11 +34,11 @@ def batch_of(samples: Sequence[Sample]) -> SampleBatch:
     names = tuple(dict.fromkeys(name for name, _, _ in samples))
     seconds = np.array([second for _, second, _ in samples], np.int64)
     return SampleBatch(
-        streams=names,
-        stream=np.array([names.index(name) for name, _, _ in samples], np.int32),
+        stream_names=names,
+        stream_index=np.array([names.index(name) for name, _, _ in samples], np.int32),
         time_ns=START_NS + seconds * NS_PER_S,
         values=np.array([value for _, _, value in samples], np.float32).reshape(-1, 1),
-        seq=seconds,
+        device_seq=seconds,
     )
 
 

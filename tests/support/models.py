@@ -84,7 +84,7 @@ def make_bundle(
         names = [f"c{i}" for i in reversed(range(targets))]
         forecast = Forecast(targets=names, horizon=horizon, residual=residual, quantiles=list(quantiles))
     manifest = Manifest(
-        format_version=1,
+        format_version=2,
         model_id=f"test-{seed}",
         created="2024-01-01T00:00:00Z",
         versions={},

@@ -38,19 +38,19 @@ def prediction_batches(draw: st.DrawFn, max_rows: int = 12) -> PredictionBatch:
     calibrated = draw(st.booleans())
     return PredictionBatch(
         spec=spec,
-        streams=("p1", "site/2 b", "%s"),
-        stream=rng.integers(0, 3, n).astype(np.int32),
+        stream_names=("p1", "site/2 b", "%s"),
+        stream_index=rng.integers(0, 3, n).astype(np.int32),
         time_ns=rng.integers(-LIMIT_NS + 1, LIMIT_NS, n) // rng.choice([1, 1000, 10**9]) * rng.choice([1, 1000]),
         status=rng.integers(0, len(Status), n).astype(np.uint8),
         reset=rng.integers(0, len(ResetReason), n).astype(np.uint8),
-        steps=rng.integers(1, 10_000, n),
+        steps_since_reset=rng.integers(1, 10_000, n),
         imputed=rng.integers(0, 4, n).astype(np.int32),
-        seq=rng.integers(-2, 2**62, n) if draw(st.booleans()) else None,
+        device_seq=rng.integers(-2, 2**62, n) if draw(st.booleans()) else None,
         forecast=numbers(*table) if targets else None,
         lower=numbers(*table) if targets and calibrated else None,
         upper=numbers(*table) if targets and calibrated else None,
         probabilities=numbers(n, len(labels)) if labels else None,
-        misses=rng.integers(0, 9, n).astype(np.int32) if targets and calibrated else None,
+        consecutive_misses=rng.integers(0, 9, n).astype(np.int32) if targets and calibrated else None,
         alarm=rng.random(n) < 0.5 if draw(st.booleans()) else None,
     )
 

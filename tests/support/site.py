@@ -26,13 +26,13 @@ _CONFIG = """
 [run]
 bundle = "{bundle}"
 state_dir = "{folder}/state"
-commit_s = 0.2
+commit_interval_s = 0.2
 
 [[broker]]
 url = "{url}"
 client_id = "gateway"
 keepalive_s = {keepalive_s}
-longest_pause_s = 0.5
+reconnect_max_delay_s = 0.5
 
 [[source]]
 type = "mqtt"
@@ -43,7 +43,7 @@ max_payload_bytes = 1000
 [source.input]
 time = "ts"
 time_unit = "s"
-seq = "seq"
+device_seq = "seq"
 
 [[sink]]
 type = "mqtt"
@@ -61,7 +61,7 @@ bundle = "{bundle}"
 
 [input]
 time_unit = "s"
-seq = "seq"
+device_seq = "seq"
 
 [[source]]
 type = "replay"
@@ -100,12 +100,14 @@ class Site:
         self.broker.forget()
         self.broker.start()
 
-    def publish(self, records: Records, expiry_s: int = 0) -> None:
+    def publish(self, records: Records, message_expiry_s: int = 0) -> None:
         """Publish all with QoS 1, streams in turn, and wait until the broker has them."""
         turns = zip_longest(*([(stream, row) for row in rows] for stream, rows in records.items()))
         in_turn = [one for turn in turns for one in turn if one is not None]
         with self.broker.client("device") as device:
-            device.publish_all([(f"sensors/{stream}/data", json.dumps(row)) for stream, row in in_turn], expiry_s)
+            device.publish_all(
+                [(f"sensors/{stream}/data", json.dumps(row)) for stream, row in in_turn], message_expiry_s
+            )
 
     def daemon(self, url: str = "", keepalive_s: int = 30) -> Running:
         """A daemon, to be started."""

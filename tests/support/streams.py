@@ -46,8 +46,8 @@ def batch(
     if values is None:
         values = [[i + c for c in range(CHANNELS)] for i in range(len(stream))]
     return SampleBatch(
-        streams=names,
-        stream=np.array([names.index(name) for name in stream], np.int32),
+        stream_names=names,
+        stream_index=np.array([names.index(name) for name in stream], np.int32),
         time_ns=np.array([START_NS + round(t * NS_PER_S) for t in time_s], np.int64),
         values=np.array(values, np.float32).reshape(len(stream), -1),
         **columns,  # type: ignore[arg-type]
@@ -71,12 +71,12 @@ def hostile_batches(draw: st.DrawFn, max_rows: int = 120) -> SampleBatch:
     values[rng.random((n, CHANNELS)) < 0.02] = np.inf
     values[rng.random((n, CHANNELS)) < 0.01] = 3e38
     return SampleBatch(
-        streams=tuple(f"s{i}" for i in range(streams)),
-        stream=stream,
+        stream_names=tuple(f"s{i}" for i in range(streams)),
+        stream_index=stream,
         time_ns=START_NS + time * NS_PER_S + rng.integers(-(10**8), 10**8, n),
         values=values,
         reset=rng.random(n) < 0.03 if draw(st.booleans()) else None,
-        sequence=np.cumsum(rng.random(n) < 0.05).astype(np.int64) if draw(st.booleans()) else None,
+        episode=np.cumsum(rng.random(n) < 0.05).astype(np.int64) if draw(st.booleans()) else None,
         label=rng.integers(-1, 2, n).astype(np.int32),
         labels=("a", "b"),
     )
@@ -86,13 +86,13 @@ def rows_of(outputs: Sequence[PredictionBatch]) -> list[tuple[object, ...]]:
     """Every output as a tuple of plain bytes and numbers, for comparison bit by bit."""
     return [
         (
-            out.streams[out.stream[i]],
+            out.stream_names[out.stream_index[i]],
             int(out.time_ns[i]),
             int(out.status[i]),
             int(out.reset[i]),
-            int(out.steps[i]),
+            int(out.steps_since_reset[i]),
             int(out.imputed[i]),
-            None if out.misses is None else int(out.misses[i]),
+            None if out.consecutive_misses is None else int(out.consecutive_misses[i]),
             *(None if a is None else a[i].tobytes() for a in (out.forecast, out.lower, out.upper, out.probabilities)),
         )
         for out in outputs

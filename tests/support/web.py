@@ -137,12 +137,12 @@ def outputs(streams: list[str], first: int = 0, horizon: int = 1) -> PredictionB
     names, n = tuple(dict.fromkeys(streams)), len(streams)
     return PredictionBatch(
         spec=OutputSpec("0123456789ab", targets=("x",), horizon=horizon),
-        streams=names,
-        stream=np.array([names.index(name) for name in streams], np.int32),
+        stream_names=names,
+        stream_index=np.array([names.index(name) for name in streams], np.int32),
         time_ns=np.arange(n, dtype=np.int64) * 10**9,
         status=np.zeros(n, np.uint8),
         reset=np.zeros(n, np.uint8),
-        steps=np.arange(first, first + n, dtype=np.int64),
+        steps_since_reset=np.arange(first, first + n, dtype=np.int64),
         imputed=np.zeros(n, np.int32),
         forecast=np.ones((n, 1, horizon), np.float32),
     )

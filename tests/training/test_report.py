@@ -282,7 +282,9 @@ def test_hostile_names_are_text() -> None:
 
 def named(out: PredictionBatch, streams: tuple[str, ...]) -> PredictionBatch:
     """Return the outputs under other names of streams."""
-    return PredictionBatch(out.spec, streams, out.stream, out.time_ns, out.status, out.reset, out.steps, out.imputed)
+    return PredictionBatch(
+        out.spec, streams, out.stream_index, out.time_ns, out.status, out.reset, out.steps_since_reset, out.imputed
+    )
 
 
 def test_numbers_that_are_none_are_dashes() -> None:

@@ -22,7 +22,7 @@ def test_a_split_by_time_cuts_each_stream_at_its_own_share() -> None:
     parts = split(samples, SplitConfig(validation=0.2, test=0.2))
     assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [90, 30, 30]
     for stream in (0, 1):
-        ends = [part.time_ns[part.stream == stream] for part in (parts.train, parts.validation, parts.test)]
+        ends = [part.time_ns[part.stream_index == stream] for part in (parts.train, parts.validation, parts.test)]
         assert ends[0].max() < ends[1].min() <= ends[1].max() < ends[2].min()
 
 
@@ -39,9 +39,9 @@ def test_a_split_by_stream_goes_by_name() -> None:
     """Patterns choose whole streams; all others train."""
     samples = batch(["p1", "p2", "q1", "q2"] * 3, [t for t in range(3) for _ in range(4)])
     parts = split(samples, SplitConfig(by="stream", validation_streams=["p2"], test_streams=["q*"]))
-    assert [sorted({part.streams[i] for i in part.stream}) for part in (parts.train, parts.validation, parts.test)] == [
-        ["p1"], ["p2"], ["q1", "q2"],
-    ]  # fmt: skip
+    each = (parts.train, parts.validation, parts.test)
+    names = [sorted({part.stream_names[i] for i in part.stream_index}) for part in each]
+    assert names == [["p1"], ["p2"], ["q1", "q2"]]
 
 
 def test_an_empty_part_is_told() -> None:

@@ -42,7 +42,7 @@ __all__ = ["Coded", "Column", "Fields", "Mistyped", "assemble", "stream_id"]
 _AHEAD_NS = 86_400 * NS_PER_S
 # 2000-01-01: a device that says less has no clock yet.  By an arrival before it nobody is judged: then we have none.
 _EARLIEST_NS = 946_684_800 * NS_PER_S
-_INPUT_KEYS = ("delimiter", "time", "time_unit", "stream", "label", "reset", "sequence", "seq")
+_INPUT_KEYS = ("delimiter", "time", "time_unit", "stream", "label", "reset", "episode", "device_seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +113,15 @@ class Fields:
     def named(self) -> tuple[str, ...]:
         """All fields that are read where they are present."""
         wanted = self.input
-        optional = (wanted.label, wanted.reset, wanted.sequence, wanted.seq)
+        optional = (wanted.label, wanted.reset, wanted.episode, wanted.device_seq)
         return self.required + tuple(name for name in optional if name)
 
     @property
     def names_only(self) -> frozenset[str]:
         """Fields that are read as names and as nothing else: of stream, label and sequence."""
         wanted = self.input
-        return frozenset((wanted.stream, wanted.label, wanted.sequence)) - {
-            "", wanted.time, wanted.reset, wanted.seq, *self.columns,
+        return frozenset((wanted.stream, wanted.label, wanted.episode)) - {
+            "", wanted.time, wanted.reset, wanted.device_seq, *self.columns,
         }  # fmt: skip
 
     def index_of(self, channel: str) -> int:
@@ -221,15 +221,15 @@ def assemble(
         streams, stream = _streams_of_keys(key, arrival != 0, rows)
     labels, label = read_labels(cells(wanted.label)) if wanted.label else ((), None)
     batch = SampleBatch(
-        streams=streams,
-        stream=stream,
+        stream_names=streams,
+        stream_index=stream,
         time_ns=time_ns,
         values=values,
-        seq=read_integers(cells(wanted.seq), rows) if wanted.seq else None,
+        device_seq=read_integers(cells(wanted.device_seq), rows) if wanted.device_seq else None,
         label=label,
         labels=labels,
         reset=read_flags(cells(wanted.reset), rows) if wanted.reset else None,
-        sequence=read_sequences(cells(wanted.sequence)) if wanted.sequence else None,
+        episode=read_sequences(cells(wanted.episode)) if wanted.episode else None,
         arrival_ns=arrival if live else None,
         rejected=rows.rejected,
     )

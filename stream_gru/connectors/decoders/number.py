@@ -30,7 +30,7 @@ class NumberDecoder:
     """
 
     def __init__(self, fields: Fields) -> None:
-        bare = replace_keys(fields.input, time="", stream="", label="", reset="", sequence="", seq="")
+        bare = replace_keys(fields.input, time="", stream="", label="", reset="", episode="", device_seq="")
         self._fields = replace(fields, input=bare)
         self._shape = Shape(self._fields)
         alone = fields.names if len(fields.names) == 1 else fields.columns if len(fields.columns) == 1 else ()

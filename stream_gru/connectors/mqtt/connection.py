@@ -208,7 +208,7 @@ class Connection:
 
     def _run(self) -> None:
         """The life of the thread."""
-        backoff = Backoff(self._broker.longest_pause_s)
+        backoff = Backoff(self._broker.reconnect_max_delay_s)
         while not self._stopping.is_set() and not self.taken_over:
             self._reason, self._since, self._cut = "", 0.0, False
             try:

@@ -39,11 +39,11 @@ class CsvEncoder:
                 classes = [text, *_cells(batch.probabilities[i])]
             if batch.alarm is not None:
                 classes.append("true" if batch.alarm[i] else "false")
-            steps = int(batch.steps[i])
+            steps = int(batch.steps_since_reset[i])
             reset = ResetReason(int(batch.reset[i]))
             status = status_text(Status(int(batch.status[i])), steps, spec.warm_up)
             tail = [status, "" if reset is ResetReason.NONE else reset.text, steps, spec.model_id]
-            rows.append([batch.streams[batch.stream[i]], times[i], *_cells(numbers[i]), *classes, *tail])
+            rows.append([batch.stream_names[batch.stream_index[i]], times[i], *_cells(numbers[i]), *classes, *tail])
         return _lines(rows)
 
 

@@ -31,7 +31,7 @@ class JsonEncoder:
         """Return all rows, each ending in a line end."""
         if not len(batch):
             return b""
-        heads = (batch.seq, batch.forecast, batch.upper, batch.probabilities, batch.alarm)
+        heads = (batch.device_seq, batch.forecast, batch.upper, batch.probabilities, batch.alarm)
         template = _template(batch.spec, *(head is not None for head in heads))
         return b"".join([template % row for row in zip(*_columns(batch), strict=True)])
 
@@ -39,13 +39,13 @@ class JsonEncoder:
 def _columns(batch: PredictionBatch) -> list[Iterable[bytes]]:
     """What goes into the places of the template, column by column."""
     spec = batch.spec
-    names = [orjson.dumps(name) for name in batch.streams]
-    stream = batch.stream.tolist()
+    names = [orjson.dumps(name) for name in batch.stream_names]
+    stream = batch.stream_index.tolist()
     times = [text.encode() for text in format_iso(batch.time_ns)]
     begins = [name[:-1] + b"/" for name in names]
     columns: list[Iterable[bytes]] = [[begins[i] for i in stream], times, [names[i] for i in stream], times]
-    if batch.seq is not None:
-        columns.append([b"null" if n < 0 else b"%d" % n for n in batch.seq.tolist()])
+    if batch.device_seq is not None:
+        columns.append([b"null" if n < 0 else b"%d" % n for n in batch.device_seq.tolist()])
     if batch.forecast is not None:
         columns.extend(_rows_of_numbers(batch.forecast[:, d]) for d in range(len(spec.targets)))
     if batch.lower is not None and batch.upper is not None:
@@ -56,7 +56,7 @@ def _columns(batch: PredictionBatch) -> list[Iterable[bytes]]:
         columns.extend(_numbers(batch.probabilities[:, i]) for i in range(len(spec.labels)))
     if batch.alarm is not None:
         columns.append([b"true" if alarm else b"false" for alarm in batch.alarm.tolist()])
-    return [*columns, statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps.tolist()]]
+    return [*columns, statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps_since_reset.tolist()]]
 
 
 @lru_cache(maxsize=64)
@@ -108,7 +108,7 @@ def _classes(batch: PredictionBatch, probabilities: F32) -> list[bytes]:
     if not spec.exclusive:
         return [orjson.dumps(label_of(spec, row)) for row in probabilities]
     names = [orjson.dumps(label) for label in spec.labels] + [b"null"]
-    return [names[i] for i in batch.best_class.tolist()]
+    return [names[i] for i in batch.predicted_class.tolist()]
 
 
 def _resets(batch: PredictionBatch) -> list[bytes]:

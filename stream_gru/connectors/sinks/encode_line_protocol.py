@@ -49,9 +49,9 @@ class LineEncoder:
         model = batch.spec.model_id.translate(_NAME).encode()
         heads = [
             b"%b,stream=%b,model=%b " % (self._measurement, name.translate(_NAME).encode(), model)
-            for name in batch.streams
+            for name in batch.stream_names
         ]
-        columns = zip(batch.stream.tolist(), _numbers(batch), _words(batch), batch.time_ns.tolist(), strict=True)
+        columns = zip(batch.stream_index.tolist(), _numbers(batch), _words(batch), batch.time_ns.tolist(), strict=True)
         return [b"%b%b%b %d\n" % (heads[stream], numbers, words, time) for stream, numbers, words, time in columns]
 
 
@@ -95,7 +95,7 @@ def _words(batch: PredictionBatch) -> list[bytes]:
         alarms = [b"alarm=true," if alarm else b"alarm=false," for alarm in batch.alarm.tolist()]
     tails = [
         b'status="%b",steps=%di' % (status, steps)
-        for status, steps in zip(statuses(batch), batch.steps.tolist(), strict=True)
+        for status, steps in zip(statuses(batch), batch.steps_since_reset.tolist(), strict=True)
     ]
     return [b"".join(row) for row in zip(classes, alarms, tails, strict=True)]
 
@@ -108,7 +108,7 @@ def _class_fields(batch: PredictionBatch) -> list[bytes]:
         labels = [label_of(spec, row) for row in probabilities]
         return [b"" if label is None else _class_field("|".join(label)) for label in labels]
     fields = [*map(_class_field, spec.labels), b""]
-    return [fields[i] for i in batch.best_class.tolist()]
+    return [fields[i] for i in batch.predicted_class.tolist()]
 
 
 def _class_field(text: str) -> bytes:

@@ -145,7 +145,7 @@ class InfluxSink:
         self._config, self._clock, self._first_pause_s = config, clock, pause_s
         self._gather_s, self._next_s = gather_s, float("-inf")
         self._encoder = LineEncoder(config.measurement)
-        self._outbox = Outbox(config.queue_rows, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
+        self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
         self._changed = self._outbox.changed
         self._sent: list[Outgoing] = []  # rows of the request under way
         self._closing = False
@@ -244,7 +244,7 @@ class InfluxSink:
     def _next_rows(self) -> bool:
         """Take the rows of the next request, once they are enough or due; False when closed and empty."""
         # Half of a small queue at most, so that there is something to give up while a request hangs.
-        most = min(_MOST_ROWS, max(1, self._config.queue_rows // 2))
+        most = min(_MOST_ROWS, max(1, self._config.queue_size // 2))
         with self._changed:
             while not self._closing:
                 left_s, sendable = self._next_s - self._clock(), self._outbox.sendable

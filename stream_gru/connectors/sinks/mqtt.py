@@ -74,7 +74,7 @@ class MqttSink:
         self._config, self._broker, self._name = config, broker, name
         self._manifest, self._clock = manifest, clock
         self._encoder = JsonEncoder()
-        self._outbox = Outbox(config.queue_messages, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
+        self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
         self._notices = Notices(self._outbox.changed)
         self._under_way: dict[int, Outgoing] = {}  # by packet identifier
         self._streams = Presence()
@@ -129,13 +129,13 @@ class MqttSink:
         self._require_open()
         if not len(batch):
             return
-        topics = [fill_stream(self._config.topic, stream) for stream in batch.streams]
+        topics = [fill_stream(self._config.topic, stream) for stream in batch.stream_names]
         lines = self._encoder.encode(batch).splitlines()
-        columns = zip(batch.stream.tolist(), format_iso(batch.time_ns), lines, strict=True)
-        rows = [Outgoing(topics[index], line, f"{batch.streams[index]}/{when}") for index, when, line in columns]
-        for index in dict.fromkeys(batch.stream.tolist()):
-            if not self._streams.get(batch.streams[index]):
-                self.stream_status(batch.streams[index], True)
+        columns = zip(batch.stream_index.tolist(), format_iso(batch.time_ns), lines, strict=True)
+        rows = [Outgoing(topics[index], line, f"{batch.stream_names[index]}/{when}") for index, when, line in columns]
+        for index in dict.fromkeys(batch.stream_index.tolist()):
+            if not self._streams.get(batch.stream_names[index]):
+                self.stream_status(batch.stream_names[index], True)
         self._outbox.put(rows)
         self._connection.wake()
 
@@ -333,8 +333,8 @@ class MqttSink:
         properties.PayloadFormatIndicator = 1
         properties.ContentType = "application/json"
         properties.UserProperty = ("id", item.key)
-        if self._config.expiry_s:
-            properties.MessageExpiryInterval = self._config.expiry_s
+        if self._config.message_expiry_s:
+            properties.MessageExpiryInterval = self._config.message_expiry_s
         return properties
 
     def _on_published(self, mid: int, refusal: str) -> None:

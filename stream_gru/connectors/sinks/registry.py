@@ -59,7 +59,7 @@ def _bare_sink(
             append=True,
             rotate_bytes=config.rotate_bytes,
             rotate_s=config.rotate_s,
-            keep=config.keep,
+            keep=config.max_files,
         )
     if isinstance(config, InfluxSinkConfig):
         from stream_gru.connectors.sinks.influx import InfluxSink

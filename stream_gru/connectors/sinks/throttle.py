@@ -137,8 +137,8 @@ class Throttled:
         always = ((batch.reset != ResetReason.NONE) & (batch.reset != ResetReason.WINDOW)).tolist()
         last: dict[str, int | _State] = {}
         passing = []
-        for row, (index, key, passes) in enumerate(zip(batch.stream.tolist(), keys, always, strict=True)):
-            stream = batch.streams[index]
+        for row, (index, key, passes) in enumerate(zip(batch.stream_index.tolist(), keys, always, strict=True)):
+            stream = batch.stream_names[index]
             if passes or last.get(stream, self._last.get(stream)) != key:
                 passing.append(row)
                 last[stream] = key
@@ -147,7 +147,7 @@ class Throttled:
 
 def _states(batch: PredictionBatch) -> list[_State]:
     """What makes an output another one: class (or set of classes), alarm, trust."""
-    trusted = batch.trusted.tolist()
+    trusted = batch.scorable.tolist()
     alarm = [None] * len(batch) if batch.alarm is None else batch.alarm.tolist()
     return list(zip(_classes(batch), alarm, trusted, strict=True))
 
@@ -155,7 +155,7 @@ def _states(batch: PredictionBatch) -> list[_State]:
 def _classes(batch: PredictionBatch) -> Sequence[int | bytes | None]:
     if batch.probabilities is None:
         return [None] * len(batch)
-    best = batch.best_class.tolist()
+    best = batch.predicted_class.tolist()
     if batch.spec.exclusive:
         return best
     likely = np.packbits(batch.probabilities >= 0.5, axis=1)

@@ -57,7 +57,7 @@ class MqttSource:
     ) -> None:
         self._config, self._broker, self._name, self._wall_ns, self._clock = config, broker, name, wall_ns, clock
         self._patterns = topic_patterns(config.topics, config.stream_id)
-        self._queue = MessageQueue(config.queue_messages, config.queue_bytes, bell)
+        self._queue = MessageQueue(config.queue_size, config.queue_bytes, bell)
         self._ledger = Ledger()
         self._packets: Mapping[int, bytes] = {}
         self._opened = self._closing = False
@@ -233,7 +233,7 @@ class MqttSource:
 
         if topic is None:
             return refused(DropReason.ENCODING, "expected UTF-8, got other bytes")
-        if message.retain and not self._config.retained:
+        if message.retain and not self._config.accept_retained:
             return refused(DropReason.RETAINED, "left out an old, retained message")
         payload = bytes(message.payload)
         if len(payload) > self._config.max_payload_bytes:

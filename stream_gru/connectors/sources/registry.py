@@ -51,7 +51,7 @@ def build_source(
     if isinstance(config, SerialSourceConfig):
         from stream_gru.connectors.sources.serial import SerialSource
 
-        return _queued(SerialSource(config, name=name), config, name, bell, config.longest_pause_s)
+        return _queued(SerialSource(config, name=name), config, name, bell, config.reconnect_max_delay_s)
     source: Source
     if isinstance(config, StdinSourceConfig):
         source = StdinSource(header=config.format == "csv" and not config.input.fields, name=name)
@@ -61,7 +61,11 @@ def build_source(
 
 
 def _queued(
-    source: Source, config: SourceConfig, name: str, bell: Callable[[], None] | None, longest_pause_s: float | None
+    source: Source,
+    config: SourceConfig,
+    name: str,
+    bell: Callable[[], None] | None,
+    reconnect_max_delay_s: float | None,
 ) -> Source:
     """A thread and a queue for a source; without a longest pause it is not tried again."""
     from stream_gru.connectors.sources.threaded import Queued
@@ -69,10 +73,10 @@ def _queued(
     return Queued(
         source,
         name=name,
-        queue_messages=config.queue_messages,
+        queue_size=config.queue_size,
         queue_bytes=config.queue_bytes,
-        longest_pause_s=longest_pause_s or 0.0,
-        retry=longest_pause_s is not None,
+        reconnect_max_delay_s=reconnect_max_delay_s or 0.0,
+        retry=reconnect_max_delay_s is not None,
         bell=bell,
     )
 

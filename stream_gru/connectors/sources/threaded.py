@@ -24,8 +24,8 @@ _CLOSE_S = 5.0
 class Queued:
     """Drives ``source`` in a thread, into a bounded queue; a full queue makes the thread wait.
 
-    A source that is not available is tried again after a pause that doubles up to ``longest_pause_s``, is a little
-    random, and is short again once messages come.  Without ``retry`` `poll` raises SourceUnavailable instead.  ``bell``
+    A source that is not available is tried again after a delay that doubles up to ``reconnect_max_delay_s``, with
+    jitter, and is reset once messages arrive.  Without ``retry`` `poll` raises SourceUnavailable instead.  ``bell``
     is rung when a message or the end is there.  ``wait(s)`` sleeps and returns True when somebody closed the source.
     """
 
@@ -34,16 +34,16 @@ class Queued:
         source: Source,
         *,
         name: str,
-        queue_messages: int,
+        queue_size: int,
         queue_bytes: int,
-        longest_pause_s: float,
+        reconnect_max_delay_s: float,
         bell: Callable[[], None] | None = None,
         wait: Callable[[float], bool] | None = None,
         retry: bool = True,
     ) -> None:
-        self._source, self._name, self._longest_pause_s = source, name, longest_pause_s
+        self._source, self._name, self._max_delay_s = source, name, reconnect_max_delay_s
         self._bell, self._wait, self._retry = bell or _silence, wait, retry
-        self._bounds = queue_messages, queue_bytes
+        self._bounds = queue_size, queue_bytes
         self._queue = MessageQueue(*self._bounds, self._bell)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -159,7 +159,7 @@ class Queued:
 
     def _sleep(self) -> bool:
         """Pause before the next try; True when closed meanwhile."""
-        self._pause_s = min(self._longest_pause_s, self._pause_s * 2 or _FIRST_PAUSE_S)
+        self._pause_s = min(self._max_delay_s, self._pause_s * 2 or _FIRST_PAUSE_S)
         wait = self._wait or self._stopping.wait
         return wait(self._pause_s * random.uniform(0.5, 1.0)) or self._stopping.is_set()  # noqa: S311 - no secret
 

@@ -29,7 +29,7 @@ WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("GRU, windows of 28, unrolled", {"model": {"layer": [{"units": 128, "unroll": True}]}}),
     ("GRU, stateful, reset before each image", {"training": {**_CARRIED, "steps": 28}}),
     ("GRU, stateful, gradients cut every 14 rows", {"training": {**_CARRIED, "steps": 14}}),
-    ("GRU, stateful, never reset", {"training": {**_CARRIED, "steps": 28}, "input": {"sequence": ""}}),
+    ("GRU, stateful, never reset", {"training": {**_CARRIED, "steps": 28}, "input": {"episode": ""}}),
     ("SimpleRNN, windows of 28", {"model": {"layer": [{"cell": "simple_rnn", "units": 128}]}}),
     ("LSTM, windows of 28", {"model": {"layer": [{"cell": "lstm", "units": 128}]}}),
 )

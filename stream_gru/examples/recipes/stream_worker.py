@@ -26,7 +26,7 @@ def stream(bundle: Path, recording: Path) -> Answers:
     """All outputs of a recording, in the order of its rows; the time is that of `Pipeline.process` alone."""
     model = load_bundle(bundle)
     batch = read_files([str(recording)], Fields.of(model.manifest.input, model.manifest.channels))
-    pipeline = Pipeline(model, "litert", max_streams=len(batch.streams))
+    pipeline = Pipeline(model, "litert", max_streams=len(batch.stream_names))
     outputs, trusted, seconds = [], [], 0.0
     for first in range(0, len(batch), BATCH_ROWS):
         part = batch.take(slice(first, first + BATCH_ROWS))
@@ -36,7 +36,7 @@ def stream(bundle: Path, recording: Path) -> Answers:
         if len(out) != len(part):
             raise ValueError(f"{recording}: expected every row to be applied, dropped {dict(out.dropped)}")
         outputs.append(_columns(out))
-        trusted.append(out.trusted)
+        trusted.append(out.scorable)
     return Answers(np.concatenate(outputs), np.concatenate(trusted), seconds, peak_memory())
 
 

@@ -75,9 +75,9 @@ def _ask_reset(table: StateTable, slot: int, reason: int) -> None:
 
 def _row_slots(batch: SampleBatch, table: StateTable, limit: int) -> I64:
     """Slot of each row; a stream that is only in the name table but has no row takes no slot."""
-    if len(batch.streams) == 1 and len(batch):
-        return np.full(len(batch), table.slots_for(batch.streams, limit)[0])
-    used = np.bincount(batch.stream, minlength=len(batch.streams)) > 0
-    by_name = np.full(len(batch.streams), -1, np.int64)
-    by_name[used] = table.slots_for([name for name, use in zip(batch.streams, used, strict=True) if use], limit)
-    return by_name[batch.stream]
+    if len(batch.stream_names) == 1 and len(batch):
+        return np.full(len(batch), table.slots_for(batch.stream_names, limit)[0])
+    used = np.bincount(batch.stream_index, minlength=len(batch.stream_names)) > 0
+    by_name = np.full(len(batch.stream_names), -1, np.int64)
+    by_name[used] = table.slots_for([name for name, use in zip(batch.stream_names, used, strict=True) if use], limit)
+    return by_name[batch.stream_index]

@@ -38,9 +38,9 @@ def _pieces(rows: Rows, groups: Groups, time: I64, table: StateTable) -> tuple[G
     so the key before a row is that of the row before it, kept or not.
     """
     known = table["newest_ns"][groups.slot]
-    if rows.batch.sequence is None:
+    if rows.batch.episode is None:
         return groups, known
-    key = rows.batch.sequence[rows.row]
+    key = rows.batch.episode[rows.row]
     boundary = key != groups.previous(key, table["sequence"][groups.slot])
     table["sequence"][groups.slot] = key[groups.last]
     rows.reset[boundary] = ResetReason.BOUNDARY

@@ -79,8 +79,8 @@ class Crowd:
         """
         if not self.evicts:
             return batch
-        refused = {name for name in batch.streams if name not in self._residents and not self._return(name)}
-        self._residents.heard(name for name in batch.streams if name not in refused)
+        refused = {name for name in batch.stream_names if name not in self._residents and not self._return(name)}
+        self._residents.heard(name for name in batch.stream_names if name not in refused)
         return _without(batch, refused) if refused else batch
 
     def _require_room(self, name: str) -> bool:
@@ -184,7 +184,7 @@ class Crowd:
 
 def _without(batch: SampleBatch, refused: Collection[str]) -> SampleBatch:
     """The batch without rows of these streams, which count as beyond the limit."""
-    out: Mask = np.array([name in refused for name in batch.streams], np.bool_)[batch.stream]
+    out: Mask = np.array([name in refused for name in batch.stream_names], np.bool_)[batch.stream_index]
     rows = int(np.count_nonzero(out))
     rejected = {**batch.rejected, DropReason.STREAM_LIMIT: batch.rejected.get(DropReason.STREAM_LIMIT, 0) + rows}
     return replace(batch.take(~out), rejected=rejected)

@@ -95,7 +95,7 @@ class Returning:
         if self.refuse_other_model and any(model != mine for model in theirs):
             raise IncompatibleStateError(
                 f"the stored states are of model {next(model for model in theirs if model != mine)}, the bundle is "
-                f'{mine}; give back that bundle, or set run.when_model_changes = "reset"'
+                f'{mine}; give back that bundle, or set run.on_model_change = "reset"'
             )
 
     def _models(self, forms: Iterable[str]) -> list[str]:

@@ -199,7 +199,7 @@ class Gate:
         """
         if self._paused == _NOBODY:
             return batch
-        held = np.array([stream in self for stream in batch.streams], np.bool_)[batch.stream]
+        held = np.array([stream in self for stream in batch.stream_names], np.bool_)[batch.stream_index]
         rows = int(np.count_nonzero(held))
         if not rows:
             return batch

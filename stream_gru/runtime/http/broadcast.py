@@ -134,8 +134,8 @@ class Feed:
         if stream is None:
             chosen: I64 = np.arange(max(0, len(batch) - QUEUE_ROWS), len(batch))
             skipped = len(batch) - len(chosen)
-        elif stream in batch.streams:
-            found = np.flatnonzero(batch.stream == batch.streams.index(stream))
+        elif stream in batch.stream_names:
+            found = np.flatnonzero(batch.stream_index == batch.stream_names.index(stream))
             chosen, skipped = found[-QUEUE_ROWS:], max(0, len(found) - QUEUE_ROWS)
         else:
             return [], 0

@@ -141,19 +141,19 @@ class Assembler:
         channels, values = np.nonzero(present)[1].tolist(), batch.values[present].tolist()
         ends = np.cumsum(np.count_nonzero(present, axis=1)).tolist()
         columns = zip(
-            batch.stream.tolist(),
+            batch.stream_index.tolist(),
             batch.time_ns.tolist(),
             (-(-batch.time_ns // self._period_ns) * self._period_ns).tolist(),
             [0, *ends],
             ends,
-            repeat(-1) if batch.sequence is None else batch.sequence.tolist(),
+            repeat(-1) if batch.episode is None else batch.episode.tolist(),
             repeat(False) if batch.reset is None else batch.reset.tolist(),
             strict=False,
         )
-        says_more = batch.seq is not None or batch.label is not None or batch.arrival_ns is not None
+        says_more = batch.device_seq is not None or batch.label is not None or batch.arrival_ns is not None
         taken = 0
         for row, (index, time, tick, begin, end, sequence, reset) in enumerate(columns):
-            name = batch.streams[index]
+            name = batch.stream_names[index]
             stream = self._stream_at(name, time, sequence, rows)
             if stream is None:
                 rows.drop(DropReason.STREAM_LIMIT)
@@ -279,15 +279,15 @@ class Assembler:
         sequence = np.array(rows.sequence, np.int64)
         arrival = np.array([tick.arrival_ns for tick in ticks], np.int64)
         return SampleBatch(
-            streams=streams,
-            stream=np.array(stream, np.int32),
+            stream_names=streams,
+            stream_index=np.array(stream, np.int32),
             time_ns=np.array([tick.time_ns for tick in ticks], np.int64),
             values=np.array([tick.values for tick in ticks], np.float32),
-            seq=seq if (seq >= 0).any() else None,
+            device_seq=seq if (seq >= 0).any() else None,
             label=np.array(label, np.int32) if labels else None,
             labels=labels,
             reset=resets if resets.any() else None,
-            sequence=sequence if (sequence >= 0).any() else None,
+            episode=sequence if (sequence >= 0).any() else None,
             arrival_ns=arrival if arrival.any() else None,
             rejected=rows.dropped,
         )
@@ -295,8 +295,8 @@ class Assembler:
 
 def _describe(tick: Tick, batch: SampleBatch, row: int) -> None:
     """What a record says besides values: the last one that says it counts."""
-    if batch.seq is not None and batch.seq[row] >= 0:
-        tick.seq = int(batch.seq[row])
+    if batch.device_seq is not None and batch.device_seq[row] >= 0:
+        tick.seq = int(batch.device_seq[row])
     if batch.label is not None and batch.label[row] >= 0:
         tick.label = batch.labels[batch.label[row]]
     if batch.arrival_ns is not None:

@@ -60,10 +60,10 @@ class DeviceClock:
             rejected[DropReason.TIMESTAMP] = rejected.get(DropReason.TIMESTAMP, 0) + lost
             batch, arrival = replace(batch.take(usable), rejected=rejected), arrival[usable]
         time_ns = np.empty_like(batch.time_ns)
-        codes, first = np.unique(batch.stream, return_index=True)
+        codes, first = np.unique(batch.stream_index, return_index=True)
         for code in codes[np.argsort(first)].tolist():  # in the order of arrival: it decides who is remembered
-            rows = np.flatnonzero(batch.stream == code)
-            time_ns[rows] = self._events(batch.streams[code], batch.time_ns[rows], arrival[rows])
+            rows = np.flatnonzero(batch.stream_index == code)
+            time_ns[rows] = self._events(batch.stream_names[code], batch.time_ns[rows], arrival[rows])
         return replace(batch, time_ns=time_ns)
 
     def _events(self, stream: str, device: I64, arrival: I64) -> I64:

@@ -39,7 +39,7 @@ class RateLimit:
             return batch
         if self._takes_all(batch, arrival):
             return batch
-        streams = [batch.streams[code] for code in batch.stream.tolist()]
+        streams = [batch.stream_names[code] for code in batch.stream_index.tolist()]
         keep = np.array([self._takes(*row) for row in zip(streams, arrival.tolist(), strict=True)], np.bool_)
         lost = len(batch) - int(keep.sum())
         if not lost:
@@ -56,10 +56,10 @@ class RateLimit:
             return False
         after: dict[str, int] = {}
         if self._each is not None:
-            codes, last = np.unique(batch.stream[::-1], return_index=True)
+            codes, last = np.unique(batch.stream_index[::-1], return_index=True)
             for code in codes[np.argsort(-last)].tolist():  # the one heard of last is the last one to be forgotten
-                name = batch.streams[code]
-                mine = arrival if len(codes) == 1 else arrival[batch.stream == code]
+                name = batch.stream_names[code]
+                mine = arrival if len(codes) == 1 else arrival[batch.stream_index == code]
                 full_ns = self._each.after(mine, self._full_ns.get(name, 0))
                 if full_ns is None:
                     return False

@@ -33,13 +33,13 @@ class SequenceWatch:
 
     def observe(self, batch: SampleBatch) -> int:
         """Return how many samples are missing before those of ``batch``."""
-        if batch.seq is None or not len(batch):
+        if batch.device_seq is None or not len(batch):
             return 0
-        counted = batch.seq >= 0
-        codes, first = np.unique(batch.stream[counted], return_index=True)
+        counted = batch.device_seq >= 0
+        codes, first = np.unique(batch.stream_index[counted], return_index=True)
         missing = 0
         for code in codes[np.argsort(first)].tolist():  # in the order of arrival: it decides who is watched
-            missing += self._missing(batch.streams[code], batch.seq[counted & (batch.stream == code)])
+            missing += self._missing(batch.stream_names[code], batch.device_seq[counted & (batch.stream_index == code)])
         return missing
 
     def _missing(self, stream: str, seq: I64) -> int:

@@ -49,19 +49,25 @@ class Streamed:
 
 
 def stream_through(
-    bundle: Bundle, batch: SampleBatch, engine: str | Engine, *, level: float = 0.9, adapt_rate: float = 0.5
+    bundle: Bundle, batch: SampleBatch, engine: str | Engine, *, level: float = 0.9, interval_adapt_rate: float = 0.5
 ) -> Streamed:
     """Process a whole recording from a fresh state."""
-    pipeline = Pipeline(bundle, engine, level=level, adapt_rate=adapt_rate, max_streams=len(batch.streams))
+    pipeline = Pipeline(
+        bundle,
+        engine,
+        interval_level=level,
+        interval_adapt_rate=interval_adapt_rate,
+        max_streams=len(batch.stream_names),
+    )
     out = pipeline.process(batch)
     manifest = bundle.manifest
     spec = conditioning_spec(manifest)
-    steps = condition(batch, StateTable(conditioning_columns(batch.values.shape[1])), spec, len(batch.streams))
+    steps = condition(batch, StateTable(conditioning_columns(batch.values.shape[1])), spec, len(batch.stream_names))
     real = np.flatnonzero(steps.row >= 0)
     order = real[np.argsort(steps.row[real], kind="stable")]
     stretch = stretches_of_time(steps)
     nothing = np.full((len(steps), len(out.spec.targets), out.spec.horizon), np.nan)
-    trusted = out.trusted
+    trusted = out.scorable
     by_step = [_by_step(part, nothing, order, trusted) for part in (out.forecast, out.lower, out.upper)]
     truth = forecast_truth(steps, manifest.target_index, out.spec.horizon, stretch)
     return Streamed(steps, out, by_step[0], by_step[1], by_step[2], truth, stretch)
@@ -101,17 +107,17 @@ def evaluate(
     classes = None
     if out.probabilities is not None and out.label is not None:
         # As with forecasts, outputs that say themselves that they are not to be trusted yet are no answers.
-        truth = np.where(out.trusted, out.label, -1).astype(np.int64)
+        truth = np.where(out.scorable, out.label, -1).astype(np.int64)
         classes = class_scores(
             list(out.spec.labels),
             truth,
             out.probabilities.astype(np.float64),
-            list(out.streams),
-            out.stream.astype(np.int64),
+            list(out.stream_names),
+            out.stream_index.astype(np.int64),
             baselines.majority,
         )
     scores = Scores(
-        streams=len(np.unique(out.stream)),
+        streams=len(np.unique(out.stream_index)),
         applied=len(out),
         dropped={reason.text: n for reason, n in out.dropped.items()},
         resets={reason.text: n for reason, n in out.resets.items()},
