@@ -1,7 +1,7 @@
 """Checks of run.state_dir: the disk, the process that holds the store, its content, and the time of a sync.
 
-These checks change nothing.  They do not open the store as the daemon does, which takes the lock and moves a damaged file
-aside.  They read it only while no process holds it and after a clean shutdown, when it has no write-ahead log.
+These checks change nothing.  They do not open the store as the daemon does, which takes the lock and moves a damaged
+file aside.  They read it only while no process holds it and after a clean shutdown, when it has no write-ahead log.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SHARE_WARN = 0.25
 
 
 def check_state(folder: Path, commit_interval_s: float, now_s: float | None = None) -> Iterator[Check]:
-    """Check the store in ``folder``, and that its disk is fast enough for a commit every ``commit_interval_s`` seconds."""
+    """Check the store in ``folder``, and that its disk is fast enough for a commit every ``commit_interval_s``."""
     name = f"state {folder}"
     if "$" in str(folder):
         yield Check(
