@@ -2,6 +2,8 @@
 # make check           Check format, lint and types, and run the tests that start no server.
 # make test            Run all tests; installs the servers they start where the user may.
 # make format          Format the code and apply safe lint fixes.
+# make docs            Build the documentation as a site in build/site.
+# make reference       Write the reference pages from the code again.
 # make sample-bundle   Generate the shipped recordings and train the shipped model again, from seeds.
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ DEV := .venv-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test servers check format sample-bundle evidence recipes live-latency kill-test ablations io-faults fuzz soak clean
+.PHONY: demo test servers check format docs reference sample-bundle evidence recipes live-latency kill-test ablations io-faults fuzz soak clean
 
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
@@ -44,6 +46,12 @@ check: $(DEV)/.ready
 format: $(DEV)/.ready
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
+
+docs: $(DEV)/.ready
+	$(DEV)/bin/mkdocs build --strict
+
+reference: $(DEV)/.ready
+	$(DEV)/bin/python docs/make_reference.py
 
 # Pump k depends only on the seed and on k.  Pumps 1 to 6 are for training, 7 and 8 are held out.
 sample-bundle: $(DEV)/.ready

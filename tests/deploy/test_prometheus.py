@@ -95,9 +95,9 @@ def test_every_alert_says_what_it_means_and_where_to_read_on() -> None:
 
 
 def test_every_section_of_the_runbook_has_its_three_parts() -> None:
-    """What it means, what to look at, what to do; and links inside the runbook lead somewhere."""
+    """What it means, what to check, what to do; and links inside the runbook lead somewhere."""
     text = RUNBOOK.read_text()
     for section in re.split(r"(?m)^## ", text)[1:]:
-        assert re.findall(r"(?m)^\*\*(Means|Look at|Do)\*\*", section) == ["Means", "Look at", "Do"], section
+        assert re.findall(r"(?m)^\*\*(Means|Check|Do)\*\*", section) == ["Means", "Check", "Do"], section
     anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"(?m)^## ([\w ]+)$", text)}
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

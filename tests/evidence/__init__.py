@@ -1,1 +1,1 @@
-"""What the README shows of public recordings, and how to make it again."""
+"""What docs/real-recordings.md shows of public recordings, and how to repeat it."""

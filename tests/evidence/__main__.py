@@ -1,4 +1,6 @@
-"""Train on the public recordings and print the README's tables: ``python -m tests.evidence OUT`` (``make evidence``).
+"""Train on the public recordings and print the tables of docs/real-recordings.md.
+
+Run by ``make evidence`` as ``python -m tests.evidence OUT``.
 
 Needs STREAM_GRU_DATA.  A bundle that is already in OUT is evaluated, not trained again.
 """

@@ -1,4 +1,4 @@
-"""The configurations behind the README's tables train and stream, on the real recordings where they are there."""
+"""The configurations behind docs/real-recordings.md train and stream; on the real recordings where these exist."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ _GOOD = (
     '[control]\nmqtt = true\n',
     '[[sink]]\ntype = "influx"\nurl = "http://h:8086/write?db=x&p=y"\nwhen_full = "block"\n'
     '[metrics]\nlisten = "[::1]:0"\n',
-    '[[sink]]\ntype = "file"\npath = "a.csv.gz"\nrotate_s = 3600\nmax_files = 3\n[alarm]\nclasses = ["bad"]\nconsecutive_misses = 3\n',
+    '[[sink]]\ntype = "file"\npath = "a.csv.gz"\nrotate_s = 3600\nmax_files = 3\n'
+    '[alarm]\nclasses = ["bad"]\nconsecutive_misses = 3\n',
     '[channel_join]\nhold_s = 1e3\nallowed_lateness_s = 0.5\n'
     '[run]\nbundle = "b"\ninterval_level = 0.5\nstream_idle_timeout_s = 1_000\n',
     '[data]\nfiles = ["a", \'b\']\nperiod_s = 0.1\n'
