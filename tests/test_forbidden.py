@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
-import stream_gru
+from tests.support.paths import PACKAGE
 
-PACKAGE = Path(stream_gru.__file__).parent
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "imp", "xmlrpc", "telnetlib"}
 CALLS = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.execl", "os.startfile",

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import stream_gru
+from tests.support.paths import BUNDLE, PACKAGE
 
-PACKAGE = Path(stream_gru.__file__).parent
 HEAVY = ("keras", "tensorflow", "matplotlib", "onnx", "onnxruntime", "pyarrow", "rich")
 
 # The rooms, lowest first: each may import those that its row names and nothing else of this package.
@@ -90,8 +89,7 @@ print(",".join(name for name in {heavy!r} if name in sys.modules))
 
 def test_the_runtime_loads_neither_keras_nor_tensorflow() -> None:
     """Importing the package, every command and running a model leaves the heavy packages alone."""
-    bundle = PACKAGE.parent / "sample_data" / "pump.bundle"
-    code = RUNTIME.format(bundle=str(bundle), heavy=HEAVY)
+    code = RUNTIME.format(bundle=str(BUNDLE), heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "sample_data" / "pump.bundle"
-HELD_OUT = ROOT / "sample_data" / "held_out" / "pumps.csv.gz"
+from tests.support.paths import BUNDLE, HELD_OUT, ROOT
+
 HEADER = "time,pump,flow,pressure,current,vibration,mode\n"
 
 

@@ -28,10 +28,9 @@ from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import load_bundle
 from tests.support.broker import Broker, free_port, needs_mosquitto
 from tests.support.certificates import Authority
+from tests.support.paths import BUNDLE
 from tests.support.web import FakeDaemon, serving
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "sample_data" / "pump.bundle"
 SINK = '[[sink]]\ntype = "file"\npath = "{}/out.jsonl"\n'
 MIB = 1_048_576
 

@@ -16,9 +16,8 @@ from stream_gru.cli.doctor_check import Check, State
 from stream_gru.cli.doctor_state import check_state
 from stream_gru.core.errors import StoreError
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Changes
+from tests.support.paths import BUNDLE
 from tests.support.stores import copy_of_now, opened
-
-ROOT = Path(__file__).parents[2]
 
 
 def of(folder: Path, commit_interval_s: float = 1.0, now_s: float | None = None) -> list[Check]:
@@ -207,7 +206,7 @@ def test_the_whole_doctor_looks_at_the_state(tmp_path: Path, source: str, every:
     config = tmp_path / "run.toml"
     port = 'port = "loop://"\n' if source == "serial" else ""
     config.write_text(
-        f'[run]\nbundle = "{ROOT}/sample_data/pump.bundle"\nstate_dir = "state"\n[metrics]\nenabled = false\n'
+        f'[run]\nbundle = "{BUNDLE}"\nstate_dir = "state"\n[metrics]\nenabled = false\n'
         f'[[source]]\ntype = "{source}"\nformat = "csv"\n{port}[[sink]]\ntype = "file"\npath = "out.jsonl"\n'
     )
     line = [sys.executable, "-m", "stream_gru", "doctor", str(config), "--json"]

@@ -15,9 +15,7 @@ from stream_gru.cli.inspect import describe
 from stream_gru.model.bundle import load_bundle, write_bundle
 from stream_gru.model.engines.registry import load_engine
 from tests.support.models import make_bundle
-
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "sample_data" / "pump.bundle"
+from tests.support.paths import BUNDLE, ROOT
 
 
 def sh(text: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -14,8 +14,8 @@ from stream_gru.config.train_schema import InputConfig
 from stream_gru.model.bundle import write_bundle
 from stream_gru.model.manifest import Classes
 from tests.support.models import make_bundle
+from tests.support.paths import BUNDLE
 
-PUMP = Path(__file__).parents[2] / "sample_data" / "pump.bundle"
 INPUT = InputConfig(time="at", stream="device", label="next")
 Run = Callable[..., tuple[int, str, str]]
 
@@ -138,7 +138,7 @@ def test_models_that_cannot_are_told_why(quantities: Path, tmp_path: Path, run: 
     """Exit 2: a forecast of some channels only, no primer, a text of quantities, several devices to be copied."""
     primer = tmp_path / "primer.csv"
     for arguments, words in (
-        ((PUMP,), "got no forecast of current, vibration"),
+        ((BUNDLE,), "got no forecast of current, vibration"),
         ((quantities,), "primer: expected samples to go on from"),
         ((quantities, "--text"), "--text goes with models of categories only"),
         ((quantities, "--primer", primer, "--streams", 2), "expected a primer of one stream to go on in several ways"),

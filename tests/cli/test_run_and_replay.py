@@ -21,9 +21,8 @@ from stream_gru.core.errors import ConfigError, SinkUnavailable
 from stream_gru.model.bundle import Bundle, document_digest, load_bundle
 from stream_gru.model.manifest import Manifest
 from stream_gru.runtime.resolved_config import running_fields
+from tests.support.paths import BUNDLE
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "sample_data" / "pump.bundle"
 HEADER = "time,pump,flow,pressure,current,vibration,mode\n"
 ROW = "2026-03-01T00:00:0{},p,100,300,5,1.5,normal\n"
 CHANNELS = '[[channel]]\nname = "{}"\n{}\n' + "".join(

@@ -19,12 +19,12 @@ from stream_gru.connectors.sources.files import FileSource, file_format
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import SampleBatch
+from tests.support.paths import CASES
 
-CASES = Path(__file__).parent.parent / "cases" / "decode"
-STORIES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
+FILE_STORIES = sorted(path.name for path in (CASES / "decode").iterdir() if path.is_dir())
 
 
-def decode_story(folder: Path, block_rows: int) -> list[dict[str, object]]:
+def decode_file(folder: Path, block_rows: int) -> list[dict[str, object]]:
     """What the story's input becomes, in the form of ``expected.jsonl``."""
     config = parse_config((folder / "config.toml").read_text(encoding="utf-8"), "config.toml")
     (path,) = folder.glob("input.*")
@@ -63,13 +63,13 @@ def _plain(value: float) -> float | str | None:
     return str(value) if math.isinf(value) else value
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("story", FILE_STORIES)
 def test_an_input_is_read_as_the_story_says(story: str) -> None:
     """Samples, rejects by reason and errors of an input are those of ``expected.jsonl``."""
-    lines = (CASES / story / "expected.jsonl").read_text(encoding="utf-8").splitlines()
-    assert decode_story(CASES / story, 65_536) == [json.loads(line) for line in lines]
+    lines = (CASES / "decode" / story / "expected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert decode_file(CASES / "decode" / story, 65_536) == [json.loads(line) for line in lines]
 
 
 def test_the_stories_are_found() -> None:
     """A moved folder of cases would not pass unseen."""
-    assert len(STORIES) >= 30
+    assert len(FILE_STORIES) >= 30

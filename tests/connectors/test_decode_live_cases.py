@@ -22,9 +22,9 @@ from stream_gru.core.errors import ConfigError
 from stream_gru.core.timestamps import to_ns
 from stream_gru.core.types import DropReason, RawMessage
 from tests.connectors.test_decode_cases import sample_rows
+from tests.support.paths import CASES
 
-CASES = Path(__file__).parent.parent / "cases" / "decode_live"
-STORIES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
+LIVE_STORIES = sorted(path.name for path in (CASES / "decode_live").iterdir() if path.is_dir())
 FORMATS = sorted(set(DECODERS) - {"parquet"})
 
 
@@ -46,7 +46,7 @@ def message(said: dict[str, Any], number: int) -> RawMessage:
     )
 
 
-def decode_story(folder: Path) -> list[dict[str, object]]:
+def decode_live(folder: Path) -> list[dict[str, object]]:
     """What the story's messages become, in the form of ``expected.jsonl``."""
     config = parse_config((folder / "config.toml").read_text(encoding="utf-8"), "config.toml")
     (source,) = config.source
@@ -62,15 +62,15 @@ def decode_story(folder: Path) -> list[dict[str, object]]:
     return [*sample_rows(batch), {"rejected": {reason.text: n for reason, n in sorted(batch.rejected.items())}}]
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("story", LIVE_STORIES)
 def test_messages_are_read_as_the_story_says(story: str) -> None:
     """Samples and rejects by reason are those of ``expected.jsonl``."""
-    lines = (CASES / story / "expected.jsonl").read_text(encoding="utf-8").splitlines()
-    assert decode_story(CASES / story) == [json.loads(line) for line in lines]
+    lines = (CASES / "decode_live" / story / "expected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert decode_live(CASES / "decode_live" / story) == [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_has_its_stories(kind: str) -> None:
     """A format without stories, or a moved folder of cases, would not pass unseen."""
-    mine = [story for story in STORIES if max((k for k in FORMATS if story.startswith(f"{k}_")), key=len) == kind]
+    mine = [story for story in LIVE_STORIES if max((k for k in FORMATS if story.startswith(f"{k}_")), key=len) == kind]
     assert len(mine) >= 4

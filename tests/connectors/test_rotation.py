@@ -22,6 +22,7 @@ from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_as
 from stream_gru.core.commit_records import Kept, Mark
 from stream_gru.core.errors import SinkUnavailable
 from tests.support import sink_runs
+from tests.support.paths import ROOT
 from tests.support.predictions import part
 from tests.support.sink_runs import NOON, Times
 from tests.support.streams import batch, toy_pipeline
@@ -226,9 +227,8 @@ for n in range(10**6):
 def test_a_killed_process_that_rotates_has_what_it_committed(tmp_path: Path, name: str) -> None:
     """It rotates at every commit and is killed at some instant: all it had committed is in some file, once."""
     path, store = tmp_path / name, tmp_path / "store"
-    root = Path(__file__).parents[2]
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path), str(store)], cwd=root, stdout=subprocess.PIPE, env=dict(os.environ)
+        [sys.executable, "-c", KILLED, str(path), str(store)], cwd=ROOT, stdout=subprocess.PIPE, env=dict(os.environ)
     ) as process:
         assert process.stdout is not None
         for _ in range(5):

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from stream_gru.model.bundle import load_bundle
 from stream_gru.runtime.metrics import Metrics
-from tests.deploy.support import DEPLOY, ROOT
+from tests.deploy.support import DEPLOY
+from tests.support.paths import BUNDLE
 
 RULES = DEPLOY / "prometheus" / "stream_gru.rules.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
@@ -90,7 +91,7 @@ def substituted(expression: str, interval: str = "5m") -> str:
 def exported() -> set[str]:
     """The names of all series of a daemon with one source, one sink and the model that is shipped."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry, load_bundle(ROOT / "sample_data" / "pump.bundle").manifest, "numpy", "0")
+    metrics = Metrics(registry, load_bundle(BUNDLE).manifest, "numpy", "0")
     metrics.add_source("mqtt")
     metrics.add_sink("mqtt")
     return {sample.name for family in registry.collect() for sample in family.samples}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 DEPLOY = ROOT / "deploy"
 _TICK_S = 0.05
 

@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 from tests.deploy.rules import RULES, marks, queries, records, substituted
-from tests.deploy.support import DEPLOY, ROOT, free_port, need, serving, wait_until
+from tests.deploy.support import DEPLOY, free_port, need, serving, wait_until
+from tests.support.paths import BUNDLE, HELD_OUT
 
 pytestmark = pytest.mark.servers
 
@@ -31,7 +32,7 @@ HISTORY_S = 300  # longer than the model takes to warm up
 
 def rows() -> Iterator[list[str]]:
     """The held-out recording, header and all."""
-    with gzip.open(ROOT / "sample_data" / "held_out" / "pumps.csv.gz", "rt") as file:
+    with gzip.open(HELD_OUT, "rt") as file:
         yield from csv.reader(file)
 
 
@@ -85,7 +86,7 @@ def scraped(folder: Path) -> Iterator[Prometheus]:
     listen, port = free_port(), free_port()
     config = folder / "gateway.toml"
     config.write_text(
-        f'[run]\nbundle = "{ROOT}/sample_data/pump.bundle"\nstate_dir = "state"\n'
+        f'[run]\nbundle = "{BUNDLE}"\nstate_dir = "state"\n'
         f'[[source]]\ntype = "stdin"\nformat = "csv"\n'
         f'[[sink]]\ntype = "file"\npath = "{folder}/out.jsonl"\n[metrics]\nlisten = "127.0.0.1:{listen}"\n'
     )

@@ -17,7 +17,8 @@ from stream_gru.core.types import Position, RawMessage
 from stream_gru.examples.simulators.devices import clean_pumps, json_text, sample_of
 from stream_gru.runtime.resolved_config import load_plan
 from stream_gru.runtime.wiring import build_assembler, build_intake, stream_bound
-from tests.deploy.support import DEPLOY, ROOT
+from tests.deploy.support import DEPLOY
+from tests.support.paths import ROOT, SAMPLE_DATA
 
 DOCKER = DEPLOY / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yml").read_text())
@@ -167,7 +168,7 @@ def test_the_configuration_suits_the_container() -> None:
 def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
     """The configuration reads what `stream-gru simulate pump --mqtt` sends, with its time."""
     path = tmp_path / "gateway.toml"
-    path.write_text((DOCKER / "gateway.toml").read_text().replace("/etc/stream-gru/", f"{ROOT / 'sample_data'}/"))
+    path.write_text((DOCKER / "gateway.toml").read_text().replace("/etc/stream-gru/", f"{SAMPLE_DATA}/"))
     plan = load_plan(path, here=False)
     (source,) = plan.sources
     pump, time_ns = clean_pumps(1.0, 1, 1, 7)[0], 1_767_225_600_250_000_000

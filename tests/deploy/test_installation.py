@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.support import DEPLOY, ROOT
+from tests.deploy.support import DEPLOY
+from tests.support.paths import ROOT, SAMPLE_DATA
 
 README = (DEPLOY / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -43,7 +44,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     ignore = shutil.ignore_patterns("__pycache__", "train")
-    shutil.copytree(ROOT / "sample_data", source / "sample_data", ignore=ignore)
+    shutil.copytree(SAMPLE_DATA, source / "sample_data", ignore=ignore)
     shutil.copytree(
         ROOT / "stream_gru", source / "stream_gru", symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -67,7 +68,7 @@ def test_the_wheel_holds_the_package_and_a_small_sample(wheels: tuple[Path, Path
             assert path.relative_to(ROOT).as_posix() in packed, path
     assert {name.removeprefix(SAMPLES).split("/")[0] for name in samples} == {"held_out", "pump.bundle"}
     for name, content in samples.items():
-        assert content == (ROOT / "sample_data" / name.removeprefix(SAMPLES)).read_bytes(), name
+        assert content == (SAMPLE_DATA / name.removeprefix(SAMPLES)).read_bytes(), name
     assert sum(packed[name].compress_size for name in samples) < MAX_SAMPLE_BYTES
     assert "stream-gru = stream_gru.cli.main:main" in entry_points
 
@@ -103,7 +104,7 @@ def test_the_repository_holds_one_copy_of_the_samples() -> None:
     """The samples of the package are a link to the folder at the top, which an editable install follows."""
     link = ROOT / SAMPLES
     assert link.is_symlink()
-    assert link.resolve() == ROOT / "sample_data"
+    assert link.resolve() == SAMPLE_DATA
     assert not link.readlink().is_absolute()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.support import DEPLOY, ROOT, need, run
+from tests.deploy.support import DEPLOY, need, run
+from tests.support.paths import BUNDLE, HELD_OUT
 
 UNIT = DEPLOY / "systemd" / "stream-gru.service"
 PROGRAM = "/opt/stream-gru/bin/stream-gru"
@@ -132,8 +133,8 @@ def in_sandbox(*command: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("engine", ["litert", "numpy"])
 def test_the_engines_work_inside_the_sandbox(engine: str, tmp_path: Path) -> None:
     """With the unit's system calls alone, and no memory written and run, outputs are the same bytes as outside."""
-    pump, recording = ROOT / "sample_data" / "pump.bundle", tmp_path / "pumps.csv"
-    with gzip.open(ROOT / "sample_data" / "held_out" / "pumps.csv.gz", "rt") as whole:
+    pump, recording = BUNDLE, tmp_path / "pumps.csv"
+    with gzip.open(HELD_OUT, "rt") as whole:
         recording.write_text("".join(itertools.islice(whole, 1000)))
     command = (sys.executable, "-m", "stream_gru", "replay", str(pump), str(recording), "--engine", engine, "--out")
     outside, inside = tmp_path / "outside.jsonl", tmp_path / "inside.jsonl"

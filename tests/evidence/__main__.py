@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.paths import BUNDLE
+
 HERE = Path(__file__).parent
 FORECASTS = {
     "etth1": "ETTh1, 7 channels, 24 steps ahead",
@@ -32,7 +34,7 @@ def command(*arguments: object) -> str:
 def bundle(out: Path, name: str) -> Path:
     """The trained bundle of a configuration."""
     if name == "pump":
-        return HERE.parents[1] / "sample_data" / "pump.bundle"
+        return BUNDLE
     path = out / f"{name}.bundle"
     if not path.exists():
         command("train", HERE / f"{name}.toml", "--out", path)

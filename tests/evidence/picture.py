@@ -17,16 +17,16 @@ from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.prediction import prediction_at
 from stream_gru.model.bundle import load_bundle
 from stream_gru.pipeline.pipeline import Pipeline
+from tests.support.paths import BUNDLE, HELD_OUT
 
-SAMPLES = Path(__file__).parents[2] / "sample_data"
 _FAULT = "cavitation"  # the view is drawn when a pump has been in this mode for a while
 _WHILE = 400
 
 
 def picture() -> str:
     """The view after the first rows of the held-out recordings."""
-    bundle = load_bundle(SAMPLES / "pump.bundle")
-    batch = read_files([str(SAMPLES / "held_out" / "*")], Fields.of(bundle.manifest.input, bundle.manifest.channels))
+    bundle = load_bundle(BUNDLE)
+    batch = read_files([str(HELD_OUT)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
     pipeline = Pipeline(bundle, "numpy")
     view = LiveView(pipeline)
     view.metrics_address = "http://127.0.0.1:9723/metrics"

@@ -6,7 +6,8 @@ import json
 import random
 from pathlib import Path
 
-from tests.support.live import BUNDLE, Running, pump_records, replayed
+from tests.support.live import Running, pump_records, replayed
+from tests.support.paths import BUNDLE
 from tests.support.ports import Device
 from tests.support.waiting import wait_for
 

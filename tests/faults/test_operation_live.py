@@ -15,7 +15,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.support.broker import Broker, Peer, needs_mosquitto
-from tests.support.live import BEGIN_S, BUNDLE, CHANNELS, Running, pump_records
+from tests.support.live import BEGIN_S, CHANNELS, Running, pump_records
+from tests.support.paths import BUNDLE
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

@@ -20,7 +20,7 @@ from tests.support.broker import needs_mosquitto
 
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 SEED = 7
-CASES = 21
+FAULTS = 21
 
 
 @needs_gcc
@@ -35,9 +35,9 @@ CASES = 21
 def test_any_call_of_the_system_may_fail(kind: str, tmp_path: Path) -> None:
     """After a write, sync, open or rename that failed, the daemon has ended, and the next start mends all."""
     with case_of(kind, tmp_path / kind, SEED) as case:
-        found = case.verdict(random.Random(SEED), CASES)
+        found = case.verdict(random.Random(SEED), FAULTS)
     assert not found.said, "\n".join(found.said)
-    assert found.failed.total() > CASES / 2
+    assert found.failed.total() > FAULTS / 2
     assert found.ended["with 1"] > 0
 
 
@@ -47,7 +47,7 @@ def test_any_call_of_the_system_may_fail(kind: str, tmp_path: Path) -> None:
 def test_acknowledging_on_arrival_is_detected(tmp_path: Path) -> None:
     """The same comparison finds what is lost where messages are acknowledged before they are stored."""
     with case_of("mqtt", tmp_path / "mqtt", SEED, without="ack") as case:
-        assert case.verdict(random.Random(SEED), CASES, first=True).said
+        assert case.verdict(random.Random(SEED), FAULTS, first=True).said
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from pathlib import Path
 
 from stream_gru.connectors.decoders.registry import DECODERS
 from tests.fuzz.target_decoders import NAMES, STRUCT
 from tests.fuzz.targets import CORPUS, TARGETS
+from tests.support.paths import CASES
 
-_STORIES = Path(__file__).parent.parent / "cases"
 _MOST_BYTES = 2000
 _MOST_SEEDS = 40
 _MOST_STORIES = 12
@@ -42,7 +41,7 @@ def records() -> list[dict[str, object]]:
 
 def _of_stories(kind: str) -> Iterator[bytes]:
     """Payloads of the stories of a format, live and recorded."""
-    for folder in sorted((_STORIES / "decode_live").glob(f"{kind}_*")):
+    for folder in sorted((CASES / "decode_live").glob(f"{kind}_*")):
         longer = [other for other in DECODERS if other.startswith(f"{kind}_")]
         if any(folder.name.startswith(f"{other}_") for other in longer):
             continue
@@ -54,7 +53,7 @@ def _of_stories(kind: str) -> Iterator[bytes]:
                 yield said["payload"].encode()
     prefix = {"csv": "csv", "jsonl": "json"}.get(kind)
     if prefix:
-        for path in sorted((_STORIES / "decode").glob(f"{prefix}_*/input.{kind}")):
+        for path in sorted((CASES / "decode").glob(f"{prefix}_*/input.{kind}")):
             yield path.read_bytes()
 
 

@@ -12,9 +12,9 @@ from stream_gru.config import sample_config
 from stream_gru.model.bundle import MANIFEST, TFLITE, WEIGHTS, write_bundle
 from tests.fuzz_security.target_bundle import good_bundle
 from tests.fuzz_security.targets import CORPUS
+from tests.support.paths import CASES
 from tests.support.web import TOKEN
 
-_CASES = Path(__file__).parents[1] / "cases" / "config"
 _HOST = b"Host: localhost\r\n"
 _JSON = b"Content-Type: application/json\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"
 
@@ -65,7 +65,7 @@ def config() -> Iterator[bytes]:
         yield "\n".join(bare).encode()
     for text in _GOOD:
         yield text.encode()
-    for file in sorted(_CASES.glob("*/config.toml"))[::7]:
+    for file in sorted(CASES.glob("config/*/config.toml"))[::7]:
         yield file.read_bytes()
 
 

@@ -21,7 +21,7 @@ from tests.kill.io import KINDS, run_all
 from tests.kill.mqtt import Outcome, run_mqtt
 from tests.kill.replay import run_replay
 from tests.kill.runs import versions
-from tests.support.live import ROOT
+from tests.support.paths import ROOT
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.live import ROOT
+from tests.support.paths import ROOT
 
 _SORROWS = ("Traceback", "unaccounted", "unexpected error", "damaged")
 

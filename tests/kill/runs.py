@@ -15,7 +15,7 @@ from tests.kill.life import Life
 from tests.kill.messages import LAST, Message
 from tests.kill.points import CHANGES, ROWS, TABLE
 from tests.support.broker import MOSQUITTO
-from tests.support.live import BUNDLE, ROOT
+from tests.support.paths import BUNDLE, ROOT
 
 LOG = "daemon.log"
 CLIENT_ID = "gateway"

@@ -22,8 +22,8 @@ from stream_gru.model.engines.numpy_engine import make_cell
 from stream_gru.model.explain import blocks_of, count_arrays, equations_of, explain, explanation_lines, parameter_rows
 from stream_gru.model.manifest import Layer, parameter_formula
 from tests.support.models import make_bundle
+from tests.support.paths import BUNDLE
 
-PUMP = Path(__file__).parents[2] / "sample_data" / "pump.bundle"
 KINDS: list[tuple[Cell, bool]] = [("gru", True), ("gru", False), ("simple_rnn", False), ("lstm", False)]
 SIZES = list(itertools.product((1, 7, 32), (1, 5), (True, False)))
 
@@ -138,9 +138,9 @@ def test_without_a_bias_none_is_spoken_of() -> None:
 
 def test_the_default_view_compares_and_explain_adds_the_equations(capsys: pytest.CaptureFixture[str]) -> None:
     """The table of the four kinds is always there; equations and gates come with --explain."""
-    assert run_cli(["inspect", str(PUMP)]) == 0
+    assert run_cli(["inspect", str(BUNDLE)]) == 0
     short = capsys.readouterr().out
-    assert run_cli(["inspect", str(PUMP), "--explain"]) == 0
+    assert run_cli(["inspect", str(BUNDLE), "--explain"]) == 0
     long = capsys.readouterr().out
     own = "GRU, reset_after = true  3: z, r, candidate  40  3 (U² + U·I + 2 U)  5,520  5,520  5,520"
     other = "LSTM  4: i, f, candidate, o  80  4 (U² + U·I + U)  7,200  7,200"
@@ -155,7 +155,7 @@ def test_the_default_view_compares_and_explain_adds_the_equations(capsys: pytest
 
 def test_json_carries_what_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     """Equations, blocks, roles, formulas and counts of the four kinds."""
-    assert run_cli(["inspect", str(PUMP), "--json"]) == 0
+    assert run_cli(["inspect", str(BUNDLE), "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     own = cell["variants"][0]
     assert (cell["layer"], cell["units"], cell["inputs"]) == ("recurrent_0", 40, "4 (4 quantities)")

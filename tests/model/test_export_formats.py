@@ -24,8 +24,8 @@ from stream_gru.model.bundle import KERAS
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.formats import FORMATS, Format, Request, default_path, export
 from tests.support.models import make_bundle, random_inputs
+from tests.support.paths import BUNDLE
 
-PUMP = Path(__file__).parents[2] / "sample_data" / "pump.bundle"
 needs_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
 needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="ai_edge_litert is not installed")
 
@@ -128,7 +128,7 @@ print(json.dumps(out["y"].tolist()))
 @needs_litert
 def test_the_flatbuffer_runs_in_plain_litert(tmp_path: Path) -> None:
     """`tflite` is the bundle's own flatbuffer, and a stranger's first step is the engine's."""
-    bundle = load_bundle(PUMP)
+    bundle = load_bundle(BUNDLE)
     export(Request(bundle), "tflite", tmp_path / "pump.tflite")
     assert (tmp_path / "pump.tflite").read_bytes() == bundle.tflite
     x = random_inputs(bundle.manifest, 1)
@@ -139,7 +139,7 @@ def test_the_flatbuffer_runs_in_plain_litert(tmp_path: Path) -> None:
 
 def test_the_bundles_own_keras_file_is_taken(tmp_path: Path) -> None:
     """Where its hash is right, `keras` is a copy, for which nothing of TensorFlow is loaded."""
-    bundle = load_bundle(PUMP)
+    bundle = load_bundle(BUNDLE)
     written = export(Request(bundle), "keras", tmp_path / "pump.keras")
     data = (tmp_path / "pump.keras").read_bytes()
     assert hashlib.sha256(data).hexdigest() == bundle.manifest.files[KERAS].sha256
@@ -150,7 +150,7 @@ def test_the_bundles_own_keras_file_is_taken(tmp_path: Path) -> None:
 @pytest.mark.train
 def test_a_damaged_keras_file_is_not_handed_on(tmp_path: Path) -> None:
     """Where the hash is wrong, the network is built from the weights, and that is said."""
-    bundle = replace(load_bundle(PUMP), path=tmp_path)
+    bundle = replace(load_bundle(BUNDLE), path=tmp_path)
     (tmp_path / KERAS).write_bytes(b"damaged")
     said: list[str] = []
     export(Request(bundle, say=said.append), "keras", tmp_path / "pump.keras")
@@ -200,19 +200,19 @@ def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
     for name, form in (("pump.tflite", "tflite"), ("folder", "saved-model")):
         (tmp_path / name).mkdir()
         with pytest.raises(ConfigError, match="is there already"):
-            export(Request(load_bundle(PUMP)), form, tmp_path / name)
+            export(Request(load_bundle(BUNDLE)), form, tmp_path / name)
 
 
 def test_a_file_is_no_folder_to_write_into(tmp_path: Path) -> None:
     """A path through a file is refused before anything is computed."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file is no folder"):
-        export(Request(load_bundle(PUMP)), "tflite", tmp_path / "file" / "pump.tflite")
+        export(Request(load_bundle(BUNDLE)), "tflite", tmp_path / "file" / "pump.tflite")
 
 
 def test_folders_on_the_way_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
     """Beside what was written stands nothing temporary."""
-    export(Request(load_bundle(PUMP)), "tflite", tmp_path / "a" / "b" / "pump.tflite")
+    export(Request(load_bundle(BUNDLE)), "tflite", tmp_path / "a" / "b" / "pump.tflite")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["pump.tflite"]
 
 
@@ -220,7 +220,7 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     """The message says what to install."""
     monkeypatch.setitem(FORMATS, "h5", Format("no_such_package:h5_file", ".h5", "", extra="train"))
     with pytest.raises(ConfigError, match=r"no_such_package.*pip install 'stream-gru\[train\]'"):
-        export(Request(load_bundle(PUMP)), "h5", tmp_path / "pump.h5")
+        export(Request(load_bundle(BUNDLE)), "h5", tmp_path / "pump.h5")
     assert not list(tmp_path.iterdir())
 
 
@@ -233,7 +233,7 @@ def test_a_bundle_without_flatbuffer_has_none_to_give(tmp_path: Path) -> None:
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     """The message names the known ones."""
     with pytest.raises(ConfigError, match="expected one of keras, h5, "):
-        export(Request(load_bundle(PUMP)), "pt", tmp_path / "pump.pt")
+        export(Request(load_bundle(BUNDLE)), "pt", tmp_path / "pump.pt")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def run(*arguments: str) -> Result:
 def test_the_command_says_what_it_wrote_and_how_to_load_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Path, size and a line of code, on standard output; the name is the bundle's, here."""
     monkeypatch.chdir(tmp_path)
-    done = run(str(PUMP), "--format", "tflite")
+    done = run(str(BUNDLE), "--format", "tflite")
     assert done.exit_code == 0
     size = (tmp_path / "pump.tflite").stat().st_size
     wrote, load = done.stdout.splitlines()
@@ -281,7 +281,7 @@ def test_a_training_configuration_is_what_int8_takes(tmp_path: Path) -> None:
     """A configuration without recordings is refused."""
     (tmp_path / "run.toml").write_text('[[channel]]\nname = "flow"\n')
     with pytest.raises(ConfigError, match="data"):
-        run_raising(str(PUMP), "--format", "tflite-int8", "--config", str(tmp_path / "run.toml"), "--out", "x.tflite")
+        run_raising(str(BUNDLE), "--format", "tflite-int8", "--config", str(tmp_path / "run.toml"), "--out", "x.tflite")
 
 
 def run_raising(*arguments: str) -> None:
@@ -293,7 +293,7 @@ def run_raising(*arguments: str) -> None:
 def test_a_name_that_keras_takes_for_another_format_is_refused(name: str, out: str, tmp_path: Path) -> None:
     """Keras goes by the end of a name, so the file could not be loaded again."""
     with pytest.raises(ConfigError, match=f"expected a name that ends in .{name}"):
-        run_raising(str(PUMP), "--format", name, "--out", str(tmp_path / out))
+        run_raising(str(BUNDLE), "--format", name, "--out", str(tmp_path / out))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -305,7 +305,7 @@ def test_every_format_says_how_to_load_it() -> None:
 
 def test_c_is_a_folder_of_sources(tmp_path: Path) -> None:
     """The folder holds a header and a source, and what was written is listed with its size."""
-    written = export(Request(load_bundle(PUMP)), "c", tmp_path / "pump_c")
+    written = export(Request(load_bundle(BUNDLE)), "c", tmp_path / "pump_c")
     assert {path.suffix for path in written} == {".c", ".h"}
     assert written == {path: path.stat().st_size for path in (tmp_path / "pump_c").iterdir()}
 
@@ -315,5 +315,5 @@ def test_onnx_is_written_from_the_weights(tmp_path: Path) -> None:
     """The file is a model that the package onnx accepts."""
     import onnx
 
-    export(Request(load_bundle(PUMP)), "onnx", tmp_path / "pump.onnx")
+    export(Request(load_bundle(BUNDLE)), "onnx", tmp_path / "pump.onnx")
     onnx.checker.check_model(str(tmp_path / "pump.onnx"))

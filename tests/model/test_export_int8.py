@@ -32,11 +32,10 @@ from stream_gru.training.int8_export import Limit, bounded, int8_files, score, s
 from stream_gru.training.quantize import StepEngine, calibration_pairs, quantised_step
 from stream_gru.training.segments import Run
 from tests.support.models import make_bundle, random_inputs
+from tests.support.paths import BUNDLE, SAMPLE_DATA
 from tests.support.streams import batch
 
 pytestmark = pytest.mark.train
-
-SAMPLE = Path(__file__).parents[2] / "sample_data"
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The sample bundle, quantised on half an hour of other pumps."""
     folder = tmp_path_factory.mktemp("pumps")
     write_pumps(folder, hours=0.5, seed=5, pumps=3)
-    text = (SAMPLE / "pump.toml").read_text()
+    text = (SAMPLE_DATA / "pump.toml").read_text()
     text = text.replace('["train/*.csv.gz", "held_out/*.csv.gz"]', '["pump-*.csv"]')
     text = text.replace('"pump-6"', '"pump-2"').replace('["pump-7", "pump-8"]', '["pump-3"]')
     (folder / "pump.toml").write_text(text)
     said: list[str] = []
     config = load_config(folder / "pump.toml")
-    request = Request(
-        load_bundle(SAMPLE / "pump.bundle"), config, say=said.append, config_name=str(folder / "pump.toml")
-    )
+    request = Request(load_bundle(BUNDLE), config, say=said.append, config_name=str(folder / "pump.toml"))
     out = folder / "pump.int8.tflite"
     export(request, "tflite-int8", out)
     report = json.loads((folder / "pump.int8.tflite.json").read_text())
@@ -203,7 +200,7 @@ def test_the_command_refuses_with_exit_code_1(
     """`stream-gru export` shows the scores, then the error; `--force` writes."""
     monkeypatch.setattr(export_int8, "quantised_step", damaged)
     out = tmp_path / "pump.tflite"
-    arguments = ["export", str(SAMPLE / "pump.bundle"), "--format", "tflite-int8", "--config", str(made.config)]
+    arguments = ["export", str(BUNDLE), "--format", "tflite-int8", "--config", str(made.config)]
     done = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
     assert isinstance(done.exception, ParityError)  # exit code 1, as the table of the command line has it
     assert "accuracy: float32" in done.stdout

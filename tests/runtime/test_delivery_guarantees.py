@@ -13,17 +13,17 @@ from stream_gru.runtime.delivery_guarantees import weaknesses
 from stream_gru.runtime.resolved_config import Plan, PlannedSource
 from tests.support.models import make_bundle
 
-BUNDLE = make_bundle()
+MODEL = make_bundle()
 MQTT = MqttSourceConfig(format="json", topics=["plant/#"])
 
 
 def weak(source: SourceConfig, *, time: str = "time", form: str = "json", limits: LimitsConfig | None = None) -> str:
     """All that is said of a plan with one source and no sinks."""
-    fields = Fields.of(replace(BUNDLE.manifest.input, time=time), BUNDLE.manifest.channels)
+    fields = Fields.of(replace(MODEL.manifest.input, time=time), MODEL.manifest.channels)
     config = Config(limits=limits or LimitsConfig())
     run = RunConfig(bundle="model.sgb", state_dir="state")
     planned = PlannedSource("in", source, form, fields)
-    return "\n".join(weaknesses(Plan(Path("run.toml"), config, run, BUNDLE, (planned,), (), None, "")))
+    return "\n".join(weaknesses(Plan(Path("run.toml"), config, run, MODEL, (planned,), (), None, "")))
 
 
 def test_a_plan_that_keeps_its_promise_is_not_blamed() -> None:

@@ -15,7 +15,7 @@ from stream_gru.runtime.metrics import Metrics, build_registry, shown_horizons
 from tests.support.models import make_bundle
 from tests.support.streams import CHANNELS, batch, calibrated, hostile_batches, toy_pipeline
 
-BUNDLE = calibrated(make_bundle(channels=CHANNELS, labels=2, horizon=10))
+MODEL = calibrated(make_bundle(channels=CHANNELS, labels=2, horizon=10))
 LABELS = {
     "source",
     "reason",
@@ -79,7 +79,7 @@ def run(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[P
 @given(st.lists(hostile_batches(40), min_size=1, max_size=4))
 def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
     """Received, applied, dropped, resets, classes, labels, scores: all are those of the outputs."""
-    pipeline = toy_pipeline(BUNDLE)
+    pipeline = toy_pipeline(MODEL)
     metrics, outs = run(pipeline, [replace(b, rejected={DropReason.PARSE: 2}) for b in batches])
     dropped, resets, classes = Counter[str](), Counter[str](), Counter[str]()
     applied = labelled = 0
@@ -114,7 +114,7 @@ def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
 
 def test_series_are_known_before_the_first_sample() -> None:
     """All series are there from the start and no stream, however many, adds one; labels come from closed sets."""
-    pipeline = toy_pipeline(BUNDLE, max_streams=10**6)
+    pipeline = toy_pipeline(MODEL, max_streams=10**6)
     before = set(samples(ready_metrics(pipeline).registry))
     many = [batch([f"pump-{i}" for i in range(200)], [t] * 200) for t in range(15)]
     metrics, _ = run(pipeline, many)
@@ -130,7 +130,7 @@ def test_series_are_known_before_the_first_sample() -> None:
 
 def test_all_names_are_the_products_own() -> None:
     """Beside those of the process, the interpreter and its garbage collector every name begins with stream_gru_."""
-    found = Metrics(build_registry(), BUNDLE.manifest, "toy", "0.1").registry
+    found = Metrics(build_registry(), MODEL.manifest, "toy", "0.1").registry
     names = {name for name, _ in samples(found)}
     assert all(name.startswith(("stream_gru_", "process_", "python_")) for name in names)
     assert {"stream_gru_build_info", "stream_gru_model_info", "process_resident_memory_bytes"} <= names
@@ -138,7 +138,7 @@ def test_all_names_are_the_products_own() -> None:
 
 def test_every_metric_is_explained_and_units_are_in_the_name() -> None:
     """A help text for each; times are in seconds."""
-    registry = Metrics(CollectorRegistry(), BUNDLE.manifest, "toy", "0.1").registry
+    registry = Metrics(CollectorRegistry(), MODEL.manifest, "toy", "0.1").registry
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert all(family.documentation for family in families if not family.name.endswith("_created"))
     for family in families:
@@ -148,7 +148,7 @@ def test_every_metric_is_explained_and_units_are_in_the_name() -> None:
 
 def test_an_output_that_is_no_number_is_no_class() -> None:
     """A degraded output counts as applied and labelled, not as a class and not as recognised."""
-    pipeline = toy_pipeline(BUNDLE)
+    pipeline = toy_pipeline(MODEL)
     out = pipeline.process(batch(["p"] * 3, [0, 1, 2], label=np.zeros(3, np.int32), labels=("label0",)))
     assert out.probabilities is not None
     out.probabilities[:] = np.array([[1, 0], [np.nan, np.nan], [0, 1]])
@@ -162,7 +162,7 @@ def test_an_output_that_is_no_number_is_no_class() -> None:
 
 def test_counters_of_scores_know_streams_that_have_left() -> None:
     """A stream that is evicted between two looks takes nothing of what was counted with it."""
-    pipeline = toy_pipeline(BUNDLE)
+    pipeline = toy_pipeline(MODEL)
     metrics = ready_metrics(pipeline)
     for step in range(4):
         pipeline.process(batch(["p"] * 30, list(range(30 * step, 30 * step + 30))))
@@ -176,7 +176,7 @@ def test_counters_of_scores_know_streams_that_have_left() -> None:
 
 def test_scores_that_come_out_lower_stop_nothing() -> None:
     """A sum that is a hair smaller than the last one leaves counters where they are."""
-    pipeline = toy_pipeline(BUNDLE)
+    pipeline = toy_pipeline(MODEL)
     metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
     before = samples(metrics.registry)
     totals = pipeline.scores()
@@ -205,7 +205,7 @@ def test_first_middle_and_last_horizon_are_shown() -> None:
 
 def test_counters_of_sources_and_sinks_only_rise() -> None:
     """What a source says since it began is added; one that begins anew counts on; gauges follow."""
-    metrics = ready_metrics(toy_pipeline(BUNDLE))
+    metrics = ready_metrics(toy_pipeline(MODEL))
     for reconnects, queued in ((2, 7), (3, 0), (1, 4)):
         metrics.observe_source("replay", SourceHealth(connected=queued > 0, queued=queued, reconnects=reconnects))
         metrics.observe_sink("file", SinkHealth(failed=reconnects, queued=queued))
@@ -218,7 +218,7 @@ def test_counters_of_sources_and_sinks_only_rise() -> None:
 
 def test_another_model_brings_its_own_series() -> None:
     """Classes and targets of the model before are gone, counters of samples go on."""
-    pipeline = toy_pipeline(BUNDLE)
+    pipeline = toy_pipeline(MODEL)
     metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
     metrics.set_model(make_bundle(labels=3, horizon=0).manifest, "toy")
     found = samples(metrics.registry)

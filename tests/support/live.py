@@ -19,10 +19,9 @@ import numpy as np
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.model.bundle import load_bundle
+from tests.support.paths import BUNDLE, HELD_OUT
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "sample_data" / "pump.bundle"
 CHANNELS = ("flow", "pressure", "current", "vibration")
 BEGIN_S = 1_772_323_200  # 2026-03-01, where the shipped recordings begin
 
@@ -130,8 +129,7 @@ class Running:
 def pump_records(streams: int, samples: int) -> dict[str, list[dict[str, float]]]:
     """Records of ``streams`` devices, ``samples`` each, as devices send them: ``ts`` in seconds, four channels."""
     manifest = load_bundle(BUNDLE).manifest
-    held_out = [str(ROOT / "sample_data" / "held_out" / "*")]
-    recorded = read_files(held_out, Fields.of(manifest.input, manifest.channels)).values
+    recorded = read_files([str(HELD_OUT)], Fields.of(manifest.input, manifest.channels)).values
     values = recorded[np.isfinite(recorded).all(axis=1)].astype(np.float64).round(3)
     records = {}
     for device in range(streams):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -13,8 +12,9 @@ import numpy as np
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.manifest import Manifest
+from tests.support.paths import ROOT
 
-FOLDER = Path(__file__).parent.parent / "reference"
+FOLDER = ROOT / "tests" / "reference"
 INDEX = FOLDER / "index.json"
 
 

@@ -15,7 +15,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from tests.support.broker import Broker
-from tests.support.live import BUNDLE, CHANNELS, ROOT, Running, pump_records
+from tests.support.live import CHANNELS, Running, pump_records
+from tests.support.paths import BUNDLE, ROOT
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import wait_for
 

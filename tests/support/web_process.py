@@ -18,6 +18,7 @@ from pathlib import Path
 from stream_gru.runtime.http.api import StreamStatus
 from stream_gru.runtime.metrics import Metrics, build_registry
 from tests.support.models import make_bundle
+from tests.support.paths import ROOT
 from tests.support.web import FakeDaemon, outputs, serving
 
 _STREAMS = 20_000
@@ -64,7 +65,7 @@ def web_process(folder: Path) -> Iterator[WebProcess]:
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
         ) as process,
     ):
         assert process.stdout is not None
