@@ -53,9 +53,9 @@ def check(file: Path) -> None:
     facts = ", ".join(sorted(purposes)) or "neither for training nor for running"
     if "running" in purposes and settings.run is not None:
         if Path(settings.run.bundle).exists():
-            from stream_gru.runtime.resolved_config import load_plan
+            from stream_gru.runtime.resolved_config import resolve_file
 
-            facts += f", model {load_plan(file).bundle.manifest.model_id}"
+            facts += f", model {resolve_file(file).bundle.manifest.model_id}"
         else:
             click.echo(f"{settings.run.bundle}: no such bundle; the keys that depend on it were not checked", err=True)
     click.echo(f"{file}: ok ({facts})")

@@ -18,7 +18,7 @@ from stream_gru.config import Config
 from stream_gru.config.run_schema import FileSinkConfig, SerialSourceConfig
 from stream_gru.core.errors import StreamGruError
 from stream_gru.runtime.delivery_guarantees import commit_interval_s
-from stream_gru.runtime.resolved_config import load_plan
+from stream_gru.runtime.resolved_config import resolve_file
 
 
 @click.command()
@@ -87,7 +87,7 @@ def _state(path: Path, settings: Config) -> Iterator[Check]:
     if settings.run is None or not settings.run.state_dir:
         return
     try:
-        seconds = commit_interval_s(load_plan(path))
+        seconds = commit_interval_s(resolve_file(path))
     except StreamGruError:  # reported by the check of the configuration
         seconds = settings.run.commit_interval_s
     yield from check_state(Path(settings.run.state_dir), seconds)

@@ -15,7 +15,7 @@ from stream_gru.config import Config, load_config, require_running
 from stream_gru.core.errors import BundleError, ConfigError, StreamGruError
 from stream_gru.model.bundle import Bundle, load_bundle, verify_files
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.runtime.resolved_config import load_plan
+from stream_gru.runtime.resolved_config import resolve_file
 
 _MEASURE_S = 0.1
 _CONFIGURATION = "configuration"
@@ -27,7 +27,7 @@ def check_config(path: Path) -> tuple[Config | None, Check]:
     try:
         settings = load_config(path)
         require_running(settings, str(path))
-        load_plan(path)
+        resolve_file(path)
     except BundleError:
         return settings, Check(_CONFIGURATION, State.OK, f"{path}; keys that depend on the bundle were not checked")
     except StreamGruError as error:

@@ -15,7 +15,7 @@ from stream_gru.cli.logs import log_to_stderr
 from stream_gru.cli.source_reader import Listener
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import RawMessage, SampleBatch
-from stream_gru.runtime.resolved_config import Plan, load_plan
+from stream_gru.runtime.resolved_config import ResolvedConfig, resolve_file
 from stream_gru.runtime.wiring import build_assembler, build_intake
 
 _SHOWN = 120
@@ -39,7 +39,7 @@ def probe(config: Path, seconds: float, count: int | None, only: str | None, as_
 
     Connects and decodes, but predicts nothing.  The exit code is 1 when no sample arrives.
     """
-    plan = load_plan(config)
+    plan = resolve_file(config)
     log_to_stderr("warning")
     listener = Listener(plan, only, seconds)
     listener.stop_on_signals()
@@ -65,7 +65,7 @@ def probe(config: Path, seconds: float, count: int | None, only: str | None, as_
         raise SystemExit(1)
 
 
-def _told(plan: Plan, source: str, message: RawMessage, batch: SampleBatch, as_json: bool) -> Iterator[str]:
+def _told(plan: ResolvedConfig, source: str, message: RawMessage, batch: SampleBatch, as_json: bool) -> Iterator[str]:
     channels = [channel.name for channel in plan.bundle.manifest.channels]
     rows = list(_rows(batch, channels))
     rejected = {reason.text: n for reason, n in batch.rejected.items()}

@@ -10,7 +10,7 @@ from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.logs import log_to_stderr
 from stream_gru.cli.source_reader import Listener
 from stream_gru.connectors.sources.message_log import RecordingWriter
-from stream_gru.runtime.resolved_config import load_plan
+from stream_gru.runtime.resolved_config import resolve_file
 
 
 @click.command()
@@ -30,7 +30,7 @@ def record(config: Path, out: Path, seconds: float | None, count: int | None, on
     Each message is written unchanged, with its arrival time.  `stream-gru replay CONFIG FILE` reads the file instead of
     the sources and writes the same outputs as the daemon.
     """
-    plan = load_plan(config)
+    plan = resolve_file(config)
     log_to_stderr(plan.run.log_level)
     listener = Listener(plan, only, seconds)
     listener.stop_on_signals()

@@ -20,7 +20,7 @@ from stream_gru.core.protocols import Sink
 from stream_gru.model.bundle import load_bundle
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.daemon import Daemon, Input
-from stream_gru.runtime.resolved_config import load_plan
+from stream_gru.runtime.resolved_config import resolve_file
 from stream_gru.runtime.wiring import build_alarm, build_assembler, build_intake
 
 _LEVEL = 0.9
@@ -120,7 +120,7 @@ def _of_messages(
     speed: float,
 ) -> Daemon:
     """A daemon that plays recorded messages, as the one of the configuration would have taken them."""
-    plan = load_plan(path, here=False)
+    plan = resolve_file(path, read_secrets=False)
     run = plan.run
     pipeline = Pipeline(
         plan.bundle,

@@ -15,8 +15,8 @@ from stream_gru.cli.wiring import run_daemon, stop_on_signals
 from stream_gru.config.run_schema import ReplaySourceConfig
 from stream_gru.connectors.dataset_reader import shared_stream
 from stream_gru.connectors.sources.files import expand
-from stream_gru.runtime.delivery_guarantees import weaknesses
-from stream_gru.runtime.resolved_config import Plan, load_plan
+from stream_gru.runtime.delivery_guarantees import delivery_warnings
+from stream_gru.runtime.resolved_config import ResolvedConfig, resolve_file
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def run(config: Path, as_json: bool) -> None:
     """
     from stream_gru.runtime.app import Gateway
 
-    plan = load_plan(config)
+    plan = resolve_file(config)
     log_to_stderr(plan.run.log_level)
     _warn(plan)
     gateway = Gateway(plan)
@@ -50,11 +50,11 @@ def run(config: Path, as_json: bool) -> None:
         run_daemon(gateway.daemon, gateway.pipeline, as_json=as_json)
 
 
-def _warn(plan: Plan) -> None:
+def _warn(plan: ResolvedConfig) -> None:
     """Say what a configuration promises less than one might think."""
     for planned in plan.sources:
         if isinstance(planned.config, ReplaySourceConfig):
             for line in shared_stream(expand(planned.config.files), planned.fields):
                 click.echo(line, err=True)
-    for line in weaknesses(plan):
+    for line in delivery_warnings(plan):
         log.warning("%s", line)

@@ -21,7 +21,7 @@ from stream_gru.connectors.sources.registry import build_source
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.protocols import Source
 from stream_gru.core.types import RawMessage
-from stream_gru.runtime.resolved_config import Plan, PlannedSource
+from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec
 
 _WAIT_S = 0.2
 _MESSAGES = 1000
@@ -33,7 +33,7 @@ class Listener:
     Raises click.UsageError when there is no source of that name.
     """
 
-    def __init__(self, plan: Plan, only: str | None = None, seconds: float | None = None) -> None:
+    def __init__(self, plan: ResolvedConfig, only: str | None = None, seconds: float | None = None) -> None:
         self._bell, self._stopping = threading.Event(), False
         self._seconds = seconds
         planned = [one for one in plan.sources if only in (None, one.name)]
@@ -58,7 +58,7 @@ class Listener:
 
     def messages(
         self, clock: Callable[[], float] = time.monotonic
-    ) -> Iterator[tuple[PlannedSource, Sequence[RawMessage]]]:
+    ) -> Iterator[tuple[SourceSpec, Sequence[RawMessage]]]:
         """Yield what arrives, source by source, until time is up, somebody says stop or all inputs have ended.
 
         Raises SourceUnavailable and ConfigError where a source cannot be opened at all.
@@ -86,7 +86,7 @@ class Listener:
                 if quiet and live and not self._stopping:
                     self._bell.wait(_WAIT_S)
 
-    def _build(self, plan: Plan, planned: PlannedSource) -> Source:
+    def _build(self, plan: ResolvedConfig, planned: SourceSpec) -> Source:
         broker = planned.broker
         if broker is not None:
             name = f"stream-gru-listener-{os.uname().nodename}-{os.getpid()}"

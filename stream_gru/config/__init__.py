@@ -1,7 +1,7 @@
 """The configuration: a TOML file in, a checked `Config` out, or every mistake with its file and line."""
 
 from stream_gru.config.load import load_config, parse_config
-from stream_gru.config.paths import resolve
+from stream_gru.config.paths import resolve_paths
 from stream_gru.config.purpose import Purpose, check_purpose, require_running, require_training
 from stream_gru.config.run_schema import (
     DeadLetterConfig,
@@ -59,6 +59,6 @@ __all__ = [
     "parse_config",
     "require_running",
     "require_training",
-    "resolve",
+    "resolve_paths",
     "sample_config",
 ]

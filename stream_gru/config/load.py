@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect
 
-from stream_gru.config.paths import resolve
+from stream_gru.config.paths import resolve_paths
 from stream_gru.config.problems import KeyPath, Problem
 from stream_gru.config.rules import check_rules
 from stream_gru.config.toml_positions import line_of, scan_lines
@@ -36,7 +36,7 @@ def load_config(path: Path) -> Config:
 
     Raises: ConfigError with all problems, in the order of their lines.
     """
-    return resolve(parse_config(_read(path), str(path)), path.parent)
+    return resolve_paths(parse_config(_read(path), str(path)), path.parent)
 
 
 def parse_config(text: str, file_name: str) -> Config:

@@ -23,7 +23,7 @@ from stream_gru.config.run_schema import (
 from stream_gru.config.train_schema import Config
 
 
-def resolve(config: Config, base: Path) -> Config:
+def resolve_paths(config: Config, base: Path) -> Config:
     """Return the configuration with its paths joined to ``base``; absolute and empty ones stay.  Opens nothing."""
     data, run = config.data, config.run
     if data is not None:

@@ -24,7 +24,13 @@ from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Keeper
 from stream_gru.runtime.control.commands import Commands, Gate
 from stream_gru.runtime.daemon import Daemon, Input
-from stream_gru.runtime.delivery_guarantees import assembly_part, build_store, commit_interval_s, policy, set_parts
+from stream_gru.runtime.delivery_guarantees import (
+    assembly_part,
+    build_store,
+    commit_interval_s,
+    policy,
+    register_stateful,
+)
 from stream_gru.runtime.housekeeping import Caretaker
 from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus
 from stream_gru.runtime.http.broadcast import Feed
@@ -33,7 +39,7 @@ from stream_gru.runtime.ingest.ingest import Intake
 from stream_gru.runtime.liveness import SilenceWatch
 from stream_gru.runtime.metrics import Metrics, build_registry
 from stream_gru.runtime.reload import Exchange
-from stream_gru.runtime.resolved_config import Plan, PlannedSink, PlannedSource, load_plan
+from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec, resolve_file
 from stream_gru.runtime.sample_rate_check import PeriodWatch
 from stream_gru.runtime.systemd import Notifier
 from stream_gru.runtime.wiring import (
@@ -56,7 +62,7 @@ _STUCK_S = 60.0
 class _Prepared(NamedTuple):
     """A plan that can be taken, and what was made for it beside the one that runs."""
 
-    plan: Plan
+    plan: ResolvedConfig
     engine: Engine
     server: WebServer | None
     exchange: Exchange
@@ -65,7 +71,7 @@ class _Prepared(NamedTuple):
 class Gateway:
     """A running configuration."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ResolvedConfig) -> None:
         self.plan = plan
         self._bell = threading.Event()
         self._gate, self._commands, self._feed = Gate(), Commands(), Feed()
@@ -147,7 +153,7 @@ class Gateway:
         self.caretaker.notifier.reloading()
         self.daemon.commit()
         try:
-            prepared = self._prepare(load_plan(self.plan.path))
+            prepared = self._prepare(resolve_file(self.plan.path))
         except StoreError:
             raise
         except StreamGruError as error:
@@ -160,7 +166,7 @@ class Gateway:
 
     # ---- building -------------------------------------------------------------------------------------------------
 
-    def _input(self, planned: PlannedSource, plan: Plan) -> Input:
+    def _input(self, planned: SourceSpec, plan: ResolvedConfig) -> Input:
         source = build_source(
             planned.config,
             planned.name,
@@ -180,10 +186,10 @@ class Gateway:
             window=getattr(source, "window", 0),
         )
 
-    def _intake(self, planned: PlannedSource) -> Intake:
+    def _intake(self, planned: SourceSpec) -> Intake:
         return build_intake(planned, self._assembler, self._gate, stream_bound(self.plan), self._rate)
 
-    def _sink(self, planned: PlannedSink, plan: Plan) -> Sink:
+    def _sink(self, planned: SinkSpec, plan: ResolvedConfig) -> Sink:
         return build_sink(
             planned.config,
             planned.name,
@@ -198,7 +204,7 @@ class Gateway:
         intakes = {name: intake for one in inputs.values() for name, intake in one.intakes.items()}
         self.daemon.poison.close()
         self.daemon.poison = build_poison(self.plan, intakes)
-        set_parts(self.keeper, self.plan, inputs, self.daemon.sinks, self._assembler, self._gate)
+        register_stateful(self.keeper, self.plan, inputs, self.daemon.sinks, self._assembler, self._gate)
 
     def _announce(self) -> None:
         """Begin the series of all sources and sinks."""
@@ -207,7 +213,7 @@ class Gateway:
         for sink in self.plan.sinks:
             self.metrics.add_sink(sink.name, connected=False)
 
-    def _open_server(self, plan: Plan) -> WebServer | None:
+    def _open_server(self, plan: ResolvedConfig) -> WebServer | None:
         if not plan.config.metrics.enabled:
             return None
         api = Api(
@@ -224,7 +230,7 @@ class Gateway:
         server.open()
         return server
 
-    def _open_control(self, plan: Plan) -> None:
+    def _open_control(self, plan: ResolvedConfig) -> None:
         if plan.control_broker is not None:
             from stream_gru.runtime.control.mqtt import ControlMqtt
 
@@ -284,7 +290,7 @@ class Gateway:
 
     # ---- taking a new plan ------------------------------------------------------------------------------------------
 
-    def _prepare(self, new: Plan) -> _Prepared:
+    def _prepare(self, new: ResolvedConfig) -> _Prepared:
         """All of a new plan that can fail, beside the old one, which goes on as if nothing had been when it does.
 
         Raises ConfigError, BundleError, DataError, SinkUnavailable, StateError; StoreError.
@@ -347,12 +353,12 @@ class Gateway:
         self.daemon.commit()
         return f"model {new.bundle.manifest.model_id}, {reset} streams are reset"
 
-    def _new_server(self, old: Plan, new: Plan) -> WebServer | None:
+    def _new_server(self, old: ResolvedConfig, new: ResolvedConfig) -> WebServer | None:
         """A server at another address, open beside the old one; None where the address stays.  Raises ConfigError."""
         same = new.config.metrics.listen == old.config.metrics.listen and self._server is not None
         return None if same else self._open_server(new)
 
-    def _replace_server(self, old: Plan, new: Plan, server: WebServer | None) -> None:
+    def _replace_server(self, old: ResolvedConfig, new: ResolvedConfig, server: WebServer | None) -> None:
         """Go over to the other address, or to none; another token needs a new server at the same one."""
         if server is None and new.config.metrics.enabled and new.token == old.token:
             return

@@ -1,4 +1,4 @@
-"""What a plan wants kept, and what it cannot promise."""
+"""What a configuration stores, and which delivery guarantees it cannot give."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.control.commands import Gate
 from stream_gru.runtime.daemon import Input
 from stream_gru.runtime.ingest.channel_join import Assembler
-from stream_gru.runtime.resolved_config import Plan, PlannedSource
+from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec
 from stream_gru.runtime.wiring import build_rate
 
 _SERIAL_COMMIT_S = 0.1
 
 
-def policy(plan: Plan) -> Policy:
-    """What the keeper of a plan does where it has a choice."""
-    run = plan.run
+def policy(resolved: ResolvedConfig) -> Policy:
+    """The policies of the checkpoint."""
+    run = resolved.run
     return Policy(
         max_streams=run.max_streams,
         evict=run.max_streams_policy == "evict",
@@ -36,15 +36,15 @@ def policy(plan: Plan) -> Policy:
     )
 
 
-def commit_interval_s(plan: Plan) -> float:
+def commit_interval_s(resolved: ResolvedConfig) -> float:
     """How often to commit: with a serial port, which repeats nothing, soon."""
-    serial = any(isinstance(one.config, SerialSourceConfig) for one in plan.sources)
-    return min(plan.run.commit_interval_s, _SERIAL_COMMIT_S) if serial else plan.run.commit_interval_s
+    serial = any(isinstance(one.config, SerialSourceConfig) for one in resolved.sources)
+    return min(resolved.run.commit_interval_s, _SERIAL_COMMIT_S) if serial else resolved.run.commit_interval_s
 
 
-def build_store(plan: Plan) -> Store | None:
-    """The store of a plan; None when nothing shall outlive the process."""
-    return Store(Path(plan.run.state_dir)) if plan.run.state_dir else None
+def build_store(resolved: ResolvedConfig) -> Store | None:
+    """The store; None without ``run.state_dir``."""
+    return Store(Path(resolved.run.state_dir)) if resolved.run.state_dir else None
 
 
 def part_name(part: str, owner: str) -> str:
@@ -52,14 +52,14 @@ def part_name(part: str, owner: str) -> str:
     return f"{part}:{owner}"
 
 
-def assembly_part(plan: Plan) -> str:
+def assembly_part(resolved: ResolvedConfig) -> str:
     """The same of the assembler: what it holds is of these channels, in this order."""
-    return part_name("assembly", ",".join(channel.name for channel in plan.bundle.manifest.channels))
+    return part_name("assembly", ",".join(channel.name for channel in resolved.bundle.manifest.channels))
 
 
-def set_parts(
+def register_stateful(
     keeper: Keeper,
-    plan: Plan,
+    resolved: ResolvedConfig,
     inputs: Mapping[str, Input],
     sinks: Mapping[str, Sink],
     assembler: Assembler | None,
@@ -73,23 +73,23 @@ def set_parts(
             for part, remembering in intake.remembering().items():
                 (shared if part == "decoder" else parts)[part_name(part, name)] = remembering
     if assembler is not None:
-        parts[assembly_part(plan)] = assembler
+        parts[assembly_part(resolved)] = assembler
     for name, sink in sinks.items():
         if isinstance(sink, Remembering):
             parts[part_name("throttle", name)] = sink
     keeper.parts, keeper.shared = parts, shared
 
 
-def weaknesses(plan: Plan) -> Iterator[str]:
+def delivery_warnings(resolved: ResolvedConfig) -> Iterator[str]:
     """What a configuration promises less than exactly once, a sentence each."""
-    run = plan.run
-    if not run.state_dir and plan.live:
+    run = resolved.run
+    if not run.state_dir and resolved.live:
         yield "run.state_dir is not set: states and outputs that wait are lost with the process"
-    for source in plan.sources:
-        yield from _weaknesses_of_source(source)
-    if build_rate(plan) is not None:
+    for source in resolved.sources:
+        yield from _source_warnings(source)
+    if build_rate(resolved) is not None:
         yield "limits: how much came lately is not stored: after a kill other samples may be dropped than without it"
-    for sink in plan.sinks:
+    for sink in resolved.sinks:
         config = sink.config
         if isinstance(config, StdoutSinkConfig):
             yield f"sink {sink.name}: what went to standard output is not taken back: a kill repeats up to one commit"
@@ -99,7 +99,7 @@ def weaknesses(plan: Plan) -> Iterator[str]:
             yield f"sink {sink.name}: qos = 0: outputs under way are lost with a connection"
 
 
-def _weaknesses_of_source(source: PlannedSource) -> Iterator[str]:
+def _source_warnings(source: SourceSpec) -> Iterator[str]:
     name, config, broker = source.name, source.config, source.broker
     if source.live and (not source.fields.input.time or source.format == "number"):
         yield f"source {name}: records carry no time: one that comes again after a kill gets that of its new arrival"

@@ -21,7 +21,7 @@ from stream_gru.runtime.checkpoint.checkpointer import Keeper
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.delivery_guarantees import part_name
 from stream_gru.runtime.ingest.ingest import Intake
-from stream_gru.runtime.resolved_config import Plan, PlannedSink, PlannedSource
+from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,12 @@ class Exchange:
     """
 
     def __init__(
-        self, daemon: Daemon, keeper: Keeper, old: Plan, new: Plan, build: Callable[[PlannedSink, Plan], Sink]
+        self,
+        daemon: Daemon,
+        keeper: Keeper,
+        old: ResolvedConfig,
+        new: ResolvedConfig,
+        build: Callable[[SinkSpec, ResolvedConfig], Sink],
     ) -> None:
         self._daemon, self._keeper, self._old, self._new = daemon, keeper, old, new
         _refuse_other_stdin(old, new)
@@ -41,7 +46,7 @@ class Exchange:
         self._sinks = {one.name: daemon.sinks[one.name] if self._stays(one) else build(one, new) for one in new.sinks}
         self._unopened = {one.name: one for one in new.sinks if not self._stays(one)}
 
-    def _stays(self, planned: PlannedSink) -> bool:
+    def _stays(self, planned: SinkSpec) -> bool:
         """Whether a sink goes on as it is.  Raises ConfigError when it is a table of other columns."""
         old, new = self._old, self._new
         same = planned in old.sinks and old.run.emit == new.run.emit
@@ -78,7 +83,7 @@ class Exchange:
         return self._sinks
 
     def inputs(
-        self, build: Callable[[PlannedSource, Plan], Input], intake: Callable[[PlannedSource], Intake]
+        self, build: Callable[[SourceSpec, ResolvedConfig], Input], intake: Callable[[SourceSpec], Intake]
     ) -> list[Input]:
         """Keep inputs whose tables are the same, change subscriptions, close and open the others."""
         before = {one.name: one for one in self._old.sources}
@@ -108,13 +113,13 @@ class Exchange:
         return one
 
 
-def _is_the_same(was: PlannedSource, planned: PlannedSource) -> bool:
+def _is_the_same(was: SourceSpec, planned: SourceSpec) -> bool:
     """Whether the position of one table means the same for the other."""
     files = [one.config.files if isinstance(one.config, ReplaySourceConfig) else None for one in (was, planned)]
     return planned.numbered or files[0] == files[1]
 
 
-def _reads_otherwise(was: PlannedSource, planned: PlannedSource) -> bool:
+def _reads_otherwise(was: SourceSpec, planned: SourceSpec) -> bool:
     """Whether what was remembered of devices is of another form of their records."""
     return any(getattr(was, key) != getattr(planned, key) for key in ("format", "fields", "assembled"))
 
@@ -128,7 +133,7 @@ def _hand_over(name: str, gone: Sink, heir: Any) -> None:
         log.warning("sink %s is gone, with %d outputs that were not confirmed", name, len(left))
 
 
-def _goes_on(one: Input, was: PlannedSource, planned: PlannedSource) -> bool:
+def _goes_on(one: Input, was: SourceSpec, planned: SourceSpec) -> bool:
     """Whether a source stays open under its new table."""
     if was.config == planned.config and was.broker == planned.broker:
         return True
@@ -136,7 +141,7 @@ def _goes_on(one: Input, was: PlannedSource, planned: PlannedSource) -> bool:
     return update is not None and was.broker == planned.broker and bool(update(planned.config))
 
 
-def _refuse_other_stdin(old: Plan, new: Plan) -> None:
+def _refuse_other_stdin(old: ResolvedConfig, new: ResolvedConfig) -> None:
     """What was read of standard input does not come again for another table.  Raises ConfigError."""
     before = {one.name: one.config for one in old.sources}
     for one in new.sources:
@@ -145,7 +150,7 @@ def _refuse_other_stdin(old: Plan, new: Plan) -> None:
             raise ConfigError(f"{new.path}: source {one.name}: standard input cannot be read in another way; restart")
 
 
-def _refuse_other_kinds(old: Plan, new: Plan) -> None:
+def _refuse_other_kinds(old: ResolvedConfig, new: ResolvedConfig) -> None:
     """What waits for a broker cannot go to a server of another kind.  Raises ConfigError."""
     before = {one.name: type(one.config) for one in old.sinks}
     for one in new.sinks:
@@ -153,7 +158,7 @@ def _refuse_other_kinds(old: Plan, new: Plan) -> None:
             raise ConfigError(f"{new.path}: sink {one.name}: is of another type now; give it a name of its own")
 
 
-def _columns(plan: Plan) -> bytes:
+def _columns(plan: ResolvedConfig) -> bytes:
     """The first line of a table that a plan writes."""
     alarm = plan.config.alarm
     spec = output_spec(plan.bundle.manifest, plan.run.interval_level)

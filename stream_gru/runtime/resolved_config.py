@@ -1,7 +1,7 @@
-"""The plan of a running daemon: a configuration with all it refers to, read and checked, and nothing opened.
+"""A configuration with everything it refers to: read, checked, and with nothing opened.
 
-Whoever starts a daemon, reloads one, records or probes makes a plan first; a plan that can be made can be carried out,
-but for the world outside (ports, brokers, disks).
+`run`, a reload, `record` and `probe` resolve the file first.  What resolves can be started, apart from the outside
+world (ports, brokers, disks).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from stream_gru.pipeline.alarms import check_alarm
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedSource:
+class SourceSpec:
     """A source with its name, the format of its bytes, and which field means what; ``broker`` of MQTT only."""
 
     name: str
@@ -66,7 +66,7 @@ class PlannedSource:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedSink:
+class SinkSpec:
     """A sink with its name; ``broker`` of MQTT only."""
 
     name: str
@@ -75,15 +75,15 @@ class PlannedSink:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that a running daemon needs to know.  ``token`` is that of [control], or empty."""
+class ResolvedConfig:
+    """Everything that a daemon runs from.  ``token``: of [control], or empty."""
 
     path: Path
     config: Config
     run: RunConfig
     bundle: Bundle
-    sources: tuple[PlannedSource, ...]
-    sinks: tuple[PlannedSink, ...]
+    sources: tuple[SourceSpec, ...]
+    sinks: tuple[SinkSpec, ...]
     control_broker: BrokerConfig | None
     token: str
 
@@ -93,44 +93,50 @@ class Plan:
         return any(source.live for source in self.sources)
 
 
-def load_plan(path: Path, *, here: bool = True) -> Plan:
-    """Read a configuration and what it refers to; ``here``: it shall run on this machine, so its secrets are read, too.
+def resolve_file(path: Path, *, read_secrets: bool = True) -> ResolvedConfig:
+    """Read a configuration file, its bundle, and everything that they refer to.
+
+    ``read_secrets``: the configuration shall run on this machine, so read its secrets and build each part once.
 
     Raises ConfigError, BundleError and DataError, with the file's name and what to change.
     """
     config = load_config(path)
     require_running(config, str(path))
     assert config.run is not None  # noqa: S101 - require_running has made sure
-    plan = make_plan(path, config, config.run, load_bundle(config.run.bundle), here=here)
-    if here:
-        _check_parts(plan)
-    return plan
+    resolved = resolve(path, config, config.run, load_bundle(config.run.bundle), read_secrets=read_secrets)
+    if read_secrets:
+        _check_parts(resolved)
+    return resolved
 
 
-def _check_parts(plan: Plan) -> None:
+def _check_parts(resolved: ResolvedConfig) -> None:
     """Make sure that every part can be built, and that files of secrets, certificates and recordings are there."""
-    named = [*(one.broker for one in plan.sources), *(one.broker for one in plan.sinks), plan.control_broker]
+    named = [
+        *(one.broker for one in resolved.sources),
+        *(one.broker for one in resolved.sinks),
+        resolved.control_broker,
+    ]
     for broker in {broker.name: broker for broker in named if broker is not None}.values():
         credentials(broker)
         if is_tls(broker):
             tls_context(broker)
-    for source in plan.sources:
+    for source in resolved.sources:
         try:
             build_source(source.config, source.name, source.format, broker=source.broker)
         except ConfigError as error:
             raise ConfigError(
-                *(f"{plan.path}: source {source.name}: {problem}" for problem in error.problems)
+                *(f"{resolved.path}: source {source.name}: {problem}" for problem in error.problems)
             ) from error
         if isinstance(source.config, ReplaySourceConfig):
             expand(source.config.files)
-    for sink in plan.sinks:
+    for sink in resolved.sinks:
         build_sink(sink.config, sink.name, broker=sink.broker)
         if isinstance(sink.config, InfluxSinkConfig) and sink.config.token_file:
             read_secret(sink.config.token_file)
 
 
-def make_plan(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, here: bool) -> Plan:
-    """The plan of a configuration that has been read.  Raises ConfigError."""
+def resolve(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, read_secrets: bool) -> ResolvedConfig:
+    """Resolve a configuration that has been read.  Raises ConfigError."""
     fields = running_fields(config, bundle, path)
     check_alarm(config.alarm, bundle.manifest)
     names = _names([(source.name, _tag(source)) for source in config.source])
@@ -138,7 +144,7 @@ def make_plan(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, her
         _source(source, name, config, bundle, fields) for source, name in zip(config.source, names, strict=True)
     )
     sinks = tuple(
-        PlannedSink(name, sink, _broker(config, sink.broker) if isinstance(sink, MqttSinkConfig) else None)
+        SinkSpec(name, sink, _broker(config, sink.broker) if isinstance(sink, MqttSinkConfig) else None)
         for sink, name in zip(config.sink, _names([(sink.name, _tag(sink)) for sink in config.sink]), strict=True)
     )
     control = _broker(config, config.control.broker) if config.control.mqtt else None
@@ -147,14 +153,14 @@ def make_plan(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, her
         [(one.name, one.broker, one.config) for one in sinks if isinstance(one.config, MqttSinkConfig)],
         (control, config.control),
     )
-    token = read_secret(config.control.token_file) if here and config.control.token_file else ""
-    return Plan(path, config, run, bundle, sources, sinks, control, token)
+    token = read_secret(config.control.token_file) if read_secrets and config.control.token_file else ""
+    return ResolvedConfig(path, config, run, bundle, sources, sinks, control, token)
 
 
-def _source(source: SourceConfig, name: str, config: Config, bundle: Bundle, fields: Fields) -> PlannedSource:
+def _source(source: SourceConfig, name: str, config: Config, bundle: Bundle, fields: Fields) -> SourceSpec:
     if isinstance(source, ReplaySourceConfig):
         own = Fields.for_source(fields.input, _channels(bundle, fields), source.input, source.channel)
-        return PlannedSource(name, source, replay_format(source, own.input), own)
+        return SourceSpec(name, source, replay_format(source, own.input), own)
     # Who sends is told by the topic or the port, unless the records shall say it.
     named_outside = isinstance(source, MqttSourceConfig | SerialSourceConfig) and source.input.stream is None
     input_config = replace(fields.input, stream="") if named_outside else fields.input
@@ -164,7 +170,7 @@ def _source(source: SourceConfig, name: str, config: Config, bundle: Bundle, fie
     except ConfigError as error:
         raise ConfigError(*(f"source {name}: {problem}" for problem in error.problems)) from error
     broker = _broker(config, source.broker) if isinstance(source, MqttSourceConfig) else None
-    return PlannedSource(name, source, source.format, own, broker)
+    return SourceSpec(name, source, source.format, own, broker)
 
 
 def _channels(bundle: Bundle, fields: Fields) -> list[Channel]:

@@ -18,31 +18,31 @@ from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.ingest import Intake
 from stream_gru.runtime.ingest.rate_limit import RateLimit
 from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
-from stream_gru.runtime.resolved_config import Plan, PlannedSource
+from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec
 
 _HOLD_PERIODS = 5
 _UNBOUNDED = 2**31
 _SILENT_PERIODS, _SILENT_LEAST_S = 10, 10.0
 
 
-def stream_bound(plan: Plan) -> int:
+def stream_bound(plan: ResolvedConfig) -> int:
     """Of how many streams a part may remember something; where they make room for each other the keeper sees to it."""
     return _UNBOUNDED if plan.run.max_streams_policy == "evict" else plan.run.max_streams
 
 
-def watched_streams(plan: Plan) -> int:
+def watched_streams(plan: ResolvedConfig) -> int:
     """Of how many streams it is watched whether they are silent."""
     run = plan.run
     return max(run.max_streams, run.max_stored_streams) if run.max_streams_policy == "evict" else run.max_streams
 
 
-def stream_idle_timeout_s(plan: Plan) -> float:
+def stream_idle_timeout_s(plan: ResolvedConfig) -> float:
     """After how many seconds without a sample a stream is silent."""
     period_s = plan.bundle.manifest.period_s
     return plan.run.stream_idle_timeout_s or max(_SILENT_LEAST_S, _SILENT_PERIODS * period_s)
 
 
-def assembly_spec(plan: Plan) -> tuple[tuple[str, ...], int, int, int] | None:
+def assembly_spec(plan: ResolvedConfig) -> tuple[tuple[str, ...], int, int, int] | None:
     """Channels, period, longest hold and wait (nanoseconds): what the assembler is built of.
 
     None when no source has channels that arrive apart.
@@ -59,7 +59,7 @@ def assembly_spec(plan: Plan) -> tuple[tuple[str, ...], int, int, int] | None:
     )
 
 
-def build_assembler(plan: Plan) -> Assembler | None:
+def build_assembler(plan: ResolvedConfig) -> Assembler | None:
     """The assembler that all sources share whose channels arrive apart; None when there is no such source."""
     spec = assembly_spec(plan)
     if spec is None:
@@ -68,13 +68,13 @@ def build_assembler(plan: Plan) -> Assembler | None:
     return Assembler(len(channels), period_ns, max_age_ns, wait_ns, max_streams=stream_bound(plan))
 
 
-def build_alarm(plan: Plan) -> Callable[[PredictionBatch], Mask | None] | None:
+def build_alarm(plan: ResolvedConfig) -> Callable[[PredictionBatch], Mask | None] | None:
     """What says which outputs are alarms; None when nothing is one."""
     config = plan.config.alarm
     return partial(alarms, config=config) if config.classes or config.consecutive_misses else None
 
 
-def build_rate(plan: Plan) -> RateLimit | None:
+def build_rate(plan: ResolvedConfig) -> RateLimit | None:
     """The limit that all sources share; None when there is none."""
     limits = plan.config.limits
     if not limits.total_hz and not limits.per_stream_hz:
@@ -82,7 +82,7 @@ def build_rate(plan: Plan) -> RateLimit | None:
     return RateLimit(limits.total_hz, limits.per_stream_hz)
 
 
-def build_poison(plan: Plan, intakes: Mapping[str, Intake]) -> Poison:
+def build_poison(plan: ResolvedConfig, intakes: Mapping[str, Intake]) -> Poison:
     """What looks after messages that cannot be read; ``intakes`` by the names of their sources."""
     searches = {
         planned.name: Search(
@@ -96,7 +96,7 @@ def build_poison(plan: Plan, intakes: Mapping[str, Intake]) -> Poison:
 
 
 def build_intake(
-    planned: PlannedSource,
+    planned: SourceSpec,
     assembler: Assembler | None,
     gate: Gate | None,
     max_streams: int,

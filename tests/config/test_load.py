@@ -16,7 +16,7 @@ from stream_gru.config import (
     parse_config,
     require_running,
     require_training,
-    resolve,
+    resolve_paths,
     sample_config,
 )
 from stream_gru.config.load import MAX_FILE_BYTES
@@ -132,7 +132,7 @@ def test_paths_are_relative_to_the_folder_of_the_file(tmp_path: Path) -> None:
 
 def test_an_empty_path_stays_empty() -> None:
     """No folder for TensorBoard means none, not the folder of the file."""
-    assert resolve(Config(), Path("/etc/stream_gru")) == Config()
+    assert resolve_paths(Config(), Path("/etc/stream_gru")) == Config()
 
 
 def test_parse_leaves_paths_alone() -> None:

@@ -15,7 +15,7 @@ from stream_gru.config.run_schema import MqttSourceConfig
 from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.core.types import Position, RawMessage
 from stream_gru.examples.simulators.devices import clean_pumps, json_text, sample_of
-from stream_gru.runtime.resolved_config import load_plan
+from stream_gru.runtime.resolved_config import resolve_file
 from stream_gru.runtime.wiring import build_assembler, build_intake, stream_bound
 from tests.deploy.support import DEPLOY
 from tests.support.paths import ROOT, SAMPLE_DATA
@@ -169,7 +169,7 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
     """The configuration reads what `stream-gru simulate pump --mqtt` sends, with its time."""
     path = tmp_path / "gateway.toml"
     path.write_text((DOCKER / "gateway.toml").read_text().replace("/etc/stream-gru/", f"{SAMPLE_DATA}/"))
-    plan = load_plan(path, here=False)
+    plan = resolve_file(path, read_secrets=False)
     (source,) = plan.sources
     pump, time_ns = clean_pumps(1.0, 1, 1, 7)[0], 1_767_225_600_250_000_000
     payload = json_text(sample_of(pump, 0, time_ns)).encode()

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from stream_gru.config import Config
 from stream_gru.config.run_schema import LimitsConfig, MqttSourceConfig, ReplaySourceConfig, RunConfig, SourceConfig
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.runtime.delivery_guarantees import weaknesses
-from stream_gru.runtime.resolved_config import Plan, PlannedSource
+from stream_gru.runtime.delivery_guarantees import delivery_warnings
+from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec
 from tests.support.models import make_bundle
 
 MODEL = make_bundle()
@@ -22,8 +22,8 @@ def weak(source: SourceConfig, *, time: str = "time", form: str = "json", limits
     fields = Fields.of(replace(MODEL.manifest.input, time=time), MODEL.manifest.channels)
     config = Config(limits=limits or LimitsConfig())
     run = RunConfig(bundle="model.sgb", state_dir="state")
-    planned = PlannedSource("in", source, form, fields)
-    return "\n".join(weaknesses(Plan(Path("run.toml"), config, run, MODEL, (planned,), (), None, "")))
+    planned = SourceSpec("in", source, form, fields)
+    return "\n".join(delivery_warnings(ResolvedConfig(Path("run.toml"), config, run, MODEL, (planned,), (), None, "")))
 
 
 def test_a_plan_that_keeps_its_promise_is_not_blamed() -> None:
