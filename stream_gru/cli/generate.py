@@ -19,7 +19,7 @@ from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.pipeline.generate import Generated, copies, prompt
 from stream_gru.pipeline.generate import generate as run_on
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.pipeline.sampling import feedback
+from stream_gru.pipeline.sampling import feedback_kind
 
 
 @click.command()
@@ -77,7 +77,7 @@ def generate(
     if with_primer and not files and words is None:
         raise click.UsageError("--with-primer goes with --primer or --prompt only")
     model = load_bundle(bundle)
-    kind = feedback(model.manifest)
+    kind = feedback_kind(model.manifest)
     if text and kind != "categories":
         raise click.UsageError("--text goes with models of categories only")
     fields = Fields.of(model.manifest.input, model.manifest.channels)
@@ -137,8 +137,8 @@ def _primer(
 def _summary(made: Generated, steps: int) -> list[str]:
     streams = made.samples.stream_names
     lines = [f"generated {steps:,} samples of each of {len(streams):,} streams"]
-    if made.moved:
-        lines.append(f"{made.moved:,} forecasts lay outside their channel's range and were moved to its end")
+    if made.clipped:
+        lines.append(f"{made.clipped:,} forecasts lay outside their channel's range and were moved to its end")
     if made.log_probability is not None:
         shown = zip(streams[:10], made.log_probability.tolist(), strict=False)
         lines += [f"log-probability of {name}: {total:.2f}, {total / steps:.4f} a sample" for name, total in shown]

@@ -8,7 +8,7 @@ import click
 
 from stream_gru.cli.group import CommandGroup
 from stream_gru.examples.recipes.registry import RECIPES, load_recipe
-from stream_gru.model.optional_packages import training_extra
+from stream_gru.model.optional_packages import require_training_extra
 
 _NAME = click.argument("name", metavar="NAME", type=click.Choice(RECIPES))
 
@@ -61,7 +61,7 @@ def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None
         raise click.UsageError("--compare goes with mnist-gru only")
     if place is not None and not chosen.reads_data:
         raise click.UsageError(f"--data: {name} makes its own recordings")
-    with training_extra():
+    with require_training_extra():
         from stream_gru.examples.recipes.compare import compare_variants
         from stream_gru.examples.recipes.run import run_recipe
         from stream_gru.training.progress import default_reporter

@@ -298,7 +298,7 @@ def _clock(found: StoredRow) -> tuple[int, int | None]:
     if found.row is None:
         raise StateError("wrong checksum")
     columns = split_row(StoredForm.read(found.form).columns, found.row)
-    return int(columns["applied_ns"]), int(columns["steps"])
+    return int(columns["applied_ns"]), int(columns["steps_since_reset"])
 
 
 def _require_new(names: Sequence[str], existing: Iterable[str], *, replace: bool) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from stream_gru.config import Config, load_config, require_training
 from stream_gru.model.bundle import check_target
-from stream_gru.model.optional_packages import training_extra
+from stream_gru.model.optional_packages import require_training_extra
 from stream_gru.training.evaluation.score_lines import score_lines
 
 
@@ -33,7 +33,7 @@ def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int |
     settings = with_options(settings, seed, epochs)
     target = out.resolve()
     check_target(target)
-    with training_extra():
+    with require_training_extra():
         from stream_gru.training.progress import default_reporter
         from stream_gru.training.train import train as carry_out
     work_dir = target.with_name(target.name + ".work")

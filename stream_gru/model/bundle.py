@@ -38,6 +38,7 @@ from msgspec import Struct
 
 from stream_gru.core.errors import BundleError, UnsupportedModelError
 from stream_gru.core.types import F32
+from stream_gru.model import manifest_rules
 from stream_gru.model.manifest import (
     Calibration,
     Channel,
@@ -49,7 +50,6 @@ from stream_gru.model.manifest import (
     Manifest,
     weight_shapes,
 )
-from stream_gru.model.manifest_rules import contradictions
 
 __all__ = [
     "Bundle",
@@ -82,7 +82,7 @@ _KNOWN_FILES = frozenset({WEIGHTS, TFLITE, KERAS, REPORT})
 _READ = frozenset({WEIGHTS, TFLITE})
 # What .npz and .npy say about one array, generously.
 _HEADER_BYTES = 4096
-_LONGEST_TOLD = 500
+_MAX_PRINTED_CHARS = 500
 
 
 class _Head(Struct):
@@ -206,7 +206,7 @@ def load_bundle(path: Path | str) -> Bundle:
     if found != manifest.model_id:
         raise BundleError(
             f"{path / MANIFEST}: model_id: expected {found} for these weights and this contract,"
-            f" got {_told(manifest.model_id)!r}; the manifest was changed"
+            f" got {_safe(manifest.model_id)!r}; the manifest was changed"
         )
     return Bundle(path=path, manifest=manifest, weights=weights, tflite=contents.get(TFLITE))
 
@@ -222,7 +222,7 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         head = msgspec.json.decode(text, type=_Head)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: not a manifest: {_told(error)}") from error
+        raise BundleError(f"{path}: not a manifest: {_safe(error)}") from error
     if head.format_version != FORMAT_VERSION:
         raise UnsupportedModelError(
             f"{path}: format_version: this version of stream-gru reads {FORMAT_VERSION}, got {head.format_version};"
@@ -235,16 +235,16 @@ def _read_manifest(path: Path) -> Manifest:
         return manifest
     except msgspec.ValidationError as error:
         raise UnsupportedModelError(
-            f"{path}: a layer, key or option this version does not know: {_told(error)}"
+            f"{path}: a layer, key or option this version does not know: {_safe(error)}"
         ) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: not a manifest: {_told(error)}") from error
+        raise BundleError(f"{path}: not a manifest: {_safe(error)}") from error
 
 
-def _told(what: object) -> str:
+def _safe(what: object) -> str:
     """What a stranger has written, as it may stand in a message: not long, and nothing a terminal would obey."""
     text = str(what)
-    text = text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…"
+    text = text if len(text) <= _MAX_PRINTED_CHARS else f"{text[:_MAX_PRINTED_CHARS]}…"
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
@@ -252,11 +252,11 @@ def _check_contract(path: Path, manifest: Manifest) -> None:
     """Refuse a manifest that contradicts itself, before any array is read."""
     unknown = sorted(set(manifest.files) - _KNOWN_FILES)
     if unknown:
-        raise UnsupportedModelError(f"{path / MANIFEST}: files: unknown file {_told(unknown[0])!r}")
+        raise UnsupportedModelError(f"{path / MANIFEST}: files: unknown file {_safe(unknown[0])!r}")
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{path / MANIFEST}: files: expected an entry for {WEIGHTS}, got none")
-    for problem in contradictions(manifest):
-        raise BundleError(f"{path / MANIFEST}: {_told(problem)}")
+    for problem in manifest_rules.validate(manifest):
+        raise BundleError(f"{path / MANIFEST}: {_safe(problem)}")
     for size, what in (
         (sum(entry.bytes for name, entry in manifest.files.items() if name in _READ), "files to read"),
         (_declared_bytes(weight_shapes(manifest)), "arrays"),
@@ -294,7 +294,7 @@ def _read_checked(path: Path, entry: FileEntry) -> bytes:
         raise BundleError(f"{path}: expected {entry.bytes:,} bytes, got {len(data):,}: truncated or changed")
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
-        raise BundleError(f"{path}: SHA-256 differs from the manifest: expected {_told(entry.sha256)}, got {found}")
+        raise BundleError(f"{path}: SHA-256 differs from the manifest: expected {_safe(entry.sha256)}, got {found}")
     return data
 
 
@@ -320,7 +320,7 @@ def _unpack_weights(path: Path, data: bytes, shapes: dict[str, tuple[int, ...]])
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             if set(members) != set(shapes) or len(archive.infolist()) != len(shapes):
                 different = f"{sorted(set(members) ^ set(shapes))[:5]}"
-                raise BundleError(f"{path}: expected exactly the arrays of the layers; different: {_told(different)}")
+                raise BundleError(f"{path}: expected exactly the arrays of the layers; different: {_safe(different)}")
             for name, shape in shapes.items():
                 _check_member(path, members[name], name, shape)
             for name, shape in shapes.items():
@@ -328,7 +328,7 @@ def _unpack_weights(path: Path, data: bytes, shapes: dict[str, tuple[int, ...]])
     except BundleError:
         raise
     except Exception as error:  # zipfile and zlib raise a dozen kinds for damaged archives
-        raise BundleError(f"{path}: not a plain .npz of float32 arrays: {_told(error)}") from error
+        raise BundleError(f"{path}: not a plain .npz of float32 arrays: {_safe(error)}") from error
     return weights
 
 
@@ -350,7 +350,7 @@ def _read_array(
     found, by_columns, dtype = np.lib.format.read_array_header_1_0(data)
     # Compared before anything of the declared size is made; the dtype of a pickled array is object.
     if found != shape or by_columns or dtype != np.dtype("<f4"):
-        raise BundleError(f"{path}: {name}: expected float32 {shape} in rows, got {_told(dtype)} {_told(found)}")
+        raise BundleError(f"{path}: {name}: expected float32 {shape} in rows, got {_safe(dtype)} {_safe(found)}")
     array = np.frombuffer(data.read(), np.dtype("<f4")).astype(np.float32).reshape(shape)
     if not np.isfinite(array).all() or (name == "scaling/scale" and not (array > 0).all()):
         raise BundleError(f"{path}: {name}: expected finite numbers (and scales above 0)")

@@ -1,4 +1,4 @@
-"""What a manifest may not say: each contradiction as a sentence, before any array is read."""
+"""Rules between the keys of a manifest, checked before any array is read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MAX_CHANNELS = 4096
 MAX_LAYERS = 256
 
 
-def contradictions(manifest: Manifest) -> Iterator[str]:
-    """Yield every contradiction of a manifest with itself, as ``key: expected ..., got ...``."""
+def validate(manifest: Manifest) -> Iterator[str]:
+    """Yield each broken rule as ``key: expected ..., got ...``; nothing for a valid manifest."""
     names = [channel.name for channel in manifest.channels]
     if not names or len(set(names)) != len(names):
         yield f"channels: expected distinct names, at least one, got {names}"
@@ -27,7 +27,7 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     if len(manifest.layers) > MAX_LAYERS:
         yield f"layers: expected at most {MAX_LAYERS}, got {len(manifest.layers):,}"
         return
-    yield from _embedding_contradictions(manifest)
+    yield from _embedding_problems(manifest)
     width = manifest.feature_size
     for index, layer in enumerate(manifest.layers):
         if layer.name != f"recurrent_{index}" or not 1 <= layer.units <= 4096 or layer.input_size != width:
@@ -38,7 +38,7 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     if manifest.forecast is None and manifest.classes is None:
         yield "expected a forecast head, a class head or both, got none"
     if manifest.forecast is not None:
-        yield from _forecast_contradictions(manifest, manifest.forecast, names)
+        yield from _forecast_problems(manifest, manifest.forecast, names)
     if manifest.classes is not None:
         labels = manifest.classes.labels
         if not labels or len(set(labels)) != len(labels):
@@ -55,10 +55,10 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     if manifest.warm_up < 0:
         yield f"warm_up: expected a number of steps, got {manifest.warm_up}"
     for index, channel in enumerate(manifest.channels):
-        yield from _channel_contradictions(f"channels[{index}]", channel)
+        yield from _channel_problems(f"channels[{index}]", channel)
 
 
-def _embedding_contradictions(manifest: Manifest) -> Iterator[str]:
+def _embedding_problems(manifest: Manifest) -> Iterator[str]:
     categorical = [manifest.channels[part.index].name for part in manifest.categorical]
     embedded = [embedding.channel for embedding in manifest.embeddings]
     if len(set(embedded)) != len(embedded) or not set(embedded) <= set(categorical):
@@ -74,7 +74,7 @@ def _embedding_contradictions(manifest: Manifest) -> Iterator[str]:
             )
 
 
-def _channel_contradictions(where: str, channel: Channel) -> Iterator[str]:
+def _channel_problems(where: str, channel: Channel) -> Iterator[str]:
     if channel.categories < 0:
         yield f"{where}.categories: expected 0 or a number of categories, got {channel.categories}"
     for key in ("seen_min", "seen_max", "min", "max"):
@@ -85,7 +85,7 @@ def _channel_contradictions(where: str, channel: Channel) -> Iterator[str]:
         yield f"{where}: expected min below max, got {channel.min} and {channel.max}"
 
 
-def _forecast_contradictions(manifest: Manifest, head: Forecast, names: list[str]) -> Iterator[str]:
+def _forecast_problems(manifest: Manifest, head: Forecast, names: list[str]) -> Iterator[str]:
     numeric = [names[index] for index in manifest.numeric_index]
     if not head.targets or len(set(head.targets)) != len(head.targets) or not set(head.targets) <= set(numeric):
         yield f"forecast.targets: expected channels among {numeric}, got {head.targets}"

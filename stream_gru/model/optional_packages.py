@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stream_gru.core.errors import ConfigError
-from stream_gru.model.engines.native_stderr import quiet_stderr
+from stream_gru.model.engines.native_stderr import suppress_native_stderr
 
 
 @contextmanager
-def needs_extra(what: str, extra: str = "") -> Iterator[None]:
+def require_extra(what: str, extra: str = "") -> Iterator[None]:
     """Around what imports such packages: ``what`` needs them, ``extra`` brings them; a missing one is a ConfigError.
 
     TensorFlow, which may be among them, is asked to say less.
@@ -29,10 +29,10 @@ def needs_extra(what: str, extra: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def training_extra() -> Iterator[None]:
+def require_training_extra() -> Iterator[None]:
     """Wrap the imports of a command that trains: hides TensorFlow's start-up messages on stderr.
 
     Raises ConfigError when the [train] extra is not installed.
     """
-    with needs_extra("training", "train"), quiet_stderr():
+    with require_extra("training", "train"), suppress_native_stderr():
         yield

@@ -24,7 +24,7 @@ from stream_gru.core.timestamps import LIMIT_NS
 from stream_gru.core.types import F64, I32, I64, STREAM_ID, PredictionBatch, SampleBatch, concatenate
 from stream_gru.model.manifest import Manifest
 from stream_gru.pipeline.pipeline import Pipeline, conditioning_spec
-from stream_gru.pipeline.sampling import Draws, Feed, Feedback, Forecasts, feedback
+from stream_gru.pipeline.sampling import CategorySampler, FeedbackKind, ForecastFeedback, NextInput, feedback_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Generated:
                        Of categories, the label of a sample is the category after it, none at the last one.
     ``probabilities``  (N, G) float64, what the model gave the category that was drawn, whatever the temperature (the
                        first one of a stream without primer: 1 / categories); None for forecasts
-    ``moved``          forecasts that lay outside their channel's range
+    ``clipped``        forecasts that lay outside their channel's range
     """
 
     samples: SampleBatch
     probabilities: F64 | None
-    moved: int
+    clipped: int
 
     @property
     def log_probability(self) -> F64 | None:
@@ -74,7 +74,7 @@ def generate(
     primer that is not applied to its end and for outputs that are no numbers.
     """
     manifest = pipeline.manifest
-    kind = feedback(manifest)
+    kind = feedback_kind(manifest)
     _check_arguments(kind, steps, temperature, seed)
     if primer is None:
         start = _begin(pipeline, kind, ("generated",) if streams is None else tuple(streams))
@@ -83,32 +83,32 @@ def generate(
     period_ns = conditioning_spec(manifest).period_ns
     if int(start.time_ns.max()) + steps * period_ns >= LIMIT_NS:
         raise ConfigError(f"steps: expected so few that times stay before the year 2116, got {steps:,}")
-    feed: Feed
+    next_input: NextInput
     if kind == "categories":
-        feed = Draws(start.streams, manifest.channels[0].categories, temperature, seed)
+        next_input = CategorySampler(start.streams, manifest.channels[0].categories, temperature, seed)
     else:
-        feed = Forecasts(manifest)
+        next_input = ForecastFeedback(manifest)
     batches: list[SampleBatch] = []
     outputs, own = start.outputs, np.arange(len(start.streams), dtype=np.int32)
     for step in range(1, steps + 1):
         if batches:
             outputs = _answers(pipeline, batches[-1])
-        values = feed.after(outputs)
+        values = next_input.next_values(outputs)
         time_ns = start.time_ns + step * period_ns
         batches.append(SampleBatch(start.streams, own, time_ns, values, episode=start.sequence))
     samples = concatenate(batches, len(manifest.channels))
-    if isinstance(feed, Draws) and manifest.classes is not None:
+    if isinstance(next_input, CategorySampler) and manifest.classes is not None:
         label = np.append(samples.values[len(own) :, 0], np.full(len(own), -1)).astype(np.int32)
         samples = replace(samples, label=label, labels=tuple(manifest.classes.labels))
-    return Generated(samples, feed.probabilities(), feed.moved)
+    return Generated(samples, next_input.probabilities(), next_input.clipped)
 
 
 def prompt(manifest: Manifest, text: str, streams: Sequence[str]) -> SampleBatch:
     """A primer of characters that are labels, for each of ``streams``, from 1970-01-01T00:00:00Z on.
 
-    Raises ConfigError for a character that is no label, and as `feedback` does.
+    Raises ConfigError for a character that is no label, and as `feedback_kind` does.
     """
-    if feedback(manifest) != "categories" or manifest.classes is None:
+    if feedback_kind(manifest) != "categories" or manifest.classes is None:
         raise ConfigError("prompt: expected a model of categories, got one of quantities; give it samples as a primer")
     code_of = {label: code for code, label in enumerate(manifest.classes.labels)}
     unknown = next((sign for sign in text if sign not in code_of), None)
@@ -141,7 +141,7 @@ class _Start:
     sequence: I64 | None
 
 
-def _begin(pipeline: Pipeline, kind: Feedback, streams: tuple[str, ...]) -> _Start:
+def _begin(pipeline: Pipeline, kind: FeedbackKind, streams: tuple[str, ...]) -> _Start:
     """Streams that begin with nothing, one period before 1970."""
     if kind == "forecast":
         raise ConfigError("primer: expected samples to go on from, as quantities have no first value, got none")
@@ -167,7 +167,7 @@ def _prime(pipeline: Pipeline, primer: SampleBatch, streams: Sequence[str] | Non
     wanted = index >= 0
     outputs = _answers(pipeline, replace(primer.take(wanted), stream_names=names, stream_index=index[wanted]))
     slots = [pipeline.table.slot(name) for name in names]
-    sequence = None if primer.episode is None else pipeline.table["sequence"][slots]
+    sequence = None if primer.episode is None else pipeline.table["episode"][slots]
     return _Start(names, outputs.time_ns, outputs, sequence)
 
 
@@ -179,7 +179,7 @@ def _answers(pipeline: Pipeline, batch: SampleBatch) -> PredictionBatch:
     out = pipeline.process(batch)
     last = np.full(len(batch.stream_names), -1, np.int64)
     np.maximum.at(last, out.stream_index, np.arange(len(out)))
-    newest = pipeline.table["newest_ns"]
+    newest = pipeline.table["max_event_ns"]
     for name, row in zip(batch.stream_names, last.tolist(), strict=True):
         # A sample that was dropped for its values has moved the stream's clock all the same.
         if row < 0 or newest[pipeline.table.slot(name)] != out.time_ns[row]:
@@ -188,7 +188,7 @@ def _answers(pipeline: Pipeline, batch: SampleBatch) -> PredictionBatch:
     return out.take(last)
 
 
-def _check_arguments(kind: Feedback, steps: int, temperature: float, seed: int) -> None:
+def _check_arguments(kind: FeedbackKind, steps: int, temperature: float, seed: int) -> None:
     if steps < 1:
         raise ConfigError(f"steps: expected at least 1, got {steps}")
     if seed < 0:

@@ -47,7 +47,7 @@ from stream_gru.pipeline.conditioning.condition import (
 from stream_gru.pipeline.row_schema import StoredForm
 from stream_gru.pipeline.scoring import Scorer, ScoreTotals
 from stream_gru.pipeline.state_table import Column, StateTable, split_row
-from stream_gru.pipeline.stepping import advance, lost_states
+from stream_gru.pipeline.stepping import non_finite_rows, run_steps
 
 
 class Pipeline:
@@ -102,7 +102,7 @@ class Pipeline:
             raise ValueError(f"values: expected shape (N, {channels}), got {batch.values.shape}")
         steps = condition(batch, self.table, self._conditioning, self._max_streams)
         hidden = self.table["h"]
-        outputs, h = advance(self.engine, steps, hidden[steps.slot])
+        outputs, h = run_steps(self.engine, steps, hidden[steps.slot])
         hidden[steps.slot] = h
         self._reset_lost_states(steps, h)
         finite: Mask = np.logical_and.reduce(np.isfinite(outputs), axis=1)
@@ -180,13 +180,13 @@ class Pipeline:
             fresh.table = self.table
         else:
             for stream in self.streams:
-                fresh.take_back(stream, old, self.table.row(stream))
+                fresh.restore_stream(stream, old, self.table.row(stream))
         if fresh._scorer is not None and self._scorer is not None and old.model_id == fresh.form.model_id:
-            fresh._scorer.go_on(self._scorer)
+            fresh._scorer.adopt_totals(self._scorer)
         self.__dict__.update(fresh.__dict__)
         return len(self.streams) if old.model_id != self.form.model_id else 0
 
-    def take_back(self, stream: str, form: StoredForm, row: bytes) -> bool:
+    def restore_stream(self, stream: str, form: StoredForm, row: bytes) -> bool:
         """Put a stream back that was stored as a row of ``form``; return whether its hidden state goes on.
 
         One of another model keeps what `StoredForm.taken_over_by` says and is reset before its next step, for
@@ -202,7 +202,7 @@ class Pipeline:
             self.reset(stream, ResetReason.MODEL_CHANGED)
         return same
 
-    def begin_anew(self, stream: str, reason: ResetReason) -> None:
+    def reset_damaged(self, stream: str, reason: ResetReason) -> None:
         """Have a stream that was there begin without a state: its first step says why."""
         self.table.restore(stream, {"pending_reset": np.array(reason, np.uint8)})
         self.table.touch(stream)
@@ -211,14 +211,14 @@ class Pipeline:
         """Reset one stream, or all, before their next sample; return how many.  Raises KeyError if unknown."""
         return request_reset(self.table, stream, reason)
 
-    def clocks(self, limit: int) -> list[tuple[str, str | None, int]]:
+    def stream_progress(self, limit: int) -> list[tuple[str, str | None, int]]:
         """At most ``limit`` streams, each with the event time of its last step (ISO 8601, None before) and its steps.
 
         May be asked from another thread than that of `process`: then a row may be half a batch old.
         """
         table, streams = self.table, self.table.streams[:limit]
         slots = [table.slot(stream) for stream in streams]
-        times, steps = table["applied_ns"][slots], table["steps"][slots]
+        times, steps = table["applied_ns"][slots], table["steps_since_reset"][slots]
         texts = format_iso(np.maximum(times, 0))
         return [
             (stream, text if time > 0 else None, int(count))
@@ -239,12 +239,12 @@ class Pipeline:
 
     def _reset_lost_states(self, steps: Steps, h: F32) -> None:
         """A state that is lost after a stream's last step is reset before its next one."""
-        lost = steps.slot[lost_states(h)]
+        lost = steps.slot[non_finite_rows(h)]
         if lost.size:
             self.table["h"][lost] = self.engine.initial_state(1)[0]
             pending = self.table["pending_reset"]
             pending[lost[pending[lost] == ResetReason.NONE]] = ResetReason.NON_FINITE_STATE
-        self.table["steps"][steps.slot] = steps.count[steps.start + steps.length - 1]
+        self.table["steps_since_reset"][steps.slot] = steps.count[steps.start + steps.length - 1]
 
     def _status(self, count: I64, imputed: I32, finite: Mask) -> U8:
         status = np.where(imputed > 0, np.uint8(Status.IMPUTED), np.uint8(Status.OK))

@@ -17,7 +17,7 @@ from stream_gru.pipeline.conditioning.condition import conditioning_columns
 from stream_gru.pipeline.state_table import RowForm
 
 _KIND = re.compile(r"[<|][bfiu][1248]")
-_CLOCK = frozenset(("newest_ns", "sequence", "pending_reset"))
+_CLOCK = frozenset(("max_event_ns", "episode", "pending_reset"))
 
 
 @dataclass(frozen=True, slots=True)

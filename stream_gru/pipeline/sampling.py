@@ -1,6 +1,6 @@
 """Feedback: what of a model's outputs is its next input, and how the next samples are made of it.
 
-The contract of a bundle decides (`feedback`):
+The contract of a bundle decides (`feedback_kind`):
 
 categories  One channel, categorical, and a class head with a label for each category: class i is category i.  The next
             category is drawn from the probabilities.
@@ -24,14 +24,14 @@ from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.core.types import F32, F64, I64, PredictionBatch
 from stream_gru.model.manifest import Manifest
 
-Feedback = Literal["categories", "forecast"]
+FeedbackKind = Literal["categories", "forecast"]
 
 
-def feedback(manifest: Manifest) -> Feedback:
+def feedback_kind(manifest: Manifest) -> FeedbackKind:
     """What of a model's outputs can be its next input.  Raises ConfigError where nothing can."""
     if len(manifest.channels) == 1 and manifest.channels[0].categories:
         problem = _no_categories(manifest)
-        kind: Feedback = "categories"
+        kind: FeedbackKind = "categories"
     else:
         problem = _no_forecast(manifest)
         kind = "forecast"
@@ -71,12 +71,12 @@ def draw(probabilities: F32, temperature: float, uniform: F64) -> tuple[I64, F64
     return codes, p[rows, codes]
 
 
-class Feed(Protocol):
+class NextInput(Protocol):
     """What makes the next samples of all streams from their outputs."""
 
-    moved: int
+    clipped: int
 
-    def after(self, outputs: PredictionBatch | None) -> F32:
+    def next_values(self, outputs: PredictionBatch | None) -> F32:
         """The values after ``outputs`` (one row a stream; None: before the first), (G, C)."""
         ...
 
@@ -85,8 +85,8 @@ class Feed(Protocol):
         ...
 
 
-class Draws:
-    """Draws categories."""
+class CategorySampler:
+    """Draws categories from the probabilities of the class head."""
 
     def __init__(self, streams: Sequence[str], categories: int, temperature: float, seed: int) -> None:
         self._streams, self._temperature = streams, temperature
@@ -94,9 +94,9 @@ class Draws:
         self._generators = [np.random.default_rng([seed, key]) for key in keys]
         self._first = np.ones((len(streams), categories), np.float32)
         self._probabilities: list[F64] = []
-        self.moved = 0
+        self.clipped = 0
 
-    def after(self, outputs: PredictionBatch | None) -> F32:
+    def next_values(self, outputs: PredictionBatch | None) -> F32:
         """The categories after ``outputs``, drawn."""
         uniform = np.array([generator.random() for generator in self._generators])
         if outputs is None or outputs.probabilities is None:
@@ -112,7 +112,7 @@ class Draws:
         return np.array(self._probabilities)
 
 
-class Forecasts:
+class ForecastFeedback:
     """Takes the forecast of one step ahead, within the range of each channel."""
 
     def __init__(self, manifest: Manifest) -> None:
@@ -120,16 +120,16 @@ class Forecasts:
         highs = [np.inf if channel.max is None else channel.max for channel in manifest.channels]
         self._low, self._high = np.array(lows, np.float32), np.array(highs, np.float32)
         self._column = np.argsort(manifest.target_index)  # where a channel stands among the targets
-        self.moved = 0
+        self.clipped = 0
 
-    def after(self, outputs: PredictionBatch | None) -> F32:
+    def next_values(self, outputs: PredictionBatch | None) -> F32:
         """The forecasts of one step ahead, in the order of the channels."""
         if outputs is None or outputs.forecast is None:
             raise ValueError("expected forecasts to go on from")
         forecast = outputs.forecast[:, self._column, 0]
         _expect_numbers(forecast, outputs)
         values: F32 = np.clip(forecast, self._low, self._high)
-        self.moved += int(np.count_nonzero(values != forecast))
+        self.clipped += int(np.count_nonzero(values != forecast))
         return values
 
     def probabilities(self) -> None:

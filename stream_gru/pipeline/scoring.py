@@ -111,14 +111,14 @@ class Scorer:
         d, h = self._shape
         parts = 1 if self._quantiles is None else 3
         return [
-            Column("pending", (h, parts, d, h), np.float32, np.nan),
-            Column("recent", (h, d), np.float32, np.nan),
+            Column("pending_forecasts", (h, parts, d, h), np.float32, np.nan),
+            Column("recent_values", (h, d), np.float32, np.nan),
             Column("scored_steps", (), np.int64, 0),
             Column("interval_scale", (2, d, h), np.float32, 1),  # of this block, of the block before
             Column("block_truths", (d, h), np.int32, 0),
             Column("block_misses", (d, h), np.int32, 0),
             Column("score_sums", (_SUMS, d, h), np.float64, 0),
-            Column("miss_run", (d,), np.int32, 0),
+            Column("consecutive_misses", (d,), np.int32, 0),
         ]
 
     def totals(self, table: StateTable, stream: str | None = None) -> ScoreTotals:
@@ -130,7 +130,7 @@ class Scorer:
         covered = total[3] if self.calibrated else np.full_like(total[3], np.nan)
         return ScoreTotals(total[0].copy(), total[1] * self._unit, total[2] * self._unit, covered.copy())
 
-    def go_on(self, earlier: Scorer) -> None:
+    def adopt_totals(self, earlier: Scorer) -> None:
         """Count what another scorer of the same model has scored as scored here."""
         self._sums = earlier._sums.copy()
 
@@ -176,8 +176,8 @@ class Scorer:
         ring = (start[:, None] + np.arange(h)).ravel()
         issued = np.empty((int(length.sum()), *parts.shape[1:]), np.float32)
         values = np.empty((len(issued), d), np.float32)
-        issued[ring] = table["pending"][steps.slot].reshape(groups * h, *parts.shape[1:])
-        values[ring] = table["recent"][steps.slot].reshape(groups * h, d)
+        issued[ring] = table["pending_forecasts"][steps.slot].reshape(groups * h, *parts.shape[1:])
+        values[ring] = table["recent_values"][steps.slot].reshape(groups * h, d)
         issued[here] = np.where(trusted[:, None, None, None], parts, np.float32(np.nan))
         now = steps.x[:, self._targets]
         values[here] = now
@@ -198,8 +198,8 @@ class Scorer:
         error, persistence = error.transpose(0, 2, 1), persistence.transpose(0, 2, 1)
         scale, missed = self._adapt(steps, error, self._widths(matched.transpose(0, 2, 3, 1)), table)
         self._add_up(steps, error, persistence, missed, table)
-        table["pending"][steps.slot] = issued[last]
-        table["recent"][steps.slot] = values[last]
+        table["pending_forecasts"][steps.slot] = issued[last]
+        table["recent_values"][steps.slot] = values[last]
         return scale, _miss_runs(steps, missed[:, :, 0], np.isfinite(error[:, :, 0]), breaks, table)
 
     def _adapt(self, steps: Steps, error: F32, widths: tuple[F32, F32], table: StateTable) -> tuple[F32, Mask]:
@@ -279,13 +279,13 @@ def _miss_runs(steps: Steps, missed: Mask, counted: Mask, breaks: Mask, table: S
 
     ``missed, counted``: (T, D) truths outside their interval, and truths that had one; ``breaks``: (T,) resets.
     """
-    before = table["miss_run"][steps.slot]
+    before = table["consecutive_misses"][steps.slot]
     if not before.any() and not missed.any():
         return np.zeros(len(steps), np.int32)
     if len(steps) == len(steps.slot):  # a step of each stream, as it is live
         run = np.where(counted, np.where(missed, before + 1, 0), before)
         run[breaks] = 0
-        table["miss_run"][steps.slot] = run
+        table["consecutive_misses"][steps.slot] = run
         return run.max(axis=1)
     index = np.arange(len(steps))[:, None]
     ended = np.maximum.accumulate(np.where((counted & ~missed) | breaks[:, None], index, -1), axis=0)
@@ -293,7 +293,7 @@ def _miss_runs(steps: Steps, missed: Mask, counted: Mask, breaks: Mask, table: S
     carried = before + missed[steps.start] - total[steps.start]
     since_end = total - np.take_along_axis(total, np.maximum(ended, 0), axis=0)
     run = np.where(ended >= steps.start[steps.group][:, None], since_end, total + carried[steps.group])
-    table["miss_run"][steps.slot] = run[steps.start + steps.length - 1]
+    table["consecutive_misses"][steps.slot] = run[steps.start + steps.length - 1]
     return run.max(axis=1)
 
 

@@ -20,11 +20,11 @@ _LONG = 32
 _MAX_ROWS = 1024
 
 
-def advance(engine: Engine, steps: Steps, h: F32) -> tuple[F32, F32]:
+def run_steps(engine: Engine, steps: Steps, h: F32) -> tuple[F32, F32]:
     """Carry out ``steps`` from the states ``h`` (G, S); return outputs (T, K) and the states after, (G, S).
 
     A state that is no longer finite is replaced by the initial one; ``steps.reset`` and ``steps.count`` of the next
-    step are changed accordingly.  After the last step of a stream there is no next one: see `lost_states`.
+    step are changed accordingly.  After the last step of a stream there is no next one: see `non_finite_rows`.
     """
     outputs = np.empty((len(steps), engine.output_size), np.float32)
     if not len(steps):
@@ -32,12 +32,12 @@ def advance(engine: Engine, steps: Steps, h: F32) -> tuple[F32, F32]:
     before, h = h, h.copy()
     done = np.zeros(len(steps.slot), np.int64)
     order = np.argsort(-steps.length, kind="stable")
-    _rounds(engine, steps, order, done, h, outputs, _WIDE)
+    _batched_steps(engine, steps, order, done, h, outputs, _WIDE)
     for group in order[: _WIDE - 1]:
         left = int(steps.length[group] - done[group])
         _scan(engine, steps, int(group), int(done[group]), left - left % _LONG, h, outputs)
         done[group] += left - left % _LONG
-    _rounds(engine, steps, order, done, h, outputs, 1)
+    _batched_steps(engine, steps, order, done, h, outputs, 1)
     broken = ~np.logical_and.reduce(np.isfinite(h), axis=1)
     if not (broken.any() or not np.isfinite(outputs).all()):
         return outputs, h
@@ -47,12 +47,12 @@ def advance(engine: Engine, steps: Steps, h: F32) -> tuple[F32, F32]:
     return outputs, h
 
 
-def lost_states(h: F32) -> I64:
+def non_finite_rows(h: F32) -> I64:
     """Which rows of ``h`` are no longer finite."""
     return np.flatnonzero(~np.isfinite(h).all(axis=1))
 
 
-def _rounds(engine: Engine, steps: Steps, order: I64, done: I64, h: F32, outputs: F32, least: int) -> None:
+def _batched_steps(engine: Engine, steps: Steps, order: I64, done: I64, h: F32, outputs: F32, least: int) -> None:
     """Make steps together as long as at least ``least`` streams have one left."""
     left = (steps.length - done)[order]
     while np.count_nonzero(left > 0) >= least:

@@ -280,7 +280,7 @@ class Gateway:
         """One entry for each stream, at most ``limit``."""
         return [
             StreamStatus(name, time_text, steps, self._stream_status(name))
-            for name, time_text, steps in self.pipeline.clocks(limit)
+            for name, time_text, steps in self.pipeline.stream_progress(limit)
         ]
 
     def _stream_status(self, stream: str) -> str:

@@ -28,7 +28,7 @@ import tensorflow as tf
 from stream_gru.core.errors import ParityError
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, I64
-from stream_gru.model.engines.native_stderr import quiet_stderr
+from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.keras.litert_graph import StepGraph, dense, module_of, port
 from stream_gru.model.keras.tf_cells import Tensor, column_blocks
 from stream_gru.model.manifest import Manifest
@@ -57,7 +57,7 @@ def quantised_step(manifest: Manifest, weights: dict[str, F32], x: F32, h: F32) 
         for row in range(len(x)):
             yield "step", {"x": x[row : row + 1], "h": h[row : row + 1]}
 
-    with tempfile.TemporaryDirectory() as folder, quiet_stderr(), warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, suppress_native_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow's own interpreter announces its end
         tf.saved_model.save(module, folder, signatures={"step": step})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["step"])
@@ -184,7 +184,7 @@ class StepEngine:
 
         self.input_size, self.state_size = manifest.input_size, manifest.state_size
         self.output_size = manifest.output_size
-        with quiet_stderr():
+        with suppress_native_stderr():
             self._step = Interpreter(model_content=content, num_threads=1).get_signature_runner("step")
             self._step(x=np.zeros((1, self.input_size), np.float32), h=self.initial_state(1))
 

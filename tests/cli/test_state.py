@@ -185,7 +185,7 @@ def test_an_import_replaces_all_or_nothing(site: Path, run: Run, tmp_path: Path)
 def test_a_state_of_another_model_is_refused(site: Path, run: Run, tmp_path: Path) -> None:
     """With all that stand beside it."""
     pipeline = model(seed=1)
-    pipeline.begin_anew("x", ResetReason.COMMAND)
+    pipeline.reset_damaged("x", ResetReason.COMMAND)
     good = run("export", site, "--stream", "a")[1].encode()
     (tmp_path / "mixed").write_bytes(good + encoded(exported("x", pipeline.form, pipeline.table.row("x"), {})))
     with unchanged(site):
@@ -272,7 +272,7 @@ def test_all_streams_are_reset_at_once(site: Path, run: Run) -> None:
 def test_streams_of_two_forms_are_all_reset(site: Path, run: Run) -> None:
     """A model that was changed leaves rows of the old form behind."""
     other = model(seed=1)
-    other.begin_anew("old", ResetReason.NONE)
+    other.reset_damaged("old", ResetReason.NONE)
     with opened(site.parent / "state") as store:
         store.write(Changes(form=other.form.text, streams=[("old", other.table.row("old"))]))
         store.end_well()

@@ -141,7 +141,7 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
                 ["stream dev-0: imported; left out, as no such source is here: clock:x", "1 streams imported"],
             )
             other = model()
-            other.begin_anew("dev-1", ResetReason.COMMAND)
+            other.reset_damaged("dev-1", ResetReason.COMMAND)
             row = other.table.row("dev-1")
             (tmp_path / "other.json").write_bytes(encoded(exported("dev-1", other.form, row, {})))
             refused = command("import", str(here), str(tmp_path / "other.json"))

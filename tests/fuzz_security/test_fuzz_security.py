@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stream_gru.config import load
-from stream_gru.model import bundle
+from stream_gru.model import bundle, manifest_rules
 from stream_gru.runtime.http import server as app
 from tests.fuzz.campaign import run
 from tests.fuzz_security.targets import TARGETS, seeds
@@ -32,12 +32,12 @@ def test_unchanged_seeds_are_taken(name: str) -> None:
 
 def test_a_hole_in_the_bundle_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that repeats what a stranger wrote is a failure, and so is one of another kind."""
-    monkeypatch.setattr(bundle, "_told", str)
+    monkeypatch.setattr(bundle, "_safe", str)
     long = b'{"format_version": 2, "%b": 1}' % (b"x" * 5000)
     with TARGETS["bundle"]() as target:
         with pytest.raises(AssertionError):
             target.check([long], 0)
-        monkeypatch.setattr(bundle, "contradictions", lambda _: 1 / 0)
+        monkeypatch.setattr(manifest_rules, "validate", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             target.check([seeds("bundle")[0]], 0)
 

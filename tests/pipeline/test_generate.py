@@ -190,8 +190,8 @@ def test_a_forecast_outside_its_channel_is_moved_to_the_end_of_the_range() -> No
     primer = replace(wave(), values=np.zeros((6, 3), np.float32))
     made = generate(Pipeline(bundle.with_manifest(channels=narrow), "numpy"), primer, 5)
     assert np.abs(made.samples.values).max() == np.float32(1e-3)
-    assert made.moved > 0
-    assert generate(Pipeline(bundle, "numpy"), primer, 5).moved == 0
+    assert made.clipped > 0
+    assert generate(Pipeline(bundle, "numpy"), primer, 5).clipped == 0
 
 
 def test_a_windowed_model_is_reset_as_it_always_is() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stream_gru.config import ConditioningConfig
 from stream_gru.core.types import NS_PER_S, DropReason, ResetReason, SampleBatch
 from stream_gru.pipeline.conditioning.condition import ConditioningSpec, conditioning_columns
-from stream_gru.pipeline.conditioning.ordering import in_order
+from stream_gru.pipeline.conditioning.ordering import order
 from stream_gru.pipeline.conditioning.rows import Rows
 from stream_gru.pipeline.state_table import StateTable
 
@@ -70,11 +70,11 @@ def walked(batch: SampleBatch, memory: dict[str, tuple[int, int]]) -> Decided:
 
 
 def decided_at_once(batch: SampleBatch, table: StateTable) -> tuple[list[tuple[int, int]], dict[DropReason, int]]:
-    """What `in_order` says of each row (1 kept, 0 not; reset), and what it counted."""
+    """What `order` says of each row (1 kept, 0 not; reset), and what it counted."""
     slot = table.slots_for(batch.stream_names, 99)[batch.stream_index]
-    order = np.argsort(slot, kind="stable")
-    rows = Rows(batch, order, slot[order], np.zeros(len(batch), np.uint8), {})
-    kept, _ = in_order(rows, table, RULES)
+    by_slot = np.argsort(slot, kind="stable")
+    rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), {})
+    kept, _ = order(rows, table, RULES)
     result = [(0, 0)] * len(batch)
     for row, reset in zip(kept.row.tolist(), kept.reset.tolist(), strict=True):
         result[row] = 1, reset
@@ -96,4 +96,4 @@ def test_columns_decide_as_a_walk_does(batch: SampleBatch, places: list[int]) ->
         assert dropped.get(DropReason.DUPLICATE, 0) == sum(kind == 0 for kind, _ in expected)
     for stream, (newest, sequence) in memory.items():
         slot = table.slot(stream)
-        assert (int(table["newest_ns"][slot]), int(table["sequence"][slot])) == (newest, sequence)
+        assert (int(table["max_event_ns"][slot]), int(table["episode"][slot])) == (newest, sequence)

@@ -16,8 +16,8 @@ from tests.support.kept import model
 
 FORM = model().form
 NAMES = {name for name, _, _ in FORM.columns}
-VALUES = {"applied_ns", "applied_values", "last_good", "bad_run", "steps"}
-CLOCK = {"newest_ns", "sequence", "pending_reset"}
+VALUES = {"applied_ns", "applied_values", "last_good", "invalid_run", "steps_since_reset"}
+CLOCK = {"max_event_ns", "episode", "pending_reset"}
 
 
 def test_a_form_is_read_as_it_was_written() -> None:
@@ -25,7 +25,7 @@ def test_a_form_is_read_as_it_was_written() -> None:
     assert StoredForm.read(FORM.text) == FORM
     assert StoredForm.read(FORM.text).text == FORM.text
     assert FORM.model_id == "test-0"
-    assert {"h", "newest_ns"} <= NAMES
+    assert {"h", "max_event_ns"} <= NAMES
 
 
 def test_equal_models_have_equal_forms() -> None:

@@ -112,7 +112,7 @@ def test_people_see_what_a_state_is() -> None:
     assert facts["hidden"]["size"] == 8
     assert facts["hidden"]["finite"]
     assert facts["last_values"] == [2.0, 3.0, 4.0]
-    pipeline.begin_anew("a", ResetReason.STATE_DAMAGED)
+    pipeline.reset_damaged("a", ResetReason.STATE_DAMAGED)
     facts = as_dict(state_of(pipeline))
     assert (facts["time"], facts["reset_before_next"]) == (None, "state_damaged")
     assert facts["last_values"] == [None, None, None]

@@ -95,12 +95,12 @@ def test_no_row_that_is_taken_in_can_end_the_loop(kind: str, data: st.DataObject
         return
     with np.errstate(all="ignore"):  # what numpy warns of ends nothing
         require_same_model(state, pipeline.form)
-        pipeline.take_back("s0", StoredForm.read(state.form), state.row)
+        pipeline.restore_stream("s0", StoredForm.read(state.form), state.row)
         json.dumps(as_dict(state), allow_nan=False)
         pipeline.process(batch(["s0"], [0], [[1.0, 2.0, 1.0]]))
         for _ in range(2):
             pipeline.process(data.draw(hostile_batches(40)))
-        pipeline.clocks(10)
+        pipeline.stream_progress(10)
         pipeline.scores("s0")
         pipeline.table.changed_rows()
 
@@ -113,7 +113,7 @@ def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBa
     with np.errstate(all="ignore"):
         for one in batches:
             pipeline.process(one)
-    pipeline.begin_anew("fresh", ResetReason.STATE_DAMAGED)
+    pipeline.reset_damaged("fresh", ResetReason.STATE_DAMAGED)
     for name in pipeline.streams:
         state = exported(name, pipeline.form, pipeline.table.row(name), {})
         assert decoded(encoded(state)) == state
@@ -124,14 +124,14 @@ def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBa
     [
         ({"pending_reset": 200}, "pending_reset: expected the number of a reason, got 200"),
         ({"pending_reset": 11}, "pending_reset: expected the number of a reason, got 11"),
-        ({"steps": -1}, "steps: expected numbers from 0 to"),
-        ({"bad_run": 2**31 - 1}, "bad_run: expected numbers from 0 to"),
+        ({"steps_since_reset": -1}, "steps_since_reset: expected numbers from 0 to"),
+        ({"invalid_run": 2**31 - 1}, "invalid_run: expected numbers from 0 to"),
         ({"scored_steps": 2**63 - 1}, "scored_steps: expected numbers from 0 to"),
         ({"interval_scale": np.nan}, "interval_scale: expected numbers from 0.001 to 1e"),
         ({"interval_scale": -1.0}, "interval_scale: expected numbers"),
         ({"block_truths": -1}, "block_truths: expected numbers"),
         ({"score_sums": np.inf}, "score_sums: expected numbers"),
-        ({"miss_run": -1}, "miss_run: expected numbers"),
+        ({"consecutive_misses": -1}, "consecutive_misses: expected numbers"),
         ({"last_good": np.inf}, "last_good: expected finite numbers, or NaN"),
         ({"applied_values": -np.inf}, "applied_values: expected finite numbers, or NaN"),
         ({"applied_values": np.nan}, "applied_values: expected numbers, as no reset is to come"),
@@ -147,7 +147,7 @@ def test_a_hidden_state_that_is_lost_is_taken_and_reset() -> None:
     """As one that was lost here: at the second sample, for this reason."""
     pipeline = begun("plain")
     state = decoded(encoded(changed(pipeline, h=np.nan)))
-    pipeline.take_back("s0", StoredForm.read(state.form), state.row)
+    pipeline.restore_stream("s0", StoredForm.read(state.form), state.row)
     out = pipeline.process(batch(["s0"] * 2, [0, 1], [[1.0, 2.0, 1.0]] * 2))
     assert out.resets == {ResetReason.NON_FINITE_STATE: 1}
     assert out.status[-1] != Status.DEGRADED
@@ -187,8 +187,8 @@ def test_a_form_of_any_kind_is_no_more_than_a_state_error(text: str) -> None:
 
 def test_a_form_without_the_columns_that_all_have_is_refused() -> None:
     """Nobody could say what such a state is."""
-    columns = tuple(one for one in FORM.columns if one[0] != "newest_ns")
-    with pytest.raises(StateError, match="newest_ns: expected a column"):
+    columns = tuple(one for one in FORM.columns if one[0] != "max_event_ns")
+    with pytest.raises(StateError, match="max_event_ns: expected a column"):
         decoded(encoded(exported("a", form_of(columns), bytes(377), {})))
     columns = tuple((name, kind, (2, 4) if name == "h" else shape) for name, kind, shape in FORM.columns)
     with pytest.raises(StateError, match="h: expected a column"):

@@ -76,7 +76,7 @@ class Reference:
     def take_in(self, state: Exported) -> None:
         """The stream is this one."""
         name = state.stream
-        self.pipeline.take_back(name, StoredForm.read(state.form), state.row)
+        self.pipeline.restore_stream(name, StoredForm.read(state.form), state.row)
         self.watch.memory.forget(name)
         for data in state.memories.values():
             self.watch.memory.restore(name, data)

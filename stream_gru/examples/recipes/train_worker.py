@@ -8,12 +8,12 @@ from pathlib import Path
 
 from stream_gru.config import load_config
 from stream_gru.examples.recipes.results import peak_memory
-from stream_gru.model.optional_packages import training_extra
+from stream_gru.model.optional_packages import require_training_extra
 
 
 def main(arguments: list[str]) -> None:
     """Carry out the command line of the module."""
-    with training_extra():
+    with require_training_extra():
         from stream_gru.training.progress import default_reporter
         from stream_gru.training.train import train
     config, bundle, told = map(Path, arguments)

@@ -17,7 +17,7 @@ import numpy as np
 from stream_gru.core.errors import BundleError
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import TFLITE, Bundle
-from stream_gru.model.engines.native_stderr import quiet_stderr
+from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.engines.shape_checks import check_scan, check_step
 
 # A padded batch size and the fewest rows it is used for, chosen from the measured costs of a call and of a row.
@@ -48,7 +48,7 @@ class LitertEngine:
         self._interpreter_class = Interpreter
         self._steps: dict[int, Call] = {}
         self._x_one, self._h_one = (1, self.input_size), (1, self.state_size)
-        with quiet_stderr():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.", once a process
+        with suppress_native_stderr():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.", once a process
             self._one = self._sized_step(1)
             self._scan, self.scan_steps = self._open("scan", None)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_stderr() -> Iterator[None]:
+def suppress_native_stderr() -> Iterator[None]:
     """Hold back what is written to file descriptor 2; write it out after all when the block raises.
 
     For the moments in which native code talks: it knows no Python stream, and LiteRT offers no switch.  The whole

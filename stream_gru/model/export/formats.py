@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream_gru.core.errors import ConfigError
-from stream_gru.model.engines.native_stderr import quiet_stderr
-from stream_gru.model.optional_packages import needs_extra
+from stream_gru.model.engines.native_stderr import suppress_native_stderr
+from stream_gru.model.optional_packages import require_extra
 
 if TYPE_CHECKING:
     from stream_gru.config import Config
@@ -131,8 +131,8 @@ def export(request: Request, name: str, out: Path) -> dict[Path, int]:
 def _make(request: Request, name: str) -> Contents:
     form = FORMATS[name]
     module, _, function = form.function.partition(":")
-    with needs_extra(f"format {name}", form.extra):
-        with quiet_stderr():  # TensorFlow talks while it is imported
+    with require_extra(f"format {name}", form.extra):
+        with suppress_native_stderr():  # TensorFlow talks while it is imported
             make = getattr(importlib.import_module(module), function)
         contents: Contents = make(request)
     return contents

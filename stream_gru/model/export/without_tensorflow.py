@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stream_gru.core.errors import BundleError
 from stream_gru.model.bundle import KERAS, TFLITE
-from stream_gru.model.engines.native_stderr import quiet_stderr
+from stream_gru.model.engines.native_stderr import suppress_native_stderr
 
 if TYPE_CHECKING:
     from stream_gru.model.export.formats import Contents, Request
@@ -23,7 +23,7 @@ def keras_file(request: Request) -> Contents:
         if hashlib.sha256(data).hexdigest() == entry.sha256:
             return {"": data}
         request.say(f"{path}: SHA-256 differs from the manifest; the network is built from the weights instead")
-    with quiet_stderr():
+    with suppress_native_stderr():
         from stream_gru.model.keras.keras_files import keras_file as rebuilt
     return rebuilt(request)
 

@@ -19,7 +19,7 @@ import numpy as np
 from stream_gru.core.errors import ParityError
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
-from stream_gru.model.engines.native_stderr import quiet_stderr
+from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.formats import Contents, Request
 from stream_gru.model.keras.network import NetworkLayers, build_network, load_weights
@@ -63,7 +63,7 @@ def _saved(bundle: Bundle, model: keras.Model, suffix: str) -> bytes:
     load_weights(model, bundle.weights)
     with (
         tempfile.TemporaryDirectory() as folder,
-        quiet_stderr(),
+        suppress_native_stderr(),
     ):  # Keras calls HDF5 a legacy; whoever asks for it knows
         path = Path(folder) / f"model{suffix}"
         model.save(path)

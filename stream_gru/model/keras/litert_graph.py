@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from stream_gru.core.types import F32, I64
 from stream_gru.model.bundle import Layer, Manifest
-from stream_gru.model.engines.native_stderr import quiet_stderr
+from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.keras.tf_cells import Tensor, cell_step, project, tf_activation
 
 MAX_SCAN_STEPS = 32
@@ -46,7 +46,7 @@ def export_tflite(manifest: Manifest, weights: dict[str, F32], scan_steps: int |
     inputs, state = manifest.input_size, manifest.state_size
     step = tf.function(graph.step).get_concrete_function(port(None, inputs, "x"), port(None, state, "h"))
     scan = tf.function(graph.scan).get_concrete_function(port(scan_steps, inputs, "x"), port(1, state, "h"))
-    with tempfile.TemporaryDirectory() as folder, quiet_stderr():
+    with tempfile.TemporaryDirectory() as folder, suppress_native_stderr():
         tf.saved_model.save(module, folder, signatures={"step": step, "scan": scan})
         return _convert(Path(folder))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from stream_gru.model.engines.native_stderr import quiet_stderr
+from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.export.formats import Contents, Request
 from stream_gru.model.keras.keras_files import require_equal
 from stream_gru.model.keras.litert_graph import StepGraph, module_of, port
@@ -35,7 +35,7 @@ def saved_model_files(request: Request) -> Contents:
         "scan": _traced(graph.scan, port(None, inputs, "x"), port(1, state, "h")),
         "sequence": _traced(graph.sequence, sequences),
     }
-    with tempfile.TemporaryDirectory() as name, quiet_stderr():
+    with tempfile.TemporaryDirectory() as name, suppress_native_stderr():
         folder = Path(name)
         tf.saved_model.save(module, name, signatures=signatures)
         loaded = tf.saved_model.load(name).signatures["sequence"]

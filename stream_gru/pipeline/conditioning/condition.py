@@ -26,9 +26,9 @@ from __future__ import annotations
 import numpy as np
 
 from stream_gru.core.types import I64, DropReason, ResetReason, SampleBatch
-from stream_gru.pipeline.conditioning.gap_filling import Steps, count_steps, lay_out
-from stream_gru.pipeline.conditioning.imputation import good_values
-from stream_gru.pipeline.conditioning.ordering import in_order
+from stream_gru.pipeline.conditioning.gap_filling import Steps, count_steps, insert_missing_steps
+from stream_gru.pipeline.conditioning.imputation import impute
+from stream_gru.pipeline.conditioning.ordering import order
 from stream_gru.pipeline.conditioning.rows import Rows
 from stream_gru.pipeline.conditioning.spec import ConditioningSpec, conditioning_columns
 from stream_gru.pipeline.state_table import StateTable
@@ -42,16 +42,16 @@ def condition(batch: SampleBatch, table: StateTable, spec: ConditioningSpec, max
     ``table`` must have `conditioning_columns`.  Rejects of the batch appear among ``dropped``.
     """
     slot = _row_slots(batch, table, max_streams)
-    order = np.argsort(slot, kind="stable")
-    rows = Rows(batch, order, slot[order], np.zeros(len(batch), np.uint8), dict(batch.rejected))
+    by_slot = np.argsort(slot, kind="stable")
+    rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), dict(batch.rejected))
     refused = rows.slot < 0
     if refused.any():
         rows.count(DropReason.STREAM_LIMIT, refused)
         rows = rows.keep(~refused)
-    rows, stale = in_order(rows, table, spec)
-    filled = good_values(rows, stale, table, spec)
-    steps = lay_out(filled, table, spec)
-    for where, reason in filled.later.items():
+    rows, hold_expired = order(rows, table, spec)
+    filled = impute(rows, hold_expired, table, spec)
+    steps = insert_missing_steps(filled, table, spec)
+    for where, reason in filled.deferred_resets.items():
         _ask_reset(table, where, reason)
     return steps
 

@@ -59,7 +59,7 @@ class _Laid:
     length: I64
 
 
-def lay_out(filled: Filled, table: StateTable, spec: ConditioningSpec) -> Steps:
+def insert_missing_steps(filled: Filled, table: StateTable, spec: ConditioningSpec) -> Steps:
     """Insert missing steps, decide the resets, count steps since the last one."""
     rows, groups = filled.rows, filled.rows.groups()
     slots, time, reset = groups.slot, rows.time_ns, rows.reset
@@ -78,8 +78,8 @@ def lay_out(filled: Filled, table: StateTable, spec: ConditioningSpec) -> Steps:
     table["pending_reset"][slots] = ResetReason.NONE
     # A lost state does not make time stand still: missing steps before the sample are made, from the initial state.
     laid.reset[laid.start[lost & (laid.reset[laid.start] == 0)]] = ResetReason.NON_FINITE_STATE
-    count = count_steps(laid.reset, laid.start, laid.length, table["steps"][slots], spec.window)
-    table["steps"][slots] = count[laid.start + laid.length - 1]
+    count = count_steps(laid.reset, laid.start, laid.length, table["steps_since_reset"][slots], spec.window)
+    table["steps_since_reset"][slots] = count[laid.start + laid.length - 1]
     x = laid.values
     if spec.calendar:
         x = np.concatenate((x, calendar_inputs(laid.time_ns, spec.calendar)), axis=1)

@@ -10,14 +10,14 @@ from stream_gru.pipeline.conditioning.spec import NEVER, ConditioningSpec
 from stream_gru.pipeline.state_table import StateTable
 
 
-def in_order(rows: Rows, table: StateTable, spec: ConditioningSpec) -> tuple[Rows, Mask]:
+def order(rows: Rows, table: StateTable, spec: ConditioningSpec) -> tuple[Rows, Mask]:
     """Keep rows that are newer than all before them, with the resets their order asks for.
 
     Return them, and where values of before are too old to be held.
     """
     if not len(rows):
         return rows, np.zeros(0, np.bool_)
-    groups, time, newest = rows.groups(), rows.time_ns, table["newest_ns"]
+    groups, time, newest = rows.groups(), rows.time_ns, table["max_event_ns"]
     pieces, known = _pieces(rows, groups, time, table)
     before = pieces.previous(time, known)
     flag = None if rows.batch.reset is None else rows.batch.reset[rows.row]
@@ -37,19 +37,19 @@ def _pieces(rows: Rows, groups: Groups, time: I64, table: StateTable) -> tuple[G
     Return the pieces and the newest time before each.  A row with a new key is always kept and starts the order afresh,
     so the key before a row is that of the row before it, kept or not.
     """
-    known = table["newest_ns"][groups.slot]
+    known = table["max_event_ns"][groups.slot]
     if rows.batch.episode is None:
         return groups, known
     key = rows.batch.episode[rows.row]
-    boundary = key != groups.previous(key, table["sequence"][groups.slot])
-    table["sequence"][groups.slot] = key[groups.last]
+    boundary = key != groups.previous(key, table["episode"][groups.slot])
+    table["episode"][groups.slot] = key[groups.last]
     rows.reset[boundary] = ResetReason.BOUNDARY
     cut = boundary.copy()
     cut[groups.start] = True
     pieces = Groups.at(rows.slot, np.flatnonzero(cut))
     fresh = boundary[pieces.start]
     newest = np.full(fresh.size, NEVER, np.int64)
-    newest[~fresh] = table["newest_ns"][pieces.slot[~fresh]]
+    newest[~fresh] = table["max_event_ns"][pieces.slot[~fresh]]
     return pieces, newest
 
 

@@ -56,12 +56,12 @@ class ConditioningSpec:
 def conditioning_columns(channels: int) -> list[Column]:
     """Columns of the StateTable that conditioning reads and writes."""
     return [
-        Column("newest_ns", (), np.int64, NEVER),
+        Column("max_event_ns", (), np.int64, NEVER),
         Column("applied_ns", (), np.int64, NEVER),
         Column("applied_values", (channels,), np.float32, np.nan),
         Column("last_good", (channels,), np.float32, np.nan),
-        Column("bad_run", (channels,), np.int32, 0),
-        Column("sequence", (), np.int64, -1),
+        Column("invalid_run", (channels,), np.int32, 0),
+        Column("episode", (), np.int64, -1),
         Column("pending_reset", (), np.uint8, ResetReason.FIRST_SAMPLE),
-        Column("steps", (), np.int64, 0),
+        Column("steps_since_reset", (), np.int64, 0),
     ]

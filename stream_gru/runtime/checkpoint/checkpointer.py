@@ -254,7 +254,7 @@ class Keeper(Crowd):
         self._rewritten.add(name)
         self._forgotten.add(name)
         self._known += new
-        self._pipeline.take_back(name, StoredForm.read(state.form), state.row)
+        self._pipeline.restore_stream(name, StoredForm.read(state.form), state.row)
         self._pipeline.table.touch(name)
         self._residents.heard([name])
         return sorted(state.memories.keys() - self.parts.keys())

@@ -50,10 +50,10 @@ class Returning:
             if stored.row is None:
                 raise StateError(_CHECKSUM)
             form = self._form(stored.form)
-            same = self._pipeline.take_back(stored.name, form, stored.row)
+            same = self._pipeline.restore_stream(stored.name, form, stored.row)
         except StateError as error:
             self._tell_damaged(f"stream {stored.name}: its stored state cannot be used: {error}; it begins anew")
-            self._pipeline.begin_anew(stored.name, ResetReason.STATE_DAMAGED)
+            self._pipeline.reset_damaged(stored.name, ResetReason.STATE_DAMAGED)
             return False
         if stored.commit_no <= all_reset_at:
             self._pipeline.reset(stored.name)

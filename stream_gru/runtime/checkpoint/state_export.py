@@ -109,7 +109,7 @@ def as_dict(state: Exported) -> dict[str, Any]:
         "stream": state.stream,
         "model_id": state.model_id,
         "time": format_iso(np.array([applied], np.int64))[0] if applied > 0 else None,
-        "steps_since_reset": int(columns["steps"]),
+        "steps_since_reset": int(columns["steps_since_reset"]),
         "reset_before_next": None if pending is ResetReason.NONE else pending.text,
         "hidden": {
             "size": int(h.size),

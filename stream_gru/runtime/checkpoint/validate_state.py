@@ -19,14 +19,14 @@ from stream_gru.pipeline.row_schema import StoredForm
 _MOST = 2.0**53  # whole numbers that JSON carries
 # The least and the most of columns whose numbers are finite.
 _RANGES: dict[str, tuple[float, float]] = {
-    "bad_run": (0, 2**30),
-    "steps": (0, _MOST),
+    "invalid_run": (0, 2**30),
+    "steps_since_reset": (0, _MOST),
     "scored_steps": (0, _MOST),
     "interval_scale": (1e-3, 1e6),
     "block_truths": (0, 2**30),
     "block_misses": (0, 2**30),
     "score_sums": (0, np.finfo(np.float64).max),
-    "miss_run": (0, 2**30),
+    "consecutive_misses": (0, 2**30),
 }
 _HELD = ("applied_values", "last_good")  # what inserted steps and missing channels are given
 
