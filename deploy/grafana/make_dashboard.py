@@ -80,8 +80,8 @@ ROWS: dict[str, list[Panel]] = {
             _YES_NO,
         ),
         Panel(
-            "Loop last at its top",
-            "Time since the loop last came round; more than some seconds is a loop that stands still.",
+            "Time since the last loop",
+            "Time since the daemon's loop last made progress; more than a few seconds means that it is stalled.",
             "streamgrustalled",
             "s",
             (("{{instance}}", f"time() - stream_gru_loop_last_timestamp_seconds{{{WHICH}}}"),),
@@ -112,8 +112,8 @@ ROWS: dict[str, list[Panel]] = {
             _YES_NO,
         ),
         Panel(
-            "Configuration taken",
-            "Whether the last reload was taken; no: the daemon runs on with the old configuration.",
+            "Last reload succeeded",
+            "Whether the last reload succeeded; no: the daemon keeps running with the old configuration.",
             "streamgrureloadfailed",
             "none",
             (("{{instance}}", f"stream_gru_config_last_reload_successful{{{WHICH}}}"),),
@@ -123,8 +123,8 @@ ROWS: dict[str, list[Panel]] = {
             _YES_NO,
         ),
         Panel(
-            "Configuration from",
-            "When the configuration that runs was taken.",
+            "Configuration loaded",
+            "When the current configuration was loaded.",
             "streamgrureloadfailed",
             "dateTimeAsIso",
             (("{{instance}}", f"1000 * stream_gru_config_last_reload_success_timestamp_seconds{{{WHICH}}}"),),
@@ -133,7 +133,7 @@ ROWS: dict[str, list[Panel]] = {
             4,
         ),
         Panel(
-            "What runs",
+            "Versions",
             "Version, Python and engine; model, regime and when it was trained.",
             "streamgrudown",
             "none",
@@ -150,7 +150,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Samples",
-            "Samples that arrived and samples that became a step of the model, a second.",
+            "Samples received and samples applied, per second.",
             "streamgrudropping",
             "cps",
             (
@@ -160,16 +160,15 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Dropped samples by reason",
-            "Samples that were not applied, a second; each has one reason. Duplicates follow a redelivery.",
+            "Dropped samples per second; each has one reason. Duplicates follow a redelivery.",
             "streamgrudropping",
             "cps",
             (("{{reason}}", f"sum by (reason) ({rate('samples_dropped_total', OF_SOURCE)})"),),
         ),
         Panel(
             "Messages",
-            "Messages that arrived a second, before anybody looked inside. Unprotected ones came without "
-            "acknowledgement and are lost when the daemon is away. Redelivered ones were known already: a broker sends "
-            "them again after a kill or a lost connection, and they change nothing.",
+            "Messages received per second. QoS 0 messages are lost while the daemon is away. Redelivered ones were "
+            "processed before: a broker sends them again after a kill or a lost connection, and they change nothing.",
             "streamgrusessionlost",
             "cps",
             (
@@ -194,11 +193,11 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Connections and sessions lost",
-            "How often a source was lost and found again, and how often the broker had forgotten the session.",
+            "How often a source reconnected, and how often the broker had lost the session.",
             "streamgrusessionlost",
             "short",
             (
-                (f"{_SOURCE} found again", f"increase(stream_gru_source_reconnects_total{{{OF_SOURCE}}}{EACH})"),
+                (f"{_SOURCE} reconnected", f"increase(stream_gru_source_reconnects_total{{{OF_SOURCE}}}{EACH})"),
                 (f"{_SOURCE} session lost", f"increase(stream_gru_source_sessions_lost_total{{{OF_SOURCE}}}{EACH})"),
             ),
         ),
@@ -206,7 +205,7 @@ ROWS: dict[str, list[Panel]] = {
     "Streams": [
         Panel(
             "Streams",
-            "Streams that have a state; those from which nothing comes; those paused by a command.",
+            "Streams with a state, idle streams, paused streams.",
             "streamgrustreamidle",
             "short",
             (
@@ -224,7 +223,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Age of the newest sample",
-            "Event time of the newest applied sample, seen from now; negative: the clock of a device is fast.",
+            "Time since the event time of the newest applied sample; negative: the clock of a device is fast.",
             "streamgrustreamidle",
             "s",
             ((_SOURCE, f"time() - stream_gru_last_sample_timestamp_seconds{{{OF_SOURCE}}}"),),
@@ -237,9 +236,8 @@ ROWS: dict[str, list[Panel]] = {
             (("{{reason}}", f"sum by (reason) (increase(stream_gru_stream_resets_total{{{WHICH}}}{EACH}))"),),
         ),
         Panel(
-            "Filled in",
-            "Steps that were made of the last values and samples with a channel held, a second; records of single "
-            "channels that were joined.",
+            "Imputed and joined",
+            "Inserted steps and samples with a held channel, per second; records of single channels that were joined.",
             "streamgrudropping",
             "cps",
             (
@@ -249,7 +247,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Missing by the device's own count",
-            "Samples that a device counted and nobody saw.",
+            "Samples that the device counted and the daemon did not receive.",
             "streamgrusessionlost",
             "short",
             ((_SOURCE, f"increase(stream_gru_device_seq_missing_total{{{OF_SOURCE}}}{EACH})"),),
@@ -278,7 +276,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Coverage and level",
-            "Share of truths inside their interval, beside what the intervals promise.",
+            "Share of truths inside their interval, and the nominal coverage.",
             "streamgrucoverageoff",
             "percentunit",
             (
@@ -289,7 +287,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Scored forecasts",
-            "Forecasts whose truth has arrived, a second: so many the other panels of this row rest on.",
+            "Forecasts whose truth has arrived, per second; the other panels of this row are computed from them.",
             "streamgruforecastdegraded",
             "cps",
             ((_TARGET, f"sum by (instance, target, horizon) ({rate('forecasts_scored_total')})"),),
@@ -317,7 +315,7 @@ ROWS: dict[str, list[Panel]] = {
     "Classes and alarms": [
         Panel(
             "Classes",
-            "Samples by the class they were given, a second.",
+            "Samples per second by predicted class.",
             "streamgruforecastdegraded",
             "cps",
             (("{{class}}", f"sum by (class) ({rate('classifications_total')})"),),
@@ -333,8 +331,8 @@ ROWS: dict[str, list[Panel]] = {
             width=6,
         ),
         Panel(
-            "Recognised",
-            "Share of samples whose true class was recognised, where the input knows it.",
+            "Accuracy",
+            "Share of samples whose class was predicted correctly, where the input has labels.",
             "streamgruforecastdegraded",
             "percentunit",
             (
@@ -357,7 +355,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Batch",
-            "From bytes to written outputs, a batch.",
+            "From bytes to written outputs, for each batch.",
             "streamgruslow",
             "s",
             quantiles("batch_duration"),
@@ -370,8 +368,8 @@ ROWS: dict[str, list[Panel]] = {
             quantiles("end_to_end_latency"),
         ),
         Panel(
-            "End to end, all of it",
-            "How many batches took how long from arrival to output.",
+            "End to end, distribution",
+            "Batches by their time from arrival to output.",
             "streamgruslow",
             "s",
             (
@@ -387,32 +385,32 @@ ROWS: dict[str, list[Panel]] = {
     "Delivery": [
         Panel(
             "Outputs",
-            "Outputs handed to a sink, a second.",
+            "Outputs written to a sink, per second.",
             "streamgrusinkfailing",
             "cps",
             ((_SINK, rate("outputs_total")),),
         ),
         Panel(
             "Queue of sinks",
-            "Outputs that are not confirmed yet. They are stored, and hold nothing up until the queue is full.",
+            "Unconfirmed outputs. They are stored, and block nothing until the queue is full.",
             "streamgruoutputswaiting",
             "short",
             ((_SINK, f"stream_gru_sink_queue{{{WHICH}}}"),),
         ),
         Panel(
             "Outputs lost",
-            "Outputs that the other side refused, and those given up because the queue was full.",
+            "Outputs that the other side rejected, and outputs dropped because the queue was full.",
             "streamgrusinkfailing",
             "short",
             (
-                (f"{_SINK} refused", f"increase(stream_gru_sink_failed_total{{{WHICH}}}{EACH})"),
-                (f"{_SINK} given up", f"increase(stream_gru_sink_dropped_total{{{WHICH}}}{EACH})"),
+                (f"{_SINK} rejected", f"increase(stream_gru_sink_failed_total{{{WHICH}}}{EACH})"),
+                (f"{_SINK} dropped", f"increase(stream_gru_sink_dropped_total{{{WHICH}}}{EACH})"),
                 (f"{_SINK} found again", f"increase(stream_gru_sink_reconnects_total{{{WHICH}}}{EACH})"),
             ),
         ),
         Panel(
             "Commands and reloads",
-            "What was asked of the daemon from outside.",
+            "Commands and reloads that the daemon received.",
             "streamgrureloadfailed",
             "short",
             (
@@ -427,8 +425,8 @@ ROWS: dict[str, list[Panel]] = {
     "State": [
         Panel(
             "States stored",
-            "Whether states, positions and outputs that wait are stored. No: run.state_dir is not set, or the store "
-            "has just failed and the daemon ends.",
+            "Whether states, positions and waiting outputs are stored. No: run.state_dir is not set, or the store has "
+            "just failed and the daemon ends.",
             "streamgrustatesdamaged",
             "none",
             (("{{instance}}", f"stream_gru_state_store_up{{{WHICH}}}"),),
@@ -439,7 +437,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Damaged since start",
-            "Stored states and memories that could not be used; what they belong to began anew.",
+            "Stored states that could not be used; their streams were reset.",
             "streamgrustatesdamaged",
             "short",
             (("{{instance}}", f"stream_gru_states_damaged_total{{{WHICH}}}"),),
@@ -448,7 +446,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Evicted and restored",
-            "Streams that made room and those that came back, a second; both high: they push each other out.",
+            "Streams evicted and restored per second; both high: they evict each other.",
             "streamgrustreamsthrashing",
             "cps",
             (
@@ -458,14 +456,14 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Commits",
-            "Commits a second: what was processed is durable, its inputs are acknowledged, its outputs released.",
+            "Commits per second. A commit makes states durable, acknowledges inputs and releases outputs.",
             "streamgrucommitsslow",
             "cps",
             (("{{instance}}", rate("commits_total")),),
         ),
         Panel(
             "Commit",
-            "From the beginning of a commit until its inputs were acknowledged. It waits for the disk and for nobody "
+            "From the start of a commit until its inputs are acknowledged. It waits for the disk and for nothing "
             "else; one with nothing to write takes no time.",
             "streamgrucommitsslow",
             "s",
@@ -473,7 +471,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Time in commits",
-            "Share of the time in which the daemon waits for its disk and forecasts nothing.",
+            "Share of time in which the daemon waits for its disk and forecasts nothing.",
             "streamgrucommitsslow",
             "percentunit",
             (("{{instance}}", rate("commit_duration_seconds_sum")),),
@@ -497,7 +495,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Open files",
-            "Share of the file descriptors that the process may have.",
+            "Share of the file descriptors that the process may open.",
             "streamgrustalled",
             "percentunit",
             (("{{instance}}", f"process_open_fds{{{WHICH}}} / process_max_fds{{{WHICH}}}"),),
