@@ -287,9 +287,9 @@ def _windows(config: Config, given: Given) -> Iterator[Problem]:
 
 def _channel_shift(config: Config, given: Given) -> Iterator[Problem]:
     """Only channels of one kind can take each other's place, and a forecast is of one of them."""
-    if not config.training.channel_shift:
+    if not config.training.augment_channel_shift:
         return
-    path, got = ("training", "channel_shift"), f"{config.training.channel_shift}"
+    path, got = ("training", "augment_channel_shift"), f"{config.training.augment_channel_shift}"
     if config.model is not None and config.model.forecast is not None:
         yield Problem(path, "0 beside [model.forecast], whose targets are certain channels", got)
     if any(channel.categories for channel in config.channel):

@@ -181,34 +181,33 @@ class ModelConfig(Table, frozen=True):
 class TrainingConfig(Table, frozen=True):
     """How the weights are found.
 
-    ``stateful``: recordings are laid into ``lanes`` parallel lanes, ``steps`` steps are back-propagated at a time
-    and the state is carried to the next batch.  ``windowed``: windows of ``window`` steps, every ``stride`` steps,
-    each from the initial state, ``batch_size`` at a time.  ``warm_up``: steps after a reset left out of the loss.
-    An update is one move of the weights, by one batch.  ``max_updates`` takes the place of ``epochs``, and the
-    validation part is looked at every ``evaluate_every`` updates in place of once an epoch; 0: not.
-    ``keep``: which weights become the model, those that did best on the validation part, or the last ones, for which
-    ``patience`` does not count.  ``average``: a moving average of the weights is measured and kept, with this decay.
+    ``stateful``: recordings are laid into ``batch_size`` parallel lanes, gradients run back over ``bptt_steps`` steps
+    and the state is carried to the next batch.  ``windowed``: a batch holds ``batch_size`` windows of ``window`` steps,
+    one every ``stride`` steps, each from the initial state.  ``warm_up``: steps after a reset left out of the loss.
+    An update is one optimizer step on one batch.  ``max_updates`` replaces ``epochs``, and ``evaluate_every`` updates
+    replace one epoch as the validation interval; 0 turns either off.
+    ``restore_best_weights``: keep the weights with the best validation loss; when false, keep the last ones and ignore
+    ``patience``.  ``ema_momentum``: measure and keep an exponential moving average of the weights with this momentum.
     """
 
     regime: Literal["stateful", "windowed"] = "stateful"
-    lanes: PositiveInt = 32
-    steps: PositiveInt = 64
+    batch_size: PositiveInt = 32
+    bptt_steps: PositiveInt = 64
     window: PositiveInt = 64
     stride: PositiveInt = 16
-    batch_size: PositiveInt = 128
     window_loss: Literal["every", "last"] = "every"
     warm_up: NonNegativeInt = 0
-    gain_jitter: Fraction = 0.0
-    offset_jitter: NonNegative = 0.0
-    noise_jitter: NonNegative = 0.0
-    channel_shift: NonNegativeInt = 0
+    augment_gain: Fraction = 0.0
+    augment_offset: NonNegative = 0.0
+    augment_noise: NonNegative = 0.0
+    augment_channel_shift: NonNegativeInt = 0
     shuffle: bool = True
     epochs: PositiveInt = 20
     max_updates: NonNegativeInt = 0
     evaluate_every: NonNegativeInt = 0
     patience: PositiveInt = 5
-    keep: Literal["best", "last"] = "best"
-    average: Fraction = 0.0
+    restore_best_weights: bool = True
+    ema_momentum: Fraction = 0.0
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     learning_rate: Positive = 0.001
     schedule: Literal["constant", "cosine"] = "constant"

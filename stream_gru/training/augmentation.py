@@ -51,14 +51,14 @@ class Jitter:
         shape = len(rows.start), spec.channels
         measured = np.isin(np.arange(spec.channels), spec.numeric_index)
         factor = shift = noise = places = None
-        if training.gain_jitter or training.offset_jitter:
-            factor = np.where(measured, 1 + training.gain_jitter * rng.standard_normal(shape), 1).astype(np.float32)
-            spread = np.where(measured, training.offset_jitter * scaling.scale, 0)
+        if training.augment_gain or training.augment_offset:
+            factor = np.where(measured, 1 + training.augment_gain * rng.standard_normal(shape), 1).astype(np.float32)
+            spread = np.where(measured, training.augment_offset * scaling.scale, 0)
             shift = (spread * rng.standard_normal(shape)).astype(np.float32)
-        if training.noise_jitter:
-            noise = np.where(measured, training.noise_jitter * scaling.scale, 0).astype(np.float32)
-        if training.channel_shift:
-            most = training.channel_shift
+        if training.augment_noise:
+            noise = np.where(measured, training.augment_noise * scaling.scale, 0).astype(np.float32)
+        if training.augment_channel_shift:
+            most = training.augment_channel_shift
             moved = np.random.default_rng([training.seed, epoch, 3]).integers(-most, most + 1, (shape[0], 1))
             places = np.clip(np.arange(spec.channels) + moved, 0, spec.channels - 1)
         seed = training.seed, epoch, 2

@@ -207,7 +207,7 @@ class Fitting:
         standing = msgspec.structs.replace(old, place=place, history=[*old.history, row], learnt=learnt)
         best = self.reached.arrays.best
         better = old.best_loss is None or (loss is not None and loss < old.best_loss)
-        if better or self.training.keep == "last":
+        if better or not self.training.restore_best_weights:
             standing = msgspec.structs.replace(standing, best_loss=loss, best_round=len(standing.history))
             best = self.trainer.kept()
         variables = [variable.numpy() for variable in self.trainer.variables]

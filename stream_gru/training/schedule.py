@@ -116,7 +116,7 @@ class Course:
         t = self.training
         if t.regime == "windowed":
             return window_plan(rows, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, None)
-        return stream_plan(rows, t.lanes, t.steps, t.warm_up)
+        return stream_plan(rows, t.batch_size, t.bptt_steps, t.warm_up)
 
     def _left_of_pass(self, place: Place) -> int:
         return len(self._at(place.epoch).plan) - place.batch
@@ -132,7 +132,7 @@ class Course:
         rng = np.random.default_rng([t.seed, epoch]) if t.shuffle else None
         if t.regime == "windowed":
             return window_plan(self.rows, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, rng)
-        return training_plan(self.rows, t.lanes, t.steps, t.warm_up, rng)
+        return training_plan(self.rows, t.batch_size, t.bptt_steps, t.warm_up, rng)
 
     def _cut(self, rows: Rows, plan: Plan) -> Iterator[Batch]:
         horizon = 0 if self.spec.forecast is None else self.spec.forecast.horizon

@@ -41,7 +41,7 @@ class Trainer:
         self.loss = Loss(spec, scaling, class_weights)
         self.optimizer = _optimizer(training)
         self.optimizer.build(self.networks.trainer.trainable_variables)
-        averaged = self.trainable if training.average else []
+        averaged = self.trainable if training.ema_momentum else []
         self._averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
         self._carried: Any = None
         self._step = _Drawn(self._train_step)
@@ -132,11 +132,11 @@ class Trainer:
     def _average(self) -> None:
         """Move the averages towards the weights.
 
-        Decision: the decay rises with the number of updates, (1 + n) / (10 + n) up to ``training.average``; with a
+        Decision: the decay rises with the number of updates, (1 + n) / (10 + n) up to ``training.ema_momentum``; with a
         constant one a short training would keep little but its first weights.
         """
         done = tf.cast(self.optimizer.iterations, tf.float32) - 1.0  # before this update
-        decay = tf.minimum(self.training.average, (1.0 + done) / (10.0 + done))
+        decay = tf.minimum(self.training.ema_momentum, (1.0 + done) / (10.0 + done))
         decay = tf.where(done > 0.0, decay, 0.0)
         for variable, average in zip(self.trainable, self._averages, strict=False):
             average.assign(decay * average + (1.0 - decay) * variable)

@@ -22,7 +22,7 @@ from stream_gru.training.progress import SilentReporter
 from stream_gru.training.segments import Run, measure_scaling
 
 SILENT = SilentReporter()
-QUICK = TrainingConfig(lanes=4, steps=16, epochs=4, patience=9, learning_rate=0.01, warm_up=4)
+QUICK = TrainingConfig(batch_size=4, bptt_steps=16, epochs=4, patience=9, learning_rate=0.01, warm_up=4)
 
 
 def waves(count: int, size: int = 300, noise: float = 0.1, seed: int = 0) -> list[Run]:

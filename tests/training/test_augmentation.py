@@ -20,8 +20,8 @@ SPEC = NetworkSpec.from_config(
     [ChannelConfig(name="first"), ChannelConfig(name="second"), ChannelConfig(name="kind", categories=4)],
     [],
 )
-CALIBRATION = TrainingConfig(gain_jitter=0.2, offset_jitter=0.5)
-NOISE = TrainingConfig(noise_jitter=0.1)
+CALIBRATION = TrainingConfig(augment_gain=0.2, augment_offset=0.5)
+NOISE = TrainingConfig(augment_noise=0.1)
 
 
 def rows() -> Rows:
@@ -87,7 +87,7 @@ def test_without_jitter_nothing_is_copied() -> None:
 
 def test_jitter_is_as_wide_as_asked() -> None:
     """Offset and noise have the spread that was asked for, in standard deviations of the channel."""
-    only_offset = replace(CALIBRATION, gain_jitter=0.0)
+    only_offset = replace(CALIBRATION, augment_gain=0.0)
     offsets = [
         float(changed.x[0, 0, 0] - plain.x[0, 0, 0]) for plain, changed in (shown(only_offset, i) for i in range(400))
     ]
@@ -114,7 +114,7 @@ def test_channels_side_by_side_take_each_others_place() -> None:
     joined, scaling = join_runs(runs), Scaling(np.zeros(6, np.float32), np.ones(6, np.float32))
     plan = window_plan(joined, 40, 40, 60, "last", 0, None)
     (batch,) = batches(joined, plan, (), 0)
-    moved = Jitter.draw(joined, scaling, TrainingConfig(channel_shift=2), spec, 0)(batch, plan.first[0], 0).x
+    moved = Jitter.draw(joined, scaling, TrainingConfig(augment_channel_shift=2), spec, 0)(batch, plan.first[0], 0).x
     expected = {tuple(np.clip(np.arange(6) + by, 0, 5).tolist()) for by in range(-2, 3)}
     assert {tuple(run[0].tolist()) for run in moved} == expected
     assert (moved == moved[:, :1]).all()

@@ -35,7 +35,8 @@ def test_learns_a_noisy_sine(regime: str, tmp_path: Path) -> None:
     spec = spec_of(ForecastConfig(targets=["sine"], horizon=5))
     training = TrainingConfig(
         regime="stateful" if regime == "stateful" else "windowed",
-        lanes=8, steps=32, window=32, stride=8, batch_size=32, epochs=20, learning_rate=0.02, schedule="cosine",
+        batch_size=8 if regime == "stateful" else 32,
+        bptt_steps=32, window=32, stride=8, epochs=20, learning_rate=0.02, schedule="cosine",
     )  # fmt: skip
     fitted = train(spec, tmp_path, training, runs=waves(8))
     run = waves(1, seed=77)[0]
@@ -78,7 +79,7 @@ def test_resume_of_something_else_is_refused(tmp_path: Path) -> None:
     """A checkpoint of another configuration is not continued; one of more epochs is."""
     train(BOTH, tmp_path, replace(QUICK, epochs=1))
     with pytest.raises(ConfigError, match="another"):
-        train(BOTH, tmp_path, replace(QUICK, steps=8), resume=True)
+        train(BOTH, tmp_path, replace(QUICK, bptt_steps=8), resume=True)
     assert len(train(BOTH, tmp_path, replace(QUICK, epochs=2), resume=True).history) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00002.npz", "checkpoint.json"]
 

@@ -21,8 +21,8 @@ from stream_gru.training.segments import Batch, Run, join_runs, measure_scaling
 SPEC = NetworkSpec.from_config(
     ModelConfig(layer=[LayerConfig()], forecast=ForecastConfig(horizon=2)), [ChannelConfig(name="count")], []
 )
-STATEFUL = TrainingConfig(lanes=2, steps=4, noise_jitter=0.1, gain_jitter=0.1)
-WINDOWED = TrainingConfig(regime="windowed", window=4, stride=3, batch_size=5, noise_jitter=0.1)
+STATEFUL = TrainingConfig(batch_size=2, bptt_steps=4, augment_noise=0.1, augment_gain=0.1)
+WINDOWED = TrainingConfig(regime="windowed", window=4, stride=3, batch_size=5, augment_noise=0.1)
 
 
 def course(training: TrainingConfig, lengths: tuple[int, ...] = (30, 41, 25, 60)) -> Course:
@@ -91,11 +91,11 @@ def test_the_cosine_runs_over_all_updates() -> None:
 @pytest.mark.parametrize("base", [STATEFUL, WINDOWED])
 def test_without_shuffle_everything_comes_in_order(base: TrainingConfig) -> None:
     """Windows and runs are taken as they were recorded, from their first row on, and every pass is alike."""
-    plain = course(replace(base, shuffle=False, noise_jitter=0.0, gain_jitter=0.0, epochs=2))
+    plain = course(replace(base, shuffle=False, augment_noise=0.0, augment_gain=0.0, epochs=2))
     _, found, _ = walk(plain)
     half = len(found) // 2
     assert all(np.array_equal(a.x, b.x) for a, b in zip(found[:half], found[half:], strict=True))
-    shape = -1, (base.lanes if base.regime == "stateful" else base.batch_size)
+    shape = -1, base.batch_size
     starts = np.array([batch.x[:, 0, 0] for batch in found[:half]]).reshape(shape)
     weights = np.array([batch.weight.sum(axis=1) for batch in found[:half]])
     in_turn = starts.T[weights.T > 0] if base.regime == "stateful" else starts[weights > 0]

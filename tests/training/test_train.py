@@ -52,8 +52,8 @@ horizon = 5
 activation = "{activation}"
 class_weights = "balanced"
 [training]
-lanes = 8
-steps = 32
+batch_size = 8
+bptt_steps = 32
 epochs = {epochs}
 learning_rate = 0.01
 {training}

@@ -20,10 +20,10 @@ pytestmark = pytest.mark.train
 SPEC = spec_of(ForecastConfig(targets=["sine"]), ClassesConfig(), LayerConfig(units=4, recurrent_dropout=0.1))
 PLAIN = spec_of(classes=ClassesConfig(), layer=LayerConfig(units=4))
 STATEFUL = TrainingConfig(
-    lanes=4, steps=16, learning_rate=0.01, schedule="cosine", patience=99, max_updates=40, evaluate_every=9,
-    noise_jitter=0.1, gain_jitter=0.1,
+    batch_size=4, bptt_steps=16, learning_rate=0.01, schedule="cosine", patience=99, max_updates=40, evaluate_every=9,
+    augment_noise=0.1, augment_gain=0.1,
 )  # fmt: skip
-WINDOWED = replace(STATEFUL, regime="windowed", window=16, batch_size=6, evaluate_every=0, noise_jitter=0.05)
+WINDOWED = replace(STATEFUL, regime="windowed", window=16, batch_size=6, evaluate_every=0, augment_noise=0.05)
 
 
 def fitting(folder: Path, training: TrainingConfig, runs: list[Run] | None = None, clock: float = 0.0) -> Fitting:
@@ -34,7 +34,12 @@ def fitting(folder: Path, training: TrainingConfig, runs: list[Run] | None = Non
 
 @pytest.mark.parametrize(
     "training",
-    [STATEFUL, WINDOWED, replace(STATEFUL, max_updates=0, epochs=3, shuffle=False), replace(WINDOWED, average=0.9)],
+    [
+        STATEFUL,
+        WINDOWED,
+        replace(STATEFUL, max_updates=0, epochs=3, shuffle=False),
+        replace(WINDOWED, ema_momentum=0.9),
+    ],
 )
 def test_resume_is_the_uninterrupted_training(training: TrainingConfig, tmp_path: Path) -> None:
     """Stopped within a round and resumed, in the middle of a pass too, training ends as it would have anyway."""
@@ -96,7 +101,7 @@ def test_a_round_without_a_label_is_no_error_and_a_pass_is(tmp_path: Path) -> No
     """Labels may be rare: only a whole pass without any is refused, and such a round shows no loss of it."""
     runs = waves(1)
     runs[0].label[:200] = -1
-    training = replace(STATEFUL, max_updates=6, evaluate_every=1, lanes=1, steps=50, shuffle=False)
+    training = replace(STATEFUL, max_updates=6, evaluate_every=1, batch_size=1, bptt_steps=50, shuffle=False)
     fitted = fitting(tmp_path / "rare", training, runs).run(SilentReporter())
     assert ["loss" in row for row in fitted.history] == [False] * 4 + [True] * 2
     runs[0].label[:] = -1
@@ -105,10 +110,10 @@ def test_a_round_without_a_label_is_no_error_and_a_pass_is(tmp_path: Path) -> No
 
 
 def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
-    """With ``keep = "last"`` a worse round at the end is the model, and patience ends nothing."""
+    """With ``restore_best_weights = false`` a worse round at the end is the model, and patience ends nothing."""
     wild = replace(STATEFUL, learning_rate=0.5, schedule="constant", max_updates=36, patience=1)
     best = train(PLAIN, tmp_path / "best", wild)
-    last = train(PLAIN, tmp_path / "last", replace(wild, keep="last"))
+    last = train(PLAIN, tmp_path / "last", replace(wild, restore_best_weights=False))
     assert best.stopped == "patience"
     assert (last.stopped, last.best_round) == ("max_updates", len(last.history))
     assert last.history[-1]["val_loss"] > min(row["val_loss"] for row in last.history)
@@ -118,9 +123,9 @@ def test_the_average_of_the_weights_is_measured_and_kept(tmp_path: Path) -> None
     """The decay is 0, 2/11, 3/12 and so on, at most that which was asked for; training itself goes on from the weights,
     not from their average.
     """
-    plain = replace(STATEFUL, keep="last", evaluate_every=0, schedule="constant")
+    plain = replace(STATEFUL, restore_best_weights=False, evaluate_every=0, schedule="constant")
     own = [train(PLAIN, tmp_path / str(n), replace(plain, max_updates=n)).weights for n in (1, 2, 3)]
-    found = train(PLAIN, tmp_path / "average", replace(plain, max_updates=3, average=0.2))
+    found = train(PLAIN, tmp_path / "average", replace(plain, max_updates=3, ema_momentum=0.2))
     for name, value in found.weights.items():
         expected = 2 / 11 * own[0][name] + 9 / 11 * own[1][name]
         expected = 0.2 * expected + 0.8 * own[2][name]

@@ -23,13 +23,13 @@ from stream_gru.examples.recipes.run import CONFIG, RECORDINGS, prepare, stream_
 from stream_gru.model.bundle import load_bundle
 from stream_gru.model.text_table import table
 
-_CARRIED = {"regime": "stateful", "lanes": 128, "warm_up": 0}
+_CARRIED = {"regime": "stateful", "batch_size": 128, "warm_up": 0}
 WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("GRU, windows of 28, not unrolled", {}),
     ("GRU, windows of 28, unrolled", {"model": {"layer": [{"units": 128, "unroll": True}]}}),
-    ("GRU, stateful, reset before each image", {"training": {**_CARRIED, "steps": 28}}),
-    ("GRU, stateful, gradients cut every 14 rows", {"training": {**_CARRIED, "steps": 14}}),
-    ("GRU, stateful, never reset", {"training": {**_CARRIED, "steps": 28}, "input": {"episode": ""}}),
+    ("GRU, stateful, reset before each image", {"training": {**_CARRIED, "bptt_steps": 28}}),
+    ("GRU, stateful, gradients cut every 14 rows", {"training": {**_CARRIED, "bptt_steps": 14}}),
+    ("GRU, stateful, never reset", {"training": {**_CARRIED, "bptt_steps": 28}, "input": {"episode": ""}}),
     ("SimpleRNN, windows of 28", {"model": {"layer": [{"cell": "simple_rnn", "units": 128}]}}),
     ("LSTM, windows of 28", {"model": {"layer": [{"cell": "lstm", "units": 128}]}}),
 )

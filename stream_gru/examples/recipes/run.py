@@ -98,9 +98,7 @@ def measure(trained: Trained, config: Config, out: Path, say: Say) -> Outcome:
     streamed = stream_apart(bundle.path, path)
     batch = read_files([str(path)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
     steps = condition_all(batch, conditioning_spec(bundle.manifest))
-    training = config.training
-    size = training.batch_size if training.regime == "windowed" else training.lanes
-    y, seconds = batch_answers(bundle, steps, size)
+    y, seconds = batch_answers(bundle, steps, config.training.batch_size)
     by_row = np.empty_like(y)
     by_row[steps.row] = y
     truth = np.empty((len(y), len(bundle.manifest.target_index)))
