@@ -1,7 +1,7 @@
 """Checks of run.state_dir: the disk, the process that holds the store, its content, and the time of a sync.
 
-These checks change nothing.  They do not open the store as the daemon does, which takes the lock and moves a damaged
-file aside.  They read it only while no process holds it and after a clean shutdown, when it has no write-ahead log.
+These checks change nothing.  Opening the store as the daemon does would take the lock and move a damaged file aside, so
+they only read it while no process holds it, and after a clean shutdown, when it has no write-ahead log.
 """
 
 from __future__ import annotations

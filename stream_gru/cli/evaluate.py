@@ -37,22 +37,22 @@ def evaluate(
     Streams the recordings sample by sample, scores every output, and compares the forecasts with persistence.
     """
     if window and regime != "windowed":
-        raise click.UsageError("--window goes with --regime windowed only")
+        raise click.UsageError("--window needs --regime windowed")
     model = load_bundle(bundle)
     if regime:
         model = with_regime(model, regime, window)
     batch = read_files(files, Fields.of(model.manifest.input, model.manifest.channels))
     scores, _ = evaluate_bundle(model, batch, Baselines(), engine)
     if as_json:
-        click.echo(msgspec.json.encode(scores).decode())  # not a number becomes null
+        click.echo(msgspec.json.encode(scores).decode())  # NaN becomes null
         return
     for line in score_lines(scores):
         click.echo(line)
 
 
 def with_regime(bundle: Bundle, regime: str, window: int | None) -> Bundle:
-    """The bundle, made to treat its state in another way than in training.  Raises click.UsageError."""
+    """The bundle with another regime than in training.  Raises click.UsageError."""
     steps = window or bundle.manifest.window
     if regime == "windowed" and not steps:
-        raise click.UsageError("--regime windowed needs --window for a bundle that was trained stateful")
+        raise click.UsageError("--regime windowed needs --window, since the bundle was trained stateful")
     return bundle.with_manifest(regime=regime, window=steps if regime == "windowed" else None, warm_up=0)

@@ -33,9 +33,9 @@ def export(bundle: Path, name: str, out: Path | None, config: Path | None, force
     """
     int8 = name == "tflite-int8"
     if config is None and int8:
-        raise click.UsageError("--format tflite-int8 needs --config, the configuration the bundle was trained with")
+        raise click.UsageError("--format tflite-int8 needs --config, the training configuration of the bundle")
     if not int8 and (config or force):
-        raise click.UsageError("--config and --force go with --format tflite-int8 only")
+        raise click.UsageError("--config and --force need --format tflite-int8")
     target = out or default_path(bundle, name)
     check_out(target)
     check_suffix(target, name)
@@ -49,5 +49,5 @@ def export(bundle: Path, name: str, out: Path | None, config: Path | None, force
     for path, size in written.items():
         click.echo(f"wrote {path}, {size:,} bytes")
     if model.manifest.window:
-        click.echo(f"trained on windows: the state is to be reset after every {model.manifest.window} samples")
+        click.echo(f"trained on windows: reset the state after every {model.manifest.window} samples")
     click.echo(f"load: {FORMATS[name].load.format(path=repr(str(target)))}")

@@ -17,7 +17,7 @@ from stream_gru.connectors.sources.files import expand
 from stream_gru.core.types import SampleBatch, concatenate
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.pipeline.generate import Generated, copies, prompt
-from stream_gru.pipeline.generate import generate as run_on
+from stream_gru.pipeline.generate import generate as generate_samples
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.sampling import feedback_kind
 
@@ -75,18 +75,18 @@ def generate(
     if files and words is not None:
         raise click.UsageError("--primer and --prompt exclude each other")
     if with_primer and not files and words is None:
-        raise click.UsageError("--with-primer goes with --primer or --prompt only")
+        raise click.UsageError("--with-primer needs --primer or --prompt")
     model = load_bundle(bundle)
     kind = feedback_kind(model.manifest)
     if text and kind != "categories":
-        raise click.UsageError("--text goes with models of categories only")
+        raise click.UsageError("--text needs a model of categories")
     fields = Fields.of(model.manifest.input, model.manifest.channels)
     if out is not None:
         recording_format(out, fields)
     primer, streams = _primer(model, fields, files, words, count)
     pipeline = Pipeline(model, engine, max_streams=1_000_000)
-    made = run_on(pipeline, primer, steps, streams=streams, temperature=temperature, seed=seed)
-    samples = made.samples
+    generated = generate_samples(pipeline, primer, steps, streams=streams, temperature=temperature, seed=seed)
+    samples = generated.samples
     if with_primer and primer is not None:
         samples = concatenate([primer, samples], len(model.manifest.channels))
     if out is not None:
@@ -94,31 +94,31 @@ def generate(
     if text and model.manifest.classes is not None:
         click.echo(joined_labels(samples, model.manifest.classes.labels))
     elif out is None:
-        stated = model.manifest.input.format
-        click.echo(recording_text(samples, fields, "jsonl" if stated == "jsonl" else "csv"), nl=False)
+        trained = model.manifest.input.format
+        click.echo(recording_text(samples, fields, "jsonl" if trained == "jsonl" else "csv"), nl=False)
     if not quiet:
-        for line in _summary(made, steps):
+        for line in _summary(generated, steps):
             click.echo(line, err=True)
 
 
 def joined_labels(samples: SampleBatch, labels: Sequence[str]) -> str:
-    """The categories of each stream as one text, without anything between labels of one character.
+    """The labels of each stream as one text, separated by spaces unless all labels have one character.
 
-    Of several streams, each under its name.  Samples without a value are left out.
+    The texts of several streams have the name of the stream as heading.  Samples without a value are skipped.
     """
-    between = "" if all(len(label) == 1 for label in labels) else " "
+    separator = "" if all(len(label) == 1 for label in labels) else " "
     texts = []
     for index in np.unique(samples.stream_index):
         codes = samples.values[samples.stream_index == index, 0]
-        own = between.join(labels[int(code)] for code in codes if np.isfinite(code) and 0 <= code < len(labels))
-        texts.append((samples.stream_names[index], own))
-    return texts[0][1] if len(texts) == 1 else "\n\n".join(f"== {name} ==\n{own}" for name, own in texts)
+        text = separator.join(labels[int(code)] for code in codes if np.isfinite(code) and 0 <= code < len(labels))
+        texts.append((samples.stream_names[index], text))
+    return texts[0][1] if len(texts) == 1 else "\n\n".join(f"== {name} ==\n{text}" for name, text in texts)
 
 
 def _primer(
     model: Bundle, fields: Fields, files: Sequence[str], words: str | None, count: int | None
 ) -> tuple[SampleBatch | None, list[str] | None]:
-    """What to go on from, and the names of streams to begin with nothing."""
+    """The samples to continue, and the names of new streams; one of the two is None."""
     names = [f"generated-{number}" for number in range(1, (count or 1) + 1)]
     if words is not None:
         return prompt(model.manifest, words, names), None
@@ -134,12 +134,12 @@ def _primer(
     return primer, None
 
 
-def _summary(made: Generated, steps: int) -> list[str]:
-    streams = made.samples.stream_names
-    lines = [f"generated {steps:,} samples of each of {len(streams):,} streams"]
-    if made.clipped:
-        lines.append(f"{made.clipped:,} forecasts lay outside their channel's range and were moved to its end")
-    if made.log_probability is not None:
-        shown = zip(streams[:10], made.log_probability.tolist(), strict=False)
-        lines += [f"log-probability of {name}: {total:.2f}, {total / steps:.4f} a sample" for name, total in shown]
+def _summary(generated: Generated, steps: int) -> list[str]:
+    streams = generated.samples.stream_names
+    lines = [f"generated {steps:,} samples for each of {len(streams):,} streams"]
+    if generated.clipped:
+        lines.append(f"{generated.clipped:,} forecasts were outside the range of their channel and were clipped")
+    if generated.log_probability is not None:
+        shown = zip(streams[:10], generated.log_probability.tolist(), strict=False)
+        lines += [f"log-probability of {name}: {total:.2f}, {total / steps:.4f} per sample" for name, total in shown]
     return lines

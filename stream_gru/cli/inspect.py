@@ -37,14 +37,14 @@ def inspect(bundle: Path, explained: bool, as_json: bool) -> None:
 
 
 def describe(bundle: Bundle, explained: bool = False) -> list[str]:
-    """The whole bundle, for people; ``explained``: with the equations of its cells."""
+    """A text about the whole bundle, with the equations of its cells if ``explained``."""
     manifest = bundle.manifest
     window = f", reset every {manifest.window} steps" if manifest.window else ""
     lines = [
-        f"model       {manifest.model_id}, made {manifest.created}",
+        f"model       {manifest.model_id}, created {manifest.created}",
         f"regime      {manifest.regime}{window}; warm-up {manifest.warm_up} steps",
         f"period      {manifest.period_s:g} s; gaps up to {manifest.conditioning.max_fill_steps} steps are filled",
-        f"state       {manifest.state_size} numbers a stream",
+        f"state       {manifest.state_size} numbers per stream",
         "",
         *table([["channel", "unit", "allowed", "seen in training"], *map(_channel_cells, manifest.channels)]),
         *([f"calendar    {', '.join(manifest.calendar)}"] if manifest.calendar else []),
@@ -65,15 +65,15 @@ def _channel_cells(channel: Channel) -> list[str]:
 
 
 def _category_lines(manifest: Manifest) -> list[str]:
-    """How each category enters the network."""
+    """How the network encodes each categorical channel."""
     lines = []
     for part in manifest.categorical:
-        said = (
-            f"each of {part.categories:,} categories is a learnt vector of {part.units} numbers"
+        encoding = (
+            f"{part.categories:,} categories, each embedded as a learnt vector of {part.units} numbers"
             if part.units
-            else f"{part.categories:,} categories, one-hot: one input each, no parameters of their own"
+            else f"{part.categories:,} categories, one-hot: one input each, no parameters"
         )
-        lines.append(f"{manifest.channels[part.index].name}: {said}")
+        lines.append(f"{manifest.channels[part.index].name}: {encoding}")
     return lines
 
 
@@ -90,13 +90,13 @@ def _head_lines(manifest: Manifest) -> list[str]:
         lines.append(f"classes     {shown} ({manifest.classes.activation})")
         if manifest.classes.activation == "logistic":
             lines.append(
-                f"            one logit: sigmoid of it is the probability of {labels[1]}, the rest {labels[0]}"
+                f"            one logit: its sigmoid is the probability of {labels[1]}, the rest is {labels[0]}"
             )
     return lines
 
 
 def _parameter_lines(bundle: Bundle, explained: bool) -> list[str]:
-    """What the network is made of, and what its cells would cost as other ones."""
+    """The parameters of each layer, and the parameters of other cells of the same size."""
     rows = parameter_rows(bundle)
     cells = [[r["layer"], r["cell"], r["formula"], f"{r['by_formula']:,}", f"{r['by_count']:,}"] for r in rows]
     total = [f"{sum(r[key] for r in rows):,}" for key in ("by_formula", "by_count")]
@@ -106,7 +106,11 @@ def _parameter_lines(bundle: Bundle, explained: bool) -> list[str]:
         "",
         *comparison_lines(layers),
         "",
-        *(explanation_lines(layers) if explained else ["equations of the cells and what each gate does: --explain"]),
+        *(
+            explanation_lines(layers)
+            if explained
+            else ["see the equations of the cells and what each gate does with --explain"]
+        ),
     ]
 
 
@@ -115,11 +119,11 @@ def _bound(value: float | None) -> str:
 
 
 def _scores(bundle: Bundle) -> list[str]:
-    """The scores of the test part as training stored them."""
+    """The scores on the test data that training stored."""
     scores = bundle.manifest.scores
     if not scores:
-        return ["no scores are stored"]
-    lines: list[str] = ["scores of the test part, streamed:"]
+        return ["scores: none stored"]
+    lines: list[str] = ["scores on the test data, streamed:"]
     forecast, classes = scores.get("forecast"), scores.get("classes")
     try:
         if forecast:
@@ -128,11 +132,11 @@ def _scores(bundle: Bundle) -> list[str]:
             lines += ["", *class_lines(_with_nan(classes, ClassScores))]
         return [*lines, "", *msgspec.convert(scores.get("verdict", []), list[str])]
     except (msgspec.ValidationError, LookupError, ValueError):
-        return ["scores: not readable by this version"]
+        return ["scores: stored in a form that this version does not read"]
 
 
 def _with_nan(stored: object, kind: Any) -> Any:
-    """JSON has no NaN: what was not measured is stored as null."""
+    """Convert stored scores, in which null stands for NaN."""
 
     def fill(value: object) -> object:
         if isinstance(value, dict):
@@ -148,10 +152,10 @@ def _parity(bundle: Bundle) -> list[str]:
     rows = [["parity with Keras", "samples", "largest difference", "allowed"]]
     for entry in bundle.manifest.parity:
         rows.append([entry.engine, f"{entry.samples:,}", f"{entry.max_difference:.2e}", f"{entry.tolerance:.0e}"])
-    return table(rows) if len(rows) > 1 else ["parity with Keras: not recorded"]
+    return table(rows) if len(rows) > 1 else ["parity with Keras: none stored"]
 
 
 def _files(bundle: Bundle) -> list[str]:
     files = sorted(bundle.manifest.files.items())
     rows = [[name, f"{entry.bytes:,}", entry.sha256] for name, entry in files]
-    return [*table([["file", "bytes", "SHA-256"], *rows]), "all files are what the manifest says"]
+    return [*table([["file", "bytes", "SHA-256"], *rows]), "all files match the manifest"]

@@ -1,4 +1,4 @@
-"""The live view of a running pipeline: a sink that draws instead of writing."""
+"""Sinks of `stream-gru demo` that show outputs on the terminal instead of writing them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFRESH_S = 0.1
 
 
 class PlainView:
-    """A line for each stream now and then, for terminals that cannot be drawn on; ``every_s`` 0 says nothing."""
+    """Prints one line per stream every ``every_s`` seconds, or nothing if 0; for outputs that are no terminal."""
 
     def __init__(self, pipeline: Pipeline, every_s: float, stream: TextIO | None = None) -> None:
         self._pipeline, self._every_s, self._out = pipeline, every_s, stream or sys.stderr
@@ -35,11 +35,11 @@ class PlainView:
         """Nothing to open."""
 
     def ready(self) -> bool:
-        """A terminal takes everything."""
+        """Always true: a terminal has no queue."""
         return True
 
     def write(self, batch: PredictionBatch) -> None:
-        """Print the newest row of each stream, at most every ``every_s`` seconds."""
+        """Print the newest row of each stream if it is time."""
         if not self._every_s or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + self._every_s
@@ -47,22 +47,22 @@ class PlainView:
             self._out.write(_line(prediction_at(batch, row)) + "\n")
 
     def flush(self) -> Written:
-        """Nothing is kept."""
+        """Nothing to make durable."""
         return Written()
 
     def committed(self) -> None:
-        """Nothing waits for it."""
+        """Nothing waits for a commit."""
 
     def close(self) -> None:
         """Nothing to close."""
 
     def health(self) -> SinkHealth:
-        """A terminal is there."""
+        """Always healthy."""
         return SinkHealth()
 
 
 class LiveView:
-    """A table drawn with rich: a row for each stream and target, redrawn ten times a second."""
+    """A table with a row per stream and target, drawn with rich at most ten times per second."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -75,7 +75,7 @@ class LiveView:
         self.metrics_address = ""
 
     def open(self, kept: Kept | None) -> None:
-        """Take the terminal."""
+        """Start to draw on the terminal."""
         from rich.console import Console
         from rich.live import Live
 
@@ -84,11 +84,11 @@ class LiveView:
         self._begin = time.monotonic()
 
     def ready(self) -> bool:
-        """A terminal takes everything."""
+        """Always true: a terminal has no queue."""
         return True
 
     def write(self, batch: PredictionBatch) -> None:
-        """Remember the newest row of each stream, and draw when it is time."""
+        """Store the newest row of each stream, and draw if it is time."""
         self._samples += len(batch)
         self._note_resets(batch)
         for row in _newest(batch):
@@ -103,21 +103,21 @@ class LiveView:
             self._live.update(self.draw(), refresh=True)
 
     def flush(self) -> Written:
-        """Nothing is kept."""
+        """Nothing to make durable."""
         return Written()
 
     def committed(self) -> None:
-        """Nothing waits for it."""
+        """Nothing waits for a commit."""
 
     def close(self) -> None:
-        """Draw a last time and give the terminal back."""
+        """Draw the final table and release the terminal."""
         if self._live is not None:
             self._live.update(self.draw(), refresh=True)
             self._live.stop()
             self._live = None
 
     def health(self) -> SinkHealth:
-        """A terminal is there."""
+        """Always healthy."""
         return SinkHealth()
 
     def _note_resets(self, batch: PredictionBatch) -> None:
@@ -131,7 +131,7 @@ class LiveView:
         return float(values[names.index(target)])
 
     def draw(self) -> RenderableType:
-        """Return the view as it stands."""
+        """Return the current table."""
         from rich import box
         from rich.console import Group
         from rich.table import Table
@@ -155,9 +155,9 @@ class LiveView:
             for number, target in enumerate(spec.targets or ("",)):
                 table.add_row(*self._cells(stream, prediction, target, first=not number))
         rate = self._samples / max(1e-9, time.monotonic() - self._begin)
-        foot = f" {self._samples:,} samples, {rate:,.0f}/s   metrics: {self.metrics_address}"
+        footer = f" {self._samples:,} samples, {rate:,.0f}/s   metrics: {self.metrics_address}"
         resets = Text("\n".join(f" reset  {line}" for line in self._resets), style="dim")
-        return Group(table, resets, Text(foot))
+        return Group(table, resets, Text(footer))
 
     def _cells(self, stream: str, prediction: Prediction, target: str, first: bool) -> list[str]:
         status = prediction.status if prediction.status == "ok" else f"[yellow]{prediction.status}[/yellow]"
@@ -173,7 +173,7 @@ class LiveView:
 
 
 def sparkline(values: deque[float]) -> str:
-    """Recent values as a line of bars, the lowest to the highest."""
+    """Values as a line of bars, scaled from their minimum to their maximum."""
     finite = [value for value in values if np.isfinite(value)]
     if not finite:
         return ""
@@ -191,7 +191,7 @@ def _class_text(prediction: Prediction) -> str:
     if not prediction.probabilities or prediction.label is None:
         return ""
     label = prediction.label if isinstance(prediction.label, str) else ", ".join(prediction.label)
-    # Names are hostile text: what looks like markup is shown as it is.
+    # Names are untrusted: do not interpret them as markup.
     label = label.replace("[", "\\[")
     return f"{label} {max(prediction.probabilities.values()):.0%}"
 

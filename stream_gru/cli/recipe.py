@@ -58,23 +58,23 @@ def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None
     kind = "-compare" if compare else "-best" if best else ""
     target = (out or Path(name + kind + ("-quick" if quick else ""))).resolve()
     if compare and name != "mnist-gru":
-        raise click.UsageError("--compare goes with mnist-gru only")
+        raise click.UsageError("--compare needs the recipe mnist-gru")
     if place is not None and not chosen.reads_data:
-        raise click.UsageError(f"--data: {name} makes its own recordings")
+        raise click.UsageError(f"--data: recipe {name} generates its data")
     with require_training_extra():
         from stream_gru.examples.recipes.compare import compare_variants
         from stream_gru.examples.recipes.run import run_recipe
         from stream_gru.training.progress import default_reporter
     variant = chosen.variant(best=best, quick=quick)
     if compare:
-        lines = compare_variants(variant, target, place, tell)
+        lines = compare_variants(variant, target, place, _print_progress)
     else:
-        done = run_recipe(chosen, variant, target, place, default_reporter(), tell)
+        done = run_recipe(chosen, variant, target, place, default_reporter(), _print_progress)
         lines = [*done.lines, f"report       {target / 'bundle' / 'report.html'}"]
     for line in lines:
         click.echo(line)
 
 
-def tell(text: str) -> None:
-    """What goes on, on standard error."""
+def _print_progress(text: str) -> None:
+    """Print progress on standard error."""
     click.echo(text, err=True)

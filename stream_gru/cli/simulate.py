@@ -15,26 +15,23 @@ from stream_gru.cli.group import CommandGroup, FiniteRange
 if TYPE_CHECKING:
     from stream_gru.examples.simulators.recording import Recording
 
-# A leap year; more would not fit into memory.
+# A leap year; longer recordings do not fit into memory.
 _HOURS = FiniteRange(min=0, min_open=True, max=8784)
 _RATE = FiniteRange(min=0, min_open=True, max=10_000)
 _TOPIC = "sensors/{stream}/data"
 _LIVE = frozenset({"rate", "count", "labels"})
-_ONLY = {
-    "out": frozenset({"gzip", "one_file"}),
-    "serial": _LIVE | {"format", "link"},
-    "mqtt": _LIVE | {"topic"},
-}  # options that make sense with one of the three only
+# The options that need one of --out, --serial and --mqtt.
+_NEEDS = {"out": frozenset({"gzip", "one_file"}), "serial": _LIVE | {"format", "link"}, "mqtt": _LIVE | {"topic"}}
 
 
 class _Live:
-    """Where a live simulation goes, and how; one for each call of a command."""
+    """The output of a live simulation: a pseudo-terminal or a broker."""
 
     def __init__(
         self,
         serial: bool,
         link: Path | None,
-        format: str,  # noqa: A002 - the option's name
+        format: str,  # noqa: A002 - the name of the option
         mqtt: str | None,
         topic: str,
         rate: float | None,
@@ -45,10 +42,10 @@ class _Live:
         self.rate, self.count, self.labels = rate, count, labels
 
     def run(self, recordings: Sequence[Recording]) -> None:
-        """Play the recordings until they were sent ``count`` times, or for ever."""
+        """Play the recordings until ``count`` samples per device are sent, or forever.  Raises click.UsageError."""
         if not len(recordings[0]):
-            raise click.UsageError("--hours: expected time for one sample at least")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the link is to be taken away
+            raise click.UsageError("--hours: expected time for at least one sample")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the link is removed
         if self.serial:
             self._to_terminal(recordings)
         else:
@@ -59,7 +56,7 @@ class _Live:
 
         several = len(recordings) > 1
         if self.form == "plotter" and (several or self.labels):
-            raise click.UsageError("--format plotter sends the numbers of one device, no names and no labels")
+            raise click.UsageError("--format plotter needs a single device and no --labels")
         with Terminal(self.form, named=several, link=self.link) as terminal:
             click.echo(terminal.path)
             if self.form == "csv":
@@ -69,13 +66,13 @@ class _Live:
                 play(recordings, terminal, rate_hz=self.rate, count=self.count, labels=self.labels)
                 terminal.drain()
             finally:
-                _tell_lost(terminal.lost, "nobody read them")
+                _report_lost(terminal.lost, "no program read them")
 
     def _to_broker(self, recordings: Sequence[Recording]) -> None:
         from stream_gru.examples.simulators.devices import Publisher, play
 
         if len(recordings) > 1 and "{stream}" not in self.topic:
-            raise click.UsageError("--topic: expected {stream} in it, as there are several devices")
+            raise click.UsageError("--topic: expected {stream} in the topic, since there are several devices")
         if not self.topic or any(sign in self.topic for sign in "+#\0"):
             raise click.UsageError(f"--topic: expected a topic without + and #, got {self.topic!r}")
         with Publisher(self.mqtt or "", self.topic) as publisher:
@@ -84,12 +81,12 @@ class _Live:
                 play(recordings, publisher, rate_hz=self.rate, count=self.count, labels=self.labels)
                 publisher.drain()
             finally:
-                _tell_lost(publisher.lost, "the broker was away or refused them")
+                _report_lost(publisher.lost, "the broker was unreachable or rejected them")
 
 
-def _tell_lost(lost: int, why: str) -> None:
+def _report_lost(lost: int, reason: str) -> None:
     if lost:
-        click.echo(f"{lost} samples were lost: {why}", err=True)
+        click.echo(f"{lost} samples were lost: {reason}", err=True)
 
 
 def _broker_url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -100,12 +97,12 @@ def _broker_url(ctx: click.Context, param: click.Parameter, value: str | None) -
     try:
         return None if value is None else convert(value, BrokerUrl)
     except ValidationError as error:
-        said = f"expected an address such as mqtt://127.0.0.1:1883, got {value!r}"
-        raise click.BadParameter(said, ctx, param) from error
+        message = f"expected an address such as mqtt://127.0.0.1:1883, got {value!r}"
+        raise click.BadParameter(message, ctx, param) from error
 
 
-def _with_outlets(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say where the samples go."""
+def _with_outputs(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the output."""
     options = (
         click.option("--out", type=click.Path(path_type=Path), help="Write recordings to this folder."),
         click.option(
@@ -136,15 +133,15 @@ def _with_outlets(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _outlet(ctx: click.Context, out: Path | None, live: dict[str, Any]) -> _Live | None:
-    """The live outlet, or None where recordings are to be written.  Raises UsageError unless there is exactly one."""
+def _live_output(ctx: click.Context, out: Path | None, live: dict[str, Any]) -> _Live | None:
+    """The live output, None with --out.  Raises click.UsageError unless exactly one output is chosen."""
     chosen = [name for name, on in (("out", out), ("serial", live["serial"]), ("mqtt", live["mqtt"])) if on]
     if len(chosen) != 1:
         raise click.UsageError("expected one of --out FOLDER, --serial and --mqtt URL")
-    elsewhere = frozenset().union(*_ONLY.values()) - _ONLY[chosen[0]]
+    elsewhere = frozenset().union(*_NEEDS.values()) - _NEEDS[chosen[0]]
     for name in sorted(elsewhere & set(ctx.params)):
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --{chosen[0]}")
+            raise click.UsageError(f"--{name.replace('_', '-')} cannot be used with --{chosen[0]}")
     return None if out else _Live(**live)
 
 
@@ -157,7 +154,7 @@ def simulate() -> None:
 
 
 @simulate.command()
-@_with_outlets
+@_with_outputs
 @click.option("--labels", is_flag=True, help="Send the true mode with each live sample.")
 @click.option(
     "--hours",
@@ -197,18 +194,18 @@ def pump(
     """
     from stream_gru.examples.simulators.write import write_pumps
 
-    outlet = _outlet(ctx, out, live)
-    if outlet is not None:
+    output = _live_output(ctx, out, live)
+    if output is not None:
         from stream_gru.examples.simulators.devices import clean_pumps
 
-        outlet.run(clean_pumps(hours, seed, pumps or (1 if outlet.serial else 6), first))
+        output.run(clean_pumps(hours, seed, pumps or (1 if output.serial else 6), first))
         return
     for path in write_pumps(out or Path(), hours, seed, pumps=pumps or 6, gzip=gzip, first=first, one_file=one_file):
         click.echo(path)
 
 
 @simulate.command()
-@_with_outlets
+@_with_outputs
 @click.option(
     "--hours",
     type=_HOURS,
@@ -236,11 +233,11 @@ def sine(
     """Simulate noisy sine waves of different phase."""
     from stream_gru.examples.simulators.write import write_sines
 
-    outlet = _outlet(ctx, out, live)
-    if outlet is not None:
+    output = _live_output(ctx, out, live)
+    if output is not None:
         from stream_gru.examples.simulators.devices import clean_sines
 
-        outlet.run(clean_sines(hours, seed, streams or (1 if outlet.serial else 4)))
+        output.run(clean_sines(hours, seed, streams or (1 if output.serial else 4)))
         return
     for path in write_sines(out or Path(), hours, seed, streams=streams or 4, gzip=gzip):
         click.echo(path)

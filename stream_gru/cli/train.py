@@ -35,20 +35,22 @@ def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int |
     check_target(target)
     with require_training_extra():
         from stream_gru.training.progress import default_reporter
-        from stream_gru.training.train import train as carry_out
+        from stream_gru.training.train import train as train_bundle
     work_dir = target.with_name(target.name + ".work")
-    trained = carry_out(settings, target, work_dir, default_reporter(), lambda text: click.echo(text, err=True), resume)
+    trained = train_bundle(
+        settings, target, work_dir, default_reporter(), lambda text: click.echo(text, err=True), resume
+    )
     for line in score_lines(trained.scores):
         click.echo(line)
     click.echo(f"\nwrote {out} (model {trained.bundle.manifest.model_id}); see {out / 'report.html'}", err=True)
     if trained.fitted.stopped == "interrupted":
-        click.echo(f"interrupted: the same command with --resume goes on; {work_dir} holds what it needs", err=True)
+        click.echo(f"interrupted; continue with the same command and --resume (checkpoint in {work_dir})", err=True)
     else:
         shutil.rmtree(work_dir, ignore_errors=True)
 
 
 def with_options(settings: Config, seed: int | None, epochs: int | None) -> Config:
-    """The configuration with what the command line says in its place."""
+    """The configuration with the options of the command line applied."""
     changes = {} if seed is None else {"seed": seed}
     if epochs is not None:
         changes |= {"epochs": epochs, "max_updates": 0}

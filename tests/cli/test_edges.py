@@ -102,13 +102,13 @@ def test_scores_of_another_version_do_not_stop_inspect(tmp_path: Path, scores: d
     made = make_bundle()
     written = write_bundle(tmp_path / "b", made.with_manifest(scores=scores).manifest, made.weights, {})
     lines = describe(written)
-    assert "scores: not readable by this version" in lines
-    assert "all files are what the manifest says" in lines
+    assert "scores: stored in a form that this version does not read" in lines
+    assert "all files match the manifest" in lines
 
 
 def test_scores_may_be_absent() -> None:
     """A bundle without scores says so."""
-    assert "no scores are stored" in describe(make_bundle())
+    assert "scores: none stored" in describe(make_bundle())
 
 
 def test_bench_takes_any_name_of_a_column() -> None:

@@ -60,7 +60,7 @@ def test_text_is_the_labels_of_what_is_written(characters: Path, tmp_path: Path,
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert "".join("abc "[int(row["k0"])] for row in rows) == text.rstrip("\n")
     assert "".join(row["next"] for row in rows) == text.rstrip("\n")[1:]
-    assert "generated 30 samples of each of 1 streams\nlog-probability of generated-1: -" in said
+    assert "generated 30 samples for each of 1 streams\nlog-probability of generated-1: -" in said
     first = out.read_bytes()
     assert run("generate", characters, "--steps", 30, "--seed", 5, "--out", out, "-q") == (0, "", "")
     assert out.read_bytes() == first
@@ -113,7 +113,7 @@ def test_without_a_file_samples_are_printed(quantities: Path, tmp_path: Path, ru
     """Standard output is a recording and nothing else."""
     code, text, said = run("generate", quantities, "--primer", tmp_path / "primer.csv", "--steps", 2)
     assert (code, text.splitlines()[0], len(text.splitlines())) == (0, "at,device,c0,c1", 5)
-    assert said == "generated 2 samples of each of 2 streams\n"
+    assert said == "generated 2 samples for each of 2 streams\n"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_without_a_file_samples_are_printed(quantities: Path, tmp_path: Path, ru
     [
         (["--steps", "0"], "Invalid value for '--steps'"),
         (["--steps", "3", "--primer", "x.csv", "--prompt", "a"], "--primer and --prompt exclude each other"),
-        (["--steps", "3", "--with-primer"], "--with-primer goes with --primer or --prompt only"),
+        (["--steps", "3", "--with-primer"], "--with-primer needs --primer or --prompt"),
         (["--steps", "3", "--prompt", "ax"], "prompt: expected characters that are labels of the model, got 'x'"),
         (["--steps", "3", "--temperature", "nan"], "nan is not a finite number"),
         (["--steps", "3", "--out", "x.parquet"], "x.parquet: expected a name ending in .csv or .jsonl"),
@@ -140,7 +140,7 @@ def test_models_that_cannot_are_told_why(quantities: Path, tmp_path: Path, run: 
     for arguments, words in (
         ((BUNDLE,), "got no forecast of current, vibration"),
         ((quantities,), "primer: expected samples to go on from"),
-        ((quantities, "--text"), "--text goes with models of categories only"),
+        ((quantities, "--text"), "--text needs a model of categories"),
         ((quantities, "--primer", primer, "--streams", 2), "expected a primer of one stream to go on in several ways"),
         ((quantities, "--primer", primer, "--temperature", 0), "temperature: nothing is drawn from a forecast"),
     ):

@@ -99,14 +99,14 @@ def test_a_recipe_that_makes_its_own_recordings_takes_no_data(tmp_path: Path) ->
     """An option that would do nothing is a mistake."""
     done = run("sine", tmp_path, "--data", str(tmp_path))
     assert done.exit_code == 2
-    assert "--data: sine makes its own recordings" in done.stderr
+    assert "--data: recipe sine generates its data" in done.stderr
 
 
 def test_only_mnist_gru_is_compared(tmp_path: Path) -> None:
     """``--compare`` says for which recipe it is."""
     done = run("sine", tmp_path, "--compare")
     assert done.exit_code == 2
-    assert "--compare goes with mnist-gru only" in done.stderr
+    assert "--compare needs the recipe mnist-gru" in done.stderr
 
 
 def test_the_comparison_has_a_row_for_every_way(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_samples_reach_a_broker(tmp_path: Path) -> None:
 @needs_mosquitto
 def test_a_broker_that_was_away_gets_what_was_kept(tmp_path: Path) -> None:
     """The simulation goes on while the broker is restarted, and ends well."""
-    arguments = ("--sines", "1", "--count", "150", "--rate", "50")
+    arguments = ("--streams", "1", "--count", "150", "--rate", "50")
     with Broker(tmp_path) as broker, simulation("sine", "--mqtt", broker.url, *arguments) as process:
         with broker.client() as peer:
             peer.subscribe("sensors/#")
@@ -256,15 +256,15 @@ def test_a_broker_that_refuses_is_told(tmp_path: Path) -> None:
     [
         ("sine", "expected one of --out FOLDER, --serial and --mqtt URL"),
         ("sine --out x --serial", "expected one of --out FOLDER, --serial and --mqtt URL"),
-        ("pump --serial --gzip", "--gzip does not go with --serial"),
-        ("pump --out x --rate 5", "--rate does not go with --out"),
-        ("pump --mqtt mqtt://h --link x", "--link does not go with --mqtt"),
-        ("sine --serial --topic x", "--topic does not go with --serial"),
+        ("pump --serial --gzip", "--gzip cannot be used with --serial"),
+        ("pump --out x --rate 5", "--rate cannot be used with --out"),
+        ("pump --mqtt mqtt://h --link x", "--link cannot be used with --mqtt"),
+        ("sine --serial --topic x", "--topic cannot be used with --serial"),
         ("sine --mqtt http://h", "expected an address such as mqtt://127.0.0.1:1883, got 'http://h'"),
-        ("sine --mqtt mqtt://h --topic x", "--topic: expected {stream} in it"),
-        ("sine --sines 1 --mqtt mqtt://h --topic x/#", "--topic: expected a topic without + and #, got 'x/#'"),
-        ("sine --serial --format plotter --streams 2", "--format plotter sends the numbers of one device"),
-        ("sine --serial --hours 0.0001", "--hours: expected time for one sample at least"),
+        ("sine --mqtt mqtt://h --topic x", "--topic: expected {stream} in the topic"),
+        ("sine --streams 1 --mqtt mqtt://h --topic x/#", "--topic: expected a topic without + and #, got 'x/#'"),
+        ("sine --serial --format plotter --streams 2", "--format plotter needs a single device"),
+        ("sine --serial --hours 0.0001", "--hours: expected time for at least one sample"),
     ],
 )
 def test_options_that_do_not_go_together_are_told(line: str, said: str) -> None:

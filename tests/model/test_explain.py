@@ -183,10 +183,10 @@ def test_categories_and_a_single_logit_are_explained(tmp_path: Path, capsys: pyt
     assert run_cli(["inspect", str(tmp_path / "b")]) == 0
     text = capsys.readouterr().out
     for words in (
-        "k0: each of 9 categories is a learnt vector of 5 numbers",
-        "k1: 4 categories, one-hot: one input each, no parameters of their own",
+        "k0: 9 categories, each embedded as a learnt vector of 5 numbers",
+        "k1: 4 categories, one-hot: one input each, no parameters",
         "I = 11 (2 quantities + 5 vector of k0 + 4 one-hot of k1)",
-        "one logit: sigmoid of it is the probability of label1, the rest label0",
+        "one logit: its sigmoid is the probability of label1, the rest is label0",
         "categories 0..8",
     ):
         assert words in text

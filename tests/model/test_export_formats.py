@@ -266,7 +266,7 @@ def test_the_command_says_what_it_wrote_and_how_to_load_it(tmp_path: Path, monke
     [
         (["--format", "pt"], "'pt' is not one of"),
         (["--format", "tflite-int8"], "needs --config"),
-        (["--format", "tflite", "--force"], "go with --format tflite-int8 only"),
+        (["--format", "tflite", "--force"], "need --format tflite-int8"),
         ([], "Missing option '--format'"),
     ],
 )

@@ -170,7 +170,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_writes_the_bundle(recordings: Path) ->
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert "ended by: interrupted" in errors
-    assert "the same command with --resume goes on" in errors
+    assert "continue with the same command and --resume" in errors
     load_bundle(recordings / "long.bundle")
     assert (recordings / "long.bundle.work" / "checkpoint.json").exists()
 
