@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.commit_records import SinkCheckpoint
 from stream_gru.core.prediction import Prediction, prediction_at
 from stream_gru.core.types import PredictionBatch, SinkHealth
 from stream_gru.pipeline.pipeline import Pipeline
@@ -31,7 +31,7 @@ class PlainView:
         self._due = time.monotonic()
         self.metrics_address = ""
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Nothing to open."""
 
     def ready(self) -> bool:

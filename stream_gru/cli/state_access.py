@@ -22,7 +22,7 @@ from stream_gru.cli.remote import remote_of, response_text
 from stream_gru.config import Config, RunConfig, load_config
 from stream_gru.core.errors import ConfigError, StateError, StoreLocked, StreamGruError
 from stream_gru.core.timestamps import format_iso
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.state_export import (
     Exported,
@@ -32,7 +32,7 @@ from stream_gru.runtime.checkpoint.state_export import (
     require_same_model,
     reset_row,
 )
-from stream_gru.runtime.checkpoint.store import Changes, Store, StoredRow
+from stream_gru.runtime.checkpoint.store import Commit, Store, StoredRow
 from stream_gru.runtime.control.commands import Action
 
 _OK = 200
@@ -147,7 +147,7 @@ class OfflineState:
         found = exported_from(self._store, stream)
         if found is None:
             raise self._unknown(stream)
-        for part in sorted(self._store.memories(stream).keys() - found.memories.keys()):
+        for part in sorted(self._store.states_of_stream(stream).keys() - found.memories.keys()):
             click.echo(f"stream-gru: stream {stream}: the state of {part} is damaged and not exported", err=True)
         return found
 
@@ -163,11 +163,11 @@ class OfflineState:
         for one in states:
             by_form[one.form].append(one)
         self._write(
-            Changes(
-                form=text,
-                forgotten=[one.stream for one in some],
+            Commit(
+                schema=text,
+                deleted_streams=[one.stream for one in some],
                 streams=[(one.stream, one.row) for one in some],
-                memories=[(part, one.stream, data) for one in some for part, data in one.memories.items()],
+                component_states=[(part, one.stream, data) for one in some for part, data in one.memories.items()],
             )
             for text, some in by_form.items()
         )
@@ -181,11 +181,11 @@ class OfflineState:
             if found.row is None:
                 damaged += 1
             else:
-                by_form[found.form].append((found.name, found.row))
+                by_form[found.schema].append((found.name, found.row))
         changes = []
         for text, rows in by_form.items():
-            form = StoredForm.read(text)
-            changes.append(Changes(form=text, streams=[(name, reset_row(form, row)) for name, row in rows]))
+            form = RowSchema.read(text)
+            changes.append(Commit(schema=text, streams=[(name, reset_row(form, row)) for name, row in rows]))
         self._write(changes)
         what = "all streams" if stream is None else f"stream {stream}"
         done = f"{what}: reset before the next sample ({sum(map(len, by_form.values()))})"
@@ -194,7 +194,7 @@ class OfflineState:
     def forget(self, stream: str) -> str:
         """Delete the row of a stream and the states of all parts."""
         self._row(stream)
-        self._store.forget_streams([stream])
+        self._store.delete_streams([stream])
         return f"stream {stream}: forgotten"
 
     def reset_position(self, source: str) -> str:
@@ -203,7 +203,7 @@ class OfflineState:
         if source not in known:
             names = ", ".join(sorted(known)) or "none"
             raise StateError(f"source {source}: expected a source with a stored position ({names})")
-        self._store.forget_position(source)
+        self._store.delete_position(source)
         return f"source {source}: starts at its beginning"
 
     def _row(self, stream: str) -> StoredRow:
@@ -217,18 +217,18 @@ class OfflineState:
             f"{self._store.path}: unknown stream {stream!r}; list the streams with `stream-gru state list`"
         )
 
-    def _form(self) -> StoredForm:
+    def _form(self) -> RowSchema:
         """The row schema that the daemon writes."""
         from stream_gru.model.bundle import load_bundle
         from stream_gru.pipeline.pipeline import Pipeline
 
         return Pipeline(load_bundle(self._run.bundle), "numpy").form
 
-    def _write(self, changes: Iterable[Changes]) -> None:
+    def _write(self, changes: Iterable[Commit]) -> None:
         """Write changes without altering the clean-shutdown mark of the last run."""
         for one in changes:
             self._store.write(one)
-            self._store.end_well(self._store.ended_well)
+            self._store.mark_clean_shutdown(self._store.clean_shutdown)
 
 
 class OnlineState:
@@ -297,7 +297,7 @@ def _clock(found: StoredRow) -> tuple[int, int | None]:
     """Event time of the last sample in ns, and steps since the reset.  Raises StateError when the row is damaged."""
     if found.row is None:
         raise StateError("wrong checksum")
-    columns = split_row(StoredForm.read(found.form).columns, found.row)
+    columns = split_row(RowSchema.read(found.schema).columns, found.row)
     return int(columns["applied_ns"]), int(columns["steps_since_reset"])
 
 

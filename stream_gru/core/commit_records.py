@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class FileOffset:
     """How far a file is durable: what lies before ``offset`` bytes of ``path`` stays, what lies behind is cut off.
 
     ``detail`` is the sink's own affair: what it needs besides to go on there, in a form of its choice.
@@ -25,7 +25,7 @@ class Mark:
 
 
 @dataclass(slots=True)
-class Outgoing:
+class OutboxRow:
     """One output on its way to another machine.  ``number`` counts the outputs of a sink from 1 on, over restarts.
 
     ``key`` is the id of the output; what has none is a notice: retained, never stored, said again after a reconnect.
@@ -38,37 +38,37 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class FlushResult:
     """What a sink has to say to a commit.
 
-    ``mark``      how far its file is durable now
-    ``rows``      outputs that came since the last commit and have no answer yet
-    ``answered``  numbers of outputs of earlier commits that need not be sent again
+    ``file_offset``      how far its file is durable now
+    ``unacked``      outputs that came since the last commit and have no answer yet
+    ``acked``  numbers of outputs of earlier commits that need not be sent again
     """
 
-    mark: Mark | None = None
-    rows: Sequence[Outgoing] = ()
-    answered: Sequence[int] = ()
+    file_offset: FileOffset | None = None
+    unacked: Sequence[OutboxRow] = ()
+    acked: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SinkCheckpoint:
     """What the store has for a sink that opens: of its file, and outputs to send, in the order of their numbers.
 
-    ``last``: the highest number that was ever given to an output of this sink; numbers go on behind it.
+    ``last_number``: the highest number that was ever given to an output of this sink; numbers go on behind it.
     """
 
-    mark: Mark | None = None
-    rows: Sequence[Outgoing] = ()
-    last: int = 0
+    file_offset: FileOffset | None = None
+    unacked: Sequence[OutboxRow] = ()
+    last_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Receipts:
+class ProcessedPackets:
     """Packets of a broker that a commit covers: packet identifier -> digest of what it said.
 
-    ``forget``: the session of all earlier packets is gone, what is known of them means nothing any more.
+    ``new_session``: the session of all earlier packets is gone, what is known of them means nothing any more.
     """
 
     packets: Mapping[int, bytes] = field(default_factory=dict)
-    forget: bool = False
+    new_session: bool = False

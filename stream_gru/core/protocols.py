@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from stream_gru.core.commit_records import Kept, Receipts, Written
+from stream_gru.core.commit_records import FlushResult, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.types import F32, Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
 
@@ -80,7 +80,7 @@ class Decoder(Protocol):
 class Sink(Protocol):
     """Where predictions go.  A commit is `flush`, the store's transaction, `committed`, in this order."""
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Touch the outside, and go on where ``kept`` says: cut off what no commit covers, send what nobody confirmed.
 
         Without it there is no store: a file is appended to.  Raises SinkUnavailable, StateError where what is kept does
@@ -96,7 +96,7 @@ class Sink(Protocol):
         """Take all rows of ``batch``, in order; never waits for another machine.  Raises SinkUnavailable."""
         ...
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Make what was written durable, or say what of it the store shall keep.  Raises SinkUnavailable."""
         ...
 
@@ -114,41 +114,41 @@ class Sink(Protocol):
 
 
 @runtime_checkable
-class Receipted(Protocol):
+class Redelivering(Protocol):
     """A source whose other side sends again what was not acknowledged: it must know what it has processed."""
 
     def resume(self, packets: Mapping[int, bytes]) -> None:
         """Before `open`: the packets of earlier commits, oldest first."""
         ...
 
-    def receipts(self, position: Position) -> Receipts:
+    def processed_packets(self, position: Position) -> ProcessedPackets:
         """What a commit of ``position`` shall write down.  Changes nothing: `commit` follows when it is written."""
         ...
 
 
 @runtime_checkable
-class Remembering(Protocol):
+class Stateful(Protocol):
     """A part that remembers something of each stream besides the pipeline; it is stored with the stream's state.
 
     What it gives and takes are bytes of its own form; the same memory always gives the same bytes.
     """
 
-    def changed(self) -> Collection[str]:
-        """Names of which something else is remembered than at the last `stored`."""
+    def dirty_keys(self) -> Collection[str]:
+        """Names of which something else is remembered than at the last `mark_clean`."""
         ...
 
-    def stored(self) -> None:
+    def mark_clean(self) -> None:
         """What has changed was written down."""
         ...
 
-    def recall(self, name: str) -> bytes | None:
+    def snapshot(self, name: str) -> bytes | None:
         """What is remembered of a name; None for nothing."""
         ...
 
     def restore(self, name: str, data: bytes) -> None:
-        """Remember what `recall` gave.  Raises StateError when it cannot be read."""
+        """Remember what `snapshot` gave.  Raises StateError when it cannot be read."""
         ...
 
-    def forget(self, name: str) -> None:
+    def evict(self, name: str) -> None:
         """Let go of a name, which may come back with `restore`; quiet when it is unknown."""
         ...

@@ -44,7 +44,7 @@ from stream_gru.pipeline.conditioning.condition import (
     conditioning_columns,
     request_reset,
 )
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.scoring import Scorer, ScoreTotals
 from stream_gru.pipeline.state_table import Column, StateTable, split_row
 from stream_gru.pipeline.stepping import non_finite_rows, run_steps
@@ -84,8 +84,8 @@ class Pipeline:
         )
         # Rows of long horizons are large, and many a gateway has one device: grow as streams come.
         self.table = StateTable(self._columns(), capacity=1)
-        self.form = StoredForm.of(manifest, self.table.form)  # what the rows of the table are
-        self._taken_over: dict[StoredForm, Collection[str]] = {}
+        self.form = RowSchema.of(manifest, self.table.form)  # what the rows of the table are
+        self._taken_over: dict[RowSchema, Collection[str]] = {}
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -186,14 +186,14 @@ class Pipeline:
         self.__dict__.update(fresh.__dict__)
         return len(self.streams) if old.model_id != self.form.model_id else 0
 
-    def restore_stream(self, stream: str, form: StoredForm, row: bytes) -> bool:
+    def restore_stream(self, stream: str, form: RowSchema, row: bytes) -> bool:
         """Put a stream back that was stored as a row of ``form``; return whether its hidden state goes on.
 
-        One of another model keeps what `StoredForm.taken_over_by` says and is reset before its next step, for
+        One of another model keeps what `RowSchema.compatible_columns` says and is reset before its next step, for
         `ResetReason.MODEL_CHANGED`.  Raises StateError when the row has not that form.
         """
         if form not in self._taken_over:
-            self._taken_over = {form: form.taken_over_by(self.form)}  # most rows have the same form
+            self._taken_over = {form: form.compatible_columns(self.form)}  # most rows have the same form
         wanted = self._taken_over[form]
         columns = split_row(form.columns, row)
         self.table.restore(stream, {name: columns[name] for name in wanted})

@@ -21,7 +21,7 @@ _CLOCK = frozenset(("max_event_ns", "episode", "pending_reset"))
 
 
 @dataclass(frozen=True, slots=True)
-class StoredForm:
+class RowSchema:
     """What a row is of: a model, its channels and period (seconds), and the columns of a table."""
 
     model_id: str
@@ -30,13 +30,13 @@ class StoredForm:
     columns: RowForm
 
     @staticmethod
-    def of(manifest: Manifest, columns: RowForm) -> StoredForm:
+    def of(manifest: Manifest, columns: RowForm) -> RowSchema:
         """The form of the rows of a model."""
         names = tuple(channel.name for channel in manifest.channels)
-        return StoredForm(manifest.model_id, names, manifest.period_s, columns)
+        return RowSchema(manifest.model_id, names, manifest.period_s, columns)
 
     @staticmethod
-    def read(text: str) -> StoredForm:
+    def read(text: str) -> RowSchema:
         """Read what `text` gave.  Raises StateError."""
         try:
             data = json.loads(text)
@@ -44,7 +44,7 @@ class StoredForm:
             period_s = float(data["period_s"])
             if not math.isfinite(period_s):
                 raise ValueError(f"period_s: expected a number of seconds, got {period_s}")
-            return StoredForm(str(data["model_id"]), tuple(map(str, data["channels"])), period_s, columns)
+            return RowSchema(str(data["model_id"]), tuple(map(str, data["channels"])), period_s, columns)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StateError(f"the form of stored rows cannot be read: {error!r:.200}") from error
 
@@ -60,7 +60,7 @@ class StoredForm:
             }
         )
 
-    def taken_over_by(self, new: StoredForm) -> Collection[str]:
+    def compatible_columns(self, new: RowSchema) -> Collection[str]:
         """The columns that a stream keeps under ``new``.
 
         All of them under the same model; else its clock, and its last values where channels and period are the same.

@@ -21,8 +21,8 @@ from stream_gru.core.protocols import Engine, Sink
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.engines.timed import TimedEngine
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.checkpointer import Keeper
-from stream_gru.runtime.control.commands import Commands, Gate
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.control.commands import Commands, PauseFilter
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.delivery_guarantees import (
     assembly_part,
@@ -33,15 +33,15 @@ from stream_gru.runtime.delivery_guarantees import (
 )
 from stream_gru.runtime.housekeeping import Caretaker
 from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus
-from stream_gru.runtime.http.broadcast import Feed
+from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
 from stream_gru.runtime.ingest.ingest import Intake
-from stream_gru.runtime.liveness import SilenceWatch
+from stream_gru.runtime.liveness import IdleStreams
 from stream_gru.runtime.metrics import Metrics, build_registry
 from stream_gru.runtime.reload import Exchange
 from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec, resolve_file
-from stream_gru.runtime.sample_rate_check import PeriodWatch
-from stream_gru.runtime.systemd import Notifier
+from stream_gru.runtime.sample_rate_check import SampleRateCheck
+from stream_gru.runtime.systemd import SystemdNotifier
 from stream_gru.runtime.wiring import (
     assembly_spec,
     build_alarm,
@@ -74,7 +74,7 @@ class Gateway:
     def __init__(self, plan: ResolvedConfig) -> None:
         self.plan = plan
         self._bell = threading.Event()
-        self._gate, self._commands, self._feed = Gate(), Commands(), Feed()
+        self._gate, self._commands, self._feed = PauseFilter(), Commands(), OutputBroadcaster()
         engine = load_engine(plan.run.engine, plan.bundle)
         self.metrics = Metrics(build_registry(), plan.bundle.manifest, engine.name, __version__)
         self.metrics.observe_level(plan.run.interval_level)
@@ -85,9 +85,9 @@ class Gateway:
             interval_adapt_rate=plan.run.interval_adapt_rate,
             max_streams=stream_bound(plan),
         )
-        self.keeper = Keeper(self.pipeline, build_store(plan), policy=policy(plan))
+        self.keeper = Checkpointer(self.pipeline, build_store(plan), policy=policy(plan))
         self._silence = (
-            SilenceWatch(stream_idle_timeout_s(plan), max_streams=watched_streams(plan)) if plan.live else None
+            IdleStreams(stream_idle_timeout_s(plan), max_streams=watched_streams(plan)) if plan.live else None
         )
         self.caretaker = Caretaker(
             self.pipeline,
@@ -95,9 +95,9 @@ class Gateway:
             gate=self._gate,
             commands=self._commands,
             silence=self._silence,
-            pace=PeriodWatch(plan.bundle.manifest.period_s),
+            pace=SampleRateCheck(plan.bundle.manifest.period_s),
             metrics=self.metrics,
-            notifier=Notifier(),
+            notifier=SystemdNotifier(),
         )
         self._assembler, self._rate = build_assembler(plan), build_rate(plan)
         self.daemon = Daemon(
@@ -132,7 +132,7 @@ class Gateway:
         Raises ConfigError when the address is taken, StoreLocked when another process has the state.
         """
         if self.keeper.store is not None:
-            self.keeper.store.claim()  # who comes second learns who has the state, and not that a port is taken
+            self.keeper.store.acquire_lock()  # who comes second learns who has the state, and not that a port is taken
         self._server = self._open_server(self.plan)
         self._open_control(self.plan)
         self.metrics.observe_reload(time.time(), well=True)
@@ -323,12 +323,12 @@ class Gateway:
             interval_adapt_rate=new.run.interval_adapt_rate,
             max_streams=stream_bound(new),
         )
-        self.keeper.take_policy(policy(new))
+        self.keeper.set_policy(policy(new))
         self.plan = new
         if old.bundle.manifest.model_id != new.bundle.manifest.model_id:
             self.metrics.set_model(new.bundle.manifest, engine.name)
         if old.bundle.manifest.period_s != new.bundle.manifest.period_s:
-            self.caretaker.pace = PeriodWatch(new.bundle.manifest.period_s)
+            self.caretaker.pace = SampleRateCheck(new.bundle.manifest.period_s)
         self.metrics.observe_level(new.run.interval_level)
         self._announce()
         self._replace_server(old, new, server)
@@ -337,7 +337,7 @@ class Gateway:
             self._rate = build_rate(new)
         if assembly_spec(old) != assembly_spec(new):
             self._assembler = build_assembler(new)
-            self.keeper.drop_part(assembly_part(old))
+            self.keeper.discard_component(assembly_part(old))
         self.daemon.inputs = exchange.inputs(self._input, self._intake)
         for intake in (intake for one in self.daemon.inputs for intake in one.intakes.values()):
             intake.adapt(self._assembler, self._rate, stream_bound(new))

@@ -23,13 +23,13 @@ from stream_gru.core.errors import EndOfInput
 from stream_gru.core.protocols import Sink, Source
 from stream_gru.core.types import NS_PER_S, Mask, Position, PredictionBatch, ResetReason, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.checkpointer import Keeper
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.dead_letter.reporter import Poison
 from stream_gru.runtime.housekeeping import Caretaker
 from stream_gru.runtime.ingest.ingest import Arrived, Intake, by_source
 from stream_gru.runtime.metrics import Metrics
-from stream_gru.runtime.replay_pacing import Pacer
-from stream_gru.runtime.run_summary import Summary
+from stream_gru.runtime.replay_pacing import ReplayPacer
+from stream_gru.runtime.run_summary import RunSummary
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Input:
     position: Position | None = None
     unacknowledged: int = 0
     ended: bool = False
-    pacer: Pacer | None = None
+    pacer: ReplayPacer | None = None
 
     def processed(self, position: Position, messages: int) -> None:
         """All up to here was read and processed."""
@@ -81,7 +81,7 @@ class Daemon:
         pipeline: Pipeline,
         sinks: Mapping[str, Sink],
         *,
-        keeper: Keeper | None = None,
+        keeper: Checkpointer | None = None,
         caretaker: Caretaker | None = None,
         metrics: Metrics | None = None,
         alarm: Callable[[PredictionBatch], Mask | None] | None = None,
@@ -95,7 +95,7 @@ class Daemon:
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         self.inputs, self.pipeline, self.sinks = list(inputs), pipeline, dict(sinks)
-        self.keeper = keeper or Keeper(pipeline)
+        self.keeper = keeper or Checkpointer(pipeline)
         self.poison = Poison({})
         self.caretaker = caretaker or Caretaker(pipeline)
         self.alarm, self.batch_rows, self.commit_every, self.commit_interval_s = (
@@ -114,7 +114,7 @@ class Daemon:
         self._uncommitted = 0
         self._begin = 0.0
         self._turn = 0
-        self.summary = Summary()
+        self.summary = RunSummary()
         self.ready = False
         self.last_turn_s = clock()
 
@@ -138,7 +138,7 @@ class Daemon:
         self._change = change
         self._bell.set()
 
-    def run(self) -> Summary:
+    def run(self) -> RunSummary:
         """Run to the end of the input, or until stopped.
 
         Raises SourceUnavailable, DataError (the input cannot be used), SinkUnavailable, StateError and StoreError; all
@@ -220,11 +220,11 @@ class Daemon:
             return False
         started = self._clock()
         if one.speed and one.pacer is None:
-            one.pacer = Pacer(one.speed, self._clock, self._wait)
+            one.pacer = ReplayPacer(one.speed, self._clock, self._wait)
         for intake, messages in by_source(raw, one.intakes):
             decoded = intake.decode(messages)
             self.poison.observe(intake.name, messages, decoded)
-            arrived = intake.take(self.keeper.admit(decoded))
+            arrived = intake.take(self.keeper.load_streams(decoded))
             self._observe_arrival(arrived, len(messages))
             for part in self._parts(one, arrived.batch):
                 self._handle(intake.name, part, messages[0].arrival_ns, self._clock() if one.pacer else started)
@@ -333,7 +333,7 @@ class Daemon:
             for sink in reversed(self.sinks.values()):
                 closing.callback(sink.close)
         self.commit()  # outputs that were confirmed since need not be sent again
-        self.keeper.end_well()
+        self.keeper.mark_clean_shutdown()
         left = sum(sink.health().queued for sink in self.sinks.values())
         if left:
             fate = "they are lost" if self.keeper.store is None else "they are sent at the next start"

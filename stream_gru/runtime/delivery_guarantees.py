@@ -13,10 +13,10 @@ from stream_gru.config.run_schema import (
     StdinSourceConfig,
     StdoutSinkConfig,
 )
-from stream_gru.core.protocols import Remembering, Sink
-from stream_gru.runtime.checkpoint.checkpointer import Keeper, Policy
+from stream_gru.core.protocols import Sink, Stateful
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
 from stream_gru.runtime.checkpoint.store import Store
-from stream_gru.runtime.control.commands import Gate
+from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.daemon import Input
 from stream_gru.runtime.ingest.channel_join import Assembler
 from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec
@@ -58,16 +58,16 @@ def assembly_part(resolved: ResolvedConfig) -> str:
 
 
 def register_stateful(
-    keeper: Keeper,
+    keeper: Checkpointer,
     resolved: ResolvedConfig,
     inputs: Mapping[str, Input],
     sinks: Mapping[str, Sink],
     assembler: Assembler | None,
-    gate: Gate,
+    gate: PauseFilter,
 ) -> None:
     """Tell the keeper who remembers what."""
-    parts: dict[str, Remembering] = {}
-    shared: dict[str, Remembering] = {"gate": gate}
+    parts: dict[str, Stateful] = {}
+    shared: dict[str, Stateful] = {"gate": gate}
     for name, one in inputs.items():
         for intake in one.intakes.values():
             for part, remembering in intake.remembering().items():
@@ -75,9 +75,9 @@ def register_stateful(
     if assembler is not None:
         parts[assembly_part(resolved)] = assembler
     for name, sink in sinks.items():
-        if isinstance(sink, Remembering):
+        if isinstance(sink, Stateful):
             parts[part_name("throttle", name)] = sink
-    keeper.parts, keeper.shared = parts, shared
+    keeper.components, keeper.shared_components = parts, shared
 
 
 def delivery_warnings(resolved: ResolvedConfig) -> Iterator[str]:

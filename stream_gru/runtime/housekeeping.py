@@ -13,13 +13,13 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.protocols import Sink, Source
 from stream_gru.core.types import PredictionBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.checkpointer import Keeper
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.state_export import decoded, encoded
-from stream_gru.runtime.control.commands import Action, Answer, Command, Commands, Gate
-from stream_gru.runtime.liveness import SilenceWatch
+from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands, PauseFilter
+from stream_gru.runtime.liveness import IdleStreams
 from stream_gru.runtime.metrics import Metrics
-from stream_gru.runtime.sample_rate_check import PeriodWatch
-from stream_gru.runtime.systemd import Notifier
+from stream_gru.runtime.sample_rate_check import SampleRateCheck
+from stream_gru.runtime.systemd import SystemdNotifier
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +34,18 @@ class Caretaker:
         self,
         pipeline: Pipeline,
         *,
-        keeper: Keeper | None = None,
-        gate: Gate | None = None,
+        keeper: Checkpointer | None = None,
+        gate: PauseFilter | None = None,
         commands: Commands | None = None,
-        silence: SilenceWatch | None = None,
-        pace: PeriodWatch | None = None,
+        silence: IdleStreams | None = None,
+        pace: SampleRateCheck | None = None,
         metrics: Metrics | None = None,
-        notifier: Notifier | None = None,
+        notifier: SystemdNotifier | None = None,
     ) -> None:
         self._pipeline, self._gate, self._commands = pipeline, gate, commands
-        self._keeper = keeper or Keeper(pipeline)
+        self._keeper = keeper or Checkpointer(pipeline)
         self._silence, self.pace, self._metrics = silence, pace, metrics
-        self.notifier = notifier or Notifier({})
+        self.notifier = notifier or SystemdNotifier({})
         self._reported = float("-inf")
         self._looked = float("inf")
         self._held_up_s = 0.0
@@ -105,7 +105,7 @@ class Caretaker:
             return
         self._metrics.observe_loop(wall_s)
         counts = self._keeper.counts
-        self._metrics.observe_store(self._keeper.up, counts.damaged, counts.evicted, counts.restored)
+        self._metrics.observe_store(self._keeper.healthy, counts.damaged, counts.evicted, counts.restored)
         self._metrics.observe_silence(self._silent, self._paused, fallen)
         for name, source in sources.items():
             self._metrics.observe_source(name, source.health())
@@ -148,57 +148,59 @@ class Caretaker:
                         tell(stream, online)
         return len(fallen)
 
-    def _carry_out(self, command: Command) -> Answer:
+    def _carry_out(self, command: Command) -> CommandResult:
         if command.action is Action.IMPORT:
             return self._take_in(command.state, replace=command.replace)
         if command.action is Action.LIST:
-            names = self._keeper.names()
-            return Answer(ok=True, text=f"{len(names)} streams", streams=len(names), state=json.dumps(names))
-        if command.stream is not None and not self._keeper.knows(command.stream):
-            return Answer(ok=False, text=f"unknown stream {command.stream!r}", streams=0)
+            names = self._keeper.stream_names()
+            return CommandResult(ok=True, text=f"{len(names)} streams", streams=len(names), state=json.dumps(names))
+        if command.stream is not None and not self._keeper.has_stream(command.stream):
+            return CommandResult(ok=False, text=f"unknown stream {command.stream!r}", streams=0)
         n = len(self._pipeline.streams) if command.stream is None else 1
         what = "all streams" if command.stream is None else f"stream {command.stream}"
         if command.action is Action.RESET:
             n = self._keeper.reset(command.stream)
-            return Answer(ok=True, text=f"{what}: reset before the next sample", streams=n)
+            return CommandResult(ok=True, text=f"{what}: reset before the next sample", streams=n)
         if command.action is Action.EXPORT:
             return self._export(command.stream)
         if command.action is Action.FORGET:
             return self._forget(command.stream)
         if self._gate is None:
-            return Answer(ok=False, text="this daemon cannot pause streams", streams=0)
+            return CommandResult(ok=False, text="this daemon cannot pause streams", streams=0)
         if command.action is Action.PAUSE:
             self._gate.pause(command.stream)
-            return Answer(ok=True, text=f"{what}: paused", streams=n)
+            return CommandResult(ok=True, text=f"{what}: paused", streams=n)
         self._gate.resume(command.stream)
-        return Answer(ok=True, text=f"{what}: resumed", streams=n)
+        return CommandResult(ok=True, text=f"{what}: resumed", streams=n)
 
-    def _export(self, stream: str | None) -> Answer:
+    def _export(self, stream: str | None) -> CommandResult:
         if stream is None:
-            return Answer(ok=False, text="expected one stream", streams=0)
+            return CommandResult(ok=False, text="expected one stream", streams=0)
         try:
-            state = self._keeper.exported(stream)
+            state = self._keeper.export_stream(stream)
         except StateError as error:
-            return Answer(ok=False, text=str(error), streams=0)
+            return CommandResult(ok=False, text=str(error), streams=0)
         if state is None:
-            return Answer(ok=False, text=f"unknown stream {stream!r}", streams=0)
-        return Answer(ok=True, text=f"stream {stream}: exported", streams=1, state=encoded(state).decode())
+            return CommandResult(ok=False, text=f"unknown stream {stream!r}", streams=0)
+        return CommandResult(ok=True, text=f"stream {stream}: exported", streams=1, state=encoded(state).decode())
 
-    def _forget(self, stream: str | None) -> Answer:
+    def _forget(self, stream: str | None) -> CommandResult:
         if stream is None:
-            return Answer(ok=False, text="expected one stream", streams=0)
-        self._keeper.forget(stream)
+            return CommandResult(ok=False, text="expected one stream", streams=0)
+        self._keeper.delete_stream(stream)
         if self._silence is not None:
             self._silence.forget(stream)
-        return Answer(ok=True, text=f"stream {stream}: forgotten", streams=1)
+        return CommandResult(ok=True, text=f"stream {stream}: forgotten", streams=1)
 
-    def _take_in(self, data: bytes, *, replace: bool) -> Answer:
+    def _take_in(self, data: bytes, *, replace: bool) -> CommandResult:
         try:
             state = decoded(data)
-            if not replace and self._keeper.knows(state.stream):
-                return Answer(ok=False, text=f"stream {state.stream}: is there already; --replace takes its place")
-            foreign = self._keeper.take_in(state)
+            if not replace and self._keeper.has_stream(state.stream):
+                return CommandResult(
+                    ok=False, text=f"stream {state.stream}: is there already; --replace takes its place"
+                )
+            foreign = self._keeper.import_stream(state)
         except StateError as error:
-            return Answer(ok=False, text=str(error), streams=0)
+            return CommandResult(ok=False, text=str(error), streams=0)
         left_out = f"; left out, as no such source is here: {', '.join(foreign)}" if foreign else ""
-        return Answer(ok=True, text=f"stream {state.stream}: imported{left_out}", streams=1)
+        return CommandResult(ok=True, text=f"stream {state.stream}: imported{left_out}", streams=1)

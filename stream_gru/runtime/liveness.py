@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 
-class SilenceWatch:
+class IdleStreams:
     """Watches when streams were last heard.  ``after_s``: seconds without a sample after which a stream is silent.
 
     A stream that was never heard is not waited for.  Streams stand in the order in which they were last heard, so that

@@ -17,7 +17,7 @@ from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.protocols import Sink
 from stream_gru.pipeline.pipeline import output_spec
-from stream_gru.runtime.checkpoint.checkpointer import Keeper
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.delivery_guarantees import part_name
 from stream_gru.runtime.ingest.ingest import Intake
@@ -35,7 +35,7 @@ class Exchange:
     def __init__(
         self,
         daemon: Daemon,
-        keeper: Keeper,
+        keeper: Checkpointer,
         old: ResolvedConfig,
         new: ResolvedConfig,
         build: Callable[[SinkSpec, ResolvedConfig], Sink],
@@ -75,11 +75,11 @@ class Exchange:
             if heir is gone:
                 continue
             gone.close()
-            self._keeper.drop_part(part_name("throttle", name))
+            self._keeper.discard_component(part_name("throttle", name))
             _hand_over(name, gone, heir)
         for name in self._unopened:
             self._keeper.open_sink(name, self._sinks[name])
-        self._keeper.give_up_gone(self._sinks)
+        self._keeper.discard_orphaned(self._sinks)
         return self._sinks
 
     def inputs(
@@ -100,7 +100,7 @@ class Exchange:
                 one = self._opened(successor, resume=_is_the_same(was, planned))
             if was is not None and _reads_otherwise(was, planned):
                 for part in one.intakes[planned.name].remembering():
-                    self._keeper.drop_part(part_name(part, one.name))
+                    self._keeper.discard_component(part_name(part, one.name))
                 one.intakes = {planned.name: intake(planned)}
             inputs.append(one)
         for gone in going.values():

@@ -16,7 +16,7 @@ _LONGEST_PAUSE_S = 5.0
 _STEP_BACK_S = 60
 
 
-class Pacer:
+class ReplayPacer:
     """Cuts batches into what is due.  ``speed`` 1 is as recorded; ``clock`` is monotonic seconds, ``wait(s)`` sleeps.
 
     ``wait`` returns True when the caller wants to stop: then the rest of the batch is not handed out.

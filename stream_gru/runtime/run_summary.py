@@ -16,7 +16,7 @@ _KEPT_LATENCIES = 4096  # of the newest batches: a daemon runs for years
 
 
 @dataclass
-class Summary:
+class RunSummary:
     """Counts of one run; `add` takes each batch."""
 
     received: int = 0

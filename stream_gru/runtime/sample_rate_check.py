@@ -15,7 +15,7 @@ _SAMPLES = 20
 _FACTOR = 1.5
 
 
-class PeriodWatch:
+class SampleRateCheck:
     """Compares the median time between samples with ``period_s``.
 
     Of at most ``max_streams`` anything is remembered: those that came first; the others are not looked at.

@@ -31,7 +31,7 @@ def sd_notify(address: str, text: str) -> bool:
     return True
 
 
-class Notifier:
+class SystemdNotifier:
     """Speaks for this process to the manager that ``environ`` names; where it names none, it is silent.
 
     ``clock``: monotonic seconds, CLOCK_MONOTONIC where a reload is to be announced.

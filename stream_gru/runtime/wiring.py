@@ -11,7 +11,7 @@ from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import NS_PER_S, Mask, PredictionBatch
 from stream_gru.pipeline.alarms import alarms
-from stream_gru.runtime.control.commands import Gate
+from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.dead_letter.reporter import DeadLetters, Poison, Search
 from stream_gru.runtime.ingest.channel_join import Assembler
 from stream_gru.runtime.ingest.device_clock import DeviceClock
@@ -98,7 +98,7 @@ def build_poison(plan: ResolvedConfig, intakes: Mapping[str, Intake]) -> Poison:
 def build_intake(
     planned: SourceSpec,
     assembler: Assembler | None,
-    gate: Gate | None,
+    gate: PauseFilter | None,
     max_streams: int,
     rate: RateLimit | None = None,
 ) -> Intake:

@@ -15,7 +15,7 @@ from stream_gru.cli import doctor_state
 from stream_gru.cli.doctor_check import Check, State
 from stream_gru.cli.doctor_state import check_state
 from stream_gru.core.errors import StoreError
-from stream_gru.runtime.checkpoint.store import FILE_NAME, Changes
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit
 from tests.support.paths import BUNDLE
 from tests.support.stores import copy_of_now, opened
 
@@ -35,9 +35,9 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int, int]]:
 def three_streams(folder: Path) -> Path:
     """A store that was closed well, with two commits; return its folder."""
     with opened(folder) as store:
-        store.write(Changes(form="{}", streams=[("a", b"1"), ("b", b"2")]))
-        store.write(Changes(form="{}", streams=[("c", b"3")]))
-        store.end_well()
+        store.write(Commit(schema="{}", streams=[("a", b"1"), ("b", b"2")]))
+        store.write(Commit(schema="{}", streams=[("c", b"3")]))
+        store.mark_clean_shutdown()
     return folder
 
 
@@ -52,7 +52,7 @@ def test_a_store_that_nobody_has_tells_what_is_in_it(tmp_path: Path) -> None:
     assert sync.name == f"sync {folder}"
     assert everything(folder) == before
     with opened(folder) as store:
-        assert (store.count(), store.ended_well) == (3, True)
+        assert (store.count(), store.clean_shutdown) == (3, True)
 
 
 def test_a_folder_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_a_folder_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
 _HOLD = """
 import sys
 from pathlib import Path
-from stream_gru.runtime.checkpoint.store import Changes, Store
+from stream_gru.runtime.checkpoint.store import Commit, Store
 store = Store(Path(sys.argv[1]))
 store.open()
 print("open", flush=True)
 for line in sys.stdin:
-    store.write(Changes(form="{}", streams=[(line.strip(), b"1")]))
+    store.write(Commit(form="{}", streams=[(line.strip(), b"1")]))
     print("written", flush=True)
 """
 
@@ -98,7 +98,7 @@ def test_a_daemon_that_runs_is_named_and_not_disturbed(tmp_path: Path) -> None:
 def test_what_a_kill_left_is_told_and_left_to_the_daemon(tmp_path: Path) -> None:
     """A log that nobody has is of a run that was killed: it is neither read past nor written into the file."""
     with opened(tmp_path / "live") as store:
-        store.write(Changes(form="{}", streams=[("a", b"1")]))
+        store.write(Commit(schema="{}", streams=[("a", b"1")]))
         killed = copy_of_now(tmp_path / "live", tmp_path / "killed")
     before = everything(killed)
     state = of(killed)[0]

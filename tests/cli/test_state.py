@@ -15,7 +15,7 @@ from stream_gru.model.bundle import load_bundle, write_bundle
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.state_export import encoded, exported, exported_from
-from stream_gru.runtime.checkpoint.store import Changes
+from stream_gru.runtime.checkpoint.store import Commit
 from tests.runtime.test_checkpointer import notes
 from tests.support.broker import free_port
 from tests.support.kept import feed, keeper_of, model
@@ -49,7 +49,7 @@ def site(tmp_path: Path) -> Path:
     for count, name in enumerate("cba", 1):
         feed(keeper, name, *range(1, count + 1))
     keeper.commit({}, {})
-    keeper.end_well()
+    keeper.mark_clean_shutdown()
     keeper.close()
     return config
 
@@ -69,7 +69,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 def commits(config: Path) -> int:
     """How often something was written."""
     with opened(config.parent / "state") as store:
-        assert store.ended_well
+        assert store.clean_shutdown
         return store.commit_no
 
 
@@ -274,21 +274,21 @@ def test_streams_of_two_forms_are_all_reset(site: Path, run: Run) -> None:
     other = model(seed=1)
     other.reset_damaged("old", ResetReason.NONE)
     with opened(site.parent / "state") as store:
-        store.write(Changes(form=other.form.text, streams=[("old", other.table.row("old"))]))
-        store.end_well()
+        store.write(Commit(schema=other.form.text, streams=[("old", other.table.row("old"))]))
+        store.mark_clean_shutdown()
     assert run("reset", site, "--all")[1] == "all streams: reset before the next sample (4)\n"
     assert pending(site) == dict.fromkeys(["a", "b", "c", "old"], ResetReason.COMMAND)
     with opened(site.parent / "state") as store:
-        assert {one.name: one.form == other.form.text for one in store.rows()}["old"]
+        assert {one.name: one.schema == other.form.text for one in store.rows()}["old"]
 
 
 def test_a_reset_after_a_kill_does_not_hide_it(site: Path, run: Run) -> None:
     """The next start shall still say that the last run was killed."""
     with opened(site.parent / "state") as store:
-        store.end_well(False)
+        store.mark_clean_shutdown(False)
     run("reset", site, "--all")
     with opened(site.parent / "state") as store:
-        assert not store.ended_well
+        assert not store.clean_shutdown
 
 
 def test_damaged_streams_are_told_by_a_reset(site: Path, run: Run) -> None:
@@ -318,8 +318,8 @@ def test_a_source_begins_at_its_beginning(site: Path, run: Run) -> None:
         "stream-gru: source x: expected a source with a stored position (none)\n",
     )
     with opened(site.parent / "state") as store:
-        store.write(Changes(positions={"replay": Position("file", 7), "stdin": Position("-", 1)}))
-        store.end_well()
+        store.write(Commit(positions={"replay": Position("file", 7), "stdin": Position("-", 1)}))
+        store.mark_clean_shutdown()
     assert run("reset", site, "--source", "x")[2].endswith("expected a source with a stored position (replay, stdin)\n")
     assert run("reset", site, "--source", "replay") == (0, "source replay: starts at its beginning\n", "")
     with opened(site.parent / "state") as store:

@@ -8,7 +8,7 @@ from stream_gru.connectors.mqtt.ack_tracker import Ledger
 from stream_gru.connectors.mqtt.backoff import Backoff
 from stream_gru.connectors.mqtt.retained_outbox import Notices
 from stream_gru.connectors.sinks.outbox import Outbox
-from stream_gru.core.commit_records import Kept, Outgoing, Receipts, Written
+from stream_gru.core.commit_records import FlushResult, OutboxRow, ProcessedPackets, SinkCheckpoint
 
 
 def digest(message: int) -> bytes:
@@ -87,11 +87,11 @@ def test_receipts_are_what_was_not_written_yet() -> None:
     ledger.connected(False)
     for mid in (1, 2, 3):
         ledger.arrived(mid, digest(mid), False)
-    expected = Receipts({1: digest(1), 2: digest(2)}, forget=True)
-    assert [ledger.receipts(2), ledger.receipts(2)] == [expected, expected]
+    expected = ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True)
+    assert [ledger.processed_packets(2), ledger.processed_packets(2)] == [expected, expected]
     ledger.processed(2)
-    assert ledger.receipts(2) == Receipts()
-    assert ledger.receipts(3) == Receipts({3: digest(3)})
+    assert ledger.processed_packets(2) == ProcessedPackets()
+    assert ledger.processed_packets(3) == ProcessedPackets({3: digest(3)})
 
 
 def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
@@ -100,15 +100,15 @@ def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
     ledger.connected(False)
     for mid in (1, 2):
         ledger.arrived(mid, digest(mid), False)
-    assert ledger.receipts(2).packets
+    assert ledger.processed_packets(2).packets
     ledger.connected(False)
     assert ledger.arrived(1, digest(1), True) == 3
     ledger.processed(2)
     assert ledger.take_acks() == []
     assert ledger.arrived(2, digest(2), True) == 4
-    assert ledger.receipts(4) == Receipts({1: digest(1), 2: digest(2)}, forget=True)
+    assert ledger.processed_packets(4) == ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True)
     ledger.processed(4)
-    assert ledger.receipts(4) == Receipts()
+    assert ledger.processed_packets(4) == ProcessedPackets()
 
 
 def test_only_the_newest_packets_are_remembered() -> None:
@@ -131,9 +131,9 @@ def test_pauses_grow_and_are_never_all_the_same() -> None:
     assert Backoff(0.1, lambda: 0.0).pause_s(0.0) == pytest.approx(0.1)
 
 
-def rows(*names: str) -> list[Outgoing]:
+def rows(*names: str) -> list[OutboxRow]:
     """Some rows."""
-    return [Outgoing("t", b"1234", name) for name in names]
+    return [OutboxRow("t", b"1234", name) for name in names]
 
 
 def taken(outbox: Outbox) -> list[str]:
@@ -168,10 +168,10 @@ def test_a_full_outbox_takes_what_comes_and_says_that_it_is_full() -> None:
 def test_a_full_outbox_may_give_up_the_oldest() -> None:
     """That was not sent, and counted; if all were sent, the new one.  What is stored is deleted there."""
     outbox = Outbox(2, drop_oldest=True)
-    outbox.resume(Kept(rows=[Outgoing("t", b"1234", "a", 7)], last=8))
+    outbox.resume(SinkCheckpoint(unacked=[OutboxRow("t", b"1234", "a", 7)], last_number=8))
     outbox.put(rows("b", "c"))
     assert (outbox.ready, len(outbox), outbox.discarded) == (True, 2, 1)
-    assert outbox.flush() == Written(rows=[*rows_numbered(9, "b", "c")], answered=(7,))
+    assert outbox.flush() == FlushResult(unacked=[*rows_numbered(9, "b", "c")], acked=(7,))
     outbox.committed()
     assert taken(outbox) == ["b", "c"]
     outbox.put(rows("d"))
@@ -190,19 +190,23 @@ def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
     assert taken(outbox) == ["b"]
 
 
-def rows_numbered(first: int, *names: str) -> list[Outgoing]:
+def rows_numbered(first: int, *names: str) -> list[OutboxRow]:
     """Rows as they are after they were put in."""
-    return [Outgoing("t", b"1234", name, first + n) for n, name in enumerate(names)]
+    return [OutboxRow("t", b"1234", name, first + n) for n, name in enumerate(names)]
 
 
 def test_nothing_is_sent_before_it_is_stored_unless_it_may() -> None:
     """With a store a row waits for its commit; in immediate mode, or without a store, it does not."""
-    for immediate, kept, early in ((False, Kept(), []), (True, Kept(), ["a"]), (False, None, ["a"])):
+    for immediate, kept, early in (
+        (False, SinkCheckpoint(), []),
+        (True, SinkCheckpoint(), ["a"]),
+        (False, None, ["a"]),
+    ):
         outbox = Outbox(10, immediate=immediate)
         outbox.resume(kept)
         outbox.put(rows("a"))
         assert taken(outbox) == early
-        assert outbox.flush() == Written(rows=rows_numbered(1, "a"))
+        assert outbox.flush() == FlushResult(unacked=rows_numbered(1, "a"))
         outbox.put(rows("b"))
         outbox.committed()
         assert taken(outbox) == (["b"] if early else ["a"])
@@ -211,23 +215,23 @@ def test_nothing_is_sent_before_it_is_stored_unless_it_may() -> None:
 def test_an_answer_between_flush_and_commit_is_told_by_the_next_commit() -> None:
     """The row is being stored just then: it has to be deleted afterwards."""
     outbox = Outbox(10, immediate=True)
-    outbox.resume(Kept())
+    outbox.resume(SinkCheckpoint())
     outbox.put(rows("a"))
     row = outbox.take()
     assert row is not None
-    assert outbox.flush().rows
+    assert outbox.flush().unacked
     outbox.settle(row)
     outbox.committed()
-    assert [outbox.flush(), outbox.flush()] == [Written(rows=[], answered=(1,))] * 2
+    assert [outbox.flush(), outbox.flush()] == [FlushResult(unacked=[], acked=(1,))] * 2
     outbox.committed()
-    assert outbox.flush() == Written(rows=[], answered=())
+    assert outbox.flush() == FlushResult(unacked=[], acked=())
 
 
 @pytest.mark.parametrize("early", [False, True])
 def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
     """What the store has comes once, what the old one has had an answer to not at all, and what is new is held back."""
     old, heir = Outbox(10), Outbox(10)
-    kept = Kept(rows=rows_numbered(1, *"abcd"), last=4)
+    kept = SinkCheckpoint(unacked=rows_numbered(1, *"abcd"), last_number=4)
     old.resume(kept)
     old.put(rows("e"))
     answered = old.take()
@@ -244,7 +248,7 @@ def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
     heir.resume(None if early else kept)
     assert taken(heir) == (["d"] if early else ["b", "c", "d"])
     written = heir.flush()
-    assert (written.rows, sorted(written.answered)) == (rows_numbered(5, "e"), [1, 2] if early else [1])
+    assert (written.unacked, sorted(written.acked)) == (rows_numbered(5, "e"), [1, 2] if early else [1])
 
 
 def test_only_the_newest_notice_of_a_topic_is_said() -> None:

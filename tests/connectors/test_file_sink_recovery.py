@@ -16,7 +16,7 @@ import pytest
 
 from stream_gru.connectors.sinks.registry import file_sink
 from stream_gru.connectors.sinks.rotation import put_aside_files
-from stream_gru.core.commit_records import Kept, Mark
+from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
 from tests.support.sink_runs import OUTPUTS, SinkRun, content, folder_content, rows_in
 
@@ -144,7 +144,7 @@ def test_a_file_that_was_taken_away_is_begun_anew(
     run.start()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "is gone or empty" in caplog.text
-    assert run.stored == Mark(str(run.path), 0)
+    assert run.stored == FileOffset(str(run.path), 0)
     run.write(2)
     run.kill()
     run.start()
@@ -160,7 +160,7 @@ def test_the_mark_of_another_file_says_nothing(tmp_path: Path) -> None:
     other.write_bytes(b"{}\n{half")
     run.path = other
     run.start()
-    assert run.stored == Mark(str(other), 3)
+    assert run.stored == FileOffset(str(other), 3)
     run.write(1)
     run.sink.close()
     assert other.read_bytes() == b"{}\n" + run.expected(5)[len(run.expected(4)) :]
@@ -170,8 +170,8 @@ def test_a_file_in_place_of_another_knows_no_mark(tmp_path: Path) -> None:
     """Without ``append`` the file begins anew, whatever is kept."""
     run = committed(tmp_path)
     sink = file_sink(run.path, append=False)
-    sink.open(Kept(run.stored))
-    assert sink.flush().mark == Mark(str(run.path), 0)
+    sink.open(SinkCheckpoint(run.stored))
+    assert sink.flush().file_offset == FileOffset(str(run.path), 0)
     sink.close()
     assert run.path.read_bytes() == b""
 
@@ -309,7 +309,7 @@ def test_a_file_that_was_there_before_the_store_is_synced_before_it_is_marked(tm
     with mock.patch("os.fsync") as sync:
         run.start()
     assert sync.call_count == 1
-    assert run.stored == Mark(str(run.path), 3)
+    assert run.stored == FileOffset(str(run.path), 3)
     run.sink.close()
 
 

@@ -13,7 +13,7 @@ from stream_gru.connectors.decoders.header_cache import Memory
 from stream_gru.connectors.decoders.plotter import PlotterDecoder
 from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
 from stream_gru.core.errors import StateError
-from stream_gru.core.protocols import Remembering
+from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import RawMessage
 from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
 
@@ -52,7 +52,7 @@ def test_what_is_no_stream_id_is_not_remembered(key: str) -> None:
     memory = Memory(list)
     memory.put(of(key), ["a"])
     assert memory.get(of(key)) is None
-    assert not memory.changed()
+    assert not memory.dirty_keys()
 
 
 def test_devices_of_the_same_key_of_two_sources_are_two() -> None:
@@ -61,7 +61,7 @@ def test_devices_of_the_same_key_of_two_sources_are_two() -> None:
     memory.put(of("p", source="a"), ["x"])
     memory.put(of("p", source="b"), ["y"])
     assert [memory.get(of("p", source=source)) for source in ("a", "", "b")] == [["x"], None, ["y"]]
-    memory.forget("p")
+    memory.evict("p")
     assert memory.get(of("p", source="a")) == ["x"]
 
 
@@ -91,9 +91,9 @@ def test_restarts_change_nothing_not_even_who_is_forgotten_next(moves: list[tupl
             if says:
                 memory.put(message, [key, str(number)])
         assert one.get(message) == whole.get(message)
-        held = {name: one.recall(name) for name in names}
-        assert held == {name: whole.recall(name) for name in names}
-        assert {name for name in names if held[name] != shelf.rows.get(name)} <= set(one.changed())
+        held = {name: one.snapshot(name) for name in names}
+        assert held == {name: whole.snapshot(name) for name in names}
+        assert {name for name in names if held[name] != shelf.rows.get(name)} <= set(one.dirty_keys())
         if restart:
             shelf.commit(one)
             one = Memory(list, devices=3)
@@ -134,7 +134,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(kind: str, data:
     assert isinstance(other, CsvDecoder | PlotterDecoder)
     said = [of("p", b"temp,hum", "s"), of("p", b"1,2", "s"), of("q", b"hum,temp", "s"), of("q", b"", "s")]
     one.decode(said)
-    genuine = one.memory.recall("s\tp")
+    genuine = one.memory.snapshot("s\tp")
     assert genuine is not None
     refused_or_usable(other.memory, "s\tp", data.draw(strange_bytes(genuine)), lambda: other.decode(said[1:]))
 
@@ -144,7 +144,7 @@ def test_a_name_of_no_device_is_an_error(name: str) -> None:
     """What is stored of it was not stored by a decoder."""
     memory = Memory(list)
     memory.put(of("p", source="s"), ["a"])
-    genuine = memory.recall("s\tp")
+    genuine = memory.snapshot("s\tp")
     assert genuine is not None
     with pytest.raises(StateError, match="expected the name of a source, a tab and a stream id"):
         memory.restore(name, genuine)
@@ -154,4 +154,4 @@ def test_a_name_of_no_device_is_an_error(name: str) -> None:
 def test_only_formats_whose_lines_need_earlier_ones_remember(kind: str) -> None:
     """A decoder that remembers has its `memory` as one that can be stored; the others have none."""
     memory = getattr(load_decoder(kind, FIELDS), "memory", None)
-    assert isinstance(memory, Remembering) == (kind in ("csv", "plotter"))
+    assert isinstance(memory, Stateful) == (kind in ("csv", "plotter"))

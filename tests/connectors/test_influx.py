@@ -14,7 +14,7 @@ from stream_gru.config.run_schema import InfluxSinkConfig
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
 from stream_gru.connectors.sinks.influx import InfluxSink, Poster
 from stream_gru.connectors.sinks.registry import build_sink
-from stream_gru.core.commit_records import Kept, Outgoing
+from stream_gru.core.commit_records import OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.core.protocols import Sink
 from stream_gru.core.types import PredictionBatch
@@ -27,7 +27,7 @@ OUTPUTS = toy_pipeline().process(batch(["p"] * 5, list(range(5))))
 
 
 @contextmanager
-def sending(url: str, kept: Kept | None = None, **options: Any) -> Iterator[InfluxSink]:
+def sending(url: str, kept: SinkCheckpoint | None = None, **options: Any) -> Iterator[InfluxSink]:
     """An open sink with short pauses; ``kept`` is what a store has for it."""
     own: dict[str, Any] = {"gather_s": 0.01, "immediate": False}
     own |= {key: options.pop(key) for key in own if key in options}
@@ -245,7 +245,7 @@ def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
             wait_for(lambda: sink._away)
             assert sink.ready() is ready
             sink.write(OUTPUTS)
-            assert len(sink.flush().rows) == sink.health().queued == (5 if ready else 10)
+            assert len(sink.flush().unacked) == sink.health().queued == (5 if ready else 10)
             sink.committed()
             server.statuses[:] = [204]
             wait_for(sink.ready)
@@ -256,36 +256,36 @@ def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
 def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
     """Nothing goes out before it is stored; the next process sends what has no answer, first, under the old numbers."""
     with serving(204) as server:
-        with sending(server.url, Kept()) as sink:
+        with sending(server.url, SinkCheckpoint()) as sink:
             sink.write(OUTPUTS)
             written = sink.flush()
-            assert [row.number for row in written.rows] == [1, 2, 3, 4, 5]
-            assert b"".join(row.payload for row in written.rows) == lines(OUTPUTS)
+            assert [row.number for row in written.unacked] == [1, 2, 3, 4, 5]
+            assert b"".join(row.payload for row in written.unacked) == lines(OUTPUTS)
             sink.close()
             assert not server.asked
             assert sink.flush() == written
-        with sending(server.url, Kept(rows=written.rows, last=5)) as sink:
+        with sending(server.url, SinkCheckpoint(unacked=written.unacked, last_number=5)) as sink:
             wait_for(lambda: not sink.health().queued)
             sink.write(OUTPUTS)
             told = sink.flush()
-            assert (list(told.answered), told.rows[0].number) == ([1, 2, 3, 4, 5], 6)
+            assert (list(told.acked), told.unacked[0].number) == ([1, 2, 3, 4, 5], 6)
         assert server.rows == lines(OUTPUTS)
 
 
 def test_immediate_rows_do_not_wait_for_a_commit() -> None:
     """What was answered before the commit need not be stored at all; refused is an answer too."""
     for status, failed in ((204, 0), (400, 5)):
-        with serving(status) as server, sending(server.url, Kept(), immediate=True) as sink:
+        with serving(status) as server, sending(server.url, SinkCheckpoint(), immediate=True) as sink:
             sink.write(OUTPUTS)
             wait_for(lambda: not sink.health().queued)
             assert sink.health().failed == failed
             written = sink.flush()
-            assert (written.rows, list(written.answered)) == ([], [])
+            assert (written.unacked, list(written.acked)) == ([], [])
 
 
 def test_an_heir_goes_on_where_the_old_one_was() -> None:
     """What was stored keeps its number, what was answered is told, and what was not stored yet is."""
-    with serving(503) as away, sending(away.url, Kept()) as old:
+    with serving(503) as away, sending(away.url, SinkCheckpoint()) as old:
         old.write(part(OUTPUTS, slice(0, 2)))
         old.flush()
         old.committed()
@@ -298,7 +298,7 @@ def test_an_heir_goes_on_where_the_old_one_was() -> None:
         heir.take_over(left)
         wait_for(lambda: heir.health().queued == 3)
         written = heir.flush()
-        assert ([row.number for row in written.rows], list(written.answered)) == ([3, 4, 5], [1, 2])
+        assert ([row.number for row in written.unacked], list(written.acked)) == ([3, 4, 5], [1, 2])
         heir.committed()
         flushed(heir)
         assert server.rows == lines(OUTPUTS)
@@ -308,7 +308,7 @@ def test_outputs_of_a_sink_of_another_kind_are_not_sent() -> None:
     """A name that was that of an MQTT sink before: its JSON is no line."""
     sink = InfluxSink(InfluxSinkConfig(url="http://127.0.0.1:9/write"))
     with pytest.raises(StateError, match="expected stored lines"):
-        sink.open(Kept(rows=[Outgoing("t", b"{}", "p/1", 1)], last=1))
+        sink.open(SinkCheckpoint(unacked=[OutboxRow("t", b"{}", "p/1", 1)], last_number=1))
 
 
 def test_closing_sends_what_is_left_and_is_bounded(caplog: pytest.LogCaptureFixture) -> None:

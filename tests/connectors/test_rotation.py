@@ -19,7 +19,7 @@ from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.file import Encoder, FileSink
 from stream_gru.connectors.sinks.registry import build_sink, file_sink
 from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside, put_aside_files
-from stream_gru.core.commit_records import Kept, Mark
+from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from tests.support import sink_runs
 from tests.support.paths import ROOT
@@ -43,7 +43,7 @@ def rotating(path: Path, times: Times, size: int = 0, age_s: float = 0, keep: in
 
 def commit(sink: FileSink) -> int:
     """Flush, as if into a store, and commit; return how much of the file was durable then."""
-    mark = sink.flush().mark
+    mark = sink.flush().file_offset
     assert mark is not None
     sink.committed()
     return mark.offset
@@ -208,14 +208,14 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import msgspec
-from stream_gru.core.commit_records import Kept
+from stream_gru.core.commit_records import SinkCheckpoint
 from stream_gru.connectors.sinks.registry import file_sink
 from tests.support.sink_runs import OUTPUTS
 store = Path(sys.argv[2])
 sink = file_sink(Path(sys.argv[1]), append=True, rotate_bytes=1, keep=10**6)
-sink.open(Kept(None))
+sink.open(SinkCheckpoint(None))
 for n in range(10**6):
-    store.with_suffix(".new").write_bytes(msgspec.json.encode((n, sink.flush().mark)))
+    store.with_suffix(".new").write_bytes(msgspec.json.encode((n, sink.flush().file_offset)))
     os.replace(store.with_suffix(".new"), store)
     sink.committed()
     print(n, flush=True)
@@ -234,9 +234,9 @@ def test_a_killed_process_that_rotates_has_what_it_committed(tmp_path: Path, nam
         for _ in range(5):
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-    commits, mark = msgspec.json.decode(store.read_bytes(), type=tuple[int, Mark])
+    commits, mark = msgspec.json.decode(store.read_bytes(), type=tuple[int, FileOffset])
     again = file_sink(path, append=True)
-    again.open(Kept(mark))
+    again.open(SinkCheckpoint(mark))
     again.write(sink_runs.OUTPUTS)
     again.close()
     assert commits > 3

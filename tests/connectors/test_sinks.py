@@ -20,7 +20,7 @@ from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
 from stream_gru.connectors.sinks.file import FileSink
 from stream_gru.connectors.sinks.registry import build_sink, file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink
-from stream_gru.core.commit_records import Mark, Written
+from stream_gru.core.commit_records import FileOffset, FlushResult
 from stream_gru.core.errors import ConfigError, SinkUnavailable
 from stream_gru.core.prediction import prediction_at
 from stream_gru.core.types import PredictionBatch
@@ -130,7 +130,7 @@ def test_flushed_rows_are_there_for_a_reader(tmp_path: Path) -> None:
         sink = file_sink(path, append=False)
         sink.open(None)
         sink.write(outputs())
-        mark = sink.flush().mark
+        mark = sink.flush().file_offset
         assert mark is not None
         assert (mark.path, mark.offset) == (str(path), path.stat().st_size)
         assert read(path.read_bytes()) == JsonEncoder().encode(outputs())
@@ -187,7 +187,7 @@ def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.Ca
     sink.open(None)
     sink.write(outputs(2))
     sink.write(outputs(3))
-    assert sink.flush() == Written()
+    assert sink.flush() == FlushResult()
     text = capfdbinary.readouterr().out
     assert text.count(b"stream,time") == 1
     assert len(text.splitlines()) == 6
@@ -221,6 +221,6 @@ def test_a_half_written_header_is_written_again(tmp_path: Path) -> None:
     sink = FileSink(path, CsvEncoder(), append=True)
     sink.open(None)
     sink.write(outputs())
-    assert sink.flush() == Written(mark=Mark(str(path), path.stat().st_size))
+    assert sink.flush() == FlushResult(file_offset=FileOffset(str(path), path.stat().st_size))
     sink.close()
     assert path.read_bytes() == CsvEncoder().header(outputs().spec) + CsvEncoder().encode(outputs())

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from stream_gru.config.run_schema import StdoutSinkConfig
 from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.connectors.sinks.throttle import Throttled
-from stream_gru.core.commit_records import Kept, Mark, Written
-from stream_gru.core.protocols import Remembering, Sink
+from stream_gru.core.commit_records import FileOffset, FlushResult, SinkCheckpoint
+from stream_gru.core.protocols import Sink, Stateful
 from stream_gru.core.types import NS_PER_S, OutputSpec, PredictionBatch, ResetReason, SinkHealth, Status
 from tests.support.predictions import part, prediction_batches
 from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
 
-WRITTEN = Written(mark=Mark("somewhere", 17))
+WRITTEN = FlushResult(file_offset=FileOffset("somewhere", 17))
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Heard:
     batches: list[PredictionBatch] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Remember."""
         self.calls.append(f"open {kept}")
 
@@ -43,7 +43,7 @@ class Heard:
         """Keep."""
         self.batches.append(batch)
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Remember."""
         self.calls.append("flush")
         return WRITTEN
@@ -210,7 +210,7 @@ def test_a_restart_lets_nothing_more_through(
     whole, first, second, shelf = Heard(), Heard(), Heard(), Shelf()
     Throttled(whole, mode).write(out)  # type: ignore[arg-type]
     killed, again = Throttled(first, mode), Throttled(second, mode)  # type: ignore[arg-type]
-    assert isinstance(killed, Remembering)
+    assert isinstance(killed, Stateful)
     for row in range(commit):
         killed.write(part(out, slice(row, row + 1)))
         if row % 3 == 0:
@@ -227,16 +227,16 @@ def test_only_what_has_changed_is_stored() -> None:
     """An output that passes and is like the one before it is no news; a forgotten stream is as never heard of."""
     one = Throttled(Heard(), "interval", 60)
     one.write(outputs([1, 2]))
-    assert list(one.changed()) == ["p"]
-    one.stored()
+    assert list(one.dirty_keys()) == ["p"]
+    one.mark_clean()
     one.write(outputs([3, 4], reset=f"{ResetReason.GAP:d}0"))
-    assert list(one.changed()) == []
+    assert list(one.dirty_keys()) == []
     one.write(outputs([61]))
-    assert list(one.changed()) == ["p"]
-    one.forget("p")
-    one.forget("nobody")
-    assert list(one.changed()) == []
-    assert one.recall("p") is None
+    assert list(one.dirty_keys()) == ["p"]
+    one.evict("p")
+    one.evict("nobody")
+    assert list(one.dirty_keys()) == []
+    assert one.snapshot("p") is None
     one.write(outputs([62]))
     assert one.withheld == 2
 
@@ -247,7 +247,7 @@ def test_what_another_throttle_has_stored_does_not_count() -> None:
     for kept in ways:
         before = Throttled(Heard(), *kept)
         before.write(outputs([1], classes="a"))
-        data = before.recall("p")
+        data = before.snapshot("p")
         assert data is not None
         for way in ways:
             after = Throttled(Heard(), *way)
@@ -262,7 +262,7 @@ def test_strange_bytes_are_refused_or_usable(data: st.DataObject, mode: str) -> 
     """Damaged memory is a StateError, and what can be read can be gone on with."""
     before, one = Throttled(Heard(), mode), Throttled(Heard(), mode)  # type: ignore[arg-type]
     before.write(outputs([1], classes="a", alarm="!"))
-    genuine = before.recall("p")
+    genuine = before.snapshot("p")
     assert genuine is not None
     refused_or_usable(
         one, "p", data.draw(strange_bytes(genuine)), lambda: one.write(outputs([2, 3], classes="ab", alarm="! "))

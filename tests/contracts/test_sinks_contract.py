@@ -17,7 +17,7 @@ from stream_gru.connectors.sinks.influx import InfluxSink
 from stream_gru.connectors.sinks.registry import ENCODERS, file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink
 from stream_gru.connectors.sinks.throttle import Throttled
-from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.core.protocols import Sink
 from stream_gru.core.types import PredictionBatch
@@ -86,7 +86,7 @@ SINKS: dict[str, Callable[[], AbstractContextManager[Case]]] = {
 }
 
 
-def commit(sink: Sink) -> Written:
+def commit(sink: Sink) -> FlushResult:
     """A commit whose store forgets everything."""
     written = sink.flush()
     sink.committed()
@@ -143,23 +143,23 @@ def check_empty_batches_write_no_row(case: Case) -> None:
 
 def check_each_flush_tells_what_is_new(case: Case) -> None:
     """A longer file, or outputs that the store shall keep; without anything new the same mark, and no output twice."""
-    case.sink.open(Kept())
+    case.sink.open(SinkCheckpoint())
     first = commit(case.sink)
     for _ in range(3):
         case.sink.write(OUTPUTS)
         second, again = commit(case.sink), commit(case.sink)
-        assert (second.mark is None) == (first.mark is None)
-        if first.mark is not None and second.mark is not None:
-            assert second.mark.offset > first.mark.offset
-        assert len(second.rows) == (len(OUTPUTS) if isinstance(case.sink, InfluxSink) else 0)
-        assert (again.mark, list(again.rows)) == (second.mark, [])
+        assert (second.file_offset is None) == (first.file_offset is None)
+        if first.file_offset is not None and second.file_offset is not None:
+            assert second.file_offset.offset > first.file_offset.offset
+        assert len(second.unacked) == (len(OUTPUTS) if isinstance(case.sink, InfluxSink) else 0)
+        assert (again.file_offset, list(again.unacked)) == (second.file_offset, [])
         first = second
     case.sink.close()
 
 
 def check_an_empty_store_is_as_good_as_none(case: Case) -> None:
     """At the first start nothing is kept."""
-    case.sink.open(Kept())
+    case.sink.open(SinkCheckpoint())
     commit(case.sink)
     case.sink.write(OUTPUTS)
     commit(case.sink)
@@ -185,7 +185,7 @@ def check_a_closed_sink_has_nothing_to_say(case: Case) -> None:
     commit(case.sink)
     case.sink.close()
     last = commit(case.sink)
-    assert (last.mark, list(last.rows)) == (None, [])
+    assert (last.file_offset, list(last.unacked)) == (None, [])
     assert case.content() == expected(case.form, OUTPUTS)
 
 

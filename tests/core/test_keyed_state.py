@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_gru.core.errors import StateError
-from stream_gru.core.keyed_state import Int64, Memories, packed, unpacked
+from stream_gru.core.keyed_state import Int64, KeyedState, decode, encode
 
 
 class Note(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -20,30 +20,30 @@ class Note(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 def test_a_record_is_news_until_it_is_stored() -> None:
     """Begun, and again when it was touched; what was restored or forgotten is none."""
-    notes = Memories(Note, "a test")
+    notes = KeyedState(Note, "a test")
     note = notes.put("b", Note(1))
     notes.put("a", Note(2))
-    assert notes.changed() == ("b", "a")
-    notes.stored()
-    assert notes.changed() == ()
+    assert notes.dirty_keys() == ("b", "a")
+    notes.mark_clean()
+    assert notes.dirty_keys() == ()
     note.number = 3
     notes.touch("b")
-    assert notes.changed() == ("b",)
-    data = notes.recall("b")
+    assert notes.dirty_keys() == ("b",)
+    data = notes.snapshot("b")
     assert data is not None
     notes.restore("b", data)
-    assert notes.changed() == ()
+    assert notes.dirty_keys() == ()
     notes.touch("a")
-    notes.forget("a")
-    notes.forget("nobody")
-    assert notes.changed() == ()
-    assert (len(notes), notes.get("a"), notes.recall("a"), notes.get("b")) == (1, None, None, Note(3))
+    notes.evict("a")
+    notes.evict("nobody")
+    assert notes.dirty_keys() == ()
+    assert (len(notes), notes.get("a"), notes.snapshot("a"), notes.get("b")) == (1, None, None, Note(3))
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 2**63 - 1])
 def test_whole_numbers_of_64_bits_are_stored_as_they_are(number: int) -> None:
     """Up to both ends."""
-    assert unpacked(packed(Note(number, ["ü"])), Note, "p") == Note(number, ["ü"])
+    assert decode(encode(Note(number, ["ü"])), Note, "p") == Note(number, ["ü"])
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_whole_numbers_of_64_bits_are_stored_as_they_are(number: int) -> None:
     [
         b"",
         b"\x92\x01",
-        packed((2**63, [])),
-        packed((1, [], 2)),
-        packed((1, ["a"] * 4)),
-        packed((1.5, [])),
-        packed({"number": 1}),
-        packed((1, [])) + b"\0",
+        encode((2**63, [])),
+        encode((1, [], 2)),
+        encode((1, ["a"] * 4)),
+        encode((1.5, [])),
+        encode({"number": 1}),
+        encode((1, [])) + b"\0",
         b"\x92\x01\x91\xa1\xff",  # no UTF-8
         b"\x92\x01\xdd\xff\xff\xff\xff",  # a list of four thousand million
         b"\x91" * 100_000,
@@ -65,4 +65,4 @@ def test_whole_numbers_of_64_bits_are_stored_as_they_are(number: int) -> None:
 def test_bytes_of_another_form_are_an_error_that_says_whose(data: bytes) -> None:
     """And what to do; a few bytes that announce very much cost nothing."""
     with pytest.raises(StateError, match=r"what is stored of p cannot be used: .*; move the state directory away"):
-        unpacked(data, Note, "p")
+        decode(data, Note, "p")

@@ -15,7 +15,7 @@ import pytest
 from stream_gru.config.run_schema import BrokerConfig, MqttSinkConfig
 from stream_gru.connectors.mqtt.paho_client import TolerantClient
 from stream_gru.connectors.sinks.mqtt import MqttSink
-from stream_gru.core.commit_records import Kept, Outgoing, Written
+from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
 from stream_gru.core.types import PredictionBatch
 from tests.support.broker import Broker, Peer, needs_mosquitto
@@ -35,7 +35,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 @contextmanager
 def opened(
-    broker: Broker, keys: dict[str, Any] | None = None, kept: Kept | None = None, **options: Any
+    broker: Broker, keys: dict[str, Any] | None = None, kept: SinkCheckpoint | None = None, **options: Any
 ) -> Iterator[MqttSink]:
     """A sink that is connected; ``keys`` of its table, ``options`` of its constructor or of the broker's table; what
     a store has ``kept`` for it.
@@ -178,7 +178,7 @@ def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
         sink.write(outputs(100))
         assert (sink.health().queued, sink.health().discarded) == (20, 80)
         assert sink.ready()
-        assert sink.flush().rows[0].key.endswith("00:01:20Z")
+        assert sink.flush().unacked[0].key.endswith("00:01:20Z")
 
 
 def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
@@ -187,7 +187,7 @@ def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
     sink = MqttSink(config, BrokerConfig(url="mqtt://127.0.0.1:9", reconnect_max_delay_s=0.5), name="mqtt")
     sink.open(None)
     sink.write(outputs(8))
-    assert len(sink.flush().rows) == 5
+    assert len(sink.flush().unacked) == 5
     assert (sink.health().queued, sink.health().discarded) == (5, 3)
     sink.close()
 
@@ -354,10 +354,10 @@ def test_a_sink_that_is_not_open_says_so() -> None:
     sink = MqttSink(MqttSinkConfig(), BrokerConfig(url="mqtt://127.0.0.1:1"), name="mqtt")
     with pytest.raises(SinkUnavailable, match="not open"):
         sink.write(outputs(1))
-    assert sink.flush() == Written(rows=[], answered=())
+    assert sink.flush() == FlushResult(unacked=[], acked=())
     sink.close()
     with pytest.raises(StateError, match="expected stored outputs for a broker"):
-        sink.open(Kept(rows=[Outgoing("", b"pump flow=1 1", "", 1)], last=1))
+        sink.open(SinkCheckpoint(unacked=[OutboxRow("", b"pump flow=1 1", "", 1)], last_number=1))
     assert not sink.health().connected
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream_gru.connectors.sinks.mqtt import MqttSink
-from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from tests.faults.test_mqtt_sink import hears, opened, outputs, seconds
 from tests.support.broker import Broker, needs_mosquitto
 from tests.support.waiting import wait_for
@@ -35,7 +35,7 @@ def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
     """
     with broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
-        with opened(broker, kept=Kept()) as sink:
+        with opened(broker, kept=SinkCheckpoint()) as sink:
             sink.write(outputs(30))
             sink.flush()
             sink.committed()
@@ -43,18 +43,18 @@ def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
             broker.freeze()
             sink.write(outputs(30, 30))
             second = sink.flush()
-            assert list(second.answered) == list(range(1, 31))
+            assert list(second.acked) == list(range(1, 31))
             sink.committed()
             sink.write(outputs(5, 70))
             wait_for(lambda: sink._under_way)
             kill(sink)
             broker.thaw()
-        with opened(broker, kept=Kept(rows=second.rows, last=60)) as sink:
+        with opened(broker, kept=SinkCheckpoint(unacked=second.unacked, last_number=60)) as sink:
             sink.write(outputs(5, 60))
             wait_for(lambda: sink.health().queued == 5)
             told = sink.flush()
-            assert list(told.answered) == list(range(31, 61))
-            assert [row.number for row in told.rows] == list(range(61, 66))
+            assert list(told.acked) == list(range(31, 61))
+            assert [row.number for row in told.unacked] == list(range(61, 66))
             assert max(seconds(peer)) < 60
             sink.committed()
             hears(peer, 65)
@@ -63,17 +63,17 @@ def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
 
 def test_immediate_rows_do_not_wait_for_a_commit(broker: Broker) -> None:
     """What was answered before the commit is not stored at all."""
-    with broker.client() as peer, opened(broker, kept=Kept(), immediate=True) as sink:
+    with broker.client() as peer, opened(broker, kept=SinkCheckpoint(), immediate=True) as sink:
         peer.subscribe("stream_gru/+/prediction")
         sink.write(outputs(10))
         wait_for(lambda: seconds(peer) == list(range(10)))
         wait_for(lambda: not sink.health().queued)
-        assert sink.flush() == Written(rows=[], answered=())
+        assert sink.flush() == FlushResult(unacked=[], acked=())
 
 
 def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker) -> None:
     """On the old topics, under the old numbers, before its own; what was not stored yet is stored first."""
-    with broker.client() as peer, opened(broker, {"topic": "old/{stream}"}, Kept(), keepalive_s=1) as old:
+    with broker.client() as peer, opened(broker, {"topic": "old/{stream}"}, SinkCheckpoint(), keepalive_s=1) as old:
         peer.subscribe("old/+")
         peer.subscribe("new/+")
         broker.freeze()
@@ -90,7 +90,7 @@ def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker
             heir.connection.wake()
             heir.write(outputs(1, 4))
             wait_for(lambda: heir.health().queued == 3)
-            assert [(row.number, row.topic) for row in heir.flush().rows] == [
+            assert [(row.number, row.topic) for row in heir.flush().unacked] == [
                 (3, "old/p1"), (4, "old/p1"), (5, "new/p1")
             ]  # fmt: skip
             heir.committed()
@@ -100,11 +100,11 @@ def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker
 
 def test_the_last_flush_comes_after_the_end(broker: Broker) -> None:
     """What was confirmed while closing is told to the last commit, so that it is not sent again."""
-    with opened(broker, kept=Kept()) as sink:
+    with opened(broker, kept=SinkCheckpoint()) as sink:
         sink.write(outputs(20))
         sink.flush()
         sink.committed()
         sink.close()
-        assert list(sink.flush().answered) == list(range(1, 21))
+        assert list(sink.flush().acked) == list(range(1, 21))
         sink.committed()
-        assert sink.flush() == Written(rows=[], answered=())
+        assert sink.flush() == FlushResult(unacked=[], acked=())

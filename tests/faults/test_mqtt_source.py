@@ -202,17 +202,17 @@ def test_what_was_committed_but_not_acknowledged_is_not_taken_twice(broker: Brok
         with opened(broker, protocol=protocol) as source:
             peer.publish("sensors/p1/data", *texts(10))
             got = receive(source, 10)
-            receipts = source.receipts(got[6].position)
+            receipts = source.processed_packets(got[6].position)
             assert (len(receipts.packets), receipts.forget) == (7, True)
         with opened(broker, stored=(7, receipts.packets), protocol=protocol) as source:
             got = receive(source, 3)
             assert numbers(got) == [7, 8, 9]
             assert [message.position for message in got] == [Position("mqtt", n) for n in (8, 9, 10)]
             assert source.health().redelivered == 7
-            receipts = source.receipts(got[-1].position)
+            receipts = source.processed_packets(got[-1].position)
             assert (len(receipts.packets), receipts.forget) == (3, False)
             commit(source, got[-1])
-            assert not source.receipts(got[-1].position).packets
+            assert not source.processed_packets(got[-1].position).packets
         with opened(broker, protocol=protocol) as source:
             quiet(source, peer)
 

@@ -123,10 +123,10 @@ def test_a_lost_session_is_counted_and_old_acknowledgements_stay_away(broker: Br
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(5, 100))
         assert numbers(receive(source, 5)) == list(range(100, 105))
-        receipts = source.receipts(old[-1].position)
+        receipts = source.processed_packets(old[-1].position)
         assert (receipts.packets, receipts.forget) == ({}, True)
         commit(source, old[-1])
-        assert not source.receipts(old[-1].position).forget
+        assert not source.processed_packets(old[-1].position).forget
     with opened(broker) as source:
         assert numbers(receive(source, 5)) == list(range(100, 105))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stream_gru.core.types import ResetReason
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.runtime.checkpoint.state_export import decoded, encoded, exported
 from tests.support.broker import Broker, free_port, needs_mosquitto
 from tests.support.kept import model
@@ -133,7 +133,7 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
                 assert "is there already" in command(*words).stderr
                 assert command(*words).returncode == 1
             moved = decoded((tmp_path / "moved.json").read_bytes().strip())
-            more = exported("dev-0", StoredForm.read(moved.form), moved.row, {**moved.memories, "clock:x": b""})
+            more = exported("dev-0", RowSchema.read(moved.form), moved.row, {**moved.memories, "clock:x": b""})
             (tmp_path / "more.json").write_bytes(encoded(more))
             replaced = command("import", str(here), str(tmp_path / "more.json"), "--replace")
             assert (replaced.returncode, replaced.stderr.splitlines()) == (

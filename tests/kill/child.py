@@ -79,7 +79,7 @@ def _die() -> None:
 def tell(descriptor: int) -> None:
     """Say when recovery and the loop begin."""
     for function, letter in (
-        ("runtime.checkpoint.checkpointer:Keeper.recover", b"r"),
+        ("runtime.checkpoint.checkpointer:Checkpointer.recover", b"r"),
         ("runtime.daemon:Daemon._loop", b"l"),
     ):
 

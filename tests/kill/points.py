@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_KEEPER = "stream_gru.runtime.checkpoint.checkpointer:Keeper"
+_CHECKPOINTER = "stream_gru.runtime.checkpoint.checkpointer:Checkpointer"
 _STORE = "stream_gru.runtime.checkpoint.store:Store"
 _FILE = "stream_gru.connectors.sinks.file"
 _MQTT_SINK = "stream_gru.connectors.sinks.mqtt:MqttSink"
@@ -67,26 +67,26 @@ COMMIT = (
     Point("marks", f"{_STORE}._write_marks"),
     Point("outboxes", f"{_STORE}._write_outboxes"),
     Point("end", f"{_STORE}._end"),
-    Point("stored", f"{_KEEPER}._stored"),
+    Point("stored", f"{_CHECKPOINTER}._stored"),
     Point("committed rows", f"{_FILE}:FileSink.committed", 3, _to(ROWS)),
     Point("committed table", f"{_FILE}:FileSink.committed", 3, _to(TABLE)),
     Point("committed mqtt", f"{_MQTT_SINK}.committed", mqtt_only=True),
     Point("rename", f"{_FILE}:put_aside", 1),
     Point("delete old files", f"{_FILE}:keep_newest", 1),
-    Point("source commit", f"{_KEEPER}._acknowledge"),
+    Point("source commit", f"{_CHECKPOINTER}._acknowledge"),
     Point("take acknowledgements", f"{_LEDGER}.take_acks", 3, _has_acks, mqtt_only=True),
     Point("acknowledge", "paho.mqtt.client:Client.ack", 60, mqtt_only=True),
-    Point("evict", f"{_KEEPER}._evict", 2, _someone, evicts=True),
-    Point("bring back", f"{_KEEPER}._return", 5, evicts=True),
+    Point("evict", f"{_CHECKPOINTER}._evict", 2, _someone, evicts=True),
+    Point("bring back", f"{_CHECKPOINTER}._return", 5, evicts=True),
 )
 RECOVERY = (
-    Point("lock", "stream_gru.runtime.checkpoint.lock:StoreLock.take", 1),
+    Point("lock", "stream_gru.runtime.checkpoint.lock:StoreLock.acquire", 1),
     Point("open database", "stream_gru.runtime.checkpoint.store:open_database", 1),
-    Point("recover states", f"{_KEEPER}._recover_states", 1),
-    Point("recover memories", f"{_KEEPER}._recover_memories", 1),
-    Point("open sink", f"{_KEEPER}.open_sink", 4),
+    Point("recover states", f"{_CHECKPOINTER}._recover_states", 1),
+    Point("recover memories", f"{_CHECKPOINTER}._recover_memories", 1),
+    Point("open sink", f"{_CHECKPOINTER}.open_sink", 4),
     Point("cut", f"{_FILE}:recover", 3),
-    Point("open source", f"{_KEEPER}.open_source", 1),
+    Point("open source", f"{_CHECKPOINTER}.open_source", 1),
     Point("session", f"{_LEDGER}.connected", 1, mqtt_only=True),
 )
 POINTS = {point.name: point for point in (*PROCESSING, *COMMIT, *RECOVERY)}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.core.errors import StateError
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 from tests.support.kept import model
 
 FORM = model().form
@@ -22,8 +22,8 @@ CLOCK = {"max_event_ns", "episode", "pending_reset"}
 
 def test_a_form_is_read_as_it_was_written() -> None:
     """Text and back is the same form, and the same text."""
-    assert StoredForm.read(FORM.text) == FORM
-    assert StoredForm.read(FORM.text).text == FORM.text
+    assert RowSchema.read(FORM.text) == FORM
+    assert RowSchema.read(FORM.text).text == FORM.text
     assert FORM.model_id == "test-0"
     assert {"h", "max_event_ns"} <= NAMES
 
@@ -44,8 +44,8 @@ _texts = st.text(max_size=20) | st.recursive(
 def test_what_is_no_form_is_a_state_error(text: str) -> None:
     """Whatever stands there; what can be read is a form."""
     with suppress(StateError):
-        found = StoredForm.read(text)
-        assert StoredForm.read(found.text) == found
+        found = RowSchema.read(text)
+        assert RowSchema.read(found.text) == found
 
 
 @pytest.mark.parametrize("key", sorted(json.loads(FORM.text)))
@@ -54,24 +54,27 @@ def test_each_key_is_needed(key: str) -> None:
     data = json.loads(FORM.text)
     del data[key]
     with pytest.raises(StateError, match=key):
-        StoredForm.read(json.dumps(data))
+        RowSchema.read(json.dumps(data))
 
 
 def test_the_same_model_keeps_everything() -> None:
     """All columns that have the same form; one that was changed is not among them."""
-    assert set(FORM.taken_over_by(FORM)) == NAMES
+    assert set(FORM.compatible_columns(FORM)) == NAMES
     other = replace(FORM, columns=tuple((n, k, (99,) if n == "h" else s) for n, k, s in FORM.columns))
-    assert set(FORM.taken_over_by(other)) == NAMES - {"h"}
-    assert set(FORM.taken_over_by(replace(FORM, columns=FORM.columns[:2]))) == {FORM.columns[0][0], FORM.columns[1][0]}
+    assert set(FORM.compatible_columns(other)) == NAMES - {"h"}
+    assert set(FORM.compatible_columns(replace(FORM, columns=FORM.columns[:2]))) == {
+        FORM.columns[0][0],
+        FORM.columns[1][0],
+    }
 
 
 def test_another_model_of_the_same_channels_keeps_clock_and_values() -> None:
     """And neither a hidden state nor scores."""
-    assert set(FORM.taken_over_by(replace(FORM, model_id="other"))) == CLOCK | VALUES
+    assert set(FORM.compatible_columns(replace(FORM, model_id="other"))) == CLOCK | VALUES
 
 
 @pytest.mark.parametrize("change", [{"channels": ("c0", "c2", "c1")}, {"period_s": 2.0}])
 def test_a_model_of_other_channels_or_period_keeps_the_clock(change: dict[str, object]) -> None:
     """Channels in another order are others."""
     other = replace(FORM, model_id="other", **change)  # type: ignore[arg-type]
-    assert set(FORM.taken_over_by(other)) == CLOCK
+    assert set(FORM.compatible_columns(other)) == CLOCK

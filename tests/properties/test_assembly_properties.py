@@ -198,11 +198,11 @@ def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
         parts.append(done.batch)
         count += done.joined
         for name in batch.stream_names:
-            data = one.recall(name) if rng.random() < 0.3 else None
+            data = one.snapshot(name) if rng.random() < 0.3 else None
             if data is not None:
                 away[name] = data
-                one.forget(name)
-                assert name not in one.changed()
+                one.evict(name)
+                assert name not in one.dirty_keys()
     for name, data in away.items():
         one.restore(name, data)
     found = concatenate([*parts, one.flush()], CHANNELS)
@@ -217,21 +217,21 @@ def test_every_stream_whose_memory_differs_is_said_to_have_changed(
 ) -> None:
     """After each record: all that is other than at the last commit is named, and only what had a record."""
     one = build(options)
-    stored = dict.fromkeys(batch.stream_names, one.recall("nobody"))
+    stored = dict.fromkeys(batch.stream_names, one.snapshot("nobody"))
     seen: set[str] = set()
     for row in range(len(batch)):
         one.join(batch.take(slice(row, row + 1)))
         seen.add(batch.stream_names[batch.stream_index[row]])
-        differing = {name for name in batch.stream_names if one.recall(name) != stored[name]}
-        assert differing <= set(one.changed()) <= seen
+        differing = {name for name in batch.stream_names if one.snapshot(name) != stored[name]}
+        assert differing <= set(one.dirty_keys()) <= seen
         if row in stores:
-            one.stored()
-            stored = {name: one.recall(name) for name in batch.stream_names}
+            one.mark_clean()
+            stored = {name: one.snapshot(name) for name in batch.stream_names}
             seen.clear()
-    before = {name: one.recall(name) for name in batch.stream_names}
-    one.stored()
+    before = {name: one.snapshot(name) for name in batch.stream_names}
+    one.mark_clean()
     one.flush()
-    assert {name for name in batch.stream_names if one.recall(name) != before[name]} <= set(one.changed())
+    assert {name for name in batch.stream_names if one.snapshot(name) != before[name]} <= set(one.dirty_keys())
 
 
 @settings(max_examples=300, deadline=None)
@@ -243,7 +243,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(
     one, other = build(options, 3), build(options, 3)
     one.join(batch)
     name = batch.stream_names[batch.stream_index[0]]
-    genuine = one.recall(name)
+    genuine = one.snapshot(name)
     assert genuine is not None
     strange = data.draw(strange_bytes(genuine))
     refused_or_usable(other, name, strange, lambda: (other.join(batch), other.flush()))

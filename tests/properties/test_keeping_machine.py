@@ -24,10 +24,10 @@ from stream_gru.core.protocols import Sink
 from stream_gru.core.types import Position, RawMessage, ResetReason, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.state_table import split_row
-from stream_gru.runtime.checkpoint.checkpointer import Keeper, Policy
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
 from stream_gru.runtime.checkpoint.state_export import Exported, decoded, encoded
-from stream_gru.runtime.checkpoint.store import Changes, Store
-from stream_gru.runtime.control.commands import Gate
+from stream_gru.runtime.checkpoint.store import Commit, Store
+from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.ingest.ingest import Intake
 from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
@@ -75,7 +75,7 @@ class _MortalStore(Store):
         assert self._connection is not None
         self._connection.execute("PRAGMA synchronous=OFF")  # a kill of the process does not need more
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Commit) -> None:
         self._at("flushed")
         super().write(changes)
         self._at("written")
@@ -136,9 +136,9 @@ class KeepingMachine(RuleBasedStateMachine):
         pipeline = toy_pipeline(bundle_of(self.seed), max_streams=self.bound)
         self.source, self.wire = BrokerSource(self.broker), WireSink(self.world, self.lines)
         self.watch = SequenceWatch(UNBOUNDED)
-        intake = Intake(SOURCE, _Decoder(self.decoded), sequence=self.watch, gate=Gate())
+        intake = Intake(SOURCE, _Decoder(self.decoded), sequence=self.watch, gate=PauseFilter())
         parts = {"sequence:b": self.watch.memory}
-        self.keeper = Keeper(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
+        self.keeper = Checkpointer(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
         sinks: dict[str, Sink] = {"disk": DiskSink(self.disk, self.lines), "wire": self.wire}
         self.input = Input(SOURCE, self.source, {SOURCE: intake})
         self.daemon = Daemon([self.input], pipeline, sinks, keeper=self.keeper, batch_rows=self.rows)
@@ -286,14 +286,14 @@ class KeepingMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(_NAMES))
     def forget(self, name: str) -> None:
         """One stream, in memory or not."""
-        if self.keeper.knows(name):
-            self.keeper.forget(name)
+        if self.keeper.has_stream(name):
+            self.keeper.delete_stream(name)
             self.pending.append(lambda reference: reference.forget(name))
 
     @rule(name=st.sampled_from(_NAMES))
     def export(self, name: str) -> None:
         """Keep a stream as it is now."""
-        self.exported = self.keeper.exported(name) or self.exported
+        self.exported = self.keeper.export_stream(name) or self.exported
 
     @rule()
     def take_in(self) -> None:
@@ -302,7 +302,7 @@ class KeepingMachine(RuleBasedStateMachine):
         if state is None:
             return
         with suppress(StateError):
-            self.keeper.take_in(decoded(encoded(state)))
+            self.keeper.import_stream(decoded(encoded(state)))
             self.pending.append(lambda reference: reference.take_in(state))
 
     @rule(other=st.booleans())
@@ -312,7 +312,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.settle()
         self.seed += other
         swap(self.daemon.pipeline, self.seed)
-        self.keeper.take_policy(self.policy)
+        self.keeper.set_policy(self.policy)
         self.reference.swap(self.seed)
         self.commit()
 
@@ -326,13 +326,13 @@ class KeepingMachine(RuleBasedStateMachine):
         self.starts += 1
         copy = copy_of_now(self.folder, self.root / str(self.starts))
         found, watch = toy_pipeline(bundle_of(self.seed)), SequenceWatch(UNBOUNDED)
-        keeper = Keeper(found, Store(copy), {"sequence:b": watch.memory})
+        keeper = Checkpointer(found, Store(copy), {"sequence:b": watch.memory})
         keeper.recover({}, {"disk": DiskSink(self.disk), "wire": WireSink({})})
         keeper.close()
         shutil.rmtree(copy)
         assert {name: self.seen(found, name) for name in found.streams} == expected
         for name in _NAMES:
-            assert watch.memory.recall(name) == self.reference.watch.memory.recall(name)
+            assert watch.memory.snapshot(name) == self.reference.watch.memory.snapshot(name)
         assert self.disk == self.reference.outputs
         waiting = {row.number: row.payload for row in self.wire.waiting}
         assert [line for _, line in sorted({**self.world, **waiting}.items())] == self.reference.outputs

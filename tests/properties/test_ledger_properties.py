@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from stream_gru.connectors.mqtt.ack_tracker import Ledger
-from stream_gru.core.commit_records import Receipts
+from stream_gru.core.commit_records import ProcessedPackets
 
 _WINDOW = 5
 
@@ -104,7 +104,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger(self.position, done, done_kept=4 * _WINDOW)
         self.queue: list[tuple[int, int]] = []
         self.handled: list[tuple[int, int]] = []
-        self.told: tuple[int, Receipts] | None = None
+        self.told: tuple[int, ProcessedPackets] | None = None
 
     @precondition(lambda self: self.wire)
     @rule(number=st.integers(1, 6))
@@ -128,9 +128,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def write(self) -> None:
         """The first half of a commit: what was handled is history."""
         position = self.handled[-1][0] if self.handled else self.position
-        receipts = self.ledger.receipts(position)
-        assert self.ledger.receipts(position) == receipts
-        if receipts.forget:
+        receipts = self.ledger.processed_packets(position)
+        assert self.ledger.processed_packets(position) == receipts
+        if receipts.new_session:
             self.packets.clear()
             self.untold = False
         for mid, digest in receipts.packets.items():
@@ -149,7 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """The second half."""
         assert self.told is not None
         self.ledger.processed(self.told[0])
-        again = self.ledger.receipts(self.told[0])
+        again = self.ledger.processed_packets(self.told[0])
         assert not again.packets
         self.told = None
 
@@ -196,7 +196,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.turn(True)
         assert not self.inflight
         assert set(range(1, self.message + 1)) - set(self.history) <= self.lost
-        assert not self.ledger.receipts(self.position).forget
+        assert not self.ledger.processed_packets(self.position).new_session
 
 
 LedgerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from stream_gru.connectors.sinks.outbox import Outbox
-from stream_gru.core.commit_records import Kept, Outgoing, Written
+from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -25,16 +25,16 @@ class OutboxMachine(RuleBasedStateMachine):
         self.stored: set[int] = set()  # numbers that a commit has told as stored
         self.discarded = self.failed = 0
         self.open: dict[int, bytes] = {}
-        self.under_way: list[Outgoing] = []
-        self.told: Written | None = None
+        self.under_way: list[OutboxRow] = []
+        self.told: FlushResult | None = None
         self.written = False
         self.start()
 
     def start(self) -> None:
         """A process that begins with what the store has."""
         self.outbox = Outbox(self.bound, **self.options)
-        kept = [Outgoing("t", text, "k", number) for number, text in sorted(self.table.items())]
-        self.outbox.resume(Kept(rows=kept, last=self.counter) if self.durable else None)
+        kept = [OutboxRow("t", text, "k", number) for number, text in sorted(self.table.items())]
+        self.outbox.resume(SinkCheckpoint(unacked=kept, last_number=self.counter) if self.durable else None)
         self.open = dict(sorted(self.table.items()))
         self.stored = set(self.table)
         self.last = self.counter if self.durable else 0
@@ -47,7 +47,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def put(self, count: int) -> None:
         """More rows, whether or not there is room; a flush before came to nothing."""
         self.told = None
-        rows = [Outgoing("t", b"%d" % (self.made + n), "k") for n in range(count)]
+        rows = [OutboxRow("t", b"%d" % (self.made + n), "k") for n in range(count)]
         self.made += count
         self.outbox.put(rows)
         busy = {row.number for row in self.under_way}
@@ -87,7 +87,7 @@ class OutboxMachine(RuleBasedStateMachine):
         """An answer to any row that is under way."""
         self.answer(self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1))), refused)
 
-    def answer(self, row: Outgoing, refused: bool) -> None:
+    def answer(self, row: OutboxRow, refused: bool) -> None:
         """The other side has said what it has to say of a row."""
         self.outbox.settle(row, refused=refused)
         self.outbox.settle(row, refused=refused)  # a second answer means nothing
@@ -112,10 +112,10 @@ class OutboxMachine(RuleBasedStateMachine):
         self.told = self.outbox.flush()
         self.written = False
         if self.durable:
-            told = {row.number: row.payload for row in self.told.rows}
+            told = {row.number: row.payload for row in self.told.unacked}
             assert list(told) == sorted(told)
-            assert set(self.told.answered) == self.table.keys() - self.open.keys()
-            kept = {n: text for n, text in self.table.items() if n not in self.told.answered}
+            assert set(self.told.acked) == self.table.keys() - self.open.keys()
+            kept = {n: text for n, text in self.table.items() if n not in self.told.acked}
             assert kept | told == self.open
             assert not kept.keys() & told.keys()
 
@@ -126,9 +126,9 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.told is not None
         self.written = True
         if self.durable:
-            for number in self.told.answered:
+            for number in self.told.acked:
                 del self.table[number]
-            for row in self.told.rows:
+            for row in self.told.unacked:
                 self.table[row.number] = row.payload
                 self.counter = max(self.counter, row.number)
 
@@ -160,7 +160,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert len(left) == len(self.open)
         for row in self.under_way:
             old.settle(row)
-        assert old.flush() == Written(rows=[], answered=())
+        assert old.flush() == FlushResult(unacked=[], acked=())
         self.outbox = Outbox(self.bound, **self.options)
         self.outbox.take_over(left)
         self.outbox.resume(None)

@@ -18,7 +18,7 @@ from stream_gru.core.types import PredictionBatch
 from stream_gru.runtime.http import broadcast as feed
 from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http import sse as events
-from stream_gru.runtime.http.broadcast import Feed
+from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
 from tests.support.web import FakeDaemon, Listener, outputs, serving, until
 
@@ -55,12 +55,12 @@ def silent(server: WebServer) -> socket.socket:
     return client
 
 
-def clients_of(one: Feed) -> int:
+def clients_of(one: OutputBroadcaster) -> int:
     """How many listen."""
     return len(one._clients)
 
 
-def queued(feed: Feed) -> int:
+def queued(feed: OutputBroadcaster) -> int:
     """Rows that wait for clients."""
     return sum(map(len, feed._clients))
 
@@ -76,7 +76,7 @@ class NeverEncode(JsonEncoder):
 def test_without_listeners_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """With nobody there, writing costs next to nothing."""
     monkeypatch.setattr(feed, "JsonEncoder", NeverEncode)
-    one, batch = Feed(), outputs(["a"] * 1000)
+    one, batch = OutputBroadcaster(), outputs(["a"] * 1000)
     begin = time.perf_counter()
     for _ in range(1000):
         one.write(batch)

@@ -275,8 +275,8 @@ def test_a_forgotten_stream_begins_anew() -> None:
     """What it had pending and held is gone, and its place is free."""
     one = assembler(max_streams=1)
     joined(one, ("p", 10, 0, 1), ("p", 10, 1, 1), ("p", 11, 0, 1))
-    one.forget("p")
-    one.forget("unknown")
+    one.evict("p")
+    one.evict("unknown")
     assert one.pending == 0
     assert joined(one, ("q", 1, 0, 2), ("q", 1, 1, 3)) == [("q", 1, [2, 3])]
 
@@ -320,7 +320,7 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
 
 def memory_of(one: Assembler, name: str = "p") -> bytes:
     """What an assembler remembers of a stream."""
-    data = one.recall(name)
+    data = one.snapshot(name)
     assert data is not None
     return data
 
@@ -331,7 +331,7 @@ def test_the_same_memory_gives_the_same_bytes() -> None:
     joined(one, ("p", 9, 0, 1), ("p", 7, 0, 2), ("p", 8, 1, 3), ("p", 9, 0, 1))
     joined(other, ("p", 8, 1, 3), ("p", 9, 0, 1), ("p", 7, 0, 2))
     assert memory_of(one) == memory_of(other)
-    assert one.recall("q") is None
+    assert one.snapshot("q") is None
 
 
 def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> None:
@@ -341,10 +341,10 @@ def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> N
     joined(other, ("q", 1, 0, 1))
     data = memory_of(one)
     joined(one, ("p", 1, 1, 2))
-    assert one.changed() == ("p",)
+    assert one.dirty_keys() == ("p",)
     one.restore("p", data)
-    assert one.changed() == ()
-    other.stored()
+    assert one.dirty_keys() == ()
+    other.mark_clean()
     other.restore("p", data)
     assert joined(other, ("p", 1, 1, 2), ("q", 1, 1, 2)) == [("p", 1, [1, 2]), ("q", 1, [1, 2])]
     assert other.join(records(("r", 1, 0, 1))).batch.rejected == {DropReason.STREAM_LIMIT: 1}

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from stream_gru.core.commit_records import Mark, Outgoing, Receipts, Written
+from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxRow, ProcessedPackets
 from stream_gru.core.errors import SinkUnavailable, StoreError
-from stream_gru.core.keyed_state import Memories
+from stream_gru.core.keyed_state import KeyedState
 from stream_gru.core.types import Position, ResetReason
-from stream_gru.runtime.checkpoint.checkpointer import Keeper
-from stream_gru.runtime.checkpoint.store import Changes, Store
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.store import Commit, Store
 from tests.support.feeds import ListSink, ListSource
 from tests.support.kept import PacketSource, feed, keeper_of, model, rows_in
 from tests.support.stores import change, content, copy_of_now, opened
@@ -28,20 +28,20 @@ class Note(Struct, array_like=True):
     text: str
 
 
-def notes(**records: str) -> Memories[Note]:
+def notes(**records: str) -> KeyedState[Note]:
     """A part that remembers these."""
-    part = Memories(Note, "notes")
+    part = KeyedState(Note, "notes")
     for name, text in records.items():
         part.put(name, Note(text))
     return part
 
 
-def read_of(part: Memories[Note]) -> dict[str, str]:
+def read_of(part: KeyedState[Note]) -> dict[str, str]:
     """What it remembers of some names."""
     return {name: note.text for name in ("a", "b", "c", "d", "") if (note := part.get(name)) is not None}
 
 
-def changes_of(keeper: Keeper) -> int:
+def changes_of(keeper: Checkpointer) -> int:
     """How many commits the store has."""
     assert keeper.store is not None
     return keeper.store.commit_no
@@ -58,11 +58,11 @@ def test_all_is_told_in_the_one_safe_order(tmp_path: Path) -> None:
         part.on_call = lambda call, name=name: told.append(f"{name} {call}")  # type: ignore[misc]
 
     class Telling(Store):
-        def write(self, changes: Changes) -> None:
+        def write(self, changes: Commit) -> None:
             told.append("write")
             super().write(changes)
 
-    keeper = Keeper(model(), Telling(tmp_path))
+    keeper = Checkpointer(model(), Telling(tmp_path))
     keeper.recover({"s": source}, {"one": one, "two": two})
     assert told == ["one open", "two open", "source resume", "source open"]
     told.clear()
@@ -77,15 +77,15 @@ def test_all_is_told_in_the_one_safe_order(tmp_path: Path) -> None:
 def test_without_a_store_a_commit_is_the_same_but_for_the_transaction() -> None:
     """Sinks open on nothing, are flushed and told; sources are acknowledged."""
     source, sink = PacketSource(), ListSink()
-    keeper = Keeper(model())
+    keeper = Checkpointer(model())
     assert keeper.recover({"s": source}, {"f": sink}) == {}
     assert (sink.kept, source.packets, source.position) == (None, None, None)
     feed(keeper, "a", 1, 2)
     keeper.commit({"s": (source, AT)}, {"f": sink})
     assert sink.calls == ["open", "flush", "committed"]
     assert source.committed == [AT]
-    assert not keeper.up
-    keeper.end_well()
+    assert not keeper.healthy
+    keeper.mark_clean_shutdown()
     keeper.close()
 
 
@@ -104,35 +104,43 @@ def test_an_idle_commit_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    [Written(mark=Mark("f", 1)), Written(rows=[Outgoing("t", b"p", "k", 1)]), Written(answered=[4])],
+    [
+        FlushResult(file_offset=FileOffset("f", 1)),
+        FlushResult(unacked=[OutboxRow("t", b"p", "k", 1)]),
+        FlushResult(acked=[4]),
+    ],
 )
-def test_what_a_sink_has_to_say_is_written_once(tmp_path: Path, written: Written) -> None:
+def test_what_a_sink_has_to_say_is_written_once(tmp_path: Path, written: FlushResult) -> None:
     """Each part of it alone is news; the same mark again is none."""
     sink = ListSink()
     keeper = keeper_of(tmp_path)
     for _ in range(2):
-        sink.answer = Written(mark=written.mark) if sink.calls else written
+        sink.answer = FlushResult(file_offset=written.file_offset) if sink.calls else written
         keeper.commit({}, {"f": sink})
     assert changes_of(keeper) == 1
 
 
 def test_sinks_and_sources_go_on_where_the_last_commit_left_them(tmp_path: Path) -> None:
-    """Mark, outputs that wait, position and packets come back to those of the same names."""
+    """The file offset, outputs that wait, position and packets come back to those of the same names."""
     sink, source = ListSink(), PacketSource()
     keeper = keeper_of(tmp_path / "a")
-    row = Outgoing("t", b"p", "k", 3)
-    sink.answer = Written(Mark("f", 7, "d"), [row])
-    source.said = Receipts({9: b"nine"})
+    row = OutboxRow("t", b"p", "k", 3)
+    sink.answer = FlushResult(FileOffset("f", 7, "d"), [row])
+    source.said = ProcessedPackets({9: b"nine"})
     keeper.commit({"s": (source, AT)}, {"f": sink})
     keeper.close()
 
     sink, source, other = ListSink(), PacketSource(), PacketSource()
-    keeper = Keeper(model(), Store(tmp_path / "a"))
+    keeper = Checkpointer(model(), Store(tmp_path / "a"))
     assert keeper.recover({"s": source, "t": other}, {"f": sink}) == {"s": AT}
     assert sink.kept is not None
-    assert (sink.kept.mark, list(sink.kept.rows), sink.kept.last) == (Mark("f", 7, "d"), [row], 3)
+    assert (sink.kept.file_offset, list(sink.kept.unacked), sink.kept.last_number) == (
+        FileOffset("f", 7, "d"),
+        [row],
+        3,
+    )
     assert (source.packets, source.position, other.packets, other.position) == ({9: b"nine"}, AT, {}, None)
-    sink.answer = Written(mark=Mark("f", 7, "d"))
+    sink.answer = FlushResult(file_offset=FileOffset("f", 7, "d"))
     keeper.commit({"s": (source, AT)}, {"f": sink})
     assert (changes_of(keeper), source.committed) == (1, [])  # nothing of that is news
 
@@ -141,9 +149,9 @@ def test_a_lost_session_is_written_and_told_though_nothing_was_read(tmp_path: Pa
     """The position is the same, but what is known of packets is void."""
     source = PacketSource()
     keeper = keeper_of(tmp_path)
-    source.said = Receipts({9: b"nine"})
+    source.said = ProcessedPackets({9: b"nine"})
     keeper.commit({"s": (source, AT)}, {})
-    source.said = Receipts(forget=True)
+    source.said = ProcessedPackets(new_session=True)
     keeper.commit({"s": (source, AT)}, {})
     assert keeper.store is not None
     assert keeper.store.packets("s") == {}
@@ -166,10 +174,10 @@ def test_outputs_of_a_sink_that_is_gone_are_given_up(tmp_path: Path, caplog: pyt
     """The log says how many; those of others are kept."""
     gone, stays = ListSink(), ListSink()
     keeper = keeper_of(tmp_path)
-    gone.answer = stays.answer = Written(rows=[Outgoing("t", b"p", "k", 1), Outgoing("t", b"p", "k", 2)])
+    gone.answer = stays.answer = FlushResult(unacked=[OutboxRow("t", b"p", "k", 1), OutboxRow("t", b"p", "k", 2)])
     keeper.commit({}, {"gone": gone, "stays": stays})
     keeper.close()
-    keeper = Keeper(model(), Store(tmp_path))
+    keeper = Checkpointer(model(), Store(tmp_path))
     keeper.recover({}, {"stays": ListSink()})
     assert "sink gone is gone, with 2 outputs that were not confirmed" in caplog.text
     assert keeper.store is not None
@@ -191,7 +199,7 @@ def test_nothing_is_acknowledged_when_the_store_fails(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=words):
             keeper.commit({"s": (source, AT)}, {"f": sink})
     assert (source.committed, sink.calls) == ([], ["flush", "flush"])
-    assert not keeper.up
+    assert not keeper.healthy
     keeper.close()
     assert content(tmp_path)["stream"] == []
 
@@ -237,7 +245,7 @@ def test_memories_come_back_to_the_part_of_their_name(tmp_path: Path) -> None:
     part, shared = notes(), notes()
     keeper_of(tmp_path, parts={"p": part}, shared={"g": shared})
     assert (read_of(part), read_of(shared)) == ({"b": "newer"}, {"": "gate"})
-    assert part.changed() == shared.changed() == ()
+    assert part.dirty_keys() == shared.dirty_keys() == ()
 
 
 def test_memories_of_a_part_that_is_no_more_are_dropped(tmp_path: Path) -> None:
@@ -257,11 +265,11 @@ def test_a_part_that_takes_the_place_of_another_begins_with_nothing(tmp_path: Pa
     """Only what the new one remembers is stored under the name."""
     keeper = keeper_of(tmp_path, parts={"p": notes(a="old", b="old")})
     keeper.commit({}, {})
-    keeper.drop_part("p")
-    keeper.parts = {"p": notes(b="new")}
+    keeper.discard_component("p")
+    keeper.components = {"p": notes(b="new")}
     keeper.commit({}, {})
     assert keeper.store is not None
-    assert list(keeper.store.memories_of("p")) == ["b"]
+    assert list(keeper.store.states_of_component("p")) == ["b"]
 
 
 # ---- what is damaged
@@ -309,7 +317,7 @@ def test_a_stream_that_begins_anew_is_stored_as_such(tmp_path: Path) -> None:
 def test_a_row_without_a_form_is_damaged(tmp_path: Path, form: str) -> None:
     """Whatever stands in the place of its form, though the checksums are right."""
     with opened(tmp_path) as store:
-        store.write(Changes(form=form, streams=[("a", b"row")]))
+        store.write(Commit(schema=form, streams=[("a", b"row")]))
     keeper = keeper_of(tmp_path)
     assert keeper.counts.damaged == 1
 
@@ -317,7 +325,7 @@ def test_a_row_without_a_form_is_damaged(tmp_path: Path, form: str) -> None:
 def test_a_row_of_another_length_is_damaged(tmp_path: Path) -> None:
     """Its form is read, and does not fit."""
     with opened(tmp_path) as store:
-        store.write(Changes(form=model().form.text, streams=[("a", b"row")]))
+        store.write(Commit(schema=model().form.text, streams=[("a", b"row")]))
     keeper = keeper_of(tmp_path)
     assert keeper.counts.damaged == 1
 
@@ -339,7 +347,7 @@ def test_a_damaged_memory_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptur
 def test_a_memory_that_its_part_cannot_read_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its checksum is right, its form is another one; what is of no stream is named so."""
     with opened(tmp_path) as store:
-        store.write(Changes(memories=[("g", "", b"\x93"), ("g", "b", b"\x91\xa1y")]))
+        store.write(Commit(component_states=[("g", "", b"\x93"), ("g", "b", b"\x91\xa1y")]))
     part = notes()
     keeper = keeper_of(tmp_path, shared={"g": part})
     assert (read_of(part), keeper.counts.damaged) == ({"b": "y"}, 1)
@@ -349,7 +357,7 @@ def test_a_memory_that_its_part_cannot_read_is_lost_alone(tmp_path: Path, caplog
 def test_many_damaged_rows_do_not_fill_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Ten are named, then one line says where to look; all are counted."""
     with opened(tmp_path) as store:
-        store.write(Changes(form="", streams=[(f"s{number}", b"") for number in range(30)]))
+        store.write(Commit(schema="", streams=[(f"s{number}", b"") for number in range(30)]))
     with caplog.at_level(logging.ERROR):
         keeper = keeper_of(tmp_path)
     assert keeper.counts.damaged == 30
@@ -375,7 +383,7 @@ def test_a_start_says_whether_the_last_run_was_killed(tmp_path: Path, caplog: py
     feed(keeper, "a", 1)
     feed(keeper, "b", 1)
     keeper.commit({}, {})
-    keeper.end_well()
+    keeper.mark_clean_shutdown()
     keeper.close()
     change(tmp_path, "UPDATE stream SET row=x'' WHERE name='a'")
     with caplog.at_level(logging.INFO):

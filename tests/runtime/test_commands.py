@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from stream_gru.core.errors import StateError
 from stream_gru.core.types import DropReason, SampleBatch, empty_batch
-from stream_gru.runtime.control.commands import Action, Answer, Command, Commands, Gate, parse_command
-from stream_gru.runtime.control.rejections import Refusals
+from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands, PauseFilter, parse_command
+from stream_gru.runtime.control.rejections import RejectedCommands
 from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
 from tests.support.streams import batch, hostile_batches
 
 
-def quiet(_: Answer) -> None:
+def quiet(_: CommandResult) -> None:
     """A reply that nobody waits for."""
 
 
@@ -109,7 +109,7 @@ def test_the_queue_is_safe_between_threads() -> None:
 def test_refusals_are_counted_each_and_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
     """Every refusal is told; the log gets one line in ten seconds, which says how many there were in between."""
     told, now = list[tuple[str, str]](), [0.0]
-    refusals = Refusals("MQTT", lambda action, why: told.append((action, why)), clock=lambda: now[0])
+    refusals = RejectedCommands("MQTT", lambda action, why: told.append((action, why)), clock=lambda: now[0])
     with caplog.at_level(logging.WARNING, "stream_gru.runtime.control.commands"):
         for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0):
             now[0] = second
@@ -125,7 +125,7 @@ def test_refusals_are_counted_each_and_logged_seldom(caplog: pytest.LogCaptureFi
 
 def test_an_open_gate_hands_on_the_very_batch() -> None:
     """With nothing paused, or nothing of the batch, no row is copied."""
-    gate, rows = Gate(), batch(["a", "b"], [0, 0])
+    gate, rows = PauseFilter(), batch(["a", "b"], [0, 0])
     assert gate.apply(rows) is rows
     gate.pause("c")
     assert gate.apply(rows) is rows
@@ -134,7 +134,7 @@ def test_an_open_gate_hands_on_the_very_batch() -> None:
 
 def test_rows_of_paused_streams_are_counted_not_applied() -> None:
     """Rows of a paused stream become rejects with their own reason, beside those that were there."""
-    gate = Gate()
+    gate = PauseFilter()
     gate.pause("b")
     rows = batch(["a", "b", "a", "b"], [0, 0, 1, 1], device_seq=np.arange(4), rejected={DropReason.PARSE: 2})
     left = gate.apply(rows)
@@ -149,7 +149,7 @@ def test_rows_of_paused_streams_are_counted_not_applied() -> None:
 
 def test_all_may_be_paused_but_one() -> None:
     """A stream that is resumed while all are paused runs alone; resuming all opens the gate again."""
-    gate, rows = Gate(), batch(["a", "b", "new"], [0, 0, 0])
+    gate, rows = PauseFilter(), batch(["a", "b", "new"], [0, 0, 0])
     gate.pause(None)
     assert gate.everyone
     assert gate.count(rows.stream_names) == 3
@@ -172,7 +172,7 @@ def test_all_may_be_paused_but_one() -> None:
 
 def test_a_batch_of_rejects_passes() -> None:
     """A batch without rows goes through a closed gate as it is."""
-    gate, rows = Gate(), empty_batch(3, {DropReason.PARSE: 1})
+    gate, rows = PauseFilter(), empty_batch(3, {DropReason.PARSE: 1})
     gate.pause(None)
     assert gate.apply(rows) is rows
 
@@ -180,7 +180,7 @@ def test_a_batch_of_rejects_passes() -> None:
 @given(hostile_batches(), st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c", "d", "x"]))))
 def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | None]]) -> None:
     """Whatever is paused, every sample is a row or a reject, and the rows left are those of running streams."""
-    gate = Gate()
+    gate = PauseFilter()
     model: dict[str, bool] = dict.fromkeys(["a", "b", "c", "d", "x", *rows.stream_names], False)
     for pause, stream in changes:
         (gate.pause if pause else gate.resume)(stream)
@@ -195,13 +195,13 @@ def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | Non
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c"]), st.booleans())))
 def test_what_is_paused_stays_so_over_a_restart(changes: list[tuple[bool, str | None, bool]]) -> None:
     """By name, or all but those resumed; the gate says that something changed exactly where it did."""
-    gate, shelf = Gate(), Shelf()
+    gate, shelf = PauseFilter(), Shelf()
     for pause, stream, stop in changes:
         (gate.pause if pause else gate.resume)(stream)
-        assert gate.changed() == (("",) if gate.recall("") != shelf.rows.get("") else ())
+        assert gate.dirty_keys() == (("",) if gate.snapshot("") != shelf.rows.get("") else ())
         if stop:
             shelf.commit(gate)
-            after = Gate()
+            after = PauseFilter()
             shelf.fill(after)
             assert (after.everyone, after.names, after.resumed) == (gate.everyone, gate.names, gate.resumed)
             gate = after
@@ -209,30 +209,30 @@ def test_what_is_paused_stays_so_over_a_restart(changes: list[tuple[bool, str | 
 
 def test_an_open_gate_has_nothing_to_store() -> None:
     """Nothing under any name; what was stored goes with the last pause, and other names mean nothing."""
-    gate, shelf = Gate(), Shelf()
-    assert gate.recall("") is None
+    gate, shelf = PauseFilter(), Shelf()
+    assert gate.snapshot("") is None
     gate.pause("a")
-    assert gate.recall("a") is None
+    assert gate.snapshot("a") is None
     shelf.commit(gate)
     assert list(shelf.rows) == [""]
-    gate.forget("a")
+    gate.evict("a")
     assert "a" in gate
     gate.resume("a")
     shelf.commit(gate)
     assert not shelf.rows
     gate.pause("a")
-    gate.forget("")
+    gate.evict("")
     assert "a" not in gate
-    assert not gate.changed()
+    assert not gate.dirty_keys()
 
 
 @given(st.data())
 def test_a_gate_takes_only_what_a_gate_stored(data: st.DataObject) -> None:
     """Anything else is an error, as is another name, and leaves it as it was."""
-    gate, other, rows = Gate(), Gate(), batch(["a", "b"], [0, 0])
+    gate, other, rows = PauseFilter(), PauseFilter(), batch(["a", "b"], [0, 0])
     gate.pause("a")
     gate.pause("x/y")
-    genuine = gate.recall("")
+    genuine = gate.snapshot("")
     assert genuine is not None
     with pytest.raises(StateError, match="paused streams cannot be used"):
         other.restore("a", genuine)
@@ -241,13 +241,13 @@ def test_a_gate_takes_only_what_a_gate_stored(data: st.DataObject) -> None:
 
 def test_the_same_pauses_are_the_same_bytes() -> None:
     """Whatever the order in which they were asked for."""
-    first, second = Gate(), Gate()
+    first, second = PauseFilter(), PauseFilter()
     names = [f"p{number}" for number in range(100)]
     for name in names:
         first.pause(name)
     for name in reversed(names):
         second.pause(name)
-    data = first.recall("")
+    data = first.snapshot("")
     assert data is not None
-    assert data == second.recall("")
+    assert data == second.snapshot("")
     assert msgspec.msgpack.decode(data) == [False, sorted(names)]

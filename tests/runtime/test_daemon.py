@@ -18,7 +18,7 @@ from stream_gru.core.errors import DataError, SinkUnavailable, SourceUnavailable
 from stream_gru.core.protocols import Sink
 from stream_gru.core.types import DropReason, Position, RawMessage, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.checkpointer import Keeper
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.ingest.channel_join import Assembler
@@ -301,7 +301,7 @@ def test_a_stop_ends_a_paced_block_at_once(tmp_path: Path, durable: bool) -> Non
     source = ListSource([message(0), message(1)])
     slow = [batch(["p"] * 5, list(range(5))), batch(["p"] * 50, list(range(5, 55)))]
     pipeline = toy_pipeline()
-    keeper = Keeper(pipeline, Store(tmp_path)) if durable else None
+    keeper = Checkpointer(pipeline, Store(tmp_path)) if durable else None
     daemon = make(source, sink, batches=slow, time=time, speed=1.0, pipeline=pipeline, keeper=keeper)
     time.stop_after = 200
     sink.on_write = lambda: daemon.stop() if len(time.waits) > 150 else None

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stream_gru.core.commit_records import Mark, Outgoing, Written
+from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxRow
 from stream_gru.core.errors import DataError, SinkUnavailable, StateError, StoreError, StoreLocked
 from stream_gru.core.types import Position, RawMessage, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.checkpointer import Keeper, Policy
-from stream_gru.runtime.checkpoint.store import Changes, Store
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
+from stream_gru.runtime.checkpoint.store import Commit, Store
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.housekeeping import Caretaker
 from stream_gru.runtime.ingest.channel_join import Assembler
@@ -32,7 +32,7 @@ def durable(
 ) -> Daemon:
     """A daemon with a store."""
     pipeline = pipeline or toy_pipeline()
-    keeper = Keeper(pipeline, Store(folder))
+    keeper = Checkpointer(pipeline, Store(folder))
     return make(source, *sinks, pipeline=pipeline, keeper=keeper, **options)  # type: ignore[arg-type]
 
 
@@ -83,7 +83,7 @@ def test_in_the_middle_of_a_paced_block_nothing_is_committed(tmp_path: Path) -> 
     slow = [batch(["p"] * 30, list(range(30)))]
     for folder, flushes in ((tmp_path, 5), (None, 14)):
         source, sink, pipeline = ListSource([message(0)]), ListSink(), toy_pipeline()
-        keeper = Keeper(pipeline, None if folder is None else Store(folder))
+        keeper = Checkpointer(pipeline, None if folder is None else Store(folder))
         make(source, sink, batches=slow, speed=1.0, pipeline=pipeline, keeper=keeper).run()
         assert sink.calls.count("write") >= 30
         assert (sink.calls.count("flush") <= flushes) if folder else (sink.calls.count("flush") >= flushes)
@@ -98,8 +98,8 @@ def test_the_first_commit_comes_before_anything_is_read(tmp_path: Path) -> None:
     source, sink, pipeline = ListSource([]), ListSink(), toy_pipeline()
     store, seen = Store(tmp_path), list[int]()
     source.items.append(lambda: seen.append(store.commit_no))
-    sink.answer = Written(mark=Mark("out.jsonl", 0))
-    make(source, sink, pipeline=pipeline, keeper=Keeper(pipeline, store)).run()
+    sink.answer = FlushResult(file_offset=FileOffset("out.jsonl", 0))
+    make(source, sink, pipeline=pipeline, keeper=Checkpointer(pipeline, store)).run()
     assert seen == [1]
 
 
@@ -123,7 +123,7 @@ def test_a_restart_that_reads_nothing_acknowledges_nothing(tmp_path: Path) -> No
     durable(tmp_path, source).run()
     assert source.committed == []
     with opened(tmp_path) as store:
-        assert (store.commit_no, store.ended_well) == (1, True)
+        assert (store.commit_no, store.clean_shutdown) == (1, True)
 
 
 def test_what_waits_for_other_channels_outlives_a_stop(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_waits_for_other_channels_outlives_a_stop(tmp_path: Path) -> None:
         source, sink, pipeline = ListSource([message(0)]), ListSink(), toy_pipeline()
         assembler = Assembler(CHANNELS, 10**9, 5 * 10**9, 10**9)
         intake = Intake("replay", ReadyDecoder([half]), assembler=assembler)
-        keeper = Keeper(pipeline, Store(tmp_path), {"assembly": assembler})
+        keeper = Checkpointer(pipeline, Store(tmp_path), {"assembly": assembler})
         daemon = Daemon([Input("replay", source, {"replay": intake})], pipeline, by_name(sink), keeper=keeper)
         if not number:
             source.items.append(daemon.stop)
@@ -151,7 +151,7 @@ def test_what_waits_for_other_channels_outlives_a_stop(tmp_path: Path) -> None:
 class _FullStore(Store):
     """Its disk is full from the second commit on."""
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Commit) -> None:
         if self.commit_no:
             raise StoreError("disk full; nothing is acknowledged")
         super().write(changes)
@@ -160,7 +160,7 @@ class _FullStore(Store):
 def test_a_store_that_fails_ends_the_run(tmp_path: Path) -> None:
     """Nothing is acknowledged from there on, nothing let out; all is closed, and the store free for the next start."""
     source, sink, pipeline = ListSource([message(i) for i in range(4)]), ListSink(), toy_pipeline()
-    daemon = make(source, sink, pipeline=pipeline, keeper=Keeper(pipeline, _FullStore(tmp_path)), commit_every=1)
+    daemon = make(source, sink, pipeline=pipeline, keeper=Checkpointer(pipeline, _FullStore(tmp_path)), commit_every=1)
     with pytest.raises(StoreError, match="disk full"):
         daemon.run()
     assert source.committed == [Position("a", 1)]
@@ -169,7 +169,7 @@ def test_a_store_that_fails_ends_the_run(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert (source.closed, daemon.ready) == (1, False)
     with opened(tmp_path) as store:
-        assert (store.commit_no, store.ended_well) == (1, False)
+        assert (store.commit_no, store.clean_shutdown) == (1, False)
         assert store.positions() == {"replay": Position("a", 1)}
 
 
@@ -207,12 +207,12 @@ def test_a_source_that_is_another_one_ends_the_start(tmp_path: Path) -> None:
 def test_answers_that_come_in_the_last_moment_are_stored(tmp_path: Path) -> None:
     """Sinks have some time after the last commit, are closed, and are asked once more."""
     source, sink, time = ListSource([message(0)]), ListSink(), FakeTime()
-    sink.answer = Written(rows=[Outgoing("t", b"p", "k", number) for number in (1, 2, 3)])
+    sink.answer = FlushResult(unacked=[OutboxRow("t", b"p", "k", number) for number in (1, 2, 3)])
     sink.waiting = 3
 
     def confirm() -> None:
         sink.waiting -= 1
-        sink.answer = Written(answered=[*sink.answer.answered, 3 - sink.waiting])
+        sink.answer = FlushResult(acked=[*sink.answer.acked, 3 - sink.waiting])
 
     time.on_wait = confirm
     durable(tmp_path, source, sink, time=time).run()
@@ -223,13 +223,13 @@ def test_answers_that_come_in_the_last_moment_are_stored(tmp_path: Path) -> None
 def test_what_nobody_confirmed_is_sent_at_the_next_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log says so, and the sink finds it there."""
     sink, again = ListSink(), ListSink()
-    rows = [Outgoing("t", b"p", "k", number) for number in (1, 2)]
-    sink.answer, sink.waiting = Written(rows=rows), 2
+    rows = [OutboxRow("t", b"p", "k", number) for number in (1, 2)]
+    sink.answer, sink.waiting = FlushResult(unacked=rows), 2
     durable(tmp_path, ListSource([message(0)]), sink).run()
     assert "2 outputs were not confirmed: they are sent at the next start" in caplog.text
     durable(tmp_path, ListSource([]), again).run()
     assert again.kept is not None
-    assert list(again.kept.rows) == rows
+    assert list(again.kept.unacked) == rows
 
 
 def test_a_daemon_that_was_stopped_rests_while_sinks_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +264,7 @@ def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
     source, sink, pipeline = ListSource([message(0), message(1)]), ListSink(), toy_pipeline()
     assembler = Assembler(CHANNELS, 10**9, 5 * 10**9, 10**9)
     intake = Intake("replay", ReadyDecoder(halves), assembler=assembler)
-    keeper = Keeper(pipeline, Store(tmp_path), {"assembly": assembler})
+    keeper = Checkpointer(pipeline, Store(tmp_path), {"assembly": assembler})
     summary = Daemon([Input("replay", source, {"replay": intake})], pipeline, by_name(sink), keeper=keeper).run()
     assert summary.balanced
     assert sum(len(out) for out in sink.written) == 2
@@ -283,7 +283,9 @@ def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None
         turns.append(batch([name], [turn], device_seq=np.array([10 * (turn // 3)])))
     source = ListSource([message(i) for i in range(6)])
     intake = Intake("s", ReadyDecoder(turns), sequence=watch)
-    keeper = Keeper(pipeline, Store(tmp_path), {"sequence:s": watch.memory}, policy=Policy(max_streams=1, evict=True))
+    keeper = Checkpointer(
+        pipeline, Store(tmp_path), {"sequence:s": watch.memory}, policy=Policy(max_streams=1, evict=True)
+    )
     missing: list[int] = []
     take = intake.take
 
@@ -306,7 +308,7 @@ def test_of_several_sources_none_is_read_after_a_stop(tmp_path: Path) -> None:
         Input(name, source, {name: Intake(name, ReadyDecoder([batch([name], [1])]))})
         for name, source in zip("ab", sources, strict=True)
     ]
-    daemon = Daemon(inputs, pipeline, by_name(sink), keeper=Keeper(pipeline, Store(tmp_path)))
+    daemon = Daemon(inputs, pipeline, by_name(sink), keeper=Checkpointer(pipeline, Store(tmp_path)))
     sink.on_write = daemon.stop
     daemon.run()
     assert daemon.stopped

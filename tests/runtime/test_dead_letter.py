@@ -13,7 +13,7 @@ import pytest
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.registry import load_decoder
-from stream_gru.core.protocols import Decoder, Remembering
+from stream_gru.core.protocols import Decoder, Stateful
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 from stream_gru.runtime.dead_letter.reporter import DeadLetters, Poison, Search
 from stream_gru.runtime.ingest.rate_limit import RateLimit
@@ -147,13 +147,13 @@ def test_faults_of_the_source_are_shown_without_a_search(caplog: pytest.LogCaptu
 def test_the_twin_knows_what_a_device_said_before(caplog: pytest.LogCaptureFixture) -> None:
     """A good line under a header of an earlier message is no culprit; afterwards the twin has forgotten it."""
     own, twin = decoder("csv"), decoder("csv")
-    assert isinstance(own.memory, Remembering)  # type: ignore[attr-defined]
+    assert isinstance(own.memory, Stateful)  # type: ignore[attr-defined]
     poison = Poison({"plant": Search(twin, own.memory)}, clock=Clock())  # type: ignore[attr-defined]
     own.decode([message(b"flow,level")])
     messages = [message(b"1,2"), message(b"x,2"), message(b"3,4")]
     poison.observe("plant", messages, own.decode(messages))
     assert shown(caplog) == ["source plant: refused as parse: 'p1', 3 bytes: 'x,2'"]
-    assert twin.memory.recall("plant\tp1") is None  # type: ignore[attr-defined]
+    assert twin.memory.snapshot("plant\tp1") is None  # type: ignore[attr-defined]
 
 
 def test_a_search_takes_no_more_than_a_fiftieth_of_the_time() -> None:

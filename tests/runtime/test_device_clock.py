@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.core.errors import StateError
-from stream_gru.core.keyed_state import packed
+from stream_gru.core.keyed_state import encode
 from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, concatenate
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
@@ -162,8 +162,8 @@ def test_restarts_and_streams_let_go_of_change_nothing(
         if row[0] in away:
             clock.memory.restore(row[0], away.pop(row[0]))
         found += clock.apply(batch_of([row])).time_ns.tolist()
-        differing = {name for name in "abc" if clock.memory.recall(name) not in (None, stored[name])}
-        assert differing <= set(clock.memory.changed())
+        differing = {name for name in "abc" if clock.memory.snapshot(name) not in (None, stored[name])}
+        assert differing <= set(clock.memory.dirty_keys())
         if number in restarts:
             for name, saved in away.items():
                 clock.memory.restore(name, saved)
@@ -171,14 +171,14 @@ def test_restarts_and_streams_let_go_of_change_nothing(
             shelf.commit(clock.memory)
             clock = DeviceClock(WRAP)
             shelf.fill(clock.memory, number)
-            stored = {name: clock.memory.recall(name) for name in "abc"}
+            stored = {name: clock.memory.snapshot(name) for name in "abc"}
         gone = data.draw(st.sampled_from(["", "", "a", "b", "c"]))
-        saved_now = clock.memory.recall(gone)
+        saved_now = clock.memory.snapshot(gone)
         if saved_now is not None:
             # What is let go of before it was stored is in the hands of who did so.
             away[gone] = shelf.rows[gone] = saved_now
             stored[gone] = saved_now
-            clock.memory.forget(gone)
+            clock.memory.evict(gone)
     assert found == whole
 
 
@@ -188,7 +188,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
     clock = DeviceClock(WRAP)
     rows = batch_of([("a", 5 * S, START), ("a", 6 * S, START + S), ("a", S, START + 2 * S), ("a", 2**61, 2**61)])
     clock.apply(rows)
-    genuine = clock.memory.recall("a")
+    genuine = clock.memory.snapshot("a")
     assert genuine is not None
     other = DeviceClock(WRAP)
     refused_or_usable(other.memory, "a", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
@@ -198,5 +198,5 @@ def test_an_anchor_at_the_end_of_time_is_refused() -> None:
     """Nobody stored it: the next event would have no place in 64 bits."""
     clock = DeviceClock(WRAP)
     with pytest.raises(StateError, match="a in the clocks of devices cannot be used"):
-        clock.memory.restore("a", packed((0, 0, 2**63 - 1)))
-    assert clock.memory.recall("a") is None
+        clock.memory.restore("a", encode((0, 0, 2**63 - 1)))
+    assert clock.memory.snapshot("a") is None

@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_gru.core.types import DropReason, ResetReason
-from stream_gru.runtime.checkpoint.checkpointer import Keeper, Policy
-from stream_gru.runtime.checkpoint.lru_keys import Residents
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
+from stream_gru.runtime.checkpoint.lru_keys import LruKeys
 from tests.runtime.test_checkpointer import Note, notes, read_of
 from tests.support.kept import feed, keeper_of, model, rows_in
 from tests.support.stores import change
 from tests.support.streams import batch, rows_of
 
 
-def crowd(folder: Path, *names: str, most: int = 2, max_stored: int = 100) -> Keeper:
+def crowd(folder: Path, *names: str, most: int = 2, max_stored: int = 100) -> Checkpointer:
     """A keeper with room for a few, in which these came one after the other, with a commit behind each."""
     keeper = keeper_of(folder, max_streams=most, evict=True, max_stored=max_stored)
     for name in names:
@@ -40,13 +40,13 @@ def test_the_stream_that_was_idle_for_longest_makes_room(tmp_path: Path) -> None
 
 def test_without_a_store_nobody_is_evicted() -> None:
     """There would be nowhere to keep them."""
-    keeper = Keeper(model(), policy=Policy(max_streams=1, evict=True))
+    keeper = Checkpointer(model(), policy=Policy(max_streams=1, evict=True))
     assert not keeper.evicts
     for name in "abc":
         feed(keeper, name, 1)
         keeper.commit({}, {})
     assert keeper._pipeline.streams == ("a", "b", "c")
-    assert not keeper.knows("d")
+    assert not keeper.has_stream("d")
     assert (keeper.reset("d"), keeper.reset(None)) == (0, 3)
 
 
@@ -61,7 +61,7 @@ def test_eviction_changes_no_bit(
     for name, count, commit in arrivals:
         one = batch([name] * count, [time[name] + second for second in range(1, count + 1)])
         time[name] += count
-        out = keeper._pipeline.process(keeper.admit(one))
+        out = keeper._pipeline.process(keeper.load_streams(one))
         assert rows_of([out]) == rows_of([alone.process(one)])
         if commit:
             keeper.commit({}, {})
@@ -76,13 +76,13 @@ def test_what_other_parts_remember_goes_and_comes_with_the_stream(tmp_path: Path
     """A part lets go of an evicted stream, and has it back before its sample is taken in."""
     part = notes()
     keeper = crowd(tmp_path, "a")
-    keeper.parts = {"p": part}
+    keeper.components = {"p": part}
     part.put("a", Note("of a"))
     for name in "bc":
         feed(keeper, name, 1)
         keeper.commit({}, {})
     assert read_of(part) == {}
-    keeper.admit(batch(["a"], [3]))
+    keeper.load_streams(batch(["a"], [3]))
     assert read_of(part) == {"a": "of a"}
     assert keeper.counts.restored == 1
 
@@ -90,7 +90,7 @@ def test_what_other_parts_remember_goes_and_comes_with_the_stream(tmp_path: Path
 def test_a_start_brings_back_those_that_were_heard_last(tmp_path: Path) -> None:
     """Only as many as there is room for, with their memories; the others come when they are heard."""
     keeper = crowd(tmp_path, "a", "b", "c", "d", most=4)
-    keeper.parts = {"p": notes(a="of a", d="of d")}
+    keeper.components = {"p": notes(a="of a", d="of d")}
     keeper.commit({}, {})
     states = rows_in(keeper._pipeline)
     keeper.close()
@@ -98,7 +98,7 @@ def test_a_start_brings_back_those_that_were_heard_last(tmp_path: Path) -> None:
     keeper = keeper_of(tmp_path, pipeline, parts={"p": part}, max_streams=2, evict=True)
     assert rows_in(pipeline) == {name: states[name] for name in "cd"}
     assert read_of(part) == {"d": "of d"}
-    keeper.admit(batch(["a"], [3]))
+    keeper.load_streams(batch(["a"], [3]))
     assert rows_in(pipeline)["a"] == states["a"]
     assert read_of(part) == {"a": "of a", "d": "of d"}
 
@@ -106,24 +106,24 @@ def test_a_start_brings_back_those_that_were_heard_last(tmp_path: Path) -> None:
 def test_a_name_of_which_only_a_part_knows_comes_back_too(tmp_path: Path) -> None:
     """A record that waits for its other channels is no stream yet."""
     keeper = crowd(tmp_path)
-    keeper.parts = {"p": notes(a="waits")}
+    keeper.components = {"p": notes(a="waits")}
     keeper.commit({}, {})
     keeper.close()
     part = notes()
     keeper = keeper_of(tmp_path, parts={"p": part}, max_streams=2, evict=True)
     assert read_of(part) == {}
     for name in "abc":
-        keeper.admit(batch([name], [1]))
+        keeper.load_streams(batch([name], [1]))
         keeper.commit({}, {})
     assert read_of(part) == {}
-    keeper.admit(batch(["a"], [1]))
+    keeper.load_streams(batch(["a"], [1]))
     assert read_of(part) == {"a": "waits"}
 
 
 def test_what_a_part_remembered_that_is_no_more_comes_back_to_nobody(tmp_path: Path) -> None:
     """Before the first commit it is still stored."""
     keeper = crowd(tmp_path, "a")
-    keeper.parts = {"p": notes(a="x"), "q": notes(a="y")}
+    keeper.components = {"p": notes(a="x"), "q": notes(a="y")}
     keeper.commit({}, {})
     keeper.close()
     part = notes()
@@ -142,7 +142,7 @@ def test_beyond_the_most_that_are_kept_new_streams_are_refused(tmp_path: Path) -
             keeper.close()
             keeper = keeper_of(tmp_path, max_streams=1, evict=True, max_stored=3)
         both = replace(batch(["a", "x", "x", "b"], [7, 1, 2, 7]), rejected={DropReason.STREAM_LIMIT: 1})
-        admitted = keeper.admit(both)
+        admitted = keeper.load_streams(both)
         assert admitted.rejected == {DropReason.STREAM_LIMIT: 3}
         assert [admitted.stream_names[code] for code in admitted.stream_index] == ["a", "b"]
         assert admitted.received == both.received
@@ -156,7 +156,7 @@ def test_names_of_which_nothing_was_kept_take_no_place(tmp_path: Path) -> None:
     keeper = crowd(tmp_path, "a", most=1, max_stored=3)
     for turn in range(5):
         for name in ("paused", "a"):
-            keeper.admit(batch([name], [5 + turn]))  # and nothing of it reaches the pipeline
+            keeper.load_streams(batch([name], [5 + turn]))  # and nothing of it reaches the pipeline
             keeper.commit({}, {})
     feed(keeper, "b", 1)
     keeper.commit({}, {})
@@ -180,7 +180,7 @@ def test_refusing_many_streams_compares_each_name_a_few_times(tmp_path: Path) ->
     count = 2000
     names = [f"s{number}" for number in range(count)]
     many = replace(batch(names, [1.0] * count), stream_names=tuple(map(Name, names)))
-    assert keeper.admit(many).rejected == {DropReason.STREAM_LIMIT: count}
+    assert keeper.load_streams(many).rejected == {DropReason.STREAM_LIMIT: count}
     assert len(compared) < 10 * count
 
 
@@ -190,12 +190,12 @@ def test_refusing_many_streams_compares_each_name_a_few_times(tmp_path: Path) ->
 def test_an_evicted_stream_is_reset(tmp_path: Path) -> None:
     """It is known though it is not in memory; its next sample shows the reset, also after a restart."""
     keeper = crowd(tmp_path, "a", "b", "c", "d")
-    assert (keeper.knows("a"), keeper.knows("d"), keeper.knows("x")) == (True, True, False)
+    assert (keeper.has_stream("a"), keeper.has_stream("d"), keeper.has_stream("x")) == (True, True, False)
     assert (keeper.reset("a"), keeper.reset("x")) == (1, 0)
     keeper.commit({}, {})
     keeper.close()
     keeper = crowd(tmp_path)
-    out = keeper._pipeline.process(keeper.admit(batch(["a", "b"], [3, 3])))
+    out = keeper._pipeline.process(keeper.load_streams(batch(["a", "b"], [3, 3])))
     assert out.resets == {ResetReason.COMMAND: 1}
     assert out.reset[0] == ResetReason.COMMAND
 
@@ -213,7 +213,7 @@ def test_all_streams_are_reset_though_most_are_evicted(tmp_path: Path, restart: 
         keeper = crowd(tmp_path)
     resets: dict[tuple[str, int], list[str]] = {}
     for name in "abcdeabcde":
-        out = keeper._pipeline.process(keeper.admit(batch([name], [9 + len(resets)])))
+        out = keeper._pipeline.process(keeper.load_streams(batch([name], [9 + len(resets)])))
         resets[name, len(resets)] = [ResetReason(int(reason)).text for reason in out.reset]
         keeper.commit({}, {})
     reset = [name for (name, _), reasons in resets.items() if reasons == ["command"]]
@@ -238,7 +238,7 @@ def test_a_damaged_stream_that_was_evicted_begins_anew_when_it_comes_back(tmp_pa
     keeper.close()
     change(tmp_path, "UPDATE stream SET row=x'' WHERE name='a'")
     keeper = crowd(tmp_path)
-    out = keeper._pipeline.process(keeper.admit(batch(["a"], [3])))
+    out = keeper._pipeline.process(keeper.load_streams(batch(["a"], [3])))
     assert out.resets == {ResetReason.STATE_DAMAGED: 1}
     assert keeper.counts.damaged == 1
 
@@ -249,7 +249,7 @@ def test_a_damaged_stream_that_was_evicted_begins_anew_when_it_comes_back(tmp_pa
 def test_less_room_takes_effect_with_the_next_commit(tmp_path: Path) -> None:
     """More room does, too."""
     keeper = crowd(tmp_path, "a", "b", "c", most=3)
-    keeper.take_policy(Policy(max_streams=1, evict=True))
+    keeper.set_policy(Policy(max_streams=1, evict=True))
     keeper.commit({}, {})
     assert keeper._pipeline.streams == ("c",)
 
@@ -260,24 +260,24 @@ def test_streams_that_came_while_nobody_was_evicted_may_be_evicted(tmp_path: Pat
     for name in "abc":
         feed(keeper, name, 1)
     keeper.commit({}, {})
-    keeper.take_policy(Policy(max_streams=2, evict=True, max_stored=3))
+    keeper.set_policy(Policy(max_streams=2, evict=True, max_stored=3))
     keeper.commit({}, {})
     assert len(keeper._pipeline.streams) == 2
-    assert keeper.admit(batch(["x"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
+    assert keeper.load_streams(batch(["x"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
 
 
 def test_evicted_streams_come_back_where_nobody_is_evicted_any_more(tmp_path: Path) -> None:
     """With what parts remember of them; else their next sample would begin them anew."""
     keeper, part = crowd(tmp_path, "a", "b", "c"), notes(a="of a", x="of x")
-    keeper.parts = {"p": part}
+    keeper.components = {"p": part}
     keeper.commit({}, {})
-    part.forget("a")
-    part.forget("x")
-    keeper.take_policy(Policy(max_streams=2))
+    part.evict("a")
+    part.evict("x")
+    keeper.set_policy(Policy(max_streams=2))
     assert set(keeper._pipeline.streams) == {"a", "b", "c"}
     assert read_of(part) == {"a": "of a"}
     assert part.get("x") == Note("of x")
-    assert keeper._pipeline.process(keeper.admit(batch(["a"], [3]))).resets == {}
+    assert keeper._pipeline.process(keeper.load_streams(batch(["a"], [3]))).resets == {}
 
 
 # ---- residents
@@ -286,7 +286,7 @@ def test_evicted_streams_come_back_where_nobody_is_evicted_any_more(tmp_path: Pa
 @given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=4), max_size=20), st.integers(0, 4))
 def test_residents_are_the_last_that_were_heard(turns: list[list[str]], most: int) -> None:
     """Of all names in the order in which they were heard last, the end; the rest is idle, oldest first."""
-    residents, order = Residents(most), list[str]()
+    residents, order = LruKeys(most), list[str]()
     for names in turns:
         residents.heard(names)
         for name in names:

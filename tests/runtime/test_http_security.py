@@ -18,7 +18,7 @@ from starlette.routing import Route
 from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http import server as module
 from stream_gru.runtime.http.host_check import HostGuard, is_loopback
-from stream_gru.runtime.http.load_shedding import Lately
+from stream_gru.runtime.http.load_shedding import CostCache
 from stream_gru.runtime.http.server import WebServer, build_app
 from tests.support.waiting import wait_for
 from tests.support.web import TOKEN, FakeDaemon, Listener, outputs, serving
@@ -227,7 +227,7 @@ def test_what_took_long_is_used_again_for_a_while() -> None:
         made.append(now_s[0])
         return f"{now_s[0]}"
 
-    lately: Lately[str] = Lately(lambda: now_s[0])
+    lately: CostCache[str] = CostCache(lambda: now_s[0])
     assert lately.get("a", make) == "1.0"
     now_s[0] = 4.9
     assert lately.get("a", make) == "1.0"

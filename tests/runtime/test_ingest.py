@@ -10,9 +10,9 @@ from stream_gru.config.train_schema import ChannelConfig, InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.errors import DataError
-from stream_gru.core.protocols import Remembering
+from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import NS_PER_S, DropReason, RawMessage, SampleBatch
-from stream_gru.runtime.control.commands import Gate
+from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.ingest.channel_join import Assembler
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.ingest import Arrived, Intake, by_source
@@ -62,7 +62,7 @@ def test_channels_that_arrive_apart_are_joined_and_the_rest_comes_at_the_end() -
 
 def test_samples_of_paused_streams_stop_at_the_gate() -> None:
     """They are received, and dropped for that reason."""
-    gate = Gate()
+    gate = PauseFilter()
     gate.pause("p")
     arrived = taken(Intake("a", ReadyDecoder([batch(["p", "q"], [0, 0])]), gate=gate), message(0))
     assert arrived.batch.rejected == {DropReason.PAUSED: 1}
@@ -81,11 +81,11 @@ def test_a_recording_of_several_sources_is_taken_in_by_each() -> None:
 
 def test_an_intake_tells_the_parts_of_its_own_that_remember() -> None:
     """By a name each; the assembler and the gate are shared and not among them."""
-    bare = Intake("a", ReadyDecoder([]), assembler=Assembler(1, 1, 0, 0), gate=Gate())
+    bare = Intake("a", ReadyDecoder([]), assembler=Assembler(1, 1, 0, 0), gate=PauseFilter())
     assert bare.remembering() == {}
     parts = remembering_intake().remembering()
     assert sorted(parts) == ["clock", "decoder", "sequence"]
-    assert all(isinstance(part, Remembering) for part in [*parts.values(), Assembler(1, 1, 0, 0), Gate()])
+    assert all(isinstance(part, Stateful) for part in [*parts.values(), Assembler(1, 1, 0, 0), PauseFilter()])
 
 
 LINES = (b"T,n,up", b"1.5,1,1000", b"2.5,3,2000", b"up,n,T", b"4000,6,3.5", b"4.5,7,5000")

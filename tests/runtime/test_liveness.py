@@ -7,12 +7,12 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.runtime.liveness import SilenceWatch
+from stream_gru.runtime.liveness import IdleStreams
 
 
 def test_a_stream_falls_silent_once_and_comes_back_once() -> None:
     """Each change is told once, by the first look after it."""
-    watch = SilenceWatch(10)
+    watch = IdleStreams(10)
     watch.seen(["a", "b"], 0)
     assert watch.check(9.9) == ([], [])
     watch.seen(["b"], 9.9)
@@ -28,7 +28,7 @@ def test_a_stream_falls_silent_once_and_comes_back_once() -> None:
 
 def test_a_short_return_between_two_looks_is_not_told() -> None:
     """Who came back and fell silent again without anybody looking is still silent."""
-    watch = SilenceWatch(10)
+    watch = IdleStreams(10)
     watch.seen(["a"], 0)
     assert watch.check(20) == (["a"], [])
     watch.seen(["a"], 21)
@@ -38,7 +38,7 @@ def test_a_short_return_between_two_looks_is_not_told() -> None:
 
 def test_a_stream_never_heard_or_forgotten_is_not_waited_for() -> None:
     """Forgetting works for streams that speak, are silent, have just come back, or are unknown."""
-    watch = SilenceWatch(1)
+    watch = IdleStreams(1)
     assert watch.check(100) == ([], [])
     watch.seen(["a", "b", "c"], 100)
     watch.forget("a")
@@ -53,7 +53,7 @@ def test_a_stream_never_heard_or_forgotten_is_not_waited_for() -> None:
 
 def test_beyond_the_bound_who_was_heard_last_is_watched() -> None:
     """Silent streams are forgotten first, then those last heard longest ago; the newest always fall silent in time."""
-    watch = SilenceWatch(10, max_streams=2)
+    watch = IdleStreams(10, max_streams=2)
     watch.seen(["a", "b"], 0)
     watch.seen(["b"], 5)
     assert watch.check(10) == (["a"], [])
@@ -65,7 +65,7 @@ def test_beyond_the_bound_who_was_heard_last_is_watched() -> None:
 
 def test_a_stream_forgotten_while_silent_is_back_when_it_returns() -> None:
     """Whoever was told that it is silent is told that it is not, though the watch no longer knows it."""
-    watch = SilenceWatch(10, max_streams=1)
+    watch = IdleStreams(10, max_streams=1)
     watch.seen(["a"], 0)
     assert watch.check(10) == (["a"], [])
     watch.seen(["b"], 11)
@@ -75,7 +75,7 @@ def test_a_stream_forgotten_while_silent_is_back_when_it_returns() -> None:
 
 def test_a_smaller_bound_holds_from_the_next_sample_on() -> None:
     """A bound can be changed, as patience can."""
-    watch = SilenceWatch(10)
+    watch = IdleStreams(10)
     watch.seen("abcd", 0)
     watch.max_streams = 2
     watch.seen("a", 1)
@@ -88,7 +88,7 @@ def test_a_smaller_bound_holds_from_the_next_sample_on() -> None:
 )
 def test_the_bound_holds_and_the_newest_are_watched(steps: list[tuple[int, list[str], bool]], most: int) -> None:
     """Whatever comes: nothing grows beyond the bound, and the streams heard last are known, silent where they are."""
-    watch, now = SilenceWatch(5, max_streams=most), 0
+    watch, now = IdleStreams(5, max_streams=most), 0
     last: dict[str, int] = {}
     for pause, streams, look in steps:
         now += pause
@@ -106,7 +106,7 @@ def test_the_bound_holds_and_the_newest_are_watched(steps: list[tuple[int, list[
 
 def test_patience_can_be_changed() -> None:
     """The next look goes by the new one."""
-    watch = SilenceWatch(10)
+    watch = IdleStreams(10)
     watch.seen(["a"], 0)
     watch.after_s = 3
     assert watch.check(3) == (["a"], [])
@@ -115,7 +115,7 @@ def test_patience_can_be_changed() -> None:
 @given(st.lists(st.tuples(st.integers(0, 4), st.sets(st.sampled_from("abcd")), st.booleans()), max_size=40))
 def test_the_changes_add_up_to_who_is_silent(steps: list[tuple[int, set[str], bool]]) -> None:
     """At every look, those told silent and not told back are those last heard at least ``after_s`` ago."""
-    watch, now, told = SilenceWatch(5), 0, set[str]()
+    watch, now, told = IdleStreams(5), 0, set[str]()
     last: dict[str, int] = {}
     for pause, streams, look in steps:
         now += pause
@@ -132,7 +132,7 @@ def test_the_changes_add_up_to_who_is_silent(steps: list[tuple[int, set[str], bo
 
 def test_a_look_at_a_hundred_thousand_streams_costs_nothing() -> None:
     """A look where nobody fell silent takes less than a millisecond, however many streams there are."""
-    watch = SilenceWatch(10)
+    watch = IdleStreams(10)
     watch.seen((str(i) for i in range(100_000)), 0)
     seconds = []
     for _ in range(10):

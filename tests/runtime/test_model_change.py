@@ -8,8 +8,8 @@ import pytest
 
 from stream_gru.core.errors import IncompatibleStateError
 from stream_gru.core.types import DropReason, ResetReason
-from stream_gru.runtime.checkpoint.checkpointer import Keeper, Policy
-from stream_gru.runtime.checkpoint.store import Changes, Store
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
+from stream_gru.runtime.checkpoint.store import Commit, Store
 from tests.support.kept import feed, keeper_of, model
 from tests.support.stores import content, opened
 from tests.support.streams import CHANNELS, batch, rows_of
@@ -39,7 +39,7 @@ def test_streams_of_another_model_are_refused_where_that_is_wanted(tmp_path: Pat
     keeper.commit({}, {})
     keeper.close()
     before = content(tmp_path)["stream"]
-    refusing = Keeper(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
+    refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
     with pytest.raises(IncompatibleStateError, match=r"of model test-0, the bundle is test-1; .*on_model_change"):
         refusing.recover({}, {})
     refusing.close()
@@ -72,10 +72,10 @@ def test_only_the_last_run_decides_whether_the_model_is_another_one(tmp_path: Pa
     keeper.close()
     other = model(seed=1)
     keeper = keeper_of(tmp_path, other, max_streams=1, evict=True, refuse_other_model=True)
-    out = other.process(keeper.admit(batch(["a"], [3])))
+    out = other.process(keeper.load_streams(batch(["a"], [3])))
     assert out.resets == {ResetReason.MODEL_CHANGED: 1}
     keeper.close()
-    refusing = Keeper(model(), Store(tmp_path), policy=Policy(evict=True, refuse_other_model=True))
+    refusing = Checkpointer(model(), Store(tmp_path), policy=Policy(evict=True, refuse_other_model=True))
     with pytest.raises(IncompatibleStateError, match="of model test-1, the bundle is test-0"):
         refusing.recover({}, {})
     refusing.close()
@@ -84,9 +84,9 @@ def test_only_the_last_run_decides_whether_the_model_is_another_one(tmp_path: Pa
 def test_where_no_run_has_said_its_model_the_rows_do(tmp_path: Path) -> None:
     """They were imported before the first start."""
     with opened(tmp_path) as store:
-        store.write(Changes(form="rubbish", streams=[("b", b"")]))
-        store.write(Changes(form=model().form.text, streams=[("a", b"")]))
-    refusing = Keeper(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
+        store.write(Commit(schema="rubbish", streams=[("b", b"")]))
+        store.write(Commit(schema=model().form.text, streams=[("a", b"")]))
+    refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
     with pytest.raises(IncompatibleStateError, match="of model test-0, the bundle is test-1"):
         refusing.recover({}, {})
     refusing.close()

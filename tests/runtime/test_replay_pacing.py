@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.core.types import DropReason, SampleBatch
-from stream_gru.runtime.replay_pacing import Pacer
+from stream_gru.runtime.replay_pacing import ReplayPacer
 from tests.support.streams import batch
 
 
@@ -34,7 +34,7 @@ def samples(times_s: Sequence[float]) -> SampleBatch:
     return batch(["p"] * len(times_s), times_s)
 
 
-def played(pacer: Pacer, time: FakeTime, given_batch: SampleBatch) -> list[tuple[float, int]]:
+def played(pacer: ReplayPacer, time: FakeTime, given_batch: SampleBatch) -> list[tuple[float, int]]:
     """When each sample was handed out (seconds since the start), and its row's first value."""
     return [
         (time.now - 1000.0, int(value)) for part in pacer.parts(given_batch) for value in part.values[:, 0].tolist()
@@ -44,7 +44,7 @@ def played(pacer: Pacer, time: FakeTime, given_batch: SampleBatch) -> list[tuple
 def test_samples_come_at_their_own_speed() -> None:
     """At speed 1 a second of the recording is a second of the clock, within one tick."""
     time = FakeTime()
-    for seen, (at, row) in enumerate(played(Pacer(1, time.clock, time.wait), time, samples([0, 1, 2.5, 4]))):
+    for seen, (at, row) in enumerate(played(ReplayPacer(1, time.clock, time.wait), time, samples([0, 1, 2.5, 4]))):
         assert row == seen
         assert -1e-6 < at - [0, 1, 2.5, 4][row] < 0.051
     assert max(time.waits) <= 0.05
@@ -53,7 +53,7 @@ def test_samples_come_at_their_own_speed() -> None:
 def test_speed_is_a_multiple() -> None:
     """At speed 100 a hundred seconds of the recording take one."""
     time = FakeTime()
-    rows = played(Pacer(100, time.clock, time.wait), time, samples(list(range(301))))
+    rows = played(ReplayPacer(100, time.clock, time.wait), time, samples(list(range(301))))
     assert [row for _, row in rows] == list(range(301))
     assert 3.0 <= rows[-1][0] < 3.06
 
@@ -61,14 +61,14 @@ def test_speed_is_a_multiple() -> None:
 def test_long_pauses_are_cut_and_short_ones_kept() -> None:
     """A pause of an hour is not waited for, one of four seconds is."""
     time = FakeTime()
-    rows = played(Pacer(1, time.clock, time.wait), time, samples([0, 4, 3604, 3605]))
+    rows = played(ReplayPacer(1, time.clock, time.wait), time, samples([0, 4, 3604, 3605]))
     assert np.allclose([at for at, _ in rows], [0, 4, 4, 5], atol=0.06)
 
 
 def test_the_next_recording_begins_at_once() -> None:
     """A batch that begins more than a minute before the last one ended is another recording, not a flood."""
     time = FakeTime()
-    pacer = Pacer(1, time.clock, time.wait)
+    pacer = ReplayPacer(1, time.clock, time.wait)
     played(pacer, time, samples([500, 501]))
     before = time.now - 1000.0
     rows = played(pacer, time, samples([0, 1, 2]))
@@ -78,7 +78,7 @@ def test_the_next_recording_begins_at_once() -> None:
 def test_batches_go_on_where_the_last_one_ended() -> None:
     """Where a recording is cut into batches changes nothing, also for a late sample at the cut."""
     time = FakeTime()
-    pacer = Pacer(1, time.clock, time.wait)
+    pacer = ReplayPacer(1, time.clock, time.wait)
     rows = [*played(pacer, time, samples([0, 1])), *played(pacer, time, samples([0.5, 2, 3]))]
     assert np.allclose([at for at, _ in rows], [0, 1, 1, 2, 3], atol=0.06)
 
@@ -86,7 +86,7 @@ def test_batches_go_on_where_the_last_one_ended() -> None:
 def test_stop_keeps_back_the_rest() -> None:
     """When somebody says stop while it waits, nothing more is handed out."""
     time = FakeTime(stop_at=1002.5)
-    rows = played(Pacer(1, time.clock, time.wait), time, samples(list(range(100))))
+    rows = played(ReplayPacer(1, time.clock, time.wait), time, samples(list(range(100))))
     assert [row for _, row in rows] == [0, 1, 2]
 
 
@@ -94,7 +94,7 @@ def test_an_empty_batch_passes_with_its_rejects() -> None:
     """A batch of nothing but rejects is counted at once."""
     time = FakeTime()
     empty = samples([0]).take(slice(0, 0))
-    assert [part.received for part in Pacer(1, time.clock, time.wait).parts(empty)] == [0]
+    assert [part.received for part in ReplayPacer(1, time.clock, time.wait).parts(empty)] == [0]
     assert time.waits == []
 
 
@@ -109,6 +109,6 @@ def test_every_sample_is_handed_out_once_in_order(steps: list[int], speed: float
     whole = samples(np.cumsum(steps).tolist())
     rejected = {DropReason.PARSE: rejects} if rejects else {}
     whole = SampleBatch(whole.stream_names, whole.stream_index, whole.time_ns, whole.values, rejected=rejected)
-    parts = list(Pacer(speed, time.clock, time.wait).parts(whole))
+    parts = list(ReplayPacer(speed, time.clock, time.wait).parts(whole))
     assert np.concatenate([part.values for part in parts]).tolist() == whole.values.tolist()
     assert sum(part.received for part in parts) == whole.received

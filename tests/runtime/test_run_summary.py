@@ -8,7 +8,7 @@ import numpy as np
 
 from stream_gru.core.types import NS_PER_S, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.run_summary import Summary, summary_lines
+from stream_gru.runtime.run_summary import RunSummary, summary_lines
 from tests.support.models import make_bundle
 
 
@@ -19,7 +19,7 @@ def test_a_target_without_truths_has_no_error() -> None:
     values[1:, 1] = np.nan  # held from the second sample on
     time_ns = (np.arange(4) + 1_700_000_000) * NS_PER_S
     batch = SampleBatch(("s",), np.zeros(4, np.int32), time_ns, values)
-    summary = Summary()
+    summary = RunSummary()
     summary.add(batch, pipeline.process(batch), 0.1, 1)
     result = summary.as_dict(pipeline.scores(), 0.9)
     forecast = json.loads(json.dumps(result, allow_nan=False))["forecast"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_gru.runtime.sample_rate_check import PeriodWatch
+from stream_gru.runtime.sample_rate_check import SampleRateCheck
 from tests.support.streams import batch, toy_pipeline
 
 
 @pytest.mark.parametrize(("every_s", "told"), [(1.0, False), (1.2, False), (0.2, True), (5.0, True)])
 def test_a_device_of_another_pace_is_told_once(every_s: float, told: bool) -> None:
     """After twenty samples, whatever batches they come in, and never again."""
-    pipeline, watch = toy_pipeline(), PeriodWatch(1.0)
+    pipeline, watch = toy_pipeline(), SampleRateCheck(1.0)
     found = []
     for part in np.array_split(np.arange(100) * every_s, 9):
         found += watch.observe(pipeline.process(batch(["p"] * len(part), part.tolist())))
@@ -23,7 +23,7 @@ def test_a_device_of_another_pace_is_told_once(every_s: float, told: bool) -> No
 
 def test_a_pause_is_no_other_pace() -> None:
     """The median counts, and each stream has its own."""
-    pipeline, watch = toy_pipeline(), PeriodWatch(1.0)
+    pipeline, watch = toy_pipeline(), SampleRateCheck(1.0)
     times = [*range(10), *range(500, 520)]
     assert watch.observe(pipeline.process(batch(["p"] * 30, times))) == []
     fast = [index / 4 for index in range(30)]
@@ -32,7 +32,7 @@ def test_a_pause_is_no_other_pace() -> None:
 
 def test_no_more_streams_are_remembered_than_it_says() -> None:
     """Streams of a few samples count as well; those that came first are looked at to the end."""
-    pipeline, watch = toy_pipeline(max_streams=100), PeriodWatch(1.0, max_streams=3)
+    pipeline, watch = toy_pipeline(max_streams=100), SampleRateCheck(1.0, max_streams=3)
     found = []
     for step in range(25):
         names = ["a", "b", *(f"{step}-{index}" for index in range(3))]

@@ -105,12 +105,12 @@ def test_restarts_and_streams_let_go_of_change_nothing(
             watch.memory.restore(row[0], shelf.rows[row[0]])
             away.remove(row[0])
         total += watch.observe(batch_of([row]))
-        held = {name: watch.memory.recall(name) for name in {row[0] for row in rows} - away}
-        assert {name for name in held if held[name] != shelf.rows.get(name)} <= set(watch.memory.changed())
+        held = {name: watch.memory.snapshot(name) for name in {row[0] for row in rows} - away}
+        assert {name for name in held if held[name] != shelf.rows.get(name)} <= set(watch.memory.dirty_keys())
         if number in restarts or number in leaves:
             shelf.commit(watch.memory)
         if number in leaves and row[0] in shelf.rows:
-            watch.memory.forget(row[0])
+            watch.memory.evict(row[0])
             away.add(row[0])
         if number in restarts:
             watch = SequenceWatch()
@@ -125,7 +125,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
     watch, other = SequenceWatch(), SequenceWatch()
     rows = batch_of([("a", number) for number in (5, 2**63 - 1, 0, 255, 3)])
     watch.observe(rows)
-    genuine = watch.memory.recall("a")
+    genuine = watch.memory.snapshot("a")
     assert genuine is not None
     refused_or_usable(other.memory, "a", data.draw(strange_bytes(genuine)), lambda: other.observe(rows))
 
@@ -134,9 +134,9 @@ def test_numbers_at_the_ends_of_their_range_are_stored_as_they_are() -> None:
     """The largest that a counter of 64 bits has, and nothing of a stream that never came."""
     watch, other = SequenceWatch(), SequenceWatch()
     watch.observe(batch_of([("a", 2**63 - 1), ("a", 0)]))
-    data = watch.memory.recall("a")
+    data = watch.memory.snapshot("a")
     assert data is not None
     other.memory.restore("a", data)
-    assert other.memory.recall("a") == data
-    assert other.memory.recall("b") is None
-    other.memory.forget("b")
+    assert other.memory.snapshot("a") == data
+    assert other.memory.snapshot("b") is None
+    other.memory.evict("b")

@@ -18,7 +18,7 @@ from stream_gru.core.types import Position
 from stream_gru.runtime.checkpoint import sqlite_file as database
 from stream_gru.runtime.checkpoint.checksum import checksum
 from stream_gru.runtime.checkpoint.lock import StoreLock, require_local
-from stream_gru.runtime.checkpoint.store import FILE_NAME, Changes, Store
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit, Store
 from tests.runtime.test_store import FULL, assert_full
 from tests.support.stores import checkpoint, content, copy_of_now, opened
 
@@ -64,14 +64,14 @@ def test_a_store_that_was_refused_does_not_free_the_lock_of_the_holder(tmp_path:
 def test_a_holder_without_a_number_is_another_process(tmp_path: Path) -> None:
     """It may be about to write it."""
     lock = StoreLock(tmp_path / "lock")
-    lock.take()
-    lock.take()
+    lock.acquire()
+    lock.acquire()
     (tmp_path / "lock").write_text("")
     with pytest.raises(StoreLocked, match="another process uses this state"):
-        StoreLock(tmp_path / "lock").take()
-    lock.free()
-    lock.free()
-    StoreLock(tmp_path / "lock").take()
+        StoreLock(tmp_path / "lock").acquire()
+    lock.release()
+    lock.release()
+    StoreLock(tmp_path / "lock").acquire()
 
 
 def test_a_full_disk_is_told_by_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +83,8 @@ def test_a_full_disk_is_told_by_the_lock(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
         with pytest.raises(StoreError, match="lock: cannot be written: No space left on device"):
-            StoreLock(tmp_path / "lock").take()
-    StoreLock(tmp_path / "lock").take()
+            StoreLock(tmp_path / "lock").acquire()
+    StoreLock(tmp_path / "lock").acquire()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_damaged_file_is_moved_aside_with_its_log(tmp_path: Path, caplog: pyte
     with opened(tmp_path / "a") as store:
         store.write(FULL)
         checkpoint(store)
-        store.write(Changes(positions={"s": Position("s", 2)}))
+        store.write(Commit(positions={"s": Position("s", 2)}))
         folder = copy_of_now(tmp_path / "a", tmp_path / "b")
     (folder / FILE_NAME).write_bytes(b"no database" * 1000)
     log = (folder / "state.db-wal").read_bytes()
@@ -194,7 +194,7 @@ def test_a_damaged_file_is_moved_aside_with_its_log(tmp_path: Path, caplog: pyte
     assert store.moved_aside.read_bytes() == b"no database" * 1000
     assert (folder / "state.db.damaged-20260301T000000Z-wal").read_bytes() == log
     assert "state.db: damaged" in caplog.text
-    assert (store.names(), store.commit_no, store.ended_well) == ([], 0, True)
+    assert (store.names(), store.commit_no, store.clean_shutdown) == ([], 0, True)
     store.write(FULL)
     assert_full(store)
     store.close()
@@ -203,7 +203,7 @@ def test_a_damaged_file_is_moved_aside_with_its_log(tmp_path: Path, caplog: pyte
 def test_who_only_looks_leaves_a_damaged_file_and_its_log(tmp_path: Path) -> None:
     """The error says what to do; file and log keep names and bytes, and the lock is free."""
     with opened(tmp_path / "a") as store:
-        store.write(Changes(form="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
+        store.write(Commit(schema="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
         checkpoint(store)
         store.write(FULL)
         folder = copy_of_now(tmp_path / "a", tmp_path / "b")
@@ -249,7 +249,7 @@ def test_damaged_files_of_the_same_second_do_not_replace_each_other(tmp_path: Pa
 def test_a_file_that_contradicts_itself_is_damaged(tmp_path: Path) -> None:
     """A page of zeros in the middle is found by the check at the start."""
     with opened(tmp_path) as store:
-        store.write(Changes(form="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
+        store.write(Commit(schema="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
     with (tmp_path / FILE_NAME).open("r+b") as file:
         file.seek(4096 * 20)
         file.write(bytes(4096 * 5))
@@ -329,7 +329,9 @@ def test_whatever_is_damaged_a_start_is_possible(
     folder = tmp_path_factory.mktemp("damaged")
     with opened(folder / "a") as store:
         rows = {f"s{number}": b"%d" % number * 300 for number in range(40)}
-        store.write(Changes(form="f", streams=list(rows.items()), memories=[("p", s, row) for s, row in rows.items()]))
+        store.write(
+            Commit(schema="f", streams=list(rows.items()), component_states=[("p", s, row) for s, row in rows.items()])
+        )
         if name == "state.db":
             checkpoint(store)
         store.write(FULL)
@@ -344,12 +346,12 @@ def test_whatever_is_damaged_a_start_is_possible(
         for stored in store.rows():
             if stored.name in rows:
                 assert stored.row in (None, rows[stored.name])
-            store.memories(stored.name)
-        for part in store.parts():
-            store.memories_of(part)
+            store.states_of_stream(stored.name)
+        for part in store.components():
+            store.states_of_component(part)
         store.positions()
         store.packets("s")
-        store.kept("mqtt")
+        store.sink_checkpoint("mqtt")
         store.write(FULL)
         assert store.row("a") is not None
 

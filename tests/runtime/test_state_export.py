@@ -14,7 +14,7 @@ from stream_gru.core.errors import IncompatibleStateError, StateError
 from stream_gru.core.types import ResetReason
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.state_table import split_row
-from stream_gru.runtime.checkpoint.checkpointer import Keeper
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.state_export import (
     Exported,
     as_dict,
@@ -137,7 +137,7 @@ def test_a_state_comes_out_of_a_store(tmp_path: Path) -> None:
     keeper = keeper_of(tmp_path, parts={"p": notes(a="x"), "q": notes(a="y")})
     feed(keeper, "a", 1, 2)
     keeper.commit({}, {})
-    expected = keeper.exported("a")
+    expected = keeper.export_stream("a")
     keeper.close()
     with opened(tmp_path) as store:
         assert exported_from(store, "a") == expected
@@ -156,15 +156,15 @@ def test_a_stream_goes_on_at_another_gateway(tmp_path: Path) -> None:
     """Outputs are those of one that never moved; what was taken in is stored, and old memories of the name are gone."""
     here = keeper_of(tmp_path / "here", parts={"p": notes(a="of a")})
     feed(here, "a", 1, 2)
-    state = here.exported("a")
+    state = here.export_stream("a")
     assert state is not None
-    assert here.exported("b") is None
+    assert here.export_stream("b") is None
     parts = {"p": notes(a="old"), "q": notes(a="old")}
     there = keeper_of(tmp_path / "there", parts=parts)
     feed(there, "a", 50)
     there.commit({}, {})
     more = msgspec.structs.replace(state, memories={**state.memories, "absent": b"x"})
-    assert there.take_in(more) == ["absent"]
+    assert there.import_stream(more) == ["absent"]
     there.commit({}, {})
     there.close()
 
@@ -184,7 +184,7 @@ def test_a_state_that_a_part_cannot_read_changes_nothing(tmp_path: Path) -> None
     row = keeper._pipeline.table.row("a")
     memories = {"p": b"\x91\xa3new", "q": b"\x91\xa3new", "r": b"\xc1"}
     with pytest.raises(StateError, match="cannot be used"):
-        keeper.take_in(exported("a", keeper._pipeline.form, trained(5).table.row("a"), memories))
+        keeper.import_stream(exported("a", keeper._pipeline.form, trained(5).table.row("a"), memories))
     for _ in range(2):
         assert [read_of(part) for part in parts.values()] == [{"a": "of a"}, {}, {"a": "of a"}]
         assert keeper._pipeline.table.row("a") == row
@@ -201,20 +201,20 @@ def test_an_evicted_stream_is_exported_as_it_is_stored(tmp_path: Path) -> None:
         feed(keeper, name, 1, 2)
         keeper.commit({}, {})
     assert keeper._pipeline.streams == ("b",)
-    state = keeper.exported("a")
+    state = keeper.export_stream("a")
     assert state is not None
     assert state.row == trained(1, 2).table.row("a")
-    assert keeper.exported("x") is None
-    assert keeper.take_in(state) == []
+    assert keeper.export_stream("x") is None
+    assert keeper.import_stream(state) == []
     keeper.commit({}, {})
     assert keeper._pipeline.streams == ("a",)
 
 
 def test_without_a_store_streams_are_exported_from_memory() -> None:
     """There is nowhere else."""
-    keeper = Keeper(model(), parts={"p": notes(a="x")})
+    keeper = Checkpointer(model(), components={"p": notes(a="x")})
     feed(keeper, "a", 1)
-    state = keeper.exported("a")
+    state = keeper.export_stream("a")
     assert state is not None
     assert msgspec.msgpack.decode(state.memories["p"], type=Note) == Note("x")
-    assert keeper.exported("b") is None
+    assert keeper.export_stream("b") is None

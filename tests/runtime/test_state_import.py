@@ -8,7 +8,7 @@ import pytest
 
 from stream_gru.core.errors import StateError
 from stream_gru.core.types import DropReason, ResetReason
-from stream_gru.runtime.checkpoint.checkpointer import Keeper
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.state_export import Exported, exported
 from tests.runtime.test_checkpointer import notes, read_of
 from tests.support.kept import feed, keeper_of, model
@@ -25,7 +25,7 @@ def state_of(name: str, **memories: bytes) -> Exported:
     return exported(name, pipeline.form, pipeline.table.row(name), memories)
 
 
-def crowd(folder: Path, *names: str, max_stored: int = 100, **parts: object) -> Keeper:
+def crowd(folder: Path, *names: str, max_stored: int = 100, **parts: object) -> Checkpointer:
     """A keeper with room for one stream, in which these came one after the other."""
     keeper = keeper_of(folder, parts=parts, max_streams=1, evict=True, max_stored=max_stored)  # type: ignore[arg-type]
     for name in names:
@@ -41,25 +41,25 @@ def test_a_stream_too_many_is_not_taken_in(tmp_path: Path) -> None:
     """Where nobody makes room the message names the limit; one that is here already may be replaced."""
     keeper = keeper_of(tmp_path, max_streams=2)
     feed(keeper, "a", 1)
-    keeper.take_in(state_of("b"))
+    keeper.import_stream(state_of("b"))
     with pytest.raises(StateError, match=r"stream c: 2 streams are here already, run\.max_streams = 2"):
-        keeper.take_in(state_of("c"))
-    keeper.take_in(state_of("a"))
+        keeper.import_stream(state_of("c"))
+    keeper.import_stream(state_of("a"))
     assert keeper._pipeline.streams == ("b", "a")
 
 
 def test_a_stream_that_is_taken_in_counts_as_kept(tmp_path: Path) -> None:
     """Beyond the most no further one is taken in or admitted; one that is known is, evicted or not."""
     keeper = crowd(tmp_path, "a", max_stored=3)
-    keeper.take_in(state_of("b"))
-    keeper.take_in(state_of("b"))
+    keeper.import_stream(state_of("b"))
+    keeper.import_stream(state_of("b"))
     keeper.commit({}, {})
-    keeper.take_in(state_of("c"))
+    keeper.import_stream(state_of("c"))
     with pytest.raises(StateError, match=r"stream d: 3 streams are kept already, run\.max_stored_streams = 3"):
-        keeper.take_in(state_of("d"))
-    assert keeper.admit(batch(["d"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
+        keeper.import_stream(state_of("d"))
+    assert keeper.load_streams(batch(["d"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
     keeper.commit({}, {})
-    keeper.take_in(state_of("a"))
+    keeper.import_stream(state_of("a"))
     keeper.commit({}, {})
     assert keeper.store is not None
     assert keeper.store.names() == ["a", "b", "c"]
@@ -71,13 +71,13 @@ def test_a_stream_that_is_taken_in_counts_as_kept(tmp_path: Path) -> None:
 def test_what_is_taken_in_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     """Also of parts that are not here, in the same transaction; a kill before it leaves all as it was."""
     keeper = crowd(tmp_path / "a", "a", p=notes(a="old"), q=notes(a="old"))
-    keeper.parts.pop("q")
-    keeper.take_in(state_of("a", p=NEW))
+    keeper.components.pop("q")
+    keeper.import_stream(state_of("a", p=NEW))
     with opened(copy_of_now(tmp_path / "a", tmp_path / "b")) as killed:
-        assert sorted(killed.memories("a")) == ["p", "q"]
+        assert sorted(killed.states_of_stream("a")) == ["p", "q"]
     keeper.commit({}, {})
     assert keeper.store is not None
-    assert keeper.store.memories("a") == {"p": NEW}
+    assert keeper.store.states_of_stream("a") == {"p": NEW}
 
 
 def test_a_state_that_cannot_be_read_harms_no_evicted_stream(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_a_state_that_cannot_be_read_harms_no_evicted_stream(tmp_path: Path) -> 
     keeper = crowd(tmp_path, "a", "b", p=part)
     assert read_of(part) == {}
     with pytest.raises(StateError, match="cannot be used"):
-        keeper.take_in(state_of("a", p=b"\xc1"))
+        keeper.import_stream(state_of("a", p=b"\xc1"))
     feed(keeper, "b", 3)
     keeper.commit({}, {})
     assert keeper.store is not None
-    assert sorted(keeper.store.memories("a")) == ["p"]
+    assert sorted(keeper.store.states_of_stream("a")) == ["p"]
     assert keeper.store.row("a") is not None
 
 
@@ -103,55 +103,60 @@ def test_a_stream_that_is_forgotten_is_gone(tmp_path: Path, name: str) -> None:
     part = notes(a="of a")
     keeper = crowd(tmp_path / "s", "a", "b", max_stored=2, p=part)
     other = "b" if name == "a" else "a"
-    keeper.forget(name)
-    assert (keeper.names(), keeper.knows(name), keeper.exported(name), keeper.reset(name)) == ([other], False, None, 0)
+    keeper.delete_stream(name)
+    assert (keeper.stream_names(), keeper.has_stream(name), keeper.export_stream(name), keeper.reset(name)) == (
+        [other],
+        False,
+        None,
+        0,
+    )
     assert part.get(name) is None
     with opened(copy_of_now(tmp_path / "s", tmp_path / "killed")) as killed:
         assert killed.names() == ["a", "b"]
     keeper.commit({}, {})
     assert keeper.store is not None
-    assert (keeper.store.names(), keeper.store.memories(name)) == ([other], {})
+    assert (keeper.store.names(), keeper.store.states_of_stream(name)) == ([other], {})
     feed(keeper, "c", 1)
     keeper.commit({}, {})
     assert keeper.store.names() == sorted((other, "c"))
-    assert keeper.admit(batch(["d"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
+    assert keeper.load_streams(batch(["d"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
 
 
 def test_a_forgotten_stream_that_is_heard_again_is_a_new_one(tmp_path: Path) -> None:
     """Though the commit that deletes it is still to come."""
     keeper = crowd(tmp_path, "a", "b", p=notes(a="of a"))
-    keeper.forget("a")
-    out = keeper._pipeline.process(keeper.admit(batch(["a"], [1])))
+    keeper.delete_stream("a")
+    out = keeper._pipeline.process(keeper.load_streams(batch(["a"], [1])))
     assert out.resets == {ResetReason.FIRST_SAMPLE: 1}
     keeper.commit({}, {})
     assert keeper.store is not None
-    assert (keeper.store.names(), keeper.store.memories("a")) == (["a", "b"], {})
-    assert keeper.knows("a")
+    assert (keeper.store.names(), keeper.store.states_of_stream("a")) == (["a", "b"], {})
+    assert keeper.has_stream("a")
 
 
 def test_a_forgotten_stream_may_be_taken_in(tmp_path: Path) -> None:
     """The other way round, too."""
     keeper = crowd(tmp_path, "a", p=notes(a="old"))
-    keeper.forget("a")
-    keeper.take_in(state_of("a", p=NEW))
+    keeper.delete_stream("a")
+    keeper.import_stream(state_of("a", p=NEW))
     keeper.commit({}, {})
     assert keeper.store is not None
-    assert keeper.store.memories("a") == {"p": NEW}
-    keeper.take_in(state_of("a"))
-    keeper.forget("a")
+    assert keeper.store.states_of_stream("a") == {"p": NEW}
+    keeper.import_stream(state_of("a"))
+    keeper.delete_stream("a")
     keeper.commit({}, {})
-    assert (keeper.store.names(), keeper.store.memories("a"), keeper.names()) == ([], {}, [])
+    assert (keeper.store.names(), keeper.store.states_of_stream("a"), keeper.stream_names()) == ([], {}, [])
 
 
 def test_without_a_store_a_stream_is_forgotten_in_memory() -> None:
     """There is nowhere else."""
     part = notes(a="x")
-    keeper = Keeper(model(), parts={"p": part})
+    keeper = Checkpointer(model(), components={"p": part})
     feed(keeper, "a", 1)
     feed(keeper, "b", 1)
-    keeper.forget("a")
+    keeper.delete_stream("a")
     keeper.commit({}, {})
-    assert (keeper.names(), read_of(part)) == (["b"], {})
+    assert (keeper.stream_names(), read_of(part)) == (["b"], {})
 
 
 def test_a_reset_of_all_goes_with_a_stream_that_made_room(tmp_path: Path) -> None:
@@ -159,8 +164,8 @@ def test_a_reset_of_all_goes_with_a_stream_that_made_room(tmp_path: Path) -> Non
     keeper = crowd(tmp_path, "a", "b")
     keeper.reset(None)
     keeper.commit({}, {})
-    moved = keeper.exported("a")
+    moved = keeper.export_stream("a")
     assert moved is not None
     elsewhere = keeper_of(tmp_path / "elsewhere")
-    elsewhere.take_in(moved)
+    elsewhere.import_stream(moved)
     assert elsewhere._pipeline.process(batch(["a"], [3])).reset.tolist() == [ResetReason.COMMAND]

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.core.commit_records import Kept, Mark, Outgoing, Receipts
+from stream_gru.core.commit_records import FileOffset, OutboxRow, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
-from stream_gru.runtime.checkpoint.store import FILE_NAME, Changes, Store, StoredRow
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit, Store, StoredRow
 from tests.support.stores import change, content, copy_of_now, opened
 
-FULL = Changes(
-    form="form one",
+FULL = Commit(
+    schema="form one",
     streams=[("b", b"row of b"), ("a", b"row of a")],
-    memories=[("clock:s", "a", b"twelve"), ("gate", "", b"")],
+    component_states=[("clock:s", "a", b"twelve"), ("gate", "", b"")],
     positions={"s": Position("file.csv", 2**40, "check"), "t": Position("t", 1)},
-    receipts={"s": Receipts({7: b"seven", 3: b"three"})},
-    marks={"file": Mark("out.jsonl", 99, "detail")},
-    outgoing={"mqtt": [Outgoing("topic", b"payload", "a/1", 1), Outgoing("topic", b"more", "a/2", 2)]},
+    processed_packets={"s": ProcessedPackets({7: b"seven", 3: b"three"})},
+    file_offsets={"file": FileOffset("out.jsonl", 99, "detail")},
+    unacked={"mqtt": [OutboxRow("topic", b"payload", "a/1", 1), OutboxRow("topic", b"more", "a/2", 2)]},
     numbers={"lucky": 7},
 )
 
@@ -38,16 +38,16 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def assert_full(store: Store) -> None:
     """All of `FULL` is there."""
     assert list(store.rows()) == [StoredRow(name, "form one", b"row of " + name.encode(), 1) for name in "ab"]
-    assert store.memories("a") == {"clock:s": b"twelve"}
-    assert store.memories_of("gate") == {"": b""}
-    assert sorted(store.parts()) == ["clock:s", "gate"]
+    assert store.states_of_stream("a") == {"clock:s": b"twelve"}
+    assert store.states_of_component("gate") == {"": b""}
+    assert sorted(store.components()) == ["clock:s", "gate"]
     assert store.positions() == FULL.positions
     assert list(store.packets("s").items()) == [(7, b"seven"), (3, b"three")]
-    assert store.kept("file") == Kept(Mark("out.jsonl", 99, "detail"), [], 0)
-    assert store.kept("mqtt") == Kept(None, FULL.outgoing["mqtt"], 2)
+    assert store.sink_checkpoint("file") == SinkCheckpoint(FileOffset("out.jsonl", 99, "detail"), [], 0)
+    assert store.sink_checkpoint("mqtt") == SinkCheckpoint(None, FULL.unacked["mqtt"], 2)
     assert store.outputs_waiting() == {"mqtt": 2}
     assert store.number("lucky", 0) == 7
-    assert (store.commit_no, store.count(), store.count_names(), store.names()) == (1, 2, 3, ["a", "b"])
+    assert (store.commit_no, store.count(), store.count_known(), store.names()) == (1, 2, 3, ["a", "b"])
 
 
 def test_everything_comes_back_after_a_kill(store: Store, tmp_path: Path) -> None:
@@ -56,38 +56,43 @@ def test_everything_comes_back_after_a_kill(store: Store, tmp_path: Path) -> Non
     assert_full(store)
     with opened(copy_of_now(tmp_path / "state", tmp_path / "killed")) as again:
         assert_full(again)
-        assert not again.ended_well
+        assert not again.clean_shutdown
         assert again.moved_aside is None
 
 
 def test_everything_comes_back_after_an_end(tmp_path: Path) -> None:
     """Closed and opened again, it is the same; a run that ended well is known, but of the last run only."""
     with opened(tmp_path) as store:
-        assert store.ended_well
+        assert store.clean_shutdown
         store.write(FULL)
-        store.end_well()
+        store.mark_clean_shutdown()
     for _ in range(2):  # one that is opened, and commits nothing, is no run
         with opened(tmp_path) as store:
             assert_full(store)
-            assert store.ended_well
+            assert store.clean_shutdown
     with opened(tmp_path) as store:
-        store.write(Changes(numbers={"n": 1}))
+        store.write(Commit(numbers={"n": 1}))
     for _ in range(2):
         with opened(tmp_path) as store:
-            assert not store.ended_well
+            assert not store.clean_shutdown
     with opened(tmp_path) as store:
-        store.end_well()
-        store.write(Changes(numbers={"n": 2}))
+        store.mark_clean_shutdown()
+        store.write(Commit(numbers={"n": 2}))
     with opened(tmp_path) as store:
-        assert not store.ended_well
+        assert not store.clean_shutdown
 
 
 def test_of_an_empty_store_nothing_is_kept(store: Store) -> None:
     """What was never written is absent, not an error."""
-    assert (list(store.rows()), store.row("a"), store.memories("a"), store.memories_of("p")) == ([], None, {}, {})
+    assert (list(store.rows()), store.row("a"), store.states_of_stream("a"), store.states_of_component("p")) == (
+        [],
+        None,
+        {},
+        {},
+    )
     assert (store.positions(), store.packets("s"), store.number("n", 5)) == ({}, {}, 5)
-    assert store.kept("file") == Kept(None, [], 0)
-    assert (store.parts(), store.names(), store.count(), store.count_names(), store.commit_no) == ([], [], 0, 0, 0)
+    assert store.sink_checkpoint("file") == SinkCheckpoint(None, [], 0)
+    assert (store.components(), store.names(), store.count(), store.count_known(), store.commit_no) == ([], [], 0, 0, 0)
     assert store.outputs_waiting() == {}
 
 
@@ -95,70 +100,72 @@ def test_later_commits_replace_what_has_changed_and_leave_the_rest(store: Store)
     """The newest of each name stands; streams come in the order of their commits."""
     store.write(FULL)
     store.write(
-        Changes(
-            form="form two",
+        Commit(
+            schema="form two",
             streams=[("a", b"newer")],
-            memories=[("clock:s", "a", None), ("gate", "", b"closed")],
+            component_states=[("clock:s", "a", None), ("gate", "", b"closed")],
             positions={"s": Position("next.csv", 0)},
-            marks={"file": Mark("out.jsonl", 150)},
-            outgoing={"mqtt": [Outgoing("topic", b"third", "a/3", 3)]},
-            answered={"mqtt": [1]},
+            file_offsets={"file": FileOffset("out.jsonl", 150)},
+            unacked={"mqtt": [OutboxRow("topic", b"third", "a/3", 3)]},
+            acked={"mqtt": [1]},
         )
     )
-    assert [(row.name, row.form, row.row, row.commit_no) for row in store.rows()] == [
+    assert [(row.name, row.schema, row.row, row.commit_no) for row in store.rows()] == [
         ("b", "form one", b"row of b", 1),
         ("a", "form two", b"newer", 2),
     ]
     assert store.row("a") == StoredRow("a", "form two", b"newer", 2)
-    assert store.memories("a") == {}
-    assert store.memories_of("gate") == {"": b"closed"}
+    assert store.states_of_stream("a") == {}
+    assert store.states_of_component("gate") == {"": b"closed"}
     assert store.positions() == {"s": Position("next.csv", 0), "t": Position("t", 1)}
-    assert store.kept("file").mark == Mark("out.jsonl", 150)
-    kept = store.kept("mqtt")
-    assert ([one.number for one in kept.rows], kept.last) == ([2, 3], 3)
+    assert store.sink_checkpoint("file").file_offset == FileOffset("out.jsonl", 150)
+    kept = store.sink_checkpoint("mqtt")
+    assert ([one.number for one in kept.unacked], kept.last_number) == ([2, 3], 3)
 
 
 def test_numbers_of_outputs_go_on_when_all_were_answered(store: Store) -> None:
     """The highest number that was ever given outlives its output."""
     store.write(FULL)
-    store.write(Changes(answered={"mqtt": [1, 2]}, outgoing={"mqtt": []}))
-    assert store.kept("mqtt") == Kept(None, [], 2)
+    store.write(Commit(acked={"mqtt": [1, 2]}, unacked={"mqtt": []}))
+    assert store.sink_checkpoint("mqtt") == SinkCheckpoint(None, [], 2)
 
 
 def test_the_newest_streams_are_those_of_the_last_commits(store: Store) -> None:
     """A few of many are read, in the order of their commits."""
     for number in range(5):
-        store.write(Changes(form="f", streams=[(f"s{number}", b"")]))
-    store.write(Changes(form="f", streams=[("s1", b"")]))
+        store.write(Commit(schema="f", streams=[(f"s{number}", b"")]))
+    store.write(Commit(schema="f", streams=[("s1", b"")]))
     assert [row.name for row in store.rows(3)] == ["s3", "s4", "s1"]
 
 
 def test_memories_of_a_part_that_is_void_are_deleted_before_new_ones_are_written(store: Store) -> None:
     """A part of the same name begins with nothing of the old one."""
-    store.write(Changes(memories=[("p", "a", b"1"), ("p", "b", b"2"), ("q", "a", b"3")]))
-    store.write(Changes(memories=[("p", "b", b"new")], dropped=["p"]))
-    assert (store.memories_of("p"), store.memories_of("q")) == ({"b": b"new"}, {"a": b"3"})
+    store.write(Commit(component_states=[("p", "a", b"1"), ("p", "b", b"2"), ("q", "a", b"3")]))
+    store.write(Commit(component_states=[("p", "b", b"new")], discarded_components=["p"]))
+    assert (store.states_of_component("p"), store.states_of_component("q")) == ({"b": b"new"}, {"a": b"3"})
 
 
 def test_a_file_may_have_any_name(store: Store) -> None:
     """Also one that is not UTF-8, as it stands in a folder."""
     strange = Position(b"m\xe4rz \xe2\x82\xac.csv".decode(errors="surrogateescape"), 5)
-    store.write(Changes(positions={"s": strange}))
+    store.write(Commit(positions={"s": strange}))
     assert store.positions() == {"s": strange}
 
 
 def test_packets_come_back_in_the_order_of_their_last_commit(store: Store) -> None:
     """An identifier that is used again counts as new; each source has its own."""
-    store.write(Changes(receipts={"s": Receipts({1: b"a", 2: b"b", 3: b"c"}), "t": Receipts({1: b"t"})}))
-    store.write(Changes(receipts={"s": Receipts({1: b"A"})}))
+    store.write(
+        Commit(processed_packets={"s": ProcessedPackets({1: b"a", 2: b"b", 3: b"c"}), "t": ProcessedPackets({1: b"t"})})
+    )
+    store.write(Commit(processed_packets={"s": ProcessedPackets({1: b"A"})}))
     assert list(store.packets("s").items()) == [(2, b"b"), (3, b"c"), (1, b"A")]
     assert store.packets("t") == {1: b"t"}
 
 
 def test_a_lost_session_forgets_all_earlier_packets(store: Store) -> None:
     """And keeps what came with the news, and the packets of others."""
-    store.write(Changes(receipts={"s": Receipts({1: b"a", 2: b"b"}), "t": Receipts({1: b"t"})}))
-    store.write(Changes(receipts={"s": Receipts({5: b"e"}, forget=True)}))
+    store.write(Commit(processed_packets={"s": ProcessedPackets({1: b"a", 2: b"b"}), "t": ProcessedPackets({1: b"t"})}))
+    store.write(Commit(processed_packets={"s": ProcessedPackets({5: b"e"}, new_session=True)}))
     assert (store.packets("s"), store.packets("t")) == ({5: b"e"}, {1: b"t"})
 
 
@@ -166,21 +173,23 @@ def test_a_window_of_any_size_is_kept(store: Store) -> None:
     """As many packets as there are identifiers, however often they have gone round, and no more."""
     ids = range(1, 65_536)
     for turn in range(2):
-        store.write(Changes(receipts={"s": Receipts({id_: b"%d %d" % (turn, id_) for id_ in ids})}))
+        store.write(Commit(processed_packets={"s": ProcessedPackets({id_: b"%d %d" % (turn, id_) for id_ in ids})}))
     assert store.packets("s") == {id_: b"1 %d" % id_ for id_ in ids}
 
 
 def test_a_commit_does_not_look_for_the_newest_packet(tmp_path: Path) -> None:
     """It would have to read all of them; the order is right over a start, and over a lost session."""
     with opened(tmp_path) as store:
-        store.write(Changes(receipts={"s": Receipts({3: b"c", 2: b"b"}), "t": Receipts({1: b"t"})}))
+        store.write(
+            Commit(processed_packets={"s": ProcessedPackets({3: b"c", 2: b"b"}), "t": ProcessedPackets({1: b"t"})})
+        )
     with opened(tmp_path) as store:
         connection, said = store._connection, list[str]()
         assert connection is not None
         connection.set_trace_callback(said.append)
-        store.write(Changes(receipts={"s": Receipts({1: b"a"})}))
-        store.write(Changes(receipts={"t": Receipts({9: b"x"}, forget=True)}))
-        store.write(Changes(receipts={"t": Receipts({8: b"y"}), "new": Receipts({5: b"z"})}))
+        store.write(Commit(processed_packets={"s": ProcessedPackets({1: b"a"})}))
+        store.write(Commit(processed_packets={"t": ProcessedPackets({9: b"x"}, new_session=True)}))
+        store.write(Commit(processed_packets={"t": ProcessedPackets({8: b"y"}), "new": ProcessedPackets({5: b"z"})}))
         connection.set_trace_callback(None)
         assert any("INTO packet" in text for text in said)
         assert not any("SELECT" in text for text in said)
@@ -190,41 +199,41 @@ def test_a_commit_does_not_look_for_the_newest_packet(tmp_path: Path) -> None:
 def test_the_log_of_a_huge_commit_does_not_stay_huge(store: Store) -> None:
     """Once it is in the file itself the log is cut, with the next commit."""
     log = store.path.with_name("state.db-wal")
-    store.write(Changes(form="f", streams=[(f"s{number}", bytes(3000)) for number in range(10_000)]))
+    store.write(Commit(schema="f", streams=[(f"s{number}", bytes(3000)) for number in range(10_000)]))
     assert log.stat().st_size > 30_000_000
     for number in range(2):
-        store.write(Changes(numbers={"n": number}))
+        store.write(Commit(numbers={"n": number}))
     assert log.stat().st_size < 10_000_000
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        Changes(streams=FULL.streams),
-        Changes(memories=FULL.memories),
-        Changes(positions=FULL.positions),
-        Changes(receipts=FULL.receipts),
-        Changes(marks=FULL.marks),
-        Changes(outgoing=FULL.outgoing),
-        Changes(answered={"mqtt": [1]}),
-        Changes(numbers=FULL.numbers),
-        Changes(dropped=["p"]),
-        Changes(forgotten=["a"]),
+        Commit(streams=FULL.streams),
+        Commit(component_states=FULL.component_states),
+        Commit(positions=FULL.positions),
+        Commit(processed_packets=FULL.processed_packets),
+        Commit(file_offsets=FULL.file_offsets),
+        Commit(unacked=FULL.unacked),
+        Commit(acked={"mqtt": [1]}),
+        Commit(numbers=FULL.numbers),
+        Commit(discarded_components=["p"]),
+        Commit(deleted_streams=["a"]),
     ],
 )
-def test_each_part_alone_is_a_change(changes: Changes) -> None:
-    """Changes of nothing are false: nothing is written for them."""
+def test_each_part_alone_is_a_change(changes: Commit) -> None:
+    """An empty commit is false: nothing is written for them."""
     assert changes
-    assert not Changes(form="a form alone says nothing", texts={"nor": "a text"})
+    assert not Commit(schema="a form alone says nothing", texts={"nor": "a text"})
 
 
 def test_of_a_hundred_thousand_streams_only_what_has_changed_is_written(store: Store) -> None:
     """A commit writes a row for each stream that has changed, and one for its number."""
-    store.write(Changes(form="f", streams=[(f"s{number}", b"r" * 100) for number in range(100_000)]))
+    store.write(Commit(schema="f", streams=[(f"s{number}", b"r" * 100) for number in range(100_000)]))
     connection = store._connection
     assert connection is not None
     before = connection.total_changes
-    store.write(Changes(form="f", streams=[(f"s{number}", b"R" * 100) for number in range(0, 100_000, 10_000)]))
+    store.write(Commit(schema="f", streams=[(f"s{number}", b"R" * 100) for number in range(0, 100_000, 10_000)]))
     assert connection.total_changes - before == 10 + 1
     assert store.count() == 100_000
 
@@ -232,14 +241,14 @@ def test_of_a_hundred_thousand_streams_only_what_has_changed_is_written(store: S
 def test_what_was_asked_to_be_forgotten_is_gone(store: Store) -> None:
     """Outputs of a sink, the position of a source, a stream with all that is remembered of it; nothing else."""
     store.write(FULL)
-    store.forget_outputs("mqtt")
-    store.forget_position("s")
-    store.forget_streams(["a", "unknown"])
+    store.delete_outbox("mqtt")
+    store.delete_position("s")
+    store.delete_streams(["a", "unknown"])
     assert store.outputs_waiting() == {}
     assert store.positions() == {"t": Position("t", 1)}
-    assert (store.names(), store.row("a"), store.memories("a")) == (["b"], None, {})
-    assert store.memories_of("gate") == {"": b""}
-    assert store.kept("mqtt").last == 2
+    assert (store.names(), store.row("a"), store.states_of_stream("a")) == (["b"], None, {})
+    assert store.states_of_component("gate") == {"": b""}
+    assert store.sink_checkpoint("mqtt").last_number == 2
 
 
 def test_streams_are_forgotten_all_or_none(tmp_path: Path) -> None:
@@ -247,7 +256,7 @@ def test_streams_are_forgotten_all_or_none(tmp_path: Path) -> None:
     with opened(tmp_path / "a") as store:
         store.write(FULL)
         store._end = lambda: None  # type: ignore[method-assign]
-        store.forget_streams(["a", "b"])
+        store.delete_streams(["a", "b"])
         with opened(copy_of_now(tmp_path / "a", tmp_path / "b")) as killed:
             assert_full(killed)
 
@@ -255,15 +264,19 @@ def test_streams_are_forgotten_all_or_none(tmp_path: Path) -> None:
 def test_what_is_forgotten_goes_before_new_things_are_written(store: Store) -> None:
     """A stream that takes the place of another has nothing of its memories, of whatever part."""
     store.write(FULL)
-    store.write(Changes(form="f", streams=[("a", b"new")], memories=[("other", "a", b"new")], forgotten=["a", "b"]))
+    store.write(
+        Commit(
+            schema="f", streams=[("a", b"new")], component_states=[("other", "a", b"new")], deleted_streams=["a", "b"]
+        )
+    )
     assert [(row.name, row.row) for row in store.rows()] == [("a", b"new")]
-    assert store.memories("a") == {"other": b"new"}
-    assert store.memories_of("gate") == {"": b""}
+    assert store.states_of_stream("a") == {"other": b"new"}
+    assert store.states_of_component("gate") == {"": b""}
 
 
 def test_texts_come_back(store: Store) -> None:
     """Beside numbers; what is no text is none."""
-    store.write(Changes(numbers={"n": 7}, texts={"model_id": "m1"}))
+    store.write(Commit(numbers={"n": 7}, texts={"model_id": "m1"}))
     assert (store.text("model_id", ""), store.text("n", "?"), store.text("x", "none")) == ("m1", "?", "none")
 
 
@@ -321,18 +334,18 @@ def test_a_damaged_memory_is_recognised(tmp_path: Path, text: str) -> None:
     change(tmp_path, f"UPDATE memory SET {text} WHERE part='clock:s'")  # noqa: S608
     with opened(tmp_path) as store:
         part = "other" if "other" in text else "clock:s"
-        assert store.memories("a") == {part: None}
-        assert store.memories_of(part) == {"a": None}
-        assert store.memories_of("gate") == {"": b""}
+        assert store.states_of_stream("a") == {part: None}
+        assert store.states_of_component(part) == {"a": None}
+        assert store.states_of_component("gate") == {"": b""}
 
 
 def test_a_commit_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     """When the disk is full in the middle of it, the error says so, nothing was written, and nothing more is."""
     with opened(tmp_path) as store:
         store.write(FULL)
-        store.end_well()
+        store.mark_clean_shutdown()
     before = content(tmp_path)
-    big = Changes(form="f", streams=[(f"s{number}", bytes(5000)) for number in range(50)], numbers={"n": 1})
+    big = Commit(schema="f", streams=[(f"s{number}", bytes(5000)) for number in range(50)], numbers={"n": 1})
     with opened(tmp_path) as store:
         connection = store._connection
         assert connection is not None
@@ -340,7 +353,7 @@ def test_a_commit_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA max_page_count={pages + 3}")
         with pytest.raises(StoreError, match="full; nothing is acknowledged"):
             store.write(big)
-        for use in (lambda: store.write(FULL), lambda: list(store.rows()), store.end_well):
+        for use in (lambda: store.write(FULL), lambda: list(store.rows()), store.mark_clean_shutdown):
             with pytest.raises(StoreError, match="not open"):
                 use()
     after = content(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.runtime.systemd import Notifier, sd_notify
+from stream_gru.runtime.systemd import SystemdNotifier, sd_notify
 
 
 class Manager:
@@ -44,7 +44,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 def test_each_change_is_told_in_the_words_of_the_protocol(manager: Manager) -> None:
     """Ready, reloading with its time, stopping and status are one datagram each."""
-    notifier = Notifier({"NOTIFY_SOCKET": manager.address}, lambda: 12.5)
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": manager.address}, lambda: 12.5)
     notifier.ready()
     notifier.status("3 streams,\n1 silent")
     notifier.reloading()
@@ -61,7 +61,7 @@ def test_the_watchdog_is_fed_three_times_in_its_time(manager: Manager) -> None:
     """However often the loop comes round, a sign of life is sent once every third of WATCHDOG_USEC."""
     now = [100.0]
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}
-    notifier = Notifier(environ, lambda: now[0])
+    notifier = SystemdNotifier(environ, lambda: now[0])
     for tenth in range(301):
         now[0] = 100.0 + tenth / 10
         notifier.alive()
@@ -82,7 +82,7 @@ def test_the_watchdog_is_fed_three_times_in_its_time(manager: Manager) -> None:
 )
 def test_no_watchdog_no_sign_of_life(manager: Manager, watchdog: dict[str, str]) -> None:
     """Where the watchdog is off, or watches another process, `alive` sends nothing."""
-    notifier = Notifier({"NOTIFY_SOCKET": manager.address, **watchdog})
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": manager.address, **watchdog})
     notifier.alive()
     assert manager.heard() == []
 
@@ -92,7 +92,7 @@ def test_no_watchdog_no_sign_of_life(manager: Manager, watchdog: dict[str, str])
 )
 def test_nobody_who_listens_is_no_error(address: str) -> None:
     """Without a manager, or with an address of no use, every call returns."""
-    notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
     for tell in (notifier.ready, notifier.reloading, notifier.stopping, notifier.alive):
         tell()
     notifier.status("text")
@@ -105,12 +105,15 @@ def test_a_manager_that_does_not_read_holds_nobody_up(manager: Manager) -> None:
     while taken < 100_000 and sd_notify(manager.address, "STATUS=" + "x" * 500):
         taken += 1
     assert 0 < taken < 100_000
-    Notifier({"NOTIFY_SOCKET": manager.address}).ready()
+    SystemdNotifier({"NOTIFY_SOCKET": manager.address}).ready()
 
 
 def test_the_environment_is_that_of_the_process(manager: Manager) -> None:
     """Another process with the variables of systemd is heard, and its time is that of CLOCK_MONOTONIC."""
-    script = "from stream_gru.runtime.systemd import Notifier; n = Notifier(); n.reloading(); n.alive(); n.alive()"
+    script = (
+        "from stream_gru.runtime.systemd import SystemdNotifier; n = SystemdNotifier(); n.reloading(); "
+        "n.alive(); n.alive()"
+    )
     environ = {**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000"}
     environ.pop("WATCHDOG_PID", None)
     before = time.monotonic_ns() // 1000

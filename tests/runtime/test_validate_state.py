@@ -15,7 +15,7 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.types import ResetReason, SampleBatch, Status
 from stream_gru.model.bundle import Bundle
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.checksum import checksum
 from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decoded, encoded, exported, require_same_model
@@ -95,7 +95,7 @@ def test_no_row_that_is_taken_in_can_end_the_loop(kind: str, data: st.DataObject
         return
     with np.errstate(all="ignore"):  # what numpy warns of ends nothing
         require_same_model(state, pipeline.form)
-        pipeline.restore_stream("s0", StoredForm.read(state.form), state.row)
+        pipeline.restore_stream("s0", RowSchema.read(state.form), state.row)
         json.dumps(as_dict(state), allow_nan=False)
         pipeline.process(batch(["s0"], [0], [[1.0, 2.0, 1.0]]))
         for _ in range(2):
@@ -147,7 +147,7 @@ def test_a_hidden_state_that_is_lost_is_taken_and_reset() -> None:
     """As one that was lost here: at the second sample, for this reason."""
     pipeline = begun("plain")
     state = decoded(encoded(changed(pipeline, h=np.nan)))
-    pipeline.restore_stream("s0", StoredForm.read(state.form), state.row)
+    pipeline.restore_stream("s0", RowSchema.read(state.form), state.row)
     out = pipeline.process(batch(["s0"] * 2, [0, 1], [[1.0, 2.0, 1.0]] * 2))
     assert out.resets == {ResetReason.NON_FINITE_STATE: 1}
     assert out.status[-1] != Status.DEGRADED
@@ -202,6 +202,6 @@ def test_a_state_that_names_another_model_than_its_row_is_refused() -> None:
         decoded(encoded(msgspec.structs.replace(state, model_id="other")))
 
 
-def form_of(columns: tuple[tuple[str, str, tuple[int, ...]], ...]) -> StoredForm:
+def form_of(columns: tuple[tuple[str, str, tuple[int, ...]], ...]) -> RowSchema:
     """The form with other columns."""
-    return StoredForm(FORM.model_id, FORM.channels, FORM.period_s, columns)
+    return RowSchema(FORM.model_id, FORM.channels, FORM.period_s, columns)

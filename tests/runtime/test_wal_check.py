@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.runtime.checkpoint.store import Changes, Store
+from stream_gru.runtime.checkpoint.store import Commit, Store
 
 COMMITS = 12
 FRAME = 24 + 4096
@@ -19,7 +19,7 @@ def killed(tmp_path: Path) -> Path:
     store = Store(tmp_path / "running")
     store.open()
     for number in range(COMMITS):
-        store.write(Changes(form="f", streams=[(f"s-{number}", bytes([number]) * 3000)]))
+        store.write(Commit(schema="f", streams=[(f"s-{number}", bytes([number]) * 3000)]))
     shutil.copytree(tmp_path / "running", tmp_path / "killed")
     store.close()
     return tmp_path / "killed"

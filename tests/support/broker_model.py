@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stream_gru.connectors.mqtt.ack_tracker import Ledger
-from stream_gru.core.commit_records import Receipts
+from stream_gru.core.commit_records import ProcessedPackets
 from stream_gru.core.types import Position, RawMessage, SourceHealth
 
 WINDOW = 5
@@ -116,9 +116,9 @@ class BrokerSource:
         taken, self._queue = self._queue[:limit], self._queue[limit:]
         return taken
 
-    def receipts(self, position: Position) -> Receipts:
+    def processed_packets(self, position: Position) -> ProcessedPackets:
         """As the ledger says."""
-        return self._ledger.receipts(position.offset)
+        return self._ledger.processed_packets(position.offset)
 
     def commit(self, position: Position) -> None:
         """The ledger notes it; nothing is acknowledged before `turn`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.types import Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
@@ -77,9 +77,9 @@ class ListSink:
         self.fail, self.error, self.on_write = fail, error, on_write
         self.written: list[PredictionBatch] = []
         self.calls: list[str] = []
-        self.kept: Kept | None = None
+        self.kept: SinkCheckpoint | None = None
         self.room = True
-        self.answer = Written()
+        self.answer = FlushResult()
         self.waiting = 0
         self.on_call: Callable[[str], None] = lambda name: None
 
@@ -89,7 +89,7 @@ class ListSink:
         if name == self.fail and self.error is not None:
             raise self.error
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Remember what was kept."""
         self.kept = kept
         self._call("open")
@@ -106,10 +106,10 @@ class ListSink:
         if self.on_write is not None:
             self.on_write()
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Say what was set, once."""
         self._call("flush")
-        answer, self.answer = self.answer, Written()
+        answer, self.answer = self.answer, FlushResult()
         return answer
 
     def committed(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from stream_gru.core.types import NS_PER_S, SampleBatch
 from stream_gru.model.bundle import Bundle
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.runtime.checkpoint.state_export import Exported
 from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
 from tests.support.models import make_bundle
@@ -70,14 +70,14 @@ class Reference:
     def forget(self, name: str) -> None:
         """The stream has never been."""
         self.pipeline.table.evict(name)
-        self.watch.memory.forget(name)
+        self.watch.memory.evict(name)
         self._names.remove(name)
 
     def take_in(self, state: Exported) -> None:
         """The stream is this one."""
         name = state.stream
-        self.pipeline.restore_stream(name, StoredForm.read(state.form), state.row)
-        self.watch.memory.forget(name)
+        self.pipeline.restore_stream(name, RowSchema.read(state.form), state.row)
+        self.watch.memory.evict(name)
         for data in state.memories.values():
             self.watch.memory.restore(name, data)
         self._names.add(name)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stream_gru.core.commit_records import Kept, Mark, Outgoing, Written
+from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxRow, SinkCheckpoint
 from stream_gru.core.types import PredictionBatch, ResetReason, SinkHealth
 from tests.support.streams import rows_of
 
@@ -31,10 +31,10 @@ class DiskSink:
     def __init__(self, disk: list[bytes], lines: Lines = lines_of) -> None:
         self._disk, self._lines = disk, lines
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Cut off what no commit covers."""
         assert kept is not None
-        offset = 0 if kept.mark is None else kept.mark.offset
+        offset = 0 if kept.file_offset is None else kept.file_offset.offset
         assert len(self._disk) >= offset
         del self._disk[offset:]
 
@@ -46,9 +46,9 @@ class DiskSink:
         """Append."""
         self._disk += self._lines(batch)
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """All is on the disk."""
-        return Written(mark=Mark("disk", len(self._disk)))
+        return FlushResult(file_offset=FileOffset("disk", len(self._disk)))
 
     def committed(self) -> None:
         """Nothing waits for it."""
@@ -66,16 +66,16 @@ class WireSink:
 
     def __init__(self, world: dict[int, bytes], lines: Lines = lines_of) -> None:
         self._world, self._lines = world, lines
-        self._new: list[Outgoing] = []
-        self._flushed: list[Outgoing] = []
-        self.waiting: list[Outgoing] = []
+        self._new: list[OutboxRow] = []
+        self._flushed: list[OutboxRow] = []
+        self.waiting: list[OutboxRow] = []
         self._answered: list[int] = []
         self._last = 0
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Go on with what nobody has confirmed."""
         assert kept is not None
-        self.waiting, self._last = list(kept.rows), kept.last
+        self.waiting, self._last = list(kept.unacked), kept.last_number
 
     def ready(self) -> bool:
         """Always."""
@@ -85,13 +85,13 @@ class WireSink:
         """Number each output."""
         for line in self._lines(batch):
             self._last += 1
-            self._new.append(Outgoing("topic", line, f"{self._last}", self._last))
+            self._new.append(OutboxRow("topic", line, f"{self._last}", self._last))
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """What came, and what was answered."""
         answered, self._answered = self._answered, []
         self._flushed, self._new = self._new, []
-        return Written(rows=self._flushed, answered=answered)
+        return FlushResult(unacked=self._flushed, acked=answered)
 
     def committed(self) -> None:
         """It may go out."""

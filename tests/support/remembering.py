@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from stream_gru.core.errors import StateError
-from stream_gru.core.protocols import Remembering
+from stream_gru.core.protocols import Stateful
 
 
 class Shelf:
@@ -19,23 +19,23 @@ class Shelf:
     def __init__(self) -> None:
         self.rows: dict[str, bytes] = {}
 
-    def commit(self, part: Remembering) -> None:
+    def commit(self, part: Stateful) -> None:
         """Take down what has changed."""
-        for name in part.changed():
-            data = part.recall(name)
+        for name in part.dirty_keys():
+            data = part.snapshot(name)
             if data is None:
                 self.rows.pop(name, None)
             else:
                 self.rows[name] = data
-        part.stored()
-        assert not part.changed()
+        part.mark_clean()
+        assert not part.dirty_keys()
 
-    def fill(self, part: Remembering, seed: int = 0) -> None:
+    def fill(self, part: Stateful, seed: int = 0) -> None:
         """Give all of it to another part, in any order; nothing of that is news."""
         for name in Random(seed).sample(sorted(self.rows), len(self.rows)):
             part.restore(name, self.rows[name])
-        assert not part.changed()
-        assert {name: part.recall(name) for name in self.rows} == self.rows
+        assert not part.dirty_keys()
+        assert {name: part.snapshot(name) for name in self.rows} == self.rows
 
 
 _int64 = st.integers(-(2**63), 2**63 - 1)
@@ -69,16 +69,16 @@ def _changed(draw: st.DrawFn, tree: Any) -> Any:
     return [*tree[:place], _changed(draw, tree[place]), *tree[place + 1 :]]
 
 
-def refused_or_usable(part: Remembering, name: str, data: bytes, use: Callable[[], object]) -> None:
+def refused_or_usable(part: Stateful, name: str, data: bytes, use: Callable[[], object]) -> None:
     """Strange bytes are a StateError that changes nothing; or the part goes on with them, and stores what it reads."""
-    before = part.recall(name)
+    before = part.snapshot(name)
     try:
         part.restore(name, data)
     except StateError:
-        assert part.recall(name) == before
+        assert part.snapshot(name) == before
     else:
         use()
-        again = part.recall(name)
+        again = part.snapshot(name)
         if again is not None:
             part.restore(name, again)
-            assert part.recall(name) == again
+            assert part.snapshot(name) == again

@@ -12,7 +12,7 @@ from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.file import Encoder, FileSink
 from stream_gru.connectors.sinks.rotation import put_aside_files
-from stream_gru.core.commit_records import Kept, Mark
+from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from tests.support.predictions import part
 from tests.support.streams import batch, toy_pipeline
 
@@ -68,7 +68,7 @@ class SinkRun:
     rotate_s: float = 0
     keep: int = 10**6
     times: Times = field(default_factory=Times)
-    stored: Mark | None = None
+    stored: FileOffset | None = None
     stored_rows: int = 0
     written: int = 0
     between: Callable[[], None] = lambda: None
@@ -86,7 +86,7 @@ class SinkRun:
             wall=self.times.wall,
         )
         self.written = self.stored_rows
-        self.sink.open(Kept(self.stored))
+        self.sink.open(SinkCheckpoint(self.stored))
         self.commit()
 
     def write(self, rows: int) -> None:
@@ -94,11 +94,11 @@ class SinkRun:
         self.sink.write(part(OUTPUTS, slice(self.written, self.written + rows)))
         self.written = min(self.written + rows, len(OUTPUTS))
 
-    def flush(self) -> Mark | None:
+    def flush(self) -> FileOffset | None:
         """The first third of a commit."""
-        return self.sink.flush().mark
+        return self.sink.flush().file_offset
 
-    def store(self, mark: Mark | None) -> None:
+    def store(self, mark: FileOffset | None) -> None:
         """The second third."""
         self.stored, self.stored_rows = mark, self.written
 

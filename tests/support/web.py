@@ -15,9 +15,9 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from stream_gru.core.types import OutputSpec, PredictionBatch, SinkHealth, SourceHealth
-from stream_gru.runtime.control.commands import Answer, Command, Commands
+from stream_gru.runtime.control.commands import Command, CommandResult, Commands
 from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus
-from stream_gru.runtime.http.broadcast import Feed
+from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
 
 TOKEN = "0123456789abcdef-token"  # noqa: S105 - of the tests
@@ -31,7 +31,7 @@ class FakeDaemon:
     awake: bool = True
     done: list[tuple[str, str | None]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
-    feed: Feed = field(default_factory=Feed)
+    feed: OutputBroadcaster = field(default_factory=OutputBroadcaster)
     commands: Commands = field(default_factory=Commands)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -69,12 +69,12 @@ class FakeDaemon:
             for command in self.commands.drain() if self.awake else []:
                 command.reply(self.carry_out(command))
 
-    def carry_out(self, command: Command) -> Answer:
+    def carry_out(self, command: Command) -> CommandResult:
         """Remember it; only two streams are known."""
         if command.stream not in (None, "a", "b"):
-            return Answer(False, f"unknown stream {command.stream!r}")
+            return CommandResult(False, f"unknown stream {command.stream!r}")
         self.done.append((str(command.action), command.stream))
-        return Answer(True, f"{command.action} done", 2 if command.stream is None else 1)
+        return CommandResult(True, f"{command.action} done", 2 if command.stream is None else 1)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Generic, NamedTuple, TypeVar
 from msgspec import Meta, Struct
 
 from stream_gru.connectors.decoders.text import MAX_LINE_BYTES
-from stream_gru.core.keyed_state import Changes, packed, unpacked, unusable
+from stream_gru.core.keyed_state import DirtySet, corrupt_state, decode, encode
 from stream_gru.core.types import STREAM_ID, RawMessage
 
 _DEVICES = 4096
@@ -29,7 +29,7 @@ class _Known(NamedTuple, Generic[T]):
 
 
 class Memory(Generic[T]):
-    """The names that each device said last, as ``make`` has them; fulfils `Remembering`.
+    """The names that each device said last, as ``make`` has them; fulfils `Stateful`.
 
     Of ``devices`` at most: the one not asked for longest is forgotten.  One whose key is no stream id is not remembered
     at all.  The name of a device is ``source TAB key``, that of no stream: who lets go of a stream does not mean it.
@@ -38,7 +38,7 @@ class Memory(Generic[T]):
     def __init__(self, make: Callable[[list[str]], T], devices: int = _DEVICES) -> None:
         self._make, self._devices = make, devices
         self._known: dict[str, _Known[T]] = {}  # the one asked for longest ago is the first
-        self._changes = Changes()
+        self._changes = DirtySet()
         self._turn = 0
         self._in_order = True
 
@@ -57,32 +57,32 @@ class Memory(Generic[T]):
         if STREAM_ID.fullmatch(message.key):
             self._use(_device(message), names, self._make(names))
 
-    def changed(self) -> tuple[str, ...]:
-        """Devices that said something or were asked for since the last `stored`, and those forgotten for others."""
+    def dirty_keys(self) -> tuple[str, ...]:
+        """Devices that said something or were asked for since the last `mark_clean`, and those forgotten for others."""
         return self._changes.names()
 
-    def stored(self) -> None:
+    def mark_clean(self) -> None:
         """What has changed was written down."""
         self._changes.clear()
 
-    def recall(self, name: str) -> bytes | None:
+    def snapshot(self, name: str) -> bytes | None:
         """What a device said, and when it was asked for; None when it is unknown."""
         known = self._known.get(name)
-        return None if known is None else packed(known.said)
+        return None if known is None else encode(known.said)
 
     def restore(self, name: str, data: bytes) -> None:
-        """Remember what `recall` gave, in any order.  Raises StateError."""
+        """Remember what `snapshot` gave, in any order.  Raises StateError."""
         what = f"{name!r:.80} in a decoder"
         _, tab, key = name.rpartition("\t")
         if not tab or not STREAM_ID.fullmatch(key):
-            raise unusable(what, "expected the name of a source, a tab and a stream id")
-        said = unpacked(data, _Said, what)
+            raise corrupt_state(what, "expected the name of a source, a tab and a stream id")
+        said = decode(data, _Said, what)
         self._known[name] = _Known(said, self._make(said.names))
         self._turn = max(self._turn, said.turn)
         self._in_order = False
         self._changes.drop(name)
 
-    def forget(self, name: str) -> None:
+    def evict(self, name: str) -> None:
         """Let go of a device; quiet when it is unknown."""
         self._known.pop(name, None)
         self._changes.drop(name)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stream_gru.core.commit_records import Receipts
+from stream_gru.core.commit_records import ProcessedPackets
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Ledger:
             self._open[mid] = self._append(mid, digest)
             return self._last
 
-    def receipts(self, number: int) -> Receipts:
+    def processed_packets(self, number: int) -> ProcessedPackets:
         """What to write down when all messages up to ``number`` are durable; changes nothing of what is known."""
         with self._lock:
             self._told = self._session
@@ -108,7 +108,7 @@ class Ledger:
                 if entry.session == self._session:
                     packets.pop(entry.mid, None)  # the newest of an identifier stands last
                     packets[entry.mid] = entry.digest
-            return Receipts(packets, forget=self._written != self._session)
+            return ProcessedPackets(packets, new_session=self._written != self._session)
 
     def processed(self, number: int) -> None:
         """All messages up to ``number`` are durable, and what the last `receipts` said is written down."""

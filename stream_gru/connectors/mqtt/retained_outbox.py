@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from stream_gru.core.commit_records import Outgoing
+from stream_gru.core.commit_records import OutboxRow
 
 
 class Notices:
@@ -15,7 +15,7 @@ class Notices:
 
     def __init__(self, changed: threading.Condition) -> None:
         self._changed = changed
-        self._waiting: dict[str, Outgoing] = {}
+        self._waiting: dict[str, OutboxRow] = {}
         self._silenced: set[str] = set()
         self._under_way = 0
 
@@ -30,9 +30,9 @@ class Notices:
         with self._changed:
             self._waiting.pop(topic, None)
             if topic not in self._silenced:
-                self._waiting[topic] = Outgoing(topic, payload)
+                self._waiting[topic] = OutboxRow(topic, payload)
 
-    def take(self) -> Outgoing | None:
+    def take(self) -> OutboxRow | None:
         """The next one to say; tell `settle` when it was answered."""
         with self._changed:
             if not self._waiting:

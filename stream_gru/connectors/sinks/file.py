@@ -14,7 +14,7 @@ from stream_gru.connectors.fsync import sync_folder
 from stream_gru.connectors.sinks.file_recovery import Detail, recover, repair, tail_of
 from stream_gru.connectors.sinks.gzip_member import GzipMember
 from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside
-from stream_gru.core.commit_records import Kept, Mark, Written
+from stream_gru.core.commit_records import FileOffset, FlushResult, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.core.types import OutputSpec, PredictionBatch, SinkHealth
 
@@ -67,27 +67,27 @@ class FileSink:
         self._compressed = path.name.endswith(".gz")
         self._file: IO[bytes] | None = None
         self._member: GzipMember | None = None
-        self._mark = Mark(self._place, 0)
+        self._mark = FileOffset(self._place, 0)
         self._aside: Path | None = None
         self._unsynced = self._new = self._has_rows = self._checked = False
         self._opened_s = 0.0
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Create the file, or go on with it.
 
         Raises SinkUnavailable, StateError when less of it is there than was committed.
         """
-        mark = kept.mark if kept is not None and self._append else None
+        mark = kept.file_offset if kept is not None and self._append else None
         with self._telling():
             if mark is not None and mark.path == self._place:
                 size = recover(self._path, mark, self._keep)
-                self._begin(mark if size else Mark(self._place, 0))
+                self._begin(mark if size else FileOffset(self._place, 0))
             else:
                 size = repair(self._path, self._wall()) if self._append else 0
-                self._begin(Mark(self._place, size))
+                self._begin(FileOffset(self._place, size))
                 self._unsynced = size > 0
 
-    def _begin(self, mark: Mark) -> None:
+    def _begin(self, mark: FileOffset) -> None:
         """Open the file, which is durable up to ``mark``."""
         self._file = self._path.open("ab" if self._append else "wb")
         self._mark, self._member, self._aside = mark, None, None
@@ -132,13 +132,13 @@ class FileSink:
                 f"{self._path}: expected the columns of this model in the first line; choose a new file"
             )
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Make what was written durable, and say how far that is; the same mark again when nothing was written.
 
         Raises SinkUnavailable.
         """
         if self._file is None:
-            return Written()
+            return FlushResult()
         with self._telling():
             if self._unsynced and self._member is not None:
                 self._file.write(self._member.sync())
@@ -148,7 +148,7 @@ class FileSink:
             if self._unsynced:
                 self._mark = self._sync(self._file)
                 self._unsynced = False
-        return Written(mark=self._mark)
+        return FlushResult(file_offset=self._mark)
 
     def _is_due(self, size: int) -> bool:
         """Whether to put the file aside; never one without rows."""
@@ -158,7 +158,7 @@ class FileSink:
             return True
         return self._rotate_s > 0 and self._clock() - self._opened_s >= self._rotate_s
 
-    def _sync(self, file: IO[bytes]) -> Mark:
+    def _sync(self, file: IO[bytes]) -> FileOffset:
         """Put the file on the disk; return how far it is durable."""
         if self._aside is not None:
             self._end_member(file)
@@ -174,7 +174,7 @@ class FileSink:
             detail = Detail(crc32=self._member.crc32, size=self._member.size)
         else:
             detail = Detail()
-        return Mark(self._place, offset, detail.text())
+        return FileOffset(self._place, offset, detail.text())
 
     def _end_member(self, file: IO[bytes]) -> None:
         if self._member is not None:
@@ -190,7 +190,7 @@ class FileSink:
             file.close()
             put_aside(self._path, self._aside)
             keep_newest(self._path, self._keep)
-            self._begin(Mark(self._place, 0))
+            self._begin(FileOffset(self._place, 0))
 
     def close(self) -> None:
         """Write out what is left and end the file.  Raises SinkUnavailable.

@@ -23,7 +23,7 @@ import msgspec
 
 from stream_gru.connectors.sinks.gzip_member import ending
 from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside
-from stream_gru.core.commit_records import Mark
+from stream_gru.core.commit_records import FileOffset
 from stream_gru.core.errors import StateError
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def tail_of(path: Path, offset: int) -> int:
         return zlib.crc32(file.read(min(offset, _TAIL)))
 
 
-def recover(path: Path, mark: Mark, keep: int) -> int:
+def recover(path: Path, mark: FileOffset, keep: int) -> int:
     """Make the file ready for more behind ``mark``; return the mark's offset, or 0 for a file to be begun anew.
 
     What lies at ``path`` then has as many bytes, and the end of an open gzip member.  Raises OSError, StateError.
@@ -100,14 +100,14 @@ def repair(path: Path, wall_s: float) -> int:
     return _size(path)
 
 
-def _read(mark: Mark) -> Detail:
+def _read(mark: FileOffset) -> Detail:
     try:
         return msgspec.json.decode(mark.detail, type=Detail) if mark.detail else Detail()
     except msgspec.DecodeError as error:
         raise StateError(f"{mark.path}: what is kept of it cannot be read ({error}): {mark.detail!r}") from error
 
 
-def _finish_rotation(path: Path, mark: Mark, detail: Detail, keep: int) -> None:
+def _finish_rotation(path: Path, mark: FileOffset, detail: Detail, keep: int) -> None:
     """Put the file aside, unless that was done before the kill; then nothing of what lies there is committed."""
     size = _size(path)
     # Not by the name it would have now: a file that was put aside may have been taken away since.

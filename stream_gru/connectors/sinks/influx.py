@@ -29,7 +29,7 @@ from stream_gru.config.run_schema import InfluxSinkConfig
 from stream_gru.connectors.credentials import read_secret
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
 from stream_gru.connectors.sinks.outbox import Left, Outbox
-from stream_gru.core.commit_records import Kept, Outgoing, Written
+from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.core.types import PredictionBatch, SinkHealth
 
@@ -147,7 +147,7 @@ class InfluxSink:
         self._encoder = LineEncoder(config.measurement)
         self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
         self._changed = self._outbox.changed
-        self._sent: list[Outgoing] = []  # rows of the request under way
+        self._sent: list[OutboxRow] = []  # rows of the request under way
         self._closing = False
         self._thread: threading.Thread | None = None
         self._fault: BaseException | None = None
@@ -156,12 +156,12 @@ class InfluxSink:
         self._refusals: set[int] = set()  # statuses that were told
         self._reconnects = 0
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Read the token and start the thread; the server need not be there.  What ``kept`` has goes first.
 
         Raises ConfigError, StateError for outputs of another kind.
         """
-        if kept is not None and any(row.topic for row in kept.rows):
+        if kept is not None and any(row.topic for row in kept.unacked):
             raise StateError(
                 f"{self._config.url}: expected stored lines, got outputs for a broker; "
                 f"give the sink a name that none had before"
@@ -180,9 +180,9 @@ class InfluxSink:
         """Queue all rows; a full queue loses its oldest ones, if it may.  Raises SinkUnavailable."""
         if self._thread is None:
             raise SinkUnavailable(f"{self._config.url}: not open")
-        self._outbox.put([Outgoing("", line) for line in self._encoder.lines(batch)])
+        self._outbox.put([OutboxRow("", line) for line in self._encoder.lines(batch)])
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Return what the store shall keep until the server has it.  Raises what ended the sender."""
         if self._fault is not None:
             raise RuntimeError("the sender of outputs has ended") from self._fault

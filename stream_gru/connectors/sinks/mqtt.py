@@ -32,7 +32,7 @@ from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.home_assistant import discovery
 from stream_gru.connectors.sinks.outbox import Left, Outbox
 from stream_gru.connectors.sinks.stale_availability import Leftovers, signed
-from stream_gru.core.commit_records import Kept, Outgoing, Written
+from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import PredictionBatch, SinkHealth
@@ -76,10 +76,10 @@ class MqttSink:
         self._encoder = JsonEncoder()
         self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
         self._notices = Notices(self._outbox.changed)
-        self._under_way: dict[int, Outgoing] = {}  # by packet identifier
+        self._under_way: dict[int, OutboxRow] = {}  # by packet identifier
         self._streams = Presence()
         self._said: set[str] = set()
-        self._suspect: Outgoing | None = None
+        self._suspect: OutboxRow | None = None
         self._blamed = self._one_by_one = 0
         self._opened = False
         own_id = client_id(broker, "sink", name)
@@ -104,14 +104,14 @@ class MqttSink:
         """The connection, for those who want to know what the broker lets through."""
         return self._connection
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Begin to connect; a broker that is not there is waited for.  What ``kept`` has goes first.
 
         Raises ConfigError when user, password or certificates cannot be read, StateError for outputs of another kind.
         """
         if self._opened:
             return
-        if kept is not None and not all(row.topic for row in kept.rows):
+        if kept is not None and not all(row.topic for row in kept.unacked):
             raise StateError(
                 f"sink {self._name}: expected stored outputs for a broker, got some of another kind; "
                 f"give the sink a name that none had before"
@@ -132,14 +132,14 @@ class MqttSink:
         topics = [fill_stream(self._config.topic, stream) for stream in batch.stream_names]
         lines = self._encoder.encode(batch).splitlines()
         columns = zip(batch.stream_index.tolist(), format_iso(batch.time_ns), lines, strict=True)
-        rows = [Outgoing(topics[index], line, f"{batch.stream_names[index]}/{when}") for index, when, line in columns]
+        rows = [OutboxRow(topics[index], line, f"{batch.stream_names[index]}/{when}") for index, when, line in columns]
         for index in dict.fromkeys(batch.stream_index.tolist()):
             if not self._streams.get(batch.stream_names[index]):
                 self.stream_status(batch.stream_names[index], True)
         self._outbox.put(rows)
         self._connection.wake()
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Return what the store shall keep until the broker has it.  Raises TakenOver."""
         if self._opened:
             self._require_open()
@@ -243,7 +243,7 @@ class MqttSink:
         if self._discovers:
             client.subscribe(self._birth_topic, qos=1)
 
-    def _look_for_culprit(self, unanswered: list[Outgoing]) -> None:
+    def _look_for_culprit(self, unanswered: list[OutboxRow]) -> None:
         """When one connection after the other is cut, send one by one, and give up what it is always cut for."""
         if not self._connection.cuts or not unanswered:
             return
@@ -304,7 +304,7 @@ class MqttSink:
                 return
             self._publish(client, item)
 
-    def _publish(self, client: Client, item: Outgoing) -> None:
+    def _publish(self, client: Client, item: OutboxRow) -> None:
         limits = self._connection.limits
         label = item.key or self._connection.client_id
         size = len(item.payload) + len(item.topic.encode()) + len(label.encode()) + _PACKET_BYTES
@@ -324,7 +324,7 @@ class MqttSink:
             raise RuntimeError(f"packet identifier {info.mid} is in use")
         self._under_way[info.mid] = item
 
-    def _properties(self, item: Outgoing) -> Properties | None:
+    def _properties(self, item: OutboxRow) -> Properties | None:
         if self._broker.protocol != "5":
             return None
         if not item.key:
@@ -351,7 +351,7 @@ class MqttSink:
             self._settle(item)
             self._one_by_one = max(0, self._one_by_one - 1)
 
-    def _settle(self, item: Outgoing, *, refused: bool = False) -> None:
+    def _settle(self, item: OutboxRow, *, refused: bool = False) -> None:
         if item.key:
             self._outbox.settle(item, refused=refused)
         else:

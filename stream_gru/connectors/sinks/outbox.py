@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from stream_gru.core.commit_records import Kept, Outgoing, Written
+from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Left:
     ``stored``: no row above this number is stored; ``durable``: whether there is a store at all.
     """
 
-    rows: Sequence[Outgoing]
+    rows: Sequence[OutboxRow]
     answered: Sequence[int]
     last: int
     stored: int
@@ -50,9 +50,9 @@ class Outbox:
         self.changed = threading.Condition()
         self._drop_oldest, self._immediate = drop_oldest, immediate
         self._last = 0
-        self._held: deque[Outgoing] = deque()
-        self._waiting: deque[Outgoing] = deque()
-        self._under_way: dict[int, Outgoing] = {}
+        self._held: deque[OutboxRow] = deque()
+        self._waiting: deque[OutboxRow] = deque()
+        self._under_way: dict[int, OutboxRow] = {}
         self._stored = self._flushed = 0  # no row above is stored; the same, once what was flushed is committed
         self._answered: dict[int, None] = {}
         self._told: Sequence[int] = ()
@@ -85,7 +85,7 @@ class Outbox:
 
     # ---- what the loop does ---------------------------------------------------------------------------------------
 
-    def resume(self, kept: Kept | None) -> None:
+    def resume(self, kept: SinkCheckpoint | None) -> None:
         """Go on with what the store has, before all that comes; None: there is no store, so that nothing is held back.
 
         What it has already, because it has taken the place of another outbox, is not taken twice.
@@ -94,12 +94,12 @@ class Outbox:
             return
         with self.changed:
             self.durable = True
-            self._waiting.extend(row for row in kept.rows if row.number > self._last)
-            self._last = max(self._last, kept.last)
-            self._stored = self._flushed = max(self._stored, kept.last)
+            self._waiting.extend(row for row in kept.unacked if row.number > self._last)
+            self._last = max(self._last, kept.last_number)
+            self._stored = self._flushed = max(self._stored, kept.last_number)
             self.changed.notify_all()
 
-    def put(self, rows: Iterable[Outgoing]) -> None:
+    def put(self, rows: Iterable[OutboxRow]) -> None:
         """Take all of them, in order, past the bound or in place of the oldest ones."""
         with self.changed:
             queue = self._held if self._holds_back else self._waiting
@@ -111,7 +111,7 @@ class Outbox:
                 queue.append(row)
             self.changed.notify_all()
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """What the next commit shall store and delete; the same again, until `committed`."""
         with self.changed:
             # Above are answers to rows of a flush that was never committed.
@@ -119,7 +119,7 @@ class Outbox:
             new = list(takewhile(self._is_new, reversed(self._waiting)))
             rows = [*filter(self._is_new, self._under_way.values()), *reversed(new), *self._held]
             self._flushed, self._told = self._last, tuple(self._answered)
-            return Written(rows=rows, answered=self._told)
+            return FlushResult(unacked=rows, acked=self._told)
 
     def committed(self) -> None:
         """What the last `flush` told is durable: it may be sent."""
@@ -160,7 +160,7 @@ class Outbox:
 
     # ---- what the sending thread does -----------------------------------------------------------------------------
 
-    def take(self) -> Outgoing | None:
+    def take(self) -> OutboxRow | None:
         """The next row to send; tell `settle` what became of it."""
         with self.changed:
             if not self._waiting:
@@ -169,14 +169,14 @@ class Outbox:
             self._under_way[row.number] = row
             return row
 
-    def settle(self, row: Outgoing, *, refused: bool = False) -> None:
+    def settle(self, row: OutboxRow, *, refused: bool = False) -> None:
         """The other side has it, or will never take it; quiet when it is under way no longer."""
         with self.changed:
             if self._under_way.pop(row.number, None) is not None:
                 self.failed += refused
                 self._let_go(row)
 
-    def recall(self) -> list[Outgoing]:
+    def recall(self) -> list[OutboxRow]:
         """What is under way has to be sent again, in its order and before the rest; return it."""
         with self.changed:
             rows = list(self._under_way.values())
@@ -184,7 +184,7 @@ class Outbox:
             self._waiting.extendleft(reversed(rows))
             return rows
 
-    def give_up(self, row: Outgoing) -> None:
+    def give_up(self, row: OutboxRow) -> None:
         """Never send this, which was just recalled and is the first; it counts as refused."""
         with self.changed:
             if self._waiting and self._waiting[0] is row:
@@ -197,7 +197,7 @@ class Outbox:
     def _holds_back(self) -> bool:
         return self.durable and not self._immediate
 
-    def _is_new(self, row: Outgoing) -> bool:
+    def _is_new(self, row: OutboxRow) -> bool:
         return row.number > self._stored
 
     def _made_room(self) -> bool:
@@ -210,7 +210,7 @@ class Outbox:
             self._let_go(queue.popleft())
         return True
 
-    def _let_go(self, row: Outgoing) -> None:
+    def _let_go(self, row: OutboxRow) -> None:
         """It needs no answer any more; what may have been stored has to be deleted there."""
         if row.number <= self._flushed:
             self._answered[row.number] = None

@@ -7,7 +7,7 @@ import sys
 from typing import IO
 
 from stream_gru.connectors.sinks.file import Encoder
-from stream_gru.core.commit_records import Kept, Written
+from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.core.types import PredictionBatch, SinkHealth
 
@@ -23,7 +23,7 @@ class StdoutSink:
         self._stream = stream
         self._needs_header = True
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Take standard output, unless another stream was given.  Raises SinkUnavailable when it is closed."""
         if self._stream is None:
             if sys.stdout is None:
@@ -50,9 +50,9 @@ class StdoutSink:
         except OSError as error:
             raise SinkUnavailable(f"standard output: cannot be written: {error.strerror}") from error
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Everything is out already; a pipe knows no durability."""
-        return Written()
+        return FlushResult()
 
     def committed(self) -> None:
         """Nothing waits for it."""

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from stream_gru.connectors.sinks.outbox import Left
-from stream_gru.core.commit_records import Kept, Written
-from stream_gru.core.keyed_state import Changes, packed, unpacked
+from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
+from stream_gru.core.keyed_state import DirtySet, decode, encode
 from stream_gru.core.protocols import Sink
 from stream_gru.core.types import NS_PER_S, PredictionBatch, ResetReason, SinkHealth
 
@@ -32,7 +32,7 @@ class Throttled:
     ``interval``  the first output of each stream in each ``interval_s`` of event time, counted from 1970
     ``change``    an output whose class, alarm or trust differs from that of the stream's output before it
 
-    What it compares an output with is remembered by stream and stored with it (`core.protocols.Remembering`), so
+    What it compares an output with is remembered by stream and stored with it (`core.protocols.Stateful`), so
     that a restart lets nothing more through; what was stored with another mode or interval does not count.
 
     The first output of a stream and each after a reset (but for those of the windowed regime) always pass.
@@ -43,7 +43,7 @@ class Throttled:
         self._sink, self._mode = sink, mode
         self._interval_ns = max(1, round(interval_s * NS_PER_S)) if mode == "interval" else 0
         self._last: dict[str, int | _State] = {}
-        self._changes = Changes()
+        self._changes = DirtySet()
         self.withheld = 0
 
     @property
@@ -64,7 +64,7 @@ class Throttled:
         take: Callable[[Left], None] = getattr(self._sink, "take_over")  # noqa: B009 - it may have none
         return take
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Open the sink."""
         self._sink.open(kept)
 
@@ -84,7 +84,7 @@ class Throttled:
                 self._changes.add(name)
         self.withheld += len(batch) - len(rows)
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Flush the sink."""
         return self._sink.flush()
 
@@ -100,31 +100,31 @@ class Throttled:
         """How the sink is doing."""
         return self._sink.health()
 
-    def changed(self) -> Collection[str]:
-        """Streams with another last output since `stored`."""
+    def dirty_keys(self) -> Collection[str]:
+        """Streams with another last output since `mark_clean`."""
         return self._changes.names()
 
-    def stored(self) -> None:
+    def mark_clean(self) -> None:
         """What has changed was written down."""
         self._changes.clear()
 
-    def recall(self, name: str) -> bytes | None:
+    def snapshot(self, name: str) -> bytes | None:
         """The last output of a stream, as far as the next one is compared with it; msgpack."""
         last = self._last.get(name)
         if last is None:
             return None
-        return packed(_Memory(self._interval_ns, last) if isinstance(last, int) else _Memory(0, None, last))
+        return encode(_Memory(self._interval_ns, last) if isinstance(last, int) else _Memory(0, None, last))
 
     def restore(self, name: str, data: bytes) -> None:
-        """Remember what `recall` gave.  Raises StateError when it cannot be read."""
-        memory = unpacked(data, _Memory, f"stream {name} in a throttle")
+        """Remember what `snapshot` gave.  Raises StateError when it cannot be read."""
+        memory = decode(data, _Memory, f"stream {name} in a throttle")
         if memory.interval_ns != self._interval_ns:
             return
         last = memory.state if self._mode == "change" else memory.interval
         if last is not None:
             self._last[name] = last
 
-    def forget(self, name: str) -> None:
+    def evict(self, name: str) -> None:
         """Let go of a stream: its next output passes, unless it was restored before."""
         self._last.pop(name, None)
         self._changes.drop(name)

@@ -24,7 +24,7 @@ from stream_gru.connectors.mqtt.callbacks import Handlers
 from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.connectors.mqtt.subscriptions import Subscriptions
 from stream_gru.connectors.sources.message_queue import MessageQueue
-from stream_gru.core.commit_records import Receipts
+from stream_gru.core.commit_records import ProcessedPackets
 from stream_gru.core.errors import SourceUnavailable
 from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
 
@@ -123,9 +123,9 @@ class MqttSource:
             self._connection.wake()
         return messages
 
-    def receipts(self, position: Position) -> Receipts:
+    def processed_packets(self, position: Position) -> ProcessedPackets:
         """The packets up to ``position`` that were not written down yet."""
-        return self._ledger.receipts(position.offset) if position.name == self._name else Receipts()
+        return self._ledger.processed_packets(position.offset) if position.name == self._name else ProcessedPackets()
 
     def commit(self, position: Position) -> None:
         """Acknowledge all messages up to ``position``, in the order in which they came."""

@@ -13,24 +13,24 @@ import logging
 from collections.abc import Container, Mapping
 from dataclasses import replace
 
-from stream_gru.core.commit_records import Mark, Receipts, Written
+from stream_gru.core.commit_records import FileOffset, FlushResult, ProcessedPackets
 from stream_gru.core.errors import StateError
-from stream_gru.core.protocols import Receipted, Remembering, Sink, Source
+from stream_gru.core.protocols import Redelivering, Sink, Source, Stateful
 from stream_gru.core.types import Position
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.pipeline.row_schema import StoredForm
-from stream_gru.runtime.checkpoint.eviction import Crowd, Policy
+from stream_gru.pipeline.row_schema import RowSchema
+from stream_gru.runtime.checkpoint.eviction import EvictionCache, Policy
 from stream_gru.runtime.checkpoint.state_export import ALL_RESET, Exported, exported, exported_from, require_same_model
-from stream_gru.runtime.checkpoint.store import Changes, Store
+from stream_gru.runtime.checkpoint.store import Commit, Store
 
-__all__ = ["Keeper", "Policy"]
+__all__ = ["Checkpointer", "Policy"]
 
 log = logging.getLogger(__name__)
 
 _MODEL = "model_id"  # of the last commit that had rows
 
 
-class Keeper(Crowd):
+class Checkpointer(EvictionCache):
     """Keeps one pipeline and the parts beside it.  All of it belongs to the thread of the loop.
 
     ``store`` None: nothing outlives the process, the commit is the same but for the transaction.  ``parts``: those that
@@ -41,25 +41,25 @@ class Keeper(Crowd):
         self,
         pipeline: Pipeline,
         store: Store | None = None,
-        parts: Mapping[str, Remembering] | None = None,
-        shared: Mapping[str, Remembering] | None = None,
+        components: Mapping[str, Stateful] | None = None,
+        shared_components: Mapping[str, Stateful] | None = None,
         policy: Policy | None = None,
     ) -> None:
-        super().__init__(pipeline, store, parts, policy or Policy())
-        self.shared = dict(shared or {})
+        super().__init__(pipeline, store, components, policy or Policy())
+        self.shared_components = dict(shared_components or {})
         self._dropped: list[str] = []
         self._rewritten: set[str] = set()
-        self._marks: dict[str, Mark] = {}
+        self._marks: dict[str, FileOffset] = {}
         self._positions: dict[str, Position] = {}
         self._all_reset_stored = -1
         self._model_stored = ""
 
-    def drop_part(self, name: str) -> None:
+    def discard_component(self, name: str) -> None:
         """What was stored of a part is void, as another part takes its place."""
         self._dropped.append(name)
 
     @property
-    def up(self) -> bool:
+    def healthy(self) -> bool:
         """Whether what is committed is stored."""
         return self.store is not None and self.store.is_open
 
@@ -76,18 +76,18 @@ class Keeper(Crowd):
             self._recover_memories(self.store)
         for name, sink in sinks.items():
             self.open_sink(name, sink)
-        self.give_up_gone(sinks)
+        self.discard_orphaned(sinks)
         found = {name: self.open_source(name, source) for name, source in inputs.items()}
         return {name: position for name, position in found.items() if position is not None}
 
     def _recover_states(self, store: Store) -> None:
-        self._known = store.count_names()
+        self._known = store.count_known()
         self._all_reset_at = self._all_reset_stored = store.number(ALL_RESET, -1)
         self.counts.damaged += store.moved_aside is not None
-        if not store.ended_well:
+        if not store.clean_shutdown:
             log.warning("%s: the last run was killed; going on behind its commit %d", store.path, store.commit_no)
         self._model_stored = store.text(_MODEL, "")
-        self._returning.check_models(store.forms(), self._model_stored)
+        self._returning.check_models(store.schemas(), self._model_stored)
         newest = self._policy.max_streams if self.evicts else None
         reset = 0
         for stored in store.rows(newest):
@@ -97,32 +97,32 @@ class Keeper(Crowd):
             log.info("%s: %d streams go on, %d begin anew", store.path, len(self._pipeline.streams) - reset, reset)
 
     def _recover_memories(self, store: Store) -> None:
-        for name in store.parts():
-            if name not in self.parts and name not in self.shared:
-                self.drop_part(name)
-        for name, part in self.shared.items():
-            self._returning.part(name, part, store.memories_of(name))
+        for name in store.components():
+            if name not in self.components and name not in self.shared_components:
+                self.discard_component(name)
+        for name, part in self.shared_components.items():
+            self._returning.part(name, part, store.states_of_component(name))
         if self.evicts:
             for stream in self._pipeline.streams:
-                self._returning.memories(stream, self.parts, store.memories(stream))
+                self._returning.memories(stream, self.components, store.states_of_stream(stream))
             return
-        for name, part in self.parts.items():
-            self._returning.part(name, part, store.memories_of(name))
+        for name, part in self.components.items():
+            self._returning.part(name, part, store.states_of_component(name))
 
     def open_sink(self, name: str, sink: Sink) -> None:
         """Open it where the last commit left its outputs.  Raises what `Sink.open` raises."""
-        kept = None if self.store is None else self.store.kept(name)
+        kept = None if self.store is None else self.store.sink_checkpoint(name)
         self._marks.pop(name, None)
-        if kept is not None and kept.mark is not None:
-            self._marks[name] = kept.mark
+        if kept is not None and kept.file_offset is not None:
+            self._marks[name] = kept.file_offset
         sink.open(kept)
 
-    def give_up_gone(self, names: Container[str]) -> None:
+    def discard_orphaned(self, names: Container[str]) -> None:
         """Delete what waits for sinks that are no more.  Raises StoreError."""
         for name, waiting in (self.store.outputs_waiting() if self.store is not None else {}).items():
             if name not in names and self.store is not None:
                 log.warning("sink %s is gone, with %d outputs that were not confirmed", name, waiting)
-                self.store.forget_outputs(name)
+                self.store.delete_outbox(name)
 
     def open_source(self, name: str, source: Source, *, resume: bool = True) -> Position | None:
         """Open it where the last commit left it, or at its beginning; return where.
@@ -130,9 +130,9 @@ class Keeper(Crowd):
         Raises what `Source.open` raises.
         """
         if self.store is not None and not resume:
-            self.store.forget_position(name)
+            self.store.delete_position(name)
         found = None if self.store is None else self.store.positions().get(name)
-        if isinstance(source, Receipted) and self.store is not None:
+        if isinstance(source, Redelivering) and self.store is not None:
             source.resume(self.store.packets(name))
         source.open(found)
         self._positions.pop(name, None)
@@ -155,7 +155,7 @@ class Keeper(Crowd):
             if changes:
                 self.store.write(changes)
                 self.counts.commits += 1
-                self._marks.update(changes.marks)
+                self._marks.update(changes.file_offsets)
                 self._model_stored = changes.texts.get(_MODEL, self._model_stored)
         self._stored()
         for sink in sinks.values():
@@ -167,56 +167,62 @@ class Keeper(Crowd):
     def _changes(
         self,
         read: Mapping[str, tuple[Source, Position | None]],
-        written: Mapping[str, Written],
-        receipts: Mapping[str, Receipts],
-    ) -> Changes:
+        written: Mapping[str, FlushResult],
+        receipts: Mapping[str, ProcessedPackets],
+    ) -> Commit:
         """All that is not yet in the store."""
         rows = self._pipeline.table.changed_rows()
-        parts = (*self.parts.items(), *self.shared.items())
+        parts = (*self.components.items(), *self.shared_components.items())
         numbers = {} if self._all_reset_at == self._all_reset_stored else {ALL_RESET: self._all_reset_at}
-        changes = Changes(
-            form=self._pipeline.form.text if rows else "",
+        changes = Commit(
+            schema=self._pipeline.form.text if rows else "",
             streams=rows,
-            memories=[
-                (name, key, part.recall(key))
+            component_states=[
+                (name, key, part.snapshot(key))
                 for name, part in parts
-                for key in sorted({*part.changed(), *(self._rewritten if name in self.parts else ())})
+                for key in sorted({*part.dirty_keys(), *(self._rewritten if name in self.components else ())})
             ],
             positions={
                 name: at for name, (_, at) in read.items() if at is not None and at != self._positions.get(name)
             },
-            receipts={name: one for name, one in receipts.items() if one.forget or one.packets},
-            marks={name: one.mark for name, one in written.items() if one.mark not in (None, self._marks.get(name))},
-            outgoing={name: one.rows for name, one in written.items() if one.rows},
-            answered={name: one.answered for name, one in written.items() if one.answered},
+            processed_packets={name: one for name, one in receipts.items() if one.new_session or one.packets},
+            file_offsets={
+                name: one.file_offset
+                for name, one in written.items()
+                if one.file_offset not in (None, self._marks.get(name))
+            },
+            unacked={name: one.unacked for name, one in written.items() if one.unacked},
+            acked={name: one.acked for name, one in written.items() if one.acked},
             numbers=numbers,
-            dropped=tuple(self._dropped),
-            forgotten=sorted(self._forgotten),
+            discarded_components=tuple(self._dropped),
+            deleted_streams=sorted(self._forgotten),
         )
         model = self._pipeline.manifest.model_id
         return replace(changes, texts={_MODEL: model}) if rows and model != self._model_stored else changes
 
     def _stored(self) -> None:
         self._pipeline.table.stored()
-        for part in (*self.parts.values(), *self.shared.values()):
-            part.stored()
+        for part in (*self.components.values(), *self.shared_components.values()):
+            part.mark_clean()
         self._all_reset_stored = self._all_reset_at
         for told in (self._dropped, self._rewritten, self._forgotten):
             told.clear()
 
     def _acknowledge(
-        self, read: Mapping[str, tuple[Source, Position | None]], receipts: Mapping[str, Receipts]
+        self, read: Mapping[str, tuple[Source, Position | None]], receipts: Mapping[str, ProcessedPackets]
     ) -> None:
         for name, (source, position) in read.items():
             said = receipts.get(name)
-            if position is not None and (position != self._positions.get(name) or (said is not None and said.forget)):
+            if position is not None and (
+                position != self._positions.get(name) or (said is not None and said.new_session)
+            ):
                 source.commit(position)
                 self._positions[name] = position
 
-    def end_well(self) -> None:
+    def mark_clean_shutdown(self) -> None:
         """Behind the last commit: the daemon ends because it was told to, or its input has ended."""
         if self.store is not None:
-            self.store.end_well()
+            self.store.mark_clean_shutdown()
 
     def close(self) -> None:
         """Let another process have the store; may be called twice."""
@@ -225,16 +231,16 @@ class Keeper(Crowd):
 
     # ---- streams that go elsewhere, and come from there -------------------------------------------------------------
 
-    def exported(self, name: str) -> Exported | None:
+    def export_stream(self, name: str) -> Exported | None:
         """A stream as it is now, in memory or evicted; None when it is unknown.  Raises StoreError, StateError."""
         if name not in self._pipeline.table:
             if self.store is None or not self.evicts or name in self._forgotten:
                 return None
             return exported_from(self.store, name)
-        memories = {part: found.recall(name) for part, found in self.parts.items()}
+        memories = {part: found.snapshot(name) for part, found in self.components.items()}
         return exported(name, self._pipeline.form, self._pipeline.table.row(name), memories)
 
-    def take_in(self, state: Exported) -> list[str]:
+    def import_stream(self, state: Exported) -> list[str]:
         """Have a stream go on as it was exported, in place of what is known of it; return parts that are not here.
 
         Raises IncompatibleStateError when it is of another model, StateError when a part cannot read it or there are
@@ -243,7 +249,7 @@ class Keeper(Crowd):
         require_same_model(state, self._pipeline.form)
         name = state.stream
         new = self._require_room(name)
-        before = {part: found.recall(name) for part, found in self.parts.items()}
+        before = {part: found.snapshot(name) for part, found in self.components.items()}
         if not self.evicts or name in self._residents:
             self._rewritten.add(name)  # parts do not call changed what they are given
         try:
@@ -254,25 +260,25 @@ class Keeper(Crowd):
         self._rewritten.add(name)
         self._forgotten.add(name)
         self._known += new
-        self._pipeline.restore_stream(name, StoredForm.read(state.form), state.row)
+        self._pipeline.restore_stream(name, RowSchema.read(state.form), state.row)
         self._pipeline.table.touch(name)
         self._residents.heard([name])
-        return sorted(state.memories.keys() - self.parts.keys())
+        return sorted(state.memories.keys() - self.components.keys())
 
     def _give_memories(self, name: str, memories: Mapping[str, bytes | None]) -> None:
         """Have all parts remember this of a stream, and nothing else.  Raises StateError."""
-        for part, found in self.parts.items():
+        for part, found in self.components.items():
             data = memories.get(part)
             if data is None:
-                found.forget(name)
+                found.evict(name)
             else:
                 found.restore(name, data)
 
 
-def _receipts(read: Mapping[str, tuple[Source, Position | None]]) -> dict[str, Receipts]:
+def _receipts(read: Mapping[str, tuple[Source, Position | None]]) -> dict[str, ProcessedPackets]:
     """What sources say of packets, where they know any."""
     return {
-        name: source.receipts(position)
+        name: source.processed_packets(position)
         for name, (source, position) in read.items()
-        if isinstance(source, Receipted) and position is not None
+        if isinstance(source, Redelivering) and position is not None
     }

@@ -1,6 +1,6 @@
 """The crowd: which streams are in memory, who makes room and who comes back.
 
-    admit:  every stream of a batch is in memory ─▶ ... ─▶ commit ─▶ evict who has been idle for longest
+    load:  every stream of a batch is in memory ─▶ ... ─▶ commit ─▶ evict the longest idle
 
 Decision: eviction happens only behind a commit, when every row is written; so nothing is ever parked in between.
 """
@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_gru.core.errors import StateError
-from stream_gru.core.protocols import Remembering
+from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import DropReason, Mask, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.lru_keys import Residents
-from stream_gru.runtime.checkpoint.restore import KeptCounts, Returning
+from stream_gru.runtime.checkpoint.lru_keys import LruKeys
+from stream_gru.runtime.checkpoint.restore import KeptCounts, Restorer
 from stream_gru.runtime.checkpoint.store import Store, StoredRow
 
 
@@ -36,31 +36,31 @@ class Policy:
     refuse_other_model: bool = False
 
 
-class Crowd:
+class EvictionCache:
     """The streams of one pipeline, in memory or evicted.  All of it belongs to the thread of the loop.
 
     ``store`` None: nobody is evicted.  ``parts``: those that remember something of streams, by a name that stays.
     """
 
     def __init__(
-        self, pipeline: Pipeline, store: Store | None, parts: Mapping[str, Remembering] | None, policy: Policy
+        self, pipeline: Pipeline, store: Store | None, components: Mapping[str, Stateful] | None, policy: Policy
     ) -> None:
-        self.store, self.parts = store, dict(parts or {})
+        self.store, self.components = store, dict(components or {})
         self.counts = KeptCounts()
         self._pipeline, self._policy = pipeline, policy
-        self._returning = Returning(pipeline, self.counts, refuse_other_model=policy.refuse_other_model)
-        self._residents = Residents(policy.max_streams)
+        self._returning = Restorer(pipeline, self.counts, refuse_other_model=policy.refuse_other_model)
+        self._residents = LruKeys(policy.max_streams)
         self._known = 0  # names of which something is kept, or will be
         self._forgotten: set[str] = set()  # what is stored of them goes with the next commit
         self._all_reset_at = -1
 
-    def take_policy(self, policy: Policy) -> None:
+    def set_policy(self, policy: Policy) -> None:
         """Go by another policy from now on, right behind a commit."""
         evicted, self._policy = self.evicts, policy
         self._returning.refuse_other_model = policy.refuse_other_model
         self._residents.most = policy.max_streams
         if self.store is not None and self.evicts:
-            self._known = self.store.count_names()
+            self._known = self.store.count_known()
         if self.store is not None and evicted and not self.evicts:
             self._return_all(self.store)
         self._residents.heard(name for name in self._pipeline.streams if name not in self._residents)
@@ -72,7 +72,7 @@ class Crowd:
 
     # ---- who comes and goes ---------------------------------------------------------------------------------------
 
-    def admit(self, batch: SampleBatch) -> SampleBatch:
+    def load_streams(self, batch: SampleBatch) -> SampleBatch:
         """Make sure that all streams of a batch are in memory; rows of streams too many are rejected.
 
         Raises StoreError.
@@ -105,7 +105,7 @@ class Crowd:
         """The row of a stream, and what parts remembered of it, as the next commit leaves them.  Raises StoreError."""
         if self.store is None or name in self._forgotten:
             return None, {}
-        return self.store.row(name), self.store.memories(name)
+        return self.store.row(name), self.store.states_of_stream(name)
 
     def _return(self, name: str) -> bool:
         """Bring a stream back that was evicted, or let a new one in; False when there are too many."""
@@ -117,13 +117,13 @@ class Crowd:
             return True
         if stored is not None:
             self._returning.stream(stored, self._all_reset_at)
-        self._returning.memories(name, self.parts, memories)
+        self._returning.memories(name, self.components, memories)
         self.counts.restored += 1
         return True
 
     def _return_all(self, store: Store) -> None:
         """Streams make no room for each other any more: those that were evicted come back, as at a start."""
-        remembered = [name for part in self.parts for name in store.memories_of(part)]
+        remembered = [name for part in self.components for name in store.states_of_component(part)]
         for name in dict.fromkeys((*store.names(), *remembered)):
             if name not in self._residents:
                 self._return(name)
@@ -134,18 +134,18 @@ class Crowd:
                 self._pipeline.table.evict(name)
             elif self._kept(name) == (None, {}):
                 self._known -= 1  # let in, and never heard of: all of its samples were left out
-            for part in self.parts.values():
-                part.forget(name)
+            for part in self.components.values():
+                part.evict(name)
         self.counts.evicted += len(idle)
 
     # ---- what is asked of streams ---------------------------------------------------------------------------------
 
-    def names(self) -> list[str]:
+    def stream_names(self) -> list[str]:
         """All streams, in memory or evicted, by name.  Raises StoreError."""
         evicted = self.store.names() if self.evicts and self.store is not None else ()
         return sorted({*self._pipeline.streams, *(name for name in evicted if name not in self._forgotten)})
 
-    def knows(self, name: str) -> bool:
+    def has_stream(self, name: str) -> bool:
         """Whether there is a stream of this name, in memory or evicted.  Raises StoreError."""
         return name in self._pipeline.table or (self.evicts and self._kept(name)[0] is not None)
 
@@ -155,7 +155,7 @@ class Crowd:
         Raises StoreError.
         """
         if name is not None:
-            if not self.knows(name):
+            if not self.has_stream(name):
                 return 0
             if name not in self._pipeline.table:
                 self._return(name)
@@ -167,7 +167,7 @@ class Crowd:
             count = max(count, self.store.count())
         return count
 
-    def forget(self, name: str) -> None:
+    def delete_stream(self, name: str) -> None:
         """Let go of a stream for good, here and, with the next commit, in the store; it may come again as a new one.
 
         Raises StoreError.
@@ -177,8 +177,8 @@ class Crowd:
         self._residents.drop(name)
         if name in self._pipeline.table:
             self._pipeline.table.evict(name)
-        for part in self.parts.values():
-            part.forget(name)
+        for part in self.components.values():
+            part.evict(name)
         self._forgotten.add(name)
 
 

@@ -21,7 +21,7 @@ class StoreLock:
         self._path = path
         self._handle: int | None = None
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Lock.  Raises StoreLocked when another process has it, StoreError when the file cannot be made."""
         if self._handle is not None:
             return
@@ -43,10 +43,10 @@ class StoreLock:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            self.free()
+            self.release()
             raise StoreError(f"{self._path}: cannot be written: {error.strerror}") from error
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Let another process have it; may be called twice."""
         if self._handle is not None:
             os.close(self._handle)

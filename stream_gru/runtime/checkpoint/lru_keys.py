@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class Residents:
+class LruKeys:
     """Names of streams; of more than ``most`` those that have been idle for longest may go."""
 
     def __init__(self, most: int) -> None:

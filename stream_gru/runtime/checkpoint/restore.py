@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from stream_gru.core.errors import IncompatibleStateError, StateError
-from stream_gru.core.protocols import Remembering
+from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import ResetReason
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.runtime.checkpoint.store import StoredRow
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class KeptCounts:
     commits: int = 0
 
 
-class Returning:
+class Restorer:
     """Puts rows and memories back, and counts those that cannot be used.
 
     ``refuse_other_model``: a state of another model is an error, instead of being reset.
@@ -39,7 +39,7 @@ class Returning:
     def __init__(self, pipeline: Pipeline, counts: KeptCounts, *, refuse_other_model: bool) -> None:
         self._pipeline, self._counts = pipeline, counts
         self.refuse_other_model = refuse_other_model
-        self._forms: dict[str, StoredForm] = {}
+        self._forms: dict[str, RowSchema] = {}
 
     def stream(self, stored: StoredRow, all_reset_at: int) -> bool:
         """Put a stream into the pipeline; return whether its hidden state goes on.
@@ -49,7 +49,7 @@ class Returning:
         try:
             if stored.row is None:
                 raise StateError(_CHECKSUM)
-            form = self._form(stored.form)
+            form = self._form(stored.schema)
             same = self._pipeline.restore_stream(stored.name, form, stored.row)
         except StateError as error:
             self._tell_damaged(f"stream {stored.name}: its stored state cannot be used: {error}; it begins anew")
@@ -59,18 +59,18 @@ class Returning:
             self._pipeline.reset(stored.name)
         return same
 
-    def part(self, name: str, part: Remembering, found: Mapping[str, bytes | None]) -> None:
+    def part(self, name: str, part: Stateful, found: Mapping[str, bytes | None]) -> None:
         """Put all that a part remembered back into it."""
         for key, data in found.items():
             self._one(name, part, key, data)
 
-    def memories(self, stream: str, parts: Mapping[str, Remembering], found: Mapping[str, bytes | None]) -> None:
+    def memories(self, stream: str, parts: Mapping[str, Stateful], found: Mapping[str, bytes | None]) -> None:
         """Put what all parts remembered of one stream back into them."""
         for name, data in found.items():
             if name in parts:
                 self._one(name, parts[name], stream, data)
 
-    def _one(self, name: str, part: Remembering, key: str, data: bytes | None) -> None:
+    def _one(self, name: str, part: Stateful, key: str, data: bytes | None) -> None:
         try:
             if data is None:
                 raise StateError(_CHECKSUM)
@@ -78,10 +78,10 @@ class Returning:
         except StateError as error:
             self._tell_damaged(f"{name} of {key or 'all streams'}: what was stored cannot be used: {error}")
 
-    def _form(self, text: str) -> StoredForm:
+    def _form(self, text: str) -> RowSchema:
         """The form that a text says: most rows have the same.  Raises StateError."""
         if text not in self._forms:
-            self._forms = {text: StoredForm.read(text)}
+            self._forms = {text: RowSchema.read(text)}
         return self._forms[text]
 
     def check_models(self, forms: Iterable[str], last: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from stream_gru.core.errors import IncompatibleStateError, StateError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import STREAM_ID, ResetReason
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.checksum import checksum
 from stream_gru.runtime.checkpoint.store import Store
@@ -40,7 +40,7 @@ class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checksum: int
 
 
-def exported(stream: str, form: StoredForm, row: bytes, memories: Mapping[str, bytes | None]) -> Exported:
+def exported(stream: str, form: RowSchema, row: bytes, memories: Mapping[str, bytes | None]) -> Exported:
     """Put it together."""
     whole = {part: data for part, data in sorted(memories.items()) if data is not None}
     return Exported(VERSION, stream, form.model_id, form.text, row, whole, _checksum(stream, form.text, row, whole))
@@ -53,10 +53,10 @@ def exported_from(store: Store, stream: str) -> Exported | None:
         return None
     if found.row is None:
         raise StateError(f"stream {stream}: its stored state is damaged; forget it, or let it begin anew by itself")
-    form, row = StoredForm.read(found.form), found.row
+    form, row = RowSchema.read(found.schema), found.row
     if found.commit_no <= store.number(ALL_RESET, -1):
         row = reset_row(form, row)  # what its next sample would find
-    return exported(stream, form, row, store.memories(stream))
+    return exported(stream, form, row, store.states_of_stream(stream))
 
 
 def encoded(state: Exported) -> bytes:
@@ -78,7 +78,7 @@ def decoded(data: bytes) -> Exported:
         raise StateError(f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {state.stream!r:.80}")
     if state.checksum != _checksum(state.stream, state.form, state.row, state.memories):
         raise StateError(f"stream {state.stream}: the checksum is wrong: the file was changed or damaged")
-    form = StoredForm.read(state.form)
+    form = RowSchema.read(state.form)
     if form.model_id != state.model_id:
         raise StateError(f"stream {state.stream}: its row is of another model than {state.model_id!r:.80}")
     try:
@@ -88,9 +88,9 @@ def decoded(data: bytes) -> Exported:
     return state
 
 
-def require_same_model(state: Exported, form: StoredForm) -> None:
+def require_same_model(state: Exported, form: RowSchema) -> None:
     """Refuse a state of another model, or of another version's table.  Raises IncompatibleStateError."""
-    theirs = StoredForm.read(state.form)
+    theirs = RowSchema.read(state.form)
     if theirs.model_id != form.model_id:
         raise IncompatibleStateError(
             f"stream {state.stream}: expected a state of model {form.model_id}, got one of {theirs.model_id}"
@@ -101,7 +101,7 @@ def require_same_model(state: Exported, form: StoredForm) -> None:
 
 def as_dict(state: Exported) -> dict[str, Any]:
     """What people want to know of it."""
-    columns = split_row(StoredForm.read(state.form).columns, state.row)
+    columns = split_row(RowSchema.read(state.form).columns, state.row)
     h = columns["h"]
     applied = int(columns["applied_ns"])
     pending = ResetReason(int(columns["pending_reset"]))
@@ -124,7 +124,7 @@ def as_dict(state: Exported) -> dict[str, Any]:
     return facts
 
 
-def reset_row(form: StoredForm, row: bytes, reason: ResetReason = ResetReason.COMMAND) -> bytes:
+def reset_row(form: RowSchema, row: bytes, reason: ResetReason = ResetReason.COMMAND) -> bytes:
     """The row with a reset before the next step; the first reason stands.  Raises StateError."""
     columns = split_row(form.columns, row)
     if columns["pending_reset"] in (ResetReason.NONE, ResetReason.NON_FINITE_STATE):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stream_gru.core.commit_records import Kept, Mark, Outgoing, Receipts
+from stream_gru.core.commit_records import FileOffset, OutboxRow, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
 from stream_gru.runtime.checkpoint.checksum import checksum, whole
@@ -29,7 +29,7 @@ _PORTION = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class Commit:
     """What one commit makes durable.
 
     ``form``       how the rows of ``streams`` are to be read, and of which model they are: opaque here
@@ -42,23 +42,23 @@ class Changes:
     ``texts``      by name, what stands beside other changes: alone they are none
     """
 
-    form: str = ""
+    schema: str = ""
     streams: Sequence[tuple[str, bytes]] = ()
-    memories: Sequence[tuple[str, str, bytes | None]] = ()
+    component_states: Sequence[tuple[str, str, bytes | None]] = ()
     positions: Mapping[str, Position] = field(default_factory=dict)
-    receipts: Mapping[str, Receipts] = field(default_factory=dict)
-    marks: Mapping[str, Mark] = field(default_factory=dict)
-    outgoing: Mapping[str, Sequence[Outgoing]] = field(default_factory=dict)
-    answered: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    processed_packets: Mapping[str, ProcessedPackets] = field(default_factory=dict)
+    file_offsets: Mapping[str, FileOffset] = field(default_factory=dict)
+    unacked: Mapping[str, Sequence[OutboxRow]] = field(default_factory=dict)
+    acked: Mapping[str, Sequence[int]] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
-    dropped: Sequence[str] = ()
+    discarded_components: Sequence[str] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
-    forgotten: Sequence[str] = ()
+    deleted_streams: Sequence[str] = ()
 
     def __bool__(self) -> bool:
         return any((
-            self.streams, self.memories, self.positions, self.receipts, self.marks, self.outgoing, self.answered,
-            self.numbers, self.dropped, self.forgotten,
+            self.streams, self.component_states, self.positions, self.processed_packets, self.file_offsets,
+            self.unacked, self.acked, self.numbers, self.discarded_components, self.deleted_streams,
         ))  # fmt: skip
 
 
@@ -67,7 +67,7 @@ class StoredRow:
     """A stream as it was committed: ``row`` is None when it is damaged; ``commit_no`` counts commits."""
 
     name: str
-    form: str
+    schema: str
     row: bytes | None
     commit_no: int
 
@@ -88,7 +88,7 @@ class Store:
         self._running = False
         self.commit_no = 0
         self.moved_aside: Path | None = None
-        self.ended_well = True
+        self.clean_shutdown = True
 
     def open(self, repair: bool = True) -> None:
         """Lock and open; ``moved_aside`` tells where a damaged file went.
@@ -97,14 +97,14 @@ class Store:
         file stays where it is, and is an error.  Raises StoreLocked when another process has it, StoreError when it
         cannot be used here.
         """
-        self.claim()
+        self.acquire_lock()
         try:
             self._connection, self.moved_aside = open_database(self.path, self._wall_s, repair)
             with self._telling():
                 self._forms = {text: number for number, text in self._rows("SELECT id, text FROM form")}
                 self.commit_no = self._number("commit_no", 0)
                 self._running = bool(self._number("running", 0))
-                self.ended_well = not self._running
+                self.clean_shutdown = not self._running
                 # Read once: all packets would have to be looked at.
                 newest = "SELECT source, max(CAST(number AS INTEGER)) FROM packet GROUP BY source"
                 self._newest_packet = dict(self._rows(newest))
@@ -117,7 +117,7 @@ class Store:
         """Whether it can be used."""
         return self._connection is not None
 
-    def claim(self) -> None:
+    def acquire_lock(self) -> None:
         """Make the folder and lock it; may be called before `open`, which does it too.
 
         Raises StoreLocked when another process has it, StoreError when it cannot be used here.
@@ -127,31 +127,31 @@ class Store:
         except OSError as error:
             raise StoreError(f"{self._folder}: cannot be made: {error.strerror}") from error
         require_local(self._folder)
-        self._lock.take()
+        self._lock.acquire()
 
     def close(self) -> None:
         """Close the file and free the lock; may be called twice, and after an error."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        self._lock.free()
+        self._lock.release()
 
-    def end_well(self, well: bool = True) -> None:
+    def mark_clean_shutdown(self, clean: bool = True) -> None:
         """Note that the last commit was the end of a run and not of its power; or, on behalf of it, not.
 
         Raises StoreError.
         """
         with self._telling():
-            self._execute("INSERT OR REPLACE INTO meta VALUES('running', ?)", (int(not well),))
-            self._running = not well
+            self._execute("INSERT OR REPLACE INTO meta VALUES('running', ?)", (int(not clean),))
+            self._running = not clean
 
     # ---- the transaction ------------------------------------------------------------------------------------------
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Commit) -> None:
         """Make all of it durable, or nothing.  Raises StoreError: then the store must not be used any more."""
         with self._telling():
             self._begin(changes)
-            self._delete(changes.forgotten)
+            self._delete(changes.deleted_streams)
             self._write_streams(changes)
             self._write_memories(changes)
             self._write_positions(changes)
@@ -160,7 +160,7 @@ class Store:
             self._write_outboxes(changes)
             self._end()
 
-    def _begin(self, changes: Changes) -> None:
+    def _begin(self, changes: Commit) -> None:
         self._execute("BEGIN IMMEDIATE")
         self.commit_no += 1
         running = {} if self._running else {"running": 1}
@@ -172,33 +172,35 @@ class Store:
         self._many("DELETE FROM stream WHERE name=?", [(name,) for name in names])
         self._many("DELETE FROM memory WHERE name=?", [(name,) for name in names])
 
-    def _write_streams(self, changes: Changes) -> None:
+    def _write_streams(self, changes: Commit) -> None:
         if not changes.streams:
             return
-        form, commit_no = self._form_id(changes.form), self.commit_no
+        form, commit_no = self._form_id(changes.schema), self.commit_no
         self._many(
             "INSERT INTO stream VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(name)"
             " DO UPDATE SET form=?2, commit_no=?3, row=?4, crc=?5",
-            [(name, form, commit_no, row, checksum(name, changes.form, row)) for name, row in changes.streams],
+            [(name, form, commit_no, row, checksum(name, changes.schema, row)) for name, row in changes.streams],
         )
 
-    def _write_memories(self, changes: Changes) -> None:
-        self._many("DELETE FROM memory WHERE part=?", [(part,) for part in changes.dropped])
-        gone = [(part, name) for part, name, data in changes.memories if data is None]
+    def _write_memories(self, changes: Commit) -> None:
+        self._many("DELETE FROM memory WHERE part=?", [(part,) for part in changes.discarded_components])
+        gone = [(part, name) for part, name, data in changes.component_states if data is None]
         there = [
-            (part, name, data, checksum(part, name, data)) for part, name, data in changes.memories if data is not None
+            (part, name, data, checksum(part, name, data))
+            for part, name, data in changes.component_states
+            if data is not None
         ]
         self._many("DELETE FROM memory WHERE part=? AND name=?", gone)
         self._many("INSERT OR REPLACE INTO memory VALUES(?, ?, ?, ?)", there)
 
-    def _write_positions(self, changes: Changes) -> None:
+    def _write_positions(self, changes: Commit) -> None:
         # Names of files are bytes, which need not be text.
         rows = [(source, os.fsencode(at.name), at.offset, at.check) for source, at in changes.positions.items()]
         self._many("INSERT OR REPLACE INTO position VALUES(?, ?, ?, ?)", rows)
 
-    def _write_packets(self, changes: Changes) -> None:
-        for source, receipts in changes.receipts.items():
-            if receipts.forget:
+    def _write_packets(self, changes: Commit) -> None:
+        for source, receipts in changes.processed_packets.items():
+            if receipts.new_session:
                 self._execute("DELETE FROM packet WHERE source=?", (source,))
             first = self._newest_packet.get(source, 0) + 1
             rows = [(source, id_, digest, first + n) for n, (id_, digest) in enumerate(receipts.packets.items())]
@@ -206,14 +208,14 @@ class Store:
             self._many("INSERT OR REPLACE INTO packet VALUES(?, ?, ?, ?)", rows)
             self._newest_packet[source] = first + len(rows) - 1
 
-    def _write_marks(self, changes: Changes) -> None:
-        rows = [(sink, mark.path, mark.offset, mark.detail) for sink, mark in changes.marks.items()]
+    def _write_marks(self, changes: Commit) -> None:
+        rows = [(sink, mark.path, mark.offset, mark.detail) for sink, mark in changes.file_offsets.items()]
         self._many("INSERT OR REPLACE INTO mark VALUES(?, ?, ?, ?)", rows)
 
-    def _write_outboxes(self, changes: Changes) -> None:
-        for sink, numbers in changes.answered.items():
+    def _write_outboxes(self, changes: Commit) -> None:
+        for sink, numbers in changes.acked.items():
             self._many("DELETE FROM outbox WHERE sink=? AND number=?", [(sink, number) for number in numbers])
-        for sink, outgoing in changes.outgoing.items():
+        for sink, outgoing in changes.unacked.items():
             rows = [(sink, one.number, one.topic, one.key, one.payload) for one in outgoing]
             self._many("INSERT OR REPLACE INTO outbox VALUES(?, ?, ?, ?, ?)", rows)
             if outgoing:
@@ -251,23 +253,23 @@ class Store:
         with self._telling():
             return int(self._one("SELECT count(*) FROM stream"))
 
-    def count_names(self) -> int:
+    def count_known(self) -> int:
         """Of how many names something is kept.  Raises StoreError."""
         with self._telling():
             return int(self._one("SELECT count(*) FROM (SELECT name FROM stream UNION SELECT name FROM memory)"))
 
     def number(self, key: str, default: int) -> int:
-        """What `Changes.numbers` once said.  Raises StoreError."""
+        """What `Commit.numbers` once said.  Raises StoreError."""
         with self._telling():
             return self._number(key, default)
 
     def text(self, key: str, default: str) -> str:
-        """What `Changes.texts` once said.  Raises StoreError."""
+        """What `Commit.texts` once said.  Raises StoreError."""
         with self._telling():
             found = self._rows("SELECT value FROM meta WHERE key=?", (key,))
         return found[0][0] if found and isinstance(found[0][0], str) else default
 
-    def forms(self) -> list[str]:
+    def schemas(self) -> list[str]:
         """The forms of all rows.  Raises StoreError."""
         query = "SELECT text FROM form WHERE id IN (SELECT DISTINCT form FROM stream) ORDER BY id"
         with self._telling():
@@ -278,22 +280,22 @@ class Store:
         with self._telling():
             return [name for (name,) in self._rows("SELECT name FROM stream ORDER BY name")]
 
-    def memories(self, name: str) -> dict[str, bytes | None]:
+    def states_of_stream(self, name: str) -> dict[str, bytes | None]:
         """What every part remembers of a name; None where the bytes are damaged.  Raises StoreError."""
         with self._telling():
             found = self._rows("SELECT part, data, crc FROM memory WHERE name=?", (name,))
         return {part: whole(data, crc, part, name) for part, data, crc in found}
 
-    def memories_of(self, part: str) -> dict[str, bytes | None]:
+    def states_of_component(self, component: str) -> dict[str, bytes | None]:
         """What one part remembers, by name; None where the bytes are damaged.  Raises StoreError."""
         with self._telling():
-            found = self._rows("SELECT name, data, crc FROM memory WHERE part=? ORDER BY name", (part,))
-        return {name: whole(data, crc, part, name) for name, data, crc in found}
+            found = self._rows("SELECT name, data, crc FROM memory WHERE part=? ORDER BY name", (component,))
+        return {name: whole(data, crc, component, name) for name, data, crc in found}
 
-    def parts(self) -> list[str]:
+    def components(self) -> list[str]:
         """Names of all parts of which something is kept.  Raises StoreError."""
         with self._telling():
-            return [part for (part,) in self._rows("SELECT DISTINCT part FROM memory")]
+            return [component for (component,) in self._rows("SELECT DISTINCT part FROM memory")]
 
     def positions(self) -> dict[str, Position]:
         """Where each source stands.  Raises StoreError."""
@@ -306,13 +308,13 @@ class Store:
         with self._telling():
             return dict(self._rows("SELECT id, digest FROM packet WHERE source=? ORDER BY number", (source,)))
 
-    def kept(self, sink: str) -> Kept:
+    def sink_checkpoint(self, sink: str) -> SinkCheckpoint:
         """What a sink needs to go on.  Raises StoreError."""
         with self._telling():
             marks = self._rows("SELECT path, offset, detail FROM mark WHERE sink=?", (sink,))
             found = self._rows("SELECT topic, payload, key, number FROM outbox WHERE sink=? ORDER BY number", (sink,))
             last = self._one("SELECT max(last) FROM counter WHERE sink=?", (sink,))
-        return Kept(Mark(*marks[0]) if marks else None, [Outgoing(*row) for row in found], last or 0)
+        return SinkCheckpoint(FileOffset(*marks[0]) if marks else None, [OutboxRow(*row) for row in found], last or 0)
 
     def outputs_waiting(self) -> dict[str, int]:
         """How many outputs wait, by sink.  Raises StoreError."""
@@ -321,17 +323,17 @@ class Store:
 
     # ---- what is deleted on request -------------------------------------------------------------------------------
 
-    def forget_outputs(self, sink: str) -> None:
+    def delete_outbox(self, sink: str) -> None:
         """Give up what waits for a sink that is no more.  Raises StoreError."""
         with self._telling():
             self._execute("DELETE FROM outbox WHERE sink=?", (sink,))
 
-    def forget_position(self, source: str) -> None:
+    def delete_position(self, source: str) -> None:
         """Let a source begin at the beginning.  Raises StoreError."""
         with self._telling():
             self._execute("DELETE FROM position WHERE source=?", (source,))
 
-    def forget_streams(self, names: Sequence[str]) -> None:
+    def delete_streams(self, names: Sequence[str]) -> None:
         """Delete streams and what is remembered of them, all or none.  Raises StoreError."""
         with self._telling():
             self._execute("BEGIN IMMEDIATE")

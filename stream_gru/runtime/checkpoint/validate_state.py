@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stream_gru.core.errors import StateError
 from stream_gru.core.types import ResetReason
 from stream_gru.pipeline.conditioning.condition import conditioning_columns
-from stream_gru.pipeline.row_schema import StoredForm
+from stream_gru.pipeline.row_schema import RowSchema
 
 _MOST = 2.0**53  # whole numbers that JSON carries
 # The least and the most of columns whose numbers are finite.
@@ -31,7 +31,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 _HELD = ("applied_values", "last_good")  # what inserted steps and missing channels are given
 
 
-def require_sound(form: StoredForm, columns: Mapping[str, NDArray[Any]]) -> None:
+def require_sound(form: RowSchema, columns: Mapping[str, NDArray[Any]]) -> None:
     """Refuse a row that no pipeline leaves behind.  Raises StateError.
 
     A hidden state may be anything: one that is lost is reset by itself.
@@ -51,7 +51,7 @@ def require_sound(form: StoredForm, columns: Mapping[str, NDArray[Any]]) -> None
         raise StateError("applied_values: expected numbers, as no reset is to come, got NaN")
 
 
-def _require_columns(form: StoredForm) -> None:
+def _require_columns(form: RowSchema) -> None:
     """The columns that every model has, and in their form.  Raises StateError."""
     mine = {name: (kind, shape) for name, kind, shape in form.columns}
     for column in conditioning_columns(len(form.channels)):

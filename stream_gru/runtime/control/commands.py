@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta, Struct
 
-from stream_gru.core.keyed_state import packed, unpacked, unusable
+from stream_gru.core.keyed_state import corrupt_state, decode, encode
 from stream_gru.core.types import STREAM_ID, DropReason, SampleBatch
 
 MAX_COMMAND_BYTES = 4096
@@ -37,12 +37,12 @@ class Action(StrEnum):
     FORGET = "forget"
 
 
-SAID = (Action.RESET, Action.PAUSE, Action.RESUME)
+MQTT_ACTIONS = (Action.RESET, Action.PAUSE, Action.RESUME)
 """What may be asked over MQTT too; the others carry a state, and go over HTTP alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandResult:
     """What became of a command; ``streams`` is how many it concerned, ``text`` says it for people.
 
     ``state``: JSON of an exported stream, or of the names of all, where that was asked for.
@@ -69,7 +69,7 @@ class Command:
 
     action: Action
     stream: str | None
-    reply: Callable[[Answer], None]
+    reply: Callable[[CommandResult], None]
     state: bytes = b""
     replace: bool = False
 
@@ -96,7 +96,7 @@ class Commands:
         return found
 
 
-def parse_command(data: object, actions: Sequence[Action] = SAID) -> tuple[Action, str | None]:
+def parse_command(data: object, actions: Sequence[Action] = MQTT_ACTIONS) -> tuple[Action, str | None]:
     """Read ``{"action": "reset", "stream": "pump-7"}`` or ``{"action": "reset", "all": true}``.
 
     Returns the action and the stream, None for all.  Raises ValueError, saying what was expected, for anything else.
@@ -136,12 +136,12 @@ class _Form(Struct, array_like=True, forbid_unknown_fields=True):
     names: Annotated[list[str], Meta(max_length=_MOST_NAMES)]
 
 
-class Gate:
+class PauseFilter:
     """Keeps the samples of paused streams from the pipeline.
 
     It is changed by the loop only; other threads may read.  A stream that is resumed while all are paused runs, the
     others stay paused, those that are yet to come too.  What was paused stays so over a restart: the gate fulfils
-    `Remembering`, all of it under the name "".
+    `Stateful`, all of it under the name "".
     """
 
     def __init__(self) -> None:
@@ -206,29 +206,29 @@ class Gate:
         rejected = {**batch.rejected, DropReason.PAUSED: batch.rejected.get(DropReason.PAUSED, 0) + rows}
         return replace(batch.take(~held), rejected=rejected)
 
-    def changed(self) -> tuple[str, ...]:
-        """The one name "" when something else is paused than at the last `stored`."""
+    def dirty_keys(self) -> tuple[str, ...]:
+        """The one name "" when something else is paused than at the last `mark_clean`."""
         return () if self._paused == self._stored else ("",)
 
-    def stored(self) -> None:
+    def mark_clean(self) -> None:
         """What has changed was written down."""
         self._stored = self._paused
 
-    def recall(self, name: str) -> bytes | None:
+    def snapshot(self, name: str) -> bytes | None:
         """What is paused; None when nothing is, and for any name but ""."""
         paused = self._paused
         if name or paused == _NOBODY:
             return None
-        return packed(_Form(paused.everyone, sorted(paused.names)))
+        return encode(_Form(paused.everyone, sorted(paused.names)))
 
     def restore(self, name: str, data: bytes) -> None:
         """Pause what was paused.  Raises StateError."""
-        form = unpacked(data, _Form, "paused streams")
+        form = decode(data, _Form, "paused streams")
         if name or not all(map(STREAM_ID.fullmatch, form.names)):
-            raise unusable("paused streams", "expected names of streams")
+            raise corrupt_state("paused streams", "expected names of streams")
         self._paused = self._stored = _Paused(form.everyone, frozenset(form.names))
 
-    def forget(self, name: str) -> None:
+    def evict(self, name: str) -> None:
         """Let all through, where ``name`` is ""; quiet for any other."""
         if not name:
             self._paused = self._stored = _NOBODY

@@ -28,8 +28,15 @@ from stream_gru.config.run_schema import BrokerConfig, ControlConfig
 from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.connectors.mqtt.callbacks import Handlers
 from stream_gru.connectors.mqtt.connection import Connection
-from stream_gru.runtime.control.commands import MAX_COMMAND_BYTES, Action, Answer, Command, Commands, parse_command
-from stream_gru.runtime.control.rejections import UNKNOWN, Refusals
+from stream_gru.runtime.control.commands import (
+    MAX_COMMAND_BYTES,
+    Action,
+    Command,
+    CommandResult,
+    Commands,
+    parse_command,
+)
+from stream_gru.runtime.control.rejections import UNKNOWN, RejectedCommands
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +70,7 @@ class ControlMqtt:
         refused: Callable[[str, str], None] = lambda action, why: None,
     ) -> None:
         self._topic, self._commands = config.topic, commands
-        self._refusals = Refusals("MQTT", refused)
+        self._refusals = RejectedCommands("MQTT", refused)
         self._newest = broker.protocol == "5"
         self._unconfirmed: set[int] = set()
         self._connection = Connection(
@@ -129,7 +136,7 @@ class ControlMqtt:
 
     def _refuse(self, address: _ReturnAddress, action: str, why: str) -> None:
         self._refusals.tell(str(action), why)
-        self._answer(address, Answer(False, why))
+        self._answer(address, CommandResult(False, why))
 
     def _address_of(self, message: MQTTMessage) -> _ReturnAddress:
         """The response topic of a request, unless it is our own, the broker's, or a filter."""
@@ -139,7 +146,7 @@ class ControlMqtt:
             wanted = f"{self._topic}/response"
         return _ReturnAddress(wanted, getattr(properties, "CorrelationData", None))
 
-    def _answer(self, address: _ReturnAddress, answer: Answer) -> None:
+    def _answer(self, address: _ReturnAddress, answer: CommandResult) -> None:
         """Publish an answer; from any thread."""
         payload = json.dumps(answer.as_dict()).encode()
 

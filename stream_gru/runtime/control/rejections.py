@@ -13,7 +13,7 @@ UNKNOWN = "unknown"
 _QUIET_S = 10.0
 
 
-class Refusals:
+class RejectedCommands:
     """What one door turns away; may be used from any thread.
 
     ``told`` gets each: the action (`Action`, or `UNKNOWN` where it cannot be read) and a short text without secrets;

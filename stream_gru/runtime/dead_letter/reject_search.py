@@ -12,7 +12,7 @@ from math import isqrt
 from typing import NamedTuple
 
 from stream_gru.core.errors import DataError
-from stream_gru.core.protocols import Decoder, Remembering
+from stream_gru.core.protocols import Decoder, Stateful
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 from stream_gru.runtime.dead_letter.cpu_budget import Budget
 
@@ -32,10 +32,10 @@ class Search:
     after the batch.  A device that changed its names within one batch may so be suspected wrongly; counters never are.
     """
 
-    def __init__(self, twin: Decoder, memory: Remembering | None = None) -> None:
+    def __init__(self, twin: Decoder, memory: Stateful | None = None) -> None:
         self._twin, self._memory = twin, memory
         own = getattr(twin, "memory", None)
-        self._own = own if isinstance(own, Remembering) else None
+        self._own = own if isinstance(own, Stateful) else None
 
     def culprits(self, messages: Sequence[RawMessage], budget: Budget) -> Iterator[Culprit]:
         """Culprits among messages without a fault, in order; no more when the budget is spent."""
@@ -48,7 +48,7 @@ class Search:
         finally:
             if self._own is not None:
                 for name in lent:
-                    self._own.forget(name)
+                    self._own.evict(name)
 
     def _among(self, suspects: Sequence[RawMessage], budget: Budget) -> Iterator[Culprit]:
         size = isqrt(len(suspects))
@@ -87,7 +87,7 @@ class Search:
             return []
         names = list(dict.fromkeys(f"{message.source}\t{message.key}" for message in messages))
         for name in names:
-            data = self._memory.recall(name)
+            data = self._memory.snapshot(name)
             if data is not None:
                 self._own.restore(name, data)
         return names

@@ -23,15 +23,15 @@ from stream_gru.runtime.control.commands import (
     MAX_COMMAND_BYTES,
     MAX_STATE_BYTES,
     Action,
-    Answer,
     Command,
+    CommandResult,
     Commands,
     parse_command,
 )
-from stream_gru.runtime.control.rejections import Refusals
-from stream_gru.runtime.http.broadcast import MAX_CLIENTS, Feed
+from stream_gru.runtime.control.rejections import RejectedCommands
+from stream_gru.runtime.http.broadcast import MAX_CLIENTS, OutputBroadcaster
 from stream_gru.runtime.http.limits import BoundedConnection
-from stream_gru.runtime.http.load_shedding import InTurn
+from stream_gru.runtime.http.load_shedding import FairLimiter
 from stream_gru.runtime.http.sse import EventStream
 
 _ANSWER_S = 2.0
@@ -84,7 +84,7 @@ class Api:
 
     status: Callable[[], DaemonStatus]
     streams: Callable[[int], Sequence[StreamStatus]]
-    feed: Feed
+    feed: OutputBroadcaster
     commands: Commands
     token: str = field(default="", repr=False)
     refused: Callable[[str, str], None] = lambda action, why: None
@@ -101,7 +101,7 @@ def status_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
 
 def streams_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
     """``GET /api/v1/streams?limit=1000``."""
-    turn = InTurn()
+    turn = FairLimiter()
 
     async def answer(request: Request) -> Response:
         text = request.query_params.get("limit", "1000")
@@ -144,7 +144,7 @@ class _Refused(Exception):
         self.answer = _told(status, text, headers)
 
 
-def command_route(api: Api, action: Action, refusals: Refusals) -> Callable[[Request], Awaitable[Response]]:
+def command_route(api: Api, action: Action, refusals: RejectedCommands) -> Callable[[Request], Awaitable[Response]]:
     """``POST /api/v1/reset``, ``pause``, ``resume``, ``export``, ``forget`` or ``list``, of one stream or all.
 
     With ``{"stream": NAME}`` or ``{"all": true}``.  The body of ``import`` is the ``state`` that ``export`` gave;
@@ -193,13 +193,13 @@ async def _asked(request: Request, action: Action) -> tuple[str | None, bytes]:
 async def _ask(commands: Commands, build: Callable[..., Command]) -> Response:
     """Give the command to the daemon and wait for what it says.  Raises _Refused when too many wait already."""
     loop = asyncio.get_running_loop()
-    answered: asyncio.Future[Answer] = loop.create_future()
+    answered: asyncio.Future[CommandResult] = loop.create_future()
 
-    def tell(answer: Answer) -> None:
+    def tell(answer: CommandResult) -> None:
         if not answered.done():  # else nobody waits any more
             answered.set_result(answer)
 
-    def reply(answer: Answer) -> None:
+    def reply(answer: CommandResult) -> None:
         with suppress(RuntimeError):  # the server has stopped meanwhile
             loop.call_soon_threadsafe(tell, answer)
 
@@ -241,7 +241,7 @@ def _stream_of(body: bytes, action: Action) -> str | None:
 
 
 def _told(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    return _json(status, Answer(False, text).as_dict(), headers)
+    return _json(status, CommandResult(False, text).as_dict(), headers)
 
 
 def _json(status: int, data: object, headers: dict[str, str] | None = None) -> Response:

@@ -1,6 +1,6 @@
 """Outputs for HTTP clients: a short queue for each of a few clients.
 
-    daemon's loop ──▶ Feed.write ──▶ Client.put (encoded rows) ┄┄ wakes ┄┄▶ Client.take ──▶ events.py, in the web thread
+    daemon's loop ──▶ OutputBroadcaster.write ──▶ Client.put (encoded rows) ┄┄ wakes ┄┄▶ Client.take ──▶ sse.py
 
 Nobody waits for a client: the oldest rows of a full queue are dropped, and the client is told how many.  What a batch
 holds beyond the length of a queue is not even encoded.
@@ -80,7 +80,7 @@ class Client:
             self._loop.call_soon_threadsafe(call)
 
 
-class Feed:
+class OutputBroadcaster:
     """Hands rows as JSON to its clients; without any, `write` costs next to nothing.
 
     ``dropped``: rows that clients were too slow for.

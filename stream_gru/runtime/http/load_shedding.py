@@ -12,7 +12,7 @@ _REST = 4.0
 _KINDS = 8
 
 
-class Lately(Generic[_T]):
+class CostCache(Generic[_T]):
     """Remembers what was made for four times as long as that took: a few milliseconds for what is made quickly.
 
     Used in one thread only.  ``clock``: monotonic seconds.
@@ -35,7 +35,7 @@ class Lately(Generic[_T]):
         return found
 
 
-class InTurn:
+class FairLimiter:
     """One after the other, with a rest of four times the work after each."""
 
     def __init__(self) -> None:

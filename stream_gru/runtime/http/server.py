@@ -27,11 +27,11 @@ from starlette.types import ASGIApp
 
 from stream_gru.core.errors import ConfigError
 from stream_gru.runtime.control.commands import Action
-from stream_gru.runtime.control.rejections import Refusals
+from stream_gru.runtime.control.rejections import RejectedCommands
 from stream_gru.runtime.http.api import Api, command_route, outputs_route, status_route, streams_route
 from stream_gru.runtime.http.host_check import HostGuard, is_loopback
 from stream_gru.runtime.http.limits import BACKLOG, QUEUE, BoundedConnection, limit_buffers
-from stream_gru.runtime.http.load_shedding import Lately
+from stream_gru.runtime.http.load_shedding import CostCache
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def build_app(
 
         return answer
 
-    lately: Lately[bytes] = Lately()
+    lately: CostCache[bytes] = CostCache()
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -173,7 +173,7 @@ def build_app(
         Route("/metrics", metrics, methods=["GET"]),
     ]
     if api is not None:
-        refusals = Refusals("HTTP", api.refused)
+        refusals = RejectedCommands("HTTP", api.refused)
         routes += [
             Route("/api/v1/status", status_route(api), methods=["GET"]),
             Route("/api/v1/streams", streams_route(api), methods=["GET"]),

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-from stream_gru.runtime.http.broadcast import Client, Feed
+from stream_gru.runtime.http.broadcast import Client, OutputBroadcaster
 
 _PING_S = 10.0
 _SEND_S = 5.0
@@ -40,7 +40,7 @@ class Connection(Protocol):
 class EventStream:
     """The answer to one client, as an ASGI application: runs until the client leaves, stalls, or the feed ends."""
 
-    def __init__(self, feed: Feed, client: Client) -> None:
+    def __init__(self, feed: OutputBroadcaster, client: Client) -> None:
         self._feed, self._client = feed, client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -32,7 +32,7 @@ from itertools import repeat
 
 import numpy as np
 
-from stream_gru.core.keyed_state import Changes
+from stream_gru.core.keyed_state import DirtySet
 from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, empty_batch
 from stream_gru.runtime.ingest.channel_join_state import (
     MOST_PENDING,
@@ -72,7 +72,7 @@ class Assembler:
     """Joins partial records of any number of streams; shared by sources that bring channels of the same streams.
 
     At most 64 ticks of a stream wait, then the oldest goes; records of more than ``max_streams`` streams are dropped.
-    It fulfils `Remembering`: what waits is as durable as what is held.
+    It fulfils `Stateful`: what waits is as durable as what is held.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Assembler:
         self._max_age_ns, self._wait_ns, self.max_streams = max_age_ns, wait_ns, max_streams
         self._backwards_ns = max(_BACKWARDS_NS, wait_ns, period_ns)
         self._streams: dict[str, StreamMemory] = {}
-        self._changes = Changes()
+        self._changes = DirtySet()
 
     @property
     def pending(self) -> int:
@@ -110,28 +110,28 @@ class Assembler:
             self._emit(name, self._streams[name], -NEVER, rows)
         return self._columns(rows)
 
-    def changed(self) -> tuple[str, ...]:
-        """Streams that had a record since the last `stored`, or were emitted by `flush`."""
+    def dirty_keys(self) -> tuple[str, ...]:
+        """Streams that had a record since the last `mark_clean`, or were emitted by `flush`."""
         return self._changes.names()
 
-    def stored(self) -> None:
+    def mark_clean(self) -> None:
         """What has changed was written down."""
         self._changes.clear()
 
-    def recall(self, stream: str) -> bytes | None:
+    def snapshot(self, stream: str) -> bytes | None:
         """All that is remembered of a stream, what it has pending too; None when it is unknown."""
         found = self._streams.get(stream)
         return None if found is None else stream_bytes(found, self._period_ns)
 
     def restore(self, stream: str, data: bytes) -> None:
-        """Remember what `recall` gave, in place of what is known; also where there are ``max_streams`` already.
+        """Remember what `snapshot` gave, in place of what is known; also where there are ``max_streams`` already.
 
         Raises IncompatibleStateError when it is of other channels or another period, StateError when it is damaged.
         """
         self._streams[stream] = read_stream(data, self._channels, self._period_ns, stream)
         self._changes.drop(stream)
 
-    def forget(self, stream: str) -> None:
+    def evict(self, stream: str) -> None:
         """Let go of a stream and of what it has pending; quiet when it is unknown."""
         self._streams.pop(stream, None)
         self._changes.drop(stream)

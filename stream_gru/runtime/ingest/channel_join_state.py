@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from stream_gru.core.errors import IncompatibleStateError
-from stream_gru.core.keyed_state import Int64, packed, unpacked, unusable
+from stream_gru.core.keyed_state import Int64, corrupt_state, decode, encode
 
 NEVER = -(2**63)
 MOST_PENDING = 64
@@ -74,7 +74,7 @@ class _Form(Struct, array_like=True, forbid_unknown_fields=True):
 def stream_bytes(stream: StreamMemory, period_ns: int) -> bytes:
     """The memory of a stream as `read_stream` takes it; the same memory always gives the same bytes."""
     pending = [stream.pending[time_ns] for time_ns in sorted(stream.pending)]
-    return packed(
+    return encode(
         _Form(
             period_ns,
             stream.held,
@@ -95,7 +95,7 @@ def read_stream(data: bytes, channels: int, period_ns: int, name: str) -> Stream
     Raises IncompatibleStateError for a stream of other channels or another period, StateError for damage.
     """
     what = f"{name} in the assembly of its channels"
-    form = unpacked(data, _Form, what)
+    form = decode(data, _Form, what)
     lists = [form.held, form.held_ns, *(one for tick in form.pending for one in (tick.values, tick.times))]
     if form.period_ns != period_ns or any(len(one) != channels for one in lists):
         raise IncompatibleStateError(
@@ -103,9 +103,9 @@ def read_stream(data: bytes, channels: int, period_ns: int, name: str) -> Stream
         )
     times = [tick.time_ns for tick in form.pending]
     if times != sorted({time for time in times if time > form.emitted}):
-        raise unusable(what, "expected ticks in order, after the last one that was emitted")
+        raise corrupt_state(what, "expected ticks in order, after the last one that was emitted")
     if not all(map(_is_float32, (value for one in lists[::2] for value in one))):
-        raise unusable(what, "expected values of float32")
+        raise corrupt_state(what, "expected values of float32")
     return StreamMemory(
         form.held,
         form.held_ns,

@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta, Struct
 
-from stream_gru.core.keyed_state import Memories
+from stream_gru.core.keyed_state import KeyedState
 from stream_gru.core.types import I64, NS_PER_S, DropReason, SampleBatch
 
 _DISORDER_NS = NS_PER_S  # rows this much older than the newest are late, not of a restarted device
@@ -41,7 +41,7 @@ class DeviceClock:
 
     def __init__(self, wrap_ns: int, max_streams: int = 10_000) -> None:
         self._wrap_ns, self.max_streams = wrap_ns, max_streams
-        self.memory = Memories(_Anchor, "the clocks of devices")
+        self.memory = KeyedState(_Anchor, "the clocks of devices")
         self.restarts = 0
         self.apart = 0
 

@@ -17,9 +17,9 @@ from itertools import groupby
 from typing import Protocol, runtime_checkable
 
 from stream_gru.core.errors import DataError
-from stream_gru.core.protocols import Decoder, Remembering
+from stream_gru.core.protocols import Decoder, Stateful
 from stream_gru.core.types import RawMessage, SampleBatch
-from stream_gru.runtime.control.commands import Gate
+from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.ingest.channel_join import Assembler
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.rate_limit import RateLimit
@@ -41,7 +41,7 @@ class _Mindful(Protocol):
     """A decoder that remembers what devices said."""
 
     @property
-    def memory(self) -> Remembering: ...
+    def memory(self) -> Stateful: ...
 
 
 class Intake:
@@ -58,7 +58,7 @@ class Intake:
         clock: DeviceClock | None = None,
         sequence: SequenceWatch | None = None,
         assembler: Assembler | None = None,
-        gate: Gate | None = None,
+        gate: PauseFilter | None = None,
         rate: RateLimit | None = None,
     ) -> None:
         self.name = name
@@ -97,12 +97,12 @@ class Intake:
         """Whether records wait here for other channels."""
         return self._assembler is not None
 
-    def remembering(self) -> dict[str, Remembering]:
+    def remembering(self) -> dict[str, Stateful]:
         """The parts of this intake alone that remember something, by name: assembler and gate are shared.
 
         What ``decoder`` remembers is of devices, before streams are known; the others remember streams.
         """
-        parts: dict[str, Remembering] = {}
+        parts: dict[str, Stateful] = {}
         if isinstance(self._decoder, _Mindful):
             parts["decoder"] = self._decoder.memory
         if self._clock is not None:

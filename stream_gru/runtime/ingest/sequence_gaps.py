@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from msgspec import Struct
 
-from stream_gru.core.keyed_state import Int64, Memories
+from stream_gru.core.keyed_state import Int64, KeyedState
 from stream_gru.core.types import I64, SampleBatch
 
 _LONGEST_GAP = 1_000_000
@@ -28,7 +28,7 @@ class SequenceWatch:
     """
 
     def __init__(self, max_streams: int = 10_000) -> None:
-        self.memory = Memories(_Place, "the counters of devices")
+        self.memory = KeyedState(_Place, "the counters of devices")
         self.max_streams = max_streams
 
     def observe(self, batch: SampleBatch) -> int:
