@@ -46,9 +46,9 @@ class PlainView:
         for row in _newest(batch):
             self._out.write(_line(prediction_at(batch, row)) + "\n")
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Nothing to make durable."""
-        return Written()
+        return FlushResult()
 
     def committed(self) -> None:
         """Nothing waits for a commit."""
@@ -74,7 +74,7 @@ class LiveView:
         self._live: Live | None = None
         self.metrics_address = ""
 
-    def open(self, kept: Kept | None) -> None:
+    def open(self, kept: SinkCheckpoint | None) -> None:
         """Start to draw on the terminal."""
         from rich.console import Console
         from rich.live import Live
@@ -102,9 +102,9 @@ class LiveView:
             self._drawn = now
             self._live.update(self.draw(), refresh=True)
 
-    def flush(self) -> Written:
+    def flush(self) -> FlushResult:
         """Nothing to make durable."""
-        return Written()
+        return FlushResult()
 
     def committed(self) -> None:
         """Nothing waits for a commit."""
