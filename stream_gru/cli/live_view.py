@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from stream_gru.core.commit_records import SinkCheckpoint
+from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from stream_gru.core.prediction import Prediction, prediction_at
 from stream_gru.core.types import PredictionBatch, SinkHealth
 from stream_gru.pipeline.pipeline import Pipeline
