@@ -18,10 +18,11 @@ from stream_gru.connectors.sources.message_log import RecordedSource
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Sink
 from stream_gru.model.bundle import load_bundle
+from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.resolved_config import resolve_file
-from stream_gru.runtime.wiring import build_alarm, build_assembler, build_intake
+from stream_gru.runtime.wiring import build_assembler, build_intake
 
 _LEVEL = 0.9
 
@@ -128,8 +129,9 @@ def _of_messages(
         interval_level=level or run.interval_level,
         interval_adapt_rate=run.interval_adapt_rate,
         max_streams=run.max_streams,
+        alarm=AlarmRule.of(plan.config.alarm),
     )
     assembler = build_assembler(plan)
     intakes = {planned.name: build_intake(planned, assembler, None, run.max_streams) for planned in plan.sources}
     one = Input("recording", RecordedSource(expand(files)), intakes, speed)
-    return Daemon([one], pipeline, {"output": sink}, alarm=build_alarm(plan), batch_rows=batch_rows)
+    return Daemon([one], pipeline, {"output": sink}, batch_rows=batch_rows)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -37,6 +38,7 @@ from stream_gru.core.types import (
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.manifest import Manifest
+from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.conditioning.condition import (
     ConditioningSpec,
     Steps,
@@ -55,8 +57,9 @@ class Pipeline:
 
     ``engine``: a name (``auto, litert, numpy, onnx, keras``) or an `Engine`; ``interval_level``: nominal coverage of
     the intervals; ``interval_adapt_rate``: how fast they adapt, 0 turns adaptation off; ``max_streams``: samples of
-    further streams are dropped.
-    Raises ConfigError for an engine that cannot be had, ValueError for a level that is no share.
+    further streams are dropped; ``alarm``: which outputs are alarms, None for no rule.
+    Raises ConfigError for an engine that cannot be loaded and for alarms that the model cannot raise, ValueError for an
+    interval level outside 0..1.
     """
 
     def __init__(
@@ -67,10 +70,13 @@ class Pipeline:
         interval_level: float = 0.9,
         interval_adapt_rate: float = 0.5,
         max_streams: int = 1000,
+        alarm: AlarmRule | None = None,
     ) -> None:
         if not 0 < interval_level < 1:
             raise ValueError(f"interval_level: expected a share above 0 and below 1, got {interval_level}")
         manifest = bundle.manifest
+        self.alarm = alarm or AlarmRule()
+        self.alarm.check(manifest)
         self.manifest = manifest
         self.engine = load_engine(engine, bundle) if isinstance(engine, str) else engine
         self.spec = output_spec(manifest, interval_level)
@@ -115,7 +121,7 @@ class Pipeline:
         applied = steps.row[order]
         probabilities = outputs[:, self.manifest.forecast_size :] if self.manifest.classes else None
         calibrated = self._scorer is not None and self._scorer.calibrated
-        return PredictionBatch(
+        out = PredictionBatch(
             spec=self.spec,
             stream_names=batch.stream_names,
             stream_index=batch.stream_index[applied],
@@ -134,6 +140,7 @@ class Pipeline:
             dropped=steps.dropped,
             resets=_count_resets(steps),
         )
+        return replace(out, alarm=self.alarm.alarms(out)) if self.alarm else out
 
     def push(
         self, stream: str, time: datetime | str | float, values: Mapping[str, float | None] | Sequence[float | None]
@@ -160,13 +167,15 @@ class Pipeline:
         interval_level: float | None = None,
         interval_adapt_rate: float | None = None,
         max_streams: int | None = None,
+        alarm: AlarmRule | None = None,
     ) -> int:
-        """Go on with another bundle, or other options, between two batches; return how many streams are reset.
+        """Replace the bundle or options between two batches; return how many streams are reset.
 
-        With the same model every state is kept.  With another one each stream is reset at its next sample, for
-        `ResetReason.MODEL_CHANGED`, and scores begin anew; it keeps its clock, and its last values where channels and
-        period are the same.  Where states are stored it belongs right behind a commit, as what has changed before then
-        counts as stored.  Raises ConfigError as the constructor does: then nothing is changed.
+        None keeps an option; an empty `AlarmRule` turns alarms off.  With the same model every state is kept.  With
+        another one each stream is reset at its next sample (`ResetReason.MODEL_CHANGED`) and its scores restart; it
+        keeps its event time, and its last values where channels and period are equal.  Where states are stored, call it
+        directly after a commit: changes before it count as stored.
+        Raises ConfigError as the constructor does and changes nothing then.
         """
         old = self.form
         fresh = Pipeline(
@@ -175,6 +184,7 @@ class Pipeline:
             interval_level=self.spec.level if interval_level is None else interval_level,
             interval_adapt_rate=self._rate if interval_adapt_rate is None else interval_adapt_rate,
             max_streams=self._max_streams if max_streams is None else max_streams,
+            alarm=self.alarm if alarm is None else alarm,
         )
         if fresh.form == old:
             fresh.table = self.table

@@ -20,6 +20,7 @@ from stream_gru.core.errors import ConfigError, StoreError, StreamGruError
 from stream_gru.core.protocols import Engine, Sink
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.engines.timed import TimedEngine
+from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.control.commands import Commands, PauseFilter
@@ -44,7 +45,6 @@ from stream_gru.runtime.sample_rate_check import SampleRateCheck
 from stream_gru.runtime.systemd import SystemdNotifier
 from stream_gru.runtime.wiring import (
     assembly_spec,
-    build_alarm,
     build_assembler,
     build_intake,
     build_poison,
@@ -84,6 +84,7 @@ class Gateway:
             interval_level=plan.run.interval_level,
             interval_adapt_rate=plan.run.interval_adapt_rate,
             max_streams=stream_bound(plan),
+            alarm=AlarmRule.of(plan.config.alarm),
         )
         self.keeper = Checkpointer(self.pipeline, build_store(plan), policy=policy(plan))
         self._silence = (
@@ -107,7 +108,6 @@ class Gateway:
             keeper=self.keeper,
             caretaker=self.caretaker,
             metrics=self.metrics,
-            alarm=build_alarm(plan),
             broadcast=self._feed.write,
             bell=self._bell,
             batch_rows=plan.run.batch_rows,
@@ -322,6 +322,7 @@ class Gateway:
             interval_level=new.run.interval_level,
             interval_adapt_rate=new.run.interval_adapt_rate,
             max_streams=stream_bound(new),
+            alarm=AlarmRule.of(new.config.alarm),
         )
         self.keeper.set_policy(policy(new))
         self.plan = new
@@ -343,7 +344,6 @@ class Gateway:
             intake.adapt(self._assembler, self._rate, stream_bound(new))
         self._control.close()
         self._open_control(new)
-        self.daemon.alarm = build_alarm(new)
         self.daemon.batch_rows = new.run.batch_rows
         self.daemon.commit_every, self.daemon.commit_interval_s = new.run.commit_every, commit_interval_s(new)
         if self._silence is not None:

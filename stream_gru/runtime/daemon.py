@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.protocols import Sink, Source
-from stream_gru.core.types import NS_PER_S, Mask, Position, PredictionBatch, ResetReason, SampleBatch
+from stream_gru.core.types import NS_PER_S, Position, PredictionBatch, ResetReason, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.dead_letter.reporter import Poison
@@ -69,7 +69,7 @@ class Daemon:
     """Moves samples from ``inputs`` through ``pipeline`` to ``sinks``, by name.
 
     ``keeper`` makes commits durable; ``commit_every``, ``commit_interval_s``: how much is processed before one;
-    ``alarm`` says which outputs are alarms; ``broadcast`` is called with each batch of outputs, after the sinks;
+    ``broadcast`` is called with each batch of outputs, after the sinks;
     ``bell`` is rung by sources that have something, where there are several; ``clock``: monotonic seconds;
     ``wall_ns``: nanoseconds since 1970; ``wait(s)`` sleeps and returns True when somebody said stop (by default it
     waits for `stop`).
@@ -84,7 +84,6 @@ class Daemon:
         keeper: Checkpointer | None = None,
         caretaker: Caretaker | None = None,
         metrics: Metrics | None = None,
-        alarm: Callable[[PredictionBatch], Mask | None] | None = None,
         broadcast: Callable[[PredictionBatch], None] | None = None,
         bell: threading.Event | None = None,
         batch_rows: int = 1024,
@@ -98,12 +97,7 @@ class Daemon:
         self.keeper = keeper or Checkpointer(pipeline)
         self.poison = Poison({})
         self.caretaker = caretaker or Caretaker(pipeline)
-        self.alarm, self.batch_rows, self.commit_every, self.commit_interval_s = (
-            alarm,
-            batch_rows,
-            commit_every,
-            commit_interval_s,
-        )
+        self.batch_rows, self.commit_every, self.commit_interval_s = batch_rows, commit_every, commit_interval_s
         self._metrics, self._bell, self._broadcast = metrics, bell or threading.Event(), broadcast
         self._clock, self._wall_ns = clock, wall_ns
         self._stopping = threading.Event()
@@ -253,8 +247,6 @@ class Daemon:
 
     def _handle(self, source: str, batch: SampleBatch, arrival_ns: int, started: float) -> None:
         out = self.pipeline.process(batch)
-        if self.alarm is not None:
-            out = replace(out, alarm=self.alarm(out))
         for sink in self.sinks.values():
             sink.write(out)
         if self._broadcast is not None:

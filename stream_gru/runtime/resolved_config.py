@@ -35,7 +35,7 @@ from stream_gru.connectors.sources.registry import build_source, replay_format
 from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.model.manifest import Channel
-from stream_gru.pipeline.alarms import check_alarm
+from stream_gru.pipeline.alarms import AlarmRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _check_parts(resolved: ResolvedConfig) -> None:
 def resolve(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, read_secrets: bool) -> ResolvedConfig:
     """Resolve a configuration that has been read.  Raises ConfigError."""
     fields = running_fields(config, bundle, path)
-    check_alarm(config.alarm, bundle.manifest)
+    AlarmRule.of(config.alarm).check(bundle.manifest)
     names = _names([(source.name, _tag(source)) for source in config.source])
     sources = tuple(
         _source(source, name, config, bundle, fields) for source, name in zip(config.source, names, strict=True)

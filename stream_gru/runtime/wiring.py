@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.timestamps import UNITS_NS
-from stream_gru.core.types import NS_PER_S, Mask, PredictionBatch
-from stream_gru.pipeline.alarms import alarms
+from stream_gru.core.types import NS_PER_S
 from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.dead_letter.reporter import DeadLetters, Poison, Search
 from stream_gru.runtime.ingest.channel_join import Assembler
@@ -66,12 +64,6 @@ def build_assembler(plan: ResolvedConfig) -> Assembler | None:
         return None
     channels, period_ns, max_age_ns, wait_ns = spec
     return Assembler(len(channels), period_ns, max_age_ns, wait_ns, max_streams=stream_bound(plan))
-
-
-def build_alarm(plan: ResolvedConfig) -> Callable[[PredictionBatch], Mask | None] | None:
-    """What says which outputs are alarms; None when nothing is one."""
-    config = plan.config.alarm
-    return partial(alarms, config=config) if config.classes or config.consecutive_misses else None
 
 
 def build_rate(plan: ResolvedConfig) -> RateLimit | None:

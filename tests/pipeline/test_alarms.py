@@ -8,21 +8,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from stream_gru.config.run_schema import AlarmConfig
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.prediction import prediction_at
-from stream_gru.core.types import OutputSpec, PredictionBatch, Status
-from stream_gru.pipeline.alarms import alarms, check_alarm
+from stream_gru.core.types import NS_PER_S, OutputSpec, PredictionBatch, Status
+from stream_gru.pipeline.alarms import AlarmRule
+from stream_gru.pipeline.pipeline import Pipeline
 from tests.support.models import make_bundle
 from tests.support.predictions import NAMES, prediction_batches
-from tests.support.streams import calibrated
+from tests.support.streams import CHANNELS, START_NS, batch, calibrated, toy_pipeline
+
+BOTH = calibrated(make_bundle(channels=CHANNELS, labels=2, horizon=1))
+RULE = AlarmRule(("label0",), consecutive_misses=2)
+NOISE = np.random.default_rng(0).normal(0, 3, (40, CHANNELS)).tolist()
 
 
 @given(prediction_batches())
 def test_an_alarm_is_a_trusted_output_of_a_named_class_or_a_run_of_misses(out: PredictionBatch) -> None:
     """Row by row, from what the row itself says; with one class or several at a time."""
-    config = AlarmConfig(classes=[NAMES[0], NAMES[2]], consecutive_misses=5)
-    found = alarms(out, config)
+    found = AlarmRule((NAMES[0], NAMES[2]), consecutive_misses=5).alarms(out)
     assert found is not None
     assert found.dtype == np.bool_
     for row, alarm in enumerate(found.tolist()):
@@ -35,7 +38,7 @@ def test_an_alarm_is_a_trusted_output_of_a_named_class_or_a_run_of_misses(out: P
 @given(prediction_batches())
 def test_nothing_configured_is_no_answer(out: PredictionBatch) -> None:
     """Then outputs do not say whether they are an alarm."""
-    assert alarms(out, AlarmConfig()) is None
+    assert AlarmRule().alarms(out) is None
 
 
 def test_a_warming_output_is_no_alarm() -> None:
@@ -51,11 +54,11 @@ def test_a_warming_output_is_no_alarm() -> None:
         np.zeros(4, np.int32),
         probabilities=np.tile(np.array([[0.2, 0.8]], np.float32), (4, 1)),
     )
-    config = AlarmConfig(classes=["bad"])
-    found = alarms(out, config)
+    rule = AlarmRule(("bad",))
+    found = rule.alarms(out)
     assert found is not None
     assert found.tolist() == [True, False, True, False]
-    quiet = alarms(replace(out, probabilities=np.tile(np.array([[0.8, 0.2]], np.float32), (4, 1))), config)
+    quiet = rule.alarms(replace(out, probabilities=np.tile(np.array([[0.8, 0.2]], np.float32), (4, 1))))
     assert quiet is not None
     assert not quiet.any()
 
@@ -64,12 +67,41 @@ def test_a_model_that_cannot_raise_the_alarm_is_refused() -> None:
     """Unknown classes are named beside the labels there are; misses need calibrated intervals."""
     both = calibrated(make_bundle(labels=2)).manifest
     assert both.classes is not None
-    check_alarm(AlarmConfig(classes=list(both.classes.labels), consecutive_misses=3), both)
-    check_alarm(AlarmConfig(), make_bundle(labels=0, horizon=1).manifest)
+    AlarmRule(tuple(both.classes.labels), consecutive_misses=3).check(both)
+    AlarmRule().check(make_bundle(labels=0, horizon=1).manifest)
     with pytest.raises(ConfigError, match=rf"alarm\.classes: .*\({', '.join(both.classes.labels)}\), got 'fire'"):
-        check_alarm(AlarmConfig(classes=["fire"]), both)
+        AlarmRule(("fire",)).check(both)
     with pytest.raises(ConfigError, match=r"it has none.*got 'fire'"):
-        check_alarm(AlarmConfig(classes=["fire"]), make_bundle(labels=0).manifest)
+        AlarmRule(("fire",)).check(make_bundle(labels=0).manifest)
     for bundle in (make_bundle(labels=2), make_bundle(labels=2, horizon=0)):
         with pytest.raises(ConfigError, match=r"alarm\.consecutive_misses: expected 0"):
-            check_alarm(AlarmConfig(consecutive_misses=1), bundle.manifest)
+            AlarmRule(consecutive_misses=1).check(bundle.manifest)
+
+
+def test_the_pipeline_marks_alarms_itself() -> None:
+    """Each output carries the alarm of the rule; without a rule there is no such column, and push says None."""
+    pipeline = toy_pipeline(BOTH, alarm=RULE)
+    out = pipeline.process(batch(["a"] * 40, range(40), NOISE))
+    expected = RULE.alarms(out)
+    assert expected is not None
+    assert out.alarm is not None
+    assert out.alarm.tolist() == expected.tolist()
+    assert 0 < np.count_nonzero(out.alarm) < len(out)
+    assert pipeline.push("a", START_NS / NS_PER_S + 40, [0, 0, 0]).alarm is not None
+    without = toy_pipeline(BOTH)
+    assert without.process(batch(["a"], [0])).alarm is None
+    assert without.push("a", START_NS / NS_PER_S + 1, [0, 0, 0]).alarm is None
+
+
+def test_a_swap_keeps_or_ends_the_rule() -> None:
+    """None keeps it, an empty rule ends it; a model that cannot raise its alarms is refused, and nothing changes."""
+    pipeline = toy_pipeline(BOTH, alarm=RULE)
+    pipeline.swap(BOTH, pipeline.engine)
+    assert pipeline.alarm == RULE
+    with pytest.raises(ConfigError, match=r"alarm\.classes"):
+        pipeline.swap(make_bundle(channels=CHANNELS, labels=0), "numpy")
+    assert (pipeline.alarm, pipeline.manifest) == (RULE, BOTH.manifest)
+    pipeline.swap(BOTH, pipeline.engine, alarm=AlarmRule())
+    assert pipeline.process(batch(["a"], [0])).alarm is None
+    with pytest.raises(ConfigError, match=r"alarm\.classes: .*got 'fire'"):
+        Pipeline(BOTH, "numpy", alarm=AlarmRule(("fire",)))

@@ -30,7 +30,7 @@ def calibrated(bundle: Bundle, **changes: object) -> Bundle:
     return Bundle(bundle.path, manifest, bundle.weights, bundle.tflite)
 
 
-def toy_pipeline(bundle: Bundle | None = None, **options: float) -> Pipeline:
+def toy_pipeline(bundle: Bundle | None = None, **options: object) -> Pipeline:
     """A pipeline over a `ToyEngine` of the bundle's sizes."""
     bundle = bundle or calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2))
     manifest = bundle.manifest
@@ -93,6 +93,7 @@ def rows_of(outputs: Sequence[PredictionBatch]) -> list[tuple[object, ...]]:
             int(out.steps_since_reset[i]),
             int(out.imputed[i]),
             None if out.consecutive_misses is None else int(out.consecutive_misses[i]),
+            None if out.alarm is None else bool(out.alarm[i]),
             *(None if a is None else a[i].tobytes() for a in (out.forecast, out.lower, out.upper, out.probabilities)),
         )
         for out in outputs
