@@ -25,7 +25,7 @@ from stream_gru.cli.tap_view import TapView
 from stream_gru.config import parse_config
 from stream_gru.core.errors import ConfigError
 from stream_gru.runtime.http.server import WebServer
-from tests.support.web import TOKEN, FakeDaemon, outputs, serving, until
+from tests.support.fake_daemon import TOKEN, FakeDaemon, outputs, serving, until
 
 
 @dataclass

@@ -26,10 +26,11 @@ from stream_gru.cli.doctor_serial import check_serial, serial_ports
 from stream_gru.config.run_schema import BrokerConfig, SerialSourceConfig
 from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import load_bundle
-from tests.support.broker import Broker, free_port, needs_mosquitto
+from tests.support.brokers import Broker, needs_mosquitto
 from tests.support.certificates import Authority
+from tests.support.fake_daemon import FakeDaemon, serving
+from tests.support.network import free_port
 from tests.support.paths import BUNDLE
-from tests.support.web import FakeDaemon, serving
 
 SINK = '[[sink]]\ntype = "file"\npath = "{}/out.jsonl"\n'
 MIB = 1_048_576

@@ -17,11 +17,11 @@ from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.state_export import encoded, exported, exported_from
 from stream_gru.runtime.checkpoint.store import Commit
 from tests.runtime.test_checkpointer import notes
-from tests.support.broker import free_port
-from tests.support.kept import feed, keeper_of, model
+from tests.support.batches import CHANNELS, batch
 from tests.support.models import make_bundle
-from tests.support.stores import change, content, opened
-from tests.support.streams import CHANNELS, batch, calibrated
+from tests.support.network import free_port
+from tests.support.pipelines import calibrated
+from tests.support.stores import change, feed, keeper_of, model, opened, store_content
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -81,9 +81,9 @@ def damage(config: Path, table: str, name: str) -> None:
 @contextmanager
 def unchanged(config: Path) -> Iterator[None]:
     """Nothing of the store is changed meanwhile."""
-    before = content(config.parent / "state")
+    before = store_content(config.parent / "state")
     yield
-    assert content(config.parent / "state") == before
+    assert store_content(config.parent / "state") == before
 
 
 # ---- list, show
@@ -306,7 +306,7 @@ def test_a_forgotten_stream_leaves_nothing_behind(site: Path, run: Run) -> None:
     damage(site, "stream", "b")
     for name in "ab":
         assert run("forget", site, "--stream", name) == (0, f"stream {name}: forgotten\n", "")
-    found = content(site.parent / "state")
+    found = store_content(site.parent / "state")
     assert [row[0] for row in found["stream"]] == ["c"]
     assert found["memory"] == []
 

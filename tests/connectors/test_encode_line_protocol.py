@@ -12,8 +12,8 @@ from hypothesis import given
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
 from stream_gru.core.prediction import prediction_at
 from stream_gru.core.types import PredictionBatch
-from tests.support.predictions import prediction_batches
-from tests.support.streams import batch, toy_pipeline
+from tests.support.batches import batch, prediction_batches
+from tests.support.pipelines import toy_pipeline
 
 Value = float | int | str | bool
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")

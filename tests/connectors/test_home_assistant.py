@@ -13,7 +13,7 @@ from stream_gru.config.run_schema import MqttSinkConfig
 from stream_gru.connectors.sinks.home_assistant import device_id, discovery, duration, safe
 from stream_gru.model.manifest import Manifest
 from tests.support.models import make_bundle
-from tests.support.streams import calibrated
+from tests.support.pipelines import calibrated
 
 CONFIG = MqttSinkConfig(home_assistant=True)
 

@@ -18,9 +18,9 @@ from stream_gru.core.commit_records import OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.core.protocols import Sink
 from stream_gru.core.types import PredictionBatch
-from tests.support.http_server import serving
-from tests.support.predictions import part
-from tests.support.streams import batch, toy_pipeline
+from tests.support.batches import batch, part
+from tests.support.influx_server import influx_server
+from tests.support.pipelines import toy_pipeline
 from tests.support.waiting import wait_for
 
 OUTPUTS = toy_pipeline().process(batch(["p"] * 5, list(range(5))))
@@ -60,7 +60,7 @@ def test_rows_arrive_in_order_with_the_token(tmp_path: Path) -> None:
     """Compressed line protocol at the whole address, over one connection."""
     (tmp_path / "token").write_text("s3cret\n")
     (tmp_path / "token").chmod(0o600)
-    with serving(204) as server, sending(server.url, token_file=str(tmp_path / "token")) as sink:
+    with influx_server(204) as server, sending(server.url, token_file=str(tmp_path / "token")) as sink:
         assert not sink.health().connected
         sink.write(OUTPUTS)
         flushed(sink)
@@ -77,7 +77,7 @@ def test_rows_arrive_in_order_with_the_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_failure_that_passes_is_tried_again(status: int) -> None:
     """The same rows, once each, in order; that the server is back is counted."""
-    with serving(204, status, status, 204) as server, sending(server.url, when_full="block") as sink:
+    with influx_server(204, status, status, 204) as server, sending(server.url, when_full="block") as sink:
         for rows in (slice(0, 2), slice(2, 5)):
             sink.write(part(OUTPUTS, rows))
             flushed(sink)
@@ -95,7 +95,10 @@ def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> No
         return True
 
     monkeypatch.setattr(InfluxSink, "_rest", rest)
-    with serving(429, 204, headers={"Retry-After": "7"}) as server, sending(server.url, when_full="block") as sink:
+    with (
+        influx_server(429, 204, headers={"Retry-After": "7"}) as server,
+        sending(server.url, when_full="block") as sink,
+    ):
         sink.write(OUTPUTS)
         flushed(sink)
         assert server.rows == lines(OUTPUTS)
@@ -104,7 +107,7 @@ def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_refused_rows_are_counted_told_once_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
     """Each status is told once, with the beginning of the answer, also when rows are taken in between."""
-    with serving(400, 400, 200, 422, text=b"field type\nconflict " * 50) as server, sending(server.url) as sink:
+    with influx_server(400, 400, 200, 422, text=b"field type\nconflict " * 50) as server, sending(server.url) as sink:
         with caplog.at_level(logging.WARNING):
             for _ in range(5):
                 sink.write(OUTPUTS)
@@ -120,7 +123,7 @@ def test_refused_rows_are_counted_told_once_and_dropped(caplog: pytest.LogCaptur
 
 def test_a_refusal_without_a_word_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody shall look for the rest of the line."""
-    with serving(413) as server, sending(server.url) as sink:
+    with influx_server(413) as server, sending(server.url) as sink:
         sink.write(OUTPUTS)
         flushed(sink)
         assert sink.health().failed == 5
@@ -142,7 +145,7 @@ def test_rows_wait_for_somebody_to_mend_the_configuration(
     """Nothing is refused; each reason is told once with the next step, and afterwards all rows arrive."""
     with (
         caplog.at_level(logging.INFO),
-        serving(status, status, 503, status, 503, 200, text=b"no") as server,
+        influx_server(status, status, 503, status, 503, 200, text=b"no") as server,
         sending(server.url, when_full="block") as sink,
     ):
         server.go.clear()
@@ -165,7 +168,7 @@ def test_a_token_is_read_again_when_it_was_not_good(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("old")
     token.chmod(0o600)
-    with serving(401) as server, sending(server.url, token_file=str(token)) as sink:
+    with influx_server(401) as server, sending(server.url, token_file=str(token)) as sink:
         sink.write(OUTPUTS)
         assert server.came.wait(20)
         token.rename(tmp_path / "other")
@@ -183,7 +186,7 @@ def test_a_token_is_read_again_when_it_was_not_good(tmp_path: Path) -> None:
 def test_rows_are_gathered_after_a_request() -> None:
     """The first ones go at once, the next when they are enough, and those at the end with the end."""
     one = part(OUTPUTS, slice(0, 1))
-    with serving(204) as server:
+    with influx_server(204) as server:
         with sending(server.url, gather_s=3600) as sink:
             sink.write(one)
             flushed(sink)
@@ -198,7 +201,7 @@ def test_rows_are_gathered_after_a_request() -> None:
 
 def test_nobody_waits_for_more_rows_than_come() -> None:
     """What was gathered goes when its time has come."""
-    with serving(204) as server, sending(server.url, gather_s=0.2) as sink:
+    with influx_server(204) as server, sending(server.url, gather_s=0.2) as sink:
         for _ in range(3):
             sink.write(OUTPUTS)
             flushed(sink)
@@ -208,7 +211,7 @@ def test_nobody_waits_for_more_rows_than_come() -> None:
 def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
     """Meanwhile the rows are queued; in the end they are there."""
     with (
-        serving(204, hang=True) as server,
+        influx_server(204, hang=True) as server,
         sending(server.url, when_full="block", timeout_s=0.3) as sink,
     ):
         sink.write(OUTPUTS)
@@ -223,7 +226,7 @@ def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
 
 def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
     """With ``drop_oldest`` writing never waits, and the newest rows arrive."""
-    with serving(503) as server, sending(server.url, queue_size=4) as sink:
+    with influx_server(503) as server, sending(server.url, queue_size=4) as sink:
         sink.write(part(OUTPUTS, slice(0, 1)))
         assert server.came.wait(5)
         for _ in range(3):
@@ -239,7 +242,7 @@ def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
 def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
     """Writing and flushing never wait; with ``block`` a full queue says that it takes no more until there is room."""
     for when_full, ready in (("drop_oldest", True), ("block", False)):
-        with serving(503) as server, sending(server.url, when_full=when_full, queue_size=5) as sink:
+        with influx_server(503) as server, sending(server.url, when_full=when_full, queue_size=5) as sink:
             assert sink.ready()
             sink.write(OUTPUTS)
             wait_for(lambda: sink._away)
@@ -255,7 +258,7 @@ def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
 
 def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
     """Nothing goes out before it is stored; the next process sends what has no answer, first, under the old numbers."""
-    with serving(204) as server:
+    with influx_server(204) as server:
         with sending(server.url, SinkCheckpoint()) as sink:
             sink.write(OUTPUTS)
             written = sink.flush()
@@ -275,7 +278,7 @@ def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
 def test_immediate_rows_do_not_wait_for_a_commit() -> None:
     """What was answered before the commit need not be stored at all; refused is an answer too."""
     for status, failed in ((204, 0), (400, 5)):
-        with serving(status) as server, sending(server.url, SinkCheckpoint(), immediate=True) as sink:
+        with influx_server(status) as server, sending(server.url, SinkCheckpoint(), immediate=True) as sink:
             sink.write(OUTPUTS)
             wait_for(lambda: not sink.health().queued)
             assert sink.health().failed == failed
@@ -285,7 +288,7 @@ def test_immediate_rows_do_not_wait_for_a_commit() -> None:
 
 def test_an_heir_goes_on_where_the_old_one_was() -> None:
     """What was stored keeps its number, what was answered is told, and what was not stored yet is."""
-    with serving(503) as away, sending(away.url, SinkCheckpoint()) as old:
+    with influx_server(503) as away, sending(away.url, SinkCheckpoint()) as old:
         old.write(part(OUTPUTS, slice(0, 2)))
         old.flush()
         old.committed()
@@ -294,7 +297,7 @@ def test_an_heir_goes_on_where_the_old_one_was() -> None:
         old.close()
         left = old.left()
         assert len(left) == 5
-    with serving(204) as server, sending(server.url) as heir:
+    with influx_server(204) as server, sending(server.url) as heir:
         heir.take_over(left)
         wait_for(lambda: heir.health().queued == 3)
         written = heir.flush()
@@ -313,12 +316,12 @@ def test_outputs_of_a_sink_of_another_kind_are_not_sent() -> None:
 
 def test_closing_sends_what_is_left_and_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """A quick server gets everything; nobody waits for one that hangs."""
-    with serving(204) as server:
+    with influx_server(204) as server:
         with sending(server.url) as sink:
             sink.write(OUTPUTS)
         assert server.rows == lines(OUTPUTS)
     with (
-        serving(204, hang=True) as server,
+        influx_server(204, hang=True) as server,
         caplog.at_level(logging.WARNING),
         sending(server.url, timeout_s=60.0) as sink,
     ):

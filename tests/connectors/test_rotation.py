@@ -22,10 +22,10 @@ from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_as
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from tests.support import sink_runs
+from tests.support.batches import batch, part
 from tests.support.paths import ROOT
-from tests.support.predictions import part
+from tests.support.pipelines import toy_pipeline
 from tests.support.sink_runs import NOON, Times
-from tests.support.streams import batch, toy_pipeline
 
 OUTPUTS = toy_pipeline().process(batch(["p"] * 5, list(range(5))))
 ROWS = JsonEncoder().encode(OUTPUTS)

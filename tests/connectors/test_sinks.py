@@ -24,8 +24,8 @@ from stream_gru.core.commit_records import FileOffset, FlushResult
 from stream_gru.core.errors import ConfigError, SinkUnavailable
 from stream_gru.core.prediction import prediction_at
 from stream_gru.core.types import PredictionBatch
-from tests.support.predictions import part, prediction_batches
-from tests.support.streams import batch, toy_pipeline
+from tests.support.batches import batch, part, prediction_batches
+from tests.support.pipelines import toy_pipeline
 
 
 def outputs(rows: int = 5) -> PredictionBatch:

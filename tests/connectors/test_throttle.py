@@ -17,8 +17,8 @@ from stream_gru.connectors.sinks.throttle import Throttled
 from stream_gru.core.commit_records import FileOffset, FlushResult, SinkCheckpoint
 from stream_gru.core.protocols import Sink, Stateful
 from stream_gru.core.types import NS_PER_S, OutputSpec, PredictionBatch, ResetReason, SinkHealth, Status
-from tests.support.predictions import part, prediction_batches
-from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+from tests.support.batches import part, prediction_batches
+from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
 WRITTEN = FlushResult(file_offset=FileOffset("somewhere", 17))
 

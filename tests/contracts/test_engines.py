@@ -13,7 +13,7 @@ from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32
 from stream_gru.model.engines.registry import ENGINES, load_engine
 from tests.support.models import random_inputs
-from tests.support.reference import Reference, load_reference, reference_names
+from tests.support.reference_models import Reference, load_reference, reference_names
 
 PACKAGES = {"litert": ("ai_edge_litert",), "keras": ("tensorflow",), "onnx": ("onnx", "onnxruntime")}
 EXACT = {"litert"}  # bit for bit, however the rows are batched

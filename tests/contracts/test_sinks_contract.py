@@ -21,9 +21,9 @@ from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.core.protocols import Sink
 from stream_gru.core.types import PredictionBatch
-from tests.support.http_server import serving
-from tests.support.predictions import part
-from tests.support.streams import batch, toy_pipeline
+from tests.support.batches import batch, part
+from tests.support.influx_server import influx_server
+from tests.support.pipelines import toy_pipeline
 from tests.support.waiting import wait_for
 
 OUTPUTS = toy_pipeline().process(batch(["p", "q"] * 10, [i // 2 for i in range(20)]))
@@ -71,7 +71,7 @@ def throttled_case() -> Iterator[Case]:
 @contextmanager
 def influx_case() -> Iterator[Case]:
     """A server on this machine."""
-    with serving(204) as server:
+    with influx_server(204) as server:
         sink = InfluxSink(InfluxSinkConfig(url=server.url, when_full="block"))
         yield Case(sink, "line_protocol", lambda: server.rows, lambda: bool(server.asked))
         sink.close()

@@ -9,8 +9,8 @@ from hypothesis import given
 
 from stream_gru.core.prediction import prediction_at, status_text
 from stream_gru.core.types import PredictionBatch, Status
-from tests.support.predictions import prediction_batches
-from tests.support.streams import toy_pipeline
+from tests.support.batches import prediction_batches
+from tests.support.pipelines import toy_pipeline
 
 
 @given(prediction_batches())

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tests.support.broker import free_port
+from tests.support.network import free_port
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "https://github.com/stream-gru/stream-gru/blob/main/"

@@ -21,8 +21,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import NS_PER_S
-from tests.support.broker import Broker
-from tests.support.live import Running, mqtt_config, pump_records
+from tests.support.brokers import Broker
+from tests.support.daemons import Running, mqtt_config, pump_records
 from tests.support.waiting import wait_for
 
 _SECONDS = 10

@@ -33,8 +33,8 @@ from paho.mqtt.properties import Properties
 
 from tests.kill.life import Life
 from tests.kill.runs import versions
-from tests.support.broker import Broker
-from tests.support.live import BEGIN_S, CHANNELS, mqtt_config, pump_records
+from tests.support.brokers import Broker
+from tests.support.daemons import BEGIN_S, CHANNELS, mqtt_config, pump_records
 from tests.support.waiting import wait_for
 
 _DEVICES, _RATE = 200, 200

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.support.stand_ins import write_digits, write_reviews
+from tests.support.small_datasets import write_digits, write_reviews
 
 pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.train

@@ -19,7 +19,7 @@ from stream_gru.examples.recipes.data_files import find_arrays
 from stream_gru.examples.recipes.recipe import merged, read_recipe
 from stream_gru.examples.recipes.registry import RECIPES, load_recipe
 from stream_gru.examples.recipes.sequences import Sequences, label_at_end, write_recording
-from tests.support.stand_ins import write_digits, write_reviews
+from tests.support.small_datasets import write_digits, write_reviews
 
 tomli_w = pytest.importorskip("tomli_w")
 PAGE_LINES = 75

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import needs_mosquitto
-from tests.support.live import pump_records
-from tests.support.site import count, end, hold, let_go, of_sink, of_source, open_site, pause, subscriber, turns_on
-from tests.support.slow_link import SlowLink
+from tests.support.brokers import needs_mosquitto
+from tests.support.daemons import pump_records
+from tests.support.network import SlowLink
+from tests.support.plant import count, end, hold, let_go, of_sink, of_source, open_plant, pause, subscriber, turns_on
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
@@ -20,7 +20,7 @@ _ACCESS = sorted(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"))
 
 def test_a_restarted_broker_costs_nothing(tmp_path: Path) -> None:
     """Stopped and started again with messages under way: nothing is lost, repetitions are recognised, none doubled."""
-    with open_site(tmp_path) as here, subscriber(here.broker.port) as heard, here.daemon() as daemon:
+    with open_plant(tmp_path) as here, subscriber(here.broker.port) as heard, here.daemon() as daemon:
         daemon.hears("mqtt")
         here.publish(here.part(0, 20))
         hold(daemon)
@@ -40,7 +40,7 @@ def test_a_killed_broker_that_sends_again_what_it_had_written_doubles_nothing(tm
     """What was acknowledged after the broker's last write comes again: it is recognised, counted as redelivered and not
     applied again.  New messages under identifiers that were used already are applied.
     """
-    with open_site(tmp_path) as here, subscriber(here.broker.port) as heard, here.daemon() as daemon:
+    with open_plant(tmp_path) as here, subscriber(here.broker.port) as heard, here.daemon() as daemon:
         daemon.hears("mqtt")
         hold(daemon)
         here.publish(here.part(0, 20))
@@ -60,7 +60,7 @@ def test_a_killed_broker_that_sends_again_what_it_had_written_doubles_nothing(tm
 
 def test_a_killed_broker_loses_only_what_it_had_not_written(tmp_path: Path) -> None:
     """What it had written while the daemon was away is applied; what came behind that is missing by the counter."""
-    with open_site(tmp_path) as here:
+    with open_plant(tmp_path) as here:
         with here.daemon() as daemon:
             daemon.hears("mqtt")
             here.publish(here.part(0, 20))
@@ -84,7 +84,7 @@ def test_a_lost_session_is_counted_and_what_comes_later_is_applied(tmp_path: Pat
     the broker had is missing by the devices' counters, what comes later is applied, though packet identifiers begin
     anew, and nothing twice.
     """
-    with open_site(tmp_path) as here:
+    with open_plant(tmp_path) as here:
         with here.daemon() as daemon:
             daemon.hears("mqtt")
             here.publish(here.part(0, 20))
@@ -108,7 +108,7 @@ def test_a_lost_session_is_counted_and_what_comes_later_is_applied(tmp_path: Pat
 
 def test_a_frozen_broker_is_left_and_found_again(tmp_path: Path) -> None:
     """It answers nothing for longer than keepalive_s: not connected meanwhile; then nothing is lost, none doubled."""
-    with open_site(tmp_path) as here, subscriber(here.broker.port) as heard, here.daemon(keepalive_s=1) as daemon:
+    with open_plant(tmp_path) as here, subscriber(here.broker.port) as heard, here.daemon(keepalive_s=1) as daemon:
         daemon.hears("mqtt")
         here.publish(here.part(0, 20))
         here.broker.freeze()
@@ -126,7 +126,7 @@ def test_a_frozen_broker_is_left_and_found_again(tmp_path: Path) -> None:
 def test_a_slow_line_makes_late_and_nothing_else(tmp_path: Path) -> None:
     """At 60 KB/s outputs wait for the line while the loop goes round; all comes in order, and nothing twice."""
     with (
-        open_site(tmp_path) as here,
+        open_plant(tmp_path) as here,
         subscriber(here.broker.port) as heard,
         SlowLink(here.broker.port, 60_000) as link,
         here.daemon(link.url) as daemon,
@@ -147,7 +147,7 @@ def test_a_line_that_stalls_within_a_packet(keepalive_s: int, tmp_path: Path) ->
     whether the connection was given up meanwhile (keepalive_s = 1) or not.
     """
     with (
-        open_site(tmp_path) as here,
+        open_plant(tmp_path) as here,
         subscriber(here.broker.port) as heard,
         SlowLink(here.broker.port, 200_000) as link,
         here.daemon(link.url, keepalive_s) as daemon,
@@ -176,7 +176,7 @@ def test_what_a_full_queue_of_the_broker_drops_is_missing_by_the_counter(tmp_pat
     is counted as missing as soon as a device goes on.
     """
     limits = ["max_queued_messages 50", "max_inflight_messages 20", "sys_interval 1"]
-    with open_site(tmp_path, 51, lines=limits) as here, here.broker.client() as peer:
+    with open_plant(tmp_path, 51, lines=limits) as here, here.broker.client() as peer:
         with here.daemon() as daemon:
             daemon.hears("mqtt")
             end(daemon)
@@ -202,7 +202,7 @@ def test_outputs_that_the_broker_does_not_allow_are_counted(tmp_path: Path) -> N
     acknowledged as ever.
     """
     acl = ["topic readwrite #", "topic deny stream_gru/dev-0/prediction"]
-    with open_site(tmp_path, acl=acl) as here, subscriber(here.broker.port) as heard:
+    with open_plant(tmp_path, acl=acl) as here, subscriber(here.broker.port) as heard:
         with here.daemon() as daemon:
             daemon.hears("mqtt")
             here.publish(here.records)
@@ -234,7 +234,7 @@ def test_a_refused_subscription_is_an_error_in_the_log(tmp_path: Path) -> None:
         "anonymousGroup": "all",
     }))  # fmt: skip
     plugin = [f"plugin {_ACCESS[0]}", f"plugin_opt_config_file {access}"]
-    with open_site(tmp_path, lines=plugin) as here, here.daemon() as daemon:
+    with open_plant(tmp_path, lines=plugin) as here, here.daemon() as daemon:
         text = "the broker refused the subscription to sensors/+/data: Not authorized"
         wait_for(lambda: text in daemon.text())
         wait_for(lambda: of_sink(daemon, "sink_connected") == 1)
@@ -249,7 +249,7 @@ def test_inputs_that_the_broker_holds_back_are_not_seen(tmp_path: Path) -> None:
     and only that nothing is received tells; outputs and the loop go on.
     """
     acl = ["topic write sensors/#", "topic readwrite stream_gru/#"]
-    with open_site(tmp_path, acl=acl) as here, here.daemon() as daemon:
+    with open_plant(tmp_path, acl=acl) as here, here.daemon() as daemon:
         daemon.hears("mqtt")
         here.publish(here.part(0, 20))
         turns_on(daemon)
@@ -264,7 +264,7 @@ def test_what_is_too_large_holds_nothing_up(tmp_path: Path) -> None:
     """
     long = {"dev-" + "x" * 100: [{**row, "seq": number} for number, row in enumerate(pump_records(1, 20)["dev-0"])]}
     with (
-        open_site(tmp_path, max_packet_bytes=1250) as here,
+        open_plant(tmp_path, max_packet_bytes=1250) as here,
         subscriber(here.broker.port) as heard,
         here.daemon() as daemon,
     ):
@@ -286,7 +286,7 @@ def test_what_is_too_large_holds_nothing_up(tmp_path: Path) -> None:
 
 def test_what_the_connection_does_not_take_is_missing_by_the_counter(tmp_path: Path) -> None:
     """A message far beyond max_payload_bytes is not sent to us at all; those behind it come."""
-    with open_site(tmp_path) as here, here.daemon() as daemon:
+    with open_plant(tmp_path) as here, here.daemon() as daemon:
         daemon.hears("mqtt")
         here.publish(here.part(0, 20))
         padded = {**here.records["dev-0"][20], "text": "x" * 100_000}
@@ -300,7 +300,7 @@ def test_what_expires_at_the_broker_is_missing_by_the_counter(tmp_path: Path) ->
     """Messages with an expiry interval that nobody fetches in time never come; the counter says how many, all others
     are applied.
     """
-    with open_site(tmp_path) as here:
+    with open_plant(tmp_path) as here:
         with here.daemon() as daemon:
             daemon.hears("mqtt")
             here.publish(here.part(0, 20))

@@ -16,9 +16,9 @@ from paho.mqtt.properties import Properties
 
 from stream_gru.config.run_schema import BrokerConfig, ControlConfig
 from stream_gru.runtime.control.mqtt import ControlMqtt
-from tests.support.broker import Broker, Peer, needs_mosquitto
+from tests.support.brokers import Broker, Peer, needs_mosquitto
+from tests.support.fake_daemon import FakeDaemon
 from tests.support.waiting import wait_for
-from tests.support.web import FakeDaemon
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 

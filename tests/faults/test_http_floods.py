@@ -12,9 +12,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from stream_gru.runtime.http.limits import BACKLOG, MAX_CONNECTIONS
+from tests.support.fake_daemon import TOKEN, WebProcess, web_process
 from tests.support.waiting import wait_for
-from tests.support.web import TOKEN
-from tests.support.web_process import WebProcess, web_process
 
 pytestmark = pytest.mark.servers
 

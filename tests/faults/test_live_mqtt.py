@@ -14,9 +14,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.support.broker import Broker, needs_mosquitto
-from tests.support.live import Running, mqtt_config, pump_records, replayed
-from tests.support.subscriber import Subscriber
+from tests.support.brokers import Broker, Subscriber, needs_mosquitto
+from tests.support.daemons import Running, mqtt_config, pump_records, replayed
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

@@ -6,9 +6,9 @@ import json
 import random
 from pathlib import Path
 
-from tests.support.live import Running, pump_records, replayed
+from tests.support.daemons import Running, pump_records, replayed
 from tests.support.paths import BUNDLE
-from tests.support.ports import Device
+from tests.support.serial_devices import SerialDevice
 from tests.support.waiting import wait_for
 
 SOURCE = """
@@ -39,7 +39,7 @@ listen = "127.0.0.1:0"
 """
 
 
-def config(folder: Path, devices: dict[str, Device]) -> Path:
+def config(folder: Path, devices: dict[str, SerialDevice]) -> Path:
     """A configuration with a source for each device; the stream is called as the device."""
     path = folder / "gateway.toml"
     sources = [SOURCE.format(name=f"port-{name}", port=device.link, stream=name) for name, device in devices.items()]
@@ -78,7 +78,7 @@ def test_two_ports_equal_a_replay(tmp_path: Path) -> None:
     """Lines in pieces, over two ports at once, give to the byte the rows of the replay of the same samples."""
     records = pump_records(2, 1500)
     expected = replayed(records, tmp_path)
-    with Device(tmp_path / "dev-0") as one, Device(tmp_path / "dev-1") as two:
+    with SerialDevice(tmp_path / "dev-0") as one, SerialDevice(tmp_path / "dev-1") as two:
         devices = {"dev-0": one, "dev-1": two}
         with Running(config(tmp_path, devices)) as daemon:
             wait_for(lambda: connected(daemon, *devices), what="the ports to be open")
@@ -99,7 +99,7 @@ def test_a_port_that_is_unplugged_and_plugged_again_loses_no_state(tmp_path: Pat
     rows = pump_records(1, 400)["dev-0"]
     expected = replayed({"dev-0": rows}, tmp_path)
     lines = lines_of(rows)
-    with Device(tmp_path / "dev-0") as device, Running(config(tmp_path, {"dev-0": device})) as daemon:
+    with SerialDevice(tmp_path / "dev-0") as device, Running(config(tmp_path, {"dev-0": device})) as daemon:
         wait_for(lambda: connected(daemon, "dev-0"), what="the port to be open")
         device.send(b"rubbish\r\n" + b"".join(lines[:200]))
         wait_for(lambda: len(outputs(tmp_path)) >= 200, what="outputs before")

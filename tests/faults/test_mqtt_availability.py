@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.test_mqtt_sink import flushed, opened, outputs
-from tests.support.broker import Broker, needs_mosquitto
+from tests.support.brokers import Broker, needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

@@ -18,9 +18,10 @@ from stream_gru.connectors.sinks.mqtt import MqttSink
 from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
 from stream_gru.core.types import PredictionBatch
-from tests.support.broker import Broker, Peer, needs_mosquitto
+from tests.support.batches import batch
+from tests.support.brokers import Broker, Peer, needs_mosquitto
 from tests.support.models import make_bundle
-from tests.support.streams import batch, toy_pipeline
+from tests.support.pipelines import toy_pipeline
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

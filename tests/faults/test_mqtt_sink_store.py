@@ -10,7 +10,7 @@ import pytest
 from stream_gru.connectors.sinks.mqtt import MqttSink
 from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from tests.faults.test_mqtt_sink import hears, opened, outputs, seconds
-from tests.support.broker import Broker, needs_mosquitto
+from tests.support.brokers import Broker, needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

@@ -16,7 +16,7 @@ from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
 from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.connectors.sources.mqtt import MqttSource
 from stream_gru.core.types import DropReason, Position, RawMessage
-from tests.support.broker import Broker, Peer, needs_mosquitto
+from tests.support.brokers import Broker, Peer, needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

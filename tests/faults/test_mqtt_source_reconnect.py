@@ -27,7 +27,7 @@ from tests.faults.test_mqtt_source import (
     table,
     texts,
 )
-from tests.support.broker import Broker, needs_mosquitto
+from tests.support.brokers import Broker, needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

@@ -14,7 +14,7 @@ from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
 from stream_gru.connectors.mqtt.auth import tls_context, warn_of_risks
 from stream_gru.connectors.sources.mqtt import MqttSource
 from stream_gru.core.errors import ConfigError
-from tests.support.broker import Broker, needs_mosquitto
+from tests.support.brokers import Broker, needs_mosquitto
 from tests.support.certificates import Authority
 from tests.support.waiting import wait_for
 

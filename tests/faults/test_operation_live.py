@@ -14,8 +14,8 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.support.broker import Broker, Peer, needs_mosquitto
-from tests.support.live import BEGIN_S, CHANNELS, Running, pump_records
+from tests.support.brokers import Broker, Peer, needs_mosquitto
+from tests.support.daemons import BEGIN_S, CHANNELS, Running, pump_records
 from tests.support.paths import BUNDLE
 from tests.support.waiting import wait_for
 

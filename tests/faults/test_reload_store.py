@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import free_port
-from tests.support.live import CHANNELS, Running, pump_records
+from tests.support.daemons import CHANNELS, Running, pump_records
+from tests.support.network import free_port
 from tests.support.paths import BUNDLE
 from tests.support.stores import opened
 from tests.support.waiting import wait_for

@@ -22,14 +22,14 @@ from stream_gru.connectors.sources.threaded import Queued
 from stream_gru.core.errors import ConfigError, SourceUnavailable
 from stream_gru.core.protocols import Source
 from stream_gru.core.types import DropReason, Position, RawMessage
-from tests.support.ports import Device, TcpDevice
+from tests.support.serial_devices import SerialDevice, TcpDevice
 from tests.support.waiting import wait_for
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
+def device(tmp_path: Path) -> Iterator[SerialDevice]:
     """A device that is plugged in."""
-    with Device(tmp_path / "sensor0") as plugged:
+    with SerialDevice(tmp_path / "sensor0") as plugged:
         yield plugged
 
 
@@ -60,7 +60,7 @@ def payloads(messages: list[RawMessage]) -> list[bytes]:
     return [message.payload for message in messages]
 
 
-def test_lines_arrive_as_messages(device: Device) -> None:
+def test_lines_arrive_as_messages(device: SerialDevice) -> None:
     """Each line is one stamped, numbered message; the first one, whose beginning nobody saw, is left out."""
     source = source_of(device.link, stream="pump-1")
     assert isinstance(source, Source)
@@ -80,7 +80,7 @@ def test_lines_arrive_as_messages(device: Device) -> None:
         source.poll(1, 0.0)
 
 
-def test_a_line_may_come_in_pieces(device: Device) -> None:
+def test_a_line_may_come_in_pieces(device: SerialDevice) -> None:
     """Byte by byte is as good as at once, and a poll gives no more than it was asked for."""
     source = source_of(device.link)
     source.open(None)
@@ -94,7 +94,7 @@ def test_a_line_may_come_in_pieces(device: Device) -> None:
     source.close()
 
 
-def test_rubbish_costs_only_the_line_it_is_in(device: Device) -> None:
+def test_rubbish_costs_only_the_line_it_is_in(device: SerialDevice) -> None:
     """Noise between lines is a line that a decoder drops; a line without end is one counted fault."""
     source = source_of(device.link)
     source.open(None)
@@ -105,7 +105,7 @@ def test_rubbish_costs_only_the_line_it_is_in(device: Device) -> None:
     source.close()
 
 
-def test_cobs_frames_arrive_as_they_were_sent(device: Device) -> None:
+def test_cobs_frames_arrive_as_they_were_sent(device: SerialDevice) -> None:
     """Binary frames pass through a real terminal unchanged, for the decoder to look into."""
     source = source_of(device.link, framing="cobs")
     source.open(None)
@@ -118,7 +118,7 @@ def test_cobs_frames_arrive_as_they_were_sent(device: Device) -> None:
 
 
 def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
-    device: Device, caplog: pytest.LogCaptureFixture
+    device: SerialDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without a restart: half a line is forgotten, the messages go on counting, and it is told once each way."""
     caplog.set_level(logging.INFO, "stream_gru.connectors.sources.threaded")
@@ -142,7 +142,7 @@ def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
     assert 1 <= levels.count("WARNING") <= 2  # lost, and then perhaps: no such device
 
 
-def test_a_device_that_is_gone_is_unavailable(device: Device) -> None:
+def test_a_device_that_is_gone_is_unavailable(device: SerialDevice) -> None:
     """A poll says so and lets go of the port, and opening it again says what there is."""
     source = source_of(device.link)
     source.open(None)
@@ -154,7 +154,7 @@ def test_a_device_that_is_gone_is_unavailable(device: Device) -> None:
         source.open(None)
 
 
-def test_a_port_is_opened_by_one_program_only(device: Device) -> None:
+def test_a_port_is_opened_by_one_program_only(device: SerialDevice) -> None:
     """The second one is told why."""
     first, second = source_of(device.link), source_of(device.link)
     first.open(None)
@@ -165,7 +165,7 @@ def test_a_port_is_opened_by_one_program_only(device: Device) -> None:
     second.close()
 
 
-def test_messages_are_numbered_on_from_a_position(device: Device) -> None:
+def test_messages_are_numbered_on_from_a_position(device: SerialDevice) -> None:
     """A number is never used twice, also after a restart of the process."""
     source = source_of(device.link)
     source.open(Position("port", 41))
@@ -174,7 +174,7 @@ def test_messages_are_numbered_on_from_a_position(device: Device) -> None:
     source.close()
 
 
-def test_what_a_port_promises_is_told_once(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_port_promises_is_told_once(device: SerialDevice, caplog: pytest.LogCaptureFixture) -> None:
     """At most once; not again each time the port is found again."""
     caplog.set_level(logging.INFO, "stream_gru")
     source = source_of(device.link)
@@ -240,7 +240,7 @@ def test_an_unknown_url_is_refused_before_anything_is_opened() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["loop", "spy"])
-def test_other_ports_of_pyserial_are_read(scheme: str, device: Device) -> None:
+def test_other_ports_of_pyserial_are_read(scheme: str, device: SerialDevice) -> None:
     """One without a descriptor, and one that prints what it reads."""
     opened: list[Any] = []
 
@@ -332,7 +332,7 @@ def test_a_port_of_another_machine_is_read_and_its_loss_is_told() -> None:
         assert not source.health().connected
 
 
-def test_losing_a_port_again_and_again_leaves_nothing_open(device: Device) -> None:
+def test_losing_a_port_again_and_again_leaves_nothing_open(device: SerialDevice) -> None:
     """Neither descriptors nor threads."""
     source = source_of(device.link)
     before = 0

@@ -14,9 +14,10 @@ import pytest
 from stream_gru.core.types import ResetReason
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.runtime.checkpoint.state_export import decoded, encoded, exported
-from tests.support.broker import Broker, free_port, needs_mosquitto
-from tests.support.kept import model
-from tests.support.live import Running, mqtt_config, pump_records, replayed
+from tests.support.brokers import Broker, needs_mosquitto
+from tests.support.daemons import Running, mqtt_config, pump_records, replayed
+from tests.support.network import free_port
+from tests.support.stores import model
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

@@ -16,7 +16,7 @@ from tests.kill.messages import field_messages
 from tests.kill.replay import undisturbed_replay
 from tests.kill.results import differences, read_results
 from tests.kill.runs import LOG, Settings, write_config, write_recording
-from tests.support.broker import needs_mosquitto
+from tests.support.brokers import needs_mosquitto
 
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 SEED = 7

@@ -12,8 +12,8 @@ from stream_gru.config import sample_config
 from stream_gru.model.bundle import MANIFEST, TFLITE, WEIGHTS, write_bundle
 from tests.fuzz_security.target_bundle import good_bundle
 from tests.fuzz_security.targets import CORPUS
+from tests.support.fake_daemon import TOKEN
 from tests.support.paths import CASES
-from tests.support.web import TOKEN
 
 _HOST = b"Host: localhost\r\n"
 _JSON = b"Content-Type: application/json\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"

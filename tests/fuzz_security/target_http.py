@@ -12,7 +12,7 @@ from unittest.mock import patch
 from urllib.parse import urlsplit
 
 from stream_gru.runtime.http import limits as connection
-from tests.support.web import TOKEN, FakeDaemon, serving
+from tests.support.fake_daemon import TOKEN, FakeDaemon, serving
 
 _IDLE_S = 0.05
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")

@@ -33,7 +33,7 @@ from tests.kill.messages import field_messages
 from tests.kill.mqtt import Device
 from tests.kill.results import Results, differences, read_results
 from tests.kill.runs import LOG, Settings, processed_all, write_config, write_recording
-from tests.support.broker import Broker
+from tests.support.brokers import Broker
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.support.live import BEGIN_S, CHANNELS, pump_records
+from tests.support.daemons import BEGIN_S, CHANNELS, pump_records
 
 LAST = "last"  # the stream of the last message: when it was processed, all were
 _RECORDED = 1000

@@ -19,8 +19,7 @@ from tests.kill.messages import Message, field_messages
 from tests.kill.points import ROWS, Point
 from tests.kill.results import Results, applied, differences, of_published, read_results
 from tests.kill.runs import CLIENT_ID, LOG, Settings, run_to_the_end, write_config
-from tests.support.broker import Broker
-from tests.support.subscriber import Subscriber
+from tests.support.brokers import Broker, Subscriber
 from tests.support.waiting import wait_for
 
 # As deploy/mosquitto, but for a loopback port and a folder of its own.

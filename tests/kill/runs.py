@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.kill.life import Life
 from tests.kill.messages import LAST, Message
 from tests.kill.points import CHANGES, ROWS, TABLE
-from tests.support.broker import MOSQUITTO
+from tests.support.brokers import MOSQUITTO
 from tests.support.paths import BUNDLE, ROOT
 
 LOG = "daemon.log"

@@ -25,7 +25,7 @@ from stream_gru.model.bundle import Bundle, load_bundle, model_id, verify_files,
 from stream_gru.model.manifest import Embedding
 from stream_gru.training.evaluation.scores import Scores, class_scores
 from tests.support.models import make_bundle
-from tests.support.streams import calibrated
+from tests.support.pipelines import calibrated
 
 Damage = Callable[[dict[str, Any]], None]
 

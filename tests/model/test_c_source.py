@@ -26,7 +26,7 @@ from stream_gru.model.export.c_math import functions
 from stream_gru.model.export.c_source import c_files
 from tests.support.c_compiler import FLOATS, STRICT, CModel, run, shared_object, write_c
 from tests.support.models import CELLS_AND_HEADS, make_bundle, random_inputs
-from tests.support.reference import load_reference
+from tests.support.reference_models import load_reference
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 needs_gpp = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")

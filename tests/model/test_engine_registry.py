@@ -17,7 +17,7 @@ from stream_gru.model.engines.activations import ACTIVATIONS, sigmoid, softmax
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.manifest import Classes
 from tests.support.models import make_bundle
-from tests.support.reference import load_reference
+from tests.support.reference_models import load_reference
 
 needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="ai_edge_litert is not installed")
 
@@ -127,7 +127,7 @@ def test_batches_are_cut_and_padded_without_much_waste() -> None:
 def test_litert_says_nothing_on_stderr_and_loads_no_keras() -> None:
     """A user's terminal stays clean, and the run time stays small."""
     code = (
-        "import sys; from tests.support.reference import load_reference;"
+        "import sys; from tests.support.reference_models import load_reference;"
         "from stream_gru.model.engines.registry import load_engine;"
         "load_engine('auto', load_reference('lstm').bundle);"
         "print([m for m in ('keras', 'tensorflow') if m in sys.modules])"

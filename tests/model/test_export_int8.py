@@ -31,9 +31,9 @@ from stream_gru.training import int8_export as export_int8
 from stream_gru.training.int8_export import Limit, bounded, int8_files, score, split_words
 from stream_gru.training.quantize import StepEngine, calibration_pairs, quantised_step
 from stream_gru.training.segments import Run
+from tests.support.batches import batch
 from tests.support.models import make_bundle, random_inputs
 from tests.support.paths import BUNDLE, SAMPLE_DATA
-from tests.support.streams import batch
 
 pytestmark = pytest.mark.train
 

@@ -14,7 +14,7 @@ from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.manifest import EngineParity
 from stream_gru.model.parity import check_parity, column_name, scaled_difference
 from tests.support.models import make_bundle
-from tests.support.reference import Reference, load_reference, reference_names
+from tests.support.reference_models import Reference, load_reference, reference_names
 
 pytest.importorskip("ai_edge_litert", reason="the gate runs litert")
 

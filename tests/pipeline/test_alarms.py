@@ -13,9 +13,9 @@ from stream_gru.core.prediction import prediction_at
 from stream_gru.core.types import NS_PER_S, OutputSpec, PredictionBatch, Status
 from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.pipeline import Pipeline
+from tests.support.batches import CHANNELS, HEAD_NAMES, START_NS, batch, prediction_batches
 from tests.support.models import make_bundle
-from tests.support.predictions import NAMES, prediction_batches
-from tests.support.streams import CHANNELS, START_NS, batch, calibrated, toy_pipeline
+from tests.support.pipelines import calibrated, toy_pipeline
 
 BOTH = calibrated(make_bundle(channels=CHANNELS, labels=2, horizon=1))
 RULE = AlarmRule(("label0",), consecutive_misses=2)
@@ -25,12 +25,12 @@ NOISE = np.random.default_rng(0).normal(0, 3, (40, CHANNELS)).tolist()
 @given(prediction_batches())
 def test_an_alarm_is_a_trusted_output_of_a_named_class_or_a_run_of_misses(out: PredictionBatch) -> None:
     """Row by row, from what the row itself says; with one class or several at a time."""
-    found = AlarmRule((NAMES[0], NAMES[2]), consecutive_misses=5).alarms(out)
+    found = AlarmRule((HEAD_NAMES[0], HEAD_NAMES[2]), consecutive_misses=5).alarms(out)
     assert found is not None
     assert found.dtype == np.bool_
     for row, alarm in enumerate(found.tolist()):
         label = prediction_at(out, row).label
-        of_class = bool({NAMES[0], NAMES[2]} & set(label if isinstance(label, list) else [label]))
+        of_class = bool({HEAD_NAMES[0], HEAD_NAMES[2]} & set(label if isinstance(label, list) else [label]))
         missed = out.consecutive_misses is not None and out.consecutive_misses[row] >= 5
         assert alarm == ((of_class and bool(out.scorable[row])) or missed)
 

@@ -11,8 +11,9 @@ import pytest
 from stream_gru.core.prediction import status_text
 from stream_gru.core.types import DropReason, PredictionBatch, ResetReason, Status
 from stream_gru.pipeline.pipeline import Pipeline
+from tests.support.batches import CHANNELS, batch, rows_of
 from tests.support.models import make_bundle
-from tests.support.streams import CHANNELS, batch, calibrated, rows_of, toy_pipeline
+from tests.support.pipelines import calibrated, toy_pipeline
 
 NAN = float("nan")
 

@@ -23,8 +23,9 @@ from stream_gru.model.manifest import Classes
 from stream_gru.pipeline.generate import copies, generate, prompt
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.sampling import draw
+from tests.support.batches import START_NS, batch, rows_of
 from tests.support.models import make_bundle
-from tests.support.streams import START_NS, batch, rows_of, toy_pipeline
+from tests.support.pipelines import toy_pipeline
 
 
 def text_bundle(**options: Any) -> Bundle:

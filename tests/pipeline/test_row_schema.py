@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stream_gru.core.errors import StateError
 from stream_gru.pipeline.row_schema import RowSchema
-from tests.support.kept import model
+from tests.support.stores import model
 
 FORM = model().form
 NAMES = {name for name, _, _ in FORM.columns}

@@ -10,8 +10,9 @@ from stream_gru.model.bundle import Calibration
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.scoring import ScoreTotals, interval_offsets
 from stream_gru.training.evaluation.evaluate import Baselines, evaluate
+from tests.support.batches import START_NS, batch
 from tests.support.models import make_bundle
-from tests.support.streams import START_NS, batch, calibrated, toy_pipeline
+from tests.support.pipelines import calibrated, toy_pipeline
 
 
 class LastValueEngine:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, concatenate, empty_batch
 from stream_gru.runtime.ingest.channel_join import Assembler
-from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
 CHANNELS = 3
 settings_of = st.tuples(st.sampled_from([0, 1, 2, 5]), st.sampled_from([0, 1, 2, 80]))

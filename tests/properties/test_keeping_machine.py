@@ -31,11 +31,23 @@ from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.ingest.ingest import Intake
 from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
-from tests.support.broker_model import SOURCE, BrokerModel, BrokerSource
-from tests.support.kept_reference import UNBOUNDED, Reference, Sample, batch_of, bundle_of, swap
-from tests.support.output_models import DiskSink, WireSink, lines_of, lines_with_either_reason
+from tests.support.crash_models import (
+    SOURCE,
+    UNBOUNDED,
+    BrokerModel,
+    BrokerSource,
+    DiskSink,
+    Reference,
+    Sample,
+    WireSink,
+    batch_of,
+    bundle_of,
+    lines_of,
+    lines_with_either_reason,
+    swap,
+)
+from tests.support.pipelines import toy_pipeline
 from tests.support.stores import copy_of_now
-from tests.support.streams import toy_pipeline
 
 _NAMES = "abcdef"
 _EXAMPLES = int(os.environ.get("STREAM_GRU_EXAMPLES", "20"))

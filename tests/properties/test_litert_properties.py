@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from stream_gru.core.types import NS_PER_S, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from tests.support.reference import load_reference, reference_names
-from tests.support.streams import START_NS, calibrated, rows_of
+from tests.support.batches import START_NS, rows_of
+from tests.support.pipelines import calibrated
+from tests.support.reference_models import load_reference, reference_names
 
 pytest.importorskip("ai_edge_litert")
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from stream_gru.core.types import SampleBatch
 from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.pipeline import Pipeline
+from tests.support.batches import CHANNELS, hostile_batches, rows_of
 from tests.support.models import make_bundle
-from tests.support.streams import CHANNELS, calibrated, hostile_batches, rows_of, toy_pipeline
+from tests.support.pipelines import calibrated, toy_pipeline
 
 MODELS = {
     "both heads": calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream_gru.connectors.sources.files import FileSource
 from stream_gru.connectors.sources.stdin import StdinSource
 from stream_gru.core.types import RawMessage
-from tests.support.reading import drain, lines, position_of, through_pipe
+from tests.support.source_reading import drain, lines, position_of, through_pipe
 
 ROW = st.sampled_from([b"a,b", b"1,2", b"1,2,3", b"", b"\xff", b"7" * 700, b"8" * 3000, b"9" * 9000, b'"x,y', b"5,6\r"])
 TEXT = st.tuples(

@@ -20,7 +20,7 @@ from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http import sse as events
 from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
-from tests.support.web import FakeDaemon, Listener, outputs, serving, until
+from tests.support.fake_daemon import FakeDaemon, Listener, outputs, serving, until
 
 
 @pytest.fixture

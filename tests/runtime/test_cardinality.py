@@ -7,8 +7,8 @@ from prometheus_client.exposition import generate_latest
 
 from stream_gru.core.types import DropReason, SinkHealth, SourceHealth
 from stream_gru.runtime.metrics import Metrics
+from tests.support.fake_daemon import outputs
 from tests.support.models import make_bundle
-from tests.support.web import outputs
 
 MANY = 5000
 

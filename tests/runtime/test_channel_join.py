@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stream_gru.core.errors import IncompatibleStateError, StateError
 from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch
 from stream_gru.runtime.ingest.channel_join import Assembler
-from tests.support.remembering import Shelf
+from tests.support.stateful_parts import Shelf
 
 NAN = math.nan
 Record = tuple[str, float, int, float]  # stream, seconds, channel, value

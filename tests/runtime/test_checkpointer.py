@@ -14,10 +14,9 @@ from stream_gru.core.keyed_state import KeyedState
 from stream_gru.core.types import Position, ResetReason
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.store import Commit, Store
-from tests.support.feeds import ListSink, ListSource
-from tests.support.kept import PacketSource, feed, keeper_of, model, rows_in
-from tests.support.stores import change, content, copy_of_now, opened
-from tests.support.streams import batch
+from tests.support.batches import batch
+from tests.support.fake_connectors import ListSink, ListSource, PacketSource
+from tests.support.stores import change, copy_of_now, feed, keeper_of, model, opened, store_content, table_rows
 
 AT = Position("a", 5)
 
@@ -201,7 +200,7 @@ def test_nothing_is_acknowledged_when_the_store_fails(tmp_path: Path) -> None:
     assert (source.committed, sink.calls) == ([], ["flush", "flush"])
     assert not keeper.healthy
     keeper.close()
-    assert content(tmp_path)["stream"] == []
+    assert store_content(tmp_path)["stream"] == []
 
 
 def test_nothing_is_acknowledged_when_a_sink_cannot_be_flushed(tmp_path: Path) -> None:
@@ -220,12 +219,12 @@ def test_what_was_not_committed_is_not_there_after_a_kill(tmp_path: Path) -> Non
     keeper = keeper_of(tmp_path / "a")
     feed(keeper, "a", 1, 2, 3)
     keeper.commit({}, {})
-    committed = rows_in(keeper._pipeline)
+    committed = table_rows(keeper._pipeline)
     feed(keeper, "a", 4)
     feed(keeper, "b", 1)
     again = model()
     keeper_of(copy_of_now(tmp_path / "a", tmp_path / "b"), again)
-    assert rows_in(again) == committed
+    assert table_rows(again) == committed
 
 
 # ---- what other parts remember
@@ -281,12 +280,12 @@ def test_a_damaged_row_resets_its_stream_and_no_other(tmp_path: Path, caplog: py
     for name in "abc":
         feed(keeper, name, 1, 2)
     keeper.commit({}, {})
-    before = rows_in(keeper._pipeline)
+    before = table_rows(keeper._pipeline)
     keeper.close()
     change(tmp_path, "UPDATE stream SET crc=crc+1 WHERE name='b'")
     pipeline = model()
     keeper = keeper_of(tmp_path, pipeline)
-    after = rows_in(pipeline)
+    after = table_rows(pipeline)
     assert (after["a"], after["c"]) == (before["a"], before["c"])
     assert keeper.counts.damaged == 1
     assert "stream b: its stored state cannot be used: its checksum is wrong; it begins anew" in caplog.text

@@ -15,8 +15,8 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.types import DropReason, SampleBatch, empty_batch
 from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands, PauseFilter, parse_command
 from stream_gru.runtime.control.rejections import RejectedCommands
-from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
-from tests.support.streams import batch, hostile_batches
+from tests.support.batches import batch, hostile_batches
+from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
 
 def quiet(_: CommandResult) -> None:

@@ -24,8 +24,9 @@ from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.ingest.channel_join import Assembler
 from stream_gru.runtime.ingest.ingest import Intake
 from stream_gru.runtime.metrics import Metrics
-from tests.support.feeds import ListSink, ListSource, ReadyDecoder
-from tests.support.streams import CHANNELS, batch, hostile_batches, rows_of, toy_pipeline
+from tests.support.batches import CHANNELS, batch, hostile_batches, rows_of
+from tests.support.fake_connectors import ListSink, ListSource, ReadyDecoder
+from tests.support.pipelines import toy_pipeline
 
 BATCHES = [batch(["p"] * 5, [5 * k + i for i in range(5)]) for k in range(4)]
 

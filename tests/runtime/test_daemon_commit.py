@@ -21,10 +21,10 @@ from stream_gru.runtime.ingest.channel_join import Assembler
 from stream_gru.runtime.ingest.ingest import Intake
 from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
 from tests.runtime.test_daemon import BATCHES, FakeTime, by_name, make, message, the_input
-from tests.support.feeds import ListSink, ListSource, ReadyDecoder
-from tests.support.kept import rows_in
-from tests.support.stores import opened
-from tests.support.streams import CHANNELS, batch, rows_of, toy_pipeline
+from tests.support.batches import CHANNELS, batch, rows_of
+from tests.support.fake_connectors import ListSink, ListSource, ReadyDecoder
+from tests.support.pipelines import toy_pipeline
+from tests.support.stores import opened, table_rows
 
 
 def durable(
@@ -113,7 +113,7 @@ def test_two_runs_are_one(tmp_path: Path) -> None:
     durable(tmp_path, second, sinks[1], pipeline=pipeline).run()
     assert (first.position, second.position) == (None, Position("a", 2))
     assert rows_of([*sinks[0].written, *sinks[1].written]) == expected
-    assert rows_in(pipeline) == rows_in(alone)
+    assert table_rows(pipeline) == table_rows(alone)
 
 
 def test_a_restart_that_reads_nothing_acknowledges_nothing(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
     assert summary.balanced
     assert sum(len(out) for out in sink.written) == 2
     with opened(tmp_path) as store:
-        assert [row.row for row in store.rows()] == list(rows_in(pipeline).values())
+        assert [row.row for row in store.rows()] == list(table_rows(pipeline).values())
 
 
 # ---- streams that make room

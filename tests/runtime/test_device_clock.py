@@ -11,7 +11,7 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.keyed_state import encode
 from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, concatenate
 from stream_gru.runtime.ingest.device_clock import DeviceClock
-from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
 S = NS_PER_S
 START = 1_772_323_200 * S

@@ -13,9 +13,8 @@ from stream_gru.core.types import DropReason, ResetReason
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
 from stream_gru.runtime.checkpoint.lru_keys import LruKeys
 from tests.runtime.test_checkpointer import Note, notes, read_of
-from tests.support.kept import feed, keeper_of, model, rows_in
-from tests.support.stores import change
-from tests.support.streams import batch, rows_of
+from tests.support.batches import batch, rows_of
+from tests.support.stores import change, feed, keeper_of, model, table_rows
 
 
 def crowd(folder: Path, *names: str, most: int = 2, max_stored: int = 100) -> Checkpointer:
@@ -68,7 +67,7 @@ def test_eviction_changes_no_bit(
             assert len(keeper._pipeline.streams) <= most
     keeper.commit({}, {})
     assert keeper.store is not None
-    assert {row.name: row.row for row in keeper.store.rows()} == rows_in(alone)
+    assert {row.name: row.row for row in keeper.store.rows()} == table_rows(alone)
     keeper.close()
 
 
@@ -92,14 +91,14 @@ def test_a_start_brings_back_those_that_were_heard_last(tmp_path: Path) -> None:
     keeper = crowd(tmp_path, "a", "b", "c", "d", most=4)
     keeper.components = {"p": notes(a="of a", d="of d")}
     keeper.commit({}, {})
-    states = rows_in(keeper._pipeline)
+    states = table_rows(keeper._pipeline)
     keeper.close()
     pipeline, part = model(), notes()
     keeper = keeper_of(tmp_path, pipeline, parts={"p": part}, max_streams=2, evict=True)
-    assert rows_in(pipeline) == {name: states[name] for name in "cd"}
+    assert table_rows(pipeline) == {name: states[name] for name in "cd"}
     assert read_of(part) == {"d": "of d"}
     keeper.load_streams(batch(["a"], [3]))
-    assert rows_in(pipeline)["a"] == states["a"]
+    assert table_rows(pipeline)["a"] == states["a"]
     assert read_of(part) == {"a": "of a", "d": "of d"}
 
 

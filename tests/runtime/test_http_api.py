@@ -17,7 +17,7 @@ from stream_gru.runtime.control.commands import Action, Command
 from stream_gru.runtime.http import api as api_module
 from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http.server import WebServer
-from tests.support.web import TOKEN, FakeDaemon, serving, until
+from tests.support.fake_daemon import TOKEN, FakeDaemon, serving, until
 
 COMMANDS = [f"/api/v1/{action}" for action in Action]
 JSON = {"Content-Type": "application/json"}

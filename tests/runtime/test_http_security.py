@@ -20,8 +20,8 @@ from stream_gru.runtime.http import server as module
 from stream_gru.runtime.http.host_check import HostGuard, is_loopback
 from stream_gru.runtime.http.load_shedding import CostCache
 from stream_gru.runtime.http.server import WebServer, build_app
+from tests.support.fake_daemon import TOKEN, FakeDaemon, Listener, outputs, serving
 from tests.support.waiting import wait_for
-from tests.support.web import TOKEN, FakeDaemon, Listener, outputs, serving
 
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
 

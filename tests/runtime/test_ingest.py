@@ -17,9 +17,9 @@ from stream_gru.runtime.ingest.channel_join import Assembler
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.ingest import Arrived, Intake, by_source
 from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
-from tests.support.feeds import ReadyDecoder
-from tests.support.remembering import Shelf
-from tests.support.streams import START_NS, batch
+from tests.support.batches import START_NS, batch
+from tests.support.fake_connectors import ReadyDecoder
+from tests.support.stateful_parts import Shelf
 
 NAN = float("nan")
 

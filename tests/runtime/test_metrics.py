@@ -12,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream_gru.core.types import DropReason, PredictionBatch, ResetReason, SampleBatch, SinkHealth, SourceHealth
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.metrics import Metrics, build_registry, shown_horizons
+from tests.support.batches import CHANNELS, batch, hostile_batches
 from tests.support.models import make_bundle
-from tests.support.streams import CHANNELS, batch, calibrated, hostile_batches, toy_pipeline
+from tests.support.pipelines import calibrated, toy_pipeline
 
 MODEL = calibrated(make_bundle(channels=CHANNELS, labels=2, horizon=10))
 LABELS = {

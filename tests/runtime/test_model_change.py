@@ -10,9 +10,8 @@ from stream_gru.core.errors import IncompatibleStateError
 from stream_gru.core.types import DropReason, ResetReason
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
 from stream_gru.runtime.checkpoint.store import Commit, Store
-from tests.support.kept import feed, keeper_of, model
-from tests.support.stores import content, opened
-from tests.support.streams import CHANNELS, batch, rows_of
+from tests.support.batches import CHANNELS, batch, rows_of
+from tests.support.stores import feed, keeper_of, model, opened, store_content
 
 
 def test_streams_of_another_model_are_reset_and_keep_their_clock(tmp_path: Path) -> None:
@@ -38,12 +37,12 @@ def test_streams_of_another_model_are_refused_where_that_is_wanted(tmp_path: Pat
     feed(keeper, "a", 1)
     keeper.commit({}, {})
     keeper.close()
-    before = content(tmp_path)["stream"]
+    before = store_content(tmp_path)["stream"]
     refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
     with pytest.raises(IncompatibleStateError, match=r"of model test-0, the bundle is test-1; .*on_model_change"):
         refusing.recover({}, {})
     refusing.close()
-    assert content(tmp_path)["stream"] == before
+    assert store_content(tmp_path)["stream"] == before
     keeper_of(tmp_path, model(), refuse_other_model=True)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stream_gru.core.types import DropReason, SampleBatch
 from stream_gru.runtime.replay_pacing import ReplayPacer
-from tests.support.streams import batch
+from tests.support.batches import batch
 
 
 class FakeTime:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from stream_gru.runtime.sample_rate_check import SampleRateCheck
-from tests.support.streams import batch, toy_pipeline
+from tests.support.batches import batch
+from tests.support.pipelines import toy_pipeline
 
 
 @pytest.mark.parametrize(("every_s", "told"), [(1.0, False), (1.2, False), (0.2, True), (5.0, True)])

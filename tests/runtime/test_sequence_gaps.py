@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from stream_gru.core.types import SampleBatch
 from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
-from tests.support.remembering import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
 MOVES = st.lists(
     st.tuples(st.sampled_from("abc"), st.sampled_from([1, 1, 1, 2, 5, 0, -1, -3, -250, 10**6, 2**20])), max_size=40

@@ -20,7 +20,7 @@ from stream_gru.runtime.checkpoint.checksum import checksum
 from stream_gru.runtime.checkpoint.lock import StoreLock, require_local
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit, Store
 from tests.runtime.test_store import FULL, assert_full
-from tests.support.stores import checkpoint, content, copy_of_now, opened
+from tests.support.stores import checkpoint, copy_of_now, opened, store_content
 
 _HOLD = """
 import sys
@@ -160,10 +160,10 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> 
         store.write(FULL)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
         connection.execute("PRAGMA user_version=2")
-    before = content(tmp_path)
+    before = store_content(tmp_path)
     with pytest.raises(StoreError, match="written by a newer version of stream-gru; expected version 1"):
         Store(tmp_path).open()
-    assert content(tmp_path) == before
+    assert store_content(tmp_path) == before
 
 
 @pytest.mark.parametrize("version", [0, 1, 7])

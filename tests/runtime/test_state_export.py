@@ -27,9 +27,8 @@ from stream_gru.runtime.checkpoint.state_export import (
 )
 from stream_gru.runtime.control.commands import MAX_STATE_BYTES
 from tests.runtime.test_checkpointer import Note, notes, read_of
-from tests.support.kept import feed, keeper_of, model, rows_in
-from tests.support.stores import change, opened
-from tests.support.streams import batch, rows_of
+from tests.support.batches import batch, rows_of
+from tests.support.stores import change, feed, keeper_of, model, opened, table_rows
 
 
 def trained(*times_s: float, pipeline: Pipeline | None = None) -> Pipeline:
@@ -170,7 +169,7 @@ def test_a_stream_goes_on_at_another_gateway(tmp_path: Path) -> None:
 
     pipeline, parts = model(), {"p": notes(), "q": notes()}
     keeper_of(tmp_path / "there", pipeline, parts=parts)
-    assert rows_in(pipeline) == rows_in(here._pipeline)
+    assert table_rows(pipeline) == table_rows(here._pipeline)
     assert (read_of(parts["p"]), read_of(parts["q"])) == ({"a": "of a"}, {})
     alone = trained(1, 2)
     assert rows_of([pipeline.process(batch(["a"], [3]))]) == rows_of([alone.process(batch(["a"], [3]))])

@@ -11,9 +11,8 @@ from stream_gru.core.types import DropReason, ResetReason
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.state_export import Exported, exported
 from tests.runtime.test_checkpointer import notes, read_of
-from tests.support.kept import feed, keeper_of, model
-from tests.support.stores import copy_of_now, opened
-from tests.support.streams import batch
+from tests.support.batches import batch
+from tests.support.stores import copy_of_now, feed, keeper_of, model, opened
 
 NEW = b"\x91\xa3new"
 

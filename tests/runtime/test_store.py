@@ -14,7 +14,7 @@ from stream_gru.core.commit_records import FileOffset, OutboxRow, ProcessedPacke
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit, Store, StoredRow
-from tests.support.stores import change, content, copy_of_now, opened
+from tests.support.stores import change, copy_of_now, opened, store_content
 
 FULL = Commit(
     schema="form one",
@@ -344,7 +344,7 @@ def test_a_commit_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.write(FULL)
         store.mark_clean_shutdown()
-    before = content(tmp_path)
+    before = store_content(tmp_path)
     big = Commit(schema="f", streams=[(f"s{number}", bytes(5000)) for number in range(50)], numbers={"n": 1})
     with opened(tmp_path) as store:
         connection = store._connection
@@ -356,7 +356,7 @@ def test_a_commit_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
         for use in (lambda: store.write(FULL), lambda: list(store.rows()), store.mark_clean_shutdown):
             with pytest.raises(StoreError, match="not open"):
                 use()
-    after = content(tmp_path)
+    after = store_content(tmp_path)
     assert after["meta"] == sorted([("commit_no", 1), ("lucky", 7), ("running", 0)], key=repr)
     assert after == before
 

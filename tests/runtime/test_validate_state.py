@@ -19,9 +19,10 @@ from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.checksum import checksum
 from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decoded, encoded, exported, require_same_model
-from tests.support.kept import model
+from tests.support.batches import batch, hostile_batches
 from tests.support.models import make_bundle
-from tests.support.streams import batch, calibrated, hostile_batches, toy_pipeline
+from tests.support.pipelines import calibrated, toy_pipeline
+from tests.support.stores import model
 
 
 @cache

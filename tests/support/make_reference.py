@@ -16,7 +16,7 @@ from stream_gru.model.keras.litert_graph import export_tflite
 from stream_gru.model.keras.network import build_network, load_weights
 from stream_gru.model.keras.spec import NetworkSpec
 from tests.support.models import make_bundle, random_inputs
-from tests.support.reference import FOLDER, INDEX
+from tests.support.reference_models import FOLDER, INDEX
 
 STEPS = 75  # no multiple of the scan's length
 SCAN_STEPS = 4

@@ -13,8 +13,8 @@ from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.file import Encoder, FileSink
 from stream_gru.connectors.sinks.rotation import put_aside_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
-from tests.support.predictions import part
-from tests.support.streams import batch, toy_pipeline
+from tests.support.batches import batch, part
+from tests.support.pipelines import toy_pipeline
 
 OUTPUTS = toy_pipeline().process(batch(["p"] * 60, list(range(60))))
 NOON = 1_795_600_800.0  # 2026-11-25T10:00:00Z

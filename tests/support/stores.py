@@ -1,14 +1,20 @@
-"""Stores in a folder of a test: opened, killed, damaged."""
+"""Stores in a folder of a test: opened, killed, damaged; and checkpointers of a toy model over them."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from stream_gru.core.protocols import Stateful
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Store
+from tests.support.batches import CHANNELS, batch
+from tests.support.models import make_bundle
+from tests.support.pipelines import calibrated, toy_pipeline
 
 
 @contextmanager
@@ -46,8 +52,37 @@ def change(folder: Path, text: str, *values: object) -> None:
         assert connection.execute(text, values).rowcount > 0
 
 
-def content(folder: Path) -> dict[str, list[tuple[object, ...]]]:
+def store_content(folder: Path) -> dict[str, list[tuple[object, ...]]]:
     """All rows of all tables of a closed store."""
     with closing(sqlite3.connect(folder / FILE_NAME)) as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type='table'")]
         return {name: sorted(connection.execute(f"SELECT * FROM {name}"), key=repr) for name in sorted(names)}  # noqa: S608
+
+
+def model(seed: int = 0, channels: int = CHANNELS, units: int = 8) -> Pipeline:
+    """A pipeline over the model test-<seed>."""
+    bundle = calibrated(make_bundle(channels=channels, labels=2, warm_up=2, seed=seed, units=(units,), targets=1))
+    return toy_pipeline(bundle)
+
+
+def keeper_of(
+    folder: Path,
+    pipeline: Pipeline | None = None,
+    parts: Mapping[str, Stateful] | None = None,
+    shared: Mapping[str, Stateful] | None = None,
+    **policy: object,
+) -> Checkpointer:
+    """A keeper that has recovered what is in the folder."""
+    found = Checkpointer(pipeline or model(), Store(folder), parts, shared, Policy(**policy))  # type: ignore[arg-type]
+    found.recover({}, {})
+    return found
+
+
+def feed(keeper: Checkpointer, stream: str, *times_s: float) -> None:
+    """Samples of one stream, as the daemon hands them on."""
+    keeper._pipeline.process(keeper.load_streams(batch([stream] * len(times_s), times_s)))
+
+
+def table_rows(pipeline: Pipeline) -> dict[str, bytes]:
+    """Everything that the table has, by stream."""
+    return {name: pipeline.table.row(name) for name in pipeline.streams}

@@ -10,8 +10,9 @@ from stream_gru.training.evaluation import scores as scores_module
 from stream_gru.training.evaluation.baselines import find_season, fit_linear_ar, seasonal_forecast
 from stream_gru.training.evaluation.evaluate import Baselines, evaluate
 from stream_gru.training.evaluation.scores import class_scores
+from tests.support.batches import batch
 from tests.support.models import make_bundle
-from tests.support.streams import batch, calibrated
+from tests.support.pipelines import calibrated
 
 ONE = np.ones(1, np.float32)
 ZERO = np.zeros(1, np.float32)

@@ -23,8 +23,7 @@ from stream_gru.training.progress import PlainReporter, SilentReporter, default_
 from stream_gru.training.segments import Batch, Run, batches, join_runs, measure_scaling
 from stream_gru.training.stateful_lanes import training_plan
 from stream_gru.training.train_step import Trainer, _tensors
-from tests.support.truth import forecast_truth
-from tests.support.waves import BOTH, QUICK, InterruptAt, spec_of, train, waves, without_seconds
+from tests.support.trainings import BOTH, QUICK, InterruptAt, forecast_truth, spec_of, train, waves, without_seconds
 
 pytestmark = pytest.mark.train
 

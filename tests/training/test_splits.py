@@ -11,7 +11,7 @@ from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import SampleBatch
 from stream_gru.pipeline.conditioning.condition import ConditioningSpec
 from stream_gru.training.splits import class_labels, runs_of, split
-from tests.support.streams import CHANNELS, batch
+from tests.support.batches import CHANNELS, batch
 
 RULES = ConditioningSpec.build(ConditioningConfig(), 1.0, [(None, None, 0)] * CHANNELS, [], window=0)
 

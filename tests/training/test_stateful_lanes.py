@@ -17,7 +17,7 @@ from stream_gru.training.segments import (
 )
 from stream_gru.training.stateful_lanes import MIN_CHUNKS, stream_plan, training_plan, usable_lanes
 from stream_gru.training.windows import window_plan
-from tests.support.truth import forecast_truth
+from tests.support.trainings import forecast_truth
 
 lengths = st.lists(st.integers(1, 90), min_size=1, max_size=9)
 

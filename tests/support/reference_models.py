@@ -1,4 +1,4 @@
-"""The stored reference models: weights, samples, Keras' outputs and the flatbuffer, readable without TensorFlow."""
+"""The stored reference models: weights, samples, outputs of Keras and the flatbuffer, readable without TensorFlow."""
 
 from __future__ import annotations
 

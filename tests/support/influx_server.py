@@ -1,4 +1,4 @@
-"""An HTTP server that takes compressed lines and answers as it is told."""
+"""An HTTP server that takes compressed lines and answers as a test sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @dataclass
-class Server:
+class InfluxServer:
     """Answers with ``statuses`` one after the other, the last one for ever; holds its answer until ``go`` is set."""
 
     statuses: list[int]
@@ -46,9 +46,9 @@ class Server:
 
 
 @contextmanager
-def serving(*statuses: int, hang: bool = False, **options: object) -> Iterator[Server]:
+def influx_server(*statuses: int, hang: bool = False, **options: object) -> Iterator[InfluxServer]:
     """A server on a free port of this machine."""
-    server = Server(list(statuses), **options)  # type: ignore[arg-type]
+    server = InfluxServer(list(statuses), **options)  # type: ignore[arg-type]
     if not hang:
         server.go.set()
 

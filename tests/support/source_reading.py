@@ -1,4 +1,4 @@
-"""Sources read to their end, and what was in it row by row."""
+"""Sources read to their end, and what was in them line by line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A broker, a device and a daemon with a store between two topics: faults are tried on them, and results compared."""
+"""A broker, a device and a daemon with a store between two topics: faults are tried on them, results compared."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 
-from tests.support.broker import Broker
-from tests.support.live import CHANNELS, Running, pump_records
+from tests.support.brokers import Broker, Subscriber
+from tests.support.daemons import CHANNELS, Running, pump_records
 from tests.support.paths import BUNDLE, ROOT
-from tests.support.subscriber import Subscriber
 from tests.support.waiting import wait_for
 
 Records = Mapping[str, Sequence[Mapping[str, object]]]
@@ -77,7 +76,7 @@ enabled = false
 """
 
 
-class Site:
+class Plant:
     """A broker in ``folder``, a device that publishes to it, and daemons that work for it, one after the other."""
 
     def __init__(self, folder: Path, broker: Broker, samples: int) -> None:
@@ -161,10 +160,10 @@ class Site:
 
 
 @contextmanager
-def open_site(folder: Path, samples: int = 60, lines: Sequence[str] = (), **keys: object) -> Iterator[Site]:
+def open_plant(folder: Path, samples: int = 60, lines: Sequence[str] = (), **keys: object) -> Iterator[Plant]:
     """A broker that runs, and its surroundings."""
     with Broker(folder, lines=[*_BROKER, *lines], **keys) as broker:  # type: ignore[arg-type]
-        yield Site(folder, broker, samples)
+        yield Plant(folder, broker, samples)
 
 
 @contextmanager

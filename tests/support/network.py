@@ -1,4 +1,4 @@
-"""A bad line to a server: so many bytes a second in each direction, and none at all when it is told to stall."""
+"""Free ports, and a bad line to a server: slow, and stalled when a test asks for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from typing import Self
 
 _PIECES_PER_S = 50
 _KERNEL_BYTES = 4096
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 class SlowLink:

@@ -1,4 +1,4 @@
-"""Small trainings: two waves to learn from, a network for them, and who presses Ctrl-C."""
+"""Small trainings: two waves to learn from, a network, an interrupt, and the truths of their forecasts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stream_gru.config.train_schema import (
     RegularizerConfig,
     TrainingConfig,
 )
+from stream_gru.core.types import F32, Mask
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.fit import Fitted, fit
 from stream_gru.training.progress import SilentReporter
@@ -83,3 +84,15 @@ class InterruptAt(SilentReporter):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
+
+
+def forecast_truth(run: Run, target_index: Sequence[int], horizon: int) -> tuple[F32, Mask]:
+    """Return what came: y (T, D, H) with y[t, d, h-1] = x[t+h, target d], and where it counts, same shape.
+
+    It does not count beyond the end of the run (y is 0 there) nor where the value was filled in.
+    """
+    beyond = np.zeros((horizon, len(target_index)))
+    values = np.concatenate([run.x[:, target_index], beyond.astype(np.float32)])
+    seen = np.concatenate([run.observed[:, target_index], beyond.astype(np.bool_)])
+    view = np.lib.stride_tricks.sliding_window_view
+    return view(values, horizon, axis=0)[1:], view(seen, horizon, axis=0)[1:]

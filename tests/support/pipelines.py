@@ -1,10 +1,15 @@
-"""An engine for tests of everything around the engine: element by element, so exact for any batch."""
+"""A pipeline over an engine that computes element by element: exact for any batch."""
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from stream_gru.core.types import F32
+from stream_gru.model.bundle import Bundle, Calibration
+from stream_gru.pipeline.pipeline import Pipeline
+from tests.support.batches import CHANNELS
+from tests.support.models import make_bundle
 
 
 class ToyEngine:
@@ -39,3 +44,23 @@ class ToyEngine:
             out, state = self.step(x[index : index + 1], state)
             outputs[index] = out[0]
         return outputs, state[0]
+
+
+def calibrated(bundle: Bundle, **changes: object) -> Bundle:
+    """The bundle with residual quantiles of -1, 0 and 1, and with other changes to its manifest."""
+    head = bundle.manifest.forecast
+    if head is not None:
+        row = [-1.0, 0.0, 1.0]
+        changes["calibration"] = Calibration(
+            levels=[0.05, 0.5, 0.95], residuals=[[row] * head.horizon] * len(head.targets), samples=100
+        )
+    manifest = msgspec.structs.replace(bundle.manifest, **changes)
+    return Bundle(bundle.path, manifest, bundle.weights, bundle.tflite)
+
+
+def toy_pipeline(bundle: Bundle | None = None, **options: object) -> Pipeline:
+    """A pipeline over a `ToyEngine` of the bundle's sizes."""
+    bundle = bundle or calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2))
+    manifest = bundle.manifest
+    engine = ToyEngine(manifest.input_size, manifest.state_size, manifest.output_size)
+    return Pipeline(bundle, engine, **options)  # type: ignore[arg-type]

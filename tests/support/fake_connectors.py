@@ -1,10 +1,10 @@
-"""Sources, decoders and sinks that are told what to do, for tests of the loop between them."""
+"""Sources, decoders and sinks that follow a script, for tests of the loop between them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
+from stream_gru.core.commit_records import FlushResult, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.types import Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
@@ -51,6 +51,25 @@ class ListSource:
     def health(self) -> SourceHealth:
         """Well."""
         return SourceHealth()
+
+
+class PacketSource(ListSource):
+    """A source that is `Redelivering`: it says ``said`` at each commit."""
+
+    def __init__(self, items: Sequence[object] = ()) -> None:
+        super().__init__(items)
+        self.said = ProcessedPackets()
+        self.packets: Mapping[int, bytes] | None = None
+
+    def resume(self, packets: Mapping[int, bytes]) -> None:
+        """Remember them."""
+        self.on_call("resume")
+        self.packets = packets
+
+    def processed_packets(self, position: Position) -> ProcessedPackets:
+        """As told."""
+        self.on_call("receipts")
+        return self.said
 
 
 class ReadyDecoder:

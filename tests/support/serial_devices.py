@@ -1,4 +1,4 @@
-"""Pseudo-terminals and a TCP server in the place of devices that are plugged in, pulled out and plugged in again."""
+"""Pseudo-terminals and a TCP server in place of devices that are plugged in, pulled out and plugged in again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 
-class Device:
+class SerialDevice:
     """A pseudo-terminal whose far end the test holds; ``link`` is a name that stays the same when it is plugged again.
 
     Constructing plugs it in.  `send` plays the device, `pull` takes it away, `plug` gives a new one the same name.

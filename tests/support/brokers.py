@@ -1,4 +1,4 @@
-"""A real mosquitto on a loopback port of its own, and a client to talk to it."""
+"""A real mosquitto on a loopback port, a client that publishes, and a subscriber that survives its restarts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,16 +20,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from tests.support.network import free_port
 from tests.support.waiting import wait_for
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto") or ""
 needs_mosquitto = pytest.mark.skipif(not MOSQUITTO, reason="mosquitto is not installed")
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Broker:
@@ -206,3 +203,35 @@ class Peer:
     def payloads(self, topic: str = "") -> list[bytes]:
         """What was heard, perhaps only on one topic."""
         return [bytes(message.payload) for message in list(self.heard) if topic in ("", message.topic)]
+
+
+class Subscriber:
+    """Keeps every prediction with how often it came, over all connections."""
+
+    def __init__(self, port: int) -> None:
+        self.rows: Counter[bytes] = Counter()
+        self.ids: dict[str, set[bytes]] = {}
+        self._lock = threading.Lock()
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id="subscriber", protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.on_message = self._keep
+        granted = threading.Event()
+        self.client.on_subscribe = lambda *_: granted.set()
+        self.client.on_connect = lambda client, *_: client.subscribe("stream_gru/+/prediction", qos=1)
+        self.client.reconnect_delay_set(1, 1)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 3600
+        self.client.connect("127.0.0.1", port, clean_start=False, properties=properties)
+        self.client.loop_start()
+        assert granted.wait(20), "the subscriber was granted nothing"
+
+    def _keep(self, _: Client, __: object, message: MQTTMessage) -> None:
+        (name,) = [value for key, value in message.properties.UserProperty if key == "id"]  # type: ignore[union-attr]
+        payload = bytes(message.payload)
+        with self._lock:
+            self.rows[payload] += 1
+            self.ids.setdefault(name, set()).add(payload)
+
+    def close(self) -> None:
+        """Leave."""
+        self.client.disconnect()
+        self.client.loop_stop()

@@ -1,4 +1,4 @@
-"""Parts that remember: a shelf in the place of the store, and bytes that nobody ever stored."""
+"""A store of one stateful part in memory, and hostile bytes for its `restore`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,334 @@
+"""The world around a daemon that is killed, without a network: broker, disk, wire, and a pipeline that never dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from stream_gru.connectors.mqtt.ack_tracker import Ledger
+from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxRow, ProcessedPackets, SinkCheckpoint
+from stream_gru.core.types import (
+    NS_PER_S,
+    Position,
+    PredictionBatch,
+    RawMessage,
+    ResetReason,
+    SampleBatch,
+    SinkHealth,
+    SourceHealth,
+)
+from stream_gru.model.bundle import Bundle
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.pipeline.row_schema import RowSchema
+from stream_gru.runtime.checkpoint.state_export import Exported
+from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
+from tests.support.batches import START_NS, rows_of
+from tests.support.models import make_bundle
+from tests.support.pipelines import calibrated, toy_pipeline
+
+WINDOW = 5
+SOURCE = "b"
+
+
+@dataclass
+class Packet:
+    """A message under way; ``sent`` before, so that the next time is a repetition."""
+
+    mid: int
+    number: int
+    payload: bytes
+    sent: bool = False
+
+
+class BrokerModel:
+    """Keeps messages for one client, by a session; identifiers are used again soon.
+
+    ``acknowledged`` hears the number of each message that the client has acknowledged.
+    """
+
+    def __init__(self, acknowledged: Callable[[int], None]) -> None:
+        self._acknowledged = acknowledged
+        self.published = 0
+        self.lost: set[int] = set()
+        self.backlog: list[tuple[int, bytes]] = []
+        self.inflight: list[Packet] = []
+        self.wire: list[Packet] = []
+        self._on_wire: list[Packet] = []
+        self._mid = 0
+
+    def publish(self, payload: bytes) -> int:
+        """Somebody has a message for the client; return its number."""
+        self.published += 1
+        self.backlog.append((self.published, payload))
+        self._send()
+        return self.published
+
+    def connect(self) -> None:
+        """A new connection: what was on the way is sent again."""
+        self.wire, self._on_wire = [], []
+        self._send()
+
+    def lose_session(self) -> None:
+        """Forget what was not delivered, and begin identifiers anew."""
+        self.lost |= {*(packet.number for packet in self.inflight), *(number for number, _ in self.backlog)}
+        self.backlog, self.inflight = [], []
+        self._mid = 0
+        self.connect()
+
+    def acknowledge(self, mid: int) -> None:
+        """The client has acknowledged a packet, which must be one that it was sent."""
+        packet = next(one for one in self.inflight if one.mid == mid)
+        assert packet in self._on_wire
+        assert packet not in self.wire
+        self._acknowledged(packet.number)
+        self.inflight.remove(packet)
+        self._send()
+
+    def _send(self) -> None:
+        while self.backlog and len(self.inflight) < WINDOW:
+            self._mid = self._mid % (WINDOW + 2) + 1
+            while self._mid in {packet.mid for packet in self.inflight}:
+                self._mid = self._mid % (WINDOW + 2) + 1
+            self.inflight.append(Packet(self._mid, *self.backlog.pop(0)))
+        for packet in self.inflight:
+            if packet not in self._on_wire:
+                self._on_wire.append(packet)
+                self.wire.append(packet)
+
+
+class BrokerSource:
+    """What `connectors.sources.mqtt` does with a real one: a ledger, a queue; acknowledgements have a turn."""
+
+    def __init__(self, broker: BrokerModel) -> None:
+        self._broker = broker
+        self._packets: Mapping[int, bytes] = {}
+        self._queue: list[RawMessage] = []
+        self._ledger = Ledger()
+
+    def resume(self, packets: Mapping[int, bytes]) -> None:
+        """What earlier processes had."""
+        self._packets = packets
+
+    def open(self, position: Position | None) -> None:
+        """Number messages on, and connect with the session there."""
+        self._ledger = Ledger(0 if position is None else position.offset, self._packets, done_kept=4 * WINDOW)
+        self.connect()
+
+    def connect(self, *, session_present: bool = True) -> None:
+        """A new connection."""
+        if session_present:
+            self._broker.connect()
+        else:
+            self._broker.lose_session()
+        self._ledger.connected(session_present)
+
+    def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
+        """What has arrived."""
+        wire, self._broker.wire = self._broker.wire, []
+        for packet in wire:
+            number = self._ledger.arrived(packet.mid, packet.payload, packet.sent)
+            packet.sent = True
+            if number is not None:
+                self._queue.append(RawMessage(packet.payload, position=Position(SOURCE, number), source=SOURCE))
+        taken, self._queue = self._queue[:limit], self._queue[limit:]
+        return taken
+
+    def processed_packets(self, position: Position) -> ProcessedPackets:
+        """As the ledger says."""
+        return self._ledger.processed_packets(position.offset)
+
+    def commit(self, position: Position) -> None:
+        """The ledger notes it; nothing is acknowledged before `turn`."""
+        self._ledger.processed(position.offset)
+
+    def turn(self) -> None:
+        """Acknowledgements go out."""
+        for mid in self._ledger.take_acks():
+            self._broker.acknowledge(mid)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def health(self) -> SourceHealth:
+        """Well."""
+        return SourceHealth()
+
+
+Lines = Callable[[PredictionBatch], list[bytes]]
+
+
+def lines_of(batch: PredictionBatch) -> list[bytes]:
+    """Each output as bytes."""
+    return [repr(row).encode() for row in rows_of([batch])]
+
+
+def lines_with_either_reason(batch: PredictionBatch) -> list[bytes]:
+    """The same, but a reset that was asked for and one for another model are told alike."""
+    asked = batch.reset == ResetReason.MODEL_CHANGED
+    return lines_of(replace(batch, reset=np.where(asked, np.uint8(ResetReason.COMMAND), batch.reset)))
+
+
+class DiskSink:
+    """Appends to ``disk``, which outlives it, and cuts it back to what was committed."""
+
+    def __init__(self, disk: list[bytes], lines: Lines = lines_of) -> None:
+        self._disk, self._lines = disk, lines
+
+    def open(self, kept: SinkCheckpoint | None) -> None:
+        """Cut off what no commit covers."""
+        assert kept is not None
+        offset = 0 if kept.file_offset is None else kept.file_offset.offset
+        assert len(self._disk) >= offset
+        del self._disk[offset:]
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Append."""
+        self._disk += self._lines(batch)
+
+    def flush(self) -> FlushResult:
+        """All is on the disk."""
+        return FlushResult(file_offset=FileOffset("disk", len(self._disk)))
+
+    def committed(self) -> None:
+        """Nothing waits for it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def health(self) -> SinkHealth:
+        """Well."""
+        return SinkHealth()
+
+
+class WireSink:
+    """Sends what is committed to ``world``, by number, when it has its `turn`; what has arrived is answered."""
+
+    def __init__(self, world: dict[int, bytes], lines: Lines = lines_of) -> None:
+        self._world, self._lines = world, lines
+        self._new: list[OutboxRow] = []
+        self._flushed: list[OutboxRow] = []
+        self.waiting: list[OutboxRow] = []
+        self._answered: list[int] = []
+        self._last = 0
+
+    def open(self, kept: SinkCheckpoint | None) -> None:
+        """Go on with what nobody has confirmed."""
+        assert kept is not None
+        self.waiting, self._last = list(kept.unacked), kept.last_number
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, batch: PredictionBatch) -> None:
+        """Number each output."""
+        for line in self._lines(batch):
+            self._last += 1
+            self._new.append(OutboxRow("topic", line, f"{self._last}", self._last))
+
+    def flush(self) -> FlushResult:
+        """What came, and what was answered."""
+        answered, self._answered = self._answered, []
+        self._flushed, self._new = self._new, []
+        return FlushResult(unacked=self._flushed, acked=answered)
+
+    def committed(self) -> None:
+        """It may go out."""
+        self.waiting += self._flushed
+        self._flushed = []
+
+    def turn(self, most: int) -> None:
+        """Some go out; one that has gone out before says the same."""
+        for row in self.waiting[:most]:
+            assert self._world.setdefault(row.number, row.payload) == row.payload
+            self._answered.append(row.number)
+        del self.waiting[:most]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def health(self) -> SinkHealth:
+        """So many wait."""
+        return SinkHealth(queued=len(self.waiting))
+
+
+UNBOUNDED = 2**31
+
+Sample = tuple[str, int, float]
+"""Stream, seconds, value; its number is that of its second."""
+
+
+@cache
+def bundle_of(seed: int) -> Bundle:
+    """A small model; another one for another seed."""
+    return calibrated(make_bundle(channels=1, labels=0, targets=1, horizon=2, units=(2,), warm_up=1, seed=seed))
+
+
+def batch_of(samples: Sequence[Sample]) -> SampleBatch:
+    """Samples of one channel in the order of arrival."""
+    names = tuple(dict.fromkeys(name for name, _, _ in samples))
+    seconds = np.array([second for _, second, _ in samples], np.int64)
+    return SampleBatch(
+        stream_names=names,
+        stream_index=np.array([names.index(name) for name, _, _ in samples], np.int32),
+        time_ns=START_NS + seconds * NS_PER_S,
+        values=np.array([value for _, _, value in samples], np.float32).reshape(-1, 1),
+        device_seq=seconds,
+    )
+
+
+class Reference:
+    """What was committed, taken in by a pipeline that keeps everybody in memory and is never killed."""
+
+    def __init__(self, seed: int, max_streams: int, max_stored: int, lines: Lines) -> None:
+        self._lines = lines
+        self.pipeline = toy_pipeline(bundle_of(seed), max_streams=max_streams)
+        self.watch = SequenceWatch(UNBOUNDED)
+        self.outputs: list[bytes] = []
+        self.messages: list[int] = []
+        self._max_stored, self._names = max_stored, set[str]()
+
+    def message(self, number: int, samples: Sequence[Sample]) -> None:
+        """Take in a message; streams beyond those that may be stored are left out."""
+        self.messages.append(number)
+        for name in dict.fromkeys(name for name, _, _ in samples):
+            if len(self._names) < self._max_stored:
+                self._names.add(name)
+        batch = batch_of([one for one in samples if one[0] in self._names])
+        self.watch.observe(batch)
+        self.outputs += self._lines(self.pipeline.process(batch))
+
+    def reset(self, name: str | None) -> None:
+        """Somebody has asked for it."""
+        self.pipeline.reset(name)
+
+    def forget(self, name: str) -> None:
+        """The stream has never been."""
+        self.pipeline.table.evict(name)
+        self.watch.memory.evict(name)
+        self._names.remove(name)
+
+    def take_in(self, state: Exported) -> None:
+        """The stream is this one."""
+        name = state.stream
+        self.pipeline.restore_stream(name, RowSchema.read(state.form), state.row)
+        self.watch.memory.evict(name)
+        for data in state.memories.values():
+            self.watch.memory.restore(name, data)
+        self._names.add(name)
+
+    def swap(self, seed: int) -> None:
+        """The model is another one."""
+        swap(self.pipeline, seed)
+
+
+def swap(pipeline: Pipeline, seed: int) -> None:
+    """Have a pipeline go on with another model, or the same."""
+    pipeline.swap(bundle_of(seed), toy_pipeline(bundle_of(seed)).engine)
