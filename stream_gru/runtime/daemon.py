@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.protocols import Sink, Source
 from stream_gru.core.types import NS_PER_S, Position, PredictionBatch, ResetReason, SampleBatch
+from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.dead_letter.reporter import Poison
@@ -253,12 +254,13 @@ class Daemon:
             self._broadcast(out)
         now = self._clock()
         seconds, streams = now - started, len(self.pipeline.table)
-        self.summary.add(batch, out, seconds, streams)
+        counts = BatchCounts.of(batch.received, out)
+        self.summary.add(counts, seconds, streams)
         self._uncommitted += batch.received
         if len(out):
             self.caretaker.seen(out, now)
         if self._metrics is not None:
-            self._metrics.observe_batch(source, batch.received, out, streams)
+            self._metrics.observe_batch(source, counts, streams)
             for name in self.sinks:
                 self._metrics.observe_outputs(name, len(out))
             age_s = (self._wall_ns() - arrival_ns) / NS_PER_S if arrival_ns else None

@@ -17,8 +17,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from stream_gru.core.types import F64, NS_PER_S, DropReason, PredictionBatch, ResetReason, SinkHealth, SourceHealth
+from stream_gru.core.types import F64, NS_PER_S, DropReason, ResetReason, SinkHealth, SourceHealth
 from stream_gru.model.manifest import Manifest
+from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.scoring import ScoreTotals
 
 PREFIX = "stream_gru"
@@ -189,29 +190,24 @@ class Metrics:
         self._skill = gauge("forecast_skill_ratio", "1 - error / error of repeating the last value, since start")
         self._coverage = gauge("interval_coverage_ratio", "Share of truths inside their interval, since start")
 
-    def observe_batch(self, source: str, received: int, out: PredictionBatch, streams: int) -> None:
-        """Count one processed batch; ``received`` includes rejects."""
-        self._received.labels(source).inc(received)
-        self._applied.labels(source).inc(len(out))
-        for reason, n in out.dropped.items():
+    def observe_batch(self, source: str, counts: BatchCounts, streams: int) -> None:
+        """Count one processed batch; ``streams``: how many have a state after it."""
+        self._received.labels(source).inc(counts.received)
+        self._applied.labels(source).inc(counts.applied)
+        for reason, n in counts.dropped.items():
             self._dropped.labels(source, reason.text).inc(n)
-        for cause, n in out.resets.items():
+        for cause, n in counts.resets.items():
             self._resets[cause].inc(n)
         self._streams.set(streams)
-        if not len(out):
+        if counts.max_event_ns is None:
             return
-        self._imputed.inc(int(out.imputed.sum()))
-        self._last_sample.labels(source).set(int(out.time_ns.max()) / NS_PER_S)
-        if out.alarm is not None:
-            self._alarms.inc(int(np.count_nonzero(out.alarm)))
-        if out.probabilities is not None and self._classes:
-            best = out.predicted_class
-            for child, n in zip(self._classes, np.bincount(best[best >= 0], minlength=len(self._classes)), strict=True):
-                child.inc(int(n))
-            if out.label is not None:
-                known = (out.label >= 0) & out.scorable
-                self._labelled.inc(int(known.sum()))
-                self._correct.inc(int((known & (best == out.label)).sum()))
+        self._imputed.inc(counts.imputed)
+        self._last_sample.labels(source).set(counts.max_event_ns / NS_PER_S)
+        self._alarms.inc(counts.alarms)
+        for child, n in zip(self._classes, counts.by_class.tolist(), strict=True):
+            child.inc(n)
+        self._labelled.inc(counts.labelled)
+        self._correct.inc(counts.correct)
 
     def observe_arrival(self, source: str, messages: int, joined: int, missing: int) -> None:
         """Count messages of a source, records joined, and samples that are missing by a device's own counter."""

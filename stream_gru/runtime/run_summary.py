@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_gru.core.types import PredictionBatch, SampleBatch
+from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.scoring import ScoreTotals
 
 _KEPT_LATENCIES = 4096  # of the newest batches: a daemon runs for years
@@ -31,20 +31,17 @@ class RunSummary:
     first_output_s: float | None = None
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_LATENCIES))
 
-    def add(self, batch: SampleBatch, out: PredictionBatch, seconds: float, streams: int) -> None:
+    def add(self, counts: BatchCounts, seconds: float, streams: int) -> None:
         """Count one batch that took ``seconds`` from bytes to written outputs."""
-        self.received += batch.received
-        self.applied += len(out)
+        self.received += counts.received
+        self.applied += counts.applied
         self.batches += 1
         self.streams = streams
-        self.dropped.update({reason.text: n for reason, n in out.dropped.items()})
-        self.resets.update({reason.text: n for reason, n in out.resets.items()})
+        self.dropped.update({reason.text: n for reason, n in counts.dropped.items()})
+        self.resets.update({reason.text: n for reason, n in counts.resets.items()})
         self.latencies_s.append(seconds)
-        if out.probabilities is not None and out.label is not None and len(out):
-            known = (out.label >= 0) & out.scorable
-            right = known & (out.probabilities.argmax(axis=1) == out.label)
-            self.labelled += int(known.sum())
-            self.correct += int(right.sum())
+        self.labelled += counts.labelled
+        self.correct += counts.correct
 
     @property
     def balanced(self) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from stream_gru.core.types import DropReason, SinkHealth, SourceHealth
+from stream_gru.pipeline.batch_counts import BatchCounts
+from stream_gru.pipeline.pipeline import output_spec
 from stream_gru.runtime.metrics import Metrics
 from tests.support.fake_daemon import outputs
 from tests.support.models import make_bundle
@@ -22,15 +26,16 @@ def series(registry: CollectorRegistry) -> set[str]:
 def test_five_thousand_streams_make_no_series() -> None:
     """Neither their names, nor their numbers, nor what is dropped of them, add one."""
     bundle = make_bundle(labels=3)
+    spec = output_spec(bundle.manifest, 0.9)
     metrics = Metrics(CollectorRegistry(), bundle.manifest, "numpy", "0")
     metrics.add_source("mqtt")
     metrics.add_sink("file")
     before = series(metrics.registry)
     names = [f"stream-{i}-{{label}}" for i in range(MANY)]
     for first in range(0, MANY, 500):
-        batch = outputs(names[first : first + 500], first)
+        batch = replace(outputs(names[first : first + 500], first), spec=spec)
         batch.dropped.update(dict.fromkeys(DropReason, 1))  # type: ignore[attr-defined]
-        metrics.observe_batch("mqtt", 600, batch, first + 500)
+        metrics.observe_batch("mqtt", BatchCounts.of(600, batch), first + 500)
         metrics.observe_outputs("file", 500)
         metrics.observe_sink("file", SinkHealth())
         metrics.observe_source("mqtt", SourceHealth(queued=first))

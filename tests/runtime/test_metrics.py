@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_gru.core.types import DropReason, PredictionBatch, ResetReason, SampleBatch, SinkHealth, SourceHealth
+from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.metrics import Metrics, build_registry, shown_horizons
 from tests.support.batches import CHANNELS, batch, hostile_batches
@@ -67,7 +68,7 @@ def run(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[P
     for given_batch in batches:
         out = pipeline.process(given_batch)
         outs.append(out)
-        metrics.observe_batch("replay", given_batch.received, out, len(pipeline.streams))
+        metrics.observe_batch("replay", BatchCounts.of(given_batch.received, out), len(pipeline.streams))
         metrics.observe_inference(0.001)
         metrics.observe_latency(0.002, None)
         totals = pipeline.scores()
@@ -154,7 +155,7 @@ def test_an_output_that_is_no_number_is_no_class() -> None:
     assert out.probabilities is not None
     out.probabilities[:] = np.array([[1, 0], [np.nan, np.nan], [0, 1]])
     metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0.1")
-    metrics.observe_batch("replay", 3, out, 1)
+    metrics.observe_batch("replay", BatchCounts.of(3, out), 1)
     found = samples(metrics.registry)
     assert by_label(metrics.registry, "classifications", "class") == {"label0": 1, "label1": 1}
     assert found["stream_gru_labelled_samples_total", ()] == 3

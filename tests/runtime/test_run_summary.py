@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from stream_gru.core.types import NS_PER_S, SampleBatch
+from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.run_summary import RunSummary, summary_lines
 from tests.support.models import make_bundle
@@ -20,7 +21,7 @@ def test_a_target_without_truths_has_no_error() -> None:
     time_ns = (np.arange(4) + 1_700_000_000) * NS_PER_S
     batch = SampleBatch(("s",), np.zeros(4, np.int32), time_ns, values)
     summary = RunSummary()
-    summary.add(batch, pipeline.process(batch), 0.1, 1)
+    summary.add(BatchCounts.of(batch.received, pipeline.process(batch)), 0.1, 1)
     result = summary.as_dict(pipeline.scores(), 0.9)
     forecast = json.loads(json.dumps(result, allow_nan=False))["forecast"]
     assert forecast["mae"][0] is None

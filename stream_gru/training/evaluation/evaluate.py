@@ -13,6 +13,7 @@ import numpy as np
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, F64, I64, Mask, PredictionBatch, ResetReason, SampleBatch
 from stream_gru.model.bundle import Bundle
+from stream_gru.pipeline.batch_counts import scored_class
 from stream_gru.pipeline.conditioning.condition import Steps, condition, conditioning_columns
 from stream_gru.pipeline.pipeline import Pipeline, conditioning_spec
 from stream_gru.pipeline.state_table import StateTable
@@ -106,11 +107,9 @@ def evaluate(
     forecast = None if out.forecast is None else _forecast_scores(bundle, streamed, baselines)
     classes = None
     if out.probabilities is not None and out.label is not None:
-        # As with forecasts, outputs that say themselves that they are not to be trusted yet are no answers.
-        truth = np.where(out.scorable, out.label, -1).astype(np.int64)
         classes = class_scores(
             list(out.spec.labels),
-            truth,
+            scored_class(out),
             out.probabilities.astype(np.float64),
             list(out.stream_names),
             out.stream_index.astype(np.int64),
