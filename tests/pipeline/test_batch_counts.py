@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from stream_gru.core.prediction import prediction_at
 from stream_gru.core.types import SampleBatch
 from stream_gru.pipeline.batch_counts import BatchCounts, scored_class
+from tests.support.batches import CHANNELS, batch, hostile_batches
 from tests.support.models import make_bundle
-from tests.support.streams import CHANNELS, batch, calibrated, hostile_batches, toy_pipeline
+from tests.support.pipelines import calibrated, toy_pipeline
 
 NAMES = ("label0", "label1")
 
