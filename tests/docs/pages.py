@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.support.network import free_port
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 REPOSITORY = "https://github.com/stream-gru/stream-gru/blob/main/"
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()

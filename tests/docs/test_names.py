@@ -15,7 +15,8 @@ from stream_gru.config.train_schema import Config
 from stream_gru.core.types import DropReason, ResetReason
 from stream_gru.model.bundle import load_bundle
 from stream_gru.runtime.metrics import Metrics
-from tests.docs.pages import GENERATED, GUIDES, PAGES, ROOT, WRITTEN
+from tests.docs.pages import GENERATED, GUIDES, PAGES, WRITTEN
+from tests.support.paths import ROOT
 
 EVERYWHERE = {
     **PAGES,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, REPOSITORY, ROOT, walk
+from tests.docs.pages import PAGES, REPOSITORY, walk
 from tests.support.brokers import needs_mosquitto
+from tests.support.paths import ROOT
 
 README = PAGES["README.md"]
 

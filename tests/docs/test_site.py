@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, REPOSITORY, ROOT
+from tests.docs.pages import PAGES, REPOSITORY
+from tests.support.paths import ROOT
 
 OTHERS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md", "deploy/RUNBOOK.md")
 LINKED = {**PAGES, **{name: (ROOT / name).read_text() for name in OTHERS}}

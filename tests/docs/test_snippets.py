@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from stream_gru.core.prediction import Prediction
-from tests.docs.pages import GUIDES, NOT_RUN, ROOT, WRITTEN, blocks, environment, files
+from tests.docs.pages import GUIDES, NOT_RUN, WRITTEN, blocks, environment, files
+from tests.support.paths import ROOT
 
 LANGUAGES = {"sh", "toml", "python", "json", "text"}
 # A part of a configuration is checked together with the tables that it lacks.
