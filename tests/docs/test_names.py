@@ -31,8 +31,6 @@ OTHER = {
     "stream_gru", "sample_data", "model_id", "flow_1", "flow_1_lower", "p_normal", "acc_y",
     "mosquitto_sub", "max_queued_messages", "max_packet_size", "message_size_limit", "set_tcp_nodelay", "runbook_url",
     "stream_gru_reset", "stream_gru_step",
-    "bptt_steps", "restore_best_weights", "ema_momentum",
-    "augment_gain", "augment_offset", "augment_noise", "augment_channel_shift",
 }  # fmt: skip
 VALUES = {"after_commit", "drop_oldest", "json_array", "json_vector", "line_protocol", "simple_rnn"}
 
