@@ -1,4 +1,4 @@
-"""The command line as a user runs it: in a process of its own, by its exit codes and its words."""
+"""The command line in a process of its own, as a user runs it: outputs, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def run(*arguments: object, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run to the end; a traceback is always a failure."""
+    """Run a command to its end; a traceback is a failure."""
     done = subprocess.run(
         command(*arguments), input=stdin, capture_output=True, text=True, check=False, cwd=cwd, timeout=120
     )
@@ -47,8 +47,8 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
-def test_replay_writes_a_row_for_each_sample(recording: Path) -> None:
-    """Standard output is JSON lines and nothing else; the summary goes to standard error."""
+def test_replay_writes_one_row_per_sample(recording: Path) -> None:
+    """Standard output holds JSON lines and nothing else; the summary goes to standard error."""
     done = run("replay", BUNDLE, recording)
     assert done.returncode == 0
     outputs = [json.loads(line) for line in done.stdout.splitlines()]
@@ -64,8 +64,8 @@ def test_replay_writes_a_row_for_each_sample(recording: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.jsonl.gz", "out.csv.gz"])
-def test_replay_writes_files_by_name(recording: Path, tmp_path: Path, name: str) -> None:
-    """The form and the compression of a file follow from its name; a second run replaces it."""
+def test_replay_derives_the_format_from_the_file_name(recording: Path, tmp_path: Path, name: str) -> None:
+    """The name of a file sets its format and compression; a second run replaces the file."""
     first = tmp_path / name
     assert run("replay", BUNDLE, recording, "--out", first, "-q").returncode == 0
     data = first.read_bytes()
@@ -74,8 +74,8 @@ def test_replay_writes_files_by_name(recording: Path, tmp_path: Path, name: str)
     assert data
 
 
-def test_the_size_of_a_block_changes_no_byte(tmp_path: Path) -> None:
-    """The output file is the same, byte for byte, whatever the batches were."""
+def test_the_batch_size_does_not_change_the_output(tmp_path: Path) -> None:
+    """The output file is the same, byte for byte, for every batch size."""
     outputs = []
     for rows_at_once in (17, 500, 100_000):
         path = tmp_path / f"{rows_at_once}.jsonl"
@@ -85,7 +85,7 @@ def test_the_size_of_a_block_changes_no_byte(tmp_path: Path) -> None:
 
 
 def test_live_from_standard_input_equals_replay(recording: Path, tmp_path: Path) -> None:
-    """The daemon on a pipe and the replay of a file give the same bytes."""
+    """The daemon on a pipe and the replay of a file write the same bytes."""
     config = tmp_path / "run.toml"
     config.write_text(
         f'[run]\nbundle = "{BUNDLE}"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
@@ -96,8 +96,8 @@ def test_live_from_standard_input_equals_replay(recording: Path, tmp_path: Path)
     assert live.stdout == run("replay", BUNDLE, recording).stdout
 
 
-def test_rubbish_on_standard_input_is_counted_and_the_good_rows_flow(tmp_path: Path) -> None:
-    """Bad lines are dropped, each with its reason; rows beside them are answered; exit 0."""
+def test_bad_lines_are_dropped_and_counted(tmp_path: Path) -> None:
+    """Each bad line is dropped with its reason, the rows beside it are processed, and the exit code is 0."""
     config = tmp_path / "run.toml"
     config.write_text(
         f'[run]\nbundle = "{BUNDLE}"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
@@ -112,8 +112,8 @@ def test_rubbish_on_standard_input_is_counted_and_the_good_rows_flow(tmp_path: P
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
 
 
-def test_sigterm_finishes_and_exits_with_0(tmp_path: Path) -> None:
-    """The daemon answers what it has, closes its files and is gone within five seconds; /metrics lives until then."""
+def test_sigterm_ends_the_daemon_with_exit_code_0(tmp_path: Path) -> None:
+    """The daemon processes what it has read, closes its files and ends within 5 s; /metrics works until then."""
     config = tmp_path / "run.toml"
     config.write_text(
         f'[run]\nbundle = "{BUNDLE}"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
@@ -147,7 +147,7 @@ def test_sigterm_finishes_and_exits_with_0(tmp_path: Path) -> None:
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
 
 
-def test_a_reader_that_goes_away_ends_the_replay_quietly() -> None:
+def test_a_closed_pipe_ends_the_replay_quietly() -> None:
     """``replay ... | head`` neither hangs nor prints a traceback."""
     done = subprocess.run(
         ["sh", "-c", f"{' '.join(command('replay', BUNDLE, HELD_OUT))} | head -n 2"],
@@ -179,15 +179,15 @@ def test_a_reader_that_goes_away_ends_the_replay_quietly() -> None:
         (["replay"], 2, "Missing argument"),
     ],
 )
-def test_mistakes_are_told_with_an_exit_code(arguments: list[object], code: int, words: str) -> None:
-    """2 for usage and configuration, 1 for failures; the message says what and where; never a traceback."""
+def test_errors_have_a_message_and_an_exit_code(arguments: list[object], code: int, words: str) -> None:
+    """2 for usage and configuration, 1 for failures; the message says what and where, without a traceback."""
     done = run(*arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
 
 
-def test_a_recording_without_the_channels_is_refused(tmp_path: Path) -> None:
-    """A file that lacks a column is named with what it has."""
+def test_a_recording_without_a_channel_is_rejected(tmp_path: Path) -> None:
+    """The message names the missing column and the columns of the file."""
     path = tmp_path / "other.csv"
     path.write_text("time,pump,a,b\n2026-03-01T00:00:00Z,p,1,2\n")
     done = run("replay", BUNDLE, path)
@@ -195,8 +195,8 @@ def test_a_recording_without_the_channels_is_refused(tmp_path: Path) -> None:
     assert "expected a column 'flow' in the header, got time, pump, a, b" in done.stderr
 
 
-def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:
-    """A truncated compressed file is an error, not a short recording."""
+def test_a_truncated_gzip_file_is_rejected(tmp_path: Path) -> None:
+    """It is an error, not a short recording."""
     path = tmp_path / "cut.csv.gz"
     path.write_bytes(HELD_OUT.read_bytes()[:20_000])
     done = run("replay", BUNDLE, path, "-q")
@@ -204,8 +204,8 @@ def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in done.stderr
 
 
-def test_inspect_tells_the_contract_and_the_parameters_by_formula_and_by_count() -> None:
-    """What a bundle is, in words and as JSON; formula and count agree."""
+def test_inspect_describes_a_bundle() -> None:
+    """As text and as JSON; the parameter counts by formula and by counting agree."""
     text = run("inspect", BUNDLE).stdout
     for words in ("regime      stateful", "period      1 s", "by formula", "parity with Keras", "SHA-256"):
         assert words in text
@@ -213,8 +213,8 @@ def test_inspect_tells_the_contract_and_the_parameters_by_formula_and_by_count()
     assert [part["by_formula"] for part in parts] == [part["by_count"] for part in parts]
 
 
-def test_evaluate_gives_the_scores_that_training_stored() -> None:
-    """Streaming the held-out recordings again gives what the manifest says."""
+def test_evaluate_reproduces_the_stored_scores() -> None:
+    """Streaming the held-out recording again gives the scores of the manifest."""
     stored = json.loads(run("inspect", BUNDLE, "--json").stdout)["scores"]
     again = json.loads(run("evaluate", BUNDLE, HELD_OUT, "--json").stdout)
     assert again["classes"]["accuracy"] == pytest.approx(stored["classes"]["accuracy"], abs=1e-3)
@@ -223,8 +223,8 @@ def test_evaluate_gives_the_scores_that_training_stored() -> None:
     )
 
 
-def test_the_samples_that_config_prints_pass_check(tmp_path: Path) -> None:
-    """What ``config`` prints is a configuration that ``check`` accepts."""
+def test_printed_sample_configurations_are_valid(tmp_path: Path) -> None:
+    """``check`` accepts the output of ``config``."""
     for purpose in ("train", "run"):
         path = tmp_path / f"{purpose}.toml"
         path.write_text(run("config", purpose).stdout)
@@ -232,8 +232,8 @@ def test_the_samples_that_config_prints_pass_check(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_check_reports_every_mistake_with_its_line(tmp_path: Path) -> None:
-    """All mistakes at once, exit 2."""
+def test_check_reports_every_problem_with_its_line(tmp_path: Path) -> None:
+    """All problems at once, with exit code 2."""
     path = tmp_path / "bad.toml"
     source = '[[source]]\ntype = "replay"\nfiles = ["a.csv"]\nspeed = -1\n'
     path.write_text(f'[run]\nbundle = 3\nengin = "litert"\n\n{source}')
@@ -244,16 +244,16 @@ def test_check_reports_every_mistake_with_its_line(tmp_path: Path) -> None:
     assert f"{path}:8: source[1].speed: expected" in done.stderr
 
 
-def test_demo_runs_to_its_summary() -> None:
-    """The demonstration on shipped data ends with what it was worth."""
+def test_the_demo_ends_with_its_scores() -> None:
+    """The demo on the shipped data prints its scores."""
     done = run("demo", "--fast", cwd=ROOT)
     assert done.returncode == 0
     for words in ("metrics at http://127.0.0.1:", "accuracy", "skill against persistence", "latency", "memory"):
         assert words in done.stderr
 
 
-def test_options_can_come_from_the_environment(recording: Path) -> None:
-    """Every option has an environment variable, as service files like it."""
+def test_options_can_be_set_by_the_environment(recording: Path) -> None:
+    """Every option has an environment variable."""
     done = subprocess.run(
         command("replay", BUNDLE, recording),
         env={**os.environ, "STREAM_GRU_REPLAY_QUIET": "1", "STREAM_GRU_REPLAY_FORMAT": "csv"},

@@ -1,4 +1,4 @@
-"""Commands that ask a running daemon: by their exit codes and words, against a server with a made-up daemon."""
+"""Commands to a running daemon, against a server with a fake daemon: messages and exit codes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Place:
 
 
 def write_config(folder: Path, listen: str, control: str = '[control]\ntoken_file = "token"\n') -> Path:
-    """A configuration that says where the daemon listens."""
+    """A configuration with the address of the daemon."""
     path = folder / "run.toml"
     path.write_text(f'[metrics]\nlisten = "{listen}"\n{control}')
     token = folder / "token"
@@ -54,14 +54,14 @@ def write_config(folder: Path, listen: str, control: str = '[control]\ntoken_fil
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    """A daemon that runs, and its configuration."""
+    """A running daemon and its configuration."""
     daemon = FakeDaemon()
     with serving(daemon) as server:
         yield Place(daemon, server, write_config(tmp_path, server.address.removeprefix("http://")))
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """A port without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
@@ -73,7 +73,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line here: exit code, standard output, standard error."""
+    """Run a command in this process: exit code, standard output, standard error."""
 
     def run_here(*arguments: object) -> tuple[int, str, str]:
         code = run_cli([str(argument) for argument in arguments])
@@ -85,15 +85,15 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.mark.parametrize("action", ["reset", "pause", "resume"])
 def test_a_command_reaches_the_daemon(place: Place, run: Run, action: str) -> None:
-    """Each command is carried out for one stream and for all, and its answer is printed."""
+    """Each command runs for one stream and for all, and its response is printed."""
     assert run(action, place.config, "--stream", "a") == (0, f"{action} done\n", "")
     code, out, err = run(action, place.config, "--all", "--json")
     assert (code, json.loads(out), err) == (0, {"ok": True, "text": f"{action} done", "streams": 2}, "")
     assert place.daemon.done == [(action, "a"), (action, None)]
 
 
-def test_what_the_daemon_refuses_is_told(place: Place, run: Run) -> None:
-    """An unknown stream is exit code 1, in words and as JSON."""
+def test_a_rejected_command_is_an_error(place: Place, run: Run) -> None:
+    """An unknown stream gives exit code 1, as text and as JSON."""
     assert run("reset", place.config, "--stream", "x") == (1, "", "stream-gru: unknown stream 'x'\n")
     code, out, _ = run("reset", place.config, "--stream", "x", "--json")
     assert (code, json.loads(out)["ok"]) == (1, False)
@@ -105,22 +105,22 @@ def test_what_the_daemon_refuses_is_told(place: Place, run: Run) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--all", "--stream", "a")])
 def test_a_command_needs_one_target(place: Place, run: Run, options: tuple[str, ...]) -> None:
-    """Neither or both of stream and all is a mistake of usage."""
+    """Neither or both of --stream and --all is a usage error."""
     code, _, err = run("pause", place.config, *options)
     assert code == 2
     assert "expected one of --stream NAME and --all" in err
 
 
-def test_without_a_token_it_says_what_to_add(tmp_path: Path, run: Run) -> None:
-    """A configuration without a token is exit code 2, with the lines that are missing."""
+def test_a_missing_token_is_explained(tmp_path: Path, run: Run) -> None:
+    """Exit code 2, with the missing lines of the configuration."""
     code, out, err = run("reset", write_config(tmp_path, "127.0.0.1:9", control=""), "--all")
     assert (code, out) == (2, "")
     assert "control.token_file: expected a file with the token of the daemon, got none" in err
     assert 'token_file = "control.token"' in err
 
 
-def test_a_wrong_token_is_told(place: Place, run: Run) -> None:
-    """A token that is not the daemon's is exit code 1; the token itself is never shown."""
+def test_a_wrong_token_is_an_error(place: Place, run: Run) -> None:
+    """Exit code 1; the token is never printed."""
     for other in ("another token ü", "x"):
         place.token.write_text(other)
         code, out, err = run("reset", place.config, "--all")
@@ -133,8 +133,8 @@ def test_a_wrong_token_is_told(place: Place, run: Run) -> None:
     assert "chmod 600" in err
 
 
-def test_a_daemon_without_a_token_is_told(tmp_path: Path, run: Run) -> None:
-    """A daemon that was started before the token was configured has to be restarted."""
+def test_a_daemon_without_a_token_must_be_restarted(tmp_path: Path, run: Run) -> None:
+    """It was started before the token was configured."""
     with serving(FakeDaemon(token="")) as server:
         code, _, err = run("reset", write_config(tmp_path, server.address.removeprefix("http://")), "--all")
     assert code == 1
@@ -144,8 +144,8 @@ def test_a_daemon_without_a_token_is_told(tmp_path: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     "command", [("reset", "{}", "--all"), ("tap", "{}", "--wait", "0"), ("health", "--url", "{url}"), ("health", "{}")]
 )
-def test_a_daemon_that_does_not_run_is_told(tmp_path: Path, run: Run, command: tuple[str, ...]) -> None:
-    """Where nothing listens, the address is named, in one line."""
+def test_a_stopped_daemon_is_an_error(tmp_path: Path, run: Run, command: tuple[str, ...]) -> None:
+    """One line names the address and the next step."""
     port = free_port()
     config, url = write_config(tmp_path, f"127.0.0.1:{port}"), f"http://127.0.0.1:{port}"
     code, out, err = run(*(part.format(config, url=url) for part in command))
@@ -153,8 +153,8 @@ def test_a_daemon_that_does_not_run_is_told(tmp_path: Path, run: Run, command: t
     assert err == f"stream-gru: {url}: connection refused; start the daemon with `stream-gru run CONFIG`\n"
 
 
-def test_another_server_is_told(tmp_path: Path, run: Run) -> None:
-    """What answers something else than HTTP is exit code 1, in one line."""
+def test_another_server_is_an_error(tmp_path: Path, run: Run) -> None:
+    """A response that is not HTTP gives exit code 1 and one line."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(20)
 
@@ -174,8 +174,8 @@ def test_another_server_is_told(tmp_path: Path, run: Run) -> None:
     assert f"http://127.0.0.1:{port}: no HTTP response" in err
 
 
-def test_health_is_for_containers(place: Place, run: Run) -> None:
-    """A daemon that is well is exit code 0, and a mistake in the address or the configuration exit code 2."""
+def test_health_sets_the_exit_code(place: Place, run: Run) -> None:
+    """0 for a healthy daemon, 2 for an invalid address or configuration."""
     assert run("health", "--url", place.server.address) == (0, "healthy\n", "")
     assert run("health", place.config) == (0, "healthy\n", "")
     assert run("health", "--url", "ftp://127.0.0.1:1")[0] == 2
@@ -186,7 +186,7 @@ def test_health_is_for_containers(place: Place, run: Run) -> None:
 
 
 def test_health_without_arguments_asks_the_default_address(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The health check of a container names no address: it asks where a daemon listens by default."""
+    """The health check of a container names no address."""
     asked: list[str] = []
 
     def request(remote: Remote, method: str, path: str) -> tuple[int, str]:
@@ -209,7 +209,7 @@ def test_health_without_arguments_asks_the_default_address(run: Run, monkeypatch
     ],
 )
 def test_the_address_is_that_of_the_configuration(text: str, expected: Remote) -> None:
-    """A daemon that listens everywhere is asked on loopback."""
+    """A daemon that listens on all addresses is reached on loopback."""
     found = remote_of(parse_config(text, "run.toml"), Path("run.toml"))
     assert found == expected
     assert remote_at(str(found)) == expected
@@ -222,28 +222,28 @@ def test_the_address_is_that_of_the_configuration(text: str, expected: Remote) -
         ('[metrics]\nlisten = "127.0.0.1:0"', "metrics.listen: expected a fixed port"),
     ],
 )
-def test_a_daemon_that_cannot_be_reached_is_told(text: str, words: str) -> None:
-    """Without a fixed address there is nobody to ask."""
+def test_commands_need_a_fixed_address(text: str, words: str) -> None:
+    """Metrics must be enabled, on a fixed port."""
     with pytest.raises(ConfigError, match=words):
         remote_of(parse_config(text, "run.toml"), Path("run.toml"))
 
 
 @pytest.mark.parametrize("url", ["", "x", "https://a:1", "http://a", "http://a:x", "http://a:1/b", "http://[a:1"])
-def test_an_address_that_is_none_is_told(url: str) -> None:
-    """An address has a host and a port and nothing behind."""
+def test_an_invalid_address_is_rejected(url: str) -> None:
+    """An address has a scheme, a host and a port, and no path."""
     with pytest.raises(ConfigError, match="expected an address such as"):
         remote_at(url)
 
 
-def test_what_an_answer_says() -> None:
-    """The text of an object, or a short form of anything else."""
+def test_response_text() -> None:
+    """The text of a JSON object, or the beginning of anything else."""
     assert response_text('{"text": "a"}') == "a"
     assert response_text("[1]") == "[1]"
     assert response_text("<html>\n" + "x" * 999) == ("<html> " + "x" * 999)[:200]
 
 
-class Tapping:
-    """A ``tap`` in a process of its own; on a ``terminal`` it reads and writes there."""
+class TapProcess:
+    """A ``tap`` in a process of its own; with ``terminal`` it reads and writes there."""
 
     def __init__(self, *arguments: object, terminal: int | None = None) -> None:
         line = [sys.executable, "-m", "stream_gru", "tap", *map(str, arguments)]
@@ -254,27 +254,27 @@ class Tapping:
         )
 
     def end(self) -> tuple[int, str, str]:
-        """Wait for it: exit code, standard output, standard error."""
+        """Wait for the end: exit code, standard output, standard error."""
         out, err = self.process.communicate(timeout=20)
         assert "Traceback" not in err, err
         return self.process.returncode, out, err
 
     def kill(self) -> None:
-        """End it for sure."""
+        """Kill the process."""
         self.process.kill()
         self.process.communicate(timeout=20)
 
 
-Tap = Callable[..., Tapping]
+Tap = Callable[..., TapProcess]
 
 
 @pytest.fixture
 def start() -> Iterator[Tap]:
-    """Start a ``tap``; none is left when a test has failed."""
-    taps: list[Tapping] = []
+    """Start a ``tap``; every process is killed after the test."""
+    taps: list[TapProcess] = []
 
-    def begin(*arguments: object, terminal: int | None = None) -> Tapping:
-        taps.append(Tapping(*arguments, terminal=terminal))
+    def begin(*arguments: object, terminal: int | None = None) -> TapProcess:
+        taps.append(TapProcess(*arguments, terminal=terminal))
         return taps[-1]
 
     yield begin
@@ -284,7 +284,7 @@ def start() -> Iterator[Tap]:
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a terminal: ours, and that of a program."""
+    """Both ends of a pseudo-terminal."""
     near, far = os.openpty()
     yield near, far
     os.close(near)
@@ -292,21 +292,21 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 def test_children_can_be_interrupted() -> None:
-    """Ctrl-C works in what these tests start, also where they run in the background of a shell."""
+    """Ctrl-C works in child processes, also when the tests run in the background."""
     code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout == "True\n"
 
 
-def listening(daemon: FakeDaemon, n: int = 1) -> bool:
-    """Whether so many clients have come."""
+def connected(daemon: FakeDaemon, n: int = 1) -> bool:
+    """Whether ``n`` clients are connected."""
     return until(lambda: len(daemon.feed._clients) == n, seconds=20)
 
 
 def test_tap_prints_lines(place: Place, start: Tap) -> None:
-    """Into a pipe come JSON lines, of one stream if asked, as many as asked for."""
+    """Into a pipe it prints JSON lines, of the chosen stream and number."""
     tap = start(place.config, "--stream", "b", "--count", 2)
-    assert listening(place.daemon)
+    assert connected(place.daemon)
     place.daemon.feed.write(outputs(["a", "b", "b", "b"]))
     code, out, err = tap.end()
     assert (code, err) == (0, "")
@@ -316,18 +316,18 @@ def test_tap_prints_lines(place: Place, start: Tap) -> None:
     ]
 
 
-def test_tap_ends_well_on_an_interrupt(place: Place, start: Tap) -> None:
-    """Ctrl-C is how it is meant to end."""
+def test_an_interrupt_ends_tap_with_exit_code_0(place: Place, start: Tap) -> None:
+    """Ctrl-C is the normal end."""
     tap = start("--url", place.server.address)
-    assert listening(place.daemon)
+    assert connected(place.daemon)
     tap.process.send_signal(signal.SIGINT)
     assert tap.end() == (0, "", "")
 
 
 def test_tap_ends_with_the_daemon(place: Place, start: Tap) -> None:
-    """When the daemon ends, so does its tap, with exit code 1; what was lost is told."""
+    """The end of the daemon gives exit code 1; dropped outputs are reported."""
     tap = start("--url", place.server.address)
-    assert listening(place.daemon)
+    assert connected(place.daemon)
     place.daemon.feed.write(outputs(["a"] * 300))
     place.daemon.feed.close()
     code, out, err = tap.end()
@@ -338,7 +338,7 @@ def test_tap_ends_with_the_daemon(place: Place, start: Tap) -> None:
 
 
 def test_tap_needs_one_daemon(place: Place, run: Run) -> None:
-    """Neither or both of configuration and address is a mistake of usage; a bad stream is the daemon's answer."""
+    """Neither or both of CONFIG and --url is a usage error; the daemon rejects an invalid stream."""
     assert run("tap")[0] == 2
     assert run("tap", place.config, "--url", place.server.address)[0] == 2
     code, _, err = run("tap", place.config, "--stream", "a\nb")
@@ -347,10 +347,10 @@ def test_tap_needs_one_daemon(place: Place, run: Run) -> None:
 
 
 def test_tap_draws_on_a_terminal(place: Place, start: Tap, terminal: tuple[int, int]) -> None:
-    """On a terminal there is a table that Ctrl-C ends well."""
+    """On a terminal it draws a table, and Ctrl-C gives exit code 0."""
     near, far = terminal
     tap = start(place.config, terminal=far)
-    assert listening(place.daemon)
+    assert connected(place.daemon)
     place.daemon.feed.write(outputs(["pump-1", "pump-2"]))
     shown, deadline, interrupted = "", time.monotonic() + 20, False
     # Somebody has to read to the end: it waits for room on the terminal.
@@ -367,15 +367,15 @@ def test_tap_draws_on_a_terminal(place: Place, start: Tap, terminal: tuple[int, 
 
 
 def drawn(view: TapView, height: int = 40) -> str:
-    """The view as text."""
+    """The table as text."""
     console = Console(file=io.StringIO(), width=160, height=height)
     with console.capture() as capture:
         console.print(view.draw())
     return capture.get()
 
 
-def test_the_table_shows_the_newest_of_each_stream() -> None:
-    """Forecast, band, class and status of each stream stand in its row."""
+def test_the_table_shows_the_newest_row_of_each_stream() -> None:
+    """A row has the forecast, interval, class and status of its stream."""
     view = TapView("x", Console(file=io.StringIO(), width=160, height=40))
     row = {
         "stream": "b", "time": "2026-03-01T01:02:03Z", "forecast": {"flow": [1.0, 2.5], "heat": [None, None]},
@@ -394,8 +394,8 @@ def test_the_table_shows_the_newest_of_each_stream() -> None:
     assert shown.index("warming") < shown.index("normal")
 
 
-def test_the_table_survives_whatever_comes() -> None:
-    """Rows that are none are passed over, and text can neither be markup nor steer the terminal."""
+def test_the_table_survives_malformed_events() -> None:
+    """Malformed rows are ignored; text is neither markup nor a control sequence."""
     view = TapView("x", Console(file=io.StringIO(), width=160, height=10))
     for data in ("", "x", "[]", "null", "{}", '{"stream": 1, "forecast": 5}', '{"stream": "q", "forecast": {"a": []}}'):
         view.on_event("", data)

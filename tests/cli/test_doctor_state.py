@@ -1,4 +1,4 @@
-"""The doctor and the state of a daemon: what it tells, and that it touches nothing."""
+"""The doctor and the state store: what it reports, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def of(folder: Path, commit_interval_s: float = 1.0, now_s: float | None = None)
 
 
 def everything(folder: Path) -> dict[str, tuple[bytes, int, int]]:
-    """Bytes, number and time of change of each file."""
+    """Bytes, inode and modification time of each file."""
     return {
         one.name: (one.read_bytes(), one.stat().st_ino, one.stat().st_mtime_ns) for one in folder.iterdir()
     }  # fmt: skip
 
 
 def three_streams(folder: Path) -> Path:
-    """A store that was closed well, with two commits; return its folder."""
+    """Write a store with two commits and a clean shutdown; return its folder."""
     with opened(folder) as store:
         store.write(Commit(schema="{}", streams=[("a", b"1"), ("b", b"2")]))
         store.write(Commit(schema="{}", streams=[("c", b"3")]))
@@ -41,8 +41,8 @@ def three_streams(folder: Path) -> Path:
     return folder
 
 
-def test_a_store_that_nobody_has_tells_what_is_in_it(tmp_path: Path) -> None:
-    """Streams, commit, outputs that wait, size, age; and neither a byte nor a name is different behind it."""
+def test_an_unlocked_store_is_described(tmp_path: Path) -> None:
+    """Streams, commit, pending outputs, size and age; no file is changed."""
     folder = three_streams(tmp_path / "state")
     written_s = (folder / FILE_NAME).stat().st_mtime
     before = everything(folder)
@@ -55,8 +55,8 @@ def test_a_store_that_nobody_has_tells_what_is_in_it(tmp_path: Path) -> None:
         assert (store.count(), store.clean_shutdown) == (3, True)
 
 
-def test_a_folder_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
-    """The first start makes it; the disk is measured where it will be, and nothing is left there."""
+def test_a_missing_folder_is_not_created(tmp_path: Path) -> None:
+    """The first start creates it; the disk is measured at its future place and nothing is left there."""
     state, sync = of(tmp_path / "a" / "b")
     assert (state.state, state.found) == (State.OK, "no store yet; the daemon creates it at its first start")
     assert sync.found.startswith("p50 ")
@@ -76,8 +76,8 @@ for line in sys.stdin:
 """
 
 
-def test_a_daemon_that_runs_is_named_and_not_disturbed(tmp_path: Path) -> None:
-    """Who has the store is told; its files are the same behind it, and it goes on committing."""
+def test_a_running_daemon_is_named_and_not_disturbed(tmp_path: Path) -> None:
+    """The process is named, its files are unchanged, and it continues to commit."""
     line = [sys.executable, "-c", _HOLD, str(tmp_path)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdin is not None
@@ -95,8 +95,8 @@ def test_a_daemon_that_runs_is_named_and_not_disturbed(tmp_path: Path) -> None:
     assert "free; 1 streams, commit 1," in of(tmp_path)[0].found
 
 
-def test_what_a_kill_left_is_told_and_left_to_the_daemon(tmp_path: Path) -> None:
-    """A log that nobody has is of a run that was killed: it is neither read past nor written into the file."""
+def test_an_unclean_shutdown_is_left_to_the_daemon(tmp_path: Path) -> None:
+    """A write-ahead log without a process is neither ignored nor checkpointed."""
     with opened(tmp_path / "live") as store:
         store.write(Commit(schema="{}", streams=[("a", b"1")]))
         killed = copy_of_now(tmp_path / "live", tmp_path / "killed")
@@ -107,8 +107,8 @@ def test_what_a_kill_left_is_told_and_left_to_the_daemon(tmp_path: Path) -> None
     assert everything(killed) == before
 
 
-def test_a_damaged_file_is_told_and_not_moved(tmp_path: Path) -> None:
-    """What the next start would do with it is said before it does it."""
+def test_a_damaged_file_is_reported_and_not_moved(tmp_path: Path) -> None:
+    """The advice says what the next start does with it."""
     three_streams(tmp_path)
     (tmp_path / FILE_NAME).write_bytes(b"no database" * 1000)
     before = everything(tmp_path)
@@ -119,8 +119,8 @@ def test_a_damaged_file_is_told_and_not_moved(tmp_path: Path) -> None:
     assert everything(tmp_path) == before
 
 
-def test_a_file_that_was_moved_aside_is_pointed_at(tmp_path: Path) -> None:
-    """It says that the disk once failed; its log is not named on its own."""
+def test_a_file_moved_aside_is_reported(tmp_path: Path) -> None:
+    """Its write-ahead log is not named separately."""
     three_streams(tmp_path)
     for end in ("", "-wal"):
         (tmp_path / f"{FILE_NAME}.damaged-20260101T000000Z{end}").touch()
@@ -130,7 +130,7 @@ def test_a_file_that_was_moved_aside_is_pointed_at(tmp_path: Path) -> None:
 
 
 def test_a_network_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the daemon would: nothing else is looked at."""
+    """As in the daemon; no other check follows."""
 
     def refuse(folder: Path) -> None:
         raise StoreError(f"{folder}: is on nfs4")
@@ -140,15 +140,15 @@ def test_a_network_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (state.state, state.found) == (State.FAIL, f"{tmp_path}: is on nfs4")
 
 
-def test_a_variable_that_only_systemd_sets_is_told(tmp_path: Path) -> None:
-    """Nobody shall think that a folder of this name is meant, and its state lost."""
+def test_an_unset_variable_is_reported(tmp_path: Path) -> None:
+    """A variable that only systemd sets is not taken for the name of a folder."""
     (state,) = of(tmp_path / "$STATE_DIRECTORY")
     assert state.state is State.WARN
     assert "expected set environment variables" in state.found
 
 
-def test_files_of_another_user_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may not be looked at is no reason to give up."""
+def test_unreadable_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of another user are a failure with advice."""
 
     def refuse(path: Path) -> str | None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -160,8 +160,8 @@ def test_files_of_another_user_are_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert "as the user of the daemon" in state.advice
 
 
-def test_a_disk_that_is_slow_for_its_commits_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sync may take a quarter of the time between two commits, and no more."""
+def test_a_slow_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync may take at most a quarter of the time between two commits."""
     monkeypatch.setattr(doctor_state, "_sync_s", lambda _: 0.2)
     sync = of(tmp_path)[1]
     assert (sync.state, sync.found) == (State.OK, "p50 200.0 ms, a commit every 1 s")
@@ -170,8 +170,8 @@ def test_a_disk_that_is_slow_for_its_commits_is_a_warning(tmp_path: Path, monkey
     assert "raise commit_interval_s" in sync.advice
 
 
-def test_a_disk_that_takes_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon would end with its first commit."""
+def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon would end with its first commit."""
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -182,8 +182,8 @@ def test_a_disk_that_takes_nothing_fails(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_may_not_be_written_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check of the folder has said so already."""
+def test_an_unwritable_folder_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of the folder reports it already."""
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert [check.name for check in of(tmp_path)] == [f"state {tmp_path}"]
 
@@ -193,16 +193,16 @@ def test_a_folder_that_may_not_be_written_is_not_measured(tmp_path: Path, monkey
     [(3, "3 s ago"), (119, "119 s ago"), (120, "2 minutes ago"), (7200, "2 hours ago"), (2e6, "23 days ago"),
      (-5, "in the future; check the clock")],
 )  # fmt: skip
-def test_ages_are_told_in_a_unit_that_suits_them(tmp_path: Path, age_s: float, text: str) -> None:
-    """Two of a unit at least; a clock that went back is no age."""
+def test_ages_have_a_suitable_unit(tmp_path: Path, age_s: float, text: str) -> None:
+    """At least two of a unit; an age in the future points at the clock."""
     (tmp_path / FILE_NAME).touch()
     os.utime(tmp_path / FILE_NAME, (1e9, 1e9))
     assert f"last written {text}" in of(tmp_path, now_s=1e9 + age_s)[0].found
 
 
 @pytest.mark.parametrize(("source", "every"), [("stdin", "1 s"), ("serial", "0.1 s")])
-def test_the_whole_doctor_looks_at_the_state(tmp_path: Path, source: str, every: str) -> None:
-    """Folder, store and disk are checked, with the commits that the daemon will make."""
+def test_the_doctor_includes_the_state(tmp_path: Path, source: str, every: str) -> None:
+    """It checks folder, store and disk, with the commit interval of the daemon."""
     config = tmp_path / "run.toml"
     port = 'port = "loop://"\n' if source == "serial" else ""
     config.write_text(

@@ -1,7 +1,8 @@
-"""The command line where things go wrong around it: early signals, outputs that cannot be written, odd options."""
+"""The command line in a hostile environment: early signals, unwritable outputs and odd options."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,10 +20,15 @@ from tests.support.paths import BUNDLE, ROOT
 
 
 def sh(text: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a line of shell, in which ``$S`` is the command line and ``$B`` a bundle; a traceback is always a failure."""
+    """Run a shell line in which ``$S`` is the command and ``$B`` a bundle; a traceback is a failure."""
     done = subprocess.run(
         ["sh", "-c", text],
-        env={"S": f"{sys.executable} -m stream_gru", "B": str(BUNDLE), "PATH": "/usr/bin:/bin"},
+        env={
+            "S": f"{sys.executable} -m stream_gru",
+            "B": str(BUNDLE),
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        },
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -36,7 +42,7 @@ def sh(text: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """Three minutes of one pump, one class only."""
+    """Three minutes of one pump with a single class."""
     path = tmp_path / "p.csv"
     rows = "".join(f"2026-03-01T00:{i // 60:02d}:{i % 60:02d}Z,p,100,300,5,1.5,normal\n" for i in range(180))
     path.write_text("time,pump,flow,pressure,current,vibration,mode\n" + rows)
@@ -56,15 +62,15 @@ def recording(tmp_path: Path) -> Path:
         ("$S simulate sine --hours 0.01 --out p.csv", "p.csv: File exists"),
     ],
 )
-def test_what_cannot_be_written_is_told_in_one_line(recording: Path, line: str, words: str) -> None:
-    """A full disk, a closed output, a path that cannot be: one line, exit 1."""
+def test_unwritable_output_is_one_line(recording: Path, line: str, words: str) -> None:
+    """A full disk, a closed output or an impossible path gives one line and exit code 1."""
     done = sh(line, recording.parent)
     assert done.returncode == 1
     assert done.stderr == f"stream-gru: {words}\n"
 
 
-def test_a_closed_output_that_is_not_needed_does_no_harm(recording: Path) -> None:
-    """Results go to their file, whatever numbers of descriptors are free."""
+def test_a_closed_standard_output_does_not_harm_a_file(recording: Path) -> None:
+    """Results go to their file, whichever descriptors are free."""
     assert sh("$S replay $B p.csv --out a.jsonl >&- 2>&-", recording.parent).returncode == 0
     assert sh("$S replay $B p.csv --out b.jsonl -q", recording.parent).returncode == 0
     assert (recording.parent / "a.jsonl").read_bytes() == (recording.parent / "b.jsonl").read_bytes()
@@ -82,23 +88,23 @@ def test_a_closed_output_that_is_not_needed_does_no_harm(recording: Path) -> Non
         "evaluate $B p.csv --window 5 --regime stateful",
     ],
 )
-def test_options_without_sense_are_mistakes_of_usage(recording: Path, line: str) -> None:
-    """What is not a finite number, or goes with another option only, is refused with its name; exit 2."""
+def test_invalid_option_values_are_usage_errors(recording: Path, line: str) -> None:
+    """A number that is not finite, or an option that needs another one, is rejected by name with exit code 2."""
     done = sh(f"$S {line}", recording.parent)
     assert done.returncode == 2
     option = next(word for word in reversed(line.split()) if word in ("--window", *line.split()) and word[:2] == "--")
     assert ("--window" if "--window" in line else option) in done.stderr
 
 
-def test_evaluate_prints_json_where_something_was_not_measured(recording: Path) -> None:
-    """A class that never occurred has no recall: null, not a word that JSON does not know."""
+def test_evaluate_prints_null_for_missing_scores(recording: Path) -> None:
+    """A class that never occurs has no recall, which is null in JSON."""
     done = sh("$S evaluate $B p.csv --json", recording.parent)
     assert None in msgspec.json.decode(done.stdout)["classes"]["recall"]
 
 
 @pytest.mark.parametrize("scores", [{"forecast": {"of": "another shape"}}, {"classes": 3}, {"verdict": 3}])
-def test_scores_of_another_version_do_not_stop_inspect(tmp_path: Path, scores: dict[str, object]) -> None:
-    """The rest of the bundle is still worth seeing."""
+def test_inspect_survives_scores_of_another_version(tmp_path: Path, scores: dict[str, object]) -> None:
+    """The rest of the bundle is still described."""
     made = make_bundle()
     written = write_bundle(tmp_path / "b", made.with_manifest(scores=scores).manifest, made.weights, {})
     lines = describe(written)
@@ -107,12 +113,12 @@ def test_scores_of_another_version_do_not_stop_inspect(tmp_path: Path, scores: d
 
 
 def test_scores_may_be_absent() -> None:
-    """A bundle without scores says so."""
+    """A bundle without scores is described as such."""
     assert "scores: none stored" in describe(make_bundle())
 
 
-def test_bench_takes_any_name_of_a_column() -> None:
-    """A comma in a name is quoted, and the column of the stream gets a name that no other has."""
+def test_bench_accepts_any_column_name() -> None:
+    """A comma in a name is quoted, and the stream column gets an unused name."""
     bundle = make_bundle(channels=3)
     names = ("a,b", "stream", 'a "c"')
     channels = [msgspec.structs.replace(c, column=n) for c, n in zip(bundle.manifest.channels, names, strict=True)]
@@ -145,8 +151,10 @@ main()
         ("inspect", signal.SIGTERM, -15),
     ],
 )
-def test_signals_during_the_start_end_it_quietly(module: str, command: str, number: int, code: int) -> None:
-    """Ctrl-C and SIGTERM are answered before anything is loaded: no traceback of an import, and the right exit code."""
+def test_a_signal_during_the_imports_ends_the_process_quietly(
+    module: str, command: str, number: int, code: int
+) -> None:
+    """Ctrl-C and SIGTERM give the right exit code without a traceback, before anything is loaded."""
     done = subprocess.run(
         [sys.executable, "-c", EARLY.format(module=module, number=int(number), command=command)],
         capture_output=True,
@@ -158,8 +166,8 @@ def test_signals_during_the_start_end_it_quietly(module: str, command: str, numb
     assert done.stderr == ("stream-gru: interrupted\n" if code == 130 else "")
 
 
-def test_the_entry_point_loads_next_to_nothing() -> None:
-    """Until `main` runs, only what listens to signals is loaded; the public names come when they are asked for."""
+def test_the_entry_point_imports_almost_nothing() -> None:
+    """Before `main` runs, no library is loaded; the public names are imported on demand."""
     code = "import sys, stream_gru.cli.main; print(len({'click', 'numpy', 'msgspec', 'typing'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"],
                           capture_output=True, text=True, check=True)  # fmt: skip

@@ -1,4 +1,4 @@
-"""``stream-gru generate``: what it prints and writes goes back into the other commands."""
+"""``stream-gru generate``: the other commands accept what it prints and writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line here: (exit code, standard output, standard error)."""
+    """Run a command in this process: exit code, standard output, standard error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -51,8 +51,8 @@ def quantities(tmp_path: Path) -> Path:
     return path
 
 
-def test_text_is_the_labels_of_what_is_written(characters: Path, tmp_path: Path, run: Run) -> None:
-    """The text printed is that of the file, and the same seed gives the same bytes."""
+def test_the_text_equals_the_written_labels(characters: Path, tmp_path: Path, run: Run) -> None:
+    """The printed text is that of the file, and the same seed gives the same bytes."""
     out = tmp_path / "g.csv"
     code, text, said = run("generate", characters, "--steps", 30, "--seed", 5, "--text", "--out", out)
     assert code == 0
@@ -66,8 +66,8 @@ def test_text_is_the_labels_of_what_is_written(characters: Path, tmp_path: Path,
     assert out.read_bytes() == first
 
 
-def test_several_streams_go_on_from_one_prompt(characters: Path, run: Run) -> None:
-    """Each under its name, each beginning with the prompt where that is asked for."""
+def test_several_streams_continue_one_prompt(characters: Path, run: Run) -> None:
+    """Each has its name as heading, and starts with the prompt if requested."""
     arguments = ("generate", characters, "--steps", 9, "--streams", 3, "--prompt", "ab c", "--text", "-q")
     assert run(*arguments)[1].count("== generated-") == 3
     texts = run(*arguments, "--with-primer")[1].split("\n\n")
@@ -77,8 +77,8 @@ def test_several_streams_go_on_from_one_prompt(characters: Path, run: Run) -> No
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl.gz"])
-def test_what_is_written_is_replayed_and_evaluated(characters: Path, tmp_path: Path, suffix: str, run: Run) -> None:
-    """Every sample is applied, and the probabilities it gets are those it was drawn with."""
+def test_generated_files_can_be_replayed_and_evaluated(characters: Path, tmp_path: Path, suffix: str, run: Run) -> None:
+    """Every sample is applied, and gets the probabilities it was drawn with."""
     out = tmp_path / f"g.{suffix}"
     assert run("generate", characters, "--steps", 50, "--streams", 2, "--out", out, "-q")[0] == 0
     code, replayed, said = run("replay", characters, out, "--json")
@@ -90,8 +90,8 @@ def test_what_is_written_is_replayed_and_evaluated(characters: Path, tmp_path: P
     assert sum(map(sum, json.loads(scores)["classes"]["confusion"])) == 98
 
 
-def test_forecasts_go_on_from_a_recording(quantities: Path, tmp_path: Path, run: Run) -> None:
-    """Primer and generated file, replayed one after the other, forecast what was generated."""
+def test_forecasts_continue_a_recording(quantities: Path, tmp_path: Path, run: Run) -> None:
+    """Primer and generated file, replayed one after the other, forecast the generated samples."""
     primer, out = tmp_path / "primer.csv", tmp_path / "g.csv"
     assert run("generate", quantities, "--primer", primer, "--steps", 5, "--out", out, "-q")[0] == 0
     _, replayed, _ = run("replay", quantities, primer, out, "-q")
@@ -109,8 +109,8 @@ def test_forecasts_go_on_from_a_recording(quantities: Path, tmp_path: Path, run:
     assert run("replay", quantities, both, "-q")[1] == replayed
 
 
-def test_without_a_file_samples_are_printed(quantities: Path, tmp_path: Path, run: Run) -> None:
-    """Standard output is a recording and nothing else."""
+def test_samples_are_printed_without_an_output_file(quantities: Path, tmp_path: Path, run: Run) -> None:
+    """Standard output holds a recording and nothing else."""
     code, text, said = run("generate", quantities, "--primer", tmp_path / "primer.csv", "--steps", 2)
     assert (code, text.splitlines()[0], len(text.splitlines())) == (0, "at,device,c0,c1", 5)
     assert said == "generated 2 samples for each of 2 streams\n"
@@ -127,15 +127,15 @@ def test_without_a_file_samples_are_printed(quantities: Path, tmp_path: Path, ru
         (["--steps", "3", "--out", "x.parquet"], "x.parquet: expected a name ending in .csv or .jsonl"),
     ],
 )
-def test_mistakes_are_told(characters: Path, arguments: list[str], words: str, run: Run) -> None:
-    """Exit 2, with the option."""
+def test_invalid_options_are_rejected(characters: Path, arguments: list[str], words: str, run: Run) -> None:
+    """The message names the option; exit code 2."""
     code, _, said = run("generate", characters, *arguments)
     assert code == 2
     assert words in said
 
 
-def test_models_that_cannot_are_told_why(quantities: Path, tmp_path: Path, run: Run) -> None:
-    """Exit 2: a forecast of some channels only, no primer, a text of quantities, several devices to be copied."""
+def test_unsuitable_models_are_rejected(quantities: Path, tmp_path: Path, run: Run) -> None:
+    """Exit code 2: partial forecasts, no primer, text of quantities, copies of several devices."""
     primer = tmp_path / "primer.csv"
     for arguments, words in (
         ((BUNDLE,), "got no forecast of current, vibration"),

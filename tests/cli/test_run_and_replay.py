@@ -1,4 +1,4 @@
-"""``run`` and ``replay``: what they refuse, what they warn of, and which names they read by."""
+"""``run`` and ``replay``: rejected inputs, warnings, and the names of columns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STDIN = '[[source]]\ntype = "stdin"\nformat = "csv"\n'
 
 
 def command(*arguments: object, stdin: str | None = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command line to the end; with ``stdin`` None its standard input is closed; a traceback is a failure."""
+    """Run a command to its end; ``stdin=None`` closes standard input; a traceback is a failure."""
     line = [sys.executable, "-m", "stream_gru", *map(str, arguments)]
     if stdin is None:
         line = ["sh", "-c", 'exec "$@" <&-', "sh", *line]
@@ -51,12 +51,12 @@ def run_file(folder: Path, source: str = STDIN, more: str = "") -> Path:
 
 
 def fields(text: str, bundle: Bundle | None = None) -> Fields:
-    """The columns that ``run`` reads by a configuration of this text."""
+    """The fields that ``run`` reads with this configuration."""
     return running_fields(parse_config(text, "run.toml"), bundle or load_bundle(BUNDLE), Path("run.toml"))
 
 
-def test_a_part_of_an_input_table_leaves_the_rest_of_the_bundles() -> None:
-    """Keys that are given replace the bundle's one by one; a key given with its default counts as not given."""
+def test_input_keys_override_those_of_the_bundle() -> None:
+    """Each key overrides its own; a key set to its default has no effect."""
     trained = load_bundle(BUNDLE).manifest.input
     assert fields("").input == trained
     assert fields('[input]\ndelimiter = ";"\n').input == replace(trained, delimiter=";")
@@ -65,8 +65,8 @@ def test_a_part_of_an_input_table_leaves_the_rest_of_the_bundles() -> None:
     assert trained != InputConfig()
 
 
-def test_a_channel_without_a_column_keeps_the_bundles() -> None:
-    """Of a channel's keys, too, only those that are given count."""
+def test_a_channel_without_a_column_keeps_that_of_the_bundle() -> None:
+    """Only the keys that are set override those of the bundle."""
     bundle = load_bundle(BUNDLE)
     bundle.manifest.channels[0] = replace(bundle.manifest.channels[0], column="FT-101")
     assert fields(CHANNELS.format("flow", ""), bundle).columns[0] == "FT-101"
@@ -83,8 +83,8 @@ def test_a_channel_without_a_column_keeps_the_bundles() -> None:
         ("max = 900", "expected max = 1000.0 for 'flow', as trained, got 900.0"),
     ],
 )
-def test_units_and_ranges_are_those_of_the_training(key: str, words: str) -> None:
-    """Another unit or range than the bundle's is refused; the same one may be said again."""
+def test_units_and_ranges_must_be_those_of_training(key: str, words: str) -> None:
+    """Another unit or range is rejected; repeating the same one is allowed."""
     with pytest.raises(ConfigError) as caught:
         fields(CHANNELS.format("flow", key))
     assert str(caught.value) == f"run.toml: channel: {words}"
@@ -92,8 +92,8 @@ def test_units_and_ranges_are_those_of_the_training(key: str, words: str) -> Non
     assert fields(same).columns == ("flow", "pressure", "current", "vibration")
 
 
-def test_a_channel_of_the_model_may_not_be_left_out() -> None:
-    """Every mistake is told, each with its channel."""
+def test_every_channel_of_the_model_is_required() -> None:
+    """All problems are reported, each with its channel."""
     with pytest.raises(ConfigError) as caught:
         fields(CHANNELS.format("pump_flow", "").replace('"current"\n', '"current"\nunit = "mA"\n'))
     assert caught.value.problems == (
@@ -104,7 +104,7 @@ def test_a_channel_of_the_model_may_not_be_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["feed", "output", "control", "broadcast"])
 def test_a_sink_of_any_name_is_written(tmp_path: Path, name: str) -> None:
-    """Parts of the daemon itself have no names in the name space of sinks."""
+    """Internal parts do not share the names of sinks."""
     rows = HEADER + ROW.format(0) + ROW.format(1)
     sink = f'[[sink]]\ntype = "file"\nname = "{name}"\npath = "out.jsonl"\n'
     listen = '[metrics]\nlisten = "127.0.0.1:0"\n'
@@ -114,23 +114,23 @@ def test_a_sink_of_any_name_is_written(tmp_path: Path, name: str) -> None:
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
 
-def test_closed_standard_input_is_refused_at_once(tmp_path: Path) -> None:
-    """It would stay closed for ever: exit 2, no waiting."""
+def test_closed_standard_input_is_rejected(tmp_path: Path) -> None:
+    """Exit code 2 at once, since it cannot open again."""
     done = command("run", run_file(tmp_path), stdin=None)
     assert done.returncode == 2
     assert "standard input: expected lines, got none" in done.stderr
 
 
-def test_a_recording_that_is_missing_is_not_waited_for(tmp_path: Path) -> None:
-    """Exit 1 with the file's name: a recording does not come back as a broker does."""
+def test_a_missing_recording_is_an_error(tmp_path: Path) -> None:
+    """Exit code 1 with the name of the file, without a retry."""
     done = command("run", run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["gone.csv"]\n'))
     assert done.returncode == 1
     assert f"{tmp_path}/gone.csv: no such file" in done.stderr
 
 
 @pytest.mark.parametrize("pattern", ["*.csv", "p*"])
-def test_run_takes_patterns_as_replay_does(tmp_path: Path, pattern: str) -> None:
-    """The same pattern gives the same bytes by either command."""
+def test_run_and_replay_expand_the_same_patterns(tmp_path: Path, pattern: str) -> None:
+    """Both commands write the same bytes for the same pattern."""
     for second in range(3):
         (tmp_path / f"p{second}.csv").write_text(HEADER + ROW.format(f"{second}Z"))
     done = command("run", run_file(tmp_path, f'[[source]]\ntype = "replay"\nfiles = ["{pattern}"]\n'))
@@ -139,8 +139,8 @@ def test_run_takes_patterns_as_replay_does(tmp_path: Path, pattern: str) -> None
     assert done.stdout == command("replay", BUNDLE, tmp_path / pattern).stdout
 
 
-def test_a_wrong_header_alone_is_refused_and_nothing_is_not(tmp_path: Path) -> None:
-    """A pipe that ends after a header it cannot use is a failure; one without a byte is an end."""
+def test_a_wrong_header_is_an_error_and_empty_input_is_not(tmp_path: Path) -> None:
+    """Input that ends after an unusable header fails; input without a byte ends normally."""
     done = command("run", run_file(tmp_path), stdin="a,b\n")
     assert done.returncode == 1
     assert "stdin: expected a column 'time' in the header, got a, b" in done.stderr
@@ -148,8 +148,8 @@ def test_a_wrong_header_alone_is_refused_and_nothing_is_not(tmp_path: Path) -> N
         assert command("run", run_file(tmp_path), stdin=text).returncode == 0
 
 
-def test_a_table_with_row_numbers_is_read_alike_live_and_replayed(tmp_path: Path) -> None:
-    """A column of row numbers without a name is left aside from a pipe as from a file."""
+def test_unnamed_columns_are_ignored_live_and_in_replay(tmp_path: Path) -> None:
+    """A column of row numbers without a name is ignored from a pipe and from a file."""
     text = HEADER + "".join(f'"{140 + i}",{ROW.format(f"{i}Z")}' for i in range(3))
     (tmp_path / "p.csv").write_text(text)
     live = command("run", run_file(tmp_path), stdin=text)
@@ -168,8 +168,8 @@ def test_a_table_with_row_numbers_is_read_alike_live_and_replayed(tmp_path: Path
         ("a.csv", HEADER.replace("\n", "\r") + ROW.format("0Z"), "a.csv: expected lines that end with LF or CR LF"),
     ],
 )
-def test_a_replay_of_nothing_is_a_failure(tmp_path: Path, name: str, text: str, words: str) -> None:
-    """Rows that were all dropped, no rows, no header, a wrong one: one line says which, exit 1."""
+def test_a_replay_without_applied_rows_fails(tmp_path: Path, name: str, text: str, words: str) -> None:
+    """All rows dropped, no rows, no header or a wrong one: exit code 1 and one line."""
     (tmp_path / name).write_bytes(text.encode())
     for options in ([], ["-q"], ["--json"]):
         done = command("replay", BUNDLE, name, *options, cwd=tmp_path)
@@ -177,20 +177,20 @@ def test_a_replay_of_nothing_is_a_failure(tmp_path: Path, name: str, text: str, 
         assert done.stderr.splitlines()[-1].startswith(f"stream-gru: {words}")
 
 
-def test_a_folder_is_no_recording(tmp_path: Path) -> None:
-    """The message says what to give instead."""
+def test_a_folder_is_rejected_as_a_recording(tmp_path: Path) -> None:
+    """The message says what is expected."""
     done = command("replay", BUNDLE, tmp_path)
     assert (done.returncode, done.stderr) == (1, f"stream-gru: {tmp_path}: is a folder; expected files\n")
 
 
-def test_a_file_is_read_whatever_the_case_of_its_endings(tmp_path: Path) -> None:
-    """A compressed table from Windows is one."""
+def test_file_suffixes_are_case_insensitive(tmp_path: Path) -> None:
+    """A compressed table from Windows is accepted."""
     (tmp_path / "P.CSV.GZ").write_bytes(gzip.compress((HEADER + ROW.format("0Z")).encode()))
     assert len(command("replay", BUNDLE, tmp_path / "P.CSV.GZ").stdout.splitlines()) == 1
 
 
-def test_files_of_one_name_are_warned_of_by_both_commands(tmp_path: Path) -> None:
-    """Where no column names the stream, two files of one name would be one: both are named before anything is read."""
+def test_files_that_share_a_stream_are_reported(tmp_path: Path) -> None:
+    """Without a stream column, files of the same name are one stream; both commands warn before reading."""
     bundle = tmp_path / "b.bundle"
     nameless_bundle(bundle)
     for folder in "ab":
@@ -207,7 +207,7 @@ def test_files_of_one_name_are_warned_of_by_both_commands(tmp_path: Path) -> Non
 
 
 def nameless_bundle(path: Path) -> None:
-    """The sample bundle, but for the name of its stream column."""
+    """The sample bundle without a stream column."""
     shutil.copytree(BUNDLE, path)
     manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
     manifest = replace(manifest, input=replace(manifest.input, stream=""))
@@ -215,8 +215,8 @@ def nameless_bundle(path: Path) -> None:
     (path / "manifest.json").write_bytes(msgspec.json.encode(manifest))
 
 
-def test_standard_output_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an output that cannot be written, not a bug."""
+def test_closed_standard_output_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an unavailable sink, not a bug."""
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(SinkUnavailable, match="standard output: closed"):
         StdoutSink(JsonEncoder()).open(None)

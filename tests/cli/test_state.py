@@ -1,4 +1,4 @@
-"""``stream-gru state`` on a daemon that is stopped: by exit codes, words, and what is in the store afterwards."""
+"""``stream-gru state`` on a stopped daemon: messages, exit codes and the content of the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def write_config(folder: Path, more: str = "[metrics]\nenabled = false\n", state_dir: str = "state") -> Path:
-    """A daemon with a toy model, whose store is in a folder of its own."""
+    """A daemon with a toy model and a store in a folder of its own."""
     bundle = calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2, units=(8,), targets=1))
     folder.mkdir(exist_ok=True)
     write_bundle(folder / "model.bundle", bundle.manifest, dict(bundle.weights), {})
@@ -37,13 +37,13 @@ def write_config(folder: Path, more: str = "[metrics]\nenabled = false\n", state
 
 
 def pipeline_of(config: Path) -> Pipeline:
-    """A pipeline of the daemon's model that has seen nothing."""
+    """A fresh pipeline of the daemon's model."""
     return Pipeline(load_bundle(config.with_name("model.bundle")), "numpy")
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The configuration of a daemon that has seen streams a, b and c, of which it remembers notes too."""
+    """The configuration of a stopped daemon with the streams a, b and c, of which a part stores notes."""
     config = write_config(tmp_path / "here")
     keeper = keeper_of(tmp_path / "here" / "state", pipeline_of(config), parts={"p": notes(a="of a", b="of b")})
     for count, name in enumerate("cba", 1):
@@ -56,7 +56,7 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run ``stream-gru state`` here: exit code, standard output, standard error."""
+    """Run ``stream-gru state`` in this process: exit code, standard output, standard error."""
 
     def run_here(*arguments: object) -> tuple[int, str, str]:
         code = run_cli(["state", *map(str, arguments)])
@@ -67,20 +67,20 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 
 def commits(config: Path) -> int:
-    """How often something was written."""
+    """The number of commits of a cleanly closed store."""
     with opened(config.parent / "state") as store:
         assert store.clean_shutdown
         return store.commit_no
 
 
 def damage(config: Path, table: str, name: str) -> None:
-    """A disk changes what is kept of a stream."""
+    """Damage the checksum of a stored row."""
     change(config.parent / "state", f"UPDATE {table} SET crc=crc+1 WHERE name=?", name)  # noqa: S608 - of the tests
 
 
 @contextmanager
 def unchanged(config: Path) -> Iterator[None]:
-    """Nothing of the store is changed meanwhile."""
+    """Assert that the store does not change meanwhile."""
     before = store_content(config.parent / "state")
     yield
     assert store_content(config.parent / "state") == before
@@ -107,8 +107,8 @@ def test_streams_are_listed_by_name(site: Path, run: Run) -> None:
     ]
 
 
-def test_damaged_streams_are_listed_as_such(site: Path, run: Run) -> None:
-    """The others are as they were."""
+def test_damaged_streams_are_listed(site: Path, run: Run) -> None:
+    """Their status is damaged; the others are listed as before."""
     damage(site, "stream", "b")
     code, out, _ = run("list", site)
     assert code == 0
@@ -117,7 +117,7 @@ def test_damaged_streams_are_listed_as_such(site: Path, run: Run) -> None:
 
 
 def test_a_store_without_streams_is_an_empty_list(site: Path, run: Run) -> None:
-    """And no failure."""
+    """An empty store is not a failure."""
     for name in "abc":
         assert run("forget", site, "--stream", name) == (0, f"stream {name}: forgotten\n", "")
     assert run("list", site, "--json") == (0, "[]\n", "")
@@ -125,7 +125,7 @@ def test_a_store_without_streams_is_an_empty_list(site: Path, run: Run) -> None:
 
 
 def test_a_stream_is_shown(site: Path, run: Run) -> None:
-    """As JSON, and a line a fact."""
+    """As JSON, and as one line per fact."""
     code, out, _ = run("show", site, "--stream", "a", "--json")
     facts = json.loads(out)
     assert (code, facts["stream"], facts["steps_since_reset"], facts["memories"]) == (0, "a", 3, ["p"])
@@ -136,7 +136,7 @@ def test_a_stream_is_shown(site: Path, run: Run) -> None:
 
 @pytest.mark.parametrize("words", ["show --stream x", "export --stream x", "reset --stream x", "forget --stream x"])
 def test_an_unknown_stream_is_an_error_that_changes_nothing(site: Path, run: Run, words: str) -> None:
-    """It says where it was looked for, and how to see what is there."""
+    """The message names the store and how to list its streams."""
     command, *options = words.split()
     with unchanged(site):
         code, out, err = run(command, site, *options)
@@ -150,8 +150,8 @@ def test_an_unknown_stream_is_an_error_that_changes_nothing(site: Path, run: Run
 # ---- export, import
 
 
-def test_what_was_exported_is_imported_elsewhere(site: Path, run: Run, tmp_path: Path) -> None:
-    """All streams with what is remembered of them, in one transaction, where no daemon has ever been."""
+def test_exported_streams_can_be_imported_elsewhere(site: Path, run: Run, tmp_path: Path) -> None:
+    """All streams with the states of all parts, in one transaction, into a new store."""
     there = write_config(tmp_path / "there")
     code, out, err = run("export", site, "--all", "--out", tmp_path / "all.json")
     assert (code, out, err) == (0, "", f"{tmp_path}/all.json: 3 streams exported\n")
@@ -165,7 +165,7 @@ def test_what_was_exported_is_imported_elsewhere(site: Path, run: Run, tmp_path:
 
 
 def test_an_import_replaces_all_or_nothing(site: Path, run: Run, tmp_path: Path) -> None:
-    """Without --replace a stream that is there stops it; with it, old memories go with the old row."""
+    """Without --replace an existing stream stops the import; with it, the states of all parts are replaced too."""
     pipeline = pipeline_of(site)
     pipeline.process(batch(["c"], [7]))
     states = [exported(name, pipeline.form, pipeline.table.row("c"), {}) for name in ("new", "a", "b")]
@@ -182,8 +182,8 @@ def test_an_import_replaces_all_or_nothing(site: Path, run: Run, tmp_path: Path)
     assert "stream a: exists already" in run("import", site, tmp_path / "a")[2]
 
 
-def test_a_state_of_another_model_is_refused(site: Path, run: Run, tmp_path: Path) -> None:
-    """With all that stand beside it."""
+def test_a_state_of_another_model_is_rejected(site: Path, run: Run, tmp_path: Path) -> None:
+    """No stream of the file is imported."""
     pipeline = model(seed=1)
     pipeline.reset_damaged("x", ResetReason.COMMAND)
     good = run("export", site, "--stream", "a")[1].encode()
@@ -194,7 +194,7 @@ def test_a_state_of_another_model_is_refused(site: Path, run: Run, tmp_path: Pat
     assert (code, err) == (1, f"stream-gru: stream x: expected a state of model {ours}, got one of test-1\n")
 
 
-def test_a_file_that_cannot_be_imported_is_told_with_its_line(site: Path, run: Run, tmp_path: Path) -> None:
+def test_an_invalid_import_file_is_reported_with_its_line(site: Path, run: Run, tmp_path: Path) -> None:
     """Before anything is changed."""
     line = run("export", site, "--stream", "a")[1]
     file = tmp_path / "states"
@@ -211,15 +211,15 @@ def test_a_file_that_cannot_be_imported_is_told_with_its_line(site: Path, run: R
         assert run("import", site, tmp_path / "absent")[0] == 2
 
 
-def test_a_file_without_streams_changes_nothing(site: Path, run: Run, tmp_path: Path) -> None:
-    """What an empty gateway exports can be imported."""
+def test_an_empty_import_changes_nothing(site: Path, run: Run, tmp_path: Path) -> None:
+    """The export of an empty store can be imported."""
     (tmp_path / "empty").touch()
     with unchanged(site):
         assert run("import", site, tmp_path / "empty") == (0, "", "0 streams imported\n")
 
 
-def test_a_damaged_stream_does_not_keep_the_others_from_an_export(site: Path, run: Run, tmp_path: Path) -> None:
-    """It is named and the exit code says so; alone it is an error."""
+def test_an_export_skips_damaged_streams(site: Path, run: Run, tmp_path: Path) -> None:
+    """It is named and the exit code is 1; alone it is an error."""
     damage(site, "stream", "b")
     code, out, err = run("export", site, "--all", "--out", tmp_path / "all")
     assert (code, out) == (1, "")
@@ -231,15 +231,15 @@ def test_a_damaged_stream_does_not_keep_the_others_from_an_export(site: Path, ru
     assert "stream b: its stored state is damaged" in err
 
 
-def test_a_damaged_memory_is_left_out_and_told(site: Path, run: Run) -> None:
-    """The stream itself can go on without it."""
+def test_an_export_skips_damaged_parts(site: Path, run: Run) -> None:
+    """The stream is exported without the part, which is named."""
     damage(site, "memory", "b")
     code, out, err = run("export", site, "--stream", "b")
     assert (code, err) == (0, "stream-gru: stream b: the state of p is damaged and not exported\n")
     assert json.loads(out)["memories"] == {}
 
 
-def test_a_file_that_cannot_be_written_is_told(site: Path, run: Run, tmp_path: Path) -> None:
+def test_an_unwritable_export_is_an_error(site: Path, run: Run, tmp_path: Path) -> None:
     """With its name and the reason."""
     code, _, err = run("export", site, "--all", "--out", tmp_path / "absent" / "file")
     assert (code, err) == (1, f"stream-gru: {tmp_path}/absent/file: cannot be written: No such file or directory\n")
@@ -249,7 +249,7 @@ def test_a_file_that_cannot_be_written_is_told(site: Path, run: Run, tmp_path: P
 
 
 def pending(config: Path) -> dict[str, int]:
-    """The reset that each stream is to begin with."""
+    """The pending reset of each stream."""
     form = pipeline_of(config).table.form
     with opened(config.parent / "state") as store:
         rows = {one.name: split_row(form, one.row) for one in store.rows() if one.row is not None}
@@ -257,20 +257,20 @@ def pending(config: Path) -> dict[str, int]:
 
 
 def test_one_stream_is_reset(site: Path, run: Run) -> None:
-    """The others go on."""
+    """The others are unchanged."""
     assert run("reset", site, "--stream", "b") == (0, "stream b: reset before the next sample (1)\n", "")
     assert {name for name, reason in pending(site).items() if reason == ResetReason.COMMAND} == {"b"}
 
 
 def test_all_streams_are_reset_at_once(site: Path, run: Run) -> None:
-    """In one transaction, be it kept by a kill or not; how the last run ended stays as it was."""
+    """In one transaction, which does not alter the clean-shutdown mark."""
     assert run("reset", site, "--all") == (0, "all streams: reset before the next sample (3)\n", "")
     assert set(pending(site).values()) == {ResetReason.COMMAND}
     assert commits(site) == 2
 
 
-def test_streams_of_two_forms_are_all_reset(site: Path, run: Run) -> None:
-    """A model that was changed leaves rows of the old form behind."""
+def test_streams_of_two_row_schemas_are_reset(site: Path, run: Run) -> None:
+    """A changed model leaves rows of the old schema behind."""
     other = model(seed=1)
     other.reset_damaged("old", ResetReason.NONE)
     with opened(site.parent / "state") as store:
@@ -282,8 +282,8 @@ def test_streams_of_two_forms_are_all_reset(site: Path, run: Run) -> None:
         assert {one.name: one.schema == other.form.text for one in store.rows()}["old"]
 
 
-def test_a_reset_after_a_kill_does_not_hide_it(site: Path, run: Run) -> None:
-    """The next start shall still say that the last run was killed."""
+def test_a_reset_does_not_hide_an_unclean_shutdown(site: Path, run: Run) -> None:
+    """The next start still reports the unclean shutdown."""
     with opened(site.parent / "state") as store:
         store.mark_clean_shutdown(False)
     run("reset", site, "--all")
@@ -291,8 +291,8 @@ def test_a_reset_after_a_kill_does_not_hide_it(site: Path, run: Run) -> None:
         assert not store.clean_shutdown
 
 
-def test_damaged_streams_are_told_by_a_reset(site: Path, run: Run) -> None:
-    """They begin anew by themselves, and stay as they are."""
+def test_a_reset_reports_damaged_streams(site: Path, run: Run) -> None:
+    """They are reset by their next sample, and stay unchanged."""
     damage(site, "stream", "a")
     expected = "all streams: reset before the next sample (2); damaged, reset by their next sample: 1\n"
     assert run("reset", site, "--all") == (0, expected, "")
@@ -301,8 +301,8 @@ def test_damaged_streams_are_told_by_a_reset(site: Path, run: Run) -> None:
     assert (code, out) == (0, "stream a: reset before the next sample (0); damaged, reset by their next sample: 1\n")
 
 
-def test_a_forgotten_stream_leaves_nothing_behind(site: Path, run: Run) -> None:
-    """A damaged one can be forgotten too."""
+def test_a_forgotten_stream_leaves_no_rows(site: Path, run: Run) -> None:
+    """A damaged stream can be forgotten too."""
     damage(site, "stream", "b")
     for name in "ab":
         assert run("forget", site, "--stream", name) == (0, f"stream {name}: forgotten\n", "")
@@ -311,8 +311,8 @@ def test_a_forgotten_stream_leaves_nothing_behind(site: Path, run: Run) -> None:
     assert found["memory"] == []
 
 
-def test_a_source_begins_at_its_beginning(site: Path, run: Run) -> None:
-    """One that has no position is told, with those that have one."""
+def test_the_position_of_a_source_can_be_reset(site: Path, run: Run) -> None:
+    """An unknown source is rejected, with the sources that have a position."""
     assert run("reset", site, "--source", "x")[::2] == (
         1,
         "stream-gru: source x: expected a source with a stored position (none)\n",
@@ -332,8 +332,8 @@ def test_a_source_begins_at_its_beginning(site: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     "words", ["reset", "reset --all --stream a", "reset --all --source x", "export", "export --all --stream a", "show"]
 )
-def test_a_command_line_that_says_too_little_or_too_much_is_refused(site: Path, run: Run, words: str) -> None:
-    """With exit code 2."""
+def test_a_command_needs_exactly_one_target(site: Path, run: Run, words: str) -> None:
+    """Otherwise it is a usage error with exit code 2."""
     command, *options = words.split()
     with unchanged(site):
         code, out, err = run(command, site, *options)
@@ -341,8 +341,8 @@ def test_a_command_line_that_says_too_little_or_too_much_is_refused(site: Path, 
     assert "expected one of" in err or "Missing option '--stream'" in err
 
 
-def test_a_configuration_without_state_is_told(run: Run, tmp_path: Path) -> None:
-    """With its key, or with the variable that is not set here; no folder is made."""
+def test_a_configuration_without_state_is_rejected(run: Run, tmp_path: Path) -> None:
+    """The message names the key or the unset variable; no folder is created."""
     config = write_config(tmp_path / "here", state_dir="")
     code, _, err = run("list", config)
     assert (code, err) == (
@@ -360,8 +360,8 @@ def test_a_configuration_without_state_is_told(run: Run, tmp_path: Path) -> None
     assert run("list", config)[0] == 2
 
 
-def test_a_store_that_is_not_there_yet_is_told(run: Run, tmp_path: Path) -> None:
-    """With the next step; looking for it makes none."""
+def test_a_missing_store_is_an_error(run: Run, tmp_path: Path) -> None:
+    """The message has the next step; no store is created."""
     config = write_config(tmp_path / "here")
     code, _, err = run("list", config)
     assert code == 1
@@ -371,8 +371,8 @@ def test_a_store_that_is_not_there_yet_is_told(run: Run, tmp_path: Path) -> None
     assert not (config.parent / "state").exists()
 
 
-def test_a_damaged_store_is_told_and_left_alone(site: Path, run: Run) -> None:
-    """Moving it aside is for the daemon, which counts it; an import does not begin a new one in its place."""
+def test_a_damaged_store_is_left_unchanged(site: Path, run: Run) -> None:
+    """Only the daemon moves it aside; an import does not create a new store in its place."""
     path = site.parent / "state" / "state.db"
     path.write_bytes(b"no database at all" * 1000)
     before = path.read_bytes()
@@ -384,8 +384,8 @@ def test_a_damaged_store_is_told_and_left_alone(site: Path, run: Run) -> None:
     assert not list(path.parent.glob("*.damaged-*"))
 
 
-def test_a_holder_that_is_no_daemon_is_named(site: Path, run: Run) -> None:
-    """Who has the store, and that nobody answers there; or that the configuration has no address to ask."""
+def test_a_lock_without_a_daemon_is_an_error(site: Path, run: Run) -> None:
+    """The message names the process and the address that does not respond, or the missing address."""
     with opened(site.parent / "state"):
         code, _, err = run("list", site)
         assert code == 2
