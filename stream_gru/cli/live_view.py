@@ -31,7 +31,7 @@ class PlainView:
         self._due = time.monotonic()
         self.metrics_address = ""
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Nothing to open."""
 
     def ready(self) -> bool:
@@ -74,7 +74,7 @@ class LiveView:
         self._live: Live | None = None
         self.metrics_address = ""
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Start to draw on the terminal."""
         from rich.console import Console
         from rich.live import Live

@@ -1,1 +1,1 @@
-"""Records that travel between the rooms, protocols, errors, timestamps. Imports no other room."""
+"""Types, protocols, errors, timestamps and stored records that every other package uses.  Imports no other package."""

@@ -1,9 +1,9 @@
-"""What a commit makes durable for sources and sinks, and what it gives back to them after a restart.
+"""What sources and sinks give to a commit, and what they get back after a restart.
 
-    sink   ── Written ──▶ store ── Kept ─────▶ sink        how long its file is; outputs that nobody has confirmed
-    source ── Receipts ─▶ store ── packets ──▶ source      packets of a broker that were processed
+    sink   ── FlushResult ──────▶ store ── SinkCheckpoint ─▶ sink      durable file length, unacknowledged outputs
+    source ── ProcessedPackets ─▶ store ── packets ────────▶ source    MQTT packets that are already processed
 
-Plain records: the store knows nothing of files and brokers, and these know nothing of the store.
+Plain records: the store knows neither files nor brokers, and sinks and sources do not know the store.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class FileOffset:
-    """How far a file is durable: what lies before ``offset`` bytes of ``path`` stays, what lies behind is cut off.
+    """Durable length of an output file: recovery keeps the first ``offset`` bytes of ``path`` and cuts off the rest.
 
-    ``detail`` is the sink's own affair: what it needs besides to go on there, in a form of its choice.
+    ``detail`` is private to the sink: what else it needs to continue the file.
     """
 
     path: str
@@ -26,9 +26,10 @@ class FileOffset:
 
 @dataclass(slots=True)
 class OutboxRow:
-    """One output on its way to another machine.  ``number`` counts the outputs of a sink from 1 on, over restarts.
+    """One output on its way to another machine.  ``number`` counts the outputs of a sink from 1, across restarts.
 
-    ``key`` is the id of the output; what has none is a notice: retained, never stored, said again after a reconnect.
+    ``key`` is the id of the output.  Without a key it is a retained notice, which is never stored and is sent again
+    after each reconnect.
     """
 
     topic: str
@@ -39,11 +40,11 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class FlushResult:
-    """What a sink has to say to a commit.
+    """What a sink adds to a commit.
 
-    ``file_offset``      how far its file is durable now
-    ``unacked``      outputs that came since the last commit and have no answer yet
-    ``acked``  numbers of outputs of earlier commits that need not be sent again
+    ``file_offset``  durable length of its file
+    ``unacked``      outputs since the last commit that are not yet acknowledged
+    ``acked``        numbers of outputs of earlier commits that are acknowledged since
     """
 
     file_offset: FileOffset | None = None
@@ -53,9 +54,11 @@ class FlushResult:
 
 @dataclass(frozen=True, slots=True)
 class SinkCheckpoint:
-    """What the store has for a sink that opens: of its file, and outputs to send, in the order of their numbers.
+    """What the store holds for a sink that opens.
 
-    ``last_number``: the highest number that was ever given to an output of this sink; numbers go on behind it.
+    ``file_offset``  durable length of its file
+    ``unacked``      outputs to send again, in the order of their numbers
+    ``last_number``  the highest output number ever used; new outputs continue after it
     """
 
     file_offset: FileOffset | None = None
@@ -65,9 +68,9 @@ class SinkCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class ProcessedPackets:
-    """Packets of a broker that a commit covers: packet identifier -> digest of what it said.
+    """MQTT packets that a commit covers: packet identifier -> digest of the message.
 
-    ``new_session``: the session of all earlier packets is gone, what is known of them means nothing any more.
+    ``new_session``: the broker started a new session, so packet identifiers of earlier commits are no longer valid.
     """
 
     packets: Mapping[int, bytes] = field(default_factory=dict)

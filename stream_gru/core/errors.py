@@ -1,32 +1,31 @@
-"""The whole exception tree.  A class says what the caller shall do.
+"""The exception tree.  The class says what the caller does.
 
     StreamGruError
-    ├── ConfigError               a file or option is wrong: refuse to start, exit 2
-    ├── BundleError               the bundle cannot be trusted or read: refuse to start, exit 2
-    │   └── UnsupportedModelError it asks for something this version does not know
+    ├── ConfigError               a file or option is invalid: refuse to start, exit 2
+    ├── BundleError               the bundle is missing or invalid: refuse to start, exit 2
+    │   └── UnsupportedModelError it needs a feature that this version does not have
     ├── DataError                 a recording cannot be used (missing column, no rows): stop, exit 1
     ├── ParityError               engines disagree on the same weights: write no bundle, exit 1
-    ├── SourceUnavailable         the input is not there now: try again later
-    ├── SinkUnavailable           the output cannot be written now: stop, or try again later
-    ├── TakenOver                 another client connects under our name: stop, exit 1
+    ├── SourceUnavailable         the input cannot be reached: retry
+    ├── SinkUnavailable           the output cannot be written: stop, or retry
+    ├── TakenOver                 another client uses our MQTT client id: stop, exit 1
     ├── StateError                stored state cannot be used
     │   └── IncompatibleStateError  it belongs to another model
-    └── StoreError                the store cannot be written or trusted: stop, exit 1, acknowledge nothing
-        └── StoreLocked           another process has it
+    └── StoreError                the store cannot be read or written: stop, exit 1, acknowledge nothing
+        └── StoreLocked           another process uses it
 
-    EndOfInput is a signal, not an error: the source has nothing more and never will.
+    EndOfInput is a signal, not an error: the source is finished.
 
-Anything else that is raised is a bug and ends the process.  Bad samples raise nothing: they are counted by
-`DropReason` in the batch.
+Any other exception is a bug and ends the process.  Bad samples raise nothing: the batch counts them by `DropReason`.
 """
 
 
 class StreamGruError(Exception):
-    """Base of every error this product raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class ConfigError(StreamGruError):
-    """A configuration or command line that cannot be used; ``problems`` holds one line for each mistake."""
+    """An invalid configuration or command line; ``problems`` has one line for each mistake."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -38,11 +37,11 @@ class BundleError(StreamGruError):
 
 
 class UnsupportedModelError(BundleError):
-    """A bundle that names a layer, option or format this version does not know."""
+    """A bundle with a layer, option or format that this version does not support."""
 
 
 class DataError(StreamGruError):
-    """A recording that cannot be used for what was asked."""
+    """A recording that cannot be used for this purpose."""
 
 
 class ParityError(StreamGruError):
@@ -50,7 +49,7 @@ class ParityError(StreamGruError):
 
 
 class SourceUnavailable(StreamGruError):
-    """The input cannot be reached now."""
+    """The input cannot be reached."""
 
 
 class SinkUnavailable(StreamGruError):
@@ -58,7 +57,7 @@ class SinkUnavailable(StreamGruError):
 
 
 class TakenOver(StreamGruError):
-    """Another client connects to the broker under our name; going on would only throw each other out."""
+    """Another client connects with our MQTT client id; reconnecting would only disconnect each other in turns."""
 
 
 class StateError(StreamGruError):
@@ -70,7 +69,7 @@ class IncompatibleStateError(StateError):
 
 
 class StoreError(StreamGruError):
-    """The store cannot be opened, read or written; what it holds is that of its last commit."""
+    """The store cannot be opened, read or written; it still holds its last commit."""
 
 
 class StoreLocked(StoreError):
@@ -78,4 +77,4 @@ class StoreLocked(StoreError):
 
 
 class EndOfInput(Exception):
-    """The source is finished: nothing more will come."""
+    """The source is finished."""

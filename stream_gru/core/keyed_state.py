@@ -1,12 +1,12 @@
-"""What parts of the road remember of names, and its form as bytes: msgpack, the same memory always the same bytes.
+"""Per-stream state of a component, and its bytes in the store: msgpack, deterministic.
 
-A part that keeps one record for each stream has `KeyedState` as its ``memory``; one that keeps more
-takes the functions.
+`KeyedState` is the base of every component that keeps one record for each stream (clock offsets, counters, throttles,
+file headers, joined channels).  It tracks which records a commit has to write.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -17,97 +17,116 @@ Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 T = TypeVar("T")
 
 
-def encode(memory: object) -> bytes:
-    """The bytes of a record, or of plain values."""
-    return msgspec.msgpack.encode(memory)
+def encode(record: object) -> bytes:
+    """Return a record as msgpack; equal records give equal bytes."""
+    return msgspec.msgpack.encode(record, order="deterministic")
 
 
-def decode(data: bytes, form: type[T], what: str) -> T:
-    """Read what `encode` gave, ``what`` says of whom.  Raises StateError for anything that is not of this form.
+def decode(data: bytes, form: type[T], owner: str) -> T:
+    """Read what `encode` wrote.  Raises StateError, which names ``owner``, when the bytes are not a valid ``form``.
 
-    Lists of a form need a longest length: a few bytes may announce one that fills the memory.
+    Lists of ``form`` need a maximum length: a few bytes can announce a list that fills the memory.
     """
     try:
         return msgspec.msgpack.decode(data, type=form)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise corrupt_state(what, str(error)) from error
+        raise corrupt_state(owner, str(error)) from error
 
 
-def corrupt_state(what: str, why: str) -> StateError:
-    """The error of stored bytes that cannot be used."""
-    return StateError(f"what is stored of {what} cannot be used: {why}; move the state directory away to begin afresh")
+def corrupt_state(owner: str, reason: str) -> StateError:
+    """Return the error for stored bytes that cannot be used."""
+    return StateError(
+        f"stored state of {owner} is corrupt: {reason}; move the state directory away to start without it"
+    )
 
 
 class DirtySet:
-    """Names of which something else is remembered than was stored, in the order in which they changed."""
+    """Keys that changed since the last commit, in the order of their first change."""
 
     def __init__(self) -> None:
-        self._names: dict[str, None] = {}
+        self._keys: dict[str, None] = {}
 
     def names(self) -> tuple[str, ...]:
-        """All that have changed."""
-        return tuple(self._names)
+        """Return the changed keys."""
+        return tuple(self._keys)
 
-    def add(self, name: str) -> None:
-        """Note one that has changed."""
-        self._names[name] = None
+    def add(self, key: str) -> None:
+        """Mark a key as changed."""
+        self._keys[key] = None
 
-    def drop(self, name: str) -> None:
-        """Note one that is as it was stored, or not ours any more."""
-        self._names.pop(name, None)
+    def drop(self, key: str) -> None:
+        """Mark a key as unchanged."""
+        self._keys.pop(key, None)
 
     def clear(self) -> None:
-        """All was stored."""
-        self._names.clear()
+        """Mark all keys as unchanged."""
+        self._keys.clear()
 
 
 class KeyedState(Generic[T]):
-    """One record of each name, all of the one ``form``, a msgspec Struct; fulfils `Stateful`.
+    """One record for each key, usually a stream; implements `Stateful`.
 
-    A record may be changed in place; whoever does so says `touch`.  ``what`` names the part in errors.
+    ``form`` is the type of a stored record, a msgspec Struct; ``name`` names the component in errors.  A record may be
+    changed in place, followed by `touch`.  A subclass whose records differ from their stored form overrides `_dump`
+    and `_load`.
     """
 
-    def __init__(self, form: type[T], what: str) -> None:
-        self._form, self._what = form, what
+    def __init__(self, form: type[Any], name: str) -> None:
+        self._form, self._name = form, name
         self._records: dict[str, T] = {}
-        self._changes = DirtySet()
+        self._dirty: dict[str, None] = {}  # in the order of the changes
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def get(self, name: str) -> T | None:
-        """The record of a name; None where there is none."""
-        return self._records.get(name)
+    def get(self, key: str) -> T | None:
+        """Return the record of a key, or None."""
+        return self._records.get(key)
 
-    def put(self, name: str, record: T) -> T:
-        """Begin a record, in place of an old one, and return it."""
-        self._records[name] = record
-        self._changes.add(name)
+    def put(self, key: str, record: T) -> T:
+        """Set the record of a key and return it."""
+        self._records[key] = record
+        self._dirty[key] = None
         return record
 
-    def touch(self, name: str) -> None:
-        """The record of this name was changed."""
-        self._changes.add(name)
+    def touch(self, key: str) -> None:
+        """Mark the record of a key as changed."""
+        self._dirty[key] = None
+
+    def delete(self, key: str) -> None:
+        """Remove a record, here and with the next commit in the store.  Does nothing if the key is unknown."""
+        if self._records.pop(key, None) is not None:
+            self._dirty[key] = None
 
     def dirty_keys(self) -> tuple[str, ...]:
-        """Names whose record was begun or touched since the last `mark_clean`."""
-        return self._changes.names()
+        """Return the keys whose record was set, changed or deleted since the last `mark_clean`."""
+        return tuple(self._dirty)
 
     def mark_clean(self) -> None:
-        """What has changed was written down."""
-        self._changes.clear()
+        """Note that all changes are committed."""
+        self._dirty.clear()
 
-    def snapshot(self, name: str) -> bytes | None:
-        """The record of a name as bytes; None where there is none."""
-        record = self._records.get(name)
-        return None if record is None else encode(record)
+    def snapshot(self, key: str) -> bytes | None:
+        """Return the record of a key as bytes; None if there is none."""
+        record = self._records.get(key)
+        return None if record is None else self._dump(record)
 
-    def restore(self, name: str, data: bytes) -> None:
-        """Remember what `snapshot` gave, however many there are already.  Raises StateError."""
-        self._records[name] = decode(data, self._form, f"{name} in {self._what}")
-        self._changes.drop(name)
+    def restore(self, key: str, data: bytes) -> None:
+        """Set the record that `snapshot` returned, even beyond a limit on the number of keys.  Raises StateError."""
+        record = self._load(key, data)
+        if record is not None:
+            self._records[key] = record
+            self._dirty.pop(key, None)
 
-    def evict(self, name: str) -> None:
-        """Let go of a name, also of what has changed of it; quiet when it is unknown."""
-        self._records.pop(name, None)
-        self._changes.drop(name)
+    def evict(self, key: str) -> None:
+        """Drop a record from memory only; `restore` may bring it back.  Does nothing if the key is unknown."""
+        self._records.pop(key, None)
+        self._dirty.pop(key, None)
+
+    def _dump(self, record: T) -> bytes:
+        return encode(record)
+
+    def _load(self, key: str, data: bytes) -> T | None:
+        """Return the record of stored bytes; None when it is of no use here.  Raises StateError."""
+        record: T = decode(data, self._form, f"{self._name}, {key or 'all streams'}")
+        return record

@@ -1,4 +1,4 @@
-"""One output as a plain record: what `Pipeline.push` returns and what a row of JSON says."""
+"""One output as a plain record: the result of `Pipeline.push`, and one row of JSON."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from stream_gru.core.types import F32, OutputSpec, PredictionBatch, ResetReason,
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The output for one sample; heads the model has not are None.
+    """The output for one sample; heads that the model does not have are None.
 
-    ``forecast``       target -> H values, one for each horizon, engineering units
-    ``interval``       target -> H pairs (lower, upper) that cover the truth with probability ``level``
-    ``label``          the most likely class; for independent (sigmoid) classes all that are at least 0.5 likely
+    ``forecast``       target -> H values, one for each step of the horizon, engineering units
+    ``interval``       target -> H pairs (lower, upper) that cover the true value with probability ``level``
+    ``label``          the most likely class; for independent (sigmoid) classes all with probability 0.5 or more
     ``probabilities``  class -> probability
     ``status``         ``ok``, ``warming k/n``, ``imputed`` or ``degraded``
     ``reset``          why the state was reset before this sample, or None
     ``steps``          steps since the reset, this one included
-    ``alarm``          whether it is an alarm, None where nobody said what one is
-    ``dropped``        why the sample was not applied (then there is nothing else), or None
+    ``alarm``          whether this is an alarm; None without an alarm rule
+    ``dropped``        why the sample was not applied (all other fields are empty), or None
     """
 
     stream: str
@@ -44,12 +44,12 @@ class Prediction:
 
     @property
     def id(self) -> str:
-        """Names the output across restarts and redelivery: ``<stream>/<time>``."""
+        """Identifies the output across restarts and redelivery: ``<stream>/<time>``."""
         return f"{self.stream}/{self.time}"
 
     @staticmethod
     def of_dropped(batch: SampleBatch, out: PredictionBatch) -> Prediction:
-        """The answer to a sample that was not applied."""
+        """Return the record of a single sample that was not applied."""
         reason = next(iter(out.dropped))
         return Prediction(
             stream=batch.stream_names[0],
@@ -60,9 +60,9 @@ class Prediction:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as it is written to JSON: absent heads are absent keys, the label is called ``class``.
+        """Return the record as written to JSON: absent heads are absent keys, the label is the key ``class``.
 
-        What is no number is None; of a sample that was not applied, ``dropped`` says why.
+        NaN and infinity become None; ``dropped`` is present only for a sample that was not applied.
         """
         heads: dict[str, Any] = {}
         if self.forecast is not None:
@@ -80,7 +80,7 @@ class Prediction:
 
 
 def _plain(value: Any) -> Any:
-    """The same in what JSON has: lists, and None for what is no number."""
+    """Return the value in JSON's types: lists for tuples, None for NaN and infinity."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -115,7 +115,7 @@ def prediction_at(batch: PredictionBatch, row: int) -> Prediction:
 
 
 def label_of(spec: OutputSpec, probabilities: F32) -> str | list[str] | None:
-    """The class a row of probabilities stands for; None when they are not numbers."""
+    """Return the class of a row of probabilities, (L,) float32; None if any of them is not finite."""
     if not np.isfinite(probabilities).all():
         return None
     if spec.exclusive:
@@ -124,7 +124,7 @@ def label_of(spec: OutputSpec, probabilities: F32) -> str | list[str] | None:
 
 
 def statuses(batch: PredictionBatch) -> list[bytes]:
-    """The status of each row as it is written."""
+    """Return the status text of each row, as bytes."""
     pairs = zip(batch.status.tolist(), batch.steps_since_reset.tolist(), strict=True)
     warm_up, warming = batch.spec.warm_up, int(Status.WARMING)
     return [_status(code, steps if code == warming else 0, warm_up) for code, steps in pairs]
@@ -136,5 +136,5 @@ def _status(code: int, steps: int, warm_up: int) -> bytes:
 
 
 def status_text(status: Status, steps: int, warm_up: int) -> str:
-    """The status as it is written: ``ok``, ``warming 3/60``, ``imputed``, ``degraded``."""
+    """Return ``ok``, ``warming 3/60``, ``imputed`` or ``degraded``."""
     return f"warming {steps}/{warm_up}" if status is Status.WARMING else status.name.lower()

@@ -1,7 +1,7 @@
-"""The map of the product: who promises what to whom.  A contract a role, few methods each.
+"""The contracts between packages: engine, source, decoder, sink, and their optional abilities.
 
-A new source, decoder, engine or sink is one file that fulfils one of these and one row in the table of its room.
-Constructors check their arguments and touch nothing outside; ``open`` (or the first use) touches the world.
+A new source, decoder, engine or sink is one file that implements one of these and one row in the registry of its
+package.  Constructors check their arguments and touch nothing outside the process; ``open`` (or the first use) does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from stream_gru.core.types import F32, Position, PredictionBatch, RawMessage, Sa
 
 @runtime_checkable
 class Engine(Protocol):
-    """Computes the network.  Pure: the hidden state goes in and comes out, is never kept and never mutated.
+    """Computes the network.  Pure: the hidden state is an argument and a result, never kept and never changed in place.
 
     Shapes: B streams or T samples; I inputs (channels, then calendar inputs); S state numbers; K outputs.
-    `stream_gru.model.bundle.Heads` says which outputs are what.  All arrays are C-contiguous float32.
+    `stream_gru.model.bundle.Heads` maps outputs to heads.  All arrays are C-contiguous float32.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Engine(Protocol):
     output_size: int
 
     def initial_state(self, n: int) -> F32:
-        """Return ``(n, S)``: the state of n streams that have seen nothing."""
+        """Return the initial state of n streams, ``(n, S)``."""
         ...
 
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
@@ -41,114 +41,114 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Where bytes come from.  The daemon owns the loop, a source only answers."""
+    """Where bytes come from.  The daemon calls it from its loop, on one thread."""
 
     def open(self, position: Position | None) -> None:
         """Connect, or continue after ``position``.
 
-        Raises SourceUnavailable (try again later), DataError when the input is another one than ``position`` was of.
+        Raises SourceUnavailable (try again later), DataError when the input is not the one of ``position``.
         """
         ...
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
-        """Return at most ``limit`` messages; ``[]`` when it is quiet.  Raises EndOfInput when finished."""
+        """Return at most ``limit`` messages, none if nothing arrives in time.  Raises EndOfInput when finished."""
         ...
 
     def commit(self, position: Position) -> None:
-        """Everything up to ``position`` is durable: acknowledge it."""
+        """Acknowledge the input up to ``position``: it is durable."""
         ...
 
     def close(self) -> None:
-        """Let go of everything; may be called twice."""
+        """Release all resources; may be called twice."""
         ...
 
     def health(self) -> SourceHealth:
-        """How it is doing; asked about once a second, from the thread of the loop."""
+        """Return the state of the connection and the counters; called about once a second from the loop."""
         ...
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Turns bytes into samples.  Bad rows go to ``batch.rejected`` with a reason; nothing is raised for them."""
+    """Turns bytes into samples.  Bad rows are counted by reason in ``batch.rejected``; they raise nothing."""
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Decode messages in order.  Raises DataError when a whole input can never fit (a column is missing)."""
+        """Decode messages in order.  Raises DataError when the whole input cannot fit (a column is missing)."""
         ...
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where predictions go.  A commit is `flush`, the store's transaction, `committed`, in this order."""
+    """Where predictions go.  A commit calls `flush`, runs the store's transaction, then calls `committed`."""
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
-        """Touch the outside, and go on where ``kept`` says: cut off what no commit covers, send what nobody confirmed.
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
+        """Connect and continue from ``checkpoint``: cut off what no commit covers, resend what is not acknowledged.
 
-        Without it there is no store: a file is appended to.  Raises SinkUnavailable, StateError where what is kept does
-        not fit what is there.
+        None means there is no store: a file is appended to.  Raises SinkUnavailable; StateError when the checkpoint
+        does not fit the existing output.
         """
         ...
 
     def ready(self) -> bool:
-        """Whether another batch may be written now; while it may not, nothing is read from any source."""
+        """Return whether another batch may be written now; if not, no source is read."""
         ...
 
     def write(self, batch: PredictionBatch) -> None:
-        """Take all rows of ``batch``, in order; never waits for another machine.  Raises SinkUnavailable."""
+        """Accept all rows of ``batch``, in order; never waits for another machine.  Raises SinkUnavailable."""
         ...
 
     def flush(self) -> FlushResult:
-        """Make what was written durable, or say what of it the store shall keep.  Raises SinkUnavailable."""
+        """Make written outputs durable, or return those that the store has to hold.  Raises SinkUnavailable."""
         ...
 
     def committed(self) -> None:
-        """What the last `flush` told is durable: it may be sent now, a file may be put aside."""
+        """The result of the last `flush` is committed: outputs may be sent, a file may be rotated."""
         ...
 
     def close(self) -> None:
-        """Let go; may be called twice.  What was not flushed before need not survive."""
+        """Release all resources; may be called twice.  Outputs that were not flushed may be lost."""
         ...
 
     def health(self) -> SinkHealth:
-        """How it is doing; asked about once a second, from the thread of the loop."""
+        """Return the state of the connection and the counters; called about once a second from the loop."""
         ...
 
 
 @runtime_checkable
 class Redelivering(Protocol):
-    """A source whose other side sends again what was not acknowledged: it must know what it has processed."""
+    """A source whose peer sends unacknowledged messages again, so that it must know what it has processed."""
 
     def resume(self, packets: Mapping[int, bytes]) -> None:
-        """Before `open`: the packets of earlier commits, oldest first."""
+        """Take the packets of earlier commits, oldest first; called before `open`."""
         ...
 
     def processed_packets(self, position: Position) -> ProcessedPackets:
-        """What a commit of ``position`` shall write down.  Changes nothing: `commit` follows when it is written."""
+        """Return what a commit of ``position`` has to store.  Changes nothing: `commit` follows when it is stored."""
         ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part that remembers something of each stream besides the pipeline; it is stored with the stream's state.
+    """A component with state for each stream beside the pipeline's; it is committed with the stream's hidden state.
 
-    What it gives and takes are bytes of its own form; the same memory always gives the same bytes.
+    `stream_gru.core.keyed_state.KeyedState` implements it.  Equal states give equal bytes.
     """
 
     def dirty_keys(self) -> Collection[str]:
-        """Names of which something else is remembered than at the last `mark_clean`."""
+        """Return the keys whose state differs from that of the last `mark_clean`."""
         ...
 
     def mark_clean(self) -> None:
-        """What has changed was written down."""
+        """Note that all changes are committed."""
         ...
 
-    def snapshot(self, name: str) -> bytes | None:
-        """What is remembered of a name; None for nothing."""
+    def snapshot(self, key: str) -> bytes | None:
+        """Return the state of a key; None if there is none."""
         ...
 
-    def restore(self, name: str, data: bytes) -> None:
-        """Remember what `snapshot` gave.  Raises StateError when it cannot be read."""
+    def restore(self, key: str, data: bytes) -> None:
+        """Set the state that `snapshot` returned.  Raises StateError when it cannot be read."""
         ...
 
-    def evict(self, name: str) -> None:
-        """Let go of a name, which may come back with `restore`; quiet when it is unknown."""
+    def evict(self, key: str) -> None:
+        """Drop the state of a key from memory; `restore` may bring it back.  Does nothing if the key is unknown."""
         ...

@@ -1,7 +1,7 @@
 """Event times: text and numbers to nanoseconds since 1970-01-01 UTC, and back.
 
-All formats are decided a row, never a batch: an instant is always written the same way.  Times lie between 1823 and
-2116 (`LIMIT_NS`), so that the difference of any two fits 64 bits.
+The text of a time depends on that time alone, not on the batch.  Times lie between 1823 and 2116 (`LIMIT_NS`), so that
+the difference of any two fits into 64 bits.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from stream_gru.core.types import I64, NS_PER_S
 
-_FEW = 16  # texts that are read one by one sooner than as columns
+_FEW = 16  # up to so many texts, one by one is faster than by columns
 _Unit = Literal["s", "ms", "us", "ns"]
 UNITS_NS: dict[_Unit, int] = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
-# Times are nearer to 1970 than this.
+# Largest distance from 1970-01-01, exclusive.
 LIMIT_NS = 2**62
 # `datetime.fromisoformat` also takes weeks, any separator and fractions of a minute, and more with each Python version.
 _ISO = re.compile(
@@ -32,7 +32,7 @@ _ISO = re.compile(
 def to_ns(time: datetime | str | float) -> int:
     """Return nanoseconds since the epoch of a datetime, ISO 8601 text or seconds.  Raises ValueError.
 
-    A datetime or text without a time zone is taken as UTC.
+    A datetime or text without a time zone means UTC.
     """
     if isinstance(time, str):
         return iso_to_ns(time)
@@ -40,12 +40,12 @@ def to_ns(time: datetime | str | float) -> int:
         return _in_range(_datetime_to_ns(time))
     if not isinstance(time, Real) or isinstance(time, bool) or not abs(time) < LIMIT_NS // NS_PER_S:
         raise ValueError(f"time: expected a datetime, ISO 8601 text or seconds since 1970, got {time!r}")
-    # The way of the decoders, so that a number means the same instant live and replayed.
+    # The decoders' conversion: a number means the same instant live and replayed.
     return int(epoch_to_ns(np.array([time]), "s")[0])
 
 
 def iso_to_ns(text: str) -> int:
-    """Return nanoseconds since the epoch of a date, perhaps with a time (up to nine digits of a second) and a zone.
+    """Return nanoseconds since the epoch of an ISO 8601 date, with optional time (up to nanoseconds) and zone.
 
     Raises ValueError.
     """
@@ -69,9 +69,9 @@ def _datetime_to_ns(time: datetime) -> int:
 
 
 def parse_iso(texts: list[str]) -> tuple[I64, NDArray[np.bool_]]:
-    """Return (nanoseconds (N,), readable (N,)) of ISO 8601 texts; unreadable ones are 0.
+    """Return nanoseconds, (N,) int64, and which texts are valid, (N,) bool, of ISO 8601 texts; invalid ones are 0.
 
-    Texts of the common form ``YYYY-MM-DDTHH:MM:SS[.fff][Z]`` are read together as columns of digits, about a hundred
+    Texts of the common form ``YYYY-MM-DDTHH:MM:SS[.fff][Z]`` are parsed together as columns of digits, about a hundred
     times faster than one by one.
     """
     times = _parse_columns(texts) if len(texts) > _FEW else None
@@ -87,7 +87,7 @@ def parse_iso(texts: list[str]) -> tuple[I64, NDArray[np.bool_]]:
 
 
 def _parse_columns(texts: list[str]) -> I64 | None:
-    """Read texts that all have the common form and one length; None when any has not."""
+    """Parse texts that all have the common form and the same length; return None for any others."""
     joined = "".join(texts)
     count = len(texts)
     if not count or not joined.isascii() or len(joined) % count:
@@ -147,10 +147,9 @@ def _days(year: I64, month: I64, day: I64) -> I64:
 
 
 def epoch_to_ns(values: NDArray[np.float64] | I64, unit: _Unit) -> I64:
-    """Return nanoseconds of numbers in ``unit`` (s, ms, us, ns); whole numbers lose nothing.
+    """Return nanoseconds of numbers in ``unit`` (s, ms, us, ns); exact for whole numbers.
 
-    Fractions of seconds and milliseconds are kept to a microsecond: float64 carries 0.2 µs for times of today, and
-    further digits would be noise.
+    Fractions of seconds and milliseconds are rounded to a microsecond: float64 resolves 0.2 µs for present times.
     """
     factor = UNITS_NS[unit]
     if values.dtype.kind in "iu":
@@ -161,7 +160,7 @@ def epoch_to_ns(values: NDArray[np.float64] | I64, unit: _Unit) -> I64:
 
 
 def format_iso(time_ns: I64) -> list[str]:
-    """Return ``YYYY-MM-DDTHH:MM:SS[.fff[fff[fff]]]Z`` for each time, with as few digits as the instant needs."""
+    """Return ``YYYY-MM-DDTHH:MM:SS[.fff[fff[fff]]]Z`` for each time, with as few digits as needed."""
     out = np.empty(len(time_ns), object)
     left = np.ones(len(time_ns), np.bool_)
     for unit, width_ns in UNITS_NS.items():

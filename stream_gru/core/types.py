@@ -1,8 +1,8 @@
-"""The records that travel between the rooms: columns of samples in, columns of predictions out.
+"""The records that travel between packages: columns of samples in, columns of predictions out.
 
-A batch is a set of equally long numpy columns, never a list of objects: Python costs about a microsecond
-a call, a column operation a few nanoseconds a row.  Stream names are written once a batch (``streams``) and
-referred to by index.
+A batch is a set of numpy columns of equal length, never a list of objects: a Python call costs about a microsecond, a
+column operation a few nanoseconds per row.  A batch holds each stream name once (``stream_names``); rows refer to it
+by index.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 class ResetReason(IntEnum):
-    """Why a stream's hidden state was replaced by the initial state; stored as a ``uint8`` column."""
+    """Why a stream's hidden state was reset to the initial state; a ``uint8`` column."""
 
     NONE = 0
     FIRST_SAMPLE = 1
@@ -46,12 +46,12 @@ class ResetReason(IntEnum):
 
     @property
     def text(self) -> str:
-        """The reason as it stands in outputs and metric labels, e.g. ``clock_backwards``."""
+        """The reason as written in outputs and metric labels, e.g. ``clock_backwards``."""
         return self.name.lower()
 
 
 class DropReason(IntEnum):
-    """Why a sample was not applied.  Every dropped sample has exactly one."""
+    """Why a sample was not applied.  Every dropped sample has exactly one reason."""
 
     LATE = 1
     DUPLICATE = 2
@@ -76,12 +76,12 @@ class DropReason(IntEnum):
 
     @property
     def text(self) -> str:
-        """The reason as it stands in metric labels and summaries, e.g. ``out_of_range``."""
+        """The reason as written in metric labels and summaries, e.g. ``out_of_range``."""
         return self.name.lower()
 
 
 class Status(IntEnum):
-    """How far an output is to be trusted; stored as a ``uint8`` column."""
+    """How reliable an output is; a ``uint8`` column."""
 
     OK = 0
     WARMING = 1
@@ -91,25 +91,26 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where in its input a source stands: all before ``offset`` bytes (of Parquet: rows) of ``name`` has been read.
+    """How far a source has read: the first ``offset`` bytes (Parquet: rows) of ``name``.
 
-    ``check`` is the source's own affair: by it the source knows an input again that was put in the place of another.
+    ``fingerprint`` is private to the source, which detects by it that another input has taken the name.
     """
 
     name: str
     offset: int
-    check: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """Bytes as they arrived, before anybody looked inside.
+    """Bytes as they arrived, not yet decoded.
 
-    ``key`` names the stream of records that do not name their own (a file's stem, what a topic says, a port's name);
-    ``header`` repeats what a reader needs to understand ``payload`` (the first line of a CSV file); ``arrival_ns`` is
-    wall-clock time since the epoch, 0 in a recorded file; ``channel`` is the one channel that the payload is about,
-    where its topic says so; with a ``fault`` there is nothing to decode: it is one rejected sample.  ``source`` is the
-    name of the source, where messages of several travel together.
+    ``key``         stream of records that do not name one: a file's stem, part of a topic, a port's name
+    ``header``      what a decoder needs to read ``payload``: the first line of a CSV file
+    ``arrival_ns``  wall-clock time in nanoseconds since 1970-01-01 UTC; 0 in a recorded file
+    ``channel``     the only channel of the payload, where the topic names it
+    ``fault``       why there is nothing to decode: the message counts as one rejected sample
+    ``source``      name of the source, where messages of several sources are mixed
     """
 
     payload: bytes
@@ -124,14 +125,14 @@ class RawMessage:
 
 @dataclass(frozen=True, slots=True)
 class SourceHealth:
-    """How a source is doing; counters count since the process began.
+    """State of a source; counters count since the process started.
 
-    ``connected``   the port is open, the broker has answered
-    ``queued``      messages that wait in its queue, ``queued_bytes`` their size
-    ``reconnects``  how often it was lost and found again
-    ``sessions_lost``  how often a broker had forgotten the session: messages may be missing
-    ``unprotected`` messages that came without acknowledgement (QoS 0): a crash loses them
-    ``redelivered`` messages that a broker sent again though we had them: they were not taken twice
+    ``connected``      the port is open, the broker has accepted the connection
+    ``queued``         messages in its queue, ``queued_bytes`` their size
+    ``reconnects``     connections that were lost and restored
+    ``sessions_lost``  times a broker had discarded the session: messages may be missing
+    ``qos0_messages``  messages received at QoS 0: a crash loses them
+    ``redelivered``    messages that a broker sent again after they were processed; they were skipped
     """
 
     connected: bool = True
@@ -139,31 +140,31 @@ class SourceHealth:
     queued_bytes: int = 0
     reconnects: int = 0
     sessions_lost: int = 0
-    unprotected: int = 0
+    qos0_messages: int = 0
     redelivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SinkHealth:
-    """How a sink is doing; counters count since the process began.
+    """State of a sink; counters count since the process started.
 
-    ``connected``  the file is open, the broker or server has answered
-    ``queued``     outputs that are not confirmed yet
-    ``failed``     outputs that the other side refused for good
-    ``discarded``  outputs given up because the queue was full
-    ``reconnects`` how often it was lost and found again
+    ``connected``   the file is open, the broker or server has accepted the connection
+    ``queued``      outputs that are not acknowledged yet
+    ``failed``      outputs that the peer rejected permanently
+    ``dropped``     outputs dropped because the queue was full
+    ``reconnects``  connections that were lost and restored
     """
 
     connected: bool = True
     queued: int = 0
     failed: int = 0
-    discarded: int = 0
+    dropped: int = 0
     reconnects: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SampleBatch:
-    """N samples of any streams, as columns, in the order of arrival.
+    """N samples of any streams, as columns, in order of arrival.
 
     ``stream_names``  names used in this batch
     ``stream_index``  (N,) int32, index into ``stream_names``
@@ -171,10 +172,10 @@ class SampleBatch:
     ``values``        (N, C) float32 in engineering units, channels in the bundle's order; NaN means missing
     ``device_seq``    (N,) int64 device counter, -1 for none; or None
     ``label``         (N,) int32, index into ``labels``, -1 for none; or None
-    ``reset``         (N,) bool, the device asks for a reset before this sample; or None
+    ``reset``         (N,) bool, the device requests a reset before this sample; or None
     ``episode``       (N,) int64 key of the episode a sample belongs to; a change resets the stream; or None
-    ``arrival_ns``    (N,) int64 wall-clock time at which a row's bytes arrived, 0 where unknown; or None
-    ``rejected``      samples that never became rows, by reason
+    ``arrival_ns``    (N,) int64 wall-clock arrival time in nanoseconds since 1970-01-01 UTC, 0 where unknown; or None
+    ``rejected``      number of samples that did not become rows, by reason
     """
 
     stream_names: tuple[str, ...]
@@ -194,18 +195,18 @@ class SampleBatch:
 
     @property
     def received(self) -> int:
-        """Samples that arrived: rows and rejects together."""
+        """Number of samples that arrived: rows and rejects."""
         return len(self) + sum(self.rejected.values())
 
     def label_codes(self, wanted: Sequence[str]) -> I32:
-        """Index of each row's label in ``wanted``, (N,); -1 where it has none or another."""
+        """Return the index of each row's label in ``wanted``, (N,) int32; -1 for no label or another one."""
         if self.label is None:
             return np.full(len(self), -1, np.int32)
         known = {label: code for code, label in enumerate(wanted)}
         return np.array([known.get(label, -1) for label in self.labels] + [-1], np.int32)[self.label]
 
     def take(self, rows: slice | I64 | Mask) -> Self:
-        """Return the chosen rows (no rejects: those are counted where they happened)."""
+        """Return the selected rows, without the reject counts."""
         return replace(
             self,
             stream_index=self.stream_index[rows],
@@ -221,7 +222,7 @@ class SampleBatch:
 
 
 def empty_batch(channels: int, rejected: Mapping[DropReason, int] | None = None) -> SampleBatch:
-    """A batch of no rows and ``channels`` channels, perhaps with rejects."""
+    """Return a batch of no rows and ``channels`` channels, with the given reject counts."""
     return SampleBatch(
         stream_names=(),
         stream_index=np.zeros(0, np.int32),
@@ -232,7 +233,7 @@ def empty_batch(channels: int, rejected: Mapping[DropReason, int] | None = None)
 
 
 def concatenate(batches: Sequence[SampleBatch], channels: int) -> SampleBatch:
-    """Join batches in order; stream and label tables are merged, optional columns are kept where any batch has them."""
+    """Concatenate batches in order.  Stream and label tables are merged; a column that any batch has is kept."""
     if len(batches) == 1:
         return batches[0]
     rejected: dict[DropReason, int] = {}
@@ -263,7 +264,7 @@ def concatenate(batches: Sequence[SampleBatch], channels: int) -> SampleBatch:
 
 
 def _merge_tables(tables: Sequence[tuple[str, ...]], columns: Sequence[I32]) -> tuple[tuple[str, ...], I32]:
-    """Rewrite index columns so that all refer to one common table; -1 stays -1."""
+    """Return one common table and the index columns, rewritten for it; -1 stays -1."""
     index: dict[str, int] = {}
     parts = []
     for table, column in zip(tables, columns, strict=True):
@@ -289,8 +290,11 @@ def _join(
 class OutputSpec:
     """What all outputs of one model have in common.
 
-    ``targets`` D forecast channels, ``horizon`` H steps, ``labels`` L classes (``exclusive``: one class at a
-    time), ``level`` nominal coverage of the intervals, ``warm_up`` steps after a reset whose outputs are marked.
+    ``targets``    the D forecast channels
+    ``horizon``    H, number of steps forecast
+    ``labels``     the L classes; ``exclusive``: exactly one applies at a time
+    ``level``      nominal coverage of the intervals
+    ``warm_up``    steps after a reset whose outputs are marked as warming
     """
 
     model_id: str
@@ -304,19 +308,19 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class PredictionBatch:
-    """One output for each applied sample, as columns, in the order in which the samples arrived.
+    """One output for each applied sample, as columns, in order of arrival.
 
     ``forecast, lower, upper``  (M, D, H) float32, engineering units, horizon 1..H; None without a forecast head
     ``probabilities``           (M, L) float32; None without a class head
     ``status, reset``           (M,) uint8, see `Status` and `ResetReason`
     ``imputed``                 (M,) int32, steps inserted before this sample plus channels held in it
     ``steps_since_reset``       (M,) int64, this one included
-    ``label``                   (M,) int32, the true class where the input has it (index into spec.labels), else -1
-    ``consecutive_misses``      (M,) int32, how many truths in a row, up to this one, lay outside the one-step interval:
-                                the longest such run of any target; None without intervals
+    ``label``                   (M,) int32, the true class (index into spec.labels), -1 if the input has none
+    ``consecutive_misses``      (M,) int32, current run of true values outside the one-step interval, the maximum over
+                                the targets; None without intervals
     ``alarm``                   (M,) bool; None without an alarm rule
-    ``dropped``                 samples of this batch that were not applied, rejects included, by reason
-    ``resets``                  resets of this batch by reason
+    ``dropped``                 number of samples that were not applied, rejects included, by reason
+    ``resets``                  number of resets, by reason
     """
 
     spec: OutputSpec
@@ -340,7 +344,7 @@ class PredictionBatch:
 
     @property
     def scorable(self) -> Mask:
-        """Outputs that are neither warming nor degraded, (M,) bool: only these are scored."""
+        """Outputs that are neither warming nor degraded, (M,) bool; only these are scored."""
         return (self.status == Status.OK) | (self.status == Status.IMPUTED)
 
     @property
@@ -355,7 +359,7 @@ class PredictionBatch:
         return len(self.time_ns)
 
     def take(self, rows: slice | I64 | Mask) -> Self:
-        """Return the chosen rows (no drops and resets: those are counted where they happened)."""
+        """Return the selected rows, without the counts of drops and resets."""
         return replace(
             self,
             stream_index=self.stream_index[rows],

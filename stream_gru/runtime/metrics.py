@@ -230,7 +230,7 @@ class Metrics:
         self._queue_bytes.labels(source).set(health.queued_bytes)
         self._reconnects.labels(source).inc(_more(health.reconnects, before.reconnects))
         self._sessions.labels(source).inc(_more(health.sessions_lost, before.sessions_lost))
-        self._unprotected.labels(source).inc(_more(health.unprotected, before.unprotected))
+        self._unprotected.labels(source).inc(_more(health.qos0_messages, before.qos0_messages))
         self._redelivered.labels(source).inc(_more(health.redelivered, before.redelivered))
 
     def observe_sink(self, sink: str, health: SinkHealth) -> None:
@@ -239,7 +239,7 @@ class Metrics:
         self._sink_connected.labels(sink).set(health.connected)
         self._sink_queue.labels(sink).set(health.queued)
         self._failed.labels(sink).inc(_more(health.failed, before.failed))
-        self._discarded.labels(sink).inc(_more(health.discarded, before.discarded))
+        self._discarded.labels(sink).inc(_more(health.dropped, before.dropped))
         self._sink_reconnects.labels(sink).inc(_more(health.reconnects, before.reconnects))
 
     def observe_silence(self, silent: int, paused: int, new: int) -> None:

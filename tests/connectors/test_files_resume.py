@@ -209,7 +209,7 @@ def test_of_many_files_the_nearest_are_known(
         write(tmp_path / f"{number:02}.csv", b"time,flow\n1,2\n")
     pattern = tmp_path / "*.csv"
     position = position_of(drain(source(pattern))[-1])
-    assert len(position.check) == 16 + 1 + 16 + 1 + 3 * 6
+    assert len(position.fingerprint) == 16 + 1 + 16 + 1 + 3 * 6
     assert drain(source(pattern), position) == []
     assert not caplog.records
     write(tmp_path / "15.csv", b"time,flow\n1,2\n")

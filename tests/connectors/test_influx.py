@@ -71,7 +71,7 @@ def test_rows_arrive_in_order_with_the_token(tmp_path: Path) -> None:
         assert {asked["Authorization"] for asked in server.asked} == {"Token s3cret"}
         assert {asked["path"] for asked in server.asked} == {"/api/v2/write?bucket=b&precision=ns"}
         health = sink.health()
-        assert (health.connected, health.queued, health.failed, health.discarded) == (True, 0, 0, 0)
+        assert (health.connected, health.queued, health.failed, health.dropped) == (True, 0, 0, 0)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
@@ -233,7 +233,7 @@ def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
             sink.write(OUTPUTS)
         health = sink.health()
         assert health.queued == 4
-        assert health.discarded == 16 - 4
+        assert health.dropped == 16 - 4
         server.statuses[:] = [204]
         wait_for(lambda: not sink.health().queued)
         assert server.rows.endswith(lines(part(OUTPUTS, slice(2, 5))))
@@ -253,7 +253,7 @@ def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
             server.statuses[:] = [204]
             wait_for(sink.ready)
             flushed(sink)
-            assert sink.health().discarded == (5 if ready else 0)
+            assert sink.health().dropped == (5 if ready else 0)
 
 
 def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:

@@ -52,7 +52,7 @@ class Scripted:
 
     def health(self) -> SourceHealth:
         """Some figures of its own."""
-        return SourceHealth(unprotected=3, queued=1)
+        return SourceHealth(qos0_messages=3, queued=1)
 
     def _next(self) -> int:
         step = self._script.pop(0) if self._script else None
@@ -278,7 +278,7 @@ def test_commits_and_figures_are_those_of_the_source() -> None:
     assert not source.health().connected
     source.open(None)
     inner.quiet.wait(5)
-    assert source.health() == SourceHealth(connected=True, queued=3, queued_bytes=2, unprotected=3)
+    assert source.health() == SourceHealth(connected=True, queued=3, queued_bytes=2, qos0_messages=3)
     source.commit(Position("s", 2))
     assert inner.committed == [Position("s", 2)]
     source.close()

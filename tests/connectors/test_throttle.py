@@ -30,9 +30,9 @@ class Heard:
     batches: list[PredictionBatch] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Remember."""
-        self.calls.append(f"open {kept}")
+        self.calls.append(f"open {checkpoint}")
 
     def ready(self) -> bool:
         """Remember."""

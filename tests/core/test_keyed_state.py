@@ -20,7 +20,7 @@ class Note(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 def test_a_record_is_news_until_it_is_stored() -> None:
     """Begun, and again when it was touched; what was restored or forgotten is none."""
-    notes = KeyedState(Note, "a test")
+    notes: KeyedState[Note] = KeyedState(Note, "a test")
     note = notes.put("b", Note(1))
     notes.put("a", Note(2))
     assert notes.dirty_keys() == ("b", "a")
@@ -64,5 +64,5 @@ def test_whole_numbers_of_64_bits_are_stored_as_they_are(number: int) -> None:
 )
 def test_bytes_of_another_form_are_an_error_that_says_whose(data: bytes) -> None:
     """And what to do; a few bytes that announce very much cost nothing."""
-    with pytest.raises(StateError, match=r"what is stored of p cannot be used: .*; move the state directory away"):
+    with pytest.raises(StateError, match=r"stored state of p is corrupt: .*; move the state directory away"):
         decode(data, Note, "p")

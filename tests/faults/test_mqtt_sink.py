@@ -167,7 +167,7 @@ def test_a_full_queue_says_that_it_takes_no_more(broker: Broker) -> None:
         wait_for(sink.ready)
         wait_for(lambda: flushed(sink))
         hears(peer, 100)
-        assert sink.health().discarded == 0
+        assert sink.health().dropped == 0
 
 
 def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
@@ -177,7 +177,7 @@ def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
         broker.stop()
         wait_for(lambda: not sink.health().connected)
         sink.write(outputs(100))
-        assert (sink.health().queued, sink.health().discarded) == (20, 80)
+        assert (sink.health().queued, sink.health().dropped) == (20, 80)
         assert sink.ready()
         assert sink.flush().unacked[0].key.endswith("00:01:20Z")
 
@@ -189,7 +189,7 @@ def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
     sink.open(None)
     sink.write(outputs(8))
     assert len(sink.flush().unacked) == 5
-    assert (sink.health().queued, sink.health().discarded) == (5, 3)
+    assert (sink.health().queued, sink.health().dropped) == (5, 3)
     sink.close()
 
 

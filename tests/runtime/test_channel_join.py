@@ -368,6 +368,6 @@ def test_the_memory_of_another_model_is_told_from_damage() -> None:
         ((period, held, held_ns, [ticks[0], ticks[0]]), "expected ticks in order"),
         ((period, held, held_ns, ticks * 40), "length <= 64"),
     ):
-        with pytest.raises(StateError, match=f"what is stored of p in the assembly .*: .*{why}"):
+        with pytest.raises(StateError, match=f"stored state of p in the assembly .*: .*{why}"):
             one.restore("p", msgspec.msgpack.encode((*damaged, *rest)))
     assert memory_of(one) == genuine

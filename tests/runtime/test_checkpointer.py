@@ -29,7 +29,7 @@ class Note(Struct, array_like=True):
 
 def notes(**records: str) -> KeyedState[Note]:
     """A part that remembers these."""
-    part = KeyedState(Note, "notes")
+    part: KeyedState[Note] = KeyedState(Note, "notes")
     for name, text in records.items():
         part.put(name, Note(text))
     return part

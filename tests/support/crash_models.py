@@ -177,10 +177,10 @@ class DiskSink:
     def __init__(self, disk: list[bytes], lines: Lines = lines_of) -> None:
         self._disk, self._lines = disk, lines
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Cut off what no commit covers."""
-        assert kept is not None
-        offset = 0 if kept.file_offset is None else kept.file_offset.offset
+        assert checkpoint is not None
+        offset = 0 if checkpoint.file_offset is None else checkpoint.file_offset.offset
         assert len(self._disk) >= offset
         del self._disk[offset:]
 
@@ -218,10 +218,10 @@ class WireSink:
         self._answered: list[int] = []
         self._last = 0
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Go on with what nobody has confirmed."""
-        assert kept is not None
-        self.waiting, self._last = list(kept.unacked), kept.last_number
+        assert checkpoint is not None
+        self.waiting, self._last = list(checkpoint.unacked), checkpoint.last_number
 
     def ready(self) -> bool:
         """Always."""

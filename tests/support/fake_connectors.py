@@ -108,9 +108,9 @@ class ListSink:
         if name == self.fail and self.error is not None:
             raise self.error
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Remember what was kept."""
-        self.kept = kept
+        self.kept = checkpoint
         self._call("open")
 
     def ready(self) -> bool:

@@ -72,12 +72,12 @@ class FileSink:
         self._unsynced = self._new = self._has_rows = self._checked = False
         self._opened_s = 0.0
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Create the file, or go on with it.
 
         Raises SinkUnavailable, StateError when less of it is there than was committed.
         """
-        mark = kept.file_offset if kept is not None and self._append else None
+        mark = checkpoint.file_offset if checkpoint is not None and self._append else None
         with self._telling():
             if mark is not None and mark.path == self._place:
                 size = recover(self._path, mark, self._keep)

@@ -156,18 +156,18 @@ class InfluxSink:
         self._refusals: set[int] = set()  # statuses that were told
         self._reconnects = 0
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
-        """Read the token and start the thread; the server need not be there.  What ``kept`` has goes first.
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
+        """Read the token and start the thread; the server need not be there.  What ``checkpoint`` has goes first.
 
         Raises ConfigError, StateError for outputs of another kind.
         """
-        if kept is not None and any(row.topic for row in kept.unacked):
+        if checkpoint is not None and any(row.topic for row in checkpoint.unacked):
             raise StateError(
                 f"{self._config.url}: expected stored lines, got outputs for a broker; "
                 f"give the sink a name that none had before"
             )
         poster = Poster(self._config.url, self._token(), self._config.timeout_s)
-        self._outbox.resume(kept)
+        self._outbox.resume(checkpoint)
         self._closing = False
         self._thread = threading.Thread(target=self._run, args=(poster,), name="influx", daemon=True)
         self._thread.start()
@@ -220,7 +220,7 @@ class InfluxSink:
                 connected=self._thread is not None and self._answered and not self._away,
                 queued=len(self._outbox),
                 failed=self._outbox.failed,
-                discarded=self._outbox.discarded,
+                dropped=self._outbox.discarded,
                 reconnects=self._reconnects,
             )
 

@@ -104,19 +104,19 @@ class MqttSink:
         """The connection, for those who want to know what the broker lets through."""
         return self._connection
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
-        """Begin to connect; a broker that is not there is waited for.  What ``kept`` has goes first.
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
+        """Begin to connect; a broker that is not there is waited for.  What ``checkpoint`` has goes first.
 
         Raises ConfigError when user, password or certificates cannot be read, StateError for outputs of another kind.
         """
         if self._opened:
             return
-        if kept is not None and not all(row.topic for row in kept.unacked):
+        if checkpoint is not None and not all(row.topic for row in checkpoint.unacked):
             raise StateError(
                 f"sink {self._name}: expected stored outputs for a broker, got some of another kind; "
                 f"give the sink a name that none had before"
             )
-        self._outbox.resume(kept)
+        self._outbox.resume(checkpoint)
         self._connection.open()
         self._opened = True
 
@@ -201,7 +201,7 @@ class MqttSink:
             connected=self._connection.connected and self._connection.alive,
             queued=len(self._outbox),
             failed=self._outbox.failed,
-            discarded=self._outbox.discarded,
+            dropped=self._outbox.discarded,
             reconnects=self._connection.reconnects,
         )
 

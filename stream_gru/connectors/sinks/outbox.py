@@ -85,18 +85,18 @@ class Outbox:
 
     # ---- what the loop does ---------------------------------------------------------------------------------------
 
-    def resume(self, kept: SinkCheckpoint | None) -> None:
+    def resume(self, checkpoint: SinkCheckpoint | None) -> None:
         """Go on with what the store has, before all that comes; None: there is no store, so that nothing is held back.
 
         What it has already, because it has taken the place of another outbox, is not taken twice.
         """
-        if kept is None:
+        if checkpoint is None:
             return
         with self.changed:
             self.durable = True
-            self._waiting.extend(row for row in kept.unacked if row.number > self._last)
-            self._last = max(self._last, kept.last_number)
-            self._stored = self._flushed = max(self._stored, kept.last_number)
+            self._waiting.extend(row for row in checkpoint.unacked if row.number > self._last)
+            self._last = max(self._last, checkpoint.last_number)
+            self._stored = self._flushed = max(self._stored, checkpoint.last_number)
             self.changed.notify_all()
 
     def put(self, rows: Iterable[OutboxRow]) -> None:

@@ -23,7 +23,7 @@ class StdoutSink:
         self._stream = stream
         self._needs_header = True
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Take standard output, unless another stream was given.  Raises SinkUnavailable when it is closed."""
         if self._stream is None:
             if sys.stdout is None:

@@ -64,9 +64,9 @@ class Throttled:
         take: Callable[[Left], None] = getattr(self._sink, "take_over")  # noqa: B009 - it may have none
         return take
 
-    def open(self, kept: SinkCheckpoint | None) -> None:
+    def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Open the sink."""
-        self._sink.open(kept)
+        self._sink.open(checkpoint)
 
     def ready(self) -> bool:
         """Whether the sink is."""

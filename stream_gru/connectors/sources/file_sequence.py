@@ -53,8 +53,8 @@ def place_among(paths: Sequence[Path], position: Position, name: str) -> int:
 
 
 def _new_among(paths: Sequence[Path], position: Position) -> list[Path]:
-    _, _, kept = position.check.partition(" ")[2].partition(" ")
-    if not position.check:
+    _, _, kept = position.fingerprint.partition(" ")[2].partition(" ")
+    if not position.fingerprint:
         return []
     known = {kept[i : i + _CHARACTERS] for i in range(0, len(kept), _CHARACTERS)}
     new = [path for path in paths if _mark(path) not in known]

@@ -176,7 +176,7 @@ class FileSource:
         except ImportError as error:
             raise ConfigError(f"{path}: Parquet needs pyarrow: pip install 'stream-gru[parquet]'") from error
         name, check = str(path), _parquet_check(path)
-        if after is not None and after.check and after.check.split(" ")[:2] != check.split(" "):
+        if after is not None and after.fingerprint and after.fingerprint.split(" ")[:2] != check.split(" "):
             raise refused(name, after, "its size, its beginning or its footer is another one", self._name, "row")
         offset, done = after.offset if after is not None else 0, 0
         try:

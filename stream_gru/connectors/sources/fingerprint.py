@@ -42,7 +42,7 @@ class Trail:
         """In what the text differs from that of ``position``, up to which it was added; ``""`` for nothing."""
         if self.length < position.offset:
             return f"it ends after {self.length:,} bytes"
-        for known, found, what in zip(position.check.split(" "), self.check().split(" "), _WHAT, strict=False):
+        for known, found, what in zip(position.fingerprint.split(" "), self.check().split(" "), _WHAT, strict=False):
             if known and known != found:
                 return f"{what} is another one"
         return ""

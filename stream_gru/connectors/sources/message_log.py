@@ -207,7 +207,7 @@ def _read_all(paths: list[Path], position: Position | None, name: str) -> Iterat
 def _read(path: Path, earlier: str, after: Position | None, name: str) -> Iterator[RawMessage]:
     """Messages after ``after``; lines before it are read too, so that a damaged line has its number."""
     end = after.offset if after is not None else 0
-    known = after.check.split(" ")[0] if after is not None else ""
+    known = after.fingerprint.split(" ")[0] if after is not None else ""
     place = crc = 0
     for number, line in enumerate(_lines(path), 1):
         if place < end < place + len(line):

@@ -154,7 +154,7 @@ class MqttSource:
             queued_bytes=self._queue.nbytes,
             reconnects=self._connection.reconnects,
             sessions_lost=self._sessions_lost,
-            unprotected=self._unprotected,
+            qos0_messages=self._unprotected,
             redelivered=self._ledger.redelivered,
         )
 

@@ -31,7 +31,7 @@ class Beginning:
     """
 
     def __init__(self, position: Position) -> None:
-        self._known = _unpacked(position.check)
+        self._known = _unpacked(position.fingerprint)
         self.held = b""
 
     def feed(self, data: bytes) -> Verdict:

@@ -195,7 +195,7 @@ class Store:
 
     def _write_positions(self, changes: Commit) -> None:
         # Names of files are bytes, which need not be text.
-        rows = [(source, os.fsencode(at.name), at.offset, at.check) for source, at in changes.positions.items()]
+        rows = [(source, os.fsencode(at.name), at.offset, at.fingerprint) for source, at in changes.positions.items()]
         self._many("INSERT OR REPLACE INTO position VALUES(?, ?, ?, ?)", rows)
 
     def _write_packets(self, changes: Commit) -> None:

@@ -41,7 +41,7 @@ class DeviceClock:
 
     def __init__(self, wrap_ns: int, max_streams: int = 10_000) -> None:
         self._wrap_ns, self.max_streams = wrap_ns, max_streams
-        self.memory = KeyedState(_Anchor, "the clocks of devices")
+        self.memory: KeyedState[_Anchor] = KeyedState(_Anchor, "the clocks of devices")
         self.restarts = 0
         self.apart = 0
 

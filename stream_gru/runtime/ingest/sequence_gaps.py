@@ -28,7 +28,7 @@ class SequenceWatch:
     """
 
     def __init__(self, max_streams: int = 10_000) -> None:
-        self.memory = KeyedState(_Place, "the counters of devices")
+        self.memory: KeyedState[_Place] = KeyedState(_Place, "the counters of devices")
         self.max_streams = max_streams
 
     def observe(self, batch: SampleBatch) -> int:
