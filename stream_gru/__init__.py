@@ -1,51 +1,92 @@
-"""Forecast and classify sensors live, with a recurrent model whose hidden state is kept for each device.
+"""Forecast and classify sensors live, with a recurrent model that keeps a hidden state for each device.
 
 >>> from stream_gru import Pipeline, load_bundle
 >>> pipeline = Pipeline(load_bundle("pump.bundle"))
 >>> out = pipeline.push("pump-3", "2026-03-01T00:00:01Z", {"flow": 41.2, "pressure": 310.0})
 
-Public names are imported when they are asked for: the command line shall listen to signals before it loads anything.
+`Engine`, `Source`, `Decoder` and `Sink` are the Protocols for parts of your own.  Public names are imported on demand,
+so that the command line handles signals before it loads anything.
 """
 
-TYPE_CHECKING = False  # type checkers take it as true, and the module `typing` need not be loaded
+TYPE_CHECKING = False  # type checkers take it as true; `typing` is not loaded
 
 if TYPE_CHECKING:
+    from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
+    from stream_gru.core.errors import EndOfInput, SinkUnavailable, SourceUnavailable, StreamGruError
     from stream_gru.core.prediction import Prediction
-    from stream_gru.core.types import DropReason, PredictionBatch, ResetReason, SampleBatch, Status
+    from stream_gru.core.protocols import Decoder, Engine, Sink, Source
+    from stream_gru.core.types import (
+        DropReason,
+        Position,
+        PredictionBatch,
+        RawMessage,
+        ResetReason,
+        SampleBatch,
+        SinkHealth,
+        SourceHealth,
+        Status,
+    )
     from stream_gru.model.bundle import Bundle, load_bundle
     from stream_gru.pipeline.pipeline import Pipeline
 
 __version__ = "0.2.0"
 
+_NAMES = {
+    "core.commit_records": ("FlushResult", "SinkCheckpoint"),
+    "core.errors": ("EndOfInput", "SinkUnavailable", "SourceUnavailable", "StreamGruError"),
+    "core.prediction": ("Prediction",),
+    "core.protocols": ("Decoder", "Engine", "Sink", "Source"),
+    "core.types": (
+        "DropReason",
+        "Position",
+        "PredictionBatch",
+        "RawMessage",
+        "ResetReason",
+        "SampleBatch",
+        "SinkHealth",
+        "SourceHealth",
+        "Status",
+    ),
+    "model.bundle": ("Bundle", "load_bundle"),
+    "pipeline.pipeline": ("Pipeline",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
 __all__ = [
     "Bundle",
+    "Decoder",
     "DropReason",
+    "EndOfInput",
+    "Engine",
+    "FlushResult",
     "Pipeline",
+    "Position",
     "Prediction",
     "PredictionBatch",
+    "RawMessage",
     "ResetReason",
     "SampleBatch",
+    "Sink",
+    "SinkCheckpoint",
+    "SinkHealth",
+    "SinkUnavailable",
+    "Source",
+    "SourceHealth",
+    "SourceUnavailable",
     "Status",
+    "StreamGruError",
     "load_bundle",
 ]
 
-_HOMES = {
-    "Bundle": "model.bundle",
-    "Pipeline": "pipeline.pipeline",
-    "Prediction": "core.prediction",
-    "load_bundle": "model.bundle",
-    **dict.fromkeys(("DropReason", "PredictionBatch", "ResetReason", "SampleBatch", "Status"), "core.types"),
-}
 
-
-if not TYPE_CHECKING:  # else every name would be known to type checkers
+if not TYPE_CHECKING:  # otherwise type checkers would accept every name
 
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        if name not in _HOMES:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
         globals()[name] = value
         return value
 
