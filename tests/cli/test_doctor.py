@@ -1,4 +1,4 @@
-"""The doctor: each check where it is well and where it is not, and the whole as a user runs it."""
+"""The doctor: each check with a good and a bad input, and the whole command."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def write_config(folder: Path, more: str = "", bundle: Path = BUNDLE, listen: st
 
 
 def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run it to the end; a traceback is a failure."""
+    """Run the doctor to its end; a traceback is a failure."""
     line = [sys.executable, "-m", "stream_gru", "doctor", *map(str, arguments)]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
-def test_a_good_configuration_is_healthy(tmp_path: Path) -> None:
-    """All that a running daemon needs is looked at, and exit code 0 says that it is there."""
+def test_a_good_configuration_passes_all_checks(tmp_path: Path) -> None:
+    """Everything a daemon needs is checked, and the exit code is 0."""
     done = doctor(write_config(tmp_path), "--json")
     found = json.loads(done.stdout)
     names = [check["name"] for check in found["checks"]]
@@ -68,8 +68,8 @@ def test_a_good_configuration_is_healthy(tmp_path: Path) -> None:
     assert "µs per step" in next(check["found"] for check in found["checks"] if check["name"] == "engine numpy")
 
 
-def test_a_bad_one_is_exit_code_1_and_tells_the_next_step(tmp_path: Path) -> None:
-    """Everything is looked at to the end, and each failure has its advice."""
+def test_failed_checks_have_advice_and_exit_code_1(tmp_path: Path) -> None:
+    """A failure does not stop the other checks."""
     port = free_port()
     more = (
         '[[source]]\ntype = "serial"\nname = "probe"\nport = "/dev/nowhere"\nformat = "csv"\n'
@@ -86,20 +86,20 @@ def test_a_bad_one_is_exit_code_1_and_tells_the_next_step(tmp_path: Path) -> Non
 
 
 def test_without_a_configuration_the_machine_is_checked() -> None:
-    """Serial ports, clock and memory; and a bundle, where one is named."""
+    """Serial ports, clock and memory, and a bundle if one is named."""
     names = [check["name"] for check in json.loads(doctor("--json").stdout)["checks"]]
     assert names == ["serial ports", "clock", "memory"]
     names = [check["name"] for check in json.loads(doctor("--bundle", BUNDLE, "--json").stdout)["checks"]]
     assert names[:3] == ["bundle", "engine litert", "engine numpy"]
 
 
-def test_a_configuration_and_a_bundle_are_one_too_many(tmp_path: Path) -> None:
-    """A configuration names its bundle."""
+def test_a_configuration_and_a_bundle_exclude_each_other(tmp_path: Path) -> None:
+    """The configuration names its bundle."""
     assert doctor(write_config(tmp_path), "--bundle", BUNDLE).returncode == 2
 
 
-def test_mistakes_of_a_configuration_are_told(tmp_path: Path) -> None:
-    """A file that cannot be read, one that cannot run, and one that asks for what the model has not."""
+def test_an_invalid_configuration_fails(tmp_path: Path) -> None:
+    """A file that is not TOML, one without [run], and one that names a missing file."""
     path = tmp_path / "run.toml"
     path.write_text("[run\n")
     settings, check = check_config(path)
@@ -114,8 +114,8 @@ def test_mistakes_of_a_configuration_are_told(tmp_path: Path) -> None:
     assert "nowhere" in check.found
 
 
-def test_a_damaged_bundle_is_told(tmp_path: Path) -> None:
-    """A bundle that is not there, or is not what its hashes say, fails; the configuration is not to blame."""
+def test_a_damaged_bundle_fails(tmp_path: Path) -> None:
+    """A missing bundle or a wrong hash fails the bundle, not the configuration."""
     settings, check = check_config(write_config(tmp_path, bundle=tmp_path / "none"))
     assert settings is not None
     assert check.state is State.OK
@@ -131,8 +131,8 @@ def test_a_damaged_bundle_is_told(tmp_path: Path) -> None:
     assert (found, check.state) == (None, State.FAIL)
 
 
-def test_a_missing_engine_fails_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without litert numpy runs, unless litert was asked for."""
+def test_a_missing_engine_fails_only_if_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without litert numpy is used, unless litert is configured."""
     bundle = load_bundle(BUNDLE)
 
     def load(name: str, _: object) -> object:
@@ -284,8 +284,10 @@ def test_a_group_that_may_not_open_it_is_not_advised(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("says", "state"), [("echo yes", State.OK), ("echo no", State.WARN), ("exit 1", State.OK), (None, State.OK)]
 )
-def test_the_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str | None, state: State) -> None:
-    """A clock that nothing keeps right is a warning, one that was never set a failure."""
+def test_an_unsynchronized_clock_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str | None, state: State
+) -> None:
+    """A clock that was never set is a failure."""
     if says is not None:
         command = tmp_path / "timedatectl"
         command.write_text(f"#!/bin/sh\n{says}\n")
@@ -295,8 +297,8 @@ def test_the_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str | 
     assert check_clock(0.0).state is State.FAIL
 
 
-def test_a_folder_needs_room_and_rights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A folder that is yet to be made is judged by its parent; a file is none; little room is told."""
+def test_a_folder_needs_space_and_permissions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A missing folder is judged by its parent; a file fails; low disk space is reported."""
     assert check_folder(tmp_path / "a" / "b").state is State.OK
     (tmp_path / "file").touch()
     assert check_folder(tmp_path / "file").state is State.FAIL
@@ -311,8 +313,8 @@ def test_a_folder_needs_room_and_rights(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ("available_mib", "limit", "state"),
     [(1000, "max", State.OK), (100, "max", State.WARN), (1000, str(150 * MIB), State.FAIL), (10, "max", State.FAIL)],
 )
-def test_memory_is_what_is_left(tmp_path: Path, available_mib: int, limit: str, state: State) -> None:
-    """The smaller one counts: what the machine has, and what the limit of a container leaves."""
+def test_memory_counts_the_smaller_limit(tmp_path: Path, available_mib: int, limit: str, state: State) -> None:
+    """The available memory of the machine, or the rest of the limit of a container."""
     (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {available_mib * 1024} kB\n")
     (tmp_path / "memory.max").write_text(limit + "\n")
     (tmp_path / "memory.current").write_text(f"{100 * MIB}\n")
@@ -320,8 +322,8 @@ def test_memory_is_what_is_left(tmp_path: Path, available_mib: int, limit: str, 
     assert check_memory(tmp_path / "none", tmp_path / "none").state is State.OK
 
 
-def test_the_address_is_free_ours_or_taken() -> None:
-    """A free port is well, so is one with a daemon; another program on it is a failure."""
+def test_an_address_must_be_free_or_that_of_a_daemon() -> None:
+    """Another program on the port is a failure."""
     assert check_listen(f"127.0.0.1:{free_port()}").found == "free"
     with serving(FakeDaemon()) as server:
         check = check_listen(server.address.removeprefix("http://"))
@@ -336,8 +338,8 @@ def test_the_address_is_free_ours_or_taken() -> None:
     assert check_listen("192.0.2.1:9723").state is State.FAIL
 
 
-def test_the_table_has_the_advice_below_its_row() -> None:
-    """Found and advised stand in one column, each line of them."""
+def test_the_table_shows_advice_below_its_row() -> None:
+    """Findings and advice share a column, one line each."""
     checks = [Check("a", State.OK, "fine"), Check("long name", State.FAIL, "one\ntwo", "do this\nand that")]
     assert check_lines(checks) == [
         "ok    a          fine",
