@@ -6,50 +6,27 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.support.cli import PUMP_HEADER, command, pump_rows, run_command
 from tests.support.paths import BUNDLE, HELD_OUT, ROOT
-
-HEADER = "time,pump,flow,pressure,current,vibration,mode\n"
-
-
-def command(*arguments: object) -> list[str]:
-    """The command line in this interpreter."""
-    return [sys.executable, "-m", "stream_gru", *map(str, arguments)]
-
-
-def run(*arguments: object, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; a traceback is a failure."""
-    done = subprocess.run(
-        command(*arguments), input=stdin, capture_output=True, text=True, check=False, cwd=cwd, timeout=120
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
-def rows(n: int, first: int = 0) -> str:
-    """CSV rows of one pump."""
-    return "".join(
-        f"2026-03-01T00:{(first + i) // 60:02d}:{(first + i) % 60:02d}Z,p,100,300,5,1.5,normal\n" for i in range(n)
-    )
 
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     """A short recording."""
     path = tmp_path / "p.csv"
-    path.write_text(HEADER + rows(50))
+    path.write_text(PUMP_HEADER + pump_rows(50))
     return path
 
 
 def test_replay_writes_one_row_per_sample(recording: Path) -> None:
     """Standard output holds JSON lines and nothing else; the summary goes to standard error."""
-    done = run("replay", BUNDLE, recording)
+    done = run_command("replay", BUNDLE, recording)
     assert done.returncode == 0
     outputs = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(outputs) == 50
@@ -67,9 +44,9 @@ def test_replay_writes_one_row_per_sample(recording: Path) -> None:
 def test_replay_derives_the_format_from_the_file_name(recording: Path, tmp_path: Path, name: str) -> None:
     """The name of a file sets its format and compression; a second run replaces the file."""
     first = tmp_path / name
-    assert run("replay", BUNDLE, recording, "--out", first, "-q").returncode == 0
+    assert run_command("replay", BUNDLE, recording, "--out", first, "-q").returncode == 0
     data = first.read_bytes()
-    assert run("replay", BUNDLE, recording, "--out", first, "-q").returncode == 0
+    assert run_command("replay", BUNDLE, recording, "--out", first, "-q").returncode == 0
     assert first.read_bytes() == data
     assert data
 
@@ -79,7 +56,9 @@ def test_the_batch_size_does_not_change_the_output(tmp_path: Path) -> None:
     outputs = []
     for rows_at_once in (17, 500, 100_000):
         path = tmp_path / f"{rows_at_once}.jsonl"
-        assert run("replay", BUNDLE, HELD_OUT, "--out", path, "--batch-rows", rows_at_once, "-q").returncode == 0
+        assert (
+            run_command("replay", BUNDLE, HELD_OUT, "--out", path, "--batch-rows", rows_at_once, "-q").returncode == 0
+        )
         outputs.append(path.read_bytes())
     assert outputs[0] == outputs[1] == outputs[2]
 
@@ -91,9 +70,9 @@ def test_live_from_standard_input_equals_replay(recording: Path, tmp_path: Path)
         f'[run]\nbundle = "{BUNDLE}"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
         '[[sink]]\ntype = "stdout"\n[metrics]\nlisten = "127.0.0.1:0"\n'
     )
-    live = run("run", config, stdin=recording.read_text())
+    live = run_command("run", config, stdin=recording.read_text())
     assert live.returncode == 0
-    assert live.stdout == run("replay", BUNDLE, recording).stdout
+    assert live.stdout == run_command("replay", BUNDLE, recording).stdout
 
 
 def test_bad_lines_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -103,8 +82,8 @@ def test_bad_lines_are_dropped_and_counted(tmp_path: Path) -> None:
         f'[run]\nbundle = "{BUNDLE}"\n[[source]]\ntype = "stdin"\nformat = "csv"\n'
         '[[sink]]\ntype = "file"\npath = "out.jsonl"\n[metrics]\nenabled = false\n'
     )
-    text = HEADER + rows(3) + "rubbish\n,,,,,,,,,,\nnot a time,p,1,2,3,4,x\n" + rows(2, first=3)
-    done = run("run", config, "--json", stdin=text)
+    text = PUMP_HEADER + pump_rows(3) + "rubbish\n,,,,,,,,,,\nnot a time,p,1,2,3,4,x\n" + pump_rows(2, first=3)
+    done = run_command("run", config, "--json", stdin=text)
     assert done.returncode == 0
     summary = json.loads(done.stderr.splitlines()[-1])
     assert (summary["samples"], summary["applied"]) == (8, 5)
@@ -126,7 +105,7 @@ def test_sigterm_ends_the_daemon_with_exit_code_0(tmp_path: Path) -> None:
     assert daemon.stderr is not None
     with daemon:
         address = next(line for line in daemon.stderr if line.startswith("metrics at")).split()[-1]
-        daemon.stdin.write(HEADER + rows(5))
+        daemon.stdin.write(PUMP_HEADER + pump_rows(5))
         daemon.stdin.flush()
         wanted = 'stream_gru_samples_applied_total{source="stdin"} 5.0'
         metrics = ""
@@ -181,7 +160,7 @@ def test_a_closed_pipe_ends_the_replay_quietly() -> None:
 )
 def test_errors_have_a_message_and_an_exit_code(arguments: list[object], code: int, words: str) -> None:
     """2 for usage and configuration, 1 for failures; the message says what and where, without a traceback."""
-    done = run(*arguments)
+    done = run_command(*arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
 
@@ -190,7 +169,7 @@ def test_a_recording_without_a_channel_is_rejected(tmp_path: Path) -> None:
     """The message names the missing column and the columns of the file."""
     path = tmp_path / "other.csv"
     path.write_text("time,pump,a,b\n2026-03-01T00:00:00Z,p,1,2\n")
-    done = run("replay", BUNDLE, path)
+    done = run_command("replay", BUNDLE, path)
     assert done.returncode == 1
     assert "expected a column 'flow' in the header, got time, pump, a, b" in done.stderr
 
@@ -199,24 +178,24 @@ def test_a_truncated_gzip_file_is_rejected(tmp_path: Path) -> None:
     """It is an error, not a short recording."""
     path = tmp_path / "cut.csv.gz"
     path.write_bytes(HELD_OUT.read_bytes()[:20_000])
-    done = run("replay", BUNDLE, path, "-q")
+    done = run_command("replay", BUNDLE, path, "-q")
     assert done.returncode == 1
     assert "cannot be read" in done.stderr
 
 
 def test_inspect_describes_a_bundle() -> None:
     """As text and as JSON; the parameter counts by formula and by counting agree."""
-    text = run("inspect", BUNDLE).stdout
+    text = run_command("inspect", BUNDLE).stdout
     for words in ("regime      stateful", "period      1 s", "by formula", "parity with Keras", "SHA-256"):
         assert words in text
-    parts = json.loads(run("inspect", BUNDLE, "--json").stdout)["parameters"]
+    parts = json.loads(run_command("inspect", BUNDLE, "--json").stdout)["parameters"]
     assert [part["by_formula"] for part in parts] == [part["by_count"] for part in parts]
 
 
 def test_evaluate_reproduces_the_stored_scores() -> None:
     """Streaming the held-out recording again gives the scores of the manifest."""
-    stored = json.loads(run("inspect", BUNDLE, "--json").stdout)["scores"]
-    again = json.loads(run("evaluate", BUNDLE, HELD_OUT, "--json").stdout)
+    stored = json.loads(run_command("inspect", BUNDLE, "--json").stdout)["scores"]
+    again = json.loads(run_command("evaluate", BUNDLE, HELD_OUT, "--json").stdout)
     assert again["classes"]["accuracy"] == pytest.approx(stored["classes"]["accuracy"], abs=1e-3)
     assert again["forecast"]["model"]["mae_scaled"] == pytest.approx(
         stored["forecast"]["model"]["mae_scaled"], rel=1e-3
@@ -227,8 +206,8 @@ def test_printed_sample_configurations_are_valid(tmp_path: Path) -> None:
     """``check`` accepts the output of ``config``."""
     for purpose in ("train", "run"):
         path = tmp_path / f"{purpose}.toml"
-        path.write_text(run("config", purpose).stdout)
-        done = run("check", path)
+        path.write_text(run_command("config", purpose).stdout)
+        done = run_command("check", path)
         assert done.returncode == 0, done.stderr
 
 
@@ -237,7 +216,7 @@ def test_check_reports_every_problem_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     source = '[[source]]\ntype = "replay"\nfiles = ["a.csv"]\nspeed = -1\n'
     path.write_text(f'[run]\nbundle = 3\nengin = "litert"\n\n{source}')
-    done = run("check", path)
+    done = run_command("check", path)
     assert done.returncode == 2
     assert f"{path}:2: run.bundle: expected" in done.stderr
     assert f"{path}:3: run.engin: expected" in done.stderr
@@ -246,7 +225,7 @@ def test_check_reports_every_problem_with_its_line(tmp_path: Path) -> None:
 
 def test_the_demo_ends_with_its_scores() -> None:
     """The demo on the shipped data prints its scores."""
-    done = run("demo", "--fast", cwd=ROOT)
+    done = run_command("demo", "--fast", cwd=ROOT)
     assert done.returncode == 0
     for words in ("metrics at http://127.0.0.1:", "accuracy", "skill against persistence", "latency", "memory"):
         assert words in done.stderr

@@ -19,17 +19,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stream_gru.cli.main import run_cli
 from stream_gru.cli.remote import Remote, remote_at, remote_of, response_text
 from stream_gru.cli.tap_view import TapView
 from stream_gru.config import parse_config
 from stream_gru.core.errors import ConfigError
 from stream_gru.runtime.http.server import WebServer
-from tests.support.fake_daemon import TOKEN, FakeDaemon, outputs, serving, until
+from tests.support.cli import Run
+from tests.support.fake_daemon import TOKEN, FakeDaemon, daemon_outputs, serving
+from tests.support.network import free_port
+from tests.support.waiting import wait_for
 
 
 @dataclass
-class Place:
+class ControlledDaemon:
     """A daemon, its server and its configuration."""
 
     daemon: FakeDaemon
@@ -42,7 +44,7 @@ class Place:
         return self.config.parent / "token"
 
 
-def write_config(folder: Path, listen: str, control: str = '[control]\ntoken_file = "token"\n') -> Path:
+def control_config(folder: Path, listen: str, control: str = '[control]\ntoken_file = "token"\n') -> Path:
     """A configuration with the address of the daemon."""
     path = folder / "run.toml"
     path.write_text(f'[metrics]\nlisten = "{listen}"\n{control}')
@@ -53,82 +55,59 @@ def write_config(folder: Path, listen: str, control: str = '[control]\ntoken_fil
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def controlled(tmp_path: Path) -> Iterator[ControlledDaemon]:
     """A running daemon and its configuration."""
     daemon = FakeDaemon()
     with serving(daemon) as server:
-        yield Place(daemon, server, write_config(tmp_path, server.address.removeprefix("http://")))
-
-
-def free_port() -> int:
-    """A port without a listener."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def run_here(*arguments: object) -> tuple[int, str, str]:
-        code = run_cli([str(argument) for argument in arguments])
-        shown = capfd.readouterr()
-        return code, shown.out, shown.err
-
-    return run_here
+        yield ControlledDaemon(daemon, server, control_config(tmp_path, server.address.removeprefix("http://")))
 
 
 @pytest.mark.parametrize("action", ["reset", "pause", "resume"])
-def test_a_command_reaches_the_daemon(place: Place, run: Run, action: str) -> None:
+def test_a_command_reaches_the_daemon(controlled: ControlledDaemon, run: Run, action: str) -> None:
     """Each command runs for one stream and for all, and its response is printed."""
-    assert run(action, place.config, "--stream", "a") == (0, f"{action} done\n", "")
-    code, out, err = run(action, place.config, "--all", "--json")
+    assert run(action, controlled.config, "--stream", "a") == (0, f"{action} done\n", "")
+    code, out, err = run(action, controlled.config, "--all", "--json")
     assert (code, json.loads(out), err) == (0, {"ok": True, "text": f"{action} done", "streams": 2}, "")
-    assert place.daemon.done == [(action, "a"), (action, None)]
+    assert controlled.daemon.done == [(action, "a"), (action, None)]
 
 
-def test_a_rejected_command_is_an_error(place: Place, run: Run) -> None:
+def test_a_rejected_command_is_an_error(controlled: ControlledDaemon, run: Run) -> None:
     """An unknown stream gives exit code 1, as text and as JSON."""
-    assert run("reset", place.config, "--stream", "x") == (1, "", "stream-gru: unknown stream 'x'\n")
-    code, out, _ = run("reset", place.config, "--stream", "x", "--json")
+    assert run("reset", controlled.config, "--stream", "x") == (1, "", "stream-gru: unknown stream 'x'\n")
+    code, out, _ = run("reset", controlled.config, "--stream", "x", "--json")
     assert (code, json.loads(out)["ok"]) == (1, False)
-    code, _, err = run("reset", place.config, "--stream", "a\nb")
+    code, _, err = run("reset", controlled.config, "--stream", "a\nb")
     assert code == 1
     assert "stream: expected" in err
-    assert place.daemon.done == []
+    assert controlled.daemon.done == []
 
 
 @pytest.mark.parametrize("options", [(), ("--all", "--stream", "a")])
-def test_a_command_needs_one_target(place: Place, run: Run, options: tuple[str, ...]) -> None:
+def test_a_command_needs_one_target(controlled: ControlledDaemon, run: Run, options: tuple[str, ...]) -> None:
     """Neither or both of --stream and --all is a usage error."""
-    code, _, err = run("pause", place.config, *options)
+    code, _, err = run("pause", controlled.config, *options)
     assert code == 2
     assert "expected one of --stream NAME and --all" in err
 
 
 def test_a_missing_token_is_explained(tmp_path: Path, run: Run) -> None:
     """Exit code 2, with the missing lines of the configuration."""
-    code, out, err = run("reset", write_config(tmp_path, "127.0.0.1:9", control=""), "--all")
+    code, out, err = run("reset", control_config(tmp_path, "127.0.0.1:9", control=""), "--all")
     assert (code, out) == (2, "")
     assert "control.token_file: expected a file with the token of the daemon, got none" in err
     assert 'token_file = "control.token"' in err
 
 
-def test_a_wrong_token_is_an_error(place: Place, run: Run) -> None:
+def test_a_wrong_token_is_an_error(controlled: ControlledDaemon, run: Run) -> None:
     """Exit code 1; the token is never printed."""
     for other in ("another token ü", "x"):
-        place.token.write_text(other)
-        code, out, err = run("reset", place.config, "--all")
+        controlled.token.write_text(other)
+        code, out, err = run("reset", controlled.config, "--all")
         assert (code, out) == (1, "")
         assert "control.token_file: the daemon rejects this token" in err
         assert other not in err
-    place.token.chmod(0o644)
-    code, _, err = run("reset", place.config, "--all")
+    controlled.token.chmod(0o644)
+    code, _, err = run("reset", controlled.config, "--all")
     assert code == 2
     assert "chmod 600" in err
 
@@ -136,7 +115,7 @@ def test_a_wrong_token_is_an_error(place: Place, run: Run) -> None:
 def test_a_daemon_without_a_token_must_be_restarted(tmp_path: Path, run: Run) -> None:
     """It was started before the token was configured."""
     with serving(FakeDaemon(token="")) as server:
-        code, _, err = run("reset", write_config(tmp_path, server.address.removeprefix("http://")), "--all")
+        code, _, err = run("reset", control_config(tmp_path, server.address.removeprefix("http://")), "--all")
     assert code == 1
     assert "control.token_file is not set; restart the daemon" in err
 
@@ -147,7 +126,7 @@ def test_a_daemon_without_a_token_must_be_restarted(tmp_path: Path, run: Run) ->
 def test_a_stopped_daemon_is_an_error(tmp_path: Path, run: Run, command: tuple[str, ...]) -> None:
     """One line names the address and the next step."""
     port = free_port()
-    config, url = write_config(tmp_path, f"127.0.0.1:{port}"), f"http://127.0.0.1:{port}"
+    config, url = control_config(tmp_path, f"127.0.0.1:{port}"), f"http://127.0.0.1:{port}"
     code, out, err = run(*(part.format(config, url=url) for part in command))
     assert (code, out) == (1, "")
     assert err == f"stream-gru: {url}: connection refused; start the daemon with `stream-gru run CONFIG`\n"
@@ -168,19 +147,19 @@ def test_another_server_is_an_error(tmp_path: Path, run: Run) -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         port = other.getsockname()[1]
-        code, _, err = run("reset", write_config(tmp_path, f"127.0.0.1:{port}"), "--all")
+        code, _, err = run("reset", control_config(tmp_path, f"127.0.0.1:{port}"), "--all")
         thread.join(20)
     assert code == 1
     assert f"http://127.0.0.1:{port}: no HTTP response" in err
 
 
-def test_health_sets_the_exit_code(place: Place, run: Run) -> None:
+def test_health_sets_the_exit_code(controlled: ControlledDaemon, run: Run) -> None:
     """0 for a healthy daemon, 2 for an invalid address or configuration."""
-    assert run("health", "--url", place.server.address) == (0, "healthy\n", "")
-    assert run("health", place.config) == (0, "healthy\n", "")
+    assert run("health", "--url", controlled.server.address) == (0, "healthy\n", "")
+    assert run("health", controlled.config) == (0, "healthy\n", "")
     assert run("health", "--url", "ftp://127.0.0.1:1")[0] == 2
-    assert run("health", place.config.with_name("none.toml"))[0] == 2
-    code, _, err = run("health", place.config, "--url", place.server.address)
+    assert run("health", controlled.config.with_name("none.toml"))[0] == 2
+    code, _, err = run("health", controlled.config, "--url", controlled.server.address)
     assert code == 2
     assert "expected CONFIG or --url, not both" in err
 
@@ -247,10 +226,16 @@ class TapProcess:
 
     def __init__(self, *arguments: object, terminal: int | None = None) -> None:
         line = [sys.executable, "-m", "stream_gru", "tap", *map(str, arguments)]
-        place = subprocess.PIPE if terminal is None else terminal
+        controlled = subprocess.PIPE if terminal is None else terminal
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "20"}
         self.process = subprocess.Popen(
-            line, stdin=terminal, stdout=place, stderr=place, text=True, env=environment, start_new_session=True
+            line,
+            stdin=terminal,
+            stdout=controlled,
+            stderr=controlled,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
 
     def end(self) -> tuple[int, str, str]:
@@ -300,14 +285,14 @@ def test_children_can_be_interrupted() -> None:
 
 def connected(daemon: FakeDaemon, n: int = 1) -> bool:
     """Whether ``n`` clients are connected."""
-    return until(lambda: len(daemon.feed._clients) == n, seconds=20)
+    return wait_for(lambda: len(daemon.feed._clients) == n, 20)
 
 
-def test_tap_prints_lines(place: Place, start: Tap) -> None:
+def test_tap_prints_lines(controlled: ControlledDaemon, start: Tap) -> None:
     """Into a pipe it prints JSON lines, of the chosen stream and number."""
-    tap = start(place.config, "--stream", "b", "--count", 2)
-    assert connected(place.daemon)
-    place.daemon.feed.write(outputs(["a", "b", "b", "b"]))
+    tap = start(controlled.config, "--stream", "b", "--count", 2)
+    assert connected(controlled.daemon)
+    controlled.daemon.feed.write(daemon_outputs(["a", "b", "b", "b"]))
     code, out, err = tap.end()
     assert (code, err) == (0, "")
     assert [(json.loads(line)["stream"], json.loads(line)["steps"]) for line in out.splitlines()] == [
@@ -316,42 +301,42 @@ def test_tap_prints_lines(place: Place, start: Tap) -> None:
     ]
 
 
-def test_an_interrupt_ends_tap_with_exit_code_0(place: Place, start: Tap) -> None:
+def test_an_interrupt_ends_tap_with_exit_code_0(controlled: ControlledDaemon, start: Tap) -> None:
     """Ctrl-C is the normal end."""
-    tap = start("--url", place.server.address)
-    assert connected(place.daemon)
+    tap = start("--url", controlled.server.address)
+    assert connected(controlled.daemon)
     tap.process.send_signal(signal.SIGINT)
     assert tap.end() == (0, "", "")
 
 
-def test_tap_ends_with_the_daemon(place: Place, start: Tap) -> None:
+def test_tap_ends_with_the_daemon(controlled: ControlledDaemon, start: Tap) -> None:
     """The end of the daemon gives exit code 1; dropped outputs are reported."""
-    tap = start("--url", place.server.address)
-    assert connected(place.daemon)
-    place.daemon.feed.write(outputs(["a"] * 300))
-    place.daemon.feed.close()
+    tap = start("--url", controlled.server.address)
+    assert connected(controlled.daemon)
+    controlled.daemon.feed.write(daemon_outputs(["a"] * 300))
+    controlled.daemon.feed.close()
     code, out, err = tap.end()
     assert code == 1
     assert len(out.splitlines()) == 256
     assert 'outputs were dropped, since they arrive faster than they are read: {"rows":44}' in err
-    assert err.endswith(f"stream-gru: {place.server.address}: the daemon has ended\n")
+    assert err.endswith(f"stream-gru: {controlled.server.address}: the daemon has ended\n")
 
 
-def test_tap_needs_one_daemon(place: Place, run: Run) -> None:
+def test_tap_needs_one_daemon(controlled: ControlledDaemon, run: Run) -> None:
     """Neither or both of CONFIG and --url is a usage error; the daemon rejects an invalid stream."""
     assert run("tap")[0] == 2
-    assert run("tap", place.config, "--url", place.server.address)[0] == 2
-    code, _, err = run("tap", place.config, "--stream", "a\nb")
+    assert run("tap", controlled.config, "--url", controlled.server.address)[0] == 2
+    code, _, err = run("tap", controlled.config, "--stream", "a\nb")
     assert code == 1
     assert "stream: expected" in err
 
 
-def test_tap_draws_on_a_terminal(place: Place, start: Tap, terminal: tuple[int, int]) -> None:
+def test_tap_draws_on_a_terminal(controlled: ControlledDaemon, start: Tap, terminal: tuple[int, int]) -> None:
     """On a terminal it draws a table, and Ctrl-C gives exit code 0."""
     near, far = terminal
-    tap = start(place.config, terminal=far)
-    assert connected(place.daemon)
-    place.daemon.feed.write(outputs(["pump-1", "pump-2"]))
+    tap = start(controlled.config, terminal=far)
+    assert connected(controlled.daemon)
+    controlled.daemon.feed.write(daemon_outputs(["pump-1", "pump-2"]))
     shown, deadline, interrupted = "", time.monotonic() + 20, False
     # Somebody has to read to the end: it waits for room on the terminal.
     while tap.process.poll() is None and time.monotonic() < deadline:
@@ -366,7 +351,7 @@ def test_tap_draws_on_a_terminal(place: Place, start: Tap, terminal: tuple[int, 
     assert "pump-1" in shown
 
 
-def drawn(view: TapView, height: int = 40) -> str:
+def table_text(view: TapView, height: int = 40) -> str:
     """The table as text."""
     console = Console(file=io.StringIO(), width=160, height=height)
     with console.capture() as capture:
@@ -386,7 +371,7 @@ def test_the_table_shows_the_newest_row_of_each_stream() -> None:
         view.on_event("", json.dumps({**row, "forecast": {**row["forecast"], "flow": [value, 2.5]}}))  # type: ignore[dict-item]
     view.on_event("", json.dumps({"stream": "a", "time": "t", "class": ["x", "y"], "status": "warming 1/2"}))
     view.on_event("dropped", '{"rows": 1234}')
-    shown = drawn(view)
+    shown = table_text(view)
     for words in ("01:02:03", "flow", "█▁", "2.5", "2 .. 3", "normal 75%", "heat", "x, y", "warming 1/2"):
         assert words in shown
     assert "2 streams, 3 outputs" in shown
@@ -403,10 +388,10 @@ def test_the_table_survives_malformed_events() -> None:
     view.on_event("other", "{}")
     view = TapView("x", Console(file=io.StringIO(), width=160, height=10))
     view.on_event("", json.dumps({"stream": "[red]a", "time": "t", "class": "\x1b[2Jb", "status": "ok"}))
-    shown = drawn(view)
+    shown = table_text(view)
     assert "[red]a" in shown
     assert "\x1b" not in shown
     for n in range(2000):
         view.on_event("", json.dumps({"stream": f"s{n}", "time": "t", "status": "ok"}))
-    assert "1000 streams, 2,001 outputs" in drawn(view)
-    assert len(drawn(view).splitlines()) <= 10
+    assert "1000 streams, 2,001 outputs" in table_text(view)
+    assert len(table_text(view).splitlines()) <= 10

@@ -26,17 +26,19 @@ from stream_gru.cli.doctor_serial import check_serial, serial_ports
 from stream_gru.config.run_schema import BrokerConfig, SerialSourceConfig
 from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import load_bundle
-from tests.support.brokers import Broker, needs_mosquitto
+from tests.support.brokers import Broker
 from tests.support.certificates import Authority
+from tests.support.cli import run_command
 from tests.support.fake_daemon import FakeDaemon, serving
 from tests.support.network import free_port
 from tests.support.paths import BUNDLE
+from tests.support.requirements import needs_mosquitto
 
 SINK = '[[sink]]\ntype = "file"\npath = "{}/out.jsonl"\n'
 MIB = 1_048_576
 
 
-def write_config(folder: Path, more: str = "", bundle: Path = BUNDLE, listen: str = "127.0.0.1:0") -> Path:
+def doctor_config(folder: Path, more: str = "", bundle: Path = BUNDLE, listen: str = "127.0.0.1:0") -> Path:
     """A configuration for ``run``, from standard input to a file."""
     path = folder / "run.toml"
     path.write_text(
@@ -46,17 +48,9 @@ def write_config(folder: Path, more: str = "", bundle: Path = BUNDLE, listen: st
     return path
 
 
-def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the doctor to its end; a traceback is a failure."""
-    line = [sys.executable, "-m", "stream_gru", "doctor", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
 def test_a_good_configuration_passes_all_checks(tmp_path: Path) -> None:
     """Everything a daemon needs is checked, and the exit code is 0."""
-    done = doctor(write_config(tmp_path), "--json")
+    done = run_command("doctor", doctor_config(tmp_path), "--json")
     found = json.loads(done.stdout)
     names = [check["name"] for check in found["checks"]]
     assert names == [
@@ -75,7 +69,7 @@ def test_failed_checks_have_advice_and_exit_code_1(tmp_path: Path) -> None:
         '[[source]]\ntype = "serial"\nname = "probe"\nport = "/dev/nowhere"\nformat = "csv"\n'
         f'[[broker]]\nurl = "mqtt://127.0.0.1:{port}"\n'
     )
-    done = doctor(write_config(tmp_path, more))
+    done = run_command("doctor", doctor_config(tmp_path, more))
     assert done.returncode == 1, done.stdout
     assert "fail  serial /dev/nowhere" in done.stdout
     assert "ls -l /dev/serial/by-id" in done.stdout
@@ -87,15 +81,17 @@ def test_failed_checks_have_advice_and_exit_code_1(tmp_path: Path) -> None:
 
 def test_without_a_configuration_the_machine_is_checked() -> None:
     """Serial ports, clock and memory, and a bundle if one is named."""
-    names = [check["name"] for check in json.loads(doctor("--json").stdout)["checks"]]
+    names = [check["name"] for check in json.loads(run_command("doctor", "--json").stdout)["checks"]]
     assert names == ["serial ports", "clock", "memory"]
-    names = [check["name"] for check in json.loads(doctor("--bundle", BUNDLE, "--json").stdout)["checks"]]
+    names = [
+        check["name"] for check in json.loads(run_command("doctor", "--bundle", BUNDLE, "--json").stdout)["checks"]
+    ]
     assert names[:3] == ["bundle", "engine litert", "engine numpy"]
 
 
 def test_a_configuration_and_a_bundle_exclude_each_other(tmp_path: Path) -> None:
     """The configuration names its bundle."""
-    assert doctor(write_config(tmp_path), "--bundle", BUNDLE).returncode == 2
+    assert run_command("doctor", doctor_config(tmp_path), "--bundle", BUNDLE).returncode == 2
 
 
 def test_an_invalid_configuration_fails(tmp_path: Path) -> None:
@@ -108,7 +104,7 @@ def test_an_invalid_configuration_fails(tmp_path: Path) -> None:
     settings, check = check_config(path)
     assert check.state is State.FAIL
     assert "expected a [run] table" in check.found
-    settings, check = check_config(write_config(tmp_path, '[control]\ntoken_file = "nowhere"\n'))
+    settings, check = check_config(doctor_config(tmp_path, '[control]\ntoken_file = "nowhere"\n'))
     assert settings is not None
     assert check.state is State.FAIL
     assert "nowhere" in check.found
@@ -116,7 +112,7 @@ def test_an_invalid_configuration_fails(tmp_path: Path) -> None:
 
 def test_a_damaged_bundle_fails(tmp_path: Path) -> None:
     """A missing bundle or a wrong hash fails the bundle, not the configuration."""
-    settings, check = check_config(write_config(tmp_path, bundle=tmp_path / "none"))
+    settings, check = check_config(doctor_config(tmp_path, bundle=tmp_path / "none"))
     assert settings is not None
     assert check.state is State.OK
     assert check_bundle(tmp_path / "none")[1].state is State.FAIL
@@ -176,7 +172,7 @@ def test_a_url_that_nobody_knows_fails(port: str) -> None:
 
 
 @pytest.fixture
-def terminal() -> Iterator[str]:
+def serial_port() -> Iterator[str]:
     """A device like a serial port that this process alone has open."""
     near, far = os.openpty()
     yield os.ttyname(far)
@@ -184,13 +180,13 @@ def terminal() -> Iterator[str]:
     os.close(far)
 
 
-def test_a_serial_port_that_may_be_opened(tmp_path: Path, terminal: str) -> None:
+def test_a_serial_port_that_may_be_opened(tmp_path: Path, serial_port: str) -> None:
     """A device that may be opened is well, and its stable name is told."""
-    assert serial_check(terminal, tmp_path).state is State.OK
+    assert serial_check(serial_port, tmp_path).state is State.OK
     by_id = tmp_path / "serial" / "by-id"
     by_id.mkdir(parents=True)
-    (by_id / "usb-probe").symlink_to(terminal)
-    assert "usb-probe stays the same" in serial_check(terminal, tmp_path).advice
+    (by_id / "usb-probe").symlink_to(serial_port)
+    assert "usb-probe stays the same" in serial_check(serial_port, tmp_path).advice
     assert serial_check(by_id / "usb-probe", tmp_path).advice == ""
 
 
@@ -207,25 +203,25 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("how", ["flock", "exclusive"])
-def test_a_serial_port_that_another_program_has_is_told(tmp_path: Path, terminal: str, how: str) -> None:
+def test_a_serial_port_that_another_program_has_is_told(tmp_path: Path, serial_port: str, how: str) -> None:
     """Who has it is named, under whatever name the port is asked for; it runs once the other one has ended."""
     link = tmp_path / "pump"
-    link.symlink_to(terminal)
-    line = [sys.executable, "-c", HOLD, terminal, how]
+    link.symlink_to(serial_port)
+    line = [sys.executable, "-c", HOLD, serial_port, how]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        for port in (terminal, link):
+        for port in (serial_port, link):
             check = serial_check(port)
             assert check.state is State.WARN
             assert f"used by pid {other.pid} (python" in check.found
         other.communicate(timeout=20)
-    assert serial_check(terminal).state is State.OK
+    assert serial_check(serial_port).state is State.OK
 
 
-def test_a_lock_of_another_user_is_told(tmp_path: Path, terminal: str) -> None:
+def test_a_lock_of_another_user_is_told(tmp_path: Path, serial_port: str) -> None:
     """Where descriptors cannot be read the table of locks says who has it; who waits or is far away does not count."""
-    facts = Path(terminal).stat()
+    facts = Path(serial_port).stat()
     place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "comm").write_text("minicom\n")
@@ -239,8 +235,8 @@ def test_a_lock_of_another_user_is_told(tmp_path: Path, terminal: str) -> None:
         ("nonsense", "there, may be opened"),
     ):
         (tmp_path / "locks").write_text(text + "\n")
-        assert serial_check(terminal, tmp_path, tmp_path).found == found
-    assert serial_check(terminal, tmp_path, tmp_path / "none").state is State.OK
+        assert serial_check(serial_port, tmp_path, tmp_path).found == found
+    assert serial_check(serial_port, tmp_path, tmp_path / "none").state is State.OK
 
 
 @pytest.mark.parametrize(
@@ -273,12 +269,12 @@ def test_a_serial_port_that_may_not_be_opened(
     assert "usermod -aG root" not in check.advice
 
 
-def test_a_group_that_may_not_open_it_is_not_advised(monkeypatch: pytest.MonkeyPatch, terminal: str) -> None:
+def test_a_group_that_may_not_open_it_is_not_advised(monkeypatch: pytest.MonkeyPatch, serial_port: str) -> None:
     """Who joins the group of a device that is closed to it gains nothing."""
     monkeypatch.setattr("os.access", lambda *_: False)
     monkeypatch.setattr("grp.getgrgid", lambda _: SimpleNamespace(gr_name="tty", gr_mem=[]))
-    Path(terminal).chmod(0o600)
-    assert "usermod" not in serial_check(terminal).advice
+    Path(serial_port).chmod(0o600)
+    assert "usermod" not in serial_check(serial_port).advice
 
 
 @pytest.mark.parametrize(

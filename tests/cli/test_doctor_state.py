@@ -20,12 +20,12 @@ from tests.support.paths import BUNDLE
 from tests.support.stores import copy_of_now, opened
 
 
-def of(folder: Path, commit_interval_s: float = 1.0, now_s: float | None = None) -> list[Check]:
+def state_checks(folder: Path, commit_interval_s: float = 1.0, now_s: float | None = None) -> list[Check]:
     """All checks of a folder."""
     return list(check_state(folder, commit_interval_s, now_s))
 
 
-def everything(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+def file_facts(folder: Path) -> dict[str, tuple[bytes, int, int]]:
     """Bytes, inode and modification time of each file."""
     return {
         one.name: (one.read_bytes(), one.stat().st_ino, one.stat().st_mtime_ns) for one in folder.iterdir()
@@ -45,19 +45,19 @@ def test_an_unlocked_store_is_described(tmp_path: Path) -> None:
     """Streams, commit, pending outputs, size and age; no file is changed."""
     folder = three_streams(tmp_path / "state")
     written_s = (folder / FILE_NAME).stat().st_mtime
-    before = everything(folder)
-    state, sync = of(folder, now_s=written_s + 7200.0)
+    before = file_facts(folder)
+    state, sync = state_checks(folder, now_s=written_s + 7200.0)
     assert (state.name, state.state) == (f"state {folder}", State.OK)
     assert state.found == "free; 3 streams, commit 2, 0 outputs pending, 0.1 MiB, last written 2 hours ago"
     assert sync.name == f"sync {folder}"
-    assert everything(folder) == before
+    assert file_facts(folder) == before
     with opened(folder) as store:
         assert (store.count(), store.clean_shutdown) == (3, True)
 
 
 def test_a_missing_folder_is_not_created(tmp_path: Path) -> None:
     """The first start creates it; the disk is measured at its future place and nothing is left there."""
-    state, sync = of(tmp_path / "a" / "b")
+    state, sync = state_checks(tmp_path / "a" / "b")
     assert (state.state, state.found) == (State.OK, "no store yet; the daemon creates it at its first start")
     assert sync.found.startswith("p50 ")
     assert list(tmp_path.iterdir()) == []
@@ -83,16 +83,16 @@ def test_a_running_daemon_is_named_and_not_disturbed(tmp_path: Path) -> None:
         assert holder.stdin is not None
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        before = everything(tmp_path)
-        state = of(tmp_path)[0]
+        before = file_facts(tmp_path)
+        state = state_checks(tmp_path)[0]
         assert state.state is State.OK
         assert state.found.startswith(f"held by process {holder.pid}; ")
-        assert everything(tmp_path) == before
+        assert file_facts(tmp_path) == before
         holder.stdin.write("pump-1\n")
         holder.stdin.flush()
         assert holder.stdout.readline() == "written\n"
         holder.stdin.close()
-    assert "free; 1 streams, commit 1," in of(tmp_path)[0].found
+    assert "free; 1 streams, commit 1," in state_checks(tmp_path)[0].found
 
 
 def test_an_unclean_shutdown_is_left_to_the_daemon(tmp_path: Path) -> None:
@@ -100,23 +100,23 @@ def test_an_unclean_shutdown_is_left_to_the_daemon(tmp_path: Path) -> None:
     with opened(tmp_path / "live") as store:
         store.write(Commit(schema="{}", streams=[("a", b"1")]))
         killed = copy_of_now(tmp_path / "live", tmp_path / "killed")
-    before = everything(killed)
-    state = of(killed)[0]
+    before = file_facts(killed)
+    state = state_checks(killed)[0]
     assert state.state is State.OK
     assert "unclean shutdown" in state.found
-    assert everything(killed) == before
+    assert file_facts(killed) == before
 
 
 def test_a_damaged_file_is_reported_and_not_moved(tmp_path: Path) -> None:
     """The advice says what the next start does with it."""
     three_streams(tmp_path)
     (tmp_path / FILE_NAME).write_bytes(b"no database" * 1000)
-    before = everything(tmp_path)
-    state = of(tmp_path)[0]
+    before = file_facts(tmp_path)
+    state = state_checks(tmp_path)[0]
     assert state.state is State.WARN
     assert "not readable: file is not a database" in state.found
     assert "moves this file aside" in state.advice
-    assert everything(tmp_path) == before
+    assert file_facts(tmp_path) == before
 
 
 def test_a_file_moved_aside_is_reported(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_file_moved_aside_is_reported(tmp_path: Path) -> None:
     three_streams(tmp_path)
     for end in ("", "-wal"):
         (tmp_path / f"{FILE_NAME}.damaged-20260101T000000Z{end}").touch()
-    state = of(tmp_path)[0]
+    state = state_checks(tmp_path)[0]
     assert state.state is State.WARN
     assert state.found.endswith(f"\ndamaged files, moved aside: {FILE_NAME}.damaged-20260101T000000Z")
 
@@ -136,13 +136,13 @@ def test_a_network_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise StoreError(f"{folder}: is on nfs4")
 
     monkeypatch.setattr(doctor_state, "require_local", refuse)
-    (state,) = of(tmp_path)
+    (state,) = state_checks(tmp_path)
     assert (state.state, state.found) == (State.FAIL, f"{tmp_path}: is on nfs4")
 
 
 def test_an_unset_variable_is_reported(tmp_path: Path) -> None:
     """A variable that only systemd sets is not taken for the name of a folder."""
-    (state,) = of(tmp_path / "$STATE_DIRECTORY")
+    (state,) = state_checks(tmp_path / "$STATE_DIRECTORY")
     assert state.state is State.WARN
     assert "expected set environment variables" in state.found
 
@@ -155,7 +155,7 @@ def test_unreadable_files_are_reported(tmp_path: Path, monkeypatch: pytest.Monke
 
     three_streams(tmp_path)
     monkeypatch.setattr(doctor_state, "_holder", refuse)
-    state = of(tmp_path)[0]
+    state = state_checks(tmp_path)[0]
     assert (state.state, state.found) == (State.FAIL, f"{tmp_path}/lock: Permission denied")
     assert "as the user of the daemon" in state.advice
 
@@ -163,9 +163,9 @@ def test_unreadable_files_are_reported(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_slow_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync may take at most a quarter of the time between two commits."""
     monkeypatch.setattr(doctor_state, "_sync_s", lambda _: 0.2)
-    sync = of(tmp_path)[1]
+    sync = state_checks(tmp_path)[1]
     assert (sync.state, sync.found) == (State.OK, "p50 200.0 ms, a commit every 1 s")
-    sync = of(tmp_path, commit_interval_s=0.1)[1]
+    sync = state_checks(tmp_path, commit_interval_s=0.1)[1]
     assert sync.state is State.WARN
     assert "raise commit_interval_s" in sync.advice
 
@@ -177,7 +177,7 @@ def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    sync = of(tmp_path)[1]
+    sync = state_checks(tmp_path)[1]
     assert (sync.state, sync.found) == (State.FAIL, f"{tmp_path}: No space left on device")
     assert list(tmp_path.iterdir()) == []
 
@@ -185,7 +185,7 @@ def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_unwritable_folder_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of the folder reports it already."""
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert [check.name for check in of(tmp_path)] == [f"state {tmp_path}"]
+    assert [check.name for check in state_checks(tmp_path)] == [f"state {tmp_path}"]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_ages_have_a_suitable_unit(tmp_path: Path, age_s: float, text: str) -> N
     """At least two of a unit; an age in the future points at the clock."""
     (tmp_path / FILE_NAME).touch()
     os.utime(tmp_path / FILE_NAME, (1e9, 1e9))
-    assert f"last written {text}" in of(tmp_path, now_s=1e9 + age_s)[0].found
+    assert f"last written {text}" in state_checks(tmp_path, now_s=1e9 + age_s)[0].found
 
 
 @pytest.mark.parametrize(("source", "every"), [("stdin", "1 s"), ("serial", "0.1 s")])

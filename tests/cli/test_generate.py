@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stream_gru.cli.main import run_cli
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.model.bundle import write_bundle
 from stream_gru.model.manifest import Classes
+from tests.support.cli import Run
 from tests.support.models import make_bundle
 from tests.support.paths import BUNDLE
 
 INPUT = InputConfig(time="at", stream="device", label="next")
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run_cli([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

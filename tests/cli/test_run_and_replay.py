@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,24 +20,14 @@ from stream_gru.core.errors import ConfigError, SinkUnavailable
 from stream_gru.model.bundle import Bundle, document_digest, load_bundle
 from stream_gru.model.manifest import Manifest
 from stream_gru.runtime.resolved_config import running_fields
+from tests.support.cli import PUMP_HEADER, run_command
 from tests.support.paths import BUNDLE
 
-HEADER = "time,pump,flow,pressure,current,vibration,mode\n"
 ROW = "2026-03-01T00:00:0{},p,100,300,5,1.5,normal\n"
-CHANNELS = '[[channel]]\nname = "{}"\n{}\n' + "".join(
+CHANNEL_TABLES = '[[channel]]\nname = "{}"\n{}\n' + "".join(
     f'[[channel]]\nname = "{name}"\n' for name in ("pressure", "current", "vibration")
 )
 STDIN = '[[source]]\ntype = "stdin"\nformat = "csv"\n'
-
-
-def command(*arguments: object, stdin: str | None = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; ``stdin=None`` closes standard input; a traceback is a failure."""
-    line = [sys.executable, "-m", "stream_gru", *map(str, arguments)]
-    if stdin is None:
-        line = ["sh", "-c", 'exec "$@" <&-', "sh", *line]
-    done = subprocess.run(line, input=stdin or "", capture_output=True, text=True, check=False, timeout=60, cwd=cwd)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 def run_file(folder: Path, source: str = STDIN, more: str = "") -> Path:
@@ -69,8 +58,8 @@ def test_a_channel_without_a_column_keeps_that_of_the_bundle() -> None:
     """Only the keys that are set override those of the bundle."""
     bundle = load_bundle(BUNDLE)
     bundle.manifest.channels[0] = replace(bundle.manifest.channels[0], column="FT-101")
-    assert fields(CHANNELS.format("flow", ""), bundle).columns[0] == "FT-101"
-    assert fields(CHANNELS.format("flow", 'column = "FT-7"'), bundle).columns == (
+    assert fields(CHANNEL_TABLES.format("flow", ""), bundle).columns[0] == "FT-101"
+    assert fields(CHANNEL_TABLES.format("flow", 'column = "FT-7"'), bundle).columns == (
         "FT-7", "pressure", "current", "vibration",
     )  # fmt: skip
 
@@ -86,16 +75,16 @@ def test_a_channel_without_a_column_keeps_that_of_the_bundle() -> None:
 def test_units_and_ranges_must_be_those_of_training(key: str, words: str) -> None:
     """Another unit or range is rejected; repeating the same one is allowed."""
     with pytest.raises(ConfigError) as caught:
-        fields(CHANNELS.format("flow", key))
+        fields(CHANNEL_TABLES.format("flow", key))
     assert str(caught.value) == f"run.toml: channel: {words}"
-    same = CHANNELS.format("flow", 'unit = "L/min"\nmin = -5\nmax = 1000')
+    same = CHANNEL_TABLES.format("flow", 'unit = "L/min"\nmin = -5\nmax = 1000')
     assert fields(same).columns == ("flow", "pressure", "current", "vibration")
 
 
 def test_every_channel_of_the_model_is_required() -> None:
     """All problems are reported, each with its channel."""
     with pytest.raises(ConfigError) as caught:
-        fields(CHANNELS.format("pump_flow", "").replace('"current"\n', '"current"\nunit = "mA"\n'))
+        fields(CHANNEL_TABLES.format("pump_flow", "").replace('"current"\n', '"current"\nunit = "mA"\n'))
     assert caught.value.problems == (
         "run.toml: channel: expected the bundle's channel 'flow' among them",
         "run.toml: channel: expected unit = 'A' for 'current', as trained, got 'mA'",
@@ -105,25 +94,25 @@ def test_every_channel_of_the_model_is_required() -> None:
 @pytest.mark.parametrize("name", ["feed", "output", "control", "broadcast"])
 def test_a_sink_of_any_name_is_written(tmp_path: Path, name: str) -> None:
     """Internal parts do not share the names of sinks."""
-    rows = HEADER + ROW.format(0) + ROW.format(1)
+    rows = PUMP_HEADER + ROW.format(0) + ROW.format(1)
     sink = f'[[sink]]\ntype = "file"\nname = "{name}"\npath = "out.jsonl"\n'
     listen = '[metrics]\nlisten = "127.0.0.1:0"\n'
     (tmp_path / "run.toml").write_text(f'[run]\nbundle = "{BUNDLE}"\n{STDIN}{sink}{listen}')
-    done = command("run", tmp_path / "run.toml", stdin=rows, cwd=tmp_path)
+    done = run_command("run", tmp_path / "run.toml", stdin=rows, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
 
 def test_closed_standard_input_is_rejected(tmp_path: Path) -> None:
     """Exit code 2 at once, since it cannot open again."""
-    done = command("run", run_file(tmp_path), stdin=None)
+    done = run_command("run", run_file(tmp_path), stdin=None)
     assert done.returncode == 2
     assert "standard input: expected lines, got none" in done.stderr
 
 
 def test_a_missing_recording_is_an_error(tmp_path: Path) -> None:
     """Exit code 1 with the name of the file, without a retry."""
-    done = command("run", run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["gone.csv"]\n'))
+    done = run_command("run", run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["gone.csv"]\n'))
     assert done.returncode == 1
     assert f"{tmp_path}/gone.csv: no such file" in done.stderr
 
@@ -132,61 +121,65 @@ def test_a_missing_recording_is_an_error(tmp_path: Path) -> None:
 def test_run_and_replay_expand_the_same_patterns(tmp_path: Path, pattern: str) -> None:
     """Both commands write the same bytes for the same pattern."""
     for second in range(3):
-        (tmp_path / f"p{second}.csv").write_text(HEADER + ROW.format(f"{second}Z"))
-    done = command("run", run_file(tmp_path, f'[[source]]\ntype = "replay"\nfiles = ["{pattern}"]\n'))
+        (tmp_path / f"p{second}.csv").write_text(PUMP_HEADER + ROW.format(f"{second}Z"))
+    done = run_command("run", run_file(tmp_path, f'[[source]]\ntype = "replay"\nfiles = ["{pattern}"]\n'))
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 3
-    assert done.stdout == command("replay", BUNDLE, tmp_path / pattern).stdout
+    assert done.stdout == run_command("replay", BUNDLE, tmp_path / pattern).stdout
 
 
 def test_a_wrong_header_is_an_error_and_empty_input_is_not(tmp_path: Path) -> None:
     """Input that ends after an unusable header fails; input without a byte ends normally."""
-    done = command("run", run_file(tmp_path), stdin="a,b\n")
+    done = run_command("run", run_file(tmp_path), stdin="a,b\n")
     assert done.returncode == 1
     assert "stdin: expected a column 'time' in the header, got a, b" in done.stderr
-    for text in ("", HEADER, HEADER + "rubbish\n"):
-        assert command("run", run_file(tmp_path), stdin=text).returncode == 0
+    for text in ("", PUMP_HEADER, PUMP_HEADER + "rubbish\n"):
+        assert run_command("run", run_file(tmp_path), stdin=text).returncode == 0
 
 
 def test_unnamed_columns_are_ignored_live_and_in_replay(tmp_path: Path) -> None:
     """A column of row numbers without a name is ignored from a pipe and from a file."""
-    text = HEADER + "".join(f'"{140 + i}",{ROW.format(f"{i}Z")}' for i in range(3))
+    text = PUMP_HEADER + "".join(f'"{140 + i}",{ROW.format(f"{i}Z")}' for i in range(3))
     (tmp_path / "p.csv").write_text(text)
-    live = command("run", run_file(tmp_path), stdin=text)
+    live = run_command("run", run_file(tmp_path), stdin=text)
     assert len(live.stdout.splitlines()) == 3
-    assert live.stdout == command("replay", BUNDLE, tmp_path / "p.csv").stdout
+    assert live.stdout == run_command("replay", BUNDLE, tmp_path / "p.csv").stdout
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", HEADER, "a.csv: no row was applied: there is none"),
+        ("a.csv", PUMP_HEADER, "a.csv: no row was applied: there is none"),
         ("a.jsonl", "", "a.jsonl: no row was applied: there is none"),
         ("a.jsonl", "rubbish\n[]\n", "a.jsonl: no row was applied: 1 parse, 1 type"),
         ("a.csv", "", "a.csv: expected a header of CSV names, got an empty file"),
         ("a.csv", "a,b\n", "a.csv: expected a column 'time' in the header, got a, b"),
-        ("a.csv", HEADER.replace("\n", "\r") + ROW.format("0Z"), "a.csv: expected lines that end with LF or CR LF"),
+        (
+            "a.csv",
+            PUMP_HEADER.replace("\n", "\r") + ROW.format("0Z"),
+            "a.csv: expected lines that end with LF or CR LF",
+        ),
     ],
 )
 def test_a_replay_without_applied_rows_fails(tmp_path: Path, name: str, text: str, words: str) -> None:
     """All rows dropped, no rows, no header or a wrong one: exit code 1 and one line."""
     (tmp_path / name).write_bytes(text.encode())
     for options in ([], ["-q"], ["--json"]):
-        done = command("replay", BUNDLE, name, *options, cwd=tmp_path)
+        done = run_command("replay", BUNDLE, name, *options, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(f"stream-gru: {words}")
 
 
 def test_a_folder_is_rejected_as_a_recording(tmp_path: Path) -> None:
     """The message says what is expected."""
-    done = command("replay", BUNDLE, tmp_path)
+    done = run_command("replay", BUNDLE, tmp_path)
     assert (done.returncode, done.stderr) == (1, f"stream-gru: {tmp_path}: is a folder; expected files\n")
 
 
 def test_file_suffixes_are_case_insensitive(tmp_path: Path) -> None:
     """A compressed table from Windows is accepted."""
-    (tmp_path / "P.CSV.GZ").write_bytes(gzip.compress((HEADER + ROW.format("0Z")).encode()))
-    assert len(command("replay", BUNDLE, tmp_path / "P.CSV.GZ").stdout.splitlines()) == 1
+    (tmp_path / "P.CSV.GZ").write_bytes(gzip.compress((PUMP_HEADER + ROW.format("0Z")).encode()))
+    assert len(run_command("replay", BUNDLE, tmp_path / "P.CSV.GZ").stdout.splitlines()) == 1
 
 
 def test_files_that_share_a_stream_are_reported(tmp_path: Path) -> None:
@@ -195,15 +188,15 @@ def test_files_that_share_a_stream_are_reported(tmp_path: Path) -> None:
     nameless_bundle(bundle)
     for folder in "ab":
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "p.csv").write_text(HEADER + ROW.format("0Z"))
+        (tmp_path / folder / "p.csv").write_text(PUMP_HEADER + ROW.format("0Z"))
     config = run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["*/p.csv"]\n')
     config.write_text(config.read_text().replace(str(BUNDLE), str(bundle)))
     words = f"warning: {tmp_path}/a/p.csv and {tmp_path}/b/p.csv are read as one stream 'p'"
-    for done in (command("run", config), command("replay", bundle, tmp_path / "*" / "p.csv")):
+    for done in (run_command("run", config), run_command("replay", bundle, tmp_path / "*" / "p.csv")):
         assert done.returncode == 0
         assert done.stderr.count("warning") == 1
         assert words in done.stderr
-    assert "warning" not in command("replay", BUNDLE, tmp_path / "*" / "p.csv").stderr
+    assert "warning" not in run_command("replay", BUNDLE, tmp_path / "*" / "p.csv").stderr
 
 
 def nameless_bundle(path: Path) -> None:

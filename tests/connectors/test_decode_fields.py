@@ -21,9 +21,9 @@ from stream_gru.connectors.decoders.field_map import Fields, assemble
 from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.types import DropReason, RawMessage
+from tests.support.batches import NOON_NS
 
 CHANNELS = [ChannelConfig(name="temp", column="T"), ChannelConfig(name="hum")]
-NOON_NS = 1_714_564_800 * 10**9
 
 
 def for_source(*channels: SourceChannelConfig, **keys: object) -> Fields:

@@ -24,8 +24,8 @@ from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.timestamps import to_ns
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 from tests.fuzz.target_decoders import check_sound
+from tests.support.batches import NOON_NS
 
-NOON_NS = to_ns("2024-05-01T12:00:00Z")
 BESIDE: dict[str, Any] = {"dev": "p1", "time": "2024-05-01T12:00:00Z"}
 LAST = 7.0
 

@@ -18,9 +18,8 @@ from stream_gru.connectors.sinks.registry import file_sink
 from stream_gru.connectors.sinks.rotation import put_aside_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
-from tests.support.sink_runs import OUTPUTS, SinkRun, content, folder_content, rows_in
+from tests.support.sink_runs import FILE_NAMES, OUTPUTS, SinkRun, content, folder_content, rows_in
 
-NAMES = ("out.jsonl", "out.csv", "out.jsonl.gz", "out.csv.gz")
 CALLS = ((os, "fsync"), (os, "truncate"), (Path, "rename"), (Path, "unlink"), (Path, "open"))
 
 
@@ -92,7 +91,7 @@ def run_through(folder: Path, name: str, fuse: Fuse, lost: bool = False, rotate_
 
 
 @pytest.mark.parametrize("lost", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FILE_NAMES)
 def test_a_kill_between_any_two_system_calls_changes_no_file(tmp_path: Path, name: str, lost: bool) -> None:
     """With a rotation at every commit: the same files with the same rows, also when the next start is killed too."""
     expected = folder_content(run_through(tmp_path / "whole", name, Fuse()).path.parent)
@@ -204,7 +203,7 @@ def test_a_compressed_file_is_readable_up_to_each_flush_and_whole_after_a_kill(t
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl.gz"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FILE_NAMES)
 def test_a_clean_end_leaves_a_file_that_fits_its_mark(tmp_path: Path, name: str) -> None:
     """Stopping and starting, with and without rows in between, changes nothing that was written."""
     run = SinkRun(tmp_path / name)
@@ -284,7 +283,7 @@ def test_a_quiet_commit_costs_no_sync(tmp_path: Path) -> None:
     run.sink.close()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FILE_NAMES)
 def test_a_file_that_grows_old_in_silence_is_announced_and_put_aside_whole(tmp_path: Path, name: str) -> None:
     """Though no row has come since the last commit, the plan is in a mark before anything is renamed."""
     run = SinkRun(tmp_path / name, rotate_s=60)

@@ -12,9 +12,8 @@ from stream_gru.connectors.sources.fingerprint import Trail, digest
 from stream_gru.connectors.sources.threaded import Queued
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import Position, RawMessage
-from tests.support.source_reading import drain, lines, position_of
+from tests.support.source_reading import TABLE, drain, lines, position_of
 
-TABLE = b"time,flow\n" + b"".join(b"%d,%d\n" % (i, i * 2) for i in range(20_000))
 NEXT = "give the old one back, or begin anew with `stream-gru state reset CONFIG --source pump`"
 
 

@@ -15,9 +15,9 @@ from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
 from stream_gru.core.errors import StateError
 from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import RawMessage
+from tests.support.batches import NOON_NS
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
-NOON_NS = 1_714_564_800 * 10**9
 FIELDS = Fields(InputConfig(time=""), ("temp", "hum"))
 
 

@@ -27,7 +27,7 @@ MESSAGES = [
 ]
 
 
-def drain(source: Source, position: Position | None = None, limit: int = 1000) -> list[RawMessage]:
+def read_log(source: Source, position: Position | None = None, limit: int = 1000) -> list[RawMessage]:
     """All messages."""
     messages: list[RawMessage] = []
     source.open(position)
@@ -44,7 +44,7 @@ def drain(source: Source, position: Position | None = None, limit: int = 1000) -
         return messages
 
 
-def record(path: Path, messages: Sequence[RawMessage]) -> Path:
+def write_log(path: Path, messages: Sequence[RawMessage]) -> Path:
     """A recording of these messages."""
     with RecordingWriter(path, wall_ns=lambda: 1_772_323_200_000_000_000) as writer:
         writer.write(messages)
@@ -73,18 +73,18 @@ any_message = st.builds(
 def test_any_message_comes_back_as_it_was(messages: list[RawMessage], compressed: bool, limit: int) -> None:
     """Whatever its bytes and names, compressed or not; and reading can go on after any of them."""
     with tempfile.TemporaryDirectory() as folder:
-        path = record(Path(folder) / ("a.jsonl.gz" if compressed else "a.jsonl"), messages)
-        back = drain(RecordedSource([path], block=4), limit=limit)
+        path = write_log(Path(folder) / ("a.jsonl.gz" if compressed else "a.jsonl"), messages)
+        back = read_log(RecordedSource([path], block=4), limit=limit)
         assert bare(back) == messages
         for index, message in enumerate(back):
             assert message.position is not None
             assert message.position.name == str(path)
-            assert drain(RecordedSource([path]), message.position) == back[index + 1 :]
+            assert read_log(RecordedSource([path]), message.position) == back[index + 1 :]
 
 
 def test_a_recording_can_be_read_by_people(tmp_path: Path) -> None:
     """JSON lines; text is text; what is empty is left out; the position is where the line ends."""
-    path = record(tmp_path / "a.jsonl", MESSAGES)
+    path = write_log(tmp_path / "a.jsonl", MESSAGES)
     assert isinstance(RecordedSource([path]), Source)
     assert RecordedSource([path]).health().connected
     first, *lines = path.read_bytes().splitlines(keepends=True)
@@ -97,19 +97,19 @@ def test_a_recording_can_be_read_by_people(tmp_path: Path) -> None:
     }
     assert json.loads(lines[2])["payload"] == {"base64": "/wA="}
     assert json.loads(lines[3]) == {"source": "port", "key": "port", "fault": "overlong_line"}
-    (message, *_) = drain(RecordedSource([path]))
+    (message, *_) = read_log(RecordedSource([path]))
     before = first + lines[0]
     assert message.position == Position(str(path), len(before), f"{zlib.crc32(before):08x} -")
 
 
 def test_several_recordings_are_read_in_order(tmp_path: Path) -> None:
     """Patterns too; a position in one goes on with the next; one of another input is refused."""
-    paths = [record(tmp_path / f"{name}.jsonl", MESSAGES[:2]) for name in "ab"]
-    back = drain(RecordedSource([tmp_path / "*.jsonl"]))
+    paths = [write_log(tmp_path / f"{name}.jsonl", MESSAGES[:2]) for name in "ab"]
+    back = read_log(RecordedSource([tmp_path / "*.jsonl"]))
     assert [message.position.name for message in back if message.position] == [str(paths[i]) for i in (0, 0, 1, 1)]
-    assert drain(RecordedSource(paths), back[1].position) == back[2:]
+    assert read_log(RecordedSource(paths), back[1].position) == back[2:]
     with pytest.raises(DataError, match="no longer among the input"):
-        drain(RecordedSource(paths), Position("c.jsonl", 1))
+        read_log(RecordedSource(paths), Position("c.jsonl", 1))
     with pytest.raises(DataError, match=r"c\.jsonl: no such file"):
         RecordedSource([tmp_path / "c.jsonl"]).open(None)
 
@@ -128,11 +128,11 @@ def test_a_half_written_end_is_left_out_with_a_warning(
     writer.close()
     whole = path.read_bytes()
     path.write_bytes(flushed)
-    assert bare(drain(RecordedSource([path]))) == MESSAGES
+    assert bare(read_log(RecordedSource([path]))) == MESSAGES
     assert bool(caplog.records) == name.endswith(".gz")
     path.write_bytes(whole[:-9] if name.endswith("gz") else whole[:-5])
     caplog.clear()
-    assert bare(drain(RecordedSource([path]))) == (MESSAGES if name.endswith("gz") else MESSAGES[:-1])
+    assert bare(read_log(RecordedSource([path]))) == (MESSAGES if name.endswith("gz") else MESSAGES[:-1])
     assert f"{name}:{7 if name.endswith('gz') else 6}: the last line is half written" in caplog.text
 
 
@@ -153,12 +153,12 @@ def test_a_half_written_end_is_left_out_with_a_warning(
 )
 def test_a_damaged_line_is_told_with_its_number(line: bytes, said: str, tmp_path: Path) -> None:
     """Where it is and what is wrong, also when reading goes on after a position."""
-    path = record(tmp_path / "a.jsonl", MESSAGES[:1])
+    path = write_log(tmp_path / "a.jsonl", MESSAGES[:1])
     good = path.read_bytes()
     path.write_bytes(good + line + b"\n" + good.splitlines(keepends=True)[1])
     for position in (None, Position(str(path), len(good))):
         with pytest.raises(DataError, match=rf"a\.jsonl:3: {said}"):
-            drain(RecordedSource([path]), position)
+            read_log(RecordedSource([path]), position)
 
 
 def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
@@ -170,13 +170,13 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=said):
-            drain(RecordedSource([path]))
+            read_log(RecordedSource([path]))
     (tmp_path / "b.jsonl.gz").write_text("plain")
     with pytest.raises(DataError, match=r"b\.jsonl\.gz: cannot be read"):
-        drain(RecordedSource([tmp_path / "b.jsonl.gz"]))
+        read_log(RecordedSource([tmp_path / "b.jsonl.gz"]))
     path.write_bytes(b'{"stream_gru_recording": 1, "created": "\xff"}\n')
     with pytest.raises(DataError, match=r"a\.jsonl:1: expected a recording made by"):
-        drain(RecordedSource([path]))
+        read_log(RecordedSource([path]))
 
 
 def test_a_message_too_large_for_a_line_is_recorded_as_too_large(tmp_path: Path) -> None:
@@ -188,12 +188,12 @@ def test_a_message_too_large_for_a_line_is_recorded_as_too_large(tmp_path: Path)
         writer.write([large, dense])
     assert writer.too_large == 1
     fault = RawMessage(b"", "k", arrival_ns=9, fault=DropReason.TOO_LARGE, source="s")
-    assert bare(drain(RecordedSource([path]))) == [fault, dense]
+    assert bare(read_log(RecordedSource([path]))) == [fault, dense]
 
 
 def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
     """An existing file is refused, a folder that is not there is told."""
-    path = record(tmp_path / "a.jsonl", [])
+    path = write_log(tmp_path / "a.jsonl", [])
     with pytest.raises(ConfigError, match=r"a\.jsonl: is there already"):
         RecordingWriter(path).open()
     with pytest.raises(SinkUnavailable, match="cannot be written: No such file or directory"):
@@ -225,13 +225,13 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
 def test_a_recording_that_changed_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     """Any byte before the place counts; one that has grown goes on, one that is shorter or gone is told."""
-    path = record(tmp_path / "a.jsonl", MESSAGES[:2])
+    path = write_log(tmp_path / "a.jsonl", MESSAGES[:2])
     whole = path.read_bytes()
-    position = drain(RecordedSource([path]))[-1].position
+    position = read_log(RecordedSource([path]))[-1].position
     assert position is not None
-    longer = record(tmp_path / "b.jsonl", MESSAGES).read_bytes()
+    longer = write_log(tmp_path / "b.jsonl", MESSAGES).read_bytes()
     path.write_bytes(longer)
-    assert bare(drain(RecordedSource([path]), position)) == MESSAGES[2:]
+    assert bare(read_log(RecordedSource([path]), position)) == MESSAGES[2:]
     for text, why in (
         (whole.replace(b"shop", b"ship", 1), "the text before that place is another one"),
         (whole[:-5], "no line ends there"),
@@ -250,9 +250,9 @@ def test_a_recording_that_changed_is_refused_when_it_is_opened(tmp_path: Path) -
 def test_a_recording_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing comes again, and how to begin anew is told."""
     caplog.set_level(logging.INFO)
-    path = record(tmp_path / "a.jsonl", MESSAGES)
-    position = drain(RecordedSource([path]))[-1].position
+    path = write_log(tmp_path / "a.jsonl", MESSAGES)
+    position = read_log(RecordedSource([path]))[-1].position
     assert not caplog.records
-    assert drain(RecordedSource([path], name="tape"), position) == []
+    assert read_log(RecordedSource([path], name="tape"), position) == []
     assert "tape: was read to its end before" in caplog.text
     assert "`stream-gru state reset CONFIG --source tape`" in caplog.text

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,40 +18,9 @@ from stream_gru.connectors.sources.files import FileSource, expand, file_format,
 from stream_gru.connectors.sources.registry import build_source, replay_format
 from stream_gru.connectors.sources.stdin import StdinSource
 from stream_gru.connectors.sources.threaded import Queued
-from stream_gru.core.errors import ConfigError, DataError, EndOfInput, SourceUnavailable
-from stream_gru.core.types import Position, RawMessage
-
-
-def drain(source: FileSource | StdinSource, position: Position | None = None) -> list[RawMessage]:
-    """All messages."""
-    messages: list[RawMessage] = []
-    source.open(position)
-    try:
-        while True:
-            messages += source.poll(1, 1.0)
-    except EndOfInput:
-        source.close()
-        return messages
-
-
-def through_pipe(chunks: Sequence[bytes], header: bool) -> list[RawMessage]:
-    """What standard input makes of bytes that arrive in these portions."""
-    reader, writer = os.pipe()
-    source = StdinSource(header, reader, wall_ns=lambda: 7)
-    source.open(None)
-    messages: list[RawMessage] = []
-    try:
-        for chunk in chunks:
-            if chunk:
-                os.write(writer, chunk)
-                messages += source.poll(1000, 1.0)
-        os.close(writer)
-        while True:
-            messages += source.poll(1000, 1.0)
-    except EndOfInput:
-        return messages
-    finally:
-        os.close(reader)
+from stream_gru.core.errors import ConfigError, DataError, SourceUnavailable
+from stream_gru.core.types import Position
+from tests.support.source_reading import drain, through_pipe
 
 
 @given(st.lists(st.binary(max_size=12).map(lambda b: b.replace(b"x", b"\n")), max_size=8), st.booleans())

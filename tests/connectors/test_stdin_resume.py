@@ -12,9 +12,7 @@ import pytest
 from stream_gru.connectors.sources.stdin import StdinSource
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import Position, RawMessage
-from tests.support.source_reading import drain, lines, pipe, position_of, through_pipe
-
-TABLE = b"time,flow\n" + b"".join(b"%d,%d\n" % (i, i * 2) for i in range(20_000))
+from tests.support.source_reading import TABLE, drain, lines, pipe, position_of, through_pipe
 
 
 def portions(text: bytes) -> list[bytes]:

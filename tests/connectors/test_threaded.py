@@ -61,7 +61,7 @@ class Scripted:
         return step or 0
 
 
-def queued(
+def threaded(
     source: Source,
     queue_size: int = 100,
     queue_bytes: int = 9999,
@@ -83,7 +83,7 @@ def queued(
     )
 
 
-def drain(source: Source) -> tuple[list[int], BaseException]:
+def drain_to_error(source: Source) -> tuple[list[int], BaseException]:
     """All messages, and what ended them."""
     numbers: list[int] = []
     for _ in range(10_000):
@@ -96,10 +96,10 @@ def drain(source: Source) -> tuple[list[int], BaseException]:
 
 def test_messages_come_in_order_and_then_the_end() -> None:
     """What the inner source gave is given, then the end, each time."""
-    source = queued(Scripted(None, 3, 0, 100, EndOfInput()), queue_size=7)
+    source = threaded(Scripted(None, 3, 0, 100, EndOfInput()), queue_size=7)
     assert isinstance(source, Source)
     source.open(None)
-    numbers, end = drain(source)
+    numbers, end = drain_to_error(source)
     assert numbers == list(range(1, 104))
     assert isinstance(end, EndOfInput)
     for _ in range(3):
@@ -114,9 +114,9 @@ def test_a_lost_source_is_found_again(caplog: pytest.LogCaptureFixture) -> None:
     gone, asleep = "no such device", SourceUnavailable("asleep")
     tries = [SourceUnavailable(gone) for _ in range(5)]
     inner = Scripted(*tries, None, 2, SourceUnavailable(gone), asleep, asleep, None, 1, EndOfInput())
-    source = queued(inner)
+    source = threaded(inner)
     source.open(Position("s", 9))
-    assert drain(source)[0] == [1, 2, 3]
+    assert drain_to_error(source)[0] == [1, 2, 3]
     assert inner.opened == [Position("s", 9)] * 6 + [Position("s", 2)] * 3
     assert source.health().reconnects == 1  # the first time it was found, not found again
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -139,9 +139,9 @@ def test_pauses_double_up_to_the_longest_and_are_short_again_after_a_message() -
         return False
 
     lost = SourceUnavailable("x")
-    source = queued(Scripted(*[lost] * 6, None, lost, None, 1, lost, None, EndOfInput()), wait=wait)
+    source = threaded(Scripted(*[lost] * 6, None, lost, None, 1, lost, None, EndOfInput()), wait=wait)
     source.open(None)
-    drain(source)
+    drain_to_error(source)
     for pause, longest in zip(pauses, [0.5, 1, 2, 4, 8, 8, 8, 0.5], strict=True):
         assert longest / 2 <= pause <= longest
     source.close()
@@ -153,9 +153,9 @@ def test_without_retrying_a_loss_is_told() -> None:
         (Scripted(SourceUnavailable("x")), []),
         (Scripted(None, 2, SourceUnavailable("x")), [1, 2]),
     ):
-        source = queued(inner, retry=False)
+        source = threaded(inner, retry=False)
         source.open(None)
-        numbers, error = drain(source)
+        numbers, error = drain_to_error(source)
         assert (numbers, type(error)) == (expected, SourceUnavailable)
         source.close()
 
@@ -164,9 +164,9 @@ def test_without_retrying_a_loss_is_told() -> None:
 def test_other_errors_reach_the_loop(error: Exception) -> None:
     """Neither a useless input nor a bug stays in the thread."""
     for inner, expected in ((Scripted(error), []), (Scripted(None, 2, error), [1, 2])):
-        source = queued(inner)
+        source = threaded(inner)
         source.open(None)
-        assert drain(source) == (expected, error)
+        assert drain_to_error(source) == (expected, error)
         source.close()
         assert inner.closed == 1
 
@@ -179,17 +179,17 @@ def test_an_error_while_closing_reaches_the_loop_unless_there_was_one_before() -
             raise ZeroDivisionError("a bug in closing")
 
     for script, expected in ((DataError("useless"), DataError), (EndOfInput(), EndOfInput)):
-        source = queued(Stuck(None, 1, script))
+        source = threaded(Stuck(None, 1, script))
         source.open(None)
-        numbers, error = drain(source)
+        numbers, error = drain_to_error(source)
         assert (numbers, type(error)) == ([1], expected)
         source.close()
     stopped = Stuck(None, 1)
-    source = queued(stopped)
+    source = threaded(stopped)
     source.open(None)
     stopped.quiet.wait(5)
     source.close()
-    numbers, error = drain(source)
+    numbers, error = drain_to_error(source)
     assert (numbers, type(error)) == ([1], ZeroDivisionError)
 
 
@@ -197,7 +197,7 @@ def test_an_error_while_closing_reaches_the_loop_unless_there_was_one_before() -
 def test_a_full_queue_makes_the_source_wait_and_closing_ends_that(bounds: dict[str, Any]) -> None:
     """No more than the bounds is held, nothing is dropped, and a waiting thread can be stopped."""
     inner = Scripted(None, 9)
-    source = queued(inner, **bounds)
+    source = threaded(inner, **bounds)
     source.open(None)
     wait_for(lambda: source.health().queued == 4)  # one is the inner source's
     assert source.health().queued_bytes == 3
@@ -210,7 +210,7 @@ def test_a_full_queue_makes_the_source_wait_and_closing_ends_that(bounds: dict[s
 def test_it_can_be_closed_at_any_time_and_opened_again() -> None:
     """Before it was opened, twice, and during a pause."""
     inner = Scripted(None, 1)
-    source = queued(inner)
+    source = threaded(inner)
     source.close()
     source.open(None)
     source.poll(1, 5.0)
@@ -240,7 +240,7 @@ def test_a_thread_that_hangs_is_left_alone_and_not_doubled(
             entered.set()
             release.wait(10)
 
-    source = queued(Hanging())
+    source = threaded(Hanging())
     source.open(None)
     assert entered.wait(5)
     source.close()
@@ -256,16 +256,16 @@ def test_a_thread_that_hangs_is_left_alone_and_not_doubled(
 def test_the_bell_rings_for_messages_and_for_the_end() -> None:
     """A loop that sleeps is woken for each."""
     rung: list[int] = []
-    source = queued(Scripted(None, 2, EndOfInput()), bell=lambda: rung.append(1))
+    source = threaded(Scripted(None, 2, EndOfInput()), bell=lambda: rung.append(1))
     source.open(None)
-    drain(source)
+    drain_to_error(source)
     wait_for(lambda: len(rung) == 3)
     source.close()
 
 
 def test_messages_say_which_source_they_are_of() -> None:
     """A source that does not write its name gets it here, where messages of several meet."""
-    source = queued(Scripted(None, 1))
+    source = threaded(Scripted(None, 1))
     source.open(None)
     assert source.poll(1, 5.0) == [RawMessage(b"1", position=Position("s", 1), source="s")]
     source.close()
@@ -274,7 +274,7 @@ def test_messages_say_which_source_they_are_of() -> None:
 def test_commits_and_figures_are_those_of_the_source() -> None:
     """A position goes through; the queue's figures are added to the source's own."""
     inner = Scripted(None, 2)
-    source = queued(inner)
+    source = threaded(inner)
     assert not source.health().connected
     source.open(None)
     inner.quiet.wait(5)

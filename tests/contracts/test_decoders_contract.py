@@ -173,12 +173,12 @@ def decoder(kind: str, **options: str) -> Decoder:
     )
 
 
-def decode(kind: str, messages: Sequence[RawMessage], **options: str) -> SampleBatch:
+def decode_records(kind: str, messages: Sequence[RawMessage], **options: str) -> SampleBatch:
     """Decode with the columns of RECORDS."""
     return decoder(kind, **options).decode(messages)
 
 
-def said(batch: SampleBatch) -> list[tuple[object, ...]]:
+def record_rows(batch: SampleBatch) -> list[tuple[object, ...]]:
     """All rows as plain values."""
     assert batch.device_seq is not None
     assert batch.label is not None
@@ -201,7 +201,7 @@ def check_is_a_decoder(kind: str) -> None:
 
 def check_reads_every_column(kind: str) -> None:
     """Rows stand in order of arrival with all that was said of them; missing is NaN, -1 or None."""
-    rows = said(decode(kind, MESSAGES[kind](RECORDS), **OPTIONS))
+    rows = record_rows(decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS))
     for record, (stream, time, values, seq, label, flag, _) in zip(RECORDS, rows, strict=True):
         assert (stream, label, flag) == (record["pump"], record["mode"], record["restart"])
         assert time == to_ns(record["time"])
@@ -213,27 +213,29 @@ def check_reads_every_column(kind: str) -> None:
 
 def check_agrees_with_csv(kind: str) -> None:
     """All formats mean the same by the same records, sequence keys included."""
-    assert said(decode(kind, MESSAGES[kind](RECORDS), **OPTIONS)) == said(
-        decode("csv", csv_messages(RECORDS), **OPTIONS)
+    assert record_rows(decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS)) == record_rows(
+        decode_records("csv", csv_messages(RECORDS), **OPTIONS)
     )
 
 
 def check_messages_do_not_matter(kind: str) -> None:
     """A message for each record gives what one message gives, bit for bit."""
     single = [message for record in RECORDS for message in MESSAGES[kind]([record])]
-    assert said(decode(kind, single, **OPTIONS)) == said(decode(kind, MESSAGES[kind](RECORDS), **OPTIONS))
+    assert record_rows(decode_records(kind, single, **OPTIONS)) == record_rows(
+        decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS)
+    )
 
 
 def check_nothing_is_an_empty_batch(kind: str) -> None:
     """No messages, no rows, but as many channels as ever."""
-    batch = decode(kind, [])
+    batch = decode_records(kind, [])
     assert (batch.values.shape, batch.received) == ((0, 2), 0)
 
 
 def check_columns_have_their_types(kind: str) -> None:
     """All columns are equally long and of the type that `SampleBatch` promises."""
     for rows in (RECORDS, RECORDS[:1], [{**RECORDS[0], "time": None}]):
-        batch = decode(kind, MESSAGES[kind](rows), **OPTIONS)
+        batch = decode_records(kind, MESSAGES[kind](rows), **OPTIONS)
         dtypes = {
             "stream_index": np.int32, "time_ns": np.int64, "values": np.float32, "device_seq": np.int64,
             "label": np.int32, "reset": np.bool_, "episode": np.int64,
@@ -247,16 +249,18 @@ def check_columns_have_their_types(kind: str) -> None:
 def check_missing_times_are_counted(kind: str) -> None:
     """A row without a time is one reject, and harms no row beside it."""
     rows = [{**record, "time": None} if i % 5 == 0 else record for i, record in enumerate(RECORDS)]
-    batch = decode(kind, MESSAGES[kind](rows), **OPTIONS)
+    batch = decode_records(kind, MESSAGES[kind](rows), **OPTIONS)
     assert dict(batch.rejected) == {DropReason.MISSING_FIELD: 4}
-    assert said(batch) == [row for i, row in enumerate(said(decode(kind, MESSAGES[kind](RECORDS), **OPTIONS))) if i % 5]
+    assert record_rows(batch) == [
+        row for i, row in enumerate(record_rows(decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS))) if i % 5
+    ]
 
 
 def check_absent_optional_columns_are_missing_in_each_row(kind: str) -> None:
     """A column that was asked for and is not there is missing everywhere, and no reason to drop a row."""
     rows = [{k: v for k, v in r.items() if k in ("time", "pump", "flow", "level")} for r in RECORDS]
-    batch = decode(kind, MESSAGES[kind](rows), **OPTIONS)
-    assert {row[3:] for row in said(batch)} == {(-1, None, False, -1)}
+    batch = decode_records(kind, MESSAGES[kind](rows), **OPTIONS)
+    assert {row[3:] for row in record_rows(batch)} == {(-1, None, False, -1)}
     assert not batch.rejected
 
 
@@ -265,9 +269,9 @@ def check_an_absent_channel_is_told(kind: str) -> None:
     rows = [{k: v for k, v in r.items() if k != "level"} | {"flow": 1.5} for r in RECORDS]
     if kind in ("csv", "parquet"):
         with pytest.raises(DataError, match="p: expected a column 'level'"):
-            decode(kind, MESSAGES[kind](rows))
+            decode_records(kind, MESSAGES[kind](rows))
         return
-    batch = decode(kind, MESSAGES[kind](rows))
+    batch = decode_records(kind, MESSAGES[kind](rows))
     assert np.isnan(batch.values[:, 1]).all()
     assert dict(batch.rejected) == ({DropReason.MISSING_FIELD: 20} if kind == "json_vector" else {})
 
@@ -283,7 +287,7 @@ def check_damaged_bytes_raise_only_data_error(kind: str) -> None:
             damaged[place] = rng.integers(256)
         payload = bytes(damaged[: rng.integers(1, len(damaged) + 1)] if rng.random() < 0.3 else damaged)
         try:
-            batch = decode(kind, [RawMessage(payload, "p", message.header)], **OPTIONS)
+            batch = decode_records(kind, [RawMessage(payload, "p", message.header)], **OPTIONS)
         except DataError:
             continue
         assert batch.received == len(batch) + sum(batch.rejected.values())
@@ -293,17 +297,17 @@ def check_a_fault_is_one_reject(kind: str) -> None:
     """A message with a fault is not looked at, harms nothing, and is counted under its reason."""
     good = MESSAGES[kind](RECORDS)
     faulty = [replace(message, fault=DropReason.TOO_LARGE) for message in good]
-    batch = decode(kind, [*faulty, *good], **OPTIONS)
+    batch = decode_records(kind, [*faulty, *good], **OPTIONS)
     assert dict(batch.rejected) == {DropReason.TOO_LARGE: len(good)}
-    assert said(batch) == said(decode(kind, good, **OPTIONS))
+    assert record_rows(batch) == record_rows(decode_records(kind, good, **OPTIONS))
 
 
 def check_arrivals_stay_with_their_rows(kind: str) -> None:
     """Each row tells when its message came; in recordings nobody knows."""
     good = [message for record in RECORDS for message in MESSAGES[kind]([record])]
-    assert decode(kind, good, **OPTIONS).arrival_ns is None
+    assert decode_records(kind, good, **OPTIONS).arrival_ns is None
     live = [replace(message, arrival_ns=to_ns(START) + i) for i, message in enumerate(good)]
-    arrival_ns = decode(kind, live, **OPTIONS).arrival_ns
+    arrival_ns = decode_records(kind, live, **OPTIONS).arrival_ns
     assert arrival_ns is not None
     assert arrival_ns.tolist() == [to_ns(START) + i for i in range(20)]
 
@@ -311,7 +315,7 @@ def check_arrivals_stay_with_their_rows(kind: str) -> None:
 def check_a_clock_far_ahead_is_refused(kind: str) -> None:
     """A live row more than a day after its arrival would block its stream; a recording knows of no arrival."""
     late = [replace(message, arrival_ns=to_ns(START) - 86_400 * 10**9) for message in MESSAGES[kind](RECORDS)]
-    batch = decode(kind, late, **OPTIONS)
+    batch = decode_records(kind, late, **OPTIONS)
     assert dict(batch.rejected) == {DropReason.TIMESTAMP: 19}
     assert len(batch) == 1
 
@@ -323,9 +327,9 @@ def check_streams_are_named_by_keys(kind: str) -> None:
         for key, record in zip(["a", "b", "c+", "a"], RECORDS, strict=False)
         for message in MESSAGES[kind]([record])
     ]
-    batch = decode(kind, messages)
+    batch = decode_records(kind, messages)
     assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b", "c_", "a"]
-    batch = decode(kind, [replace(message, arrival_ns=to_ns(START)) for message in messages])
+    batch = decode_records(kind, [replace(message, arrival_ns=to_ns(START)) for message in messages])
     assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b", "a"]
     assert dict(batch.rejected) == {DropReason.BAD_STREAM_ID: 1}
 
@@ -333,13 +337,13 @@ def check_streams_are_named_by_keys(kind: str) -> None:
 CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
 
 
-def _row(kind: str) -> object:
+def _format_row(kind: str) -> object:
     missing = kind == "parquet" and find_spec("pyarrow") is None
     return pytest.param(kind, marks=pytest.mark.skipif(missing, reason="pyarrow is not installed"))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("kind", [_row(kind) for kind in sorted(MESSAGES)])
+@pytest.mark.parametrize("kind", [_format_row(kind) for kind in sorted(MESSAGES)])
 def test_decoder_contract(kind: str, check: Callable[[str], None]) -> None:
     """Every decoder honours every clause."""
     check(kind)
@@ -406,7 +410,7 @@ def test_any_bytes_are_rejects_and_harm_no_message_beside_them(kind: str) -> Non
 def test_a_channel_that_nobody_knows_is_a_reject(kind: str) -> None:
     """Where a topic names the channel, one that the model has not is counted as such (tables name their own)."""
     messages = [replace(message, channel="door") for message in live_messages(kind)]
-    assert dict(decode(kind, messages, **OPTIONS).rejected) == {DropReason.UNKNOWN_STREAM: len(messages)}
+    assert dict(decode_records(kind, messages, **OPTIONS).rejected) == {DropReason.UNKNOWN_STREAM: len(messages)}
 
 
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
@@ -421,7 +425,7 @@ def test_arrow_instants_out_of_range_harm_no_other_row(unit: str) -> None:
     buffer = io.BytesIO()
     with pa.ipc.new_stream(buffer, table.schema) as writer:
         writer.write_batch(table)
-    batch = decode("parquet", [RawMessage(buffer.getvalue(), "p")])
+    batch = decode_records("parquet", [RawMessage(buffer.getvalue(), "p")])
     assert batch.time_ns.tolist() == [1_714_564_800 * 10**9]
     assert dict(batch.rejected) == {DropReason.MISSING_FIELD: 1, DropReason.TIMESTAMP: 2}
 
@@ -447,7 +451,7 @@ def test_arrow_columns_of_a_type_no_field_has_are_rejects(name: str, kind: str) 
     buffer = io.BytesIO()
     with pa.ipc.new_stream(buffer, table.schema) as writer:
         writer.write_batch(table)
-    batch = decode("parquet", [RawMessage(buffer.getvalue(), "p")], **OPTIONS)
+    batch = decode_records("parquet", [RawMessage(buffer.getvalue(), "p")], **OPTIONS)
     missing = {DropReason.MISSING_FIELD: 1} if name == "pump" else {}
     assert dict(batch.rejected) == {DropReason.TYPE: 1, **missing}
     assert len(batch) == 1 - len(missing)
@@ -467,6 +471,6 @@ def test_arrow_dates_are_instants() -> None:
         buffer = io.BytesIO()
         with pa.ipc.new_stream(buffer, table.schema) as writer:
             writer.write_batch(table)
-        batch = decode("parquet", [RawMessage(buffer.getvalue(), "p")])
+        batch = decode_records("parquet", [RawMessage(buffer.getvalue(), "p")])
         assert batch.time_ns.tolist() == expected
         assert dict(batch.rejected) == {rejected: 2 - len(expected), DropReason.MISSING_FIELD: 1}

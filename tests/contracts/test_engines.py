@@ -12,12 +12,11 @@ import pytest
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32
 from stream_gru.model.engines.registry import ENGINES, load_engine
-from tests.support.models import random_inputs
+from tests.support.models import TOLERANCE, random_inputs
 from tests.support.reference_models import Reference, load_reference, reference_names
 
 PACKAGES = {"litert": ("ai_edge_litert",), "keras": ("tensorflow",), "onnx": ("onnx", "onnxruntime")}
 EXACT = {"litert"}  # bit for bit, however the rows are batched
-TOLERANCE = 2e-5  # engineering units; the reference models' outputs lie within +-40
 # Every padded size, its neighbours, and sizes between; the export tests run through all of 1..257.
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64, 100, 127, 128, 129, 200, 255, 256, 257)
 

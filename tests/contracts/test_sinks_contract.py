@@ -30,7 +30,7 @@ OUTPUTS = toy_pipeline().process(batch(["p", "q"] * 10, [i // 2 for i in range(2
 
 
 @dataclass
-class Case:
+class SinkCase:
     """A sink that is not open yet, its form, and a look at what it wrote."""
 
     sink: Sink
@@ -43,43 +43,43 @@ SUFFIXES = {"line_protocol": "lp"}
 
 
 @contextmanager
-def file_case(form: str, compressed: bool) -> Iterator[Case]:
+def file_sink_case(form: str, compressed: bool) -> Iterator[SinkCase]:
     """A file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"out.{SUFFIXES.get(form, form)}{'.gz' if compressed else ''}"
         read = (lambda: gzip.decompress(path.read_bytes())) if compressed else path.read_bytes
-        yield Case(file_sink(path, append=True), form, read, path.exists)
+        yield SinkCase(file_sink(path, append=True), form, read, path.exists)
 
 
 @contextmanager
-def stdout_case(form: str) -> Iterator[Case]:
+def stdout_case(form: str) -> Iterator[SinkCase]:
     """A stream in place of standard output."""
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
         sink = StdoutSink(ENCODERS[form](), file.file)
-        yield Case(sink, form, path.read_bytes, lambda: path.stat().st_size > 0)
+        yield SinkCase(sink, form, path.read_bytes, lambda: path.stat().st_size > 0)
 
 
 @contextmanager
-def throttled_case() -> Iterator[Case]:
+def throttled_case() -> Iterator[SinkCase]:
     """A file behind a throttle that lets every output of this test through: one each nanosecond."""
-    with file_case("jsonl", False) as case:
+    with file_sink_case("jsonl", False) as case:
         case.sink = Throttled(case.sink, "interval", 1e-9)
         yield case
 
 
 @contextmanager
-def influx_case() -> Iterator[Case]:
+def influx_case() -> Iterator[SinkCase]:
     """A server on this machine."""
     with influx_server(204) as server:
         sink = InfluxSink(InfluxSinkConfig(url=server.url, when_full="block"))
-        yield Case(sink, "line_protocol", lambda: server.rows, lambda: bool(server.asked))
+        yield SinkCase(sink, "line_protocol", lambda: server.rows, lambda: bool(server.asked))
         sink.close()
 
 
-SINKS: dict[str, Callable[[], AbstractContextManager[Case]]] = {
-    **{f"file_{form}": partial(file_case, form, False) for form in ENCODERS},
-    **{f"file_{form}_gz": partial(file_case, form, True) for form in ENCODERS},
+SINKS: dict[str, Callable[[], AbstractContextManager[SinkCase]]] = {
+    **{f"file_{form}": partial(file_sink_case, form, False) for form in ENCODERS},
+    **{f"file_{form}_gz": partial(file_sink_case, form, True) for form in ENCODERS},
     **{f"stdout_{form}": partial(stdout_case, form) for form in ENCODERS},
     "throttled": throttled_case,
     "influx": influx_case,
@@ -99,17 +99,17 @@ def expected(form: str, *batches: PredictionBatch) -> bytes:
     return encoder.header(OUTPUTS.spec) + b"".join(encoder.encode(outs) for outs in batches)
 
 
-def check_is_a_sink(case: Case) -> None:
+def check_is_a_sink(case: SinkCase) -> None:
     """It has the methods."""
     assert isinstance(case.sink, Sink)
 
 
-def check_constructor_touches_nothing(case: Case) -> None:
+def check_constructor_touches_nothing(case: SinkCase) -> None:
     """Before open nothing is created or written."""
     assert not case.touched()
 
 
-def check_rows_in_order(case: Case) -> None:
+def check_rows_in_order(case: SinkCase) -> None:
     """What was written stands there, in order, after one header."""
     case.sink.open(None)
     case.sink.write(OUTPUTS)
@@ -119,7 +119,7 @@ def check_rows_in_order(case: Case) -> None:
     assert case.content() == expected(case.form, OUTPUTS, OUTPUTS)
 
 
-def check_batches_do_not_matter(case: Case) -> None:
+def check_batches_do_not_matter(case: SinkCase) -> None:
     """Row by row gives the same bytes as all at once; commits between do not change the text."""
     case.sink.open(None)
     for row in range(len(OUTPUTS)):
@@ -131,7 +131,7 @@ def check_batches_do_not_matter(case: Case) -> None:
     assert case.content() == expected(case.form, OUTPUTS)
 
 
-def check_empty_batches_write_no_row(case: Case) -> None:
+def check_empty_batches_write_no_row(case: SinkCase) -> None:
     """A batch without rows is nothing."""
     case.sink.open(None)
     case.sink.write(part(OUTPUTS, slice(0, 0)))
@@ -141,7 +141,7 @@ def check_empty_batches_write_no_row(case: Case) -> None:
     assert case.content() == expected(case.form, OUTPUTS)
 
 
-def check_each_flush_tells_what_is_new(case: Case) -> None:
+def check_each_flush_tells_what_is_new(case: SinkCase) -> None:
     """A longer file, or outputs that the store shall keep; without anything new the same mark, and no output twice."""
     case.sink.open(SinkCheckpoint())
     first = commit(case.sink)
@@ -157,7 +157,7 @@ def check_each_flush_tells_what_is_new(case: Case) -> None:
     case.sink.close()
 
 
-def check_an_empty_store_is_as_good_as_none(case: Case) -> None:
+def check_an_empty_store_is_as_good_as_none(case: SinkCase) -> None:
     """At the first start nothing is kept."""
     case.sink.open(SinkCheckpoint())
     commit(case.sink)
@@ -167,7 +167,7 @@ def check_an_empty_store_is_as_good_as_none(case: Case) -> None:
     assert case.content() == expected(case.form, OUTPUTS)
 
 
-def check_ready_for_the_first_rows(case: Case) -> None:
+def check_ready_for_the_first_rows(case: SinkCase) -> None:
     """What is open and empty has room, and has it again when everything is out."""
     case.sink.open(None)
     assert case.sink.ready()
@@ -178,7 +178,7 @@ def check_ready_for_the_first_rows(case: Case) -> None:
     case.sink.close()
 
 
-def check_a_closed_sink_has_nothing_to_say(case: Case) -> None:
+def check_a_closed_sink_has_nothing_to_say(case: SinkCase) -> None:
     """A commit behind the end is quiet: there may be answers that the store shall hear of, but no rows."""
     case.sink.open(None)
     case.sink.write(OUTPUTS)
@@ -189,7 +189,7 @@ def check_a_closed_sink_has_nothing_to_say(case: Case) -> None:
     assert case.content() == expected(case.form, OUTPUTS)
 
 
-def check_close_twice(case: Case) -> None:
+def check_sink_closes_twice(case: SinkCase) -> None:
     """Closing twice, or without having been opened, is quiet."""
     case.sink.close()
     case.sink.open(None)
@@ -197,7 +197,7 @@ def check_close_twice(case: Case) -> None:
     case.sink.close()
 
 
-def check_write_unopened_file(case: Case) -> None:
+def check_write_unopened_file(case: SinkCase) -> None:
     """Writing to what is not open is SinkUnavailable (a given stream is open)."""
     if isinstance(case.sink, StdoutSink):
         return
@@ -210,7 +210,7 @@ CHECKS = [value for name, value in sorted(globals().items()) if name.startswith(
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", sorted(SINKS))
-def test_sink_contract(name: str, check: Callable[[Case], None]) -> None:
+def test_sink_contract(name: str, check: Callable[[SinkCase], None]) -> None:
     """Every sink honours every clause."""
     with SINKS[name]() as case:
         check(case)

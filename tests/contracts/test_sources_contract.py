@@ -21,16 +21,17 @@ from stream_gru.connectors.sources.stdin import StdinSource
 from stream_gru.core.errors import DataError, EndOfInput
 from stream_gru.core.protocols import Source
 from stream_gru.core.types import Position, RawMessage
+from tests.support.source_reading import drain
 
-ROWS = 2000
-LINES = {
-    "csv": ["time,flow", *(f"{i},{i * 2}" for i in range(ROWS))],
-    "jsonl": [f'{{"time":{i},"flow":{i * 2}}}' for i in range(ROWS)],
+RECORD_COUNT = 2000
+RECORDS = {
+    "csv": ["time,flow", *(f"{i},{i * 2}" for i in range(RECORD_COUNT))],
+    "jsonl": [f'{{"time":{i},"flow":{i * 2}}}' for i in range(RECORD_COUNT)],
 }
 
 
 @dataclass
-class Case:
+class SourceCase:
     """A fresh source for each call of ``make``, its format, and whether it can continue after a position."""
 
     make: Callable[[], Source]
@@ -41,100 +42,90 @@ class Case:
 
 
 @contextmanager
-def file_case(kind: str, compressed: bool) -> Iterator[Case]:
+def file_source(kind: str, compressed: bool) -> Iterator[SourceCase]:
     """Two files, the second one without an end of its last line."""
     with tempfile.TemporaryDirectory() as folder:
-        half = len(LINES[kind]) // 2
-        head = LINES[kind][:1] if kind == "csv" else []
-        parts = ["\n".join(LINES[kind][:half]) + "\n", "\n".join(head + LINES[kind][half:])]
+        half = len(RECORDS[kind]) // 2
+        head = RECORDS[kind][:1] if kind == "csv" else []
+        parts = ["\n".join(RECORDS[kind][:half]) + "\n", "\n".join(head + RECORDS[kind][half:])]
         paths = []
         for name, text in zip("ab", parts, strict=True):
             paths.append(Path(folder) / f"{name}.{kind}{'.gz' if compressed else ''}")
             paths[-1].write_bytes(gzip.compress(text.encode()) if compressed else text.encode())
         gone = Path(folder) / f"gone.{kind}"
-        yield Case(lambda: FileSource(paths, kind, 1), kind, True, lambda: FileSource([*paths, gone], kind, 1))
+        yield SourceCase(lambda: FileSource(paths, kind, 1), kind, True, lambda: FileSource([*paths, gone], kind, 1))
 
 
 @contextmanager
-def parquet_case() -> Iterator[Case]:
+def parquet_case() -> Iterator[SourceCase]:
     """One file of several row groups."""
     import pyarrow as pa
     from pyarrow import parquet
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.parquet"
-        table = pa.table({"time": list(range(ROWS)), "flow": [i * 2.0 for i in range(ROWS)]})
+        table = pa.table({"time": list(range(RECORD_COUNT)), "flow": [i * 2.0 for i in range(RECORD_COUNT)]})
         parquet.write_table(table, path, row_group_size=100)
         gone = Path(folder) / "gone.parquet"
-        yield Case(lambda: FileSource([path], "parquet", 1), "parquet", True, lambda: FileSource([gone], "parquet", 1))
+        yield SourceCase(
+            lambda: FileSource([path], "parquet", 1), "parquet", True, lambda: FileSource([gone], "parquet", 1)
+        )
 
 
 @contextmanager
-def stdin_case(kind: str) -> Iterator[Case]:
+def stdin_case(kind: str) -> Iterator[SourceCase]:
     """A pipe that holds everything, each time the same, and is closed at its other end."""
     opened: list[int] = []
 
     def make() -> Source:
         reader, writer = os.pipe()
         opened.append(reader)
-        os.write(writer, "\n".join(LINES[kind]).encode())
+        os.write(writer, "\n".join(RECORDS[kind]).encode())
         os.close(writer)
         return StdinSource(kind == "csv", reader, wall_ns=lambda: 5)
 
-    yield Case(make, kind, True)
+    yield SourceCase(make, kind, True)
     for descriptor in opened:
         os.close(descriptor)
 
 
-SOURCES: dict[str, Callable[[], AbstractContextManager[Case]]] = {
-    "file_csv": lambda: file_case("csv", False),
-    "file_csv_gz": lambda: file_case("csv", True),
-    "file_jsonl": lambda: file_case("jsonl", False),
-    "file_jsonl_gz": lambda: file_case("jsonl", True),
+SOURCES: dict[str, Callable[[], AbstractContextManager[SourceCase]]] = {
+    "file_csv": lambda: file_source("csv", False),
+    "file_csv_gz": lambda: file_source("csv", True),
+    "file_jsonl": lambda: file_source("jsonl", False),
+    "file_jsonl_gz": lambda: file_source("jsonl", True),
     "file_parquet": parquet_case,
     "stdin_csv": lambda: stdin_case("csv"),
     "stdin_jsonl": lambda: stdin_case("jsonl"),
 }
 
 
-def drain(source: Source, position: Position | None = None) -> list[RawMessage]:
-    """All messages from ``position`` on."""
-    messages: list[RawMessage] = []
-    source.open(position)
-    try:
-        while True:
-            messages += source.poll(10, 1.0)
-    except EndOfInput:
-        source.close()
-        return messages
-
-
-def flows(case: Case, messages: list[RawMessage]) -> list[float]:
+def flows(case: SourceCase, messages: list[RawMessage]) -> list[float]:
     """The values of all samples, in order."""
     batch = load_decoder(case.kind, Fields(InputConfig(time_unit="s"), ("flow",))).decode(messages)
     assert not batch.rejected
     return batch.values[:, 0].tolist()
 
 
-def check_is_a_source(case: Case) -> None:
+def check_is_a_source(case: SourceCase) -> None:
     """It has the four methods."""
     assert isinstance(case.make(), Source)
 
 
-def check_everything_arrives_once_in_order(case: Case) -> None:
+def check_everything_arrives_once_in_order(case: SourceCase) -> None:
     """All samples come, in order, whatever the size of a block."""
-    assert flows(case, drain(case.make())) == [i * 2 for i in range(ROWS)]
+    assert flows(case, drain(case.make())) == [i * 2 for i in range(RECORD_COUNT)]
 
 
-def check_messages_are_whole_lines(case: Case) -> None:
+def check_messages_are_whole_lines(case: SourceCase) -> None:
     """A line is never cut between two messages."""
     if case.kind == "parquet":
         return
     lines = [line for message in drain(case.make()) for line in message.payload.decode().splitlines()]
-    assert lines == [line for line in LINES[case.kind] if line != "time,flow"]
+    assert lines == [line for line in RECORDS[case.kind] if line != "time,flow"]
 
 
-def check_the_end_stays_the_end(case: Case) -> None:
+def check_the_end_stays_the_end(case: SourceCase) -> None:
     """After the last message every poll raises EndOfInput."""
     source = case.make()
     source.open(None)
@@ -150,7 +141,7 @@ def check_the_end_stays_the_end(case: Case) -> None:
     source.close()
 
 
-def check_close_twice(case: Case) -> None:
+def check_source_closes_twice(case: SourceCase) -> None:
     """Closing twice, in the middle, or without having been opened, is quiet."""
     source = case.make()
     source.close()
@@ -160,7 +151,7 @@ def check_close_twice(case: Case) -> None:
     source.close()
 
 
-def check_it_continues_after_a_position(case: Case) -> None:
+def check_it_continues_after_a_position(case: SourceCase) -> None:
     """From the position of any message on, exactly the samples after it come."""
     if not case.seekable:
         return
@@ -173,7 +164,7 @@ def check_it_continues_after_a_position(case: Case) -> None:
         assert (flows(case, rest) if rest else []) == expected
 
 
-def check_commit_is_taken(case: Case) -> None:
+def check_commit_is_taken(case: SourceCase) -> None:
     """A position can be acknowledged at any time."""
     source = case.make()
     source.open(None)
@@ -182,7 +173,7 @@ def check_commit_is_taken(case: Case) -> None:
     source.close()
 
 
-def check_an_input_that_is_not_there_is_told(case: Case) -> None:
+def check_an_input_that_is_not_there_is_told(case: SourceCase) -> None:
     """Constructing touches nothing; opening says what is missing, and a recording is not waited for."""
     if case.missing is None:
         return
@@ -194,14 +185,14 @@ def check_an_input_that_is_not_there_is_told(case: Case) -> None:
 CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
 
 
-def _row(name: str) -> object:
+def _source_row(name: str) -> object:
     missing = name == "file_parquet" and find_spec("pyarrow") is None
     return pytest.param(name, marks=pytest.mark.skipif(missing, reason="pyarrow is not installed"))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", [_row(name) for name in sorted(SOURCES)])
-def test_source_contract(name: str, check: Callable[[Case], None]) -> None:
+@pytest.mark.parametrize("name", [_source_row(name) for name in sorted(SOURCES)])
+def test_source_contract(name: str, check: Callable[[SourceCase], None]) -> None:
     """Every source honours every clause."""
     with SOURCES[name]() as case:
         check(case)

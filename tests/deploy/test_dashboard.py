@@ -9,7 +9,8 @@ import yaml
 
 from tests.deploy.rules import DASHBOARD, PROCESS, dashboard, exported, marks, metrics_of, panels, queries
 from tests.deploy.rules import substituted as plain
-from tests.deploy.support import DEPLOY, need, run
+from tests.deploy.support import DEPLOY, run_program
+from tests.support.requirements import need
 
 GRAFANA = DEPLOY / "grafana"
 # Series of a histogram that are not asked for one by one.
@@ -22,7 +23,7 @@ NOT_SHOWN = {"stream_gru_build_created"}
 
 def test_it_is_what_its_script_prints() -> None:
     """dashboard.json is made by make_dashboard.py and by nobody else."""
-    printed = run(sys.executable, GRAFANA / "make_dashboard.py")
+    printed = run_program(sys.executable, GRAFANA / "make_dashboard.py")
     assert printed.returncode == 0
     assert printed.stdout == DASHBOARD.read_text()
 
@@ -111,7 +112,7 @@ def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
     ]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    checked = run(need("promtool"), "check", "rules", file)
+    checked = run_program(need("promtool"), "check", "rules", file)
     assert checked.returncode == 0, checked.stdout
     assert f"{len(rules)} rules found" in checked.stdout
     assert len(rules) > 50

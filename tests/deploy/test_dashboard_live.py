@@ -21,8 +21,11 @@ import pytest
 import yaml
 
 from tests.deploy.rules import RULES, marks, queries, records, substituted
-from tests.deploy.support import DEPLOY, free_port, need, serving, wait_until
+from tests.deploy.support import DEPLOY, server_process
+from tests.support.network import free_port
 from tests.support.paths import BUNDLE, HELD_OUT
+from tests.support.requirements import need
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.servers
 
@@ -102,14 +105,14 @@ def scraped(folder: Path) -> Iterator[Prometheus]:
     ]
     stop = threading.Event()
     with (
-        serving(daemon, listen, folder / "daemon.log", subprocess.PIPE) as running,
-        serving(server, port, folder / "prometheus.log"),
+        server_process(daemon, listen, folder / "daemon.log", subprocess.PIPE) as running,
+        server_process(server, port, folder / "prometheus.log"),
     ):
         feeder = threading.Thread(target=feed, args=(running, stop))
         feeder.start()
         try:
             prometheus = Prometheus(port)
-            wait_until(prometheus.is_ready, "Prometheus to be ready")
+            wait_for(prometheus.is_ready, 30.0, "Prometheus to be ready")
             yield prometheus
         finally:
             stop.set()
@@ -127,18 +130,19 @@ def test_every_panel_shows_something(tmp_path: Path) -> None:
             return not missing
 
         try:
-            wait_until(complete, "values of all panels", 90.0)
+            wait_for(complete, 90.0, "values of all panels")
         except AssertionError:
             pytest.fail("\n".join(f"empty: {query.panel}: {query.expression}" for query in missing))
         for mark in marks():
             prometheus.ask("query", query=substituted(mark.expression))
         rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
-        wait_until(
+        wait_for(
             lambda: {r["health"] for g in prometheus.ask("rules")["groups"] for r in g["rules"]} == {"ok"},
+            30.0,
             "every rule to be evaluated",
         )
         for name in records():
-            wait_until(lambda name=name: prometheus.has(name), f"a value of {name}")  # type: ignore[misc]
+            wait_for(lambda name=name: prometheus.has(name), 30.0, f"a value of {name}")  # type: ignore[misc]
         assert len(rules) > len(records())
         told = prometheus.ask("alerts")["alerts"]
         firing = [alert["labels"]["alertname"] for alert in told if alert["state"] == "firing"]

@@ -11,7 +11,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.deploy.support import DEPLOY, free_port, need, serving, wait_until
+from tests.deploy.support import DEPLOY, server_process
+from tests.support.network import free_port
+from tests.support.requirements import need
+from tests.support.waiting import wait_for
 
 FRAGMENT = DEPLOY / "mosquitto" / "stream-gru.conf"
 MESSAGES = 3000
@@ -42,7 +45,7 @@ def client(name: str, port: int, got: list[bytes] | None = None) -> Iterator[mqt
     it.connect("127.0.0.1", port, clean_start=False, properties=properties)
     it.loop_start()
     try:
-        wait_until(lambda: connected, "the broker to accept a client")
+        wait_for(lambda: connected, 30.0, "the broker to accept a client")
         yield it
     finally:
         it.disconnect()
@@ -66,19 +69,19 @@ def subscribe(port: int) -> None:
     with client("daemon", port, []) as daemon:
         daemon.on_subscribe = lambda _c, _u, _m, reasons, _p: granted.append(reasons)
         daemon.subscribe("sensors/+/data", qos=1)
-        wait_until(lambda: granted, "the subscription")
+        wait_for(lambda: granted, 30.0, "the subscription")
 
 
 @pytest.mark.servers
 def test_a_backlog_longer_than_the_default_arrives_whole(tmp_path: Path) -> None:
     """3,000 messages for a daemon that is away all wait for it, in order (a stock broker keeps the first 1,000)."""
     port = free_port()
-    with serving([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log"):
+    with server_process([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log"):
         subscribe(port)
         sent = publish(port, MESSAGES)
         got: list[bytes] = []
         with client("daemon", port, got):
-            wait_until(lambda: len(got) >= MESSAGES, "every message")
+            wait_for(lambda: len(got) >= MESSAGES, 30.0, "every message")
     assert got == sent
 
 
@@ -88,15 +91,15 @@ def test_a_stock_broker_loses_them(tmp_path: Path) -> None:
     port = free_port()
     main = tmp_path / "mosquitto.conf"
     main.write_text(f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\n")
-    with serving([need("mosquitto"), "-c", main], port, tmp_path / "log"):
+    with server_process([need("mosquitto"), "-c", main], port, tmp_path / "log"):
         subscribe(port)
         sent = publish(port, MESSAGES)
         got: list[bytes] = []
         with client("daemon", port, got) as daemon:
-            wait_until(lambda: len(got) >= 1000, "the first 1,000")
+            wait_for(lambda: len(got) >= 1000, 30.0, "the first 1,000")
             daemon.subscribe("end", qos=1)
             daemon.publish("end", b"end", qos=1)
-            wait_until(lambda: got[-1] == b"end", "what comes after them")
+            wait_for(lambda: got[-1] == b"end", 30.0, "what comes after them")
     assert got[:-1] == sent[:1000]
 
 
@@ -105,16 +108,16 @@ def test_a_broker_that_is_killed_keeps_what_was_saved(tmp_path: Path) -> None:
     """What waited for longer than the interval of saving is still there after kill -9."""
     port, mosquitto = free_port(), need("mosquitto")
     main, saved = installed(tmp_path, port), tmp_path / "kept" / "mosquitto.db"
-    with serving([mosquitto, "-c", main], port, tmp_path / "log") as broker:
+    with server_process([mosquitto, "-c", main], port, tmp_path / "log") as broker:
         subscribe(port)
         sent = publish(port, 200)
-        wait_until(lambda: saved.is_file() and sent[-1] in saved.read_bytes(), "the file of the broker")
+        wait_for(lambda: saved.is_file() and sent[-1] in saved.read_bytes(), 30.0, "the file of the broker")
         broker.kill()
         broker.wait(10.0)
-    with serving([mosquitto, "-c", main], port, tmp_path / "log"):
+    with server_process([mosquitto, "-c", main], port, tmp_path / "log"):
         got: list[bytes] = []
         with client("daemon", port, got):
-            wait_until(lambda: len(got) >= len(sent), "every message")
+            wait_for(lambda: len(got) >= len(sent), 30.0, "every message")
     assert got == sent
 
 
@@ -122,13 +125,13 @@ def test_a_broker_that_is_killed_keeps_what_was_saved(tmp_path: Path) -> None:
 def test_a_device_that_sends_too_much_is_told(tmp_path: Path) -> None:
     """The broker announces the largest packet it takes, so that a client knows before it sends."""
     port = free_port()
-    with serving([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log"):
+    with server_process([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log"):
         told: list[int] = []
         it = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="device", protocol=mqtt.MQTTv5)
         it.on_connect = lambda _c, _u, _f, _r, properties: told.append(properties.MaximumPacketSize)
         it.connect("127.0.0.1", port)
         it.loop_start()
-        wait_until(lambda: told, "the broker to accept a client")
+        wait_for(lambda: told, 30.0, "the broker to accept a client")
         it.disconnect()
         it.loop_stop()
     assert told == [69632]
@@ -141,14 +144,14 @@ def test_what_is_confirmed_arrives_however_large(protocol: MQTTProtocolVersion, 
     port = free_port()
     got: list[bytes] = []
     granted: list[object] = []
-    broker = serving([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log")
+    broker = server_process([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log")
     with broker, client("daemon", port, got) as daemon:
         daemon.on_subscribe = lambda _c, _u, _m, reasons, _p: granted.append(reasons)
         daemon.subscribe("sensors/+/data", qos=1)
-        wait_until(lambda: granted, "the subscription")
+        wait_for(lambda: granted, 30.0, "the subscription")
         for size in (65_536, 65_537, 69_500):
             assert outcome(port, protocol, size) == "Success"
-            wait_until(lambda: got, "the message")
+            wait_for(lambda: got, 30.0, "the message")
             assert [len(payload) for payload in got] == [size]
             got.clear()
         assert outcome(port, protocol, 69_632) == "cut"
@@ -163,7 +166,7 @@ def outcome(port: int, protocol: MQTTProtocolVersion, size: int) -> str:
     it.connect("127.0.0.1", port)
     it.publish("sensors/pump-7/data", b"x" * size, qos=1)
     it.loop_start()
-    wait_until(lambda: answers, "an answer")
+    wait_for(lambda: answers, 30.0, "an answer")
     it.disconnect()
     it.loop_stop()
     return answers[0]
@@ -179,13 +182,13 @@ def test_a_refused_publish_does_not_cut_the_connection(qos: int, tmp_path: Path)
     main.write_text(f"{main.read_text()}acl_file {acl}\n")
     answers: list[str] = []
     lost: list[object] = []
-    with serving([need("mosquitto"), "-c", main], port, tmp_path / "log"), client("device", port) as device:
+    with server_process([need("mosquitto"), "-c", main], port, tmp_path / "log"), client("device", port) as device:
         device.on_publish = lambda _c, _u, _m, reason, _p: answers.append(str(reason))
         device.on_disconnect = lambda _c, _u, _f, reason, _p: lost.append(reason)
         device.publish("elsewhere", b"refused", qos=qos)
-        wait_until(lambda: answers, "the answer to what is refused")
+        wait_for(lambda: answers, 30.0, "the answer to what is refused")
         device.publish("sensors/pump-7/data", b"taken", qos=1)
-        wait_until(lambda: len(answers) == 2, "the answer to what is taken")
+        wait_for(lambda: len(answers) == 2, 30.0, "the answer to what is taken")
         cut = list(lost)
     assert cut == []
     # Without acknowledgement nobody learns of a refusal.

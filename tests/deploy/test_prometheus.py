@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tests.deploy.rules import PROCESS, RULES, alerts, exported, metrics_of, records
-from tests.deploy.support import DEPLOY, need, run
+from tests.deploy.support import DEPLOY, run_program
+from tests.support.requirements import need
 
 FOLDER = DEPLOY / "prometheus"
 TESTS = FOLDER / "stream_gru.test.yml"
@@ -17,14 +18,14 @@ RUNBOOK = DEPLOY / "RUNBOOK.md"
 
 def test_prometheus_understands_the_rules() -> None:
     """`promtool check rules` finds nothing."""
-    checked = run(need("promtool"), "check", "rules", RULES)
+    checked = run_program(need("promtool"), "check", "rules", RULES)
     assert checked.returncode == 0, checked.stdout
     assert "SUCCESS" in checked.stdout
 
 
 def test_prometheus_understands_its_configuration() -> None:
     """`promtool check config` finds nothing, nor does it in the one for containers beside the same rules."""
-    checked = run(need("promtool"), "check", "config", FOLDER / "prometheus.yml")
+    checked = run_program(need("promtool"), "check", "config", FOLDER / "prometheus.yml")
     assert checked.returncode == 0, checked.stdout
 
 
@@ -32,7 +33,7 @@ def test_the_configuration_for_containers_is_the_same_but_for_the_target(tmp_pat
     """What Prometheus does in the compose file is what it does on a machine, and checks as well."""
     shutil.copy(RULES, tmp_path)
     shutil.copy(DEPLOY / "docker" / "prometheus.yml", tmp_path)
-    checked = run(need("promtool"), "check", "config", tmp_path / "prometheus.yml")
+    checked = run_program(need("promtool"), "check", "config", tmp_path / "prometheus.yml")
     assert checked.returncode == 0, checked.stdout
     here, there = (yaml.safe_load((folder / "prometheus.yml").read_text()) for folder in (FOLDER, tmp_path))
     assert there["scrape_configs"][0]["static_configs"] == [{"targets": ["stream-gru:9723"]}]
@@ -42,7 +43,7 @@ def test_the_configuration_for_containers_is_the_same_but_for_the_target(tmp_pat
 
 def test_every_alert_fires_when_it_is_due_and_not_before() -> None:
     """`promtool test rules` goes through every story of the test file."""
-    tested = run(need("promtool"), "test", "rules", TESTS)
+    tested = run_program(need("promtool"), "test", "rules", TESTS)
     assert tested.returncode == 0, tested.stdout
 
 
@@ -68,7 +69,7 @@ def test_the_stories_would_notice_a_wrong_alert(name: str, always: bool, tmp_pat
     stories = yaml.safe_load(TESTS.read_text())
     stories["tests"] = [story for story in stories["tests"] if story["alert_rule_test"][0]["alertname"] == name]
     (tmp_path / TESTS.name).write_text(yaml.safe_dump(stories))
-    tested = run(need("promtool"), "test", "rules", tmp_path / TESTS.name)
+    tested = run_program(need("promtool"), "test", "rules", tmp_path / TESTS.name)
     assert tested.returncode != 0
     assert name in tested.stdout
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.support import DEPLOY, need, run
+from tests.deploy.support import DEPLOY, run_program
 from tests.support.paths import BUNDLE, HELD_OUT
+from tests.support.requirements import need
 
 UNIT = DEPLOY / "systemd" / "stream-gru.service"
 PROGRAM = "/opt/stream-gru/bin/stream-gru"
@@ -46,7 +47,7 @@ def values(key: str) -> list[str]:
 
 def system_calls() -> list[str]:
     """The system calls that the unit allows."""
-    listed = run(need("systemd-analyze"), "syscall-filter", "--no-pager").stdout
+    listed = run_program(need("systemd-analyze"), "syscall-filter", "--no-pager").stdout
     groups: dict[str, list[str]] = {}
     for line in listed.splitlines():
         if line.startswith("@"):
@@ -70,7 +71,7 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
     shutil.copy("/bin/true", stand_in)
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace(PROGRAM, str(stand_in)))
-    verified = run(need("systemd-analyze"), "verify", "--man=no", unit)
+    verified = run_program(need("systemd-analyze"), "verify", "--man=no", unit)
     assert (verified.returncode, verified.stdout) == (0, "")
 
 
@@ -78,12 +79,14 @@ def test_verify_would_notice_a_mistake(tmp_path: Path) -> None:
     """The test above is worth something: a key that does not exist is told."""
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace(PROGRAM, "/bin/true").replace("WatchdogSec=", "WatchdogSeconds="))
-    assert "WatchdogSeconds" in run(need("systemd-analyze"), "verify", "--man=no", unit).stdout
+    assert "WatchdogSeconds" in run_program(need("systemd-analyze"), "verify", "--man=no", unit).stdout
 
 
 def test_the_unit_leaves_little_exposed() -> None:
     """`systemd-analyze security` rates the unit better than 2.5 of 10 (a bare one: 9.6)."""
-    rated = run(need("systemd-analyze"), "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", UNIT)
+    rated = run_program(
+        need("systemd-analyze"), "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", UNIT
+    )
     assert rated.returncode == 0, rated.stdout
 
 
@@ -124,7 +127,7 @@ def test_each_directive_stands_once() -> None:
 
 def in_sandbox(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a program under the restrictions of the unit."""
-    ended = run(sys.executable, "-c", SANDBOX, " ".join(system_calls()), *command)
+    ended = run_program(sys.executable, "-c", SANDBOX, " ".join(system_calls()), *command)
     if "no PR_SET_MDWE" in ended.stdout:
         pytest.skip("this kernel cannot refuse executable memory (Linux 6.3 can)")
     return ended
@@ -138,7 +141,7 @@ def test_the_engines_work_inside_the_sandbox(engine: str, tmp_path: Path) -> Non
         recording.write_text("".join(itertools.islice(whole, 1000)))
     command = (sys.executable, "-m", "stream_gru", "replay", str(pump), str(recording), "--engine", engine, "--out")
     outside, inside = tmp_path / "outside.jsonl", tmp_path / "inside.jsonl"
-    free = run(*command, outside)
+    free = run_program(*command, outside)
     assert free.returncode == 0, free.stdout
     shut = in_sandbox(*command, inside)
     assert shut.returncode == 0, shut.stdout

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.support import DEPLOY, run
+from tests.deploy.support import DEPLOY, run_program
 
 RULES = DEPLOY / "udev" / "99-stream-gru.rules"
 # man 7 udev: a key, perhaps with an attribute in braces, an operator, and a value in double quotes.
@@ -67,9 +67,9 @@ def test_a_device_is_named_by_its_serial_number_and_wants_the_daemon() -> None:
 def test_udev_itself_agrees(tmp_path: Path) -> None:
     """`udevadm verify` finds nothing (udev 254 or newer has it)."""
     udevadm = shutil.which("udevadm")
-    if udevadm is None or "Unknown command" in run(udevadm, "verify", "--help").stdout:
+    if udevadm is None or "Unknown command" in run_program(udevadm, "verify", "--help").stdout:
         pytest.skip("this udevadm has no verify")
     copy = tmp_path / RULES.name
     shutil.copy(RULES, copy)
-    verified = run(udevadm, "verify", copy)
+    verified = run_program(udevadm, "verify", copy)
     assert verified.returncode == 0, verified.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import walk
-from tests.support.brokers import needs_mosquitto
+from tests.support.requirements import needs_mosquitto
 
 
 @pytest.mark.servers

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import PAGES, REPOSITORY, walk
-from tests.support.brokers import needs_mosquitto
 from tests.support.paths import ROOT
+from tests.support.requirements import needs_mosquitto
 
 README = PAGES["README.md"]
 

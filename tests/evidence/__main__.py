@@ -22,28 +22,28 @@ FORECASTS = {
     "nab_machine_temperature": "NAB machine temperature, 12 steps ahead",
     "pump": "simulated pumps, 2 channels, 10 steps ahead",
 }
-WINDOW = 128
+COMPARED_WINDOW = 128
 
 
-def command(*arguments: object) -> str:
+def stdout_of(*arguments: object) -> str:
     """Run stream-gru and return what it prints; its progress goes to the terminal."""
     words = [sys.executable, "-m", "stream_gru", *map(str, arguments)]
     return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def bundle(out: Path, name: str) -> Path:
+def trained_bundle(out: Path, name: str) -> Path:
     """The trained bundle of a configuration."""
     if name == "pump":
         return BUNDLE
     path = out / f"{name}.bundle"
     if not path.exists():
-        command("train", HERE / f"{name}.toml", "--out", path)
+        stdout_of("train", HERE / f"{name}.toml", "--out", path)
     return path
 
 
 def scores(path: Path) -> dict[str, Any]:
     """The scores that training stored."""
-    stored: dict[str, Any] = json.loads(command("inspect", path, "--json"))["scores"]
+    stored: dict[str, Any] = json.loads(stdout_of("inspect", path, "--json"))["scores"]
     return stored
 
 
@@ -53,7 +53,7 @@ def forecast_table(out: Path) -> list[str]:
     heading = " | ".join(name.replace("_", " ") for name in names)
     lines = [f"| recording (scaled MSE / MAE) | {heading} | coverage of 90 % |", "|---" * 6 + "|"]
     for name, title in FORECASTS.items():
-        forecast = scores(bundle(out, name))["forecast"]
+        forecast = scores(trained_bundle(out, name))["forecast"]
         errors = {"model": forecast["model"], **forecast["baselines"]}
         cells = [
             f"{errors[n]['mse_scaled']:.4f} / {errors[n]['mae_scaled']:.4f}" if n in errors else "-" for n in names
@@ -67,13 +67,13 @@ def regime_table(out: Path) -> list[str]:
     """What carrying the state does to a model of either regime."""
     recordings = f"{os.environ['STREAM_GRU_DATA']}/hapt/test.parquet"
     lines = ["| trained | run | accuracy of rows | worst recording |", "|---|---|---|---|"]
-    for name, trained in (("hapt", "stateful"), ("hapt_windowed", f"windowed, {WINDOW} steps")):
-        path = bundle(out, name)
+    for name, trained in (("hapt", "stateful"), ("hapt_windowed", f"windowed, {COMPARED_WINDOW} steps")):
+        path = trained_bundle(out, name)
         for run, options in (
             ("carried", ["--regime", "stateful"]),
-            (f"reset every {WINDOW} steps", ["--regime", "windowed", "--window", WINDOW]),
+            (f"reset every {COMPARED_WINDOW} steps", ["--regime", "windowed", "--window", COMPARED_WINDOW]),
         ):
-            classes = json.loads(command("evaluate", path, recordings, *options, "--json"))["classes"]
+            classes = json.loads(stdout_of("evaluate", path, recordings, *options, "--json"))["classes"]
             worst = min(classes["accuracy_by_stream"].values())
             lines.append(f"| {trained} | {run} | {classes['accuracy']:.1%} | {worst:.1%} |")
     return lines

@@ -17,11 +17,10 @@ from stream_gru.examples.simulators.pump import (
     simulate_pump,
 )
 from stream_gru.examples.simulators.recording import F64, NS_PER_S, Recording
+from tests.support.batches import START_NS
 
-START_NS = 1_772_323_200 * NS_PER_S
 
-
-def record(character: PumpCharacter, hours: float = 1.0, seed: int = 0) -> Recording:
+def simulated(character: PumpCharacter, hours: float = 1.0, seed: int = 0) -> Recording:
     """Return a seeded recording of this pump."""
     return simulate_pump(character, hours, np.random.default_rng(seed), START_NS)
 
@@ -35,7 +34,7 @@ def character() -> PumpCharacter:
 @pytest.fixture(scope="module")
 def recording(character: PumpCharacter) -> Recording:
     """Two hours of it, through its sensors."""
-    return record(character, hours=2.0)
+    return simulated(character, hours=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_one_row_a_second_with_four_channels(recording: Recording) -> None:
 
 def test_a_seed_gives_the_same_recording(character: PumpCharacter) -> None:
     """The same seed gives the same values and another seed gives others."""
-    first, again, other = (record(character, 0.1, seed).values for seed in (1, 1, 2))
+    first, again, other = (simulated(character, 0.1, seed).values for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -78,7 +77,7 @@ def test_each_pump_has_its_own_character() -> None:
 
 def test_an_hour_shows_all_modes_in_their_shares() -> None:
     """Nearly every hour has all four modes: on average idle 10-20 %, normal 50-62 %, each fault 10-18 %."""
-    hours = [record(pump, 1.0, seed=k).labels for k, pump in enumerate(pump_characters(20, seed=5))]
+    hours = [simulated(pump, 1.0, seed=k).labels for k, pump in enumerate(pump_characters(20, seed=5))]
     shares = np.array([[np.mean(labels == mode) for mode in MODES] for labels in hours])
     assert np.mean(np.all(shares > 0.0, axis=1)) >= 0.95
     low, high = np.array([0.10, 0.50, 0.10, 0.10]), np.array([0.20, 0.62, 0.18, 0.18])
@@ -177,7 +176,7 @@ def test_one_sample_does_not_tell_the_modes(recording: Recording) -> None:
 
 def test_the_past_foretells_flow_and_pressure() -> None:
     """Ten steps ahead, a linear model of the last 30 rows beats persistence by 20 % on an unknown pump."""
-    *known, unseen = [record(pump, 1.0, seed=k).values for k, pump in enumerate(pump_characters(5, seed=3))]
+    *known, unseen = [simulated(pump, 1.0, seed=k).values for k, pump in enumerate(pump_characters(5, seed=3))]
     for channel in (0, 1):
         pasts, changes = zip(*(lagged(values, channel) for values in known), strict=True)
         weights = np.linalg.lstsq(np.concatenate(pasts), np.concatenate(changes), rcond=None)[0]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.train
 FOR_DATA = {"mnist": write_digits, "imdb": write_reviews}
 
 
-def run(name: str, folder: Path, *options: str) -> Result:
+def run_recipe(name: str, folder: Path, *options: str) -> Result:
     """``stream-gru recipe run`` in a folder of the test."""
     from stream_gru.cli.group import cli
 
@@ -38,7 +38,7 @@ def number(pattern: str, text: str) -> float:
 @pytest.mark.parametrize("name", ["mnist-gru", "mnist-functional", "mnist-rnn", "imdb-gru", "imdb-long"])
 def test_streamed_digits_and_reviews_are_classified_as_by_keras(name: str, tmp_path: Path) -> None:
     """A stand-in is learnt, and the runtime's answers, sample by sample, are those of Keras' batch."""
-    done = run(name, tmp_path)
+    done = run_recipe(name, tmp_path)
     assert done.exit_code == 0, done.stderr
     streamed = number(r"streamed\s+test accuracy ([\d.]+)%", done.stdout)
     assert streamed == number(r"Keras\s+test accuracy ([\d.]+)%", done.stdout)
@@ -49,7 +49,7 @@ def test_streamed_digits_and_reviews_are_classified_as_by_keras(name: str, tmp_p
 
 def test_vowels_are_learnt_and_written_on(tmp_path: Path) -> None:
     """The cross-entropy comes near the chain's entropy, and the text that is generated follows the chain roughly."""
-    done = run("vowels", tmp_path)
+    done = run_recipe("vowels", tmp_path)
     assert done.exit_code == 0, done.stderr
     assert number(r"entropy is [\d.]+; ([+-][\d.]+)%", done.stdout) < 5
     assert number(r"difference\s+(\S+) at most", done.stdout) < 1e-4
@@ -62,7 +62,7 @@ def test_what_a_recipe_leaves_is_an_ordinary_training(tmp_path: Path) -> None:
     from stream_gru.cli.group import cli
     from stream_gru.model.bundle import load_bundle
 
-    done = run("sine", tmp_path)
+    done = run_recipe("sine", tmp_path)
     assert done.exit_code == 0, done.stderr
     assert number(r"difference\s+(\S+) at most", done.stdout) < 1e-4
     assert number(r"sees 10 samples: [\d.]+; ours is \+?(-?[\d.]+)%", done.stdout) < 60
@@ -80,7 +80,7 @@ def test_a_folder_that_is_no_recipes_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(BundleError, match="expected a new folder or that of the same recipe"):
-        run("sine", tmp_path)
+        run_recipe("sine", tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
@@ -91,20 +91,20 @@ def test_a_folder_of_another_variant_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "recipe.toml").write_text("# another\n")
     with pytest.raises(BundleError, match="or that of the same recipe"):
-        run("sine", tmp_path)
+        run_recipe("sine", tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.toml"]
 
 
 def test_a_recipe_that_makes_its_own_recordings_takes_no_data(tmp_path: Path) -> None:
     """An option that would do nothing is a mistake."""
-    done = run("sine", tmp_path, "--data", str(tmp_path))
+    done = run_recipe("sine", tmp_path, "--data", str(tmp_path))
     assert done.exit_code == 2
     assert "--data: recipe sine generates its data" in done.stderr
 
 
 def test_only_mnist_gru_is_compared(tmp_path: Path) -> None:
     """``--compare`` says for which recipe it is."""
-    done = run("sine", tmp_path, "--compare")
+    done = run_recipe("sine", tmp_path, "--compare")
     assert done.exit_code == 2
     assert "--compare needs the recipe mnist-gru" in done.stderr
 
@@ -113,7 +113,7 @@ def test_the_comparison_has_a_row_for_every_way(tmp_path: Path) -> None:
     """Unrolled or not, windowed or stateful, three cells: time, memory and accuracy of each."""
     from stream_gru.examples.recipes.compare import WAYS
 
-    done = run("mnist-gru", tmp_path, "--compare")
+    done = run_recipe("mnist-gru", tmp_path, "--compare")
     assert done.exit_code == 0, done.stderr
     for name, _ in WAYS:
         assert re.search(rf"^{re.escape(name)}\s+[\d.]+ s\s+[\d,]+ MiB\s.*\d%$", done.stdout, re.MULTILINE), name

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.brokers import needs_mosquitto
 from tests.support.daemons import pump_records
 from tests.support.network import SlowLink
 from tests.support.plant import count, end, hold, let_go, of_sink, of_source, open_plant, pause, subscriber, turns_on
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

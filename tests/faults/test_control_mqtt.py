@@ -16,8 +16,9 @@ from paho.mqtt.properties import Properties
 
 from stream_gru.config.run_schema import BrokerConfig, ControlConfig
 from stream_gru.runtime.control.mqtt import ControlMqtt
-from tests.support.brokers import Broker, Peer, needs_mosquitto
+from tests.support.brokers import Broker, Peer
 from tests.support.fake_daemon import FakeDaemon
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
@@ -27,14 +28,7 @@ RESET = '{"action": "reset", "stream": "a"}'
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker."""
-    with Broker(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def daemon() -> Iterator[FakeDaemon]:
+def fake() -> Iterator[FakeDaemon]:
     """A daemon that carries out commands."""
     made = FakeDaemon()
     worker = threading.Thread(target=made.work)
@@ -44,10 +38,10 @@ def daemon() -> Iterator[FakeDaemon]:
     worker.join()
 
 
-def control_of(broker: Broker, daemon: FakeDaemon, protocol: str = "5") -> ControlMqtt:
+def control_of(broker: Broker, fake: FakeDaemon, protocol: str = "5") -> ControlMqtt:
     """The control of a daemon, not opened."""
     config = BrokerConfig(url=broker.url, client_id="gateway", protocol=protocol, reconnect_max_delay_s=0.2)  # type: ignore[arg-type]
-    return ControlMqtt(ControlConfig(mqtt=True, topic=TOPIC), config, daemon.commands, daemon.refuse)
+    return ControlMqtt(ControlConfig(mqtt=True, topic=TOPIC), config, fake.commands, fake.refuse)
 
 
 def until_connected(control: ControlMqtt) -> None:
@@ -56,9 +50,9 @@ def until_connected(control: ControlMqtt) -> None:
 
 
 @pytest.fixture(params=["5", "3.1.1"])
-def control(request: pytest.FixtureRequest, broker: Broker, daemon: FakeDaemon) -> Iterator[ControlMqtt]:
+def control(request: pytest.FixtureRequest, broker: Broker, fake: FakeDaemon) -> Iterator[ControlMqtt]:
     """The control of that daemon, connected, in both versions of the protocol."""
-    made = control_of(broker, daemon, request.param)
+    made = control_of(broker, fake, request.param)
     made.open()
     until_connected(made)
     yield made
@@ -66,27 +60,27 @@ def control(request: pytest.FixtureRequest, broker: Broker, daemon: FakeDaemon) 
     made.close()
 
 
-def answers(peer: Peer, n: int) -> list[dict[str, Any]]:
+def first_answers(peer: Peer, n: int) -> list[dict[str, Any]]:
     """The first ``n`` answers."""
     wait_for(lambda: len(peer.heard) >= n, what=f"{n} answers")
     return [json.loads(payload) for payload in peer.payloads()]
 
 
-def test_a_command_is_carried_out_and_answered(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
+def test_a_command_is_carried_out_and_answered(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
     """A request without a response topic is answered beside the topic; one that fails too."""
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, RESET, '{"action": "pause", "all": true}', '{"action": "resume", "stream": "x"}')
-        assert answers(peer, 3) == [
+        assert first_answers(peer, 3) == [
             {"ok": True, "text": "reset done", "streams": 1},
             {"ok": True, "text": "pause done", "streams": 2},
             {"ok": False, "text": "unknown stream 'x'", "streams": 0},
         ]
-    assert daemon.done == [("reset", "a"), ("pause", None)]
-    assert daemon.refused == []
+    assert fake.done == [("reset", "a"), ("pause", None)]
+    assert fake.refused == []
 
 
-def ask(broker: Broker, payload: str, response_topic: str, listen: str) -> MQTTMessage:
+def ask_mqtt(broker: Broker, payload: str, response_topic: str, listen: str) -> MQTTMessage:
     """The answer to a request of MQTT 5 that asks for one elsewhere."""
     heard: list[MQTTMessage] = []
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
@@ -118,7 +112,7 @@ def ask(broker: Broker, payload: str, response_topic: str, listen: str) -> MQTTM
 )
 def test_the_answer_goes_where_the_request_says(broker: Broker, control: ControlMqtt, wanted: str, listen: str) -> None:
     """A response topic is honoured with its correlation data, unless it is the topic of commands or the broker's."""
-    message = ask(broker, RESET, wanted, listen)
+    message = ask_mqtt(broker, RESET, wanted, listen)
     assert json.loads(message.payload)["ok"] is True
     assert message.topic == listen
     properties: Any = message.properties
@@ -126,61 +120,61 @@ def test_the_answer_goes_where_the_request_says(broker: Broker, control: Control
     assert properties.ContentType == "application/json"
 
 
-def test_nonsense_is_answered(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
+def test_nonsense_is_answered(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
     """Whatever is sent, it is answered, counted and harms nobody; what is far too long is passed over."""
     nonsense: list[bytes | str] = [b"", b"\xff", "[" * 4000, "{}", "null", "{" + " " * 4096 + "}"]
     nonsense += ['{"action": "pause"}', '{"action": "resume", "stream": "a\\n"}', '{"action": ["reset"], "all": true}']
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, b"x" * 200_000, *nonsense, RESET)
-        answers(peer, len(nonsense) + 1)
+        first_answers(peer, len(nonsense) + 1)
         wait_for(lambda: json.loads(peer.payloads()[-1])["ok"], what="the last answer")
         # MQTT 3.1.1 cannot keep the first one away, so that it is answered too.
-        found = answers(peer, len(nonsense) + 1)[-1 - len(nonsense) : -1]
+        found = first_answers(peer, len(nonsense) + 1)[-1 - len(nonsense) : -1]
     assert {answer["ok"] for answer in found} == {False}
     assert any("4096 bytes" in answer["text"] for answer in found)
-    assert daemon.done == [("reset", "a")]
+    assert fake.done == [("reset", "a")]
     actions = ["unknown"] * 6 + ["pause", "resume", "unknown"]
-    assert daemon.refused[-len(nonsense) :] == [
+    assert fake.refused[-len(nonsense) :] == [
         (action, answer["text"]) for action, answer in zip(actions, found, strict=True)
     ]
 
 
-def test_a_full_queue_is_answered(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
+def test_a_full_queue_is_answered(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
     """When too many commands wait, those that come are refused, and the daemon carries out the others later."""
-    daemon.awake = False
+    fake.awake = False
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, *[RESET] * 66)
-        assert answers(peer, 2) == [{"ok": False, "text": "too many commands are waiting", "streams": 0}] * 2
-        daemon.awake = True
-        assert len(answers(peer, 66)) == 66
-    assert len(daemon.done) == 64
-    assert daemon.refused == [("reset", "too many commands are waiting")] * 2
+        assert first_answers(peer, 2) == [{"ok": False, "text": "too many commands are waiting", "streams": 0}] * 2
+        fake.awake = True
+        assert len(first_answers(peer, 66)) == 66
+    assert len(fake.done) == 64
+    assert fake.refused == [("reset", "too many commands are waiting")] * 2
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_a_stored_command_is_not_carried_out(broker: Broker, daemon: FakeDaemon, protocol: str) -> None:
+def test_a_stored_command_is_not_carried_out(broker: Broker, fake: FakeDaemon, protocol: str) -> None:
     """A retained command, and one that was sent while the daemon was away, do nothing, at no connection."""
     with broker.client() as peer:
         peer.publish(TOPIC, RESET, retain=True)
         peer.subscribe(f"{TOPIC}/response")
         for _ in range(2):
-            control = control_of(broker, daemon, protocol)
+            control = control_of(broker, fake, protocol)
             control.open()
             until_connected(control)
             answered = len(peer.heard)
             peer.publish(TOPIC, '{"action": "pause", "stream": "a"}')
-            answers(peer, answered + 1)
+            first_answers(peer, answered + 1)
             control.close()
             peer.publish(TOPIC, RESET)
-    assert daemon.done == [("pause", "a")] * 2
+    assert fake.done == [("pause", "a")] * 2
     # MQTT 5 lets us say that stored messages shall not be sent at all.
     refused = [("reset", f"a retained message on {TOPIC} is not carried out; delete it")] * 2
-    assert daemon.refused == ([] if protocol == "5" else refused)
+    assert fake.refused == ([] if protocol == "5" else refused)
 
 
-def test_it_survives_the_broker(broker: Broker, daemon: FakeDaemon, control: ControlMqtt) -> None:
+def test_it_survives_the_broker(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
     """After the broker was killed and is back, commands are carried out again."""
     broker.kill()
     wait_for(lambda: not control.connected, what="loss")
@@ -189,8 +183,8 @@ def test_it_survives_the_broker(broker: Broker, daemon: FakeDaemon, control: Con
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, RESET)
-        assert answers(peer, 1)[0]["ok"]
-    assert daemon.done == [("reset", "a")]
+        assert first_answers(peer, 1)[0]["ok"]
+    assert fake.done == [("reset", "a")]
 
 
 def test_it_may_be_closed_before_it_was_connected(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ class Client:
 class Attacker:
     """Holds many connections in a thread of its own; those that are cut off, and some of the others, are made anew."""
 
-    def __init__(self, place: WebProcess, begin: bytes, then: bytes) -> None:
-        self._address, self._begin, self._then = (place.host, place.port), begin, then
+    def __init__(self, flooded: WebProcess, begin: bytes, then: bytes) -> None:
+        self._address, self._begin, self._then = (flooded.host, flooded.port), begin, then
         self._clients: list[Client] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -118,43 +118,43 @@ class Attacker:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
+def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
     """One server for all attacks, so that what one leaves behind is seen in the end."""
     with web_process(tmp_path_factory.mktemp("web")) as running:
         yield running
 
 
-def ask(place: WebProcess, path: str = "/metrics") -> int:
+def status_of(flooded: WebProcess, path: str = "/metrics") -> int:
     """The status that a well-behaved client gets."""
-    url = f"http://{place.host}:{place.port}{path}"
+    url = f"http://{flooded.host}:{flooded.port}{path}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         answer.read()
         return int(answer.status)
 
 
 @contextmanager
-def calm(place: WebProcess) -> Iterator[None]:
+def calm(flooded: WebProcess) -> Iterator[None]:
     """In the end nothing is left of anybody, and standard error has at most the one line about refused commands."""
-    before = place.descriptors
+    before = flooded.descriptors
     yield
-    wait_for(lambda: place.descriptors <= before, what="the last connection to be cut off")
-    said = place.log.read_text()
+    wait_for(lambda: flooded.descriptors <= before, what="the last connection to be cut off")
+    said = flooded.log.read_text()
     assert all("commands: reset over HTTP is refused" in line for line in said.splitlines()), said
     assert said.count("\n") < 10
     assert TOKEN not in said
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_others_are_answered_meanwhile(place: WebProcess, name: str) -> None:
+def test_others_are_answered_meanwhile(flooded: WebProcess, name: str) -> None:
     """While hundreds do this, metrics are answered each time, with few descriptors, threads and little memory."""
-    ask(place)
-    threads = place.fact("Threads")
-    with calm(place), Attacker(place, *ATTACKS[name]) as attacker:
+    status_of(flooded)
+    threads = flooded.fact("Threads")
+    with calm(flooded), Attacker(flooded, *ATTACKS[name]) as attacker:
         wait_for(lambda: attacker.connects >= HELD)
         most = 0
         for _ in range(ASKED):
-            assert ask(place) == 200
-            most = max(most, place.descriptors)
+            assert status_of(flooded) == 200
+            most = max(most, flooded.descriptors)
         assert most < MAX_CONNECTIONS + 4 * BACKLOG + 40
-        assert place.fact("Threads") == threads
-        assert place.fact("VmHWM") < 250_000
+        assert flooded.fact("Threads") == threads
+        assert flooded.fact("VmHWM") < 250_000

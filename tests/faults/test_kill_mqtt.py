@@ -8,7 +8,7 @@ import pytest
 
 from tests.kill.ablation import run_ablation
 from tests.kill.mqtt import run_mqtt
-from tests.support.brokers import needs_mosquitto
+from tests.support.requirements import needs_mosquitto
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 SEED = 2026

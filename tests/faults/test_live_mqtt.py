@@ -14,8 +14,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.support.brokers import Broker, Subscriber, needs_mosquitto
+from tests.support.brokers import Broker, Subscriber
 from tests.support.daemons import Running, mqtt_config, pump_records, replayed
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

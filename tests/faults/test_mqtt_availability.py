@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.faults.test_mqtt_sink import flushed, opened, outputs
-from tests.support.brokers import Broker, needs_mosquitto
+from tests.support.brokers import Broker
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker that runs."""
-    with Broker(tmp_path) as running:
-        yield running
 
 
 def availability(broker: Broker) -> dict[str, bytes]:

@@ -16,7 +16,8 @@ from stream_gru.core.types import RawMessage
 from tests.faults.test_mqtt_sink import flushed, hears, outputs, seconds
 from tests.faults.test_mqtt_sink import opened as opened_sink
 from tests.faults.test_mqtt_source import numbers, opened, quiet, settle, table
-from tests.support.brokers import Broker, Peer, needs_mosquitto
+from tests.support.brokers import Broker, Peer
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

@@ -19,19 +19,13 @@ from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoin
 from stream_gru.core.errors import SinkUnavailable, StateError
 from stream_gru.core.types import PredictionBatch
 from tests.support.batches import batch
-from tests.support.brokers import Broker, Peer, needs_mosquitto
+from tests.support.brokers import Broker, Peer
 from tests.support.models import make_bundle
 from tests.support.pipelines import toy_pipeline
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker that runs."""
-    with Broker(tmp_path) as running:
-        yield running
 
 
 @contextmanager

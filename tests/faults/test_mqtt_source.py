@@ -16,17 +16,11 @@ from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
 from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.connectors.sources.mqtt import MqttSource
 from stream_gru.core.types import DropReason, Position, RawMessage
-from tests.support.brokers import Broker, Peer, needs_mosquitto
+from tests.support.brokers import Broker, Peer
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker that runs."""
-    with Broker(tmp_path) as running:
-        yield running
 
 
 def settings(broker: Broker, **keys: Any) -> BrokerConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,11 @@ from tests.faults.test_mqtt_source import (
     table,
     texts,
 )
-from tests.support.brokers import Broker, needs_mosquitto
+from tests.support.brokers import Broker
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker that runs."""
-    with Broker(tmp_path) as running:
-        yield running
 
 
 @pytest.mark.parametrize("end", [Broker.stop, Broker.kill], ids=["stop", "kill"])

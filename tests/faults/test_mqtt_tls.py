@@ -14,18 +14,19 @@ from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
 from stream_gru.connectors.mqtt.auth import tls_context, warn_of_risks
 from stream_gru.connectors.sources.mqtt import MqttSource
 from stream_gru.core.errors import ConfigError
-from tests.support.brokers import Broker, needs_mosquitto
+from tests.support.brokers import Broker
 from tests.support.certificates import Authority
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
-TABLE = MqttSourceConfig(topics=["sensors/{stream}/data"], format="json")
+SOURCE_TABLE = MqttSourceConfig(topics=["sensors/{stream}/data"], format="json")
 
 
 @contextmanager
-def source_of(**keys: Any) -> Iterator[MqttSource]:
+def mqtt_source(**keys: Any) -> Iterator[MqttSource]:
     """A source that tries to get in."""
-    source = MqttSource(TABLE, BrokerConfig(**{"reconnect_max_delay_s": 0.3, **keys}), name="mqtt")
+    source = MqttSource(SOURCE_TABLE, BrokerConfig(**{"reconnect_max_delay_s": 0.3, **keys}), name="mqtt")
     source.open(None)
     try:
         yield source
@@ -51,10 +52,10 @@ def secured(folder: Path, authority: Authority, host: str = "127.0.0.1", **optio
 
 def test_a_broker_with_a_certificate_of_our_authority(tmp_path: Path, authority: Authority) -> None:
     """Messages come through TLS, also many at once."""
-    with secured(tmp_path, authority) as broker, source_of(url=broker.url, ca_file=str(authority.file)) as source:
+    with secured(tmp_path, authority) as broker, mqtt_source(url=broker.url, ca_file=str(authority.file)) as source:
         gets_in(source)
         wait_for(lambda: source._subscriptions._held)
-        with source_of(url=broker.url, ca_file=str(authority.file), client_id="other") as other:
+        with mqtt_source(url=broker.url, ca_file=str(authority.file), client_id="other") as other:
             gets_in(other)
             for i in range(200):
                 other.connection.later(lambda client, i=i: client.publish("sensors/p/data", str(i), 1))  # type: ignore[misc]
@@ -75,7 +76,7 @@ def test_a_broker_that_is_not_who_it_should_be_is_refused(
     """Another host in the certificate, another authority, or only those of the system: no connection, and told why."""
     host = "other.example" if wrong == "host" else "127.0.0.1"
     ca_file = {"host": authority.file, "authority": Authority(tmp_path, "stranger").file, "system": ""}[wrong]
-    with secured(tmp_path, authority, host) as broker, source_of(url=broker.url, ca_file=str(ca_file)) as source:
+    with secured(tmp_path, authority, host) as broker, mqtt_source(url=broker.url, ca_file=str(ca_file)) as source:
         wait_for(lambda: "certificate verify failed" in caplog.text)
         assert not source.health().connected
         assert source.connection.alive
@@ -87,7 +88,7 @@ def test_not_looking_at_the_certificate_is_warned_of(
 ) -> None:
     """Insecure_skip_verify lets anybody be the broker, and says so at each start."""
     broker = secured(tmp_path, authority, "other.example")
-    with broker, source_of(url=broker.url, insecure_skip_verify=True) as source:
+    with broker, mqtt_source(url=broker.url, insecure_skip_verify=True) as source:
         gets_in(source)
     assert "anybody can pretend" in caplog.text
 
@@ -101,10 +102,10 @@ def test_a_client_certificate(tmp_path: Path, authority: Authority, caplog: pyte
     key.write_bytes(strange_key.read_bytes())
     files = {"ca_file": str(authority.file), "cert_file": str(certificate), "key_file": str(key)}
     with secured(tmp_path, authority, client_certificates=True) as broker:
-        with source_of(url=broker.url, ca_file=str(authority.file)) as bare:
+        with mqtt_source(url=broker.url, ca_file=str(authority.file)) as bare:
             wait_for(lambda: "not connected" in caplog.text)
             assert not bare.health().connected
-        with source_of(url=broker.url, **files) as source:
+        with mqtt_source(url=broker.url, **files) as source:
             wait_for(lambda: caplog.text.count("not connected") >= 2)
             assert not source.health().connected
             key.write_bytes(good[1])
@@ -122,7 +123,7 @@ def test_files_that_are_missing_or_wrong_are_told_at_the_start(tmp_path: Path, a
         ({"cert_file": str(nonsense), "ca_file": str(authority.file)}, r"nonsense\.pem: expected a certificate"),
         ({"password_file": str(tmp_path / "gone")}, r"gone: expected a file with a secret"),
     ):
-        source = MqttSource(TABLE, BrokerConfig(url="mqtts://127.0.0.1:1", **keys), name="mqtt")  # type: ignore[arg-type]
+        source = MqttSource(SOURCE_TABLE, BrokerConfig(url="mqtts://127.0.0.1:1", **keys), name="mqtt")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=words):
             source.open(None)
         source.close()
@@ -153,7 +154,7 @@ def test_a_renewed_authority_is_used_at_the_next_attempt(
     """The file is read anew for each connection."""
     trusted = tmp_path / "trusted.pem"
     trusted.write_bytes(Authority(tmp_path, "stranger").file.read_bytes())
-    with secured(tmp_path, authority) as broker, source_of(url=broker.url, ca_file=str(trusted)) as source:
+    with secured(tmp_path, authority) as broker, mqtt_source(url=broker.url, ca_file=str(trusted)) as source:
         wait_for(lambda: "certificate verify failed" in caplog.text)
         trusted.write_bytes(authority.file.read_bytes())
         gets_in(source)
@@ -169,12 +170,12 @@ def test_user_and_password(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     user.chmod(0o600)
     with Broker(tmp_path, users={"daemon": "right"}) as broker:
         keys = {"url": broker.url, "user_file": str(user), "password_file": str(secret)}
-        with source_of(**keys) as source:
+        with mqtt_source(**keys) as source:
             wait_for(lambda: "refused us" in caplog.text)
             assert not source.health().connected
             secret.write_text("right\n")
             gets_in(source)
-        with source_of(url=broker.url, user="daemon", password_file=str(secret), protocol="3.1.1") as source:
+        with mqtt_source(url=broker.url, user="daemon", password_file=str(secret), protocol="3.1.1") as source:
             gets_in(source)
     assert "wrong" not in caplog.text
     assert caplog.text.count("refused us") == 1

@@ -14,9 +14,10 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.support.brokers import Broker, Peer, needs_mosquitto
+from tests.support.brokers import Broker, Peer
 from tests.support.daemons import BEGIN_S, CHANNELS, Running, pump_records
 from tests.support.paths import BUNDLE
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

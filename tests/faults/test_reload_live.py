@@ -12,9 +12,10 @@ import pytest
 from msgspec.structs import replace
 
 from stream_gru.model.bundle import load_bundle, write_bundle
-from tests.support.brokers import Broker, Peer, Subscriber, needs_mosquitto
+from tests.support.brokers import Broker, Peer, Subscriber
 from tests.support.daemons import CHANNELS, Running, mqtt_config, pump_records, replayed
 from tests.support.paths import BUNDLE
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]

@@ -33,7 +33,7 @@ def device(tmp_path: Path) -> Iterator[SerialDevice]:
         yield plugged
 
 
-def source_of(
+def serial_source(
     port: str | Path, framing: Literal["lines", "cobs"] = "lines", stream: str = "", max_frame_bytes: int = 64
 ) -> SerialSource:
     """A source of this port with a clock that stands still."""
@@ -62,7 +62,7 @@ def payloads(messages: list[RawMessage]) -> list[bytes]:
 
 def test_lines_arrive_as_messages(device: SerialDevice) -> None:
     """Each line is one stamped, numbered message; the first one, whose beginning nobody saw, is left out."""
-    source = source_of(device.link, stream="pump-1")
+    source = serial_source(device.link, stream="pump-1")
     assert isinstance(source, Source)
     assert not source.health().connected
     source.open(None)
@@ -82,7 +82,7 @@ def test_lines_arrive_as_messages(device: SerialDevice) -> None:
 
 def test_a_line_may_come_in_pieces(device: SerialDevice) -> None:
     """Byte by byte is as good as at once, and a poll gives no more than it was asked for."""
-    source = source_of(device.link)
+    source = serial_source(device.link)
     source.open(None)
     for byte in b"\nabc\ndef\nghi\n":
         device.send(bytes([byte]))
@@ -96,7 +96,7 @@ def test_a_line_may_come_in_pieces(device: SerialDevice) -> None:
 
 def test_rubbish_costs_only_the_line_it_is_in(device: SerialDevice) -> None:
     """Noise between lines is a line that a decoder drops; a line without end is one counted fault."""
-    source = source_of(device.link)
+    source = serial_source(device.link)
     source.open(None)
     device.send(b"\nfirst\n\xff\x00\x80 noise\nsecond\n" + b"x" * 3000 + b"\nthird\n")
     messages = read(source, 5)
@@ -107,7 +107,7 @@ def test_rubbish_costs_only_the_line_it_is_in(device: SerialDevice) -> None:
 
 def test_cobs_frames_arrive_as_they_were_sent(device: SerialDevice) -> None:
     """Binary frames pass through a real terminal unchanged, for the decoder to look into."""
-    source = source_of(device.link, framing="cobs")
+    source = serial_source(device.link, framing="cobs")
     source.open(None)
     frames = [cobs.encode(data) for data in (bytes(range(32)), b"\x03\x04\x11\x13\x1a\r\n\x7f\xff", b"\0\0")]
     device.send(b"rest\0" + b"\0".join(frames) + b"\0" + b"\x01" * 65 + b"\0")
@@ -122,7 +122,9 @@ def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
 ) -> None:
     """Without a restart: half a line is forgotten, the messages go on counting, and it is told once each way."""
     caplog.set_level(logging.INFO, "stream_gru.connectors.sources.threaded")
-    queued = Queued(source_of(device.link), name="port", queue_size=10, queue_bytes=9999, reconnect_max_delay_s=0.02)
+    queued = Queued(
+        serial_source(device.link), name="port", queue_size=10, queue_bytes=9999, reconnect_max_delay_s=0.02
+    )
     queued.open(None)
     wait_for(lambda: queued.health().connected)
     device.send(b"\none\ntwo\nhal")
@@ -144,7 +146,7 @@ def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
 
 def test_a_device_that_is_gone_is_unavailable(device: SerialDevice) -> None:
     """A poll says so and lets go of the port, and opening it again says what there is."""
-    source = source_of(device.link)
+    source = serial_source(device.link)
     source.open(None)
     device.pull()
     with pytest.raises(SourceUnavailable, match="sensor0: lost: "):
@@ -156,7 +158,7 @@ def test_a_device_that_is_gone_is_unavailable(device: SerialDevice) -> None:
 
 def test_a_port_is_opened_by_one_program_only(device: SerialDevice) -> None:
     """The second one is told why."""
-    first, second = source_of(device.link), source_of(device.link)
+    first, second = serial_source(device.link), serial_source(device.link)
     first.open(None)
     with pytest.raises(SourceUnavailable, match="another program has it open"):
         second.open(None)
@@ -167,7 +169,7 @@ def test_a_port_is_opened_by_one_program_only(device: SerialDevice) -> None:
 
 def test_messages_are_numbered_on_from_a_position(device: SerialDevice) -> None:
     """A number is never used twice, also after a restart of the process."""
-    source = source_of(device.link)
+    source = serial_source(device.link)
     source.open(Position("port", 41))
     device.send(b"\nx\n")
     assert read(source, 1)[0].position == Position("port", 42)
@@ -177,7 +179,7 @@ def test_messages_are_numbered_on_from_a_position(device: SerialDevice) -> None:
 def test_what_a_port_promises_is_told_once(device: SerialDevice, caplog: pytest.LogCaptureFixture) -> None:
     """At most once; not again each time the port is found again."""
     caplog.set_level(logging.INFO, "stream_gru")
-    source = source_of(device.link)
+    source = serial_source(device.link)
     for _ in range(3):
         source.open(None)
         source.close()
@@ -191,7 +193,7 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(
 ) -> None:
     """The names that stay are listed."""
     monkeypatch.setattr("stream_gru.connectors.sources.serial._PLACES", ((str(tmp_path), "usb-*"),))
-    source = source_of(tmp_path / "ttyUSB7")
+    source = serial_source(tmp_path / "ttyUSB7")
     with pytest.raises(SourceUnavailable, match="ttyUSB7: no such device; there is none at all"):
         source.open(None)
     (tmp_path / "usb-Arduino_1").touch()
@@ -223,13 +225,13 @@ def test_a_file_is_no_port(tmp_path: Path) -> None:
     """What is no terminal is told, not waited on."""
     (tmp_path / "file").touch()
     with pytest.raises(SourceUnavailable, match=r"file: cannot be opened: .*Inappropriate ioctl"):
-        source_of(tmp_path / "file").open(None)
+        serial_source(tmp_path / "file").open(None)
 
 
 def test_an_unknown_url_is_refused_before_anything_is_opened() -> None:
     """A mistake of the configuration is told at once, one that only pyserial sees when it is opened."""
     with pytest.raises(ConfigError, match="port: expected a device or a URL that pyserial knows, got 'tcp://x:1'"):
-        source_of("tcp://x:1")
+        serial_source("tcp://x:1")
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise ValueError("Invalid baud rate: 77")
@@ -264,7 +266,7 @@ def test_a_connection_that_is_dropped_is_made_again() -> None:
     """Everything sent on each connection comes, and the loss counts as one."""
     with TcpDevice() as far:
         queued = Queued(
-            source_of(far.url), name="port", queue_size=9999, queue_bytes=99_999, reconnect_max_delay_s=0.02
+            serial_source(far.url), name="port", queue_size=9999, queue_bytes=99_999, reconnect_max_delay_s=0.02
         )
         queued.open(None)
         connection = far.accept()
@@ -322,7 +324,7 @@ class Locked:
 def test_a_port_of_another_machine_is_read_and_its_loss_is_told() -> None:
     """Over RFC 2217, whose settings are agreed on first."""
     with TcpDevice() as far, rfc2217_server(far) as send:
-        source = source_of(far.url.replace("socket", "rfc2217"))
+        source = serial_source(far.url.replace("socket", "rfc2217"))
         source.open(None)
         send(b"rest\n\xff\xff two\nthree\n")
         assert payloads(read(source, 2)) == [b"\xff\xff two", b"three"]
@@ -334,7 +336,7 @@ def test_a_port_of_another_machine_is_read_and_its_loss_is_told() -> None:
 
 def test_losing_a_port_again_and_again_leaves_nothing_open(device: SerialDevice) -> None:
     """Neither descriptors nor threads."""
-    source = source_of(device.link)
+    source = serial_source(device.link)
     before = 0
     for turn in range(20):
         source.open(None)
@@ -354,7 +356,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(SourceUnavailable, match=rf"socket://127.0.0.1:{port}: cannot be opened: .*refused"):
-        source_of(f"socket://127.0.0.1:{port}").open(None)
+        serial_source(f"socket://127.0.0.1:{port}").open(None)
 
 
 def test_a_server_elsewhere_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:

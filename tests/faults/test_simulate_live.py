@@ -22,8 +22,9 @@ from stream_gru.connectors.sources.serial import SerialSource
 from stream_gru.examples.simulators.devices import Sample, Terminal, clean_pumps, clean_sines, play
 from stream_gru.examples.simulators.recording import Recording
 from stream_gru.examples.simulators.write import pump_recordings
-from tests.support.brokers import Broker, needs_mosquitto
+from tests.support.brokers import Broker
 from tests.support.network import free_port
+from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,24 +12,20 @@ import pytest
 from stream_gru.core.types import ResetReason
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.runtime.checkpoint.state_export import decoded, encoded, exported
-from tests.support.brokers import Broker, needs_mosquitto
+from tests.support.brokers import Broker
+from tests.support.cli import run_command
 from tests.support.daemons import Running, mqtt_config, pump_records, replayed
 from tests.support.network import free_port
+from tests.support.requirements import needs_mosquitto
 from tests.support.stores import model
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    """``stream-gru state`` with these words."""
-    line = [sys.executable, "-m", "stream_gru", "state", *words]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
-
-
 def well(*words: str) -> str:
     """The same, for one that must be carried out; what it prints."""
-    done = command(*words)
+    done = run_command("state", *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -131,12 +125,12 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             wait_for(lambda: len(rows(here)) == 20, what="all rows")
             (tmp_path / "moved.json").write_text(well("export", str(here), "--all"))
             for words in (["import", str(here), str(tmp_path / "moved.json")],):
-                assert "is there already" in command(*words).stderr
-                assert command(*words).returncode == 1
+                assert "is there already" in run_command("state", *words).stderr
+                assert run_command("state", *words).returncode == 1
             moved = decoded((tmp_path / "moved.json").read_bytes().strip())
             more = exported("dev-0", RowSchema.read(moved.form), moved.row, {**moved.memories, "clock:x": b""})
             (tmp_path / "more.json").write_bytes(encoded(more))
-            replaced = command("import", str(here), str(tmp_path / "more.json"), "--replace")
+            replaced = run_command("state", "import", str(here), str(tmp_path / "more.json"), "--replace")
             assert (replaced.returncode, replaced.stderr.splitlines()) == (
                 0,
                 ["stream dev-0: imported; left out, as no such source is here: clock:x", "1 streams imported"],
@@ -145,13 +139,13 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             other.reset_damaged("dev-1", ResetReason.COMMAND)
             row = other.table.row("dev-1")
             (tmp_path / "other.json").write_bytes(encoded(exported("dev-1", other.form, row, {})))
-            refused = command("import", str(here), str(tmp_path / "other.json"))
+            refused = run_command("state", "import", str(here), str(tmp_path / "other.json"))
             assert refused.returncode == 1
             assert "stream dev-1: expected a state of model" in refused.stderr
             assert "0 of 1 streams were imported before" in refused.stderr
             well("reset", str(here), "--stream", "dev-0")
             facts = json.loads(well("show", str(here), "--stream", "dev-0", "--json"))
             assert facts["reset_before_next"] == "command"
-            assert "the daemon is running" in command("reset", str(here), "--source", "mqtt").stderr
-        assert command("import", str(here), str(tmp_path / "moved.json")).returncode == 1
-        assert command("show", str(here), "--stream", "nobody").returncode == 1
+            assert "the daemon is running" in run_command("state", "reset", str(here), "--source", "mqtt").stderr
+        assert run_command("state", "import", str(here), str(tmp_path / "moved.json")).returncode == 1
+        assert run_command("state", "show", str(here), "--stream", "nobody").returncode == 1

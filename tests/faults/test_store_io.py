@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,8 @@ from tests.kill.messages import field_messages
 from tests.kill.replay import undisturbed_replay
 from tests.kill.results import differences, read_results
 from tests.kill.runs import LOG, Settings, write_config, write_recording
-from tests.support.brokers import needs_mosquitto
+from tests.support.requirements import needs_gcc, needs_mosquitto
 
-needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 SEED = 7
 FAULTS = 21
 

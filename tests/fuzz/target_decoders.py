@@ -21,8 +21,8 @@ from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import LIMIT_NS
 from stream_gru.core.types import STREAM_ID, DropReason, RawMessage, SampleBatch, concatenate
+from tests.support.batches import NOON_NS
 
-NOON_NS = 1_714_564_800 * 10**9
 CHANNELS = ("flow", "level")
 NAMES = ("time", "pump", "mode", "restart", "run", "n", "flow", "level")
 STRUCT = "<d8s8s?8sqff"

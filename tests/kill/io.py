@@ -74,7 +74,7 @@ class Verdict:
         return f"{self.calls} calls; {self.failed.total()} faults: {kinds}; ended: {ends}; {len(self.said)} differences"
 
 
-class Server:
+class CountingServer:
     """The process that starts daemons with faults in the files below ``folder``/left.
 
     ``without``: a part of their promise that all of them lack, of `tests.kill.child`.
@@ -130,16 +130,16 @@ class Server:
 
 
 # One run: with a fault or without; returns the exit code.
-Run = Callable[[Fault | None], int | None]
+RunOnce = Callable[[Fault | None], int | None]
 
 
 @dataclass
-class Case:
+class KindOfRun:
     """A kind of run, and what it leaves when nothing fails.  ``prepare`` makes everything as before the first run."""
 
-    server: Server
+    server: CountingServer
     prepare: Callable[[], None]
-    run: Run
+    run: RunOnce
     reference: Results
 
     def verdict(self, rng: random.Random, cases: int | None, *, first: bool = False) -> Verdict:
@@ -202,10 +202,10 @@ def _sample(rng: random.Random, kinds: str, count: int) -> list[int]:
 
 
 @contextmanager
-def case_of(kind: str, folder: Path, seed: int, messages: int = 300, without: str = "") -> Iterator[Case]:
+def case_of(kind: str, folder: Path, seed: int, messages: int = 300, without: str = "") -> Iterator[KindOfRun]:
     """A case of one of `KINDS`."""
     folder.mkdir(parents=True)
-    server = Server(folder, without)
+    server = CountingServer(folder, without)
     try:
         if kind == "mqtt":
             with Broker(folder, lines=["max_inflight_messages 1000", "set_tcp_nodelay true"]) as broker:
@@ -216,7 +216,7 @@ def case_of(kind: str, folder: Path, seed: int, messages: int = 300, without: st
         server.close()
 
 
-def _replay(server: Server, seed: int, messages: int, *, killed: bool) -> Case:
+def _replay(server: CountingServer, seed: int, messages: int, *, killed: bool) -> KindOfRun:
     folder, template = server.folder, server.folder / "template"
     write_recording(folder / "messages.jsonl", list(field_messages(messages, _STREAMS, seed)))
     config = write_config(folder, Settings(batch_rows=100, commit_every=60, into=f"{_WRITTEN}/"))
@@ -238,10 +238,10 @@ def _replay(server: Server, seed: int, messages: int, *, killed: bool) -> Case:
         _empty(server.written)
         shutil.copytree(template, server.written, dirs_exist_ok=True)
 
-    return Case(server, prepare, run, reference)
+    return KindOfRun(server, prepare, run, reference)
 
 
-def _mqtt(server: Server, broker: Broker, seed: int, messages: int) -> Case:
+def _mqtt(server: CountingServer, broker: Broker, seed: int, messages: int) -> KindOfRun:
     """Each attempt has a session and topics of its own; the device sends while the daemon runs."""
     folder, sent = server.folder, list(field_messages(messages, _STREAMS, seed))
     numbers = itertools.count(1)
@@ -279,10 +279,10 @@ def _mqtt(server: Server, broker: Broker, seed: int, messages: int) -> Case:
     server.written.mkdir()
     prepare()
     assert run(None) == 0, _text(folder / LOG)
-    return Case(server, prepare, run, read_results(server.written))
+    return KindOfRun(server, prepare, run, read_results(server.written))
 
 
-def _until(server: Server, pid: int, true: Callable[[], bool]) -> int | None:
+def _until(server: CountingServer, pid: int, true: Callable[[], bool]) -> int | None:
     """Wait until something is true, and return None, or for the end of the daemon, and return its exit code."""
     end = time.monotonic() + _PATIENCE_S
     code = None

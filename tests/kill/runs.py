@@ -14,8 +14,8 @@ from pathlib import Path
 from tests.kill.life import Life
 from tests.kill.messages import LAST, Message
 from tests.kill.points import CHANGES, ROWS, TABLE
-from tests.support.brokers import MOSQUITTO
 from tests.support.paths import BUNDLE, ROOT
+from tests.support.requirements import MOSQUITTO
 
 LOG = "daemon.log"
 CLIENT_ID = "gateway"

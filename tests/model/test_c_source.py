@@ -24,13 +24,12 @@ from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.c_literals import number, quoted
 from stream_gru.model.export.c_math import functions
 from stream_gru.model.export.c_source import c_files
-from tests.support.c_compiler import FLOATS, STRICT, CModel, run, shared_object, write_c
-from tests.support.models import CELLS_AND_HEADS, make_bundle, random_inputs
+from tests.support.c_compiler import FLOATS, STRICT, CModel, run_checked, shared_object, write_c
+from tests.support.models import CELLS_AND_HEADS, TOLERANCE, make_bundle, random_inputs
 from tests.support.reference_models import load_reference
+from tests.support.requirements import needs_gcc
 
-needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 needs_gpp = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-TOLERANCE = 2e-5  # scaled units
 MODELS: dict[str, dict[str, Any]] = {
     **CELLS_AND_HEADS,
     "simple_rnn_no_bias": {"cell": "simple_rnn", "use_bias": False},
@@ -108,8 +107,10 @@ _HOSTED = ("-std=c99", "-O3", *(_CALLS if platform.machine() == "x86_64" else ()
 def test_nothing_is_missing_from_the_object(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
     """It needs no library: no warning and no undefined symbol, not even a memcpy or memset of the compiler's own."""
     for source in write_c(replace(make_bundle(**MODELS[name]), tflite=b"abc"), tmp_path):
-        run("gcc", *options, "-fno-pie", "-fno-stack-protector", "-c", str(source), "-o", str(source.with_suffix(".o")))
-        assert run("nm", "-u", str(source.with_suffix(".o"))).split() == []
+        run_checked(
+            "gcc", *options, "-fno-pie", "-fno-stack-protector", "-c", str(source), "-o", str(source.with_suffix(".o"))
+        )
+        assert run_checked("nm", "-u", str(source.with_suffix(".o"))).split() == []
 
 
 @needs_gpp
@@ -118,7 +119,7 @@ def test_it_is_cpp_too(name: str, tmp_path: Path) -> None:
     """A C++ compiler takes the files, and their symbols keep their C names."""
     for source in write_c(replace(make_bundle(**MODELS[name]), tflite=b"abc"), tmp_path):
         target = str(source.with_suffix(".o"))
-        run(
+        run_checked(
             "g++",
             "-x",
             "c++",
@@ -132,7 +133,7 @@ def test_it_is_cpp_too(name: str, tmp_path: Path) -> None:
             "-o",
             target,
         )
-        assert {"stream_gru_step", "stream_gru_tflite"} & set(run("nm", target).split())
+        assert {"stream_gru_step", "stream_gru_tflite"} & set(run_checked("nm", target).split())
 
 
 # numpy's function, where it is measured, and how many units in the last place it may be off.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 
 import msgspec
 import numpy as np
@@ -18,8 +17,7 @@ from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.manifest import Classes
 from tests.support.models import make_bundle
 from tests.support.reference_models import load_reference
-
-needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="ai_edge_litert is not installed")
+from tests.support.requirements import needs_litert
 
 
 def test_auto_is_numpy_without_a_flatbuffer() -> None:

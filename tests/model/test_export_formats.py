@@ -25,9 +25,9 @@ from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.formats import FORMATS, Format, Request, default_path, export
 from tests.support.models import make_bundle, random_inputs
 from tests.support.paths import BUNDLE
+from tests.support.requirements import needs_litert
 
 needs_tensorflow = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
-needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="ai_edge_litert is not installed")
 
 # Together they have every operation of the network: cells, slices, residual, quantiles, calendar, both kinds of
 # categories, all heads.
@@ -245,7 +245,7 @@ def test_the_default_name_is_that_of_the_bundle(bundle: str, form: str, name: st
     assert default_path(Path("somewhere") / bundle, form) == Path(name)
 
 
-def run(*arguments: str) -> Result:
+def run_export(*arguments: str) -> Result:
     """Run a command line in this process."""
     return CliRunner().invoke(cli, ["export", *arguments])
 
@@ -253,7 +253,7 @@ def run(*arguments: str) -> Result:
 def test_the_command_says_what_it_wrote_and_how_to_load_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Path, size and a line of code, on standard output; the name is the bundle's, here."""
     monkeypatch.chdir(tmp_path)
-    done = run(str(BUNDLE), "--format", "tflite")
+    done = run_export(str(BUNDLE), "--format", "tflite")
     assert done.exit_code == 0
     size = (tmp_path / "pump.tflite").stat().st_size
     wrote, load = done.stdout.splitlines()
@@ -272,7 +272,7 @@ def test_the_command_says_what_it_wrote_and_how_to_load_it(tmp_path: Path, monke
 )
 def test_the_command_line_is_checked_first(arguments: list[str], message: str) -> None:
     """A mistake is exit code 2 before anything is read."""
-    done = run("no.bundle", *arguments)
+    done = run_export("no.bundle", *arguments)
     assert done.exit_code == 2
     assert message in done.stderr
 

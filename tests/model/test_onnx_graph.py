@@ -15,12 +15,11 @@ from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.onnx_graph import IR_VERSION, OPSET, onnx_model
 from stream_gru.model.engines.registry import load_engine
-from tests.support.models import CELLS_AND_HEADS, make_bundle, random_inputs
+from tests.support.models import CELLS_AND_HEADS, TOLERANCE, make_bundle, random_inputs
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-TOLERANCE = 2e-5
 CELLS: dict[str, dict[str, Any]] = {
     **CELLS_AND_HEADS,
     "sigmoid": {"class_activation": "sigmoid"},

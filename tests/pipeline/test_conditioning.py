@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,6 @@ from stream_gru.pipeline.pipeline import Pipeline
 from tests.support.batches import CHANNELS, batch, rows_of
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated, toy_pipeline
-
-NAN = float("nan")
 
 
 def feed(times: list[float], pipeline: Pipeline | None = None, **columns: Any) -> tuple[PredictionBatch, Pipeline]:
@@ -128,7 +127,7 @@ def test_a_state_that_is_lost_is_replaced_at_the_next_step() -> None:
 
 def test_a_missing_channel_is_held_and_marked() -> None:
     """A value that is not there is replaced by the last good one."""
-    out, pipeline = feed([0, 1, 2], values=[[1, 2, 3], [4, NAN, 6], [7, 8, 9]])
+    out, pipeline = feed([0, 1, 2], values=[[1, 2, 3], [4, nan, 6], [7, 8, 9]])
     assert out.imputed.tolist() == [0, 1, 0]
     held = toy_pipeline()
     held.process(batch(["a"] * 3, [0, 1, 2], [[1, 2, 3], [4, 2, 6], [7, 8, 9]]))
@@ -137,7 +136,7 @@ def test_a_missing_channel_is_held_and_marked() -> None:
 
 def test_a_channel_is_held_for_so_long_and_no_longer() -> None:
     """Beyond max_fill_steps bad values in a row the sample is dropped; the gap that leaves is a gap."""
-    values = [[1, 2, 3]] + [[1, NAN, 3]] * 7 + [[1, 2, 3]]
+    values = [[1, 2, 3]] + [[1, nan, 3]] * 7 + [[1, 2, 3]]
     out, _ = feed(list(range(9)), values=values)
     assert out.dropped == {DropReason.NON_FINITE: 2}
     assert len(out) == 7
@@ -146,7 +145,7 @@ def test_a_channel_is_held_for_so_long_and_no_longer() -> None:
 
 def test_before_any_good_value_a_sample_is_dropped() -> None:
     """There is nothing to hold at the beginning."""
-    out, pipeline = feed([0, 1], values=[[NAN, 2, 3], [1, 2, 3]])
+    out, pipeline = feed([0, 1], values=[[nan, 2, 3], [1, 2, 3]])
     assert out.dropped == {DropReason.NON_FINITE: 1}
     assert resets(out) == ["first_sample"]
     assert pipeline.streams == ("a",)
@@ -154,7 +153,7 @@ def test_before_any_good_value_a_sample_is_dropped() -> None:
 
 def test_values_from_before_a_long_gap_are_not_held() -> None:
     """A value is held for max_fill_steps, not across a gap that resets the stream."""
-    out, _ = feed([0, 1, 100, 101], values=[[1, 2, 3], [1, 2, 3], [1, NAN, 3], [1, 2, 3]])
+    out, _ = feed([0, 1, 100, 101], values=[[1, 2, 3], [1, 2, 3], [1, nan, 3], [1, 2, 3]])
     assert out.dropped == {DropReason.NON_FINITE: 1}
     assert resets(out) == ["first_sample", "none", "gap"]
 
@@ -194,7 +193,7 @@ def test_another_model_resets_every_stream_and_keeps_its_clock() -> None:
     out, pipeline = feed([0, 1, 2])
     other = calibrated(make_bundle(channels=CHANNELS, labels=2, seed=5))
     assert pipeline.swap(other, toy_pipeline(other).engine) == 1
-    out, _ = feed([1, 3, 4], pipeline, values=[[1, 1, 1], [1, NAN, 1], [1, 1, 1]])
+    out, _ = feed([1, 3, 4], pipeline, values=[[1, 1, 1], [1, nan, 1], [1, 1, 1]])
     assert out.spec.model_id == other.manifest.model_id
     assert resets(out) == ["model_changed", "none"]
     assert out.dropped == {DropReason.LATE: 1}
@@ -239,7 +238,7 @@ def test_a_model_of_other_channels_resets_every_stream() -> None:
 def test_a_lost_state_does_not_hide_a_reset_that_was_deferred() -> None:
     """The reset of a dropped sample keeps its reason when the state was lost as well, however batches are cut."""
     times = [10_000, 10_001, 0, 1]
-    values = [[1.0, 1.0, 1.0], [3e38, 3e38, 3e38], [NAN, NAN, NAN], [1.0, 1.0, 1.0]]
+    values = [[1.0, 1.0, 1.0], [3e38, 3e38, 3e38], [nan, nan, nan], [1.0, 1.0, 1.0]]
     for cuts in ([4], [2, 4], [3, 4], [1, 2, 3, 4]):
         pipeline, found, first = toy_pipeline(), [], 0
         for last in cuts:
@@ -258,6 +257,6 @@ def test_push_takes_no_stream_id_that_a_decoder_would_refuse(stream: str) -> Non
 
 def test_a_level_that_is_no_share_is_refused() -> None:
     """Neither 0, 1, more, nor not a number."""
-    for level in (0.0, 1.0, 2.0, NAN):
+    for level in (0.0, 1.0, 2.0, nan):
         with pytest.raises(ValueError, match="level: expected"):
             toy_pipeline(interval_level=level)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from stream_gru.core.errors import StateError
 from stream_gru.pipeline.row_schema import RowSchema
-from tests.support.stores import model
+from tests.support.stores import FORM, model
 
-FORM = model().form
 NAMES = {name for name, _, _ in FORM.columns}
 VALUES = {"applied_ns", "applied_values", "last_good", "invalid_run", "steps_since_reset"}
 CLOCK = {"max_event_ns", "episode", "pending_reset"}

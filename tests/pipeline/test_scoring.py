@@ -42,7 +42,7 @@ def walk(n: int, seed: int = 0, spread: float = 1.0) -> list[list[float]]:
     return [[float(v)] for v in np.cumsum(np.random.default_rng(seed).normal(0, spread, n))]
 
 
-def run(
+def score_values(
     values: list[list[float]], rate: float = 0.5, horizon: int = 3, row: tuple[float, ...] = (-1.645, 0.0, 1.645)
 ) -> tuple[PredictionBatch, ScoreTotals]:
     """Feed values to a pipeline that forecasts the last value; ``row``: its residual quantiles."""
@@ -60,7 +60,7 @@ def run(
 def test_errors_are_those_of_the_recording() -> None:
     """The live mean absolute error by horizon is what the recording itself gives."""
     values = walk(500)
-    _, scores = run(values)
+    _, scores = score_values(values)
     y = np.array(values, np.float32)[:, 0]
     expected = [float(np.abs(y[h:] - y[:-h]).mean()) for h in (1, 2, 3)]
     assert np.allclose(scores.mae()[0], expected, rtol=1e-5)
@@ -69,14 +69,14 @@ def test_errors_are_those_of_the_recording() -> None:
 
 def test_repeating_the_last_value_has_no_skill() -> None:
     """A forecaster that is persistence has skill 0 against persistence."""
-    _, scores = run(walk(200))
+    _, scores = score_values(walk(200))
     assert np.allclose(scores.skill(), 0)
 
 
 def test_coverage_is_counted_against_the_interval_that_was_issued() -> None:
     """The coverage that is reported equals that of the intervals in the outputs, truth by truth."""
     values = walk(2000, spread=1.3)
-    out, scores = run(values)
+    out, scores = score_values(values)
     y = np.array(values, np.float32)[:, 0]
     assert out.lower is not None
     assert out.upper is not None
@@ -88,7 +88,7 @@ def test_coverage_is_counted_against_the_interval_that_was_issued() -> None:
 def test_adaptive_intervals_reach_their_level_whatever_the_noise(spread: float) -> None:
     """Residuals three times smaller or five times larger than calibrated: coverage comes to 90 % all the same."""
     values = walk(8000, seed=1, spread=spread)
-    out, _ = run(values)
+    out, _ = score_values(values)
     assert out.lower is not None
     assert out.upper is not None
     y = np.array(values, np.float32)[:, 0]
@@ -101,7 +101,7 @@ def test_adaptive_intervals_reach_their_level_whatever_the_noise(spread: float) 
 
 def test_without_adaptation_the_same_intervals_fail() -> None:
     """The detector of the test above: with rate 0 and five times the noise, coverage is far below its level."""
-    _, scores = run(walk(4000, seed=1, spread=5.0), rate=0.0)
+    _, scores = score_values(walk(4000, seed=1, spread=5.0), rate=0.0)
     assert (scores.coverage() < 0.6).all()
 
 
@@ -229,7 +229,7 @@ def runs_of(out: PredictionBatch) -> list[int]:
 def test_a_run_of_misses_is_counted_from_the_outputs_alone() -> None:
     """Each output says how many truths in a row, itself included, lay outside the interval issued one step before."""
     values = walk(3000, seed=5, spread=1.5)
-    out, _ = run(values)
+    out, _ = score_values(values)
     assert out.lower is not None
     assert out.upper is not None
     y, expected = np.array(values, np.float32)[:, 0], [0]
@@ -274,7 +274,7 @@ def test_times_of_the_toy_streams_are_today() -> None:
 def test_intervals_of_a_biased_calibration_are_counted_right_and_recover(row: tuple[float, ...]) -> None:
     """Residual quantiles all on one side, or none at all: live coverage is that of the outputs, and comes to 90 %."""
     values = walk(8000, seed=2)
-    out, scores = run(values, row=row)
+    out, scores = score_values(values, row=row)
     assert out.lower is not None
     assert out.upper is not None
     y = np.array(values, np.float32)[:, 0]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, concatenate, empty_batch
 from stream_gru.runtime.ingest.channel_join import Assembler
+from tests.support.batches import CHANNELS
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
-CHANNELS = 3
 settings_of = st.tuples(st.sampled_from([0, 1, 2, 5]), st.sampled_from([0, 1, 2, 80]))
 
 
@@ -50,13 +50,13 @@ def build(options: tuple[int, int], max_streams: int = 2) -> Assembler:
     return Assembler(CHANNELS, NS_PER_S, options[0] * NS_PER_S, options[1] * NS_PER_S, max_streams=max_streams)
 
 
-def run(one: Assembler, batches: list[SampleBatch]) -> tuple[SampleBatch, int]:
+def join_batches(one: Assembler, batches: list[SampleBatch]) -> tuple[SampleBatch, int]:
     """All that comes of batches, and how many records were joined."""
     done = [one.join(batch) for batch in batches]
     return concatenate([*(found.batch for found in done), one.flush()], CHANNELS), sum(d.joined for d in done)
 
 
-def everything(batch: SampleBatch) -> list[tuple[object, ...]]:
+def plain_rows(batch: SampleBatch) -> list[tuple[object, ...]]:
     """Each row as plain values, for comparison bit by bit."""
     n = len(batch)
     label = ["" if code < 0 else batch.labels[code] for code in batch.label] if batch.label is not None else [""] * n
@@ -76,11 +76,11 @@ HOSTILE = (0, 1, 3, 5, 10, 10, 10, 12, 40, -1, -4, -15, 700, -50_000)
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), max_size=12))
 def test_batch_boundaries_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
     """Any cut, and one record at a time: the same rows in the same order, and the same counts."""
-    whole, joined = run(build(options), [batch])
+    whole, joined = join_batches(build(options), [batch])
     edges = [0, *sorted({min(place, len(batch)) for place in places}), len(batch)]
     for cuts in (edges, range(len(batch) + 1)):
-        found, count = run(build(options), [batch.take(slice(a, b)) for a, b in pairwise(cuts)])
-        assert everything(found) == everything(whole)
+        found, count = join_batches(build(options), [batch.take(slice(a, b)) for a, b in pairwise(cuts)])
+        assert plain_rows(found) == plain_rows(whole)
         assert (found.rejected, count) == (whole.rejected, joined)
 
 
@@ -127,10 +127,10 @@ def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBat
 @given(partial_records(HOSTILE), settings_of)
 def test_streams_do_not_influence_each_other(batch: SampleBatch, options: tuple[int, int]) -> None:
     """A stream alone gives the rows it gives among others."""
-    together = everything(run(build(options), [batch])[0])
+    together = plain_rows(join_batches(build(options), [batch])[0])
     first = batch.stream_index[0]
-    alone = run(build(options), [batch.take(batch.stream_index == first)])[0]
-    assert everything(alone) == [row for row in together if row[0] == batch.stream_names[first]]
+    alone = join_batches(build(options), [batch.take(batch.stream_index == first)])[0]
+    assert plain_rows(alone) == [row for row in together if row[0] == batch.stream_names[first]]
 
 
 @settings(max_examples=150, deadline=None)
@@ -141,7 +141,7 @@ def test_records_in_order_give_the_last_value_of_each_channel(batch: SampleBatch
     values = own.values.copy()
     values[:, 2] = np.nan
     own = SampleBatch(own.stream_names, own.stream_index, own.time_ns, values)
-    rows, _ = run(Assembler(CHANNELS, NS_PER_S, age * NS_PER_S, wait * NS_PER_S), [own])
+    rows, _ = join_batches(Assembler(CHANNELS, NS_PER_S, age * NS_PER_S, wait * NS_PER_S), [own])
     reported = ~np.isnan(values)
     ticks = -(-own.time_ns // NS_PER_S) * NS_PER_S
     assert rows.time_ns.tolist() == sorted(set(ticks[reported.any(axis=1)].tolist()))
@@ -162,7 +162,7 @@ def test_no_records_give_no_rows() -> None:
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), min_size=1, max_size=12))
 def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
     """Cut anywhere, stored, thrown away and restored in another order: the same rows, the same counts."""
-    whole, joined = run(build(options), [batch])
+    whole, joined = join_batches(build(options), [batch])
     one, shelf, parts, count = build(options), Shelf(), [], 0
     edges = [0, *sorted({min(place, len(batch)) for place in places}), len(batch)]
     for begin, end in pairwise(edges):
@@ -173,7 +173,7 @@ def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], p
         one = build(options)
         shelf.fill(one, seed=begin)
     found = concatenate([*parts, one.flush()], CHANNELS)
-    assert everything(found) == everything(whole)
+    assert plain_rows(found) == plain_rows(whole)
     assert (found.rejected, count) == (whole.rejected, joined)
     shelf.commit(one)
     after = build(options)
@@ -187,7 +187,7 @@ def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
     batch: SampleBatch, options: tuple[int, int], seed: int
 ) -> None:
     """Any streams, at any moment, until their next record."""
-    whole, joined = run(build(options, 3), [batch])
+    whole, joined = join_batches(build(options, 3), [batch])
     rng, one, away = np.random.default_rng(seed), build(options, 3), dict[str, bytes]()
     parts, count = [], 0
     for row in range(len(batch)):
@@ -206,7 +206,7 @@ def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
     for name, data in away.items():
         one.restore(name, data)
     found = concatenate([*parts, one.flush()], CHANNELS)
-    assert everything(found) == everything(whole)
+    assert plain_rows(found) == plain_rows(whole)
     assert (found.rejected, count) == (whole.rejected, joined)
 
 

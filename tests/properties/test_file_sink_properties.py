@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.sink_runs import OUTPUTS, SinkRun, content, encoder_of, rows_in
+from tests.support.sink_runs import FILE_NAMES, OUTPUTS, SinkRun, content, encoder_of, rows_in
 
-NAMES = ("out.jsonl", "out.csv", "out.jsonl.gz", "out.csv.gz")
 WRITES = st.tuples(st.just("write"), st.integers(0, 7))
 COMMITS = st.tuples(st.just("commit"), st.none())
 KILLS = st.tuples(
@@ -30,7 +29,7 @@ def kill(run: SinkRun, when: str, lost: bool, left: bytes) -> None:
     run.kill(lost, left)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FILE_NAMES)
 @given(steps=st.lists(st.one_of(WRITES, COMMITS, KILLS), max_size=25), rotate_bytes=st.sampled_from([0, 1, 200, 2000]))
 @settings(max_examples=60, deadline=None)
 def test_a_killed_sink_has_the_committed_rows_and_then_all(

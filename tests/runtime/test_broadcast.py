@@ -20,7 +20,8 @@ from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http import sse as events
 from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
-from tests.support.fake_daemon import FakeDaemon, Listener, outputs, serving, until
+from tests.support.fake_daemon import FakeDaemon, Listener, daemon_outputs, serving
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ class NeverEncode(JsonEncoder):
 def test_without_listeners_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """With nobody there, writing costs next to nothing."""
     monkeypatch.setattr(feed, "JsonEncoder", NeverEncode)
-    one, batch = OutputBroadcaster(), outputs(["a"] * 1000)
+    one, batch = OutputBroadcaster(), daemon_outputs(["a"] * 1000)
     begin = time.perf_counter()
     for _ in range(1000):
         one.write(batch)
@@ -87,20 +88,20 @@ def test_a_listener_gets_the_rows_that_are_written(daemon: FakeDaemon, server: W
     """Each event's data is the row as files have it, in order."""
     with closing(Listener(server)) as listener:
         assert listener.answer.headers["Content-Type"].startswith("text/event-stream")
-        batch = outputs(["a", "b", "a"])
-        daemon.feed.write(outputs([]))
+        batch = daemon_outputs(["a", "b", "a"])
+        daemon.feed.write(daemon_outputs([]))
         daemon.feed.write(batch)
         expected = [json.loads(line) for line in JsonEncoder().encode(batch).splitlines()]
         assert [listener.row() for _ in range(3)] == expected
-        daemon.feed.write(outputs(["c"], first=9))
+        daemon.feed.write(daemon_outputs(["c"], first=9))
         assert listener.row()["steps"] == 9
 
 
 def test_a_filter_lets_one_stream_through(daemon: FakeDaemon, server: WebServer) -> None:
     """With a filter there are the rows of one stream only, also of one that comes later."""
     with closing(Listener(server, "?stream=b%201")) as some, closing(Listener(server)) as every:
-        daemon.feed.write(outputs(["a", "a"]))
-        daemon.feed.write(outputs(["a", "b 1", "c", "b 1"], first=10))
+        daemon.feed.write(daemon_outputs(["a", "a"]))
+        daemon.feed.write(daemon_outputs(["a", "b 1", "c", "b 1"], first=10))
         assert [some.row()["steps"] for _ in range(2)] == [11, 13]
         assert [every.row()["steps"] for _ in range(6)] == [0, 1, 10, 11, 12, 13]
 
@@ -121,10 +122,10 @@ def test_there_are_eight_listeners_at_most(daemon: FakeDaemon, server: WebServer
         assert "8 clients" in ninth.answer.read().decode()
         assert status_of(server, "/metrics") == 200
         listeners[0].close()
-        assert until(lambda: clients_of(daemon.feed) == 7)
+        wait_for(lambda: clients_of(daemon.feed) == 7)
         late = stack.enter_context(closing(Listener(server)))
         assert late.status == 200
-        daemon.feed.write(outputs(["a"]))
+        daemon.feed.write(daemon_outputs(["a"]))
         assert [one.row()["stream"] for one in [*listeners[1:], late]] == ["a"] * 8
 
 
@@ -132,14 +133,14 @@ def test_a_listener_that_leaves_is_forgotten(daemon: FakeDaemon, server: WebServ
     """When the last one has gone, nothing is encoded any more."""
     with closing(Listener(server)):
         assert clients_of(daemon.feed) == 1
-    assert until(lambda: clients_of(daemon.feed) == 0)
+    wait_for(lambda: clients_of(daemon.feed) == 0)
     assert queued(daemon.feed) == 0
 
 
 def test_the_newest_rows_are_kept_and_the_loss_is_told(daemon: FakeDaemon, server: WebServer) -> None:
     """Of a large batch only the newest 256 rows are encoded and sent; how many were left out is an event."""
     with closing(Listener(server)) as listener:
-        daemon.feed.write(outputs(["a"] * 1000))
+        daemon.feed.write(daemon_outputs(["a"] * 1000))
         lines = [listener.line() for _ in range(2)]
         assert lines == ["event: dropped", 'data: {"rows":744}']
         assert [listener.row()["steps"] for _ in range(256)] == list(range(744, 1000))
@@ -150,15 +151,15 @@ def test_a_queue_drops_its_oldest_rows(monkeypatch: pytest.MonkeyPatch, daemon: 
     """Rows that a client is too slow for make room for newer ones, by number and by bytes."""
     monkeypatch.setattr(events, "_GATHER_S", 0.5)
     with closing(Listener(server)) as listener:
-        daemon.feed.write(outputs(["a"]))
+        daemon.feed.write(daemon_outputs(["a"]))
         assert listener.row()["steps"] == 0
         for first in range(1, 1001, 100):
-            daemon.feed.write(outputs(["a"] * 100, first))
+            daemon.feed.write(daemon_outputs(["a"] * 100, first))
         assert queued(daemon.feed) == 256
         assert listener.row()["steps"] == 745
         assert [listener.row()["steps"] for _ in range(255)][-1] == 1000
         for first in range(20):
-            daemon.feed.write(outputs(["a"] * 10, first * 10, horizon=4000))
+            daemon.feed.write(daemon_outputs(["a"] * 10, first * 10, horizon=4000))
         assert queued(daemon.feed) < 100
         assert daemon.feed.dropped > 744 + 100
 
@@ -177,7 +178,7 @@ def test_a_listener_stays_longer_than_a_request_may_take(
     monkeypatch.setattr(connection, "IDLE_S", 0.2)
     with closing(Listener(server)) as listener:
         time.sleep(0.5)
-        daemon.feed.write(outputs(["a"]))
+        daemon.feed.write(daemon_outputs(["a"]))
         assert listener.row()["stream"] == "a"
 
 
@@ -190,18 +191,18 @@ def test_one_who_does_not_read_is_cut_off(
     with ExitStack() as stack:
         quiet = [stack.enter_context(closing(silent(server))) for _ in range(7)]
         listener = stack.enter_context(closing(Listener(server)))
-        assert until(lambda: clients_of(daemon.feed) == 8)
+        wait_for(lambda: clients_of(daemon.feed) == 8)
         read: list[object] = []
         reader = threading.Thread(target=lambda: read.extend(iter(lambda: listener.row()["steps"], 999)))
         reader.start()
-        batch, deadline = outputs(["a"] * 200, horizon=100), time.monotonic() + 10
+        batch, deadline = daemon_outputs(["a"] * 200, horizon=100), time.monotonic() + 10
         while clients_of(daemon.feed) > 1 and time.monotonic() < deadline:
             begin = time.perf_counter()
             daemon.feed.write(batch)
             assert time.perf_counter() - begin < 0.5  # it does not wait for anybody
             assert status_of(server, "/metrics") == 200
         assert clients_of(daemon.feed) == 1
-        daemon.feed.write(outputs(["a"], first=999))
+        daemon.feed.write(daemon_outputs(["a"], first=999))
         reader.join(5)
         assert not reader.is_alive()
         assert len(read) >= 200
@@ -211,14 +212,14 @@ def test_one_who_does_not_read_is_cut_off(
 def test_closing_the_feed_ends_what_is_listened_to(daemon: FakeDaemon, server: WebServer) -> None:
     """At the end of a daemon its listeners get the last rows and then the end, at once; so do those who come late."""
     with closing(Listener(server)) as listener:
-        daemon.feed.write(outputs(["a"]))
+        daemon.feed.write(daemon_outputs(["a"]))
         daemon.feed.close()
         assert listener.row()["stream"] == "a"
         with pytest.raises(EOFError):
             listener.row()
         with closing(Listener(server)) as late, pytest.raises(EOFError):
             late.row()
-        assert until(lambda: clients_of(daemon.feed) == 0)
+        wait_for(lambda: clients_of(daemon.feed) == 0)
 
 
 def test_a_feed_outlives_its_server(daemon: FakeDaemon) -> None:
@@ -229,7 +230,7 @@ def test_a_feed_outlives_its_server(daemon: FakeDaemon) -> None:
             listener.row()
     daemon.stop.clear()
     with serving(daemon) as new, closing(Listener(new)) as other:
-        daemon.feed.write(outputs(["a"]))
+        daemon.feed.write(daemon_outputs(["a"]))
         assert other.row()["stream"] == "a"
 
 
@@ -242,13 +243,13 @@ def test_a_server_stops_in_time_with_listeners(
         server = stack.enter_context(serving(daemon))
         listener = stack.enter_context(closing(Listener(server)))
         stack.enter_context(closing(silent(server)))
-        assert until(lambda: clients_of(daemon.feed) == 2)
+        wait_for(lambda: clients_of(daemon.feed) == 2)
         for _ in range(30):
-            daemon.feed.write(outputs(["a"] * 200, horizon=100))
+            daemon.feed.write(daemon_outputs(["a"] * 200, horizon=100))
             listener.row()
         begin = time.monotonic()
         server.close()
         assert time.monotonic() - begin < 2
-        daemon.feed.write(outputs(["a"]))
+        daemon.feed.write(daemon_outputs(["a"]))
     assert clients_of(daemon.feed) == 0
     assert [record.getMessage() for record in caplog.records] == []

@@ -11,7 +11,7 @@ from stream_gru.core.types import DropReason, SinkHealth, SourceHealth
 from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import output_spec
 from stream_gru.runtime.metrics import Metrics
-from tests.support.fake_daemon import outputs
+from tests.support.fake_daemon import daemon_outputs
 from tests.support.models import make_bundle
 
 MANY = 5000
@@ -33,7 +33,7 @@ def test_five_thousand_streams_make_no_series() -> None:
     before = series(metrics.registry)
     names = [f"stream-{i}-{{label}}" for i in range(MANY)]
     for first in range(0, MANY, 500):
-        batch = replace(outputs(names[first : first + 500], first), spec=spec)
+        batch = replace(daemon_outputs(names[first : first + 500], first), spec=spec)
         batch.dropped.update(dict.fromkeys(DropReason, 1))  # type: ignore[attr-defined]
         metrics.observe_batch("mqtt", BatchCounts.of(600, batch), first + 500)
         metrics.observe_outputs("file", 500)

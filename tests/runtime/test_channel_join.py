@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import nan
 
 import msgspec
 import numpy as np
@@ -16,7 +17,6 @@ from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch
 from stream_gru.runtime.ingest.channel_join import Assembler
 from tests.support.stateful_parts import Shelf
 
-NAN = math.nan
 Record = tuple[str, float, int, float]  # stream, seconds, channel, value
 
 
@@ -197,7 +197,7 @@ def test_a_tick_in_which_nobody_reported_is_not_emitted() -> None:
 def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
     """In a tick with values, in one of its own, in one that is out: it is not finite, whatever else it might be."""
     one = assembler()
-    done = one.join(records(("p", 1, 0, 1), ("p", 1, 1, NAN), ("p", 5, 0, NAN), ("p", 1, 0, NAN)))
+    done = one.join(records(("p", 1, 0, 1), ("p", 1, 1, nan), ("p", 5, 0, nan), ("p", 1, 0, nan)))
     assert rows(done.batch) == [("p", 1, [1, None])]
     assert (done.joined, done.batch.rejected) == (1, {DropReason.NON_FINITE: 3})
     assert one.pending == 0
@@ -206,10 +206,10 @@ def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
 def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> None:
     """They are told by the tick in which they stand, a reset by the next one where that has no value."""
     found = records(
-        ("p", 1, 0, NAN),
+        ("p", 1, 0, nan),
         ("p", 1, 0, 1),
         ("p", 1, 1, 2),
-        ("p", 2, 0, NAN),
+        ("p", 2, 0, nan),
         label=np.array([0, -1, -1, -1], np.int32),
         labels=("a",),
         reset=np.array([False, False, False, True]),
@@ -293,7 +293,7 @@ def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int]) -> None:
 INT64 = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 1, 2**63 - 2, 2**62])
 
 
-@given(st.lists(st.tuples(INT64, INT64, INT64, INT64, st.sampled_from([0.5, NAN, math.inf, -math.inf])), min_size=1))
+@given(st.lists(st.tuples(INT64, INT64, INT64, INT64, st.sampled_from([0.5, nan, math.inf, -math.inf])), min_size=1))
 def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
     found: list[tuple[int, int, int, int, float]],
 ) -> None:
@@ -363,7 +363,7 @@ def test_the_memory_of_another_model_is_told_from_damage() -> None:
         Assembler(2, 5, 0, 0).restore("p", genuine)
     period, held, held_ns, ticks, *rest = msgspec.msgpack.decode(genuine)
     for damaged, why in (
-        ((period, [1e39, NAN], held_ns, ticks), "expected values of float32"),
+        ((period, [1e39, nan], held_ns, ticks), "expected values of float32"),
         ((period, held, held_ns, ticks[::-1]), "expected ticks in order"),
         ((period, held, held_ns, [ticks[0], ticks[0]]), "expected ticks in order"),
         ((period, held, held_ns, ticks * 40), "length <= 64"),

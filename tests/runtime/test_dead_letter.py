@@ -17,8 +17,8 @@ from stream_gru.core.protocols import Decoder, Stateful
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 from stream_gru.runtime.dead_letter.reporter import DeadLetters, Poison, Search
 from stream_gru.runtime.ingest.rate_limit import RateLimit
+from tests.support.batches import NOON_NS
 
-NOON_NS = 1_714_564_800 * 10**9
 GOOD = b'{"flow": 1}'
 
 

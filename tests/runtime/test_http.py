@@ -42,7 +42,7 @@ def server(process: Process) -> Iterator[WebServer]:
     served.close()
 
 
-def ask(server: WebServer, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
+def ask_http(server: WebServer, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
     """Status, content type, text."""
     data = b"x" * 10 if method in ("POST", "PUT") else None
     request = urllib.request.Request(server.address + path, data, headers, method=method)  # noqa: S310 - loopback
@@ -62,36 +62,36 @@ def connect(server: WebServer) -> socket.socket:
 
 def test_metrics_are_what_prometheus_reads(server: WebServer) -> None:
     """``/metrics`` answers without a detour, in the text format, and a parser finds the counter."""
-    status, kind, text = ask(server, "/metrics")
+    status, kind, text = ask_http(server, "/metrics")
     assert status == 200
     assert kind.startswith("text/plain; version=")
     (family,) = [f for f in text_string_to_metric_families(text) if f.name == "stream_gru_test"]
     assert family.samples[0].value == 3
-    _, kind, text = ask(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    _, kind, text = ask_http(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert kind.startswith("application/openmetrics-text")
     assert text.endswith("# EOF\n")
 
 
 def test_probes_say_how_it_is(server: WebServer, process: Process) -> None:
     """Healthy and ready answer 200 or 503 and why, as things stand at that moment."""
-    assert ask(server, "/-/healthy") == (200, "text/plain; charset=utf-8", "healthy\n")
-    assert ask(server, "/-/ready")[::2] == (503, "not ready\n")
+    assert ask_http(server, "/-/healthy") == (200, "text/plain; charset=utf-8", "healthy\n")
+    assert ask_http(server, "/-/ready")[::2] == (503, "not ready\n")
     process.ready = (True, "ready")
     process.healthy = (False, "stuck")
-    assert ask(server, "/-/ready")[::2] == (200, "ready\n")
-    assert ask(server, "/-/healthy")[::2] == (503, "stuck\n")
+    assert ask_http(server, "/-/ready")[::2] == (200, "ready\n")
+    assert ask_http(server, "/-/healthy")[::2] == (503, "stuck\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready"])
 def test_nothing_can_be_changed(server: WebServer, path: str, method: str) -> None:
     """Only GET and HEAD are answered."""
-    assert ask(server, path, method)[0] == 405
+    assert ask_http(server, path, method)[0] == 405
 
 
 def test_other_paths_are_not_found(server: WebServer) -> None:
     """There is no page but those three."""
-    assert [ask(server, path)[0] for path in ("/", "/docs", "/metricsx", "/-/quit")] == [404] * 4
+    assert [ask_http(server, path)[0] for path in ("/", "/docs", "/metricsx", "/-/quit")] == [404] * 4
 
 
 def test_it_is_bound_to_loopback_only(server: WebServer) -> None:
@@ -133,7 +133,7 @@ def test_silent_clients_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None
     try:
         silent[0].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         deadline = time.monotonic() + 5
-        while (status := ask(server, "/-/healthy")[0]) != 200 and time.monotonic() < deadline:
+        while (status := ask_http(server, "/-/healthy")[0]) != 200 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert status == 200
     finally:

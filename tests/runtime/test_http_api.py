@@ -7,7 +7,6 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,31 +16,24 @@ from stream_gru.runtime.control.commands import Action, Command
 from stream_gru.runtime.http import api as api_module
 from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http.server import WebServer
-from tests.support.fake_daemon import TOKEN, FakeDaemon, serving, until
+from tests.support.fake_daemon import TOKEN, FakeDaemon, ServedDaemon, serving
+from tests.support.waiting import wait_for
 
 COMMANDS = [f"/api/v1/{action}" for action in Action]
 JSON = {"Content-Type": "application/json"}
 ALLOWED = {**JSON, "Authorization": f"Bearer {TOKEN}"}
 
 
-@dataclass
-class Place:
-    """A daemon and its server."""
-
-    daemon: FakeDaemon
-    server: WebServer
-
-
 @pytest.fixture(scope="module")
-def served() -> Iterator[Place]:
+def served() -> Iterator[ServedDaemon]:
     """One server for all: starting one takes a while."""
     daemon = FakeDaemon()
     with serving(daemon) as server:
-        yield Place(daemon, server)
+        yield ServedDaemon(daemon, server)
 
 
 @pytest.fixture
-def place(served: Place) -> Place:
+def served_daemon(served: ServedDaemon) -> ServedDaemon:
     """A daemon that is awake and has done nothing yet."""
     served.daemon.awake = True
     served.daemon.done.clear()
@@ -49,7 +41,7 @@ def place(served: Place) -> Place:
     return served
 
 
-def ask(
+def ask_api(
     server: WebServer, path: str, method: str = "GET", body: object = None, headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
     """Status and text; a body that is neither bytes nor None goes as JSON."""
@@ -65,17 +57,17 @@ def ask(
         connection.close()
 
 
-def post(place: Place, path: str, body: object, headers: dict[str, str] = ALLOWED) -> tuple[int, str]:
+def post(served_daemon: ServedDaemon, path: str, body: object, headers: dict[str, str] = ALLOWED) -> tuple[int, str]:
     """Ask by POST; the text is what the answer says."""
-    status, text = ask(place.server, path, "POST", body, headers)
+    status, text = ask_api(served_daemon.server, path, "POST", body, headers)
     told = json.loads(text)
     assert told["ok"] is (status == 200)
     return status, told["text"]
 
 
-def test_status_is_one_object(place: Place) -> None:
+def test_status_is_one_object(served_daemon: ServedDaemon) -> None:
     """The status names version and model, and the health of each source and sink."""
-    status, text = ask(place.server, "/api/v1/status")
+    status, text = ask_api(served_daemon.server, "/api/v1/status")
     data = json.loads(text)
     assert status == 200
     assert (data["version"], data["model_id"], data["paused"]) == ("1.2", "0123456789ab", ["b"])
@@ -84,79 +76,79 @@ def test_status_is_one_object(place: Place) -> None:
     assert TOKEN not in text
 
 
-def test_streams_are_a_list_with_a_limit(place: Place) -> None:
+def test_streams_are_a_list_with_a_limit(served_daemon: ServedDaemon) -> None:
     """Every stream is an object; there are no more than asked for."""
-    status, text = ask(place.server, "/api/v1/streams")
+    status, text = ask_api(served_daemon.server, "/api/v1/streams")
     assert status == 200
     assert json.loads(text) == [
         {"stream": "a", "time": "2026-03-01T00:00:00Z", "steps": 5, "status": "online"},
         {"stream": "b", "time": None, "steps": 0, "status": "paused"},
     ]
-    assert len(json.loads(ask(place.server, "/api/v1/streams?limit=1")[1])) == 1
+    assert len(json.loads(ask_api(served_daemon.server, "/api/v1/streams?limit=1")[1])) == 1
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1e3", "100000", "9" * 5000, "%D9%A1"])
-def test_a_limit_that_is_none_is_told(place: Place, limit: str) -> None:
+def test_a_limit_that_is_none_is_told(served_daemon: ServedDaemon, limit: str) -> None:
     """Anything but a number of a sensible size is refused."""
-    status, text = ask(place.server, f"/api/v1/streams?limit={limit}")
+    status, text = ask_api(served_daemon.server, f"/api/v1/streams?limit={limit}")
     assert status == 400
     assert "limit: expected" in text
 
 
-def test_a_state_is_imported_as_it_came(place: Place) -> None:
+def test_a_state_is_imported_as_it_came(served_daemon: ServedDaemon) -> None:
     """The body of an import goes to the daemon untouched, also where it is longer than a command may be."""
     state = {"stream": "a", "row": "A" * 100_000}
-    status, text = ask(place.server, "/api/v1/import", "POST", state, ALLOWED)
+    status, text = ask_api(served_daemon.server, "/api/v1/import", "POST", state, ALLOWED)
     assert (status, json.loads(text)["text"]) == (200, "import done")
-    assert place.daemon.done == [("import", None)]
+    assert served_daemon.daemon.done == [("import", None)]
 
 
-def test_a_state_that_is_too_long_is_refused(place: Place) -> None:
+def test_a_state_that_is_too_long_is_refused(served_daemon: ServedDaemon) -> None:
     """The daemon never sees more than a stream can be."""
-    status, text = ask(place.server, "/api/v1/import", "POST", {"row": "A" * 4_194_304}, ALLOWED)
+    status, text = ask_api(served_daemon.server, "/api/v1/import", "POST", {"row": "A" * 4_194_304}, ALLOWED)
     assert (status, json.loads(text)["text"]) == (413, "expected at most 4194304 bytes")
-    assert not place.daemon.done
+    assert not served_daemon.daemon.done
 
 
 @pytest.mark.parametrize("path", [path for path in COMMANDS if not path.endswith("import")])
-def test_a_command_is_carried_out(place: Place, path: str) -> None:
+def test_a_command_is_carried_out(served_daemon: ServedDaemon, path: str) -> None:
     """Each command reaches the daemon, for one stream or all, and its answer comes back."""
     action = path.rpartition("/")[2]
-    status, text = ask(place.server, path, "POST", {"stream": "a"}, ALLOWED)
+    status, text = ask_api(served_daemon.server, path, "POST", {"stream": "a"}, ALLOWED)
     assert (status, json.loads(text)) == (200, {"ok": True, "text": f"{action} done", "streams": 1})
-    assert post(place, path, {"all": True}) == (200, f"{action} done")
-    assert place.daemon.done == [(action, "a"), (action, None)]
+    assert post(served_daemon, path, {"all": True}) == (200, f"{action} done")
+    assert served_daemon.daemon.done == [(action, "a"), (action, None)]
 
 
 @pytest.mark.parametrize("path", COMMANDS)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_commands_are_posted(place: Place, path: str, method: str) -> None:
+def test_commands_are_posted(served_daemon: ServedDaemon, path: str, method: str) -> None:
     """No other method changes anything, whatever it carries."""
-    status, _ = ask(place.server, path, method, {"all": True} if method != "HEAD" else None, ALLOWED)
+    status, _ = ask_api(served_daemon.server, path, method, {"all": True} if method != "HEAD" else None, ALLOWED)
     assert status == 405
-    assert place.daemon.done == []
+    assert served_daemon.daemon.done == []
 
 
 @pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/streams", "/api/v1/outputs"])
-def test_what_is_read_cannot_be_posted(place: Place, path: str) -> None:
+def test_what_is_read_cannot_be_posted(served_daemon: ServedDaemon, path: str) -> None:
     """The other routes take GET and HEAD only."""
-    assert ask(place.server, path, "POST", {"all": True}, ALLOWED)[0] == 405
-    assert ask(place.server, path, "HEAD")[0] == 200
+    assert ask_api(served_daemon.server, path, "POST", {"all": True}, ALLOWED)[0] == 405
+    assert ask_api(served_daemon.server, path, "HEAD")[0] == 200
 
 
 @pytest.mark.parametrize(
     "authorization",
     [None, "", TOKEN, "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer \xff"],
 )
-def test_the_wrong_token_is_refused(place: Place, authorization: str | None) -> None:
+def test_the_wrong_token_is_refused(served_daemon: ServedDaemon, authorization: str | None) -> None:
     """Without the very token nothing is done."""
     headers = JSON if authorization is None else {**JSON, "Authorization": authorization}
-    status, text = post(place, "/api/v1/reset", {"all": True}, headers)
+    status, text = post(served_daemon, "/api/v1/reset", {"all": True}, headers)
     assert status == 401
     assert "Authorization: Bearer TOKEN" in text
-    assert place.daemon.done == []
+    assert served_daemon.daemon.done == []
     why = "no token" if authorization is None else "wrong token"
-    assert place.daemon.refused == [("reset", f"{why} (from 127.0.0.1)")]
+    assert served_daemon.daemon.refused == [("reset", f"{why} (from 127.0.0.1)")]
 
 
 @pytest.mark.parametrize("authorization", ["Bearer ", "Bearer", f"Bearer {TOKEN}"])
@@ -164,7 +156,7 @@ def test_without_a_token_no_command_is_taken(authorization: str) -> None:
     """A daemon without a token refuses, also an empty one, and says what is missing."""
     daemon = FakeDaemon(token="")
     with serving(daemon) as server:
-        status, text = ask(server, "/api/v1/reset", "POST", {"all": True}, {**JSON, "Authorization": authorization})
+        status, text = ask_api(server, "/api/v1/reset", "POST", {"all": True}, {**JSON, "Authorization": authorization})
     assert (status, json.loads(text)) == (
         403,
         {"ok": False, "text": "control.token_file is not set", "streams": 0},
@@ -195,16 +187,18 @@ def test_without_a_token_no_command_is_taken(authorization: str) -> None:
         (b" " * 60_000, ALLOWED, 413),
     ],
 )
-def test_a_body_is_read_strictly(place: Place, body: object, headers: dict[str, str], expected: int) -> None:
+def test_a_body_is_read_strictly(
+    served_daemon: ServedDaemon, body: object, headers: dict[str, str], expected: int
+) -> None:
     """Only a small JSON object with the known keys is a command; everything else is told and changes nothing.
 
     The server counts what does not reach the daemon, which counts for itself what it does not do.
     """
-    status, text = post(place, "/api/v1/reset", body, headers)
+    status, text = post(served_daemon, "/api/v1/reset", body, headers)
     assert status == expected
     assert text
-    assert len(place.daemon.done) == (expected == 200)
-    assert place.daemon.refused == ([] if expected in (200, 404) else [("reset", f"{text} (from 127.0.0.1)")])
+    assert len(served_daemon.daemon.done) == (expected == 200)
+    assert served_daemon.daemon.refused == ([] if expected in (200, 404) else [("reset", f"{text} (from 127.0.0.1)")])
 
 
 def test_refusals_are_told_without_the_token(caplog: pytest.LogCaptureFixture) -> None:
@@ -212,7 +206,7 @@ def test_refusals_are_told_without_the_token(caplog: pytest.LogCaptureFixture) -
     daemon = FakeDaemon()
     with serving(daemon) as server, caplog.at_level(logging.WARNING, "stream_gru.runtime.control.commands"):
         for path in COMMANDS:
-            assert ask(server, path, "POST", {"all": True}, {**JSON, "Authorization": "Bearer guessed"})[0] == 401
+            assert ask_api(server, path, "POST", {"all": True}, {**JSON, "Authorization": "Bearer guessed"})[0] == 401
     assert daemon.refused == [(str(action), "wrong token (from 127.0.0.1)") for action in Action]
     assert caplog.messages == ["commands: reset over HTTP is refused: wrong token (from 127.0.0.1)"]
     assert TOKEN not in caplog.text
@@ -235,28 +229,28 @@ def test_a_body_that_does_not_come_ends_quietly(
             client.sendall(f"POST /api/v1/reset HTTP/1.1\r\n{head}Content-Length: 20\r\n\r\n{{".encode())
             if waits:
                 assert client.recv(1000) == b""
-        assert until(lambda: bool(daemon.refused))
+        wait_for(lambda: bool(daemon.refused))
         monkeypatch.setattr(connection, "IDLE_S", 20)
-        assert ask(server, "/-/healthy")[0] == 200
+        assert ask_api(server, "/-/healthy")[0] == 200
     assert daemon.refused == [("reset", "the client went away before the end of its body (from 127.0.0.1)")]
     assert daemon.done == []
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_a_busy_daemon_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_daemon_is_told(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon that does not answer, and a full queue, are answered 503 in time; a late reply harms nobody."""
     monkeypatch.setattr(api_module, "_ANSWER_S", 0.1)
-    place.daemon.awake = False
-    status, text = post(place, "/api/v1/reset", {"all": True})
+    served_daemon.daemon.awake = False
+    status, text = post(served_daemon, "/api/v1/reset", {"all": True})
     assert (status, text) == (503, "no answer within 0.1 s; the command may still be carried out")
-    while place.daemon.commands.put(Command(Action.RESET, "a", lambda _: None)):
+    while served_daemon.daemon.commands.put(Command(Action.RESET, "a", lambda _: None)):
         pass
-    assert place.daemon.refused == []
-    assert post(place, "/api/v1/reset", {"all": True}) == (503, "too many commands are waiting")
-    assert place.daemon.refused == [("reset", "too many commands are waiting (from 127.0.0.1)")]
-    place.daemon.awake = True
-    assert until(lambda: len(place.daemon.done) == 64)
-    assert ask(place.server, "/-/healthy")[0] == 200
+    assert served_daemon.daemon.refused == []
+    assert post(served_daemon, "/api/v1/reset", {"all": True}) == (503, "too many commands are waiting")
+    assert served_daemon.daemon.refused == [("reset", "too many commands are waiting (from 127.0.0.1)")]
+    served_daemon.daemon.awake = True
+    wait_for(lambda: len(served_daemon.daemon.done) == 64)
+    assert ask_api(served_daemon.server, "/-/healthy")[0] == 200
 
 
 HOSTILE = ["evil.example", "evil.example:9723", "127.0.0.1.evil.example", "localhost.evil.example", "", "[evil]", "1"]
@@ -264,30 +258,30 @@ HOSTILE = ["evil.example", "evil.example:9723", "127.0.0.1.evil.example", "local
 
 @pytest.mark.parametrize("host", HOSTILE)
 @pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/outputs", "/", "/metricsx"])
-def test_other_names_are_refused(place: Place, host: str, path: str) -> None:
+def test_other_names_are_refused(served_daemon: ServedDaemon, host: str, path: str) -> None:
     """A page whose name points to loopback reads nothing and commands nothing."""
-    assert ask(place.server, path, headers={"Host": host})[0] == 403
-    assert ask(place.server, "/api/v1/reset", "POST", {"all": True}, {**ALLOWED, "Host": host})[0] == 403
-    assert place.daemon.done == []
+    assert ask_api(served_daemon.server, path, headers={"Host": host})[0] == 403
+    assert ask_api(served_daemon.server, "/api/v1/reset", "POST", {"all": True}, {**ALLOWED, "Host": host})[0] == 403
+    assert served_daemon.daemon.done == []
 
 
 @pytest.mark.parametrize("host", HOSTILE)
 @pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready"])
-def test_probes_may_use_any_name(place: Place, host: str, path: str) -> None:
+def test_probes_may_use_any_name(served_daemon: ServedDaemon, host: str, path: str) -> None:
     """Scrapers find the daemon by whatever name their network gives it."""
-    assert ask(place.server, path, headers={"Host": host})[0] == 200
+    assert ask_api(served_daemon.server, path, headers={"Host": host})[0] == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "10.1.2.3:80", "[::1]:9723", "[fe80::1]"])
-def test_own_names_and_addresses_are_served(place: Place, host: str) -> None:
+def test_own_names_and_addresses_are_served(served_daemon: ServedDaemon, host: str) -> None:
     """Loopback names and addresses written as numbers are ours."""
-    assert ask(place.server, "/api/v1/status", headers={"Host": host})[0] == 200
+    assert ask_api(served_daemon.server, "/api/v1/status", headers={"Host": host})[0] == 200
 
 
 def test_the_name_it_listens_on_is_served() -> None:
     """A server that listens on a name answers to it."""
     with serving(FakeDaemon(), "localhost:0") as server:
-        assert ask(server, "/api/v1/status", headers={"Host": "LocalHost:80"})[0] == 200
+        assert ask_api(server, "/api/v1/status", headers={"Host": "LocalHost:80"})[0] == 200
 
 
 def test_without_an_api_there_are_the_probes_only() -> None:
@@ -295,7 +289,11 @@ def test_without_an_api_there_are_the_probes_only() -> None:
     server = WebServer("127.0.0.1:0", CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))
     server.open()
     try:
-        assert [ask(server, path)[0] for path in ("/api/v1/status", "/api/v1/outputs", "/metrics")] == [404, 404, 200]
-        assert ask(server, "/api/v1/reset", "POST", {"all": True}, ALLOWED)[0] == 404
+        assert [ask_api(server, path)[0] for path in ("/api/v1/status", "/api/v1/outputs", "/metrics")] == [
+            404,
+            404,
+            200,
+        ]
+        assert ask_api(server, "/api/v1/reset", "POST", {"all": True}, ALLOWED)[0] == 404
     finally:
         server.close()

@@ -8,8 +8,6 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -19,54 +17,26 @@ from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http import server as module
 from stream_gru.runtime.http.host_check import HostGuard, is_loopback
 from stream_gru.runtime.http.load_shedding import CostCache
-from stream_gru.runtime.http.server import WebServer, build_app
-from tests.support.fake_daemon import TOKEN, FakeDaemon, Listener, outputs, serving
+from stream_gru.runtime.http.server import build_app
+from tests.support.fake_daemon import TOKEN, FakeDaemon, Listener, ServedDaemon, daemon_outputs, serving
 from tests.support.waiting import wait_for
 
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 
-@dataclass
-class Place:
-    """A daemon and its server."""
-
-    daemon: FakeDaemon
-    server: WebServer
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        where = urlsplit(self.server.address)
-        assert where.hostname is not None
-        assert where.port is not None
-        return where.hostname, where.port
-
-    def raw(self, request: bytes) -> bytes:
-        """Everything that comes back until the server closes."""
-        answer = b""
-        with socket.create_connection(self.address, timeout=10) as client:
-            try:
-                client.sendall(request)
-                while got := client.recv(65_536):
-                    answer += got
-            except (ConnectionResetError, BrokenPipeError):  # closed while we were still sending
-                pass
-        return answer
-
-
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+def served_daemon() -> Iterator[ServedDaemon]:
     """One server for all."""
     with patient() as served:
         yield served
 
 
 @contextmanager
-def patient(daemon: FakeDaemon | None = None) -> Iterator[Place]:
+def patient(daemon: FakeDaemon | None = None) -> Iterator[ServedDaemon]:
     """A server in front of a daemon."""
     daemon = daemon or FakeDaemon()
     with serving(daemon) as server:
-        yield Place(daemon, server)
+        yield ServedDaemon(daemon, server)
 
 
 def routes() -> list[Route]:
@@ -78,22 +48,22 @@ def routes() -> list[Route]:
 
 @pytest.mark.parametrize("route", routes(), ids=lambda route: route.path)
 @pytest.mark.parametrize("method", SAFE)
-def test_no_safe_method_changes_anything(place: Place, route: Route, method: str) -> None:
+def test_no_safe_method_changes_anything(served_daemon: ServedDaemon, route: Route, method: str) -> None:
     """Over all routes: with the token, a body and everything, GET and its like reach no command."""
-    place.daemon.done.clear()
-    client = http.client.HTTPConnection(*place.address, timeout=5)
+    served_daemon.daemon.done.clear()
+    client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
     with closing(client):
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         client.request(method, route.path + "?all=true&stream=a", b'{"all": true}', headers)
         status = client.getresponse().status
-    assert place.daemon.done == []
+    assert served_daemon.daemon.done == []
     assert status == 405 or (method in ("GET", "HEAD") and not route.path.endswith(("reset", "pause", "resume")))
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/-/ready", "/api/v1/status", "/api/v1/outputs", "/nothing"])
-def test_every_answer_tells_browsers_to_be_careful(place: Place, path: str) -> None:
+def test_every_answer_tells_browsers_to_be_careful(served_daemon: ServedDaemon, path: str) -> None:
     """Nothing foreign is loaded, framed, guessed or sent on, also in answers that refuse; one request a connection."""
-    client = http.client.HTTPConnection(*place.address, timeout=5)
+    client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
     with closing(client):
         client.request("HEAD", path)
         headers = client.getresponse().headers
@@ -111,10 +81,10 @@ HOSTILE = ["<script>alert(1)</script>", "a\nb", 'a"b', "a\\", "../../etc/passwd"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_refused_and_comes_back_as_data_only(place: Place, name: str) -> None:
+def test_a_hostile_name_is_refused_and_comes_back_as_data_only(served_daemon: ServedDaemon, name: str) -> None:
     """What a client sends stands in JSON, never in HTML."""
-    place.daemon.done.clear()
-    client = http.client.HTTPConnection(*place.address, timeout=5)
+    served_daemon.daemon.done.clear()
+    client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
     with closing(client):
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         client.request("POST", "/api/v1/reset", json.dumps({"stream": name}).encode(), headers)
@@ -123,7 +93,7 @@ def test_a_hostile_name_is_refused_and_comes_back_as_data_only(place: Place, nam
     assert answer.headers["content-type"] == "application/json"
     assert answer.status == (404 if name.startswith("..") else 400)  # dots and slashes may be in a name
     assert told["ok"] is False
-    assert place.daemon.done == []
+    assert served_daemon.daemon.done == []
 
 
 PATHS = ["/%61pi/v1/../v1/status", "/api/v1/../status", "//api/v1/status", "/api/v1/status/", "/api%2Fv1%2Fstatus/..",
@@ -132,19 +102,19 @@ PATHS = ["/%61pi/v1/../v1/status", "/api/v1/../status", "//api/v1/status", "/api
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_odd_paths_lead_nowhere(place: Place, path: str) -> None:
+def test_odd_paths_lead_nowhere(served_daemon: ServedDaemon, path: str) -> None:
     """No path is tidied up, so none gets past the check of names; nothing is redirected to where a client says."""
-    answer = place.raw(f"GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n".encode())
+    answer = served_daemon.raw(f"GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n".encode())
     assert answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 404 ", b"HTTP/1.1 400 "))
     assert b"location" not in answer.lower()
     assert b"model_id" not in answer
 
 
-def test_a_path_in_disguise_is_checked_as_what_it_is(place: Place) -> None:
+def test_a_path_in_disguise_is_checked_as_what_it_is(served_daemon: ServedDaemon) -> None:
     """Percent signs do not hide a route from the check of names."""
     request = "GET /%61pi/v1/st%61tus HTTP/1.1\r\nHost: {}\r\n\r\n"
-    assert place.raw(request.format("evil.example").encode()).startswith(b"HTTP/1.1 403 ")
-    assert b"model_id" in place.raw(request.format("localhost").encode())
+    assert served_daemon.raw(request.format("evil.example").encode()).startswith(b"HTTP/1.1 403 ")
+    assert b"model_id" in served_daemon.raw(request.format("localhost").encode())
 
 
 @pytest.mark.parametrize(
@@ -165,16 +135,18 @@ def test_a_path_in_disguise_is_checked_as_what_it_is(place: Place) -> None:
         (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n", 400),
     ],
 )
-def test_requests_are_read_strictly(place: Place, request_: bytes, status: int) -> None:
+def test_requests_are_read_strictly(served_daemon: ServedDaemon, request_: bytes, status: int) -> None:
     """Too large, contradictory or malformed ones are refused, and the connection is closed."""
-    answer = place.raw(request_)
+    answer = served_daemon.raw(request_)
     assert answer == b"" or int(answer[9:12]) == status, answer[:100]
 
 
-def test_requests_in_a_row_get_one_answer(place: Place) -> None:
+def test_requests_in_a_row_get_one_answer(served_daemon: ServedDaemon) -> None:
     """Pipelining ends with the first answer."""
     for path in (b"/metrics", b"/nothing", b"/api/v1/reset"):
-        answer = place.raw(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"GET /metrics HTTP/1.1\r\n" * 9)
+        answer = served_daemon.raw(
+            b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"GET /metrics HTTP/1.1\r\n" * 9
+        )
         assert answer.count(b"HTTP/1.1 ") == 1
 
 
@@ -182,11 +154,11 @@ def test_who_came_first_gives_way_when_places_run_out(monkeypatch: pytest.Monkey
     """Idle connections make room for new ones, the oldest first; who listens to outputs stays."""
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 4)
     monkeypatch.setattr(connection, "IDLE_S", 60)
-    with patient() as place, closing(Listener(place.server)) as listener:
-        idle = [socket.create_connection(place.address, timeout=5) for _ in range(12)]
+    with patient() as served_daemon, closing(Listener(served_daemon.server)) as listener:
+        idle = [socket.create_connection(served_daemon.address, timeout=5) for _ in range(12)]
         assert all(one.recv(1) == b"" for one in idle[:7])
-        assert place.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200 ")
-        place.daemon.feed.write(outputs(["a"]))
+        assert served_daemon.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        served_daemon.daemon.feed.write(daemon_outputs(["a"]))
         assert listener.row()["stream"] == "a"
         for one in idle:
             one.close()
@@ -203,19 +175,19 @@ def test_a_cut_off_connection_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -
         ended.append(self)
 
     monkeypatch.setattr(connection.BoundedConnection, "connection_lost", remember)
-    with patient() as place:
+    with patient() as served_daemon:
         for _ in range(3):
-            socket.create_connection(place.address).close()
-        assert place.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            socket.create_connection(served_daemon.address).close()
+        assert served_daemon.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: len(ended) == 4)
         assert all(one._end.cancelled() for one in ended)
 
 
-def test_long_lists_wait_until_others_were_taken(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lists_wait_until_others_were_taken(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """While clients leave too much unread, lists are refused; what is small is answered."""
     monkeypatch.setattr(connection.BoundedConnection, "unsent_bytes", lambda _: 10_000_000)
-    assert place.raw(b"GET /api/v1/streams HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 503 ")
-    assert place.raw(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    assert served_daemon.raw(b"GET /api/v1/streams HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 503 ")
+    assert served_daemon.raw(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 def test_what_took_long_is_used_again_for_a_while() -> None:
@@ -238,12 +210,12 @@ def test_what_took_long_is_used_again_for_a_while() -> None:
     assert len(lately._made) <= 8
 
 
-def test_metrics_are_not_old(place: Place) -> None:
+def test_metrics_are_not_old(served_daemon: ServedDaemon) -> None:
     """What was counted is seen at once: making the text takes no time worth speaking of."""
     registry = CollectorRegistry()
     counter = Counter("x", "x", registry=registry)
     with serving(FakeDaemon(), registry=registry) as server:
-        served = Place(FakeDaemon(), server)
+        served = ServedDaemon(FakeDaemon(), server)
         for number in range(1, 4):
             counter.inc()
             wait_for(
@@ -275,7 +247,7 @@ def test_loopback_is_more_than_one_address() -> None:
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "fe80::1%eth0")))  # noqa: S104 - not bound
 
 
-def test_tokens_are_compared_in_constant_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_compared_in_constant_time(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every given token goes through `hmac.compare_digest`, and nothing else decides."""
     seen: list[tuple[bytes, bytes]] = []
 
@@ -285,11 +257,11 @@ def test_tokens_are_compared_in_constant_time(place: Place, monkeypatch: pytest.
 
     monkeypatch.setattr("stream_gru.runtime.http.api.hmac.compare_digest", compare)
     request = f"POST /api/v1/reset HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
-    assert place.raw(request.encode()).startswith(b"HTTP/1.1 401 ")
+    assert served_daemon.raw(request.encode()).startswith(b"HTTP/1.1 401 ")
     assert seen == [(TOKEN.encode(), TOKEN.encode())]
 
 
-def test_an_error_inside_shows_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_inside_shows_nothing(served_daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
     """The client gets three words; the log has the traceback, and no token in it."""
     request = f"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import numpy as np
 import pytest
 
@@ -20,8 +22,6 @@ from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
 from tests.support.batches import START_NS, batch
 from tests.support.fake_connectors import ReadyDecoder
 from tests.support.stateful_parts import Shelf
-
-NAN = float("nan")
 
 
 def message(number: int, source: str = "a") -> RawMessage:
@@ -49,7 +49,7 @@ def test_without_more_parts_an_intake_is_its_decoder() -> None:
 
 def test_channels_that_arrive_apart_are_joined_and_the_rest_comes_at_the_end() -> None:
     """Two records make a sample; what waits for a channel is given out when nothing more will come."""
-    records = [part(1, [1, NAN, NAN]), part(1, [NAN, 2, 3]), part(2, [4, NAN, NAN])]
+    records = [part(1, [1, nan, nan]), part(1, [nan, 2, 3]), part(2, [4, nan, nan])]
     assembler = Assembler(3, NS_PER_S, 5 * NS_PER_S, NS_PER_S)
     intake = Intake("a", ReadyDecoder(records), assembler=assembler)
     arrived = [taken(intake, message(i)) for i in range(3)]

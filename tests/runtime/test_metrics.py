@@ -61,7 +61,7 @@ def ready_metrics(pipeline: Pipeline) -> Metrics:
     return metrics
 
 
-def run(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[PredictionBatch]]:
+def observe_batches(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[PredictionBatch]]:
     """Metrics of a run."""
     metrics = ready_metrics(pipeline)
     outs: list[PredictionBatch] = []
@@ -82,7 +82,7 @@ def run(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[P
 def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
     """Received, applied, dropped, resets, classes, labels, scores: all are those of the outputs."""
     pipeline = toy_pipeline(MODEL)
-    metrics, outs = run(pipeline, [replace(b, rejected={DropReason.PARSE: 2}) for b in batches])
+    metrics, outs = observe_batches(pipeline, [replace(b, rejected={DropReason.PARSE: 2}) for b in batches])
     dropped, resets, classes = Counter[str](), Counter[str](), Counter[str]()
     applied = labelled = 0
     for out in outs:
@@ -119,7 +119,7 @@ def test_series_are_known_before_the_first_sample() -> None:
     pipeline = toy_pipeline(MODEL, max_streams=10**6)
     before = set(samples(ready_metrics(pipeline).registry))
     many = [batch([f"pump-{i}" for i in range(200)], [t] * 200) for t in range(15)]
-    metrics, _ = run(pipeline, many)
+    metrics, _ = observe_batches(pipeline, many)
     found = set(samples(metrics.registry))
     assert found == before
     assert {name for _, labels in found for name, _ in labels} <= {*LABELS, "created"}
@@ -179,7 +179,7 @@ def test_counters_of_scores_know_streams_that_have_left() -> None:
 def test_scores_that_come_out_lower_stop_nothing() -> None:
     """A sum that is a hair smaller than the last one leaves counters where they are."""
     pipeline = toy_pipeline(MODEL)
-    metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
+    metrics, _ = observe_batches(pipeline, [batch(["p"] * 30, list(range(30)))])
     before = samples(metrics.registry)
     totals = pipeline.scores()
     assert totals is not None
@@ -221,7 +221,7 @@ def test_counters_of_sources_and_sinks_only_rise() -> None:
 def test_another_model_brings_its_own_series() -> None:
     """Classes and targets of the model before are gone, counters of samples go on."""
     pipeline = toy_pipeline(MODEL)
-    metrics, _ = run(pipeline, [batch(["p"] * 30, list(range(30)))])
+    metrics, _ = observe_batches(pipeline, [batch(["p"] * 30, list(range(30)))])
     metrics.set_model(make_bundle(labels=3, horizon=0).manifest, "toy")
     found = samples(metrics.registry)
     classes = {dict(labels)["class"] for name, labels in found if name == "stream_gru_classifications_total"}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, empty_batch
 from stream_gru.runtime.ingest.rate_limit import RateLimit
+from tests.support.batches import NOON_NS
 
-NOON_NS = 1_714_564_800 * NS_PER_S
 Row = tuple[int, int]  # stream, arrival
 
 

@@ -22,7 +22,7 @@ from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decode
 from tests.support.batches import batch, hostile_batches
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated, toy_pipeline
-from tests.support.stores import model
+from tests.support.stores import FORM
 
 
 @cache
@@ -35,7 +35,6 @@ def _bundle(kind: str) -> Bundle:
 
 
 KINDS = ["plain", "categories", "quantiles", "classes"]
-FORM = model().form
 
 
 def row_of(pipeline: Pipeline, columns: dict[str, np.ndarray]) -> bytes:

@@ -11,6 +11,7 @@ from stream_gru.core.timestamps import LIMIT_NS
 from stream_gru.core.types import NS_PER_S, OutputSpec, PredictionBatch, ResetReason, SampleBatch, Status
 
 START_NS = 1_772_323_200 * NS_PER_S
+NOON_NS = 1_714_564_800 * NS_PER_S  # 2024-05-01T12:00:00Z
 CHANNELS = 3
 
 

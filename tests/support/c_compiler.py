@@ -27,11 +27,11 @@ def write_c(bundle: Bundle, folder: Path) -> list[Path]:
 def shared_object(sources: Sequence[Path], options: Sequence[str] = STRICT) -> ctypes.CDLL:
     """Compile and load sources; a warning is an error."""
     library = sources[0].parent / "model.so"
-    run("gcc", *options, "-O2", "-shared", "-fPIC", "-o", str(library), *map(str, sources))
+    run_checked("gcc", *options, "-O2", "-shared", "-fPIC", "-o", str(library), *map(str, sources))
     return ctypes.CDLL(str(library))
 
 
-def run(*command: str) -> str:
+def run_checked(*command: str) -> str:
     """Run a command; return its standard output, or fail with what it said."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"

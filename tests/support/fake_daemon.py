@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,6 +104,34 @@ def serving(
         worker.join()
 
 
+@dataclass
+class ServedDaemon:
+    """A daemon and its server."""
+
+    daemon: FakeDaemon
+    server: WebServer
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        where = urlsplit(self.server.address)
+        assert where.hostname is not None
+        assert where.port is not None
+        return where.hostname, where.port
+
+    def raw(self, request: bytes) -> bytes:
+        """Everything that comes back until the server closes."""
+        answer = b""
+        with socket.create_connection(self.address, timeout=10) as client:
+            try:
+                client.sendall(request)
+                while got := client.recv(65_536):
+                    answer += got
+            except (ConnectionResetError, BrokenPipeError):  # closed while we were still sending
+                pass
+        return answer
+
+
 class Listener:
     """One who listens to ``/api/v1/outputs``."""
 
@@ -140,7 +168,7 @@ class Listener:
         self._connection.close()
 
 
-def outputs(streams: list[str], first: int = 0, horizon: int = 1) -> PredictionBatch:
+def daemon_outputs(streams: list[str], first: int = 0, horizon: int = 1) -> PredictionBatch:
     """An output for each of these, with steps that count from ``first``."""
     names, n = tuple(dict.fromkeys(streams)), len(streams)
     return PredictionBatch(
@@ -154,15 +182,6 @@ def outputs(streams: list[str], first: int = 0, horizon: int = 1) -> PredictionB
         imputed=np.zeros(n, np.int32),
         forecast=np.ones((n, 1, horizon), np.float32),
     )
-
-
-def until(condition: object, seconds: float = 5.0) -> bool:
-    """Whether something becomes true in time."""
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not (found := bool(condition())) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return found
 
 
 _STREAMS = 20_000
@@ -231,7 +250,7 @@ def main() -> None:
         for first in count(step=100):
             if ending.wait(0.02):
                 return
-            daemon.feed.write(outputs(["a"] * 100, first, horizon=8))
+            daemon.feed.write(daemon_outputs(["a"] * 100, first, horizon=8))
 
     writer = threading.Thread(target=write)
     metrics = Metrics(build_registry(), make_bundle(labels=5, horizon=24).manifest, "numpy", "0")

@@ -14,6 +14,7 @@ from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.manifest import Channel, Classes, Embedding, Forecast, Layer, Manifest, weight_shapes
 
+TOLERANCE = 2e-5  # of another order of float32 operations
 CALENDAR: tuple[CalendarFeature, ...] = ("hour_of_day", "day_of_week", "minute_of_hour", "day_of_year")
 
 # Options of `make_bundle` for networks that whoever writes a network out must get right.

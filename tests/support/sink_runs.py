@@ -17,6 +17,7 @@ from tests.support.batches import batch, part
 from tests.support.pipelines import toy_pipeline
 
 OUTPUTS = toy_pipeline().process(batch(["p"] * 60, list(range(60))))
+FILE_NAMES = ("out.jsonl", "out.csv", "out.jsonl.gz", "out.csv.gz")
 NOON = 1_795_600_800.0  # 2026-11-25T10:00:00Z
 
 

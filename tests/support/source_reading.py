@@ -11,6 +11,8 @@ from stream_gru.core.errors import EndOfInput
 from stream_gru.core.protocols import Source
 from stream_gru.core.types import Position, RawMessage
 
+TABLE = b"time,flow\n" + b"".join(b"%d,%d\n" % (i, i * 2) for i in range(20_000))
+
 
 def drain(source: Source, position: Position | None = None, timeout_s: float = 1.0) -> list[RawMessage]:
     """All messages after ``position``."""

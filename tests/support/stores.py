@@ -86,3 +86,6 @@ def feed(keeper: Checkpointer, stream: str, *times_s: float) -> None:
 def table_rows(pipeline: Pipeline) -> dict[str, bytes]:
     """Everything that the table has, by stream."""
     return {name: pipeline.table.row(name) for name in pipeline.streams}
+
+
+FORM = model().form

@@ -23,8 +23,8 @@ pytest.importorskip("matplotlib")
 from stream_gru.training.figures import best_round, clean, draw_learning
 from stream_gru.training.figures import drawing as in_our_style
 from stream_gru.training.report import duration, find_extract, findings, render_report
+from tests.support.batches import START_NS
 
-START_NS = 1_772_323_200 * NS_PER_S
 FORECAST = ["Forecasts beside the truth", "Error by horizon", "Coverage by horizon"]
 CLASSES = ["Confusion", "Calibration", "Accuracy by stream"]
 HOSTILE = "$\\frac$</td><script>alert(1)</script>\"'& \x00\n\u202e\ud800 温度"
