@@ -14,7 +14,8 @@ from stream_gru.connectors.dataset_reader import read_files, shared_stream
 from stream_gru.connectors.dataset_writer import recording_format, recording_text, write_recording
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.sources.files import expand
-from stream_gru.core.types import SampleBatch, concatenate
+from stream_gru.core.concatenate import concatenate
+from stream_gru.core.types import SampleBatch
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.pipeline.generate import Generated, copies, prompt
 from stream_gru.pipeline.generate import generate as generate_samples

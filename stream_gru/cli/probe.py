@@ -68,7 +68,7 @@ def probe(config: Path, seconds: float, count: int | None, only: str | None, as_
 def _told(plan: ResolvedConfig, source: str, message: RawMessage, batch: SampleBatch, as_json: bool) -> Iterator[str]:
     channels = [channel.name for channel in plan.bundle.manifest.channels]
     rows = list(_rows(batch, channels))
-    rejected = {reason.text: n for reason, n in batch.rejected.items()}
+    rejected = {reason.text: n for reason, n in batch.rejected_counts.items()}
     if as_json:
         yield json.dumps(
             {

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stream_gru.connectors.decoders.field_map import Fields, stream_id
 from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.connectors.sources.files import FileSource, expand, stem
 from stream_gru.connectors.sources.registry import common_format
+from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import DataError, EndOfInput
 from stream_gru.core.protocols import Decoder, Source
-from stream_gru.core.types import SampleBatch, concatenate
+from stream_gru.core.types import SampleBatch, merge_rejected
 
 _BLOCK_ROWS = 65_536
 
@@ -25,7 +27,7 @@ def read_files(patterns: Sequence[str], fields: Fields) -> SampleBatch:
     kind = common_format(paths, fields.input.format)
     batch = read_all(FileSource(paths, kind, _BLOCK_ROWS), load_decoder(kind, fields), len(fields.columns))
     if not len(batch):
-        why = ", ".join(f"{n:,} {reason.text}" for reason, n in batch.rejected.items()) or "there is none"
+        why = ", ".join(f"{n:,} {reason.text}" for reason, n in batch.rejected_counts.items()) or "there is none"
         raise DataError(f"{', '.join(patterns)}: no row could be read: {why}; see [input] and [[channel]]")
     return batch
 
@@ -36,11 +38,18 @@ def read_all(source: Source, decoder: Decoder, channels: int) -> SampleBatch:
     batches: list[SampleBatch] = []
     try:
         while True:
-            batches.append(decoder.decode(source.poll(1, 0)))
+            batches.append(_without_messages(decoder.decode(source.poll(1, 0))))
     except EndOfInput:
         return concatenate(batches, channels)
     finally:
         source.close()
+
+
+def _without_messages(batch: SampleBatch) -> SampleBatch:
+    """The batch with its rejected records counted only, so that it keeps no payload in memory."""
+    if not batch.rejected:
+        return batch
+    return replace(batch, rejected=merge_rejected(entry._replace(message=None) for entry in batch.rejected))
 
 
 def shared_stream(paths: Sequence[Path], fields: Fields) -> Iterator[str]:

@@ -8,10 +8,10 @@ by index.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Self, TypeVar
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,6 @@ Mask = NDArray[np.bool_]
 
 NS_PER_S = 1_000_000_000
 STREAM_ID = re.compile(r"[A-Za-z0-9_.:/ -]{1,128}")
-
-_T = TypeVar("_T", bound=np.generic)
 
 
 class ResetReason(IntEnum):
@@ -123,6 +121,30 @@ class RawMessage:
     source: str = ""
 
 
+class Rejected(NamedTuple):
+    """Records that did not become rows, for one reason.  A message has at most one entry for each reason.
+
+    ``records``  how many
+    ``message``  the message that held them; None where rows were rejected after decoding
+    ``line``     the first of its lines found at fault, without the line end; empty where the whole message is at fault
+    """
+
+    reason: DropReason
+    records: int = 1
+    message: RawMessage | None = None
+    line: bytes = b""
+
+
+def merge_rejected(entries: Iterable[Rejected]) -> tuple[Rejected, ...]:
+    """Add up the records of the entries for one message and one reason; the first line stays."""
+    merged: dict[tuple[int, DropReason], Rejected] = {}
+    for entry in entries:
+        key = (id(entry.message), entry.reason)
+        first = merged.get(key)
+        merged[key] = entry if first is None else first._replace(records=first.records + entry.records)
+    return tuple(merged.values())
+
+
 @dataclass(frozen=True, slots=True)
 class SourceHealth:
     """State of a source; counters count since the process started.
@@ -175,7 +197,7 @@ class SampleBatch:
     ``reset``         (N,) bool, the device requests a reset before this sample; or None
     ``episode``       (N,) int64 key of the episode a sample belongs to; a change resets the stream; or None
     ``arrival_ns``    (N,) int64 wall-clock arrival time in nanoseconds since 1970-01-01 UTC, 0 where unknown; or None
-    ``rejected``      number of samples that did not become rows, by reason
+    ``rejected``      records that did not become rows, see `Rejected`
     """
 
     stream_names: tuple[str, ...]
@@ -188,15 +210,30 @@ class SampleBatch:
     reset: Mask | None = None
     episode: I64 | None = None
     arrival_ns: I64 | None = None
-    rejected: Mapping[DropReason, int] = field(default_factory=dict)
+    rejected: tuple[Rejected, ...] = ()
 
     def __len__(self) -> int:
         return len(self.time_ns)
 
     @property
     def received(self) -> int:
-        """Number of samples that arrived: rows and rejects."""
-        return len(self) + sum(self.rejected.values())
+        """Number of samples that arrived: rows and rejected records."""
+        return len(self) + sum(entry.records for entry in self.rejected)
+
+    @property
+    def rejected_counts(self) -> dict[DropReason, int]:
+        """Number of rejected records by reason."""
+        counts: dict[DropReason, int] = {}
+        for entry in self.rejected:
+            counts[entry.reason] = counts.get(entry.reason, 0) + entry.records
+        return counts
+
+    def rejecting(self, rows: Mask, reason: DropReason) -> Self:
+        """Return the batch without ``rows``, (N,) bool, which count as rejected; itself where there are none."""
+        count = int(np.count_nonzero(rows))
+        if not count:
+            return self
+        return replace(self.take(~rows), rejected=merge_rejected((*self.rejected, Rejected(reason, count))))
 
     def label_codes(self, wanted: Sequence[str]) -> I32:
         """Return the index of each row's label in ``wanted``, (N,) int32; -1 for no label or another one."""
@@ -206,7 +243,7 @@ class SampleBatch:
         return np.array([known.get(label, -1) for label in self.labels] + [-1], np.int32)[self.label]
 
     def take(self, rows: slice | I64 | Mask) -> Self:
-        """Return the selected rows, without the reject counts."""
+        """Return the selected rows, without the rejected records."""
         return replace(
             self,
             stream_index=self.stream_index[rows],
@@ -217,72 +254,18 @@ class SampleBatch:
             reset=None if self.reset is None else self.reset[rows],
             episode=None if self.episode is None else self.episode[rows],
             arrival_ns=None if self.arrival_ns is None else self.arrival_ns[rows],
-            rejected={},
+            rejected=(),
         )
 
 
-def empty_batch(channels: int, rejected: Mapping[DropReason, int] | None = None) -> SampleBatch:
-    """Return a batch of no rows and ``channels`` channels, with the given reject counts."""
+def empty_batch(channels: int, rejected: tuple[Rejected, ...] = ()) -> SampleBatch:
+    """Return a batch of no rows and ``channels`` channels."""
     return SampleBatch(
         stream_names=(),
         stream_index=np.zeros(0, np.int32),
         time_ns=np.zeros(0, np.int64),
         values=np.zeros((0, channels), np.float32),
-        rejected=dict(rejected or {}),
-    )
-
-
-def concatenate(batches: Sequence[SampleBatch], channels: int) -> SampleBatch:
-    """Concatenate batches in order.  Stream and label tables are merged; a column that any batch has is kept."""
-    if len(batches) == 1:
-        return batches[0]
-    rejected: dict[DropReason, int] = {}
-    for batch in batches:
-        for reason, n in batch.rejected.items():
-            rejected[reason] = rejected.get(reason, 0) + n
-    full = [batch for batch in batches if len(batch)]
-    if not full:
-        return empty_batch(channels, rejected)
-    streams, stream = _merge_tables([b.stream_names for b in full], [b.stream_index for b in full])
-    labels, label = _merge_tables(
-        [b.labels for b in full],
-        [np.full(len(b), -1, np.int32) if b.label is None else b.label for b in full],
-    )
-    return SampleBatch(
-        stream_names=streams,
-        stream_index=stream,
-        time_ns=np.concatenate([b.time_ns for b in full]),
-        values=np.concatenate([b.values for b in full]),
-        device_seq=_join([b.device_seq for b in full], full, -1, np.int64),
-        label=label if any(b.label is not None for b in full) else None,
-        labels=labels,
-        reset=_join([b.reset for b in full], full, False, np.bool_),
-        episode=_join([b.episode for b in full], full, -1, np.int64),
-        arrival_ns=_join([b.arrival_ns for b in full], full, 0, np.int64),
         rejected=rejected,
-    )
-
-
-def _merge_tables(tables: Sequence[tuple[str, ...]], columns: Sequence[I32]) -> tuple[tuple[str, ...], I32]:
-    """Return one common table and the index columns, rewritten for it; -1 stays -1."""
-    index: dict[str, int] = {}
-    parts = []
-    for table, column in zip(tables, columns, strict=True):
-        lookup = np.array([index.setdefault(name, len(index)) for name in table] + [-1], np.int32)
-        parts.append(lookup[column])
-    return tuple(index), np.concatenate(parts)
-
-
-def _join(
-    columns: Sequence[NDArray[_T] | None], batches: Sequence[SampleBatch], fill: object, dtype: type[_T]
-) -> NDArray[_T] | None:
-    if all(column is None for column in columns):
-        return None
-    return np.concatenate(
-        [
-            np.full(len(batch), fill, dtype) if column is None else column
-            for column, batch in zip(columns, batches, strict=True)
-        ]
     )
 
 

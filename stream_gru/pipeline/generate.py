@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.core.timestamps import LIMIT_NS
-from stream_gru.core.types import F64, I32, I64, STREAM_ID, PredictionBatch, SampleBatch, concatenate
+from stream_gru.core.types import F64, I32, I64, STREAM_ID, PredictionBatch, SampleBatch
 from stream_gru.model.manifest import Manifest
 from stream_gru.pipeline.pipeline import Pipeline, conditioning_spec
 from stream_gru.pipeline.sampling import CategorySampler, FeedbackKind, ForecastFeedback, NextInput, feedback_kind

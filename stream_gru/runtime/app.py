@@ -47,8 +47,8 @@ from stream_gru.runtime.wiring import (
     assembly_spec,
     build_assembler,
     build_intake,
-    build_poison,
     build_rate,
+    build_reject_reporter,
     stream_bound,
     stream_idle_timeout_s,
     watched_streams,
@@ -201,9 +201,8 @@ class Gateway:
     def _introduce(self) -> None:
         """Let those who look after all parts know which ones there are now."""
         inputs = {one.name: one for one in self.daemon.inputs}
-        intakes = {name: intake for one in inputs.values() for name, intake in one.intakes.items()}
-        self.daemon.poison.close()
-        self.daemon.poison = build_poison(self.plan, intakes)
+        self.daemon.reject_reporter.close()
+        self.daemon.reject_reporter = build_reject_reporter(self.plan)
         register_stateful(self.keeper, self.plan, inputs, self.daemon.sinks, self._assembler, self._gate)
 
     def _announce(self) -> None:

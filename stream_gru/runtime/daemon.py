@@ -25,7 +25,7 @@ from stream_gru.core.types import NS_PER_S, Position, PredictionBatch, ResetReas
 from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
-from stream_gru.runtime.dead_letter.reporter import Poison
+from stream_gru.runtime.dead_letter.reporter import RejectReporter
 from stream_gru.runtime.housekeeping import Caretaker
 from stream_gru.runtime.ingest.ingest import Arrived, Intake, by_source
 from stream_gru.runtime.metrics import Metrics
@@ -96,7 +96,7 @@ class Daemon:
     ) -> None:
         self.inputs, self.pipeline, self.sinks = list(inputs), pipeline, dict(sinks)
         self.keeper = keeper or Checkpointer(pipeline)
-        self.poison = Poison({})
+        self.reject_reporter = RejectReporter()
         self.caretaker = caretaker or Caretaker(pipeline)
         self.batch_rows, self.commit_every, self.commit_interval_s = batch_rows, commit_every, commit_interval_s
         self._metrics, self._bell, self._broadcast = metrics, bell or threading.Event(), broadcast
@@ -160,7 +160,7 @@ class Daemon:
     def _close_all(self) -> None:
         with ExitStack() as closing:
             closing.callback(self.keeper.close)
-            closing.callback(self.poison.close)
+            closing.callback(self.reject_reporter.close)
             for sink in reversed(self.sinks.values()):
                 closing.callback(sink.close)
             for one in self.inputs:
@@ -218,7 +218,7 @@ class Daemon:
             one.pacer = ReplayPacer(one.speed, self._clock, self._wait)
         for intake, messages in by_source(raw, one.intakes):
             decoded = intake.decode(messages)
-            self.poison.observe(intake.name, messages, decoded)
+            self.reject_reporter.report(intake.name, decoded.rejected)
             arrived = intake.take(self.keeper.load_streams(decoded))
             self._observe_arrival(arrived, len(messages))
             for part in self._parts(one, arrived.batch):

@@ -43,7 +43,7 @@ class ReplayPacer:
             if last > first:
                 part = batch.take(slice(first, last))
                 yield replace(part, rejected=rejected) if rejected else part
-                first, rejected = last, {}
+                first, rejected = last, ()
             if first < len(batch) and self._wait(min(_TICK_S, self._seconds_until(int(due_ns[first])))):
                 return
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from pathlib import Path
-
 from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import NS_PER_S
 from stream_gru.runtime.control.commands import PauseFilter
-from stream_gru.runtime.dead_letter.reporter import DeadLetters, Poison, Search
+from stream_gru.runtime.dead_letter.file import DeadLetterFile
+from stream_gru.runtime.dead_letter.reporter import RejectReporter
 from stream_gru.runtime.ingest.channel_join import Assembler
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.ingest import Intake
@@ -74,17 +71,10 @@ def build_rate(plan: ResolvedConfig) -> RateLimit | None:
     return RateLimit(limits.total_hz, limits.per_stream_hz)
 
 
-def build_poison(plan: ResolvedConfig, intakes: Mapping[str, Intake]) -> Poison:
-    """What looks after messages that cannot be read; ``intakes`` by the names of their sources."""
-    searches = {
-        planned.name: Search(
-            load_decoder(planned.format, planned.fields), intakes[planned.name].remembering().get("decoder")
-        )
-        for planned in plan.sources
-    }
+def build_reject_reporter(plan: ResolvedConfig) -> RejectReporter:
+    """The reporter of rejected messages, with the dead-letter file where one is configured."""
     config = plan.config.dead_letter
-    letters = DeadLetters(Path(config.path), config.max_bytes) if config.path else None
-    return Poison(searches, letters, clock=time.monotonic)
+    return RejectReporter(DeadLetterFile(config.path, config.max_bytes) if config.path else None)
 
 
 def build_intake(

@@ -79,7 +79,7 @@ def train(config: Config, out: Path, work_dir: Path, reporter: Reporter, say: Sa
     if resume:
         require_checkpoint(work_dir)
     batch = read_files(data.files, Fields.of(config.input, config.channel))
-    say(f"read {len(batch):,} rows of {len(batch.stream_names)} streams, {sum(batch.rejected.values()):,} rejected")
+    say(f"read {len(batch):,} rows of {len(batch.stream_names)} streams, {batch.received - len(batch):,} rejected")
     parts = split(batch, config.split)
     labels = [] if model.classes is None else class_labels(parts.train, model.classes.labels, data.ignore_labels)
     check_labels(model, labels)

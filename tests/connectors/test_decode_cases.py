@@ -32,7 +32,7 @@ def decode_file(folder: Path, block_rows: int) -> list[dict[str, object]]:
     kind = file_format(path, config.input.format)
     try:
         batch = read_all(FileSource([path], kind, block_rows), load_decoder(kind, fields), len(fields.columns))
-        rejected = {reason.text: n for reason, n in sorted(batch.rejected.items())}
+        rejected = {reason.text: n for reason, n in sorted(batch.rejected_counts.items())}
         return [*sample_rows(batch), {"rejected": rejected}]
     except DataError as error:
         return [{"error": str(error).replace(f"{folder}/", "")}]

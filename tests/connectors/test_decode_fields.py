@@ -1,4 +1,4 @@
-"""Which field means what: `Fields` of bundles and sources, and what `assemble` makes of them."""
+"""Which field means what: `Fields` of bundles and sources, and the batches that `build_batch` makes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import faulthandler
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ import stream_gru
 from stream_gru.config.run_schema import SourceChannelConfig, SourceInputConfig
 from stream_gru.config.train_schema import ChannelConfig, InputConfig
 from stream_gru.connectors.decoders import text as lines
-from stream_gru.connectors.decoders.field_map import Fields, assemble
+from stream_gru.connectors.decoders.field_map import Column, Fields, build_batch
 from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
+from stream_gru.connectors.decoders.rejects import Rejects
 from stream_gru.core.errors import ConfigError
-from stream_gru.core.types import DropReason, RawMessage
+from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 from tests.support.batches import NOON_NS
 
 CHANNELS = [ChannelConfig(name="temp", column="T"), ChannelConfig(name="hum")]
@@ -106,37 +107,47 @@ def columns(count: int) -> dict[str, Sequence[object]]:
     return {"ts": [NOON_NS / 1e9] * count, "T": [0.1] * count, "hum": [-0.0] * count, "dev": ["d"] * count}
 
 
+def build(fields: Fields, column: Callable[[str], Column | None], *messages: RawMessage) -> SampleBatch:
+    """A batch of a row for each message, with what is rejected."""
+    rejects = Rejects()
+    return rejects.add_to(build_batch(fields, len(messages), column, messages, rejects))
+
+
 def test_a_scale_is_computed_in_float64_and_its_absence_leaves_every_bit() -> None:
     """An offset that cancels the number loses nothing to float32; a channel without is as it came, minus zero too."""
-    plain = assemble(for_source(), 1, columns(1).get, "p")
-    scaled = assemble(
-        for_source(SourceChannelConfig(name="temp", scale=10.0, offset=-1.0 + 1e-9)), 1, columns(1).get, "p"
-    )
+    recorded = RawMessage(b"", "p")
+    plain = build(for_source(), columns(1).get, recorded)
+    scale = SourceChannelConfig(name="temp", scale=10.0, offset=-1.0 + 1e-9)
+    scaled = build(for_source(scale), columns(1).get, recorded)
     assert plain.values.tobytes() == np.array([[0.1, -0.0]], np.float32).tobytes()
     assert scaled.values.tobytes() == np.array([[0.1 * 10.0 + (-1.0 + 1e-9), -0.0]], np.float32).tobytes()
 
 
 def test_keys_and_arrivals_may_be_of_each_row() -> None:
     """Rows of a recording and of live messages may stand side by side."""
-    batch = assemble(for_source(stream=""), 3, columns(3).get, ["a", "b+", "b+"], [NOON_NS, 0, NOON_NS])
+    messages = [RawMessage(b"", key, arrival_ns=time) for key, time in (("a", NOON_NS), ("b+", 0), ("b+", NOON_NS))]
+    batch = build(for_source(stream=""), columns(3).get, *messages)
     assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b_"]
     assert batch.arrival_ns is not None
     assert batch.arrival_ns.tolist() == [NOON_NS, 0]
-    assert dict(batch.rejected) == {DropReason.BAD_STREAM_ID: 1}
+    (rejected,) = batch.rejected
+    assert (rejected.reason, rejected.records) == (DropReason.BAD_STREAM_ID, 1)
+    assert rejected.message is messages[2]
 
 
 def test_without_a_time_the_arrival_is_the_time_and_a_recording_has_none() -> None:
     """``time = ""`` in a file leaves nothing to go by."""
-    batch = assemble(for_source(time="", stream=""), 2, columns(2).get, "p", [NOON_NS + 5, 0])
+    live, recorded = RawMessage(b"", "p", arrival_ns=NOON_NS + 5), RawMessage(b"", "p")
+    batch = build(for_source(time="", stream=""), columns(2).get, live, recorded)
     assert batch.time_ns.tolist() == [NOON_NS + 5]
-    assert dict(batch.rejected) == {DropReason.MISSING_FIELD: 1}
+    assert batch.rejected_counts == {DropReason.MISSING_FIELD: 1}
 
 
 @pytest.mark.parametrize(("clock", "kept"), [("epoch", 1), ("boot", 2)])
 def test_a_day_ahead_is_the_limit_of_a_clock_that_tells_the_time(clock: str, kept: int) -> None:
     """A device that counts from its start is not compared with ours."""
     cells = columns(2) | {"ts": [NOON_NS // 10**9 + 86_400, NOON_NS // 10**9 + 86_401]}
-    batch = assemble(for_source(clock=clock), 2, cells.get, "p", NOON_NS)
+    batch = build(for_source(clock=clock), cells.get, *[RawMessage(b"", "p", arrival_ns=NOON_NS)] * 2)
     assert len(batch) == kept
 
 
@@ -164,7 +175,7 @@ def test_a_blank_message_is_one_reject(kind: str, payload: bytes) -> None:
     decoder = load_decoder(kind, Fields(InputConfig(time=""), ("temp", "hum")))
     for channel in ("", "temp", "unknown"):
         batch = decoder.decode([RawMessage(payload, "p", arrival_ns=NOON_NS, channel=channel)])
-        assert (len(batch), dict(batch.rejected)) == (0, {DropReason.PARSE: 1})
+        assert (len(batch), batch.rejected_counts) == (0, {DropReason.PARSE: 1})
 
 
 @pytest.mark.parametrize("payload", [b"", b"\n\r\n"])

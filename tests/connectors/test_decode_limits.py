@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.record_batch import MAX_DEPTH, MAX_FIELDS, MAX_NAME_BYTES, MAX_RECORDS
+from stream_gru.connectors.decoders.field_resolver import MAX_DEPTH, MAX_FIELDS, MAX_NAME_BYTES, MAX_RECORDS
 from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.timestamps import to_ns
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
@@ -74,7 +74,7 @@ def rejected(kind: str, bad: bytes, arrival_ns: int = NOON_NS, **options: str) -
     batch = decode(kind, payloads, arrival_ns, **options)
     assert batch.values.tolist() == [[LAST, 1.0]]
     assert batch.stream_names[int(batch.stream_index[0])] == "p1"
-    return dict(batch.rejected)
+    return batch.rejected_counts
 
 
 JSON = ("json", "jsonl", "json_array")
@@ -128,7 +128,7 @@ def test_names_that_a_device_says(kind: str) -> None:
         batch = load_decoder(kind, plain).decode(
             [RawMessage(line.encode(), "p1", arrival_ns=NOON_NS) for line in lines]
         )
-        assert (batch.values.tolist(), dict(batch.rejected)) == ([[7.0, 1.0]], {reason: 1})
+        assert (batch.values.tolist(), batch.rejected_counts) == ([[7.0, 1.0]], {reason: 1})
 
 
 @pytest.mark.parametrize("kind", [*OBJECTS, "plotter", "line_protocol"])
@@ -166,10 +166,10 @@ def test_compressed_payloads(kind: str, packed: Callable[[bytes], bytes]) -> Non
     if kind == "number":
         decoder = load_decoder(kind, Fields(InputConfig(), ("flow",)))
         batch = decoder.decode([RawMessage(payload, arrival_ns=NOON_NS, key="p") for payload in (bad, b"7")])
-        assert (batch.values.tolist(), dict(batch.rejected)) == ([[7.0]], {DropReason.ENCODING: 1})
+        assert (batch.values.tolist(), batch.rejected_counts) == ([[7.0]], {DropReason.ENCODING: 1})
         return
     batch = decode(kind, [bad, written(kind, {**BESIDE, "flow": LAST, "level": 1})])
-    assert (batch.values.tolist(), dict(batch.rejected)) == ([[LAST, 1.0]], {DropReason.ENCODING: 1})
+    assert (batch.values.tolist(), batch.rejected_counts) == ([[LAST, 1.0]], {DropReason.ENCODING: 1})
 
 
 @pytest.mark.parametrize("kind", OBJECTS)
@@ -230,7 +230,7 @@ def test_leading_zeros(kind: str) -> None:
     decoder = load_decoder(kind, Fields(InputConfig(time=""), ("flow",), names=("flow",)))
     texts = [b"+" + b"0" * 5000 + b"9" * 17, b"-" + b"0" * 5000 + b"9007199254740992", b"7"]
     batch = decoder.decode([RawMessage(text, "p1", arrival_ns=NOON_NS) for text in texts])
-    assert (batch.values.tolist(), dict(batch.rejected)) == ([[-(2.0**53)], [7.0]], {DropReason.OUT_OF_RANGE: 1})
+    assert (batch.values.tolist(), batch.rejected_counts) == ([[-(2.0**53)], [7.0]], {DropReason.OUT_OF_RANGE: 1})
 
 
 @pytest.mark.parametrize("where", ["fields", "tags"])
@@ -254,7 +254,7 @@ def test_numbers_of_bytes() -> None:
     )
     frames = [cobs.encode(struct.pack("<f", value)) for value in (float("inf"), 7.0)]
     batch = decoder.decode([RawMessage(frame, "p1", arrival_ns=NOON_NS) for frame in frames])
-    assert (batch.values.tolist(), dict(batch.rejected)) == ([[7.0]], {DropReason.NON_FINITE: 1})
+    assert (batch.values.tolist(), batch.rejected_counts) == ([[7.0]], {DropReason.NON_FINITE: 1})
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_bare_numbers(text: bytes, reason: DropReason) -> None:
     """A bare number has no missing value."""
     decoder = load_decoder("number", Fields(InputConfig(), ("flow",)))
     batch = decoder.decode([RawMessage(payload, "p1", arrival_ns=NOON_NS) for payload in (text, b"7")])
-    assert (batch.values.tolist(), dict(batch.rejected)) == ([[7.0]], {reason: 1})
+    assert (batch.values.tolist(), batch.rejected_counts) == ([[7.0]], {reason: 1})
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_scale_does_not_hide_a_number_that_is_not_exact() -> None:
     ]
     messages = [RawMessage(json.dumps(record).encode(), "p1", arrival_ns=NOON_NS) for record in records]
     batch = load_decoder("json", scaled).decode(messages)
-    assert (len(batch), dict(batch.rejected)) == (1, {DropReason.OUT_OF_RANGE: 2})
+    assert (len(batch), batch.rejected_counts) == (1, {DropReason.OUT_OF_RANGE: 2})
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -59,7 +59,7 @@ def decode_live(folder: Path) -> list[dict[str, object]]:
     except ConfigError as error:
         return [{"error": str(error)}]
     assert batch.arrival_ns is not None or not len(batch)
-    return [*sample_rows(batch), {"rejected": {reason.text: n for reason, n in sorted(batch.rejected.items())}}]
+    return [*sample_rows(batch), {"rejected": {reason.text: n for reason, n in sorted(batch.rejected_counts.items())}}]
 
 
 @pytest.mark.parametrize("story", LIVE_STORIES)

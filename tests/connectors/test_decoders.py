@@ -98,7 +98,7 @@ def said(batch: SampleBatch) -> tuple[list[tuple[object, ...]], Counter[DropReas
         )
         for i in range(len(batch))
     ]
-    return rows, Counter(batch.rejected)
+    return rows, Counter(batch.rejected_counts)
 
 
 @pytest.mark.parametrize(("kind", "good"), [("csv", csv_lines), ("jsonl", json_lines)])
@@ -140,7 +140,7 @@ def test_any_bytes_become_rows_or_rejects(kind: str) -> None:
         blank = b"\r" if kind == "csv" else None
         nothing = [line for line in lines if not line.strip(blank) or _is_space(kind, line)]
         assert batch.received == len(lines) - len(nothing)
-        assert batch.received == len(batch) + sum(batch.rejected.values())
+        assert batch.received == len(batch) + sum(batch.rejected_counts.values())
 
     holds()
 
@@ -203,7 +203,7 @@ def test_a_line_at_the_limit_is_read_and_one_beyond_is_not() -> None:
     assert len(good) == 64 * 1024
     assert len(decode("jsonl", [good + b"\n" + good])) == 2
     batch = decode("jsonl", [good + b"\n" + good.replace(b"x", b"xx", 5) + b"\n" + good])
-    assert (len(batch), dict(batch.rejected)) == (2, {DropReason.TOO_LARGE: 1})
+    assert (len(batch), batch.rejected_counts) == (2, {DropReason.TOO_LARGE: 1})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.csv_with_header import CsvDecoder
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.header_cache import Memory
+from stream_gru.connectors.decoders.header_cache import HeaderCache
 from stream_gru.connectors.decoders.plotter import PlotterDecoder
 from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
 from stream_gru.core.errors import StateError
@@ -28,7 +28,7 @@ def of(key: str, payload: bytes = b"", source: str = "") -> RawMessage:
 
 def test_a_memory_is_bounded() -> None:
     """However many devices speak, only so many are remembered: those that spoke or were asked for last."""
-    memory = Memory(list)
+    memory = HeaderCache(list)
     for number in range(10_000):
         memory.put(of(f"p{number}"), [str(number)])
         assert memory.get(of("p7")) == (["7"] if number >= 7 else None)
@@ -38,7 +38,7 @@ def test_a_memory_is_bounded() -> None:
 
 def test_saying_it_again_is_use_and_replaces_what_was_said() -> None:
     """A device that repeats its header is not the oldest."""
-    memory = Memory("".join)
+    memory = HeaderCache("".join)
     for number in range(4096):
         memory.put(of(f"p{number}"), ["a"])
     memory.put(of("p0"), ["b", "c"])
@@ -49,7 +49,7 @@ def test_saying_it_again_is_use_and_replaces_what_was_said() -> None:
 @pytest.mark.parametrize("key", ["", "a+b", "ü", "x" * 129])
 def test_what_is_no_stream_id_is_not_remembered(key: str) -> None:
     """Its samples would be refused, so that it may not take the place of another."""
-    memory = Memory(list)
+    memory = HeaderCache(list)
     memory.put(of(key), ["a"])
     assert memory.get(of(key)) is None
     assert not memory.dirty_keys()
@@ -57,7 +57,7 @@ def test_what_is_no_stream_id_is_not_remembered(key: str) -> None:
 
 def test_devices_of_the_same_key_of_two_sources_are_two() -> None:
     """In a recording of several sources; and neither has the name of a stream."""
-    memory = Memory(list)
+    memory = HeaderCache(list)
     memory.put(of("p", source="a"), ["x"])
     memory.put(of("p", source="b"), ["y"])
     assert [memory.get(of("p", source=source)) for source in ("a", "", "b")] == [["x"], None, ["y"]]
@@ -83,7 +83,7 @@ uses = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("pqrs"), st.boo
 @given(uses)
 def test_restarts_change_nothing_not_even_who_is_forgotten_next(moves: list[tuple[str, str, bool, bool]]) -> None:
     """Stored whatever has changed, restored in any order: the same devices are known at any time, by the same bytes."""
-    whole, one, shelf = Memory(list, devices=3), Memory(list, devices=3), Shelf()
+    whole, one, shelf = HeaderCache(list, devices=3), HeaderCache(list, devices=3), Shelf()
     names = [f"{source}\t{key}" for source in "ab" for key in "pqrs"]
     for number, (source, key, says, restart) in enumerate(moves):
         message = of(key, source=source)
@@ -96,7 +96,7 @@ def test_restarts_change_nothing_not_even_who_is_forgotten_next(moves: list[tupl
         assert {name for name in names if held[name] != shelf.rows.get(name)} <= set(one.dirty_keys())
         if restart:
             shelf.commit(one)
-            one = Memory(list, devices=3)
+            one = HeaderCache(list, devices=3)
             shelf.fill(one, number)
 
 
@@ -142,7 +142,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(kind: str, data:
 @pytest.mark.parametrize("name", ["", "p", "s\t", "s\tü", "s\tp\t"])
 def test_a_name_of_no_device_is_an_error(name: str) -> None:
     """What is stored of it was not stored by a decoder."""
-    memory = Memory(list)
+    memory = HeaderCache(list)
     memory.put(of("p", source="s"), ["a"])
     genuine = memory.snapshot("s\tp")
     assert genuine is not None

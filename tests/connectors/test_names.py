@@ -1,4 +1,4 @@
-"""Columns of names: whatever the file holds them as, they are the same names and numbers."""
+"""Columns of names: every type of column gives the same names and numbers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from stream_gru.config.train_schema import ChannelConfig, InputConfig
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.parsing import Coded, Rows, read_labels, read_sequences, read_streams
-from stream_gru.core.types import SampleBatch
+from stream_gru.connectors.decoders.parsing import (
+    DictionaryColumn,
+    RowFilter,
+    read_episodes,
+    read_labels,
+    read_streams,
+)
+from stream_gru.core.types import DropReason, SampleBatch
 
 pa = pytest.importorskip("pyarrow")
 from pyarrow import csv, parquet  # noqa: E402 - pyarrow is optional
@@ -29,24 +35,29 @@ FIELDS = Fields.of(
     st.lists(st.sampled_from(["a", "b", "", None, "1", 1, 2.0, True]), min_size=1, max_size=6),
     st.lists(st.integers(-1, 5), max_size=30),
 )
-def test_coded_columns_read_like_plain_ones(distinct: list[object], codes: list[int]) -> None:
-    """A column of codes gives the names, in the order of their first appearance, that its cells one by one give."""
-    coded = Coded(distinct, np.array([min(code, len(distinct) - 1) for code in codes], np.int64))
+def test_dictionary_columns_read_like_plain_ones(distinct: list[object], codes: list[int]) -> None:
+    """A column of codes gives the same names, in order of first appearance, as its cells one by one."""
+    coded = DictionaryColumn(distinct, np.array([min(code, len(distinct) - 1) for code in codes], np.int64))
     plain = list(coded)
-    for read in (read_labels, lambda cells: read_streams(cells, Rows(len(plain)))):
+    for read in (read_labels, lambda cells: read_streams(cells, RowFilter(len(plain)))):
         (names, column), (expected, each) = read(coded), read(plain)
         assert names == expected
         assert np.array_equal(column, each)
-    assert np.array_equal(read_sequences(coded), read_sequences(plain))
+    assert np.array_equal(read_episodes(coded), read_episodes(plain))
 
 
-def test_a_bad_name_drops_the_rows_that_bear_it() -> None:
-    """A missing name and one that is no id drop their rows, each for its reason, also in a column of codes."""
-    one, other = Rows(4), Rows(4)
-    read_streams(Coded(["a", "\n"], np.array([0, 1, -1, 0])), one)
+def test_rows_with_a_bad_name_are_rejected() -> None:
+    """A missing name and one that is no id reject their rows, each for its reason, also in a column of codes."""
+    one, other = RowFilter(4), RowFilter(4)
+    read_streams(DictionaryColumn(["a", "\n"], np.array([0, 1, -1, 0])), one)
     read_streams(["a", "\n", None, "a"], other)
     assert one.good.tolist() == [True, False, False, True]
-    assert one.rejected == other.rejected
+    for rows in (one, other):
+        found = {reason: bad.tolist() for reason, bad in rows.rejected.items()}
+        assert found == {
+            DropReason.MISSING_FIELD: [False, False, True, False],
+            DropReason.BAD_STREAM_ID: [False, True, False, False],
+        }
 
 
 SEQUENCES = {
@@ -86,7 +97,7 @@ _PLAIN = {name: pa.string() for name in ("stream", "sequence", "label")} | {"tim
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("label", LABELS)
 def test_parquet_and_csv_of_one_recording_agree(sequence: str, label: str, tmp_path: Path) -> None:
-    """Streams, labels and sequence numbers do not tell which format, or type of column, they came from."""
+    """Streams, labels and episodes are the same for every format and type of column."""
     expected = read(tmp_path / "a.csv", SEQUENCES["numbers"], LABELS["text"])
     found = read(tmp_path / "a.parquet", SEQUENCES[sequence], LABELS[label])
     assert (found.stream_names, found.labels) == (("b", "a"), ("up", "down"))
@@ -101,7 +112,7 @@ def test_parquet_and_csv_of_one_recording_agree(sequence: str, label: str, tmp_p
 
 
 def test_a_column_of_names_may_be_a_channel_too(tmp_path: Path) -> None:
-    """What is both a name and a measured value is read as each."""
+    """A column that is both a name and a channel is read as both."""
     fields = Fields.of(
         InputConfig(time="time", time_unit="s", stream="stream", label="kind"), [ChannelConfig(name="kind")]
     )

@@ -18,9 +18,10 @@ from msgspec.structs import replace as replace_keys
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import LIMIT_NS
-from stream_gru.core.types import STREAM_ID, DropReason, RawMessage, SampleBatch, concatenate
+from stream_gru.core.types import STREAM_ID, DropReason, RawMessage, SampleBatch
 from tests.support.batches import NOON_NS
 
 CHANNELS = ("flow", "level")
@@ -81,7 +82,7 @@ class DecoderTarget:
             again = load_decoder(self._kind, fields)
             alone = concatenate([again.decode([message]) for message in messages], len(CHANNELS))
             assert said(alone) == said(batch), "decoded together and one by one"
-        return [reason.text for reason in batch.rejected] + (["applied"] if len(batch) else [])
+        return [reason.text for reason in batch.rejected_counts] + (["applied"] if len(batch) else [])
 
     def _check_received(self, batch: SampleBatch, messages: list[RawMessage]) -> None:
         if self._kind in ONE_EACH:
@@ -113,7 +114,7 @@ def check_sound(batch: SampleBatch, channels: int) -> None:
             assert -1 <= batch.label.min() <= batch.label.max() < len(batch.labels)
     for column in (batch.device_seq, batch.label, batch.reset, batch.episode, batch.arrival_ns):
         assert column is None or len(column) == n
-    assert all(type(reason) is DropReason and count > 0 for reason, count in batch.rejected.items())
+    assert all(type(reason) is DropReason and count > 0 for reason, count in batch.rejected_counts.items())
 
 
 def said(batch: SampleBatch) -> tuple[object, ...]:
@@ -127,7 +128,7 @@ def said(batch: SampleBatch) -> tuple[object, ...]:
         None if batch.label is None else [labels[code] for code in batch.label.tolist()] or None,
         None if batch.reset is None or not len(batch) else batch.reset.tobytes(),
         None if batch.episode is None or not len(batch) else batch.episode.tobytes(),
-        Counter(batch.rejected),
+        Counter(batch.rejected_counts),
     )
 
 

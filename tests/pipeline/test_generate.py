@@ -15,9 +15,10 @@ from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.dataset_writer import recording_text, write_recording
 from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.core.timestamps import LIMIT_NS
-from stream_gru.core.types import NS_PER_S, SampleBatch, concatenate
+from stream_gru.core.types import NS_PER_S, SampleBatch
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.manifest import Classes
 from stream_gru.pipeline.generate import copies, generate, prompt

@@ -11,7 +11,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, concatenate, empty_batch
+from stream_gru.core.concatenate import concatenate
+from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch, empty_batch
 from stream_gru.runtime.ingest.channel_join import Assembler
 from tests.support.batches import CHANNELS
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
@@ -90,9 +91,9 @@ def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[i
     """Received = joined + rejected; each row has a value, lies on the grid, and ticks that wait are few."""
     one = build(options)
     done = one.join(batch)
-    assert batch.received == done.joined + sum(done.batch.rejected.values())
+    assert batch.received == done.joined + sum(done.batch.rejected_counts.values())
     silent = np.isnan(batch.values).all(axis=1)
-    assert set(done.batch.rejected) <= {
+    assert set(done.batch.rejected_counts) <= {
         DropReason.LATE,
         DropReason.DUPLICATE,
         DropReason.STREAM_LIMIT,
@@ -154,8 +155,8 @@ def test_records_in_order_give_the_last_value_of_each_channel(batch: SampleBatch
 
 def test_no_records_give_no_rows() -> None:
     """An empty batch is nothing, its rejects are passed on."""
-    done = build((1, 1)).join(empty_batch(CHANNELS, {DropReason.PARSE: 2}))
-    assert (len(done.batch), done.joined, done.batch.rejected) == (0, 0, {DropReason.PARSE: 2})
+    done = build((1, 1)).join(empty_batch(CHANNELS, (Rejected(DropReason.PARSE, 2),)))
+    assert (len(done.batch), done.joined, done.batch.rejected_counts) == (0, 0, {DropReason.PARSE: 2})
 
 
 @settings(max_examples=200, deadline=None)

@@ -100,6 +100,6 @@ def test_states_are_always_finite(batch: SampleBatch, model: str) -> None:
 def test_over_the_stream_limit_samples_are_dropped_and_counted(batch: SampleBatch, limit: int) -> None:
     """At most ``max_streams`` streams are kept; samples of others are dropped for that reason."""
     pipeline = toy_pipeline(max_streams=limit)
-    out = pipeline.process(replace(batch, rejected={}))
+    out = pipeline.process(replace(batch, rejected=()))
     assert len(pipeline.streams) <= limit
     assert batch.received == len(out) + sum(out.dropped.values())

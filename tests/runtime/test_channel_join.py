@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.core.errors import IncompatibleStateError, StateError
-from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch
+from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch
 from stream_gru.runtime.ingest.channel_join import Assembler
 from tests.support.stateful_parts import Shelf
 
@@ -122,7 +122,7 @@ def test_a_record_of_an_emitted_tick_is_late() -> None:
     assert joined(one, ("p", 1, 1, 7), ("p", 2, 0, 1)) == [("p", 1, [None, 7]), ("p", 2, [1, 7])]
     done = one.join(records(("p", 1.5, 1, 99), ("p", 3, 0, 2)))
     assert done.joined == 1
-    assert done.batch.rejected == {DropReason.LATE: 1}
+    assert done.batch.rejected_counts == {DropReason.LATE: 1}
     assert rows(done.batch) == [("p", 3, [2, 7])]
 
 
@@ -131,7 +131,7 @@ def test_a_channel_faster_than_the_period_is_not_late() -> None:
     one = assembler()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
     done = one.join(records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.7, 0, 9), ("p", 2.1, 1, 8)))
-    assert (done.joined, done.batch.rejected) == (3, {DropReason.LATE: 1})
+    assert (done.joined, done.batch.rejected_counts) == (3, {DropReason.LATE: 1})
     assert rows(one.flush()) == [("p", 3, [3, 8])]
 
 
@@ -140,13 +140,13 @@ def test_a_record_that_comes_twice_is_a_duplicate_once_its_tick_is_out() -> None
     one = assembler()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
     twice = one.join(records(("p", 1.2, 0, 1), ("p", 1.3, 1, 7), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3)))
-    assert (twice.joined, twice.batch.rejected) == (1, {DropReason.DUPLICATE: 3})
+    assert (twice.joined, twice.batch.rejected_counts) == (1, {DropReason.DUPLICATE: 3})
     assert joined(one, ("p", 2.5, 0, 4), ("p", 4, 0, 5)) == [("p", 3, [4, 7])]
     late = one.join(records(("p", 1.8, 0, 3), ("p", 1.4, 1, 7), ("p", 1.3, 1, 7), ("p", 2.5, 0, 4)))
-    assert (late.joined, late.batch.rejected) == (0, {DropReason.LATE: 2, DropReason.DUPLICATE: 2})
+    assert (late.joined, late.batch.rejected_counts) == (0, {DropReason.LATE: 2, DropReason.DUPLICATE: 2})
     both = records(("p", 2.5, 0, 4))
     both.values[0, 1] = 7
-    assert one.join(both).batch.rejected == {DropReason.LATE: 1}
+    assert one.join(both).batch.rejected_counts == {DropReason.LATE: 1}
 
 
 def test_a_clock_set_back_starts_afresh() -> None:
@@ -154,7 +154,7 @@ def test_a_clock_set_back_starts_afresh() -> None:
     one = assembler()
     assert joined(one, ("p", 9000, 0, 1), ("p", 9000, 1, 2), ("p", 9001, 0, 3)) == [("p", 9000, [1, 2])]
     assert joined(one, ("p", 5000, 0, 4), ("p", 5001, 0, 5)) == [("p", 9001, [3, 2]), ("p", 5000, [4, None])]
-    assert one.join(records(("p", 4999, 0, 1))).batch.rejected == {DropReason.LATE: 1}
+    assert one.join(records(("p", 4999, 0, 1))).batch.rejected_counts == {DropReason.LATE: 1}
 
 
 def test_one_time_in_the_future_does_not_stop_assembly_for_ever() -> None:
@@ -199,7 +199,7 @@ def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
     one = assembler()
     done = one.join(records(("p", 1, 0, 1), ("p", 1, 1, nan), ("p", 5, 0, nan), ("p", 1, 0, nan)))
     assert rows(done.batch) == [("p", 1, [1, None])]
-    assert (done.joined, done.batch.rejected) == (1, {DropReason.NON_FINITE: 3})
+    assert (done.joined, done.batch.rejected_counts) == (1, {DropReason.NON_FINITE: 3})
     assert one.pending == 0
 
 
@@ -216,7 +216,7 @@ def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> Non
     )
     one = assembler()
     done = one.join(found)
-    assert (done.joined, done.batch.rejected, done.batch.labels) == (4, {}, ("a",))
+    assert (done.joined, done.batch.rejected_counts, done.batch.labels) == (4, {}, ("a",))
     after = one.join(records(("p", 4, 0, 3), ("p", 4, 1, 4))).batch
     assert after.reset is not None
     assert after.reset.tolist() == [True]
@@ -256,10 +256,10 @@ def test_a_reset_that_comes_late_is_told_by_the_next_tick() -> None:
 
 def test_rejects_are_carried_over_and_everything_is_counted() -> None:
     """What was rejected before stays so; records are joined or rejected, none is lost."""
-    batch = records(("p", 1, 0, 1), ("q", 1, 0, 1), ("r", 1, 0, 1), rejected={DropReason.PARSE: 4})
+    batch = records(("p", 1, 0, 1), ("q", 1, 0, 1), ("r", 1, 0, 1), rejected=(Rejected(DropReason.PARSE, 4),))
     done = assembler(max_streams=2).join(batch)
     assert done.joined == 2
-    assert done.batch.rejected == {DropReason.PARSE: 4, DropReason.STREAM_LIMIT: 1}
+    assert done.batch.rejected_counts == {DropReason.PARSE: 4, DropReason.STREAM_LIMIT: 1}
     assert batch.received == done.joined + done.batch.received
 
 
@@ -347,7 +347,7 @@ def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> N
     other.mark_clean()
     other.restore("p", data)
     assert joined(other, ("p", 1, 1, 2), ("q", 1, 1, 2)) == [("p", 1, [1, 2]), ("q", 1, [1, 2])]
-    assert other.join(records(("r", 1, 0, 1))).batch.rejected == {DropReason.STREAM_LIMIT: 1}
+    assert other.join(records(("r", 1, 0, 1))).batch.rejected_counts == {DropReason.STREAM_LIMIT: 1}
 
 
 def test_the_memory_of_another_model_is_told_from_damage() -> None:

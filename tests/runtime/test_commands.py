@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.core.errors import StateError
-from stream_gru.core.types import DropReason, SampleBatch, empty_batch
+from stream_gru.core.types import DropReason, Rejected, SampleBatch, empty_batch
 from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands, PauseFilter, parse_command
 from stream_gru.runtime.control.rejections import RejectedCommands
 from tests.support.batches import batch, hostile_batches
@@ -136,13 +136,13 @@ def test_rows_of_paused_streams_are_counted_not_applied() -> None:
     """Rows of a paused stream become rejects with their own reason, beside those that were there."""
     gate = PauseFilter()
     gate.pause("b")
-    rows = batch(["a", "b", "a", "b"], [0, 0, 1, 1], device_seq=np.arange(4), rejected={DropReason.PARSE: 2})
+    rows = batch(["a", "b", "a", "b"], [0, 0, 1, 1], device_seq=np.arange(4), rejected=(Rejected(DropReason.PARSE, 2),))
     left = gate.apply(rows)
     assert names_of(left) == ["a", "a"]
     assert left.device_seq is not None
     assert left.device_seq.tolist() == [0, 2]
-    assert left.rejected == {DropReason.PARSE: 2, DropReason.PAUSED: 2}
-    assert rows.rejected == {DropReason.PARSE: 2}
+    assert left.rejected_counts == {DropReason.PARSE: 2, DropReason.PAUSED: 2}
+    assert rows.rejected_counts == {DropReason.PARSE: 2}
     gate.resume("b")
     assert gate.apply(rows) is rows
 
@@ -172,7 +172,7 @@ def test_all_may_be_paused_but_one() -> None:
 
 def test_a_batch_of_rejects_passes() -> None:
     """A batch without rows goes through a closed gate as it is."""
-    gate, rows = PauseFilter(), empty_batch(3, {DropReason.PARSE: 1})
+    gate, rows = PauseFilter(), empty_batch(3, (Rejected(DropReason.PARSE, 1),))
     gate.pause(None)
     assert gate.apply(rows) is rows
 

@@ -16,7 +16,7 @@ from stream_gru.connectors.sinks.registry import file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink
 from stream_gru.core.errors import DataError, SinkUnavailable, SourceUnavailable
 from stream_gru.core.protocols import Sink
-from stream_gru.core.types import DropReason, Position, RawMessage, SampleBatch
+from stream_gru.core.types import DropReason, Position, RawMessage, Rejected, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.store import Store
@@ -102,7 +102,7 @@ def test_everything_goes_from_source_to_all_sinks() -> None:
 @given(st.lists(hostile_batches(30), max_size=4), st.integers(0, 9), st.sampled_from([0.0, 1000.0]))
 def test_every_sample_is_accounted_for(batches: list[SampleBatch], rejects: int, speed: float) -> None:
     """Whatever comes, at any speed: received = applied + dropped, rejects included, and the metrics agree."""
-    batches = [replace(b, rejected={DropReason.PARSE: rejects} if rejects else {}) for b in batches]
+    batches = [replace(b, rejected=(Rejected(DropReason.PARSE, rejects),) if rejects else ()) for b in batches]
     pipeline = toy_pipeline(max_streams=3)
     metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0")
     source = ListSource([message(i) for i in range(len(batches))])
@@ -123,7 +123,7 @@ def test_every_sample_is_accounted_for(batches: list[SampleBatch], rejects: int,
 
 def test_a_batch_of_nothing_but_rejects_harms_nobody(tmp_path: Path) -> None:
     """It is counted, and files of every form go on."""
-    empty = replace(BATCHES[0].take(slice(0, 0)), rejected={DropReason.ENCODING: 3})
+    empty = replace(BATCHES[0].take(slice(0, 0)), rejected=(Rejected(DropReason.ENCODING, 3),))
     sinks = [file_sink(tmp_path / f"out.{form}", append=False) for form in ("jsonl", "csv")]
     source = ListSource([message(0), message(1)])
     daemon = Daemon([the_input(source, [empty, BATCHES[0]])], toy_pipeline(), by_name(*sinks))

@@ -1,21 +1,25 @@
-"""Poison: what is shown and kept of messages that were refused."""
+"""Rejected messages: which of them are logged, and the dead-letter file that holds all of them."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.registry import load_decoder
-from stream_gru.core.protocols import Decoder, Stateful
-from stream_gru.core.types import DropReason, RawMessage, SampleBatch
-from stream_gru.runtime.dead_letter.reporter import DeadLetters, Poison, Search
+from stream_gru.core.protocols import Decoder
+from stream_gru.core.types import DropReason, RawMessage, Rejected, SampleBatch
+from stream_gru.runtime.control.commands import PauseFilter
+from stream_gru.runtime.dead_letter.file import DeadLetterFile
+from stream_gru.runtime.dead_letter.reporter import RejectReporter
 from stream_gru.runtime.ingest.rate_limit import RateLimit
 from tests.support.batches import NOON_NS
 
@@ -23,27 +27,15 @@ GOOD = b'{"flow": 1}'
 
 
 class Clock:
-    """Seconds that go on when told, or with each look at them."""
+    """Seconds that a test sets; ``reads`` counts how often they are read."""
 
-    def __init__(self, step_s: float = 0.0) -> None:
-        self.now_s, self.step_s = 0.0, step_s
+    def __init__(self) -> None:
+        self.now_s, self.reads = 0.0, 0
 
     def __call__(self) -> float:
-        """What time it is."""
-        self.now_s += self.step_s
+        """The time."""
+        self.reads += 1
         return self.now_s
-
-
-class Counting:
-    """A decoder that counts what it is given."""
-
-    def __init__(self, inside: Decoder) -> None:
-        self.inside, self.messages = inside, 0
-
-    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Decode messages in order."""
-        self.messages += len(raw)
-        return self.inside.decode(raw)
 
 
 def decoder(kind: str = "json") -> Decoder:
@@ -63,135 +55,116 @@ def shown(caplog: pytest.LogCaptureFixture) -> list[str]:
     return lines
 
 
-def observe(poison: Poison, payloads: Sequence[bytes], kind: str = "json") -> None:
-    """One call of a decoder, and what poison makes of it."""
-    messages = [message(payload) for payload in payloads]
-    poison.observe("plant", messages, decoder(kind).decode(messages))
+def report(reporter: RejectReporter, payloads: Sequence[bytes], kind: str = "json") -> SampleBatch:
+    """One call of a decoder, whose rejected records are reported."""
+    batch = decoder(kind).decode([message(payload) for payload in payloads])
+    reporter.report("plant", batch.rejected)
+    return batch
 
 
-def test_a_good_batch_is_decoded_once() -> None:
-    """Nothing is looked at again, and no clock is read."""
-    twin, clock = Counting(decoder()), Clock(1.0)
-    poison = Poison({"plant": Search(twin)}, clock=clock)
-    begun = clock.now_s
-    observe(poison, [GOOD] * 100)
-    assert (twin.messages, clock.now_s) == (0, begun)
+def test_a_good_batch_costs_nothing() -> None:
+    """Not even a look at the clock."""
+    clock = Clock()
+    batch = report(RejectReporter(clock=clock), [GOOD] * 100)
+    assert (len(batch), batch.rejected, clock.reads) == (100, (), 0)
 
 
-def test_the_culprit_among_many_is_shown_with_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
-    """Who sent it, why it was refused, and its first 120 bytes without anything a terminal obeys."""
-    poison = Poison({"plant": Search(decoder())}, clock=Clock())
-    observe(poison, [GOOD] * 50 + [b"\x1b[2J" + b"x" * 200] + [GOOD] * 50)
+def test_the_bad_message_among_many_is_shown_with_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
+    """Its key, why it was rejected, and its first 120 bytes without control characters."""
+    reporter = RejectReporter(clock=Clock())
+    report(reporter, [GOOD] * 50 + [b"\x1b[2J" + b"x" * 200] + [GOOD] * 50)
     assert shown(caplog) == [
-        "source plant: refused as parse: 'p1', 204 bytes: '\\x1b[2J" + "x" * 116 + "'",
+        "source plant: rejected as parse: 'p1', 204 bytes: '\\x1b[2J" + "x" * 116 + "'",
     ]  # fmt: skip
 
 
-def test_a_flood_is_three_lines_and_the_next_one_says_what_was_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_is_three_lines_and_the_next_one_counts_the_suppressed(caplog: pytest.LogCaptureFixture) -> None:
     """For each reason; then one line in ten seconds."""
     clock = Clock()
-    poison = Poison({"plant": Search(decoder())}, clock=clock)
+    reporter = RejectReporter(clock=clock)
     for _ in range(4):
-        observe(poison, [b"?"] * 25 + [b"[]"])
+        report(reporter, [b"?"] * 25 + [b"[]"])
     lines = shown(caplog)
-    assert [line.split(":")[1] for line in lines] == [" refused as parse"] * 3 + [" refused as type"] * 3
+    assert Counter(line.split(":")[1] for line in lines) == {" rejected as parse": 3, " rejected as type": 3}
     clock.now_s += 9.9
-    observe(poison, [b"?"])
+    report(reporter, [b"?"])
     assert shown(caplog) == []
     clock.now_s += 0.2
-    observe(poison, [b"?"])
-    assert shown(caplog) == ["source plant: refused as parse: 'p1', 1 bytes: '?'; 98 more since the last such line"]
+    report(reporter, [b"?"])
+    assert shown(caplog) == [
+        "source plant: rejected as parse: 'p1', 1 bytes: '?'; 98 more records since the last such line"
+    ]
 
 
-def test_what_was_left_out_at_the_end_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_suppressed_are_counted_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     """Once."""
-    poison = Poison({"plant": Search(decoder())}, clock=Clock())
-    observe(poison, [b"?"] * 2000)
+    reporter = RejectReporter(clock=Clock())
+    report(reporter, [b"?"] * 2000)
     shown(caplog)
-    poison.close()
-    poison.close()
-    assert shown(caplog) == ["source plant: 1,997 more were refused as parse"]
+    reporter.close()
+    reporter.close()
+    assert shown(caplog) == ["source plant: rejected as parse: 1,997 more records"]
 
 
-def test_of_many_lines_the_bad_one_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    """A message of a file or a port may hold thousands."""
-    poison = Poison({"plant": Search(decoder("jsonl"))}, clock=Clock())
-    observe(poison, [b"\n".join([GOOD] * 40 + [b'{"flow": tru'] + [GOOD] * 40)], "jsonl")
-    assert shown(caplog) == ["source plant: refused as parse: 'p1', 12 bytes: '{\"flow\": tru'"]
+def test_of_many_lines_the_first_bad_one_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """A message of a file or a port may hold thousands; those of one reason are one line of the log."""
+    reporter = RejectReporter(clock=Clock())
+    report(reporter, [b"\n".join([GOOD] * 40 + [b'{"flow": tru'] + [GOOD] * 40 + [b"?"] * 2)], "jsonl")
+    assert shown(caplog) == [
+        "source plant: rejected as parse: 'p1', 12 bytes: '{\"flow\": tru'; 3 such records in this message"
+    ]
 
 
 def test_a_message_over_many_lines_is_shown_as_a_whole(caplog: pytest.LogCaptureFixture) -> None:
     """One text of JSON is not its lines."""
-    poison = Poison({"plant": Search(decoder())}, clock=Clock())
-    observe(poison, [b'{\n"flow": true\n}'])
-    assert shown(caplog) == ["source plant: refused as type: 'p1', 16 bytes: '{\\n\"flow\": true\\n}'"]
+    report(RejectReporter(clock=Clock()), [b'{\n"flow": true\n}'])
+    assert shown(caplog) == ["source plant: rejected as type: 'p1', 16 bytes: '{\\n\"flow\": true\\n}'"]
 
 
-def test_good_samples_that_came_too_fast_are_not_searched_for() -> None:
-    """They are no poison; their counter says enough."""
-    twin = Counting(decoder())
-    messages = [message(GOOD)] * 100
-    batch = RateLimit(per_s=1).apply(decoder().decode(messages))
-    assert batch.rejected
-    Poison({"plant": Search(twin)}, clock=Clock()).observe("plant", messages, batch)
-    assert twin.messages == 0
+def test_rate_limited_and_paused_samples_are_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are good samples: their counters are enough."""
+    path = tmp_path / "dead.jsonl"
+    batch = RateLimit(per_s=1).apply(decoder().decode([message(GOOD)] * 100))
+    gate = PauseFilter()
+    gate.pause(None)
+    batch = gate.apply(batch)
+    assert batch.rejected_counts == {DropReason.RATE: 99, DropReason.PAUSED: 1}
+    RejectReporter(DeadLetterFile(path, 1000), clock=Clock()).report("plant", batch.rejected)
+    assert not shown(caplog)
+    assert not path.exists()
 
 
-def test_faults_of_the_source_are_shown_without_a_search(caplog: pytest.LogCaptureFixture) -> None:
-    """Their payload is gone; a source whose decoder nobody told is shown so too."""
-    messages = [message(b"", "", DropReason.OVERLONG_LINE)]
-    Poison({}, clock=Clock()).observe("port", messages, decoder().decode(messages))
-    assert shown(caplog) == ["source port: refused as overlong_line: of no stream, no payload"]
+def test_faults_of_the_source_are_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """A message that the source could not read has no payload, and may have no key."""
+    batch = decoder().decode([message(b"", "", DropReason.OVERLONG_LINE)])
+    RejectReporter(clock=Clock()).report("port", batch.rejected)
+    assert shown(caplog) == ["source port: rejected as overlong_line: no key, no payload"]
 
 
-def test_the_twin_knows_what_a_device_said_before(caplog: pytest.LogCaptureFixture) -> None:
-    """A good line under a header of an earlier message is no culprit; afterwards the twin has forgotten it."""
-    own, twin = decoder("csv"), decoder("csv")
-    assert isinstance(own.memory, Stateful)  # type: ignore[attr-defined]
-    poison = Poison({"plant": Search(twin, own.memory)}, clock=Clock())  # type: ignore[attr-defined]
+def test_only_the_bad_line_under_an_earlier_header_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """Good lines under a header of an earlier message are not."""
+    own = decoder("csv")
     own.decode([message(b"flow,level")])
-    messages = [message(b"1,2"), message(b"x,2"), message(b"3,4")]
-    poison.observe("plant", messages, own.decode(messages))
-    assert shown(caplog) == ["source plant: refused as parse: 'p1', 3 bytes: 'x,2'"]
-    assert twin.memory.snapshot("plant\tp1") is None  # type: ignore[attr-defined]
-
-
-def test_a_search_takes_no_more_than_a_fiftieth_of_the_time() -> None:
-    """Where each decoding takes 5 ms, a flood of garbage costs 20 ms a second, however much there is."""
-    clock = Clock()
-
-    class Slow(Counting):
-        def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-            clock.now_s += 0.005
-            return super().decode(raw)
-
-    twin = Slow(decoder())
-    poison = Poison({"plant": Search(twin)}, DeadLetters(os.devnull, 1 << 40), clock=clock)
-    begun = clock.now_s
-    work = 0.0
-    for _ in range(200):
-        clock.now_s += 0.1
-        before = clock.now_s
-        observe(poison, [b"?"] * 100)
-        work += clock.now_s - before
-    assert work <= 0.02 * (clock.now_s - begun) + 0.02 + 0.005
-    assert work > 0.01 * (clock.now_s - begun)
+    batch = own.decode([message(b"1,2"), message(b"x,2"), message(b"3,4")])
+    assert len(batch) == 2
+    RejectReporter(clock=Clock()).report("plant", batch.rejected)
+    assert shown(caplog) == ["source plant: rejected as parse: 'p1', 3 bytes: 'x,2'"]
 
 
 def letters(path: Path) -> list[dict[str, object]]:
-    """What a file holds."""
+    """The entries of a dead-letter file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_dead_letters_say_when_who_and_why(tmp_path: Path) -> None:
+def test_dead_letters_hold_time_key_and_reason(tmp_path: Path) -> None:
     """The payload is text where it can be, base64 else, 4 KiB at most."""
     path = tmp_path / "dead.jsonl"
-    poison = Poison({"plant": Search(decoder())}, DeadLetters(path, 1 << 20), clock=Clock())
-    observe(poison, [GOOD, "größe".encode(), b"\xff\x00", b"?" + "ö".encode() * 4000])
-    poison.close()
+    reporter = RejectReporter(DeadLetterFile(path, 1 << 20), clock=Clock())
+    report(reporter, [GOOD, "größe".encode(), b"\xff\x00", b"?" + "ö".encode() * 4000])
+    reporter.close()
     first, second, third = letters(path)
     assert first == {
-        "time": "2024-05-01T12:00:00Z", "source": "plant", "key": "p1", "reason": "parse", "bytes": 7,
+        "time": "2024-05-01T12:00:00Z", "source": "plant", "key": "p1", "reason": "parse", "records": 1, "bytes": 7,
         "payload": "größe",
     }  # fmt: skip
     assert (second["reason"], second["payload"]) == ("encoding", {"base64": "/wA="})
@@ -199,66 +172,127 @@ def test_dead_letters_say_when_who_and_why(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_dead_letters_are_bounded(tmp_path: Path) -> None:
-    """At its limit the file is put aside, in place of the one before, and begun anew."""
+def test_every_rejected_message_of_a_flood_is_a_dead_letter(tmp_path: Path) -> None:
+    """However fast they come, and whatever the log suppresses."""
     path = tmp_path / "dead.jsonl"
-    kept = DeadLetters(path, 1000)
+    reporter = RejectReporter(DeadLetterFile(path, 1 << 30), clock=Clock())
+    for first in range(0, 20_000, 1000):
+        report(reporter, [b"{%d" % number for number in range(first, first + 1000)])
+    reporter.close()
+    assert [letter["payload"] for letter in letters(path)] == [f"{{{number}" for number in range(20_000)]
+
+
+def test_many_bad_lines_of_one_message_are_one_dead_letter(tmp_path: Path) -> None:
+    """With their number and the first of them: the memory they take is bounded."""
+    path = tmp_path / "dead.jsonl"
+    reporter = RejectReporter(DeadLetterFile(path, 1 << 20), clock=Clock())
+    batch = report(reporter, [b"flow\n1\nx7\n" + b",\n" * 30_000], "csv")
+    reporter.close()
+    assert (len(batch), len(batch.rejected), batch.received) == (1, 1, 30_002)
+    found = {letter["reason"]: (letter["records"], letter["bytes"], letter["payload"]) for letter in letters(path)}
+    assert found == {"parse": (30_001, 1, ",")}
+
+
+def keep(file: DeadLetterFile, payload: bytes) -> None:
+    """Write one entry."""
+    file.write("plant", [Rejected(DropReason.PARSE, 1, message(payload))])
+
+
+def test_dead_letters_are_bounded(tmp_path: Path) -> None:
+    """At its limit the file replaces the one before, and a new one begins."""
+    path = tmp_path / "dead.jsonl"
+    file = DeadLetterFile(path, 1000)
     for number in range(100):
-        kept.keep("plant", message(b"%d" % number), DropReason.PARSE)
+        keep(file, b"%d" % number)
         assert path.stat().st_size <= 1000
-    kept.close()
+    file.close()
     assert sorted(one.name for one in tmp_path.iterdir()) == ["dead.jsonl", "dead.jsonl.1"]
     both = letters(tmp_path / "dead.jsonl.1") + letters(path)
     assert [letter["payload"] for letter in both] == [str(number) for number in range(100 - len(both), 100)]
     assert len(both) > 5
 
 
-def test_dead_letters_go_on_where_they_ended_even_half_way(tmp_path: Path) -> None:
-    """A file of a killed process ends within a line; the next letter has a line of its own."""
+@pytest.mark.parametrize("begun", [0, 1, 5])
+def test_a_batch_of_dead_letters_keeps_the_bound_as_single_ones_do(begun: int, tmp_path: Path) -> None:
+    """Entries of one batch fill the same files, wherever the first one stands."""
+    files = []
+    for name in ("one", "many"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "dead.jsonl"
+        entries = [Rejected(DropReason.PARSE, 1, message(b"%d" % number)) for number in range(100)]
+        file = DeadLetterFile(path, 1000)
+        for entry in entries[:begun]:
+            file.write("plant", [entry])
+        file.close()
+        file = DeadLetterFile(path, 1000)
+        for rest in [entries[begun:]] if name == "many" else [[entry] for entry in entries[begun:]]:
+            file.write("plant", rest)
+        file.close()
+        files.append((path.read_bytes(), path.with_name("dead.jsonl.1").read_bytes()))
+    assert files[0] == files[1]
+
+
+def test_dead_letters_continue_after_half_a_line(tmp_path: Path) -> None:
+    """A file of a killed process may end within a line; the next entry has a line of its own."""
     path = tmp_path / "dead.jsonl"
     for _ in range(2):
-        kept = DeadLetters(path, 10_000)
-        kept.keep("plant", message(b"a"), DropReason.PARSE)
-        kept.close()
+        file = DeadLetterFile(path, 10_000)
+        keep(file, b"a")
+        file.close()
     assert len(letters(path)) == 2
-    with path.open("ab") as file:
-        file.write(b'{"time": "20')
-    kept = DeadLetters(path, 10_000)
-    kept.keep("plant", message(b"b"), DropReason.PARSE)
-    kept.close()
+    with path.open("ab") as torn:
+        torn.write(b'{"time": "20')
+    file = DeadLetterFile(path, 10_000)
+    keep(file, b"b")
+    file.close()
     assert json.loads(path.read_text().splitlines()[-1])["payload"] == "b"
     assert len(path.read_text().splitlines()) == 4
 
 
-def test_what_the_disk_refuses_is_said_once_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Until it takes one again."""
-    kept = DeadLetters(tmp_path / "gone" / "dead.jsonl", 1000)
+def test_an_error_of_the_disk_is_logged_once_and_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until a write succeeds."""
+    file = DeadLetterFile(tmp_path / "gone" / "dead.jsonl", 1000)
     for _ in range(5):
-        kept.keep("plant", message(b"a"), DropReason.PARSE)
+        keep(file, b"a")
     (line,) = shown(caplog)
-    assert line.endswith("dead.jsonl: dead letters cannot be kept: No such file or directory; said once")
+    assert line.startswith("dead letters: cannot write ")
+    assert line.endswith("dead.jsonl: No such file or directory; rejected messages are lost until a write succeeds")
     (tmp_path / "gone").mkdir()
-    kept.keep("plant", message(b"a"), DropReason.PARSE)
+    keep(file, b"a")
     assert len(letters(tmp_path / "gone" / "dead.jsonl")) == 1
-    kept.close()
-    kept.close()
+    file.close()
+    file.close()
 
 
-def test_a_full_disk_tears_no_line_of_what_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_tears_no_later_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a line is ended before the next one."""
     path = tmp_path / "dead.jsonl"
-    kept = DeadLetters(path, 10_000)
+    file = DeadLetterFile(path, 10_000)
     write = os.write
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda file, data: write(file, data[:10]))
-        kept.keep("plant", message(b"a"), DropReason.PARSE)
-    kept.keep("plant", message(b"b"), DropReason.PARSE)
-    kept.close()
+        keep(file, b"a")
+    keep(file, b"b")
+    file.close()
     assert [len(line) > 10 for line in path.read_text().splitlines()] == [False, True]
 
 
-def test_the_log_level_is_one_that_is_seen(caplog: pytest.LogCaptureFixture) -> None:
-    """A refused message is a warning."""
-    poison = Poison({"plant": Search(decoder())}, clock=Clock())
-    observe(poison, [b"?"])
+def test_a_rejected_message_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """It is seen at the default level."""
+    report(RejectReporter(clock=Clock()), [b"?"])
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_rows_without_a_message_are_no_dead_letters(tmp_path: Path) -> None:
+    """Rows rejected after decoding, for their order or their clock, have no message to write."""
+    path = tmp_path / "dead.jsonl"
+    batch = decoder().decode([message(GOOD), message(b"?")])
+    late = batch.rejecting(np.ones(1, np.bool_), DropReason.LATE)
+    assert late.rejected_counts == {DropReason.PARSE: 1, DropReason.LATE: 1}
+    assert late.received == 2
+    reporter = RejectReporter(DeadLetterFile(path, 1000), clock=Clock())
+    reporter.report("plant", late.rejected)
+    reporter.close()
+    assert [letter["reason"] for letter in letters(path)] == ["parse"]

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import StateError
 from stream_gru.core.keyed_state import encode
-from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, concatenate
+from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
@@ -97,11 +98,19 @@ def test_a_device_that_slept_or_drifted_gets_a_new_anchor() -> None:
 def test_rows_that_cannot_be_placed_are_rejected() -> None:
     """Without an arrival there is no anchor; a negative or absurd counter is no time.  Rejects before stay counted."""
     rows = [("a", 5 * S, 0), ("a", 5 * S, START), ("a", -1, START), ("a", 2**63 - 1, START)]
-    batch = DeviceClock(WRAP).apply(replace(batch_of(rows), rejected={DropReason.TIMESTAMP: 2, DropReason.PARSE: 1}))
+    batch = DeviceClock(WRAP).apply(
+        replace(
+            batch_of(rows),
+            rejected=(
+                Rejected(DropReason.TIMESTAMP, 2),
+                Rejected(DropReason.PARSE, 1),
+            ),
+        )
+    )
     assert batch.values.tolist() == [[1.0]]
-    assert batch.rejected == {DropReason.TIMESTAMP: 5, DropReason.PARSE: 1}
+    assert batch.rejected_counts == {DropReason.TIMESTAMP: 5, DropReason.PARSE: 1}
     recorded = DeviceClock(WRAP).apply(replace(batch_of(rows), arrival_ns=None))
-    assert (len(recorded), recorded.rejected) == (0, {DropReason.TIMESTAMP: 4})
+    assert (len(recorded), recorded.rejected_counts) == (0, {DropReason.TIMESTAMP: 4})
     assert len(DeviceClock(WRAP).apply(recorded)) == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_gru.core.types import DropReason, ResetReason
+from stream_gru.core.types import DropReason, Rejected, ResetReason
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
 from stream_gru.runtime.checkpoint.lru_keys import LruKeys
 from tests.runtime.test_checkpointer import Note, notes, read_of
@@ -140,9 +140,9 @@ def test_beyond_the_most_that_are_kept_new_streams_are_refused(tmp_path: Path) -
         if restart:
             keeper.close()
             keeper = keeper_of(tmp_path, max_streams=1, evict=True, max_stored=3)
-        both = replace(batch(["a", "x", "x", "b"], [7, 1, 2, 7]), rejected={DropReason.STREAM_LIMIT: 1})
+        both = replace(batch(["a", "x", "x", "b"], [7, 1, 2, 7]), rejected=(Rejected(DropReason.STREAM_LIMIT, 1),))
         admitted = keeper.load_streams(both)
-        assert admitted.rejected == {DropReason.STREAM_LIMIT: 3}
+        assert admitted.rejected_counts == {DropReason.STREAM_LIMIT: 3}
         assert [admitted.stream_names[code] for code in admitted.stream_index] == ["a", "b"]
         assert admitted.received == both.received
         out = keeper._pipeline.process(admitted)
@@ -179,7 +179,7 @@ def test_refusing_many_streams_compares_each_name_a_few_times(tmp_path: Path) ->
     count = 2000
     names = [f"s{number}" for number in range(count)]
     many = replace(batch(names, [1.0] * count), stream_names=tuple(map(Name, names)))
-    assert keeper.load_streams(many).rejected == {DropReason.STREAM_LIMIT: count}
+    assert keeper.load_streams(many).rejected_counts == {DropReason.STREAM_LIMIT: count}
     assert len(compared) < 10 * count
 
 
@@ -262,7 +262,7 @@ def test_streams_that_came_while_nobody_was_evicted_may_be_evicted(tmp_path: Pat
     keeper.set_policy(Policy(max_streams=2, evict=True, max_stored=3))
     keeper.commit({}, {})
     assert len(keeper._pipeline.streams) == 2
-    assert keeper.load_streams(batch(["x"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
+    assert keeper.load_streams(batch(["x"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
 
 
 def test_evicted_streams_come_back_where_nobody_is_evicted_any_more(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_samples_of_paused_streams_stop_at_the_gate() -> None:
     gate = PauseFilter()
     gate.pause("p")
     arrived = taken(Intake("a", ReadyDecoder([batch(["p", "q"], [0, 0])]), gate=gate), message(0))
-    assert arrived.batch.rejected == {DropReason.PAUSED: 1}
+    assert arrived.batch.rejected_counts == {DropReason.PAUSED: 1}
     assert np.array(arrived.batch.stream_names)[arrived.batch.stream_index].tolist() == ["q"]
 
 

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream_gru.core.types import DropReason, PredictionBatch, ResetReason, SampleBatch, SinkHealth, SourceHealth
+from stream_gru.core.types import (
+    DropReason,
+    PredictionBatch,
+    Rejected,
+    ResetReason,
+    SampleBatch,
+    SinkHealth,
+    SourceHealth,
+)
 from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.metrics import Metrics, build_registry, shown_horizons
@@ -82,7 +90,7 @@ def observe_batches(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Met
 def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
     """Received, applied, dropped, resets, classes, labels, scores: all are those of the outputs."""
     pipeline = toy_pipeline(MODEL)
-    metrics, outs = observe_batches(pipeline, [replace(b, rejected={DropReason.PARSE: 2}) for b in batches])
+    metrics, outs = observe_batches(pipeline, [replace(b, rejected=(Rejected(DropReason.PARSE, 2),)) for b in batches])
     dropped, resets, classes = Counter[str](), Counter[str](), Counter[str]()
     applied = labelled = 0
     for out in outs:

@@ -32,7 +32,7 @@ def taken(limit: RateLimit, rows: Sequence[Row]) -> list[bool]:
     """Which rows pass, and that the others are counted."""
     batch = limit.apply(samples(rows))
     lost = len(rows) - len(batch)
-    assert dict(batch.rejected) == ({DropReason.RATE: lost} if lost else {})
+    assert batch.rejected_counts == ({DropReason.RATE: lost} if lost else {})
     left = set(batch.time_ns.tolist())
     return [row in left for row in range(len(rows))]
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.core.types import DropReason, SampleBatch
+from stream_gru.core.types import DropReason, Rejected, SampleBatch
 from stream_gru.runtime.replay_pacing import ReplayPacer
 from tests.support.batches import batch
 
@@ -107,7 +107,7 @@ def test_every_sample_is_handed_out_once_in_order(steps: list[int], speed: float
     """Whatever the clock of the device does, rows come once, in order, and rejects are counted once."""
     time = FakeTime()
     whole = samples(np.cumsum(steps).tolist())
-    rejected = {DropReason.PARSE: rejects} if rejects else {}
+    rejected = (Rejected(DropReason.PARSE, rejects),) if rejects else ()
     whole = SampleBatch(whole.stream_names, whole.stream_index, whole.time_ns, whole.values, rejected=rejected)
     parts = list(ReplayPacer(speed, time.clock, time.wait).parts(whole))
     assert np.concatenate([part.values for part in parts]).tolist() == whole.values.tolist()

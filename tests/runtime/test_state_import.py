@@ -56,7 +56,7 @@ def test_a_stream_that_is_taken_in_counts_as_kept(tmp_path: Path) -> None:
     keeper.import_stream(state_of("c"))
     with pytest.raises(StateError, match=r"stream d: 3 streams are kept already, run\.max_stored_streams = 3"):
         keeper.import_stream(state_of("d"))
-    assert keeper.load_streams(batch(["d"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
+    assert keeper.load_streams(batch(["d"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
     keeper.commit({}, {})
     keeper.import_stream(state_of("a"))
     keeper.commit({}, {})
@@ -118,7 +118,7 @@ def test_a_stream_that_is_forgotten_is_gone(tmp_path: Path, name: str) -> None:
     feed(keeper, "c", 1)
     keeper.commit({}, {})
     assert keeper.store.names() == sorted((other, "c"))
-    assert keeper.load_streams(batch(["d"], [1])).rejected == {DropReason.STREAM_LIMIT: 1}
+    assert keeper.load_streams(batch(["d"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
 
 
 def test_a_forgotten_stream_that_is_heard_again_is_a_new_one(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from stream_gru import (
     Position,
     PredictionBatch,
     RawMessage,
+    Rejected,
     SampleBatch,
     Sink,
     SinkCheckpoint,
@@ -88,12 +89,13 @@ class NumberDecoder:
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """One sample per readable message."""
-        values, rejected = [], 0
+        values: list[float] = []
+        rejected: list[Rejected] = []
         for message in raw:
             try:
                 values.append(float(message.payload))
             except ValueError:
-                rejected += 1
+                rejected.append(Rejected(DropReason.PARSE, message=message))
         times = (self._count + np.arange(len(values), dtype=np.int64)) * PERIOD_NS
         self._count += len(values)
         return SampleBatch(
@@ -101,7 +103,7 @@ class NumberDecoder:
             stream_index=np.zeros(len(values), np.int32),
             time_ns=times,
             values=np.repeat(np.array(values, np.float32)[:, None], self._channels, axis=1),
-            rejected={DropReason.PARSE: rejected} if rejected else {},
+            rejected=tuple(rejected),
         )
 
 

@@ -16,6 +16,7 @@ from stream_gru import (
     Pipeline,
     Prediction,
     PredictionBatch,
+    Rejected,
     ResetReason,
     SampleBatch,
     Status,
@@ -65,7 +66,7 @@ def process_batch(path: Path, rows: int) -> PredictionBatch:
         values=np.tile(np.array(list(VALUES.values()), np.float32), (rows, 1)),
     )
     assert_type(batch.received, int)
-    assert_type(batch.rejected, Mapping[DropReason, int])
+    assert_type(batch.rejected, tuple[Rejected, ...])
     out = pipeline.process(batch)
     assert_type(out, PredictionBatch)
     assert_type(len(out), int)

@@ -1,8 +1,8 @@
 """Binary frames: COBS around a C struct and its checksum.  Needs cobs (``stream-gru[binary]``).
 
 Source: S. Cheshire, M. Baker, "Consistent Overhead Byte Stuffing", IEEE/ACM Transactions on Networking 7(2), 1999.
-``crc16`` is CRC-16/CCITT-FALSE (polynomial 0x1021, begins with 0xFFFF), ``crc32`` that of zlib and Ethernet.  Decision:
-both stand after the struct with the low byte first, as the memory of nearly every microcontroller has them.
+``crc16`` is CRC-16/CCITT-FALSE (polynomial 0x1021, initial value 0xFFFF), ``crc32`` that of zlib and Ethernet.
+Decision: both follow the struct in little-endian order, the byte order of nearly every microcontroller.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import binascii
 import math
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from cobs import cobs
 
-from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.names import checked_names
-from stream_gru.connectors.decoders.record_batch import Records, Shape
+from stream_gru.connectors.decoders.field_map import Fields, checked_names
+from stream_gru.connectors.decoders.field_resolver import Record
+from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
 from stream_gru.connectors.decoders.text import unreadable
 from stream_gru.core.errors import ConfigError
-from stream_gru.core.types import DropReason, RawMessage, SampleBatch
+from stream_gru.core.types import DropReason, RawMessage
 
 _MAX_BYTES = 65_536
 _CHECKSUMS: dict[str, tuple[int, Callable[[bytes], int]]] = {
@@ -30,15 +30,17 @@ _CHECKSUMS: dict[str, tuple[int, Callable[[bytes], int]]] = {
 }
 
 
-class BinaryDecoder:
+class BinaryDecoder(RecordDecoder):
     """Reads messages whose payload is one COBS frame, without the zero byte between frames.
 
-    ``struct`` of the source is the format of what is inside, ``fields`` names its members (``""``: unwanted).  A float
-    that is NaN is missing; text ends at its first zero byte.  Raises ConfigError.
+    ``struct`` of the source is the format of the frame's content, ``fields`` names its members (``""``: ignored).  A
+    float that is NaN is missing; text ends at its first zero byte.  Raises ConfigError.
     """
 
+    separators = None
+
     def __init__(self, fields: Fields) -> None:
-        self._shape = Shape(fields)
+        super().__init__(fields)
         if not fields.struct:
             raise ConfigError('source.input: struct: expected the format of a frame such as "<Iff", got none')
         try:
@@ -48,22 +50,18 @@ class BinaryDecoder:
         if self._struct.size > _MAX_BYTES:
             raise ConfigError(f"source.input: struct: expected at most {_MAX_BYTES} bytes, got {self._struct.size}")
         members = len(self._struct.unpack(bytes(self._struct.size)))
-        self._names = checked_names(fields, fields.names, beside=False)
+        self._names = checked_names(fields, complete=True)
         if members != len(self._names):
             raise ConfigError(
                 f"source.input: fields: expected {members} names for struct {fields.struct!r}, got {len(self._names)}"
             )
         self._crc_size, self._crc = _CHECKSUMS[fields.checksum]
 
-    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Decode messages in order."""
-        records = Records(self._shape)
-        for message in raw:
-            if not records.faulty(message, text=False):
-                records.add(self._record(message.payload), message)
-        return records.batch()
+    def read(self, message: RawMessage, batch: RecordBatch) -> None:
+        """Add the record of the frame."""
+        batch.add(self._record(message.payload), message)
 
-    def _record(self, payload: bytes) -> dict[str, object] | DropReason:
+    def _record(self, payload: bytes) -> Record | DropReason:
         try:
             frame = cobs.decode(payload)
         except cobs.DecodeError:
@@ -73,7 +71,7 @@ class BinaryDecoder:
         inside, crc = frame[: self._struct.size], frame[self._struct.size :]
         if int.from_bytes(crc, "little") != self._crc(inside):
             return DropReason.CHECKSUM
-        record: dict[str, object] = {}
+        record: Record = {}
         for name, value in zip(self._names, self._struct.unpack(inside), strict=True):
             if isinstance(value, float) and math.isnan(value):
                 value = None

@@ -1,74 +1,72 @@
-"""CSV without a header of its own: lines of a serial port, payloads of MQTT, tables whose names a configuration gives.
+"""CSV without a header of its own: lines of a serial port, payloads of MQTT, files whose names a configuration gives.
 
-The names are ``fields`` of the source; without, the last line of the same device that named them.
+The names are ``fields`` of the source; without them, those of the last header line of the same device.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 
-from stream_gru.connectors.decoders.csv_cells import split_lines
-from stream_gru.connectors.decoders.field_map import Fields, assemble
-from stream_gru.connectors.decoders.header_cache import Memory
-from stream_gru.connectors.decoders.names import checked_names
+from stream_gru.connectors.decoders.field_map import Fields, build_batch, checked_names
+from stream_gru.connectors.decoders.field_resolver import MAX_FIELDS, is_name
+from stream_gru.connectors.decoders.header_cache import HeaderCache
 from stream_gru.connectors.decoders.parsing import NUMBER, Column
-from stream_gru.connectors.decoders.record_batch import MAX_FIELDS, counted, is_name
-from stream_gru.connectors.decoders.text import decoded_lines
+from stream_gru.connectors.decoders.rejects import Rejects
+from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK, decoded_lines
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 
-_Names = tuple[list[str], list[int]]
+_Header = tuple[list[str], list[int]]
 
 
-class BareCsvDecoder:
-    """Reads messages whose payload is CSV lines under no header.
+class HeaderlessCsvDecoder:
+    """Reads messages whose payload is CSV lines without a header.
 
-    A line of the names themselves, as a device prints it when it starts, is no record.  Without configured names a line
-    with time, stream and a channel's name, and no number, names what follows from the same source and key.
+    A line of the configured names, as a device prints it when it starts, is no record.  Without configured names, a
+    line with the names of time, stream and a channel, and without a number, is the header of what follows from the same
+    source and key.
     """
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
         self._wanted = list(dict.fromkeys(fields.named))
-        names = [name.strip() for name in checked_names(fields, fields.names, beside=False)] if fields.names else []
-        self._configured: _Names | None = self._placed(names) if names else None
+        names = [name.strip() for name in checked_names(fields, complete=True)] if fields.names else []
+        self._configured: _Header | None = self._header(names) if names else None
         self._needed = {name for name in (fields.input.time, fields.input.stream) if name}
         self._columns = frozenset(fields.columns)
-        self.memory: Memory[_Names] = Memory(self._placed)
+        self.memory: HeaderCache[_Header] = HeaderCache(self._header)
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order."""
-        rejected: dict[DropReason, int] = {}
+        rejects = Rejects()
+        return rejects.add_to(self.rows(raw, rejects))
+
+    def rows(self, raw: Sequence[RawMessage], rejects: Rejects) -> SampleBatch:
+        """Decode messages in order; what is rejected goes to ``rejects`` alone."""
         lines: list[str] = []
         owners: list[RawMessage] = []
         for message in raw:
-            found, bad = decoded_lines(message)
-            for reason, n in bad.items():
-                rejected[reason] = rejected.get(reason, 0) + n
-            if found and found[0][:1] == "\ufeff":
-                found[0] = found[0][1:]
+            found = decoded_lines(message, rejects)
+            if found:
+                found[0] = found[0].removeprefix(BYTE_ORDER_MARK)
             lines += found
             owners += [message] * len(found)
         rows: list[list[str | None]] = []
-        kept: list[RawMessage] = []
-        for row, message in zip(split_lines(lines, self._fields.input.delimiter), owners, strict=True):
+        kept: list[int] = []
+        split = split_lines(lines, self._fields.input.delimiter)
+        for place, (row, message) in enumerate(zip(split, owners, strict=True)):
             cells = self._cells(row, message)
             if isinstance(cells, DropReason):
-                rejected[cells] = rejected.get(cells, 0) + 1
+                rejects.add(cells, message, lines[place])
             elif cells:
                 rows.append(cells)
-                kept.append(message)
+                kept.append(place)
         columns: dict[str, Column] = dict(zip(self._wanted, zip(*rows, strict=True), strict=True)) if rows else {}
-        batch = assemble(
-            self._fields,
-            len(rows),
-            columns.get,
-            kept[0].key if len(kept) == 1 else [message.key for message in kept],
-            [message.arrival_ns for message in kept],
-        )
-        return counted(batch, rejected)
+        origin = [owners[place] for place in kept]
+        return build_batch(self._fields, len(rows), columns.get, origin, rejects, line_of=lambda row: lines[kept[row]])
 
     def _cells(self, row: list[str] | None, message: RawMessage) -> list[str | None] | DropReason:
-        """The wanted cells of a line; none where it is no record."""
+        """The wanted cells of a line, empty where it is no record; or the reason to reject it."""
         if row is None:
             return DropReason.PARSE
         if not row:
@@ -97,6 +95,27 @@ class BareCsvDecoder:
             return False
         return len(names) == len(row) and not any(NUMBER.fullmatch(name) for name in names)
 
-    def _placed(self, names: list[str]) -> _Names:
-        """The names, and where the wanted ones stand; -1 for nowhere."""
+    def _header(self, names: list[str]) -> _Header:
+        """The names, and the index of each wanted one among them; -1 for none."""
         return names, [names.index(name) if name in names else -1 for name in self._wanted]
+
+
+def split_lines(lines: Sequence[str], delimiter: str) -> list[list[str] | None]:
+    """Return the cells of each line: none for a blank line, None for one with broken quotes.
+
+    Decision: a line is a record.  A quoted field may hold the delimiter, but not a line end.
+    """
+    try:
+        rows: list[list[str] | None] = list(csv.reader(lines, delimiter=delimiter, strict=True))
+        if len(rows) == len(lines):
+            return rows
+    except csv.Error:
+        pass
+    # Some line is broken, or a quote spans several lines.
+    rows = []
+    for line in lines:
+        try:
+            rows.append(next(csv.reader([line], delimiter=delimiter, strict=True), []) if line else [])
+        except csv.Error:
+            rows.append(None)
+    return rows

@@ -1,73 +1,71 @@
-"""CSV: lines of separated fields, the first line of a file names them."""
+"""CSV: lines of separated fields whose names are in the first line of a file."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import islice
 
-from stream_gru.connectors.decoders.csv_cells import split_lines
-from stream_gru.connectors.decoders.csv_headerless import BareCsvDecoder
-from stream_gru.connectors.decoders.field_map import Column, Fields, assemble
-from stream_gru.connectors.decoders.record_batch import counted
+from stream_gru.connectors.decoders.csv_headerless import HeaderlessCsvDecoder, split_lines
+from stream_gru.connectors.decoders.field_map import Column, Fields, build_batch
+from stream_gru.connectors.decoders.rejects import Rejects
 from stream_gru.connectors.decoders.text import decoded_lines, is_blank, origin, shown
+from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import DataError
-from stream_gru.core.types import DropReason, RawMessage, SampleBatch, concatenate, empty_batch
+from stream_gru.core.types import DropReason, RawMessage, SampleBatch, empty_batch
 
-# What an unread header may be separated by.
+# Delimiters that a header of a single name may really have.
 _DELIMITERS = ",;\t|"
 
 
 class CsvDecoder:
     """Reads messages whose payload is whole CSV lines and whose header is the line with the names.
 
-    A recording must have one; live messages without are read by `BareCsvDecoder`, as are lines whose names the source
-    gives.  Raises ConfigError when those are no use.
+    Live messages without a header, and all without one where ``fields`` of the source has the names, are read by
+    `HeaderlessCsvDecoder`.  Raises ConfigError when these names cannot be used.
     """
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
-        self._bare = BareCsvDecoder(fields)
-        self.memory = self._bare.memory
+        self._headerless = HeaderlessCsvDecoder(fields)
+        self.memory = self._headerless.memory
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order.  Raises DataError when the header lacks a column."""
         batches: list[SampleBatch] = []
-        bare: list[RawMessage] = []
-        faults: dict[DropReason, int] = {}
+        headerless: list[RawMessage] = []
+        rejects = Rejects()
         for message in raw:
             if message.fault is not None:
-                faults[message.fault] = faults.get(message.fault, 0) + 1
+                rejects.add(message.fault, message)
             elif not message.header and is_blank(message):
-                faults[DropReason.PARSE] = faults.get(DropReason.PARSE, 0) + 1
+                rejects.add(DropReason.PARSE, message)
             elif message.header or not (message.arrival_ns or self._fields.names):
-                if bare:
-                    batches.append(self._bare.decode(bare))
-                    bare = []
-                batches.append(self._decode_one(message))
+                if headerless:
+                    batches.append(self._headerless.rows(headerless, rejects))
+                    headerless = []
+                batches.append(self._rows(message, rejects))
             else:
-                bare.append(message)
-        if bare:
-            batches.append(self._bare.decode(bare))
+                headerless.append(message)
+        if headerless:
+            batches.append(self._headerless.rows(headerless, rejects))
         channels = len(self._fields.columns)
-        return counted(concatenate(batches or [empty_batch(channels)], channels), faults)
+        return rejects.add_to(concatenate(batches or [empty_batch(channels)], channels))
 
-    def _decode_one(self, message: RawMessage) -> SampleBatch:
+    def _rows(self, message: RawMessage, rejects: Rejects) -> SampleBatch:
         names = self._names(message)
-        lines, rejected = decoded_lines(message)
+        lines = decoded_lines(message, rejects)
         split = split_lines(lines, self._fields.input.delimiter)
         rows = [row for row in split if row]
-        lengths = list(map(len, rows))
-        regular = lengths.count(len(names)) == len(rows)
-        good = rows if regular else [row for row in rows if len(row) == len(names)]
-        short = 0 if regular else sum(length < len(names) for length in lengths)
-        for reason, n in (
-            (DropReason.PARSE, split.count(None) + len(rows) - len(good) - short),
-            (DropReason.MISSING_FIELD, short),
-        ):
-            if n:
-                rejected[reason] = rejected.get(reason, 0) + n
-        columns: dict[str, Column] = dict(zip(names, zip(*good, strict=True), strict=True)) if good else {}
-        return counted(assemble(self._fields, len(good), columns.get, message.key, message.arrival_ns), rejected)
+        if list(map(len, rows)).count(len(names)) != len(rows) or None in split:
+            rows = _regular(split, len(names), lines, message, rejects)
+        columns: dict[str, Column] = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+
+        def line_of(row: int) -> str:
+            regular = (line for line, cells in zip(lines, split, strict=True) if cells and len(cells) == len(names))
+            return next(islice(regular, row, None))
+
+        return build_batch(self._fields, len(rows), columns.get, message, rejects, line_of=line_of)
 
     def _names(self, message: RawMessage) -> list[str]:
         place = origin(message)
@@ -91,3 +89,18 @@ class CsvDecoder:
                 + (" is input.delimiter right?" if one else " see [input] and [[channel]] column")
             )
         return names
+
+
+def _regular(
+    split: Sequence[list[str] | None], width: int, lines: Sequence[str], message: RawMessage, rejects: Rejects
+) -> list[list[str]]:
+    """The lines of ``width`` cells; all others but blank ones are rejected."""
+    rows: list[list[str]] = []
+    for cells, line in zip(split, lines, strict=True):
+        if cells is None or len(cells) > width:
+            rejects.add(DropReason.PARSE, message, line)
+        elif len(cells) == width:
+            rows.append(cells)
+        elif cells:
+            rejects.add(DropReason.MISSING_FIELD, message, line)
+    return rows

@@ -1,6 +1,6 @@
-"""Fields: which field of a record means what; and how named columns become a SampleBatch, shared by all decoders.
+"""Which field of a record means what; and how named columns become a SampleBatch, shared by all decoders.
 
-What a row becomes never depends on the rows beside it: a field that no row of a message has is read as missing in each.
+The sample of a row never depends on other rows: a field that no row of a message has is read as missing in each.
 """
 
 from __future__ import annotations
@@ -19,28 +19,32 @@ from stream_gru.config.run_schema import SourceChannelConfig, SourceInputConfig
 from stream_gru.config.train_schema import ChannelConfig, InputConfig
 from stream_gru.connectors.decoders.parsing import (
     EXACT,
-    Coded,
     Column,
-    Mistyped,
-    Rows,
-    drop_unfit,
+    DictionaryColumn,
+    InvalidColumn,
+    RowFilter,
+    read_episodes,
     read_flags,
     read_integers,
     read_labels,
     read_numbers,
-    read_sequences,
     read_streams,
     read_times,
+    reject_unrepresentable,
 )
+from stream_gru.connectors.decoders.rejects import Line, Origin, Rejects
 from stream_gru.core.errors import ConfigError
-from stream_gru.core.types import I32, NS_PER_S, STREAM_ID, DropReason, Mask, SampleBatch, empty_batch
+from stream_gru.core.types import I32, NS_PER_S, STREAM_ID, DropReason, Mask, RawMessage, SampleBatch, empty_batch
 from stream_gru.model.manifest import Channel
 
-__all__ = ["Coded", "Column", "Fields", "Mistyped", "assemble", "stream_id"]
+__all__ = ["OWN_TIME", "Column", "DictionaryColumn", "Fields", "InvalidColumn", "build_batch", "stream_id"]
 
-# A device's clock may be this far ahead of ours: time zones set wrongly, not years.
+# The field for the time, in nanoseconds, of formats that define how a time is written.
+OWN_TIME = "_time"
+# A device's clock may be at most this far ahead of ours: a wrong time zone passes, a wrong year does not.
 _AHEAD_NS = 86_400 * NS_PER_S
-# 2000-01-01: a device that says less has no clock yet.  By an arrival before it nobody is judged: then we have none.
+# 2000-01-01: a device with an earlier time has not set its clock.  An arrival before it shows that ours is not set:
+# then no time is checked.
 _EARLIEST_NS = 946_684_800 * NS_PER_S
 _INPUT_KEYS = ("delimiter", "time", "time_unit", "stream", "label", "reset", "episode", "device_seq")
 
@@ -49,11 +53,12 @@ _INPUT_KEYS = ("delimiter", "time", "time_unit", "stream", "label", "reset", "ep
 class Fields:
     """Which field of a record means what.
 
-    ``input``    names of time, stream, label and so on; ``time`` may be ``""``: that of arrival counts
-    ``columns``  the field of each channel; ``channels`` what the model calls them, where known
-    ``scale, offset``  value = number * scale + offset, of each channel; empty: as it comes
+    ``input``    names of time, stream, label and so on; ``time`` may be ``""``: the time of arrival counts
+    ``columns``  the field of each channel; ``channels`` their names in the model, where known
+    ``scale, offset``  value = number * scale + offset, for each channel; empty: unchanged
     ``units``    the unit expected of each channel, ``""`` for any; empty: any
-    ``names``    names of what has none, see `SourceInputConfig`; so are ``struct``, ``checksum`` and ``clock``
+    ``names``    names of values that carry none: cells without a header, members of a struct, elements of a vector
+    ``struct, checksum, clock``  see `SourceInputConfig`
     """
 
     input: InputConfig
@@ -69,7 +74,7 @@ class Fields:
 
     @staticmethod
     def of(input_config: InputConfig, channels: Sequence[Channel] | Sequence[ChannelConfig]) -> Fields:
-        """Fields of a bundle's or a configuration's channels; a channel's column is called as itself by default."""
+        """Fields of a bundle's or a configuration's channels; a channel's column has the channel's name by default."""
         return Fields(
             input_config,
             tuple(channel.column or channel.name for channel in channels),
@@ -83,13 +88,13 @@ class Fields:
         source_input: SourceInputConfig,
         source_channels: Sequence[SourceChannelConfig],
     ) -> Fields:
-        """Fields of one source: `of`, with what the source says of itself.  Raises ConfigError."""
+        """Fields of one source: `of`, overridden by the source's own keys.  Raises ConfigError."""
         base = Fields.of(input_config, channels)
-        said = {key: getattr(source_input, key) for key in _INPUT_KEYS}
-        wanted = replace_keys(input_config, **{key: value for key, value in said.items() if value is not None})
+        overrides = {key: getattr(source_input, key) for key in _INPUT_KEYS}
+        wanted = replace_keys(input_config, **{key: value for key, value in overrides.items() if value is not None})
         _check(source_input, source_channels, wanted, base.channels)
-        mine = {channel.name: channel for channel in source_channels}
-        each = [mine.get(name, SourceChannelConfig(name=name)) for name in base.channels]
+        by_name = {channel.name: channel for channel in source_channels}
+        each = [by_name.get(name, SourceChannelConfig(name=name)) for name in base.channels]
         linear = any((one.scale, one.offset) != (1.0, 0.0) for one in each)
         return Fields(
             wanted,
@@ -106,36 +111,57 @@ class Fields:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Fields without which no record can be read."""
+        """Fields that every record needs."""
         return tuple(name for name in (self.input.time, self.input.stream, *self.columns) if name)
 
     @property
     def named(self) -> tuple[str, ...]:
-        """All fields that are read where they are present."""
+        """All fields that are read, required ones first."""
         wanted = self.input
         optional = (wanted.label, wanted.reset, wanted.episode, wanted.device_seq)
         return self.required + tuple(name for name in optional if name)
 
     @property
     def names_only(self) -> frozenset[str]:
-        """Fields that are read as names and as nothing else: of stream, label and sequence."""
+        """Fields that are read as names only: those of stream, label and episode."""
         wanted = self.input
         return frozenset((wanted.stream, wanted.label, wanted.episode)) - {
             "", wanted.time, wanted.reset, wanted.device_seq, *self.columns,
         }  # fmt: skip
 
     def index_of(self, channel: str) -> int:
-        """Which channel a topic speaks of, by its name or its field's; -1 for none."""
+        """Index of the channel with this name, or whose field has it; -1 for none."""
         for known in (self.channels, self.columns):
             if channel in known:
                 return known.index(channel)
         return -1
 
+    def with_own_time(self) -> Fields:
+        """The same fields with the time in nanoseconds in `OWN_TIME`; none where the time of arrival counts."""
+        time = OWN_TIME if self.input.time else ""
+        return replace(self, input=replace_keys(self.input, time=time, time_unit="ns"))
+
+
+def checked_names(fields: Fields, *, complete: bool = False) -> tuple[str, ...]:
+    """Return ``fields.names``, at least one of which must be a channel's field; an empty name is an ignored value.
+
+    ``complete``: time and stream must be among them, too.  Raises ConfigError.
+    """
+    names = fields.names
+    shown = ", ".join(names) or "none"
+    if set(names).isdisjoint(fields.columns):
+        channels = " or ".join(fields.columns)
+        raise ConfigError(f"source.input: fields: expected a channel's among them ({channels}), got {shown}")
+    for name in (fields.input.time, fields.input.stream) if complete else ():
+        if name and name not in names:
+            raise ConfigError(f"source.input: fields: expected {name!r} among them, got {shown}")
+    return names
+
 
 def _check(
-    said: SourceInputConfig, channels: Sequence[SourceChannelConfig], wanted: InputConfig, known: Sequence[str]
+    own: SourceInputConfig, channels: Sequence[SourceChannelConfig], wanted: InputConfig, known: Sequence[str]
 ) -> None:
-    """Raises ConfigError for what can never be meant."""
+    """Raises ConfigError for combinations that cannot be read."""
     names = [channel.name for channel in channels]
     for channel in channels:
         if channel.name not in known:
@@ -148,38 +174,44 @@ def _check(
             )
         if not math.isfinite(channel.offset):
             raise ConfigError(f"source.channel: offset of {channel.name}: expected a number, got {channel.offset}")
-    for name in said.fields:
-        if name and said.fields.count(name) > 1:
+    for name in own.fields:
+        if name and own.fields.count(name) > 1:
             raise ConfigError(f"source.input: fields: expected each name once, got {name!r} twice")
-    if said.clock == "boot" and (not wanted.time or wanted.time_unit == "iso"):
+    if own.clock == "boot" and (not wanted.time or wanted.time_unit == "iso"):
         got = f'time_unit = "{wanted.time_unit}"' if wanted.time else 'time = ""'
         raise ConfigError(f'source.input: clock = "boot": expected a time in s, ms, us or ns, got {got}')
     try:
-        struct.calcsize(said.struct)
+        struct.calcsize(own.struct)
     except (struct.error, ValueError) as error:
-        raise ConfigError(f"source.input: struct: expected a format of Python's struct, got {said.struct!r}") from error
+        raise ConfigError(f"source.input: struct: expected a format of Python's struct, got {own.struct!r}") from error
 
 
-def assemble(
+def build_batch(
     fields: Fields,
     count: int,
     column: Callable[[str], Column | None],
-    key: str | Sequence[str],
-    arrival_ns: int | Sequence[int] = 0,
+    origin: Origin,
+    rejects: Rejects,
+    *,
+    line_of: Callable[[int], Line] = lambda row: b"",
+    keys: Sequence[str] | None = None,
 ) -> SampleBatch:
-    """Build a batch of ``count`` rows.
+    """Build a batch of the good ones of ``count`` rows; the bad ones go to ``rejects``.
 
-    ``column(name)`` gives the values of a field (text, numbers, bool or None for each row; instants for the time; or
-    `Mistyped`), or None where no row has it; ``key`` names the stream of records that do not name their own and
-    ``arrival_ns`` is when they came (0: unknown, a recording), both of all rows or of each.
+    ``column(name)``  values of a field, (count,): text, numbers, bool or None; instants for the time; an
+                      `InvalidColumn`; or None where no row has the field
+    ``origin``        the message of all rows, or of each: its key names the stream of records that do not name their
+                      own, its arrival (0: unknown, a recording) is that of the rows
+    ``line_of(row)``  the line that holds a row, in formats of lines
+    ``keys``          (count,) in place of the messages' keys
     """
     wanted = fields.input
     if not count:
         return empty_batch(len(fields.columns))
 
-    rows = Rows(count)
+    rows = RowFilter(count)
     arrival = np.empty(count, np.int64)
-    arrival[:] = arrival_ns
+    arrival[:] = origin.arrival_ns if isinstance(origin, RawMessage) else [message.arrival_ns for message in origin]
     live = bool(arrival.any())
 
     def cells(name: str, instants: bool = False) -> Column:
@@ -187,38 +219,40 @@ def assemble(
         if found is None:
             return [None] * count
         if not instants and isinstance(found, np.ndarray) and found.dtype.kind == "M":
-            found = Mistyped(np.isnat(found).tolist())
-        if not isinstance(found, Mistyped):
+            found = InvalidColumn(np.isnat(found).tolist())
+        if not isinstance(found, InvalidColumn):
             return found
-        rows.drop(~np.array(found, np.bool_), DropReason.TYPE)
+        rows.reject(~np.array(found, np.bool_), DropReason.TYPE)
         return [None] * count
 
     if wanted.time:
         time_ns = read_times(cells(wanted.time, instants=True), wanted.time_unit, rows)
         if live and fields.clock == "epoch":
             wrong = (time_ns < _EARLIEST_NS) | (time_ns - arrival > _AHEAD_NS)
-            rows.drop(wrong & (arrival >= _EARLIEST_NS), DropReason.TIMESTAMP)
+            rows.reject(wrong & (arrival >= _EARLIEST_NS), DropReason.TIMESTAMP)
     else:
         time_ns = arrival.copy()
-        rows.drop(arrival == 0, DropReason.MISSING_FIELD)
+        rows.reject(arrival == 0, DropReason.MISSING_FIELD)
     values = np.full((count, len(fields.columns)), np.nan, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for index, name in enumerate(fields.columns):
             numbers = read_numbers(cells(name), rows)
             if fields.scale and (fields.scale[index], fields.offset[index]) != (1.0, 0.0):
                 values[:, index] = numbers * fields.scale[index] + fields.offset[index]
-                drop_unfit(cells(name), numbers, values[:, index], rows)
+                reject_unrepresentable(cells(name), numbers, values[:, index], rows)
             else:
                 values[:, index] = numbers
         large = np.abs(values) >= EXACT
         if large.any():
             for index in np.flatnonzero(large.any(axis=0)).tolist():
                 name = fields.columns[index]
-                drop_unfit(cells(name), read_numbers(cells(name), rows), values[:, index], rows)
+                reject_unrepresentable(cells(name), read_numbers(cells(name), rows), values[:, index], rows)
     if wanted.stream:
         streams, stream = read_streams(cells(wanted.stream), rows)
     else:
-        streams, stream = _streams_of_keys(key, arrival != 0, rows)
+        if keys is None:
+            keys = [origin.key] if isinstance(origin, RawMessage) else [message.key for message in origin]
+        streams, stream = _streams_of_keys(keys, arrival != 0, rows)
     labels, label = read_labels(cells(wanted.label)) if wanted.label else ((), None)
     batch = SampleBatch(
         stream_names=streams,
@@ -229,37 +263,37 @@ def assemble(
         label=label,
         labels=labels,
         reset=read_flags(cells(wanted.reset), rows) if wanted.reset else None,
-        episode=read_sequences(cells(wanted.episode)) if wanted.episode else None,
+        episode=read_episodes(cells(wanted.episode)) if wanted.episode else None,
         arrival_ns=arrival if live else None,
-        rejected=rows.rejected,
     )
     if not rows.rejected:
         return batch
-    return replace(batch.take(rows.good), rejected=rows.rejected)
+    for reason, bad in rows.rejected.items():
+        rejects.add_rows(reason, np.flatnonzero(bad), origin, line_of)
+    return batch.take(rows.good)
 
 
 def stream_id(text: str) -> str:
-    """Make a stream id of a file's name: what an id may not contain becomes ``_``."""
+    """Make a stream id of a file's name: characters that an id may not contain become ``_``."""
     return re.sub(r"[^A-Za-z0-9_.:/ -]", "_", text)[:128] or "_"
 
 
-def _streams_of_keys(keys: str | Sequence[str], live: Mask, rows: Rows) -> tuple[tuple[str, ...], I32]:
-    """The streams of records that do not name their own.
+def _streams_of_keys(keys: Sequence[str], live: Mask, rows: RowFilter) -> tuple[tuple[str, ...], I32]:
+    """The streams of records that do not name their own: (names, index of each row's); ``keys`` of each row or of all.
 
-    Decision: a file's name is made an id, as a user chose it; what a device calls itself is taken or refused, so that
-    no two devices become one.
+    Decision: a file's name, which a user chose, is converted to an id; a live key is accepted or rejected as it is, so
+    that two devices never become one stream.
     """
-    if isinstance(keys, str):
+    names = list(dict.fromkeys(keys))
+    if len(names) == 1:
         stream: I32 = np.zeros(len(live), np.int32)
-        names = [keys]
     else:
-        known: dict[str, int] = {}
-        stream = np.array([known.setdefault(key, len(known)) for key in keys], np.int32)
-        names = list(known)
+        known = {name: code for code, name in enumerate(names)}
+        stream = np.array([known[key] for key in keys], np.int32)
     bad = [STREAM_ID.fullmatch(name) is None for name in names]
     if not any(bad):
         return tuple(names), stream
-    rows.drop(live & np.array(bad, np.bool_)[stream], DropReason.BAD_STREAM_ID)
+    rows.reject(live & np.array(bad, np.bool_)[stream], DropReason.BAD_STREAM_ID)
     ids: dict[str, int] = {}
     merged = np.array([ids.setdefault(stream_id(name), len(ids)) for name in names], np.int32)
     return tuple(ids), merged[stream]

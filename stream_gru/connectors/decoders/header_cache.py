@@ -1,4 +1,4 @@
-"""What devices said of their lines once, before the lines that need it: a header, labels."""
+"""The names that devices sent once, as a header or labels, for the lines that follow."""
 
 from __future__ import annotations
 
@@ -16,89 +16,89 @@ _DEVICES = 4096
 T = TypeVar("T")
 
 
-class _Said(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """The names that a device said, and the turn in which it was asked for last; turns go up by one."""
+class _Stored(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The names of a device, and the time of their last use on a clock that counts uses."""
 
-    turn: Annotated[int, Meta(ge=0, le=2**62)]
+    used: Annotated[int, Meta(ge=0, le=2**62)]
     names: Annotated[list[str], Meta(max_length=MAX_LINE_BYTES + 1)]
 
 
-class _Known(NamedTuple, Generic[T]):
-    said: _Said
-    made: T
+class _Entry(NamedTuple, Generic[T]):
+    stored: _Stored
+    header: T
 
 
-class Memory(Generic[T]):
-    """The names that each device said last, as ``make`` has them; fulfils `Stateful`.
+class HeaderCache(Generic[T]):
+    """The last names of each device, as ``make`` converts them; fulfils `Stateful`.
 
-    Of ``devices`` at most: the one not asked for longest is forgotten.  One whose key is no stream id is not remembered
-    at all.  The name of a device is ``source TAB key``, that of no stream: who lets go of a stream does not mean it.
+    At most ``devices`` are kept: the least recently used one is dropped.  Names under a key that is no stream id are
+    not kept.  A device is called ``source TAB key``, which is the name of no stream: to forget a stream drops nothing.
     """
 
     def __init__(self, make: Callable[[list[str]], T], devices: int = _DEVICES) -> None:
         self._make, self._devices = make, devices
-        self._known: dict[str, _Known[T]] = {}  # the one asked for longest ago is the first
+        self._entries: dict[str, _Entry[T]] = {}  # the least recently used one is the first
         self._changes = DirtySet()
-        self._turn = 0
+        self._uses = 0
         self._in_order = True
 
     def get(self, message: RawMessage) -> T | None:
-        """What was made of the names that the device of this message said, if any."""
+        """The header of the device of this message, if any."""
         device = _device(message)
-        known = self._known.get(device)
-        if known is None:
+        entry = self._entries.get(device)
+        if entry is None:
             return None
-        if known.said.turn != self._turn:
-            self._use(device, known.said.names, known.made)
-        return known.made
+        if entry.stored.used != self._uses:
+            self._use(device, entry.stored.names, entry.header)
+        return entry.header
 
     def put(self, message: RawMessage, names: list[str]) -> None:
-        """Remember names, in place of those that the device said before."""
+        """Keep names in place of the earlier ones of the device of this message."""
         if STREAM_ID.fullmatch(message.key):
             self._use(_device(message), names, self._make(names))
 
     def dirty_keys(self) -> tuple[str, ...]:
-        """Devices that said something or were asked for since the last `mark_clean`, and those forgotten for others."""
+        """Devices whose names were set, used or dropped since the last `mark_clean`."""
         return self._changes.names()
 
     def mark_clean(self) -> None:
-        """What has changed was written down."""
+        """All changes are stored."""
         self._changes.clear()
 
     def snapshot(self, name: str) -> bytes | None:
-        """What a device said, and when it was asked for; None when it is unknown."""
-        known = self._known.get(name)
-        return None if known is None else encode(known.said)
+        """The names of a device and their last use as bytes; None when it is unknown."""
+        entry = self._entries.get(name)
+        return None if entry is None else encode(entry.stored)
 
     def restore(self, name: str, data: bytes) -> None:
-        """Remember what `snapshot` gave, in any order.  Raises StateError."""
+        """Take over what `snapshot` returned, in any order.  Raises StateError."""
         what = f"{name!r:.80} in a decoder"
         _, tab, key = name.rpartition("\t")
         if not tab or not STREAM_ID.fullmatch(key):
             raise corrupt_state(what, "expected the name of a source, a tab and a stream id")
-        said = decode(data, _Said, what)
-        self._known[name] = _Known(said, self._make(said.names))
-        self._turn = max(self._turn, said.turn)
+        stored = decode(data, _Stored, what)
+        self._entries[name] = _Entry(stored, self._make(stored.names))
+        self._uses = max(self._uses, stored.used)
         self._in_order = False
         self._changes.drop(name)
 
     def evict(self, name: str) -> None:
-        """Let go of a device; quiet when it is unknown."""
-        self._known.pop(name, None)
+        """Drop a device; an unknown one is ignored."""
+        self._entries.pop(name, None)
         self._changes.drop(name)
 
-    def _use(self, device: str, names: list[str], made: T) -> None:
-        """It is the turn of this device: it becomes the last one."""
+    def _use(self, device: str, names: list[str], header: T) -> None:
+        """Make a device the most recently used one."""
         if not self._in_order:
-            self._known = dict(sorted(self._known.items(), key=lambda item: item[1].said.turn))
+            self._entries = dict(sorted(self._entries.items(), key=lambda item: item[1].stored.used))
             self._in_order = True
-        self._turn += 1
-        self._known.pop(device, None)
-        self._known[device] = _Known(_Said(self._turn, names), made)
+        self._uses += 1
+        self._entries.pop(device, None)
+        self._entries[device] = _Entry(_Stored(self._uses, names), header)
         self._changes.add(device)
-        while len(self._known) > self._devices:
-            oldest = next(iter(self._known))
-            del self._known[oldest]
+        while len(self._entries) > self._devices:
+            oldest = next(iter(self._entries))
+            del self._entries[oldest]
             self._changes.add(oldest)
 
 

@@ -5,50 +5,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
-from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.decoders.field_map import Fields, checked_names
+from stream_gru.connectors.decoders.field_resolver import MAX_RECORDS, Record, limit_fault
 from stream_gru.connectors.decoders.json_object import documents
-from stream_gru.connectors.decoders.names import checked_names
-from stream_gru.connectors.decoders.record_batch import MAX_RECORDS, Record, Records, Shape, beyond_limits
-from stream_gru.core.types import DropReason, RawMessage, SampleBatch
+from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.core.types import DropReason, RawMessage
 
 
-class JsonVectorDecoder:
+class JsonVectorDecoder(RecordDecoder):
     """Reads messages whose payload is an object, or one a line, with a vector ``v`` or a list of vectors.
 
-    A vector that is too short lacks a field, one that is too long is none of ours.  Where there are several, the time,
-    and whatever else is a list as long as ``v``, is of each.  Raises ConfigError when ``fields`` names no channel.
+    A vector that is too short is rejected as MISSING_FIELD, one that is too long as PARSE.  Where there are several
+    vectors, the time and every other list as long as ``v`` holds one value for each of them.  Raises ConfigError when
+    ``fields`` names no channel.
     """
 
     def __init__(self, fields: Fields) -> None:
-        self._names = checked_names(fields, fields.names) if fields.names else fields.columns
-        self._shape = Shape(fields)
+        super().__init__(fields)
+        self._names = checked_names(fields) if fields.names else fields.columns
         self._spread = tuple(name for name in fields.named if name not in self._names)
         self._time = "" if fields.input.time in self._names else fields.input.time
         self._decoder = msgspec.json.Decoder(dict[str, object])
 
-    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Decode messages in order."""
-        records = Records(self._shape)
-        for message in raw:
-            if records.faulty(message):
-                continue
-            for found in documents(self._decoder, message, records):
-                for record in self._records(found):
-                    records.add(record, message)
-        return records.batch()
+    def read(self, message: RawMessage, batch: RecordBatch) -> None:
+        """Add a record for each vector."""
+        for found, line in documents(self._decoder, message, batch):
+            for record in self._records(found):
+                batch.add(record, message, line)
 
     def _records(self, found: Record | DropReason) -> Iterator[Record | DropReason]:
         if isinstance(found, DropReason):
             yield found
             return
         vector = found.pop("v", None)
-        beyond = beyond_limits(found)  # before it is repeated for each of several vectors
-        if beyond is not None:
-            yield beyond
+        fault = limit_fault(found)  # checked before the object is repeated for each of several vectors
+        if fault is not None:
+            yield fault
         elif type(vector) is not list:
             yield DropReason.MISSING_FIELD if vector is None else DropReason.TYPE
         elif vector and type(vector[0]) is list:
@@ -65,8 +61,8 @@ class JsonVectorDecoder:
             yield DropReason.MISSING_FIELD if found.get(self._time) is None else DropReason.PARSE
             return
         for index, vector in enumerate(vectors):
-            mine = {name: values[index] for name, values in each.items()}  # type: ignore[index]
-            yield self._named({**found, **mine}, vector)
+            own = {name: values[index] for name, values in each.items()}  # type: ignore[index]
+            yield self._named({**found, **own}, vector)
 
     def _named(self, record: Record, vector: object) -> Record | DropReason:
         if type(vector) is not list:

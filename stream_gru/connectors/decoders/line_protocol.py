@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
-from stream_gru.connectors.decoders.clocks import TIME, with_own_time
-from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.record_batch import Record, Records, Shape
-from stream_gru.connectors.decoders.text import decoded_lines
+from stream_gru.connectors.decoders.field_map import OWN_TIME, Fields
+from stream_gru.connectors.decoders.field_resolver import Record
+from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
 from stream_gru.core.timestamps import UNITS_NS
-from stream_gru.core.types import DropReason, RawMessage, SampleBatch
+from stream_gru.core.types import DropReason, RawMessage
 
 _MEASUREMENT = "_measurement"
 
-# No part can hold what the next one begins with, and a backslash before a mark never stands for itself: there is one
-# way to read a line, and the steps until a line is given up grow with its length, not faster.
+# No part can match the first character of the next one, and a backslash before a separator never stands for itself.
+# So there is one way to match a line, and the time to reject one is linear in its length.
 _NAME = r"(?:[^,= \\]|\\[,= ]|\\(?![,= ]))+"
 _VALUE = r'(?:"(?:[^"\\]|\\.)*"|[^," ]+)'
 _LINE = re.compile(
@@ -36,67 +34,60 @@ _ESCAPED = re.compile(r"\\([,= ])")
 _ESCAPED_QUOTE = re.compile(r'\\(["\\])')
 _FLOAT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"-?\d+i|\d+u", re.ASCII)
-_NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 _BOOLEANS = {
     **dict.fromkeys(("t", "T", "true", "True", "TRUE"), True),
     **dict.fromkeys(("f", "F", "false", "False", "FALSE"), False),
 }
-# Nothing that fits 64 bits has more.
+# No 64-bit number has more.
 _DIGITS = 20
 _BEYOND = 2**64
 
 
-class LineProtocolDecoder:
-    """Reads messages whose payload is lines of line protocol; blank lines and comments are nothing."""
+class LineProtocolDecoder(RecordDecoder):
+    """Reads messages whose payload is lines of line protocol; blank lines and comments hold no record."""
 
     def __init__(self, fields: Fields) -> None:
+        super().__init__(fields.with_own_time())
         unit = fields.input.time_unit
         self._ns = 1 if unit == "iso" else UNITS_NS[unit]
-        self._shape = Shape(with_own_time(fields))
         self._boot = fields.clock == "boot"
 
-    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Decode messages in order."""
-        records = Records(self._shape)
-        for message in raw:
-            if records.faulty(message):
-                continue
-            lines, rejected = decoded_lines(message)
-            records.drop_all(rejected)
-            for line in lines:
-                text = line.removeprefix("\ufeff").strip(" \t\r")
-                if text and text[0] != "#":
-                    records.add(self._record(text, message.arrival_ns), message)
-        return records.batch()
+    def read(self, message: RawMessage, batch: RecordBatch) -> None:
+        """Add a record for each line."""
+        for line in batch.lines(message):
+            text = line.strip(" \t\r")
+            if text and text[0] != "#":
+                batch.add(self._record(text, message.arrival_ns), message, line)
 
     def _record(self, text: str, arrival_ns: int) -> Record | DropReason:
         found = _LINE.fullmatch(text)
         if found is None:
             return DropReason.PARSE
         measurement, tags, fields, time = found.groups()
-        record: Record = {_MEASUREMENT: _plain(measurement)}
+        record: Record = {_MEASUREMENT: _unescaped(measurement)}
         for name, value in _TAG.findall(tags):
-            record[_plain(name)] = _plain(value)
+            record[_unescaped(name)] = _unescaped(value)
         for name, value in _FIELD.findall(fields):
             read = _value(value)
             if isinstance(read, DropReason):
                 return read
-            record[_plain(name)] = read
+            record[_unescaped(name)] = read
         if time is None:
-            record[TIME] = None if self._boot or not arrival_ns else arrival_ns
+            record[OWN_TIME] = None if self._boot or not arrival_ns else arrival_ns
         elif len(time) > _DIGITS:
             return DropReason.TIMESTAMP
         else:
-            record[TIME] = int(time) * self._ns
+            record[OWN_TIME] = int(time) * self._ns
         return record
 
 
-def _plain(text: str) -> str:
+def _unescaped(text: str) -> str:
     return _ESCAPED.sub(r"\1", text) if "\\" in text else text
 
 
 def _value(text: str) -> float | int | bool | str | DropReason:
-    """A field's value, or why it is none."""
+    """A field's value, or the reason to reject its line."""
     if _FLOAT.fullmatch(text):
         number = float(text)
         return DropReason.OUT_OF_RANGE if math.isinf(number) else number
@@ -106,4 +97,4 @@ def _value(text: str) -> float | int | bool | str | DropReason:
         whole = int(text[:-1]) if len(text) <= _DIGITS + 2 else _BEYOND
         limits = (-(2**63), 2**63) if text[-1] == "i" else (0, 2**64)
         return whole if limits[0] <= whole < limits[1] else DropReason.OUT_OF_RANGE
-    return _BOOLEANS.get(text, DropReason.NON_FINITE if _NO_NUMBER.fullmatch(text) else DropReason.PARSE)
+    return _BOOLEANS.get(text, DropReason.NON_FINITE if _NOT_FINITE.fullmatch(text) else DropReason.PARSE)

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stream_gru.connectors.decoders.field_map import Coded, Column, Fields, Mistyped, assemble
+from stream_gru.connectors.decoders.field_map import Column, DictionaryColumn, Fields, InvalidColumn, build_batch
+from stream_gru.connectors.decoders.rejects import Rejects
 from stream_gru.connectors.decoders.text import origin, shown
+from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import DataError
-from stream_gru.core.types import RawMessage, SampleBatch, concatenate, empty_batch
+from stream_gru.core.types import RawMessage, SampleBatch, empty_batch
 
-# Types whose values as Python objects are what a field of text would say.
+# Types whose Python values a field can have.
 _PLAIN = (
     pa.types.is_integer,
     pa.types.is_boolean,
@@ -34,18 +36,20 @@ class ArrowDecoder:
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order.  Raises DataError when a column is missing or bytes are damaged."""
         batches: list[SampleBatch] = []
+        rejects = Rejects()
         for message in raw:
             if message.fault is not None:
-                batches.append(empty_batch(len(self._fields.columns), {message.fault: 1}))
+                rejects.add(message.fault, message)
                 continue
             try:
                 with pa.ipc.open_stream(message.payload) as stream:
                     self._check(origin(message), stream.schema.names)
-                    batches += [self._decode_one(message, table) for table in stream]
-            # What pyarrow raises for damage.
+                    batches += [self._rows(message, table, rejects) for table in stream]
+            # The exceptions of pyarrow for damaged bytes.
             except (pa.ArrowException, OSError, EOFError, ValueError, OverflowError) as error:
                 raise DataError(f"{origin(message)}: not an Arrow stream: {error}") from error
-        return concatenate(batches or [empty_batch(len(self._fields.columns))], len(self._fields.columns))
+        channels = len(self._fields.columns)
+        return rejects.add_to(concatenate(batches or [empty_batch(channels)], channels))
 
     def _check(self, place: str, names: list[str]) -> None:
         missing = [name for name in self._fields.required if name not in names]
@@ -55,21 +59,21 @@ class ArrowDecoder:
         if twice:
             raise DataError(f"{place}: expected one column {twice[0]!r}, got several")
 
-    def _decode_one(self, message: RawMessage, table: Any) -> SampleBatch:
+    def _rows(self, message: RawMessage, table: Any, rejects: Rejects) -> SampleBatch:
         table.validate(full=True)
         names = self._fields.names_only
 
         def column(name: str) -> Column | None:
             if name not in table.schema.names:
                 return None
-            read = _coded if name in names else _cells
+            read = _dictionary if name in names else _cells
             return read(table.column(name))
 
-        return assemble(self._fields, table.num_rows, column, message.key, message.arrival_ns)
+        return build_batch(self._fields, table.num_rows, column, message, rejects)
 
 
-def _coded(column: Any) -> Column:
-    """A column of names: an object for each different one, not for each cell."""
+def _dictionary(column: Any) -> Column:
+    """A column of names, with one Python object for each distinct name instead of one for each cell."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_floating(kind) or any(fits(kind) for fits in _PLAIN)) or pa.types.is_null(kind):
         return _cells(column)
@@ -81,13 +85,13 @@ def _coded(column: Any) -> Column:
     here = np.flatnonzero(used[:-1])  # a dictionary may serve many tables
     place = np.full(len(used), -1, np.int64)
     place[here] = np.arange(len(here))
-    return Coded(_cells(column.dictionary.take(pa.array(here))), place[codes])
+    return DictionaryColumn(_cells(column.dictionary.take(pa.array(here))), place[codes])
 
 
 def _cells(column: Any) -> Column:
-    """Instants and floats as numpy (NaT and NaN for none), whole numbers where none is missing, else plain objects.
+    """Instants and floats as numpy (NaT and NaN for none), so integers where none is missing, else Python objects.
 
-    Decision: no temporal value becomes an object of Python's datetime, which knows neither nanoseconds nor far years.
+    Decision: no temporal value becomes a Python datetime, which has neither nanoseconds nor years beyond 9999.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -101,6 +105,6 @@ def _cells(column: Any) -> Column:
         cells: Column = column.to_numpy(zero_copy_only=False)
         return cells
     if not any(fits(kind) for fits in _PLAIN):
-        return Mistyped(column.is_null().to_pylist())
+        return InvalidColumn(column.is_null().to_pylist())
     objects: Column = column.to_pylist()
     return objects

@@ -1,7 +1,7 @@
-"""Columns: cells of text or numbers, as a record had them, become columns of a batch.
+"""Cells of text or numbers, as records hold them, become columns of a batch.
 
-Text is read strictly: a number is decimal digits with point and exponent, nothing that Python's ``float`` takes besides
-(``1_0``, Arabic digits, blanks).  An empty field, ``nan``, ``na``, ``null`` and ``none`` mean: no value.
+Text is read strictly: a number is decimal digits with point and exponent, and not everything that Python's ``float``
+accepts (``1_0``, Arabic digits, blanks).  An empty field, ``nan``, ``na``, ``null`` and ``none`` mean: no value.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from stream_gru.config.field_types import TimeUnit
 from stream_gru.core.timestamps import LIMIT_NS, UNITS_NS, epoch_to_ns, parse_iso
 from stream_gru.core.types import F32, F64, I32, I64, STREAM_ID, DropReason, Mask
 
-# Up to here every whole number is a float64.
+# Up to here a float64 holds every whole number.
 EXACT = 2**53
 _DIGITS = 20
-# Cells joined by commas, which no number has.
+# Cells joined by commas, which no number contains.
 _PLAIN_NUMBERS = re.compile(r"[0-9+\-.eE,]*")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 _INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
@@ -35,12 +35,12 @@ _PLAIN = (str, int, float, np.generic, Decimal, type(None))
 Column = Sequence[object]
 
 
-class Mistyped(list[bool]):
-    """A column of a type that no field has, such as lists or durations; each cell says whether its value is missing."""
+class InvalidColumn(list[bool]):
+    """A column of a type that no field has, such as lists or durations: True for each cell without a value."""
 
 
-class Coded(Sequence[object]):
-    """A column in which few cells are distinct: ``distinct`` ones, and which of them each cell is (-1: none)."""
+class DictionaryColumn(Sequence[object]):
+    """A column with few distinct cells: ``codes`` (N,) are indices into ``distinct``, -1 for no value."""
 
     def __init__(self, distinct: Column, codes: I64) -> None:
         self.distinct = distinct
@@ -54,23 +54,23 @@ class Coded(Sequence[object]):
         return None if code < 0 else self.distinct[code]
 
 
-class Rows:
-    """The rows of one table that are still good; each bad one is dropped once, for the first reason found."""
+class RowFilter:
+    """The ``good`` rows of one table, and the ``rejected`` ones by reason: a bad row has the first reason found."""
 
     def __init__(self, count: int) -> None:
         self.good: Mask = np.ones(count, np.bool_)
-        self.rejected: dict[DropReason, int] = {}
+        self.rejected: dict[DropReason, Mask] = {}
 
-    def drop(self, bad: Mask, reason: DropReason) -> None:
-        """Drop the rows that are ``bad`` and still here."""
+    def reject(self, bad: Mask, reason: DropReason) -> None:
+        """Reject the rows that are ``bad`` and still good."""
         new = bad & self.good
         if new.any():
-            self.rejected[reason] = self.rejected.get(reason, 0) + int(new.sum())
+            self.rejected[reason] = new | self.rejected.get(reason, False)
             self.good &= ~bad
 
 
-def read_times(cells: Column, unit: TimeUnit, rows: Rows) -> I64:
-    """Read event times, in nanoseconds; a row without one, or with none that is one, is dropped."""
+def read_times(cells: Column, unit: TimeUnit, rows: RowFilter) -> I64:
+    """Read event times, in nanoseconds; a row without one, or with an unreadable one, is rejected."""
     if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
         return _instants(cells, rows)
     limit = LIMIT_NS // (1 if unit == "iso" else UNITS_NS[unit])
@@ -79,37 +79,37 @@ def read_times(cells: Column, unit: TimeUnit, rows: Rows) -> I64:
         plain = _all_fractions(cells) if whole_or_none is None else whole_or_none
         if plain is not None and ((plain > -limit) & (plain < limit)).all():
             return epoch_to_ns(plain, unit)
-    rows.drop(np.array([cell is None or cell == "" for cell in cells], np.bool_), DropReason.MISSING_FIELD)
+    rows.reject(np.array([cell is None or cell == "" for cell in cells], np.bool_), DropReason.MISSING_FIELD)
     if unit == "iso":
         texts = [cell if isinstance(cell, str) else "" for cell in cells]
         times, good = parse_iso(texts)
-        rows.drop(~good, DropReason.TIMESTAMP)
+        rows.reject(~good, DropReason.TIMESTAMP)
         return times
     whole, exact = _whole_numbers(cells)
     numbers = whole if exact.all() else read_numbers(cells, rows, DropReason.TIMESTAMP)
     usable = np.where(exact, (whole > -limit) & (whole < limit), (numbers > -limit) & (numbers < limit))
-    rows.drop(~usable, DropReason.TIMESTAMP)
+    rows.reject(~usable, DropReason.TIMESTAMP)
     times = epoch_to_ns(np.where(usable & exact, whole, 0), unit)
     if not exact.all():
         times += epoch_to_ns(np.where(usable & ~exact, numbers, 0.0), unit)
     return times
 
 
-def _instants(cells: np.ndarray[tuple[int, ...], np.dtype[np.datetime64]], rows: Rows) -> I64:
+def _instants(cells: np.ndarray[tuple[int, ...], np.dtype[np.datetime64]], rows: RowFilter) -> I64:
     """Read an Arrow column of instants, of any unit."""
-    rows.drop(np.isnat(cells), DropReason.MISSING_FIELD)
+    rows.reject(np.isnat(cells), DropReason.MISSING_FIELD)
     if np.datetime_data(cells.dtype)[0] not in ("s", "ms", "us", "ns"):
         cells = cells.astype("datetime64[s]")
     unit: Any = np.datetime_data(cells.dtype)[0]
     numbers = cells.astype(np.int64)
     limit = LIMIT_NS // UNITS_NS[unit]
     usable = (numbers > -limit) & (numbers < limit)
-    rows.drop(~usable, DropReason.TIMESTAMP)
+    rows.reject(~usable, DropReason.TIMESTAMP)
     return epoch_to_ns(np.where(usable, numbers, 0), unit)
 
 
 def _whole_numbers(cells: Column) -> tuple[I64, Mask]:
-    """Whole numbers without the detour over float64, which would round nanoseconds; (numbers, which rows are such)."""
+    """(whole numbers, mask of the rows that hold one), not read as float64, which would round nanoseconds."""
     together = _all_whole_numbers(cells)
     if together is not None:
         return together, np.ones(len(cells), np.bool_)
@@ -123,7 +123,7 @@ def _whole_numbers(cells: Column) -> tuple[I64, Mask]:
 
 
 def _all_whole_numbers(cells: Column) -> I64 | None:
-    """The common case at once; None when any cell is something else."""
+    """All cells at once; None when any cell is no whole number."""
     if isinstance(cells, np.ndarray):
         if cells.dtype.kind not in "iu" or (cells.dtype == np.uint64 and (cells > 2**63 - 1).any()):
             return None
@@ -140,7 +140,7 @@ def _all_whole_numbers(cells: Column) -> I64 | None:
 
 
 def _all_fractions(cells: Column) -> F64 | None:
-    """Numbers that all have a point, at once; None when any cell is something else."""
+    """All cells at once; None when any cell is no number with a point."""
     kinds = set(map(type, cells))
     if kinds == {float}:
         return np.array(cells, np.float64)
@@ -152,8 +152,8 @@ def _all_fractions(cells: Column) -> F64 | None:
         return None
 
 
-def read_numbers(cells: Column, rows: Rows, reason: DropReason = DropReason.PARSE) -> F64:
-    """Read a column of numbers; NaN where there is none.  Text that is no number drops its row."""
+def read_numbers(cells: Column, rows: RowFilter, reason: DropReason = DropReason.PARSE) -> F64:
+    """Read a column of numbers; NaN where there is none.  A row with text that is no number is rejected."""
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
         return cells.astype(np.float64)
     kinds = set(map(type, cells))
@@ -167,7 +167,7 @@ def read_numbers(cells: Column, rows: Rows, reason: DropReason = DropReason.PARS
     return _numbers_one_by_one(cells, rows, reason)
 
 
-def _numbers_of_text(cells: Sequence[str], rows: Rows, reason: DropReason) -> F64:
+def _numbers_of_text(cells: Sequence[str], rows: RowFilter, reason: DropReason) -> F64:
     if _PLAIN_NUMBERS.fullmatch(",".join(cells)):
         try:
             return np.array([float(cell) if cell else math.nan for cell in cells])
@@ -176,7 +176,7 @@ def _numbers_of_text(cells: Sequence[str], rows: Rows, reason: DropReason) -> F6
     return _numbers_one_by_one(cells, rows, reason)
 
 
-def _numbers_one_by_one(cells: Column, rows: Rows, reason: DropReason) -> F64:
+def _numbers_one_by_one(cells: Column, rows: RowFilter, reason: DropReason) -> F64:
     out = np.full(len(cells), np.nan)
     unreadable, wrong = np.zeros(len(cells), np.bool_), np.zeros(len(cells), np.bool_)
     for index, cell in enumerate(cells):
@@ -190,56 +190,56 @@ def _numbers_one_by_one(cells: Column, rows: Rows, reason: DropReason) -> F64:
             out[index] = _as_float(cell)
         elif cell is not None:
             wrong[index] = True
-    rows.drop(unreadable, reason)
-    rows.drop(wrong, DropReason.TYPE)
+    rows.reject(unreadable, reason)
+    rows.reject(wrong, DropReason.TYPE)
     return out
 
 
-def drop_unfit(cells: Column, numbers: F64, values: F32, rows: Rows) -> None:
-    """Drop the rows of a channel whose ``cells`` are no values: infinite, too large for float32, or not exact.
+def reject_unrepresentable(cells: Column, numbers: F64, values: F32, rows: RowFilter) -> None:
+    """Reject the rows whose ``cells`` are infinite, too large for float32, or whole numbers that float64 rounds.
 
-    ``numbers`` are what was read, ``values`` what they became.
+    ``numbers`` are those read from the cells of one channel, ``values`` the same after scale and offset.
     """
     whole = np.zeros(len(values), np.bool_)
-    said = whole.copy()
+    infinite = whole.copy()
     for index in np.flatnonzero((np.abs(numbers) >= EXACT) | np.isinf(values)).tolist():
         cell = cells[index]
         if isinstance(cell, str):
-            whole[index], said[index] = is_inexact(cell), "n" in cell.lower()
+            whole[index], infinite[index] = is_inexact(cell), "n" in cell.lower()
         elif isinstance(cell, float | np.floating):
-            said[index] = np.isinf(cell)
+            infinite[index] = np.isinf(cell)
         elif isinstance(cell, int | np.integer):
             whole[index] = abs(int(cell)) > EXACT
-    rows.drop(said, DropReason.NON_FINITE)
-    rows.drop(whole | np.isinf(values), DropReason.OUT_OF_RANGE)
+    rows.reject(infinite, DropReason.NON_FINITE)
+    rows.reject(whole | np.isinf(values), DropReason.OUT_OF_RANGE)
 
 
 def is_inexact(text: str) -> bool:
-    """Whether a number is written as a whole one that is larger than float64 has all of them."""
+    """Whether text is a whole number beyond the range in which float64 holds every one."""
     digits = text.strip(" \t").lstrip("+-0")
     return digits.isdigit() and (len(digits) > _DIGITS or int(digits) > EXACT)
 
 
 def _as_float(number: float | np.number[Any]) -> float:
-    """The number as float64; an integer too large for that is infinite."""
+    """The number as float64; infinite for an integer out of its range."""
     try:
         return float(number)
     except OverflowError:
         return math.inf
 
 
-def read_streams(cells: Column, rows: Rows) -> tuple[tuple[str, ...], I32]:
-    """Read stream names: (names, index of each row's); a row without one, or with a wrong one, is dropped."""
+def read_streams(cells: Column, rows: RowFilter) -> tuple[tuple[str, ...], I32]:
+    """Read stream names: (names, index of each row's); a row without one, or with an invalid one, is rejected."""
     names, stream = _names(cells)
     bad = np.array([not STREAM_ID.fullmatch(name) for name in names], np.bool_)
     if bad.any():
-        rows.drop(stream == (names.index("") if "" in names else -1), DropReason.MISSING_FIELD)
-        rows.drop(bad[stream], DropReason.BAD_STREAM_ID)
+        rows.reject(stream == (names.index("") if "" in names else -1), DropReason.MISSING_FIELD)
+        rows.reject(bad[stream], DropReason.BAD_STREAM_ID)
     return tuple(names), stream
 
 
 def read_labels(cells: Column) -> tuple[tuple[str, ...], I32]:
-    """Labels are a truth to compare with, never needed: an absent one is -1 and drops nothing."""
+    """Read labels: (names, index of each row's); -1 for a row without one, which is not rejected."""
     names, label = _names(cells)
     if "" not in names:
         return tuple(names), label
@@ -250,11 +250,11 @@ def read_labels(cells: Column) -> tuple[tuple[str, ...], I32]:
 
 
 def _names(cells: Column) -> tuple[list[str], I32]:
-    """The different texts in the order in which they first appear, and which of them each cell is."""
+    """The distinct texts in order of first appearance, and the index of each cell's."""
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "iu":
-        cells = Coded(*np.unique(cells, return_inverse=True))
+        cells = DictionaryColumn(*np.unique(cells, return_inverse=True))
     index: dict[str, int] = {}
-    if not isinstance(cells, Coded):
+    if not isinstance(cells, DictionaryColumn):
         each = np.array([index.setdefault(text, len(index)) for text in _texts(cells)], np.int32)
         return list(index), each
     count, rows = len(cells.distinct), len(cells)
@@ -273,7 +273,7 @@ def _texts(cells: Column) -> Sequence[str]:
 
 
 def _text(cell: object) -> str:
-    """A cell as a name: text as it is, whole numbers without a point, true and false as in JSON, nothing as ``""``."""
+    """A cell as a name: text unchanged, whole numbers without a point, booleans as in JSON, no value as ``""``."""
     if not isinstance(cell, _PLAIN):  # a list, bytes: no name, and perhaps too deep for str()
         return "[]"
     if cell is None or cell != cell:  # NaN, Arrow's missing float
@@ -285,8 +285,8 @@ def _text(cell: object) -> str:
     return str(cell)
 
 
-def read_integers(cells: Column, rows: Rows) -> I64:
-    """Read device counters; -1 where there is none."""
+def read_integers(cells: Column, rows: RowFilter) -> I64:
+    """Read device counters, (N,) int64; -1 where there is none."""
     whole, exact = _whole_numbers(cells)
     if exact.all():
         return whole
@@ -295,17 +295,17 @@ def read_integers(cells: Column, rows: Rows) -> I64:
     return np.where(exact, whole, np.where(near, numbers, -1).astype(np.int64))
 
 
-def read_flags(cells: Column, rows: Rows) -> Mask:
-    """Read wishes for a reset; what says neither yes nor no drops its row."""
+def read_flags(cells: Column, rows: RowFilter) -> Mask:
+    """Read reset flags, (N,) bool; a row whose flag is neither true nor false is rejected."""
     read = [_BOOLEANS.get(_text(cell).strip().lower()) for cell in cells]
-    rows.drop(np.array([flag is None for flag in read], np.bool_), DropReason.PARSE)
+    rows.reject(np.array([flag is None for flag in read], np.bool_), DropReason.PARSE)
     return np.array([bool(flag) for flag in read], np.bool_)
 
 
-def read_sequences(cells: Column) -> I64:
-    """A number for each different sequence name, the same in every batch and process; -1 for none."""
-    names, sequence = _names(cells)
+def read_episodes(cells: Column) -> I64:
+    """Read episode names as numbers, the same for a name in every batch and process; -1 for none."""
+    names, episode = _names(cells)
     numbers = [
         int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") >> 1 if name else -1 for name in names
     ]
-    return np.array(numbers, np.int64)[sequence]
+    return np.array(numbers, np.int64)[episode]

@@ -7,51 +7,44 @@ Source: Arduino IDE 2, "Using the Serial Plotter": parts separated by blanks, ta
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.header_cache import Memory
-from stream_gru.connectors.decoders.names import checked_names
+from stream_gru.connectors.decoders.field_map import Fields, checked_names
+from stream_gru.connectors.decoders.field_resolver import MAX_FIELDS, Record, is_name
+from stream_gru.connectors.decoders.header_cache import HeaderCache
 from stream_gru.connectors.decoders.parsing import MISSING, NUMBER
-from stream_gru.connectors.decoders.record_batch import MAX_FIELDS, Record, Records, Shape, is_name
-from stream_gru.connectors.decoders.text import decoded_lines
-from stream_gru.core.types import DropReason, RawMessage, SampleBatch
+from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.core.types import DropReason, RawMessage
 
-_BETWEEN = re.compile(r"[ \t,]+")
+_SEPARATORS = re.compile(r"[ \t,]+")
 # "temp: 21.5", as many sketches print it.
-_LOOSE = re.compile(r":[ \t]+(?=[-+.\d])")
+_COLON_BLANK = re.compile(r":[ \t]+(?=[-+.\d])")
 
 
-class PlotterDecoder:
+class PlotterDecoder(RecordDecoder):
     """Reads messages whose payload is lines for the plotter.
 
-    ``fields`` of the source labels values until the device does.  Decision: a line of text that names no channel is a
-    reject and labels nothing, as devices print their troubles where their values are expected.
+    ``fields`` of the source labels values until the device sends labels.  Decision: a line of text that names no
+    channel is rejected and changes no labels, since devices print error messages between their values.
     """
 
-    def __init__(self, fields: Fields) -> None:
-        self._shape = Shape(fields)
-        self._names = list(checked_names(fields, fields.names)) if fields.names else None
-        self.memory: Memory[list[str]] = Memory(list)
+    separators = ","
 
-    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Decode messages in order."""
-        records = Records(self._shape)
-        for message in raw:
-            if records.faulty(message, besides=","):
-                continue
-            lines, rejected = decoded_lines(message)
-            records.drop_all(rejected)
-            for line in lines:
-                text = line.removeprefix("\ufeff").strip(" \t\r,")
-                found = self._record(text, message) if text else None
-                if found is not None:
-                    records.add(found, message)
-        return records.batch()
+    def __init__(self, fields: Fields) -> None:
+        super().__init__(fields)
+        self._names = list(checked_names(fields)) if fields.names else None
+        self.memory: HeaderCache[list[str]] = HeaderCache(list)
+
+    def read(self, message: RawMessage, batch: RecordBatch) -> None:
+        """Add a record for each line with values."""
+        for line in batch.lines(message):
+            text = line.strip(" \t\r,")
+            found = self._record(text, message) if text else None
+            if found is not None:
+                batch.add(found, message, line)
 
     def _record(self, text: str, message: RawMessage) -> Record | DropReason | None:
         if ":" in text:
-            parts = _BETWEEN.split(_LOOSE.sub(":", text))
+            parts = _SEPARATORS.split(_COLON_BLANK.sub(":", text))
             record: Record = {}
             for part in parts:
                 label, colon, value = part.partition(":")
@@ -59,9 +52,9 @@ class PlotterDecoder:
                     return DropReason.PARSE
                 record[label] = value
             return record
-        parts = _BETWEEN.split(text)
+        parts = _SEPARATORS.split(text)
         if not any(NUMBER.fullmatch(part) or part.lower() in MISSING for part in parts):
-            if self._shape.columns.isdisjoint(parts):
+            if self.resolver.columns.isdisjoint(parts):
                 return DropReason.MISSING_FIELD
             if len(parts) > MAX_FIELDS:
                 return DropReason.TOO_MANY_FIELDS

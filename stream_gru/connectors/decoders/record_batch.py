@@ -1,204 +1,120 @@
-"""Records: objects of any number of messages, gathered so that they become columns together.
+"""Records of any number of messages, gathered so that they become columns together; and the decoders' common loop.
 
-A live message holds one record; a table of numpy for each would cost more than all the rest.
+A live message holds one record: a table of numpy columns for each message would cost more than all other steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-from stream_gru.connectors.decoders.field_map import Column, Fields, assemble
-from stream_gru.connectors.decoders.text import is_blank
+from stream_gru.connectors.decoders.field_map import Column, Fields, build_batch
+from stream_gru.connectors.decoders.field_resolver import MAX_RECORDS, FieldResolver, Record
+from stream_gru.connectors.decoders.rejects import Line, Rejects
+from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK, decoded_lines, is_blank
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 
-# Of one object; and of one payload, which a source has bounded in bytes already.
-MAX_FIELDS = 256
-MAX_NAME_BYTES = 256
-MAX_DEPTH = 16
-MAX_RECORDS = 100_000
-_NESTED = frozenset({dict, list})
 
-Record = dict[str, object]
+class RecordBatch:
+    """The records of one call of `decode`, in order, and what was rejected."""
 
-
-class Shape:
-    """Where an object holds the fields.  A name is looked for in the object, in its ``fields``, in its ``tags``.
-
-    A name with points (``ENERGY.Power``) that is nowhere as it stands leads through nested objects.
-    ``fields`` and ``tags`` are those of Telegraf's JSON.
-    """
-
-    def __init__(self, fields: Fields) -> None:
-        self.fields = fields
-        self.columns = frozenset(fields.columns)
-        self._others = tuple(name for name in fields.named if name not in self.columns)
-        self._paths = tuple((name, name.split(".")) for name in fields.named if "." in name)
-
-    def flat(self, record: Record, channel: str = "") -> Record | DropReason:
-        """The record with all that was asked for at its top; or why it cannot be used."""
-        beyond = beyond_limits(record)
-        if beyond is not None:
-            return beyond
-        if "fields" in record or "tags" in record:
-            for name in ("fields", "tags"):
-                inner = record.get(name)
-                if type(inner) is dict:
-                    beyond = beyond_limits(inner)
-                    if beyond is not None:
-                        return beyond
-                    record = {**inner, **record}
-        for name, path in self._paths:
-            if name not in record:
-                found = _follow(record, path)
-                if found is not None:
-                    record = {**record, name: found}
-        if channel:
-            return self._one_channel(record, channel)
-        return DropReason.MISSING_FIELD if self.columns.isdisjoint(record) else record
-
-    def _one_channel(self, record: Record, channel: str) -> Record | DropReason:
-        """An object about one channel, as its topic says: under the channel's field, or as ``value``."""
-        index = self.fields.index_of(channel)
-        if index < 0:
-            return DropReason.UNKNOWN_STREAM
-        column = self.fields.columns[index]
-        key = column if column in record else "value"
-        if key not in record:
-            return DropReason.MISSING_FIELD
-        return {**{name: record[name] for name in self._others if name in record}, column: record[key]}
-
-
-class Records:
-    """The records of one call, in order, with what each message said about them; and how many were dropped."""
-
-    def __init__(self, shape: Shape) -> None:
-        self._shape = shape
+    def __init__(self, resolver: FieldResolver) -> None:
+        self._resolver = resolver
         self._rows: list[Record] = []
-        self._keys: list[str] = []
-        self._arrivals: list[int] = []
-        self.rejected: dict[DropReason, int] = {}
+        self._messages: list[RawMessage] = []
+        self._lines: list[Line] = []
+        self._keys: dict[int, str] = {}  # by row, where a record names another stream than its message
+        self._rejects = Rejects()
 
-    def drop(self, reason: DropReason) -> None:
-        """Count one record that cannot be used."""
-        self.rejected[reason] = self.rejected.get(reason, 0) + 1
-
-    def drop_all(self, rejected: Mapping[DropReason, int]) -> None:
-        """Count what was dropped elsewhere."""
-        for reason, n in rejected.items():
-            self.rejected[reason] = self.rejected.get(reason, 0) + n
-
-    def faulty(self, message: RawMessage, text: bool = True, besides: str = "") -> bool:
-        """Count a message in which there is nothing to decode: a fault, or ``text`` that is blank (see `is_blank`)."""
-        if message.fault is not None:
-            self.drop(message.fault)
-        elif text and is_blank(message, besides):
-            self.drop(DropReason.PARSE)
-        else:
-            return False
-        return True
+    def reject(self, reason: DropReason, message: RawMessage, line: Line = b"") -> None:
+        """Reject one record of a message; ``line`` is the line at fault, empty for the message as a whole."""
+        self._rejects.add(reason, message, line)
 
     def text(self, message: RawMessage) -> str | None:
-        """The payload as text, without a byte order mark; None, and counted, where it is not UTF-8 or holds NUL."""
+        """The payload as text without a byte order mark; None, and rejected, where it is not UTF-8 or holds NUL."""
         try:
             text = message.payload.decode()
         except UnicodeDecodeError:
             text = "\0"
         if "\0" in text:
-            self.drop(DropReason.ENCODING)
+            self.reject(DropReason.ENCODING, message)
             return None
-        return text[1:] if text[:1] == "\ufeff" else text
+        return text[1:] if text[:1] == BYTE_ORDER_MARK else text
 
-    def add(self, record: object, message: RawMessage, key: str | None = None) -> None:
-        """Take an object of a message, or count a `DropReason`; ``key`` where the record names another stream."""
+    def lines(self, message: RawMessage) -> list[str]:
+        """The lines of the payload without byte order marks, which Windows tools write; bad lines are rejected."""
+        return [line.removeprefix(BYTE_ORDER_MARK) for line in decoded_lines(message, self._rejects)]
+
+    def add(self, record: object, message: RawMessage, line: Line = b"", key: str | None = None) -> None:
+        """Add an object of a message, or reject it where it is a `DropReason` or no object.
+
+        ``line`` is the line that holds it, in formats of lines; ``key`` is the stream that the record names itself.
+        """
         if type(record) is dict:
-            record = self._shape.flat(record, message.channel)
+            record = self._resolver.resolve(record, message.channel)
         if type(record) is dict:
+            if key is not None:
+                self._keys[len(self._rows)] = key
             self._rows.append(record)
-            self._keys.append(message.key if key is None else key)
-            self._arrivals.append(message.arrival_ns)
+            self._messages.append(message)
+            self._lines.append(line)
         else:
-            self.drop(record if isinstance(record, DropReason) else DropReason.TYPE)
+            self._rejects.add(record if isinstance(record, DropReason) else DropReason.TYPE, message, line)
 
     def add_each(self, records: Sequence[object], message: RawMessage) -> None:
-        """Take all objects of one payload, of which there is at least one and are not too many."""
+        """Add all objects of one payload; none at all, or more than `MAX_RECORDS`, are one reject."""
         if len(records) > MAX_RECORDS:
-            self.drop(DropReason.TOO_LARGE)
+            self.reject(DropReason.TOO_LARGE, message)
             return
         if not records:
-            self.drop(DropReason.MISSING_FIELD)
+            self.reject(DropReason.MISSING_FIELD, message)
         for record in records:
             self.add(record, message)
 
-    def batch(self) -> SampleBatch:
+    def build(self) -> SampleBatch:
         """All records as one batch."""
-        rows = self._rows
+        rows, messages = self._rows, self._messages
 
         def column(name: str) -> Column | None:
             cells = [record.get(name) for record in rows]
             return None if cells.count(None) == len(cells) else cells
 
-        keys, arrivals = set(self._keys), set(self._arrivals)
-        batch = assemble(
-            self._shape.fields,
+        keys = [self._keys.get(row, message.key) for row, message in enumerate(messages)] if self._keys else None
+        alone = bool(messages) and all(message is messages[0] for message in messages)
+        batch = build_batch(
+            self._resolver.fields,
             len(rows),
             column,
-            keys.pop() if len(keys) == 1 else self._keys,
-            arrivals.pop() if len(arrivals) == 1 else self._arrivals,
+            messages[0] if alone else messages,
+            self._rejects,
+            line_of=self._lines.__getitem__,
+            keys=keys,
         )
-        return counted(batch, self.rejected)
+        return self._rejects.add_to(batch)
 
 
-def counted(batch: SampleBatch, rejected: Mapping[DropReason, int]) -> SampleBatch:
-    """The batch with more rejects."""
-    if not rejected:
-        return batch
-    total = dict(batch.rejected)
-    for reason, n in rejected.items():
-        total[reason] = total.get(reason, 0) + n
-    return replace(batch, rejected=total)
+class RecordDecoder:
+    """Base of the decoders whose messages hold records: a subclass adds those of one message to a batch (`read`).
 
-
-def beyond_limits(record: Record) -> DropReason | None:
-    """Why an object has too many fields, such names, or such a depth that nobody shall look into it; None if not.
-
-    Keys that are no text, as CBOR may have them, name nothing.
+    A live message that is blank, but for ``separators``, is rejected; ``separators`` None: payloads are not text.
     """
-    if len(record) > MAX_FIELDS:
-        return DropReason.TOO_MANY_FIELDS
-    try:
-        names = "".join(record)
-    except TypeError:
-        names = "".join(name for name in record if type(name) is str)
-    if "\0" in names:
-        return DropReason.ENCODING
-    if (len(names) > MAX_NAME_BYTES or not names.isascii()) and not all(map(is_name, record)):
-        return DropReason.TOO_LARGE
-    if _NESTED.isdisjoint(map(type, record.values())) or not _is_deeper(record, MAX_DEPTH):
-        return None
-    return DropReason.TOO_DEEP
 
+    separators: str | None = ""
 
-def is_name(name: object) -> bool:
-    """Whether it is not too long for the name of a field."""
-    return type(name) is not str or len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES
+    def __init__(self, fields: Fields) -> None:
+        self.resolver = FieldResolver(fields)
 
+    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
+        """Decode messages in order."""
+        batch = RecordBatch(self.resolver)
+        for message in raw:
+            if message.fault is not None:
+                batch.reject(message.fault, message)
+            elif self.separators is not None and is_blank(message, self.separators):
+                batch.reject(DropReason.PARSE, message)
+            else:
+                self.read(message, batch)
+        return batch.build()
 
-def _is_deeper(record: Record, depth: int) -> bool:
-    """Whether objects and arrays stand more than ``depth`` deep in one another, the record itself being the first."""
-    level: list[object] = [record]
-    for _ in range(depth):
-        insides = [outer.values() if type(outer) is dict else outer for outer in level]
-        level = [inner for inside in insides for inner in inside if type(inner) in _NESTED]  # type: ignore[attr-defined]
-        if not level:
-            return False
-    return True
-
-
-def _follow(record: Record, path: list[str]) -> object:
-    found: object = record
-    for name in path:
-        if type(found) is not dict:
-            return None
-        found = found.get(name)
-    return found
+    def read(self, message: RawMessage, batch: RecordBatch) -> None:
+        """Add the records of a message to ``batch``, or reject them."""
+        raise NotImplementedError

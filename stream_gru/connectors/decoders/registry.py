@@ -13,7 +13,7 @@ from stream_gru.core.protocols import Decoder
 
 DECODERS = {
     "csv": "stream_gru.connectors.decoders.csv_with_header:CsvDecoder",
-    "jsonl": "stream_gru.connectors.decoders.json_lines:JsonLinesDecoder",
+    "jsonl": "stream_gru.connectors.decoders.json_object:JsonLinesDecoder",
     "parquet": "stream_gru.connectors.decoders.parquet:ArrowDecoder",
     "json": "stream_gru.connectors.decoders.json_object:JsonDecoder",
     "json_array": "stream_gru.connectors.decoders.json_object:JsonArrayDecoder",

@@ -4,24 +4,24 @@ Source: RFC 8428, "Sensor Measurement Lists".  A pack is resolved: base name, ti
 record to record.  Times are seconds, below 2**28 they are relative to the arrival.  Records of one stream and time are
 one sample, the last one counts where a channel comes twice.
 
-Whose they are: a resolved name that is a channel's field is of the message's own stream; else the last part of the
-name, after ``:``, ``/`` or ``.``, is the field, and what stands before it the stream.
+Streams: a resolved name that is a channel's field belongs to the message's own stream; else the last part of the name,
+after ``:``, ``/`` or ``.``, is the field, and the part before it is the stream.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from stream_gru.connectors.decoders.clocks import TIME, with_own_time
-from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.decoders.field_map import OWN_TIME, Fields
+from stream_gru.connectors.decoders.field_resolver import MAX_RECORDS, Record, limit_fault
 from stream_gru.connectors.decoders.json_object import documents
-from stream_gru.connectors.decoders.record_batch import MAX_RECORDS, Record, Records, Shape, beyond_limits
-from stream_gru.core.types import NS_PER_S, DropReason, RawMessage, SampleBatch
+from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.core.types import NS_PER_S, DropReason, RawMessage
 
 _VERSION = 10
 _RELATIVE_BELOW_NS = 2**28 * NS_PER_S
@@ -40,15 +40,15 @@ _Sample = tuple[str, Record]
 _Value = tuple[str, int | None, str, object]
 
 
-class _Spoilt(Exception):
-    """A record that nobody may read past: its pack is one reject."""
+class _PackRejected(Exception):
+    """A fault that makes the rest of the pack unreadable: the whole pack is one reject."""
 
     def __init__(self, reason: DropReason) -> None:
         self.reason = reason
 
 
 class _Base:
-    """What the records so far say about those after them."""
+    """The base fields of the records so far, which apply to those after them."""
 
     __slots__ = ("name", "time_ns", "unit", "value")
 
@@ -66,51 +66,45 @@ class _Base:
             self.time_ns = _nanoseconds(record["bt"])
 
 
-class SenmlDecoder:
+class SenmlDecoder(RecordDecoder):
     """Reads messages whose payload is a pack, or a lone record, or one of these a line.
 
-    A record of a wrong type, name or unit drops only itself; a base field that is wrong, a version above 10 or an
-    unknown label ending in ``_`` (RFC 8428 section 4.4: it must be understood) drops its pack.
+    A record of a wrong type, name or unit rejects only itself; a wrong base field, a version above 10 or an unknown
+    label ending in ``_`` (RFC 8428 section 4.4: it must be understood) rejects its pack.
     """
 
     def __init__(self, fields: Fields) -> None:
-        own = with_own_time(fields)
-        self._shape = Shape(own)
-        self._named = frozenset(own.named)
+        super().__init__(fields.with_own_time())
+        self._named = frozenset(self.resolver.fields.named)
         self._units = {column: unit for column, unit in zip(fields.columns, fields.units, strict=False) if unit}
         self._boot = fields.clock == "boot"
         self._decoder = msgspec.json.Decoder(list[Any] | dict[str, Any])
 
-    def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Decode messages in order."""
-        records = Records(self._shape)
-        for message in raw:
-            if records.faulty(message):
+    def read(self, message: RawMessage, batch: RecordBatch) -> None:
+        """Add the samples of each pack."""
+        for found, line in documents(self._decoder, message, batch):
+            if isinstance(found, DropReason):
+                batch.reject(found, message, line)
                 continue
-            for found in documents(self._decoder, message, records):
-                if isinstance(found, DropReason):
-                    records.drop(found)
-                    continue
-                for sample in self._samples([found] if isinstance(found, dict) else found, message.arrival_ns):
-                    if isinstance(sample, DropReason):
-                        records.drop(sample)
-                    else:
-                        records.add(sample[1], message, sample[0] or None)
-        return records.batch()
+            for sample in self._samples([found] if isinstance(found, dict) else found, message.arrival_ns):
+                if isinstance(sample, DropReason):
+                    batch.reject(sample, message, line)
+                else:
+                    batch.add(sample[1], message, line, key=sample[0] or None)
 
     def _samples(self, pack: list[Any], arrival_ns: int) -> Iterator[_Sample | DropReason]:
-        """The samples of a pack, in the order of their first records, and why others are none."""
+        """Yield the samples of a pack, in the order of their first records, and the reasons of rejected records."""
         if len(pack) > MAX_RECORDS:
             yield DropReason.TOO_LARGE
             return
         try:
             faults = list(map(_fault, pack))
-        except _Spoilt as spoilt:
-            yield spoilt.reason
+        except _PackRejected as rejected:
+            yield rejected.reason
             return
         samples: dict[tuple[str, int | None], Record] = {}
         base = _Base()
-        silent = True
+        empty = True
         for record, fault in zip(pack, faults, strict=True):
             if type(record) is dict:
                 base.take(record)
@@ -119,14 +113,14 @@ class SenmlDecoder:
                 yield found
             elif found is not None:
                 stream, time_ns, field, value = found
-                samples.setdefault((stream, time_ns), {TIME: time_ns})[field] = value
-            silent = silent and found is None
-        if silent:
+                samples.setdefault((stream, time_ns), {OWN_TIME: time_ns})[field] = value
+            empty = empty and found is None
+        if empty:
             yield DropReason.MISSING_FIELD
         yield from ((stream, sample) for (stream, _), sample in samples.items())
 
     def _resolve(self, record: dict[str, Any], base: _Base, arrival_ns: int) -> _Value | DropReason | None:
-        """(stream, time, field, value) of a record; None of one that is about nothing asked for."""
+        """(stream, time, field, value) of a record; None for one without a wanted field."""
         values = [label for label in _VALUES if label in record]
         if not values and "s" not in record and "n" not in record:
             return None  # base fields only
@@ -139,7 +133,7 @@ class SenmlDecoder:
         if field not in self._named:
             return None
         value = record[values[0]] if values else None
-        if field in self._shape.columns:
+        if field in self.resolver.columns:
             unit, wanted = record.get("u", base.unit), self._units.get(field)
             if (values and values[0] != "v") or (wanted and unit and unit != wanted):
                 return DropReason.TYPE
@@ -153,7 +147,7 @@ class SenmlDecoder:
         return stream, self._time_ns(record, base, arrival_ns), field, value
 
     def _place(self, name: str) -> tuple[str, str]:
-        """(stream, field) that a resolved name speaks of; an empty stream is the message's own."""
+        """(stream, field) of a resolved name; an empty stream is the message's own."""
         if name in self._named:
             return "", name
         end = max(map(name.rfind, ":/."))
@@ -173,24 +167,24 @@ class SenmlDecoder:
 
 
 def _fault(record: object) -> DropReason | None:
-    """Why a record cannot be used, if it cannot.  Raises _Spoilt when none of its pack can."""
+    """The reason to reject a record; None for a good one.  Raises _PackRejected when its pack cannot be used."""
     if type(record) is not dict:
         return DropReason.TYPE
-    beyond = beyond_limits(record)
+    beyond = limit_fault(record)
     if beyond is not None:
-        raise _Spoilt(beyond)
+        raise _PackRejected(beyond)
     fault = None
     for label, value in record.items():
         kinds = _KINDS.get(label)
         if kinds is None:
             if label[-1:] == "_":
-                raise _Spoilt(DropReason.PARSE)
+                raise _PackRejected(DropReason.PARSE)
         elif type(value) not in kinds:
             if label in _BASE:
-                raise _Spoilt(DropReason.TYPE)
+                raise _PackRejected(DropReason.TYPE)
             fault = DropReason.TYPE
     if record.get("bver", _VERSION) > _VERSION:
-        raise _Spoilt(DropReason.PARSE)
+        raise _PackRejected(DropReason.PARSE)
     return fault
 
 

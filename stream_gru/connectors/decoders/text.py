@@ -1,9 +1,11 @@
-"""Payloads of lines: strict UTF-8, each bad line counted; and how messages are named in errors."""
+"""Payloads of text: strict UTF-8 lines, and how messages and their text are shown in errors."""
 
 from __future__ import annotations
 
+from stream_gru.connectors.decoders.rejects import Rejects
 from stream_gru.core.types import DropReason, RawMessage
 
+BYTE_ORDER_MARK = "\ufeff"
 MAX_LINE_BYTES = 64 * 1024
 _SHOWN = 80
 
@@ -18,30 +20,29 @@ def origin(message: RawMessage) -> str:
 
 
 def shown(text: str) -> str:
-    """Text of the input as an error may show it: short, and nothing in it that a terminal would obey."""
+    """Text of the input for an error message: at most 80 characters, control characters escaped."""
     safe = repr(text[: _SHOWN + 1])[1:-1]
     return safe if len(safe) <= _SHOWN else safe[:_SHOWN] + "..."
 
 
-def is_blank(message: RawMessage, besides: str = "") -> bool:
-    """Whether a live message says nothing: white space alone, and characters of ``besides``.
+def is_blank(message: RawMessage, separators: str = "") -> bool:
+    """Whether a live message is empty or holds only white space and ``separators``.
 
-    False for recordings, whose messages are portions of a file and may hold blank lines only.
+    False for recordings: their messages are portions of a file and may consist of blank lines.
     """
     first = message.payload.lstrip()[:1]
-    if not message.arrival_ns or (b" " < first < b"\x7f" and first not in besides.encode()):
+    if not message.arrival_ns or (b" " < first < b"\x7f" and first not in separators.encode()):
         return False
-    text = message.payload.decode(errors="replace").removeprefix("\ufeff")
-    return not text.translate(dict.fromkeys(map(ord, besides), " ")).strip()
+    text = message.payload.decode(errors="replace").removeprefix(BYTE_ORDER_MARK)
+    return not text.translate(dict.fromkeys(map(ord, separators), " ")).strip()
 
 
-def decoded_lines(message: RawMessage) -> tuple[list[str], dict[DropReason, int]]:
-    """Return the lines of a payload as text, and how many were not UTF-8, held NUL or were too long.
+def decoded_lines(message: RawMessage, rejects: Rejects) -> list[str]:
+    """Return the lines of a payload as text; lines that are not UTF-8, hold NUL or are too long are rejected.
 
-    A live payload that is compressed has no lines: it is one reject.
+    A compressed live payload has no lines: it is one reject.
     """
     payload = message.payload
-    rejected: dict[DropReason, int] = {}
     try:
         text = payload.decode()
     except UnicodeDecodeError:
@@ -49,30 +50,34 @@ def decoded_lines(message: RawMessage) -> tuple[list[str], dict[DropReason, int]
     if text is not None and "\0" not in text:
         lines = text.split("\n")
         if len(payload) <= MAX_LINE_BYTES or max(map(len, lines)) <= MAX_LINE_BYTES // 4:
-            return lines, rejected
+            return lines
     if text is None and message.arrival_ns and is_compressed(payload):
-        return [], {DropReason.ENCODING: 1}
+        rejects.add(DropReason.ENCODING, message)
+        return []
     lines = []
     for line in payload.split(b"\n"):
-        reason = _fault(line)
+        reason = _line_fault(line)
         if reason is None:
             lines.append(line.decode())
         else:
-            rejected[reason] = rejected.get(reason, 0) + 1
-    return lines, rejected
+            rejects.add(reason, message, line)
+    return lines
 
 
 def is_compressed(payload: bytes) -> bool:
-    """Whether a payload begins as gzip, zlib, zstd, bzip2, xz or LZ4 do; nobody unpacks it: it may be a bomb."""
+    """Whether a payload begins like gzip, zlib, zstd, bzip2, xz or LZ4.
+
+    Decision: compressed payloads are never unpacked, since a small one can expand to gigabytes.
+    """
     return payload.startswith(_COMPRESSED)
 
 
 def unreadable(payload: bytes) -> DropReason:
-    """Why bytes that are no record of a format of bytes are none."""
+    """The reason to reject bytes that a binary format cannot read."""
     return DropReason.ENCODING if is_compressed(payload) else DropReason.PARSE
 
 
-def _fault(line: bytes) -> DropReason | None:
+def _line_fault(line: bytes) -> DropReason | None:
     if len(line) > MAX_LINE_BYTES:
         return DropReason.TOO_LARGE
     try:

@@ -43,7 +43,7 @@ def condition(batch: SampleBatch, table: StateTable, spec: ConditioningSpec, max
     """
     slot = _row_slots(batch, table, max_streams)
     by_slot = np.argsort(slot, kind="stable")
-    rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), dict(batch.rejected))
+    rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), batch.rejected_counts)
     refused = rows.slot < 0
     if refused.any():
         rows.count(DropReason.STREAM_LIMIT, refused)

@@ -8,7 +8,7 @@ Decision: eviction happens only behind a commit, when every row is written; so n
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -185,6 +185,4 @@ class EvictionCache:
 def _without(batch: SampleBatch, refused: Collection[str]) -> SampleBatch:
     """The batch without rows of these streams, which count as beyond the limit."""
     out: Mask = np.array([name in refused for name in batch.stream_names], np.bool_)[batch.stream_index]
-    rows = int(np.count_nonzero(out))
-    rejected = {**batch.rejected, DropReason.STREAM_LIMIT: batch.rejected.get(DropReason.STREAM_LIMIT, 0) + rows}
-    return replace(batch.take(~out), rejected=rejected)
+    return batch.rejecting(out, DropReason.STREAM_LIMIT)

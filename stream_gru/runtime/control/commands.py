@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
@@ -200,11 +200,7 @@ class PauseFilter:
         if self._paused == _NOBODY:
             return batch
         held = np.array([stream in self for stream in batch.stream_names], np.bool_)[batch.stream_index]
-        rows = int(np.count_nonzero(held))
-        if not rows:
-            return batch
-        rejected = {**batch.rejected, DropReason.PAUSED: batch.rejected.get(DropReason.PAUSED, 0) + rows}
-        return replace(batch.take(~held), rejected=rejected)
+        return batch.rejecting(held, DropReason.PAUSED)
 
     def dirty_keys(self) -> tuple[str, ...]:
         """The one name "" when something else is paused than at the last `mark_clean`."""

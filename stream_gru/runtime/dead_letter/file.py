@@ -1,9 +1,10 @@
-"""Dead letters: a file of what was refused, to be looked at later.  It is bounded and promises nothing.
+"""The dead-letter file: rejected messages, one JSON line for each message and reason.  It is bounded and not durable.
 
-    {"time": "2024-05-01T12:00:00Z", "source": "plant", "key": "p1", "reason": "parse", "bytes": 4, "payload": "oops"}
+    {"time": "2024-05-01T12:00:00Z", "source": "plant", "key": "p1", "reason": "parse", "records": 1, "bytes": 4,
+     "payload": "oops"}
 
-A line a message, or a line of one; ``time`` is that of arrival.  Bytes that are UTF-8 stand as text, others as
-``{"base64": "/wA="}``; ``bytes`` is the length of the whole payload, of which 4 KiB are kept at most.
+``time`` is that of arrival.  ``payload`` holds the first 4 KiB of the message, or of the first of its lines at fault,
+``bytes`` is the whole length.  Bytes that are not UTF-8 are written as ``{"base64": "/wA="}``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import base64
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from stream_gru.core.timestamps import format_iso
-from stream_gru.core.types import DropReason, RawMessage
+from stream_gru.core.types import RawMessage, Rejected
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +27,11 @@ _PAYLOAD_BYTES = 4096
 _KEY_CHARACTERS = 256
 
 
-class DeadLetters:
-    """Appends to ``path``; before it grows beyond ``max_bytes`` it becomes ``path.1``, in place of the one before.
+class DeadLetterFile:
+    """Appends to ``path``; before the file grows beyond ``max_bytes`` it replaces ``path.1``, and a new one begins.
 
-    Nothing is touched before the first letter.  What the disk refuses is logged once, until it takes one again, and
-    lost: no error of it ever reaches the loop.
+    The file is opened for the first entry.  Errors of the disk are logged once until a write succeeds, and never
+    raised: the entries are lost, the daemon continues.
     """
 
     def __init__(self, path: Path | str, max_bytes: int) -> None:
@@ -39,69 +41,91 @@ class DeadLetters:
         self._torn = False
         self._warned = False
 
-    def keep(self, source: str, message: RawMessage, reason: DropReason) -> None:
-        """Write one line."""
-        line = _line(source, message, reason)
-        try:
-            if self._file is None or self._size + len(line) + 1 > self._max_bytes:
-                self._open(len(line) + 1)
-            assert self._file is not None  # noqa: S101 - for the reader: `_open` sets or raises
-            data = b"\n" + line if self._torn else line
-            written = os.write(self._file, data)
-        except OSError as error:
-            self._fail(error.strerror or str(error))
-            return
-        self._size += written
-        self._torn = written < len(data)
-        if self._torn:
-            self._fail(f"{written} of {len(data)} bytes were written")
-        else:
-            self._warned = False
+    def write(self, source: str, rejected: Sequence[Rejected]) -> None:
+        """Append a line for each entry that has a message."""
+        chunk: list[bytes] = []
+        size = 0
+        for line in _lines(source, rejected):
+            # The first line goes alone: only an open file has a known size.
+            if chunk and (self._file is None or self._size + size + len(line) + 1 > self._max_bytes):
+                self._append(b"".join(chunk))
+                chunk, size = [], 0
+            chunk.append(line)
+            size += len(line)
+        if chunk:
+            self._append(b"".join(chunk))
 
     def close(self) -> None:
-        """Let go of the file; may be called twice."""
+        """Close the file; may be called twice."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
-    def _open(self, room: int) -> None:
-        """Open the file, or begin another one where there is not enough room."""
+    def _append(self, lines: bytes) -> None:
+        try:
+            if self._file is None or self._size + len(lines) + 1 > self._max_bytes:
+                self._open(len(lines) + 1)
+            assert self._file is not None  # noqa: S101 - for the type checker: `_open` sets it or raises
+            data = b"\n" + lines if self._torn else lines
+            written = os.write(self._file, data)
+        except OSError as error:
+            self._warn(error.strerror or str(error))
+            return
+        self._size += written
+        self._torn = written < len(data)
+        if self._torn:
+            self._warn(f"{written} of {len(data)} bytes were written")
+        else:
+            self._warned = False
+
+    def _open(self, needed: int) -> None:
+        """Open the file, or begin another one where ``needed`` bytes do not fit."""
         if self._file is None:
             self._file = _opened(self._path)
             self._size = os.fstat(self._file).st_size
-            # Whoever wrote last may have been killed.
+            # A killed process may have left half a line.
             self._torn = self._size > 0 and os.pread(self._file, 1, self._size - 1) != b"\n"
-        if self._size and self._size + room > self._max_bytes:
+        if self._size and self._size + needed > self._max_bytes:
             self.close()
             self._path.replace(self._path.with_name(self._path.name + ".1"))
             self._file, self._size, self._torn = _opened(self._path), 0, False
 
-    def _fail(self, why: str) -> None:
+    def _warn(self, why: str) -> None:
         if not self._warned:
             self._warned = True
-            log.warning("%s: dead letters cannot be kept: %s; said once", self._path, why)
+            log.warning(
+                "dead letters: cannot write %s: %s; rejected messages are lost until a write succeeds", self._path, why
+            )
 
 
 def _opened(path: Path) -> int:
-    """Open for appending, for our eyes only; a pipe is no reason to wait."""
+    """Open for appending, readable by the owner only; a pipe without a reader is an error instead of a wait."""
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
 
 
-def _line(source: str, message: RawMessage, reason: DropReason) -> bytes:
-    arrival = np.array([message.arrival_ns], np.int64)
+def _lines(source: str, rejected: Sequence[Rejected]) -> Iterator[bytes]:
+    arrivals = [0 if entry.message is None else entry.message.arrival_ns for entry in rejected]
+    for entry, time in zip(rejected, format_iso(np.array(arrivals, np.int64)), strict=True):
+        if entry.message is not None:
+            yield _line(source, entry, entry.message, time)
+
+
+def _line(source: str, entry: Rejected, message: RawMessage, time: str) -> bytes:
+    data = entry.line or message.payload
     letter = {
-        "time": format_iso(arrival)[0] if message.arrival_ns else None,
+        "time": time if message.arrival_ns else None,
         "source": source,
         "key": message.key[:_KEY_CHARACTERS].encode(errors="replace").decode(),
-        "reason": reason.text,
-        "bytes": len(message.payload),
-        "payload": _payload(message.payload[:_PAYLOAD_BYTES]),
+        "reason": entry.reason.text,
+        "records": entry.records,
+        "bytes": len(data),
+        "payload": _payload(data[:_PAYLOAD_BYTES]),
     }
     return msgspec.json.encode(letter) + b"\n"
 
 
 def _payload(data: bytes) -> str | dict[str, str]:
-    """Text, where it is; the last character may be cut."""
+    """Text where the bytes are UTF-8, but for a last character that was cut; else base64."""
     for cut in range(4 if len(data) == _PAYLOAD_BYTES else 1):
         try:
             return data[: len(data) - cut].decode()

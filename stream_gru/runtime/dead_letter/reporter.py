@@ -1,79 +1,72 @@
-"""Poison: messages that were refused.  Each is counted by whoever refused it; here some are shown and kept.
+"""Reports rejected messages.  Their decoder has counted them; here some are logged and all are written to a file.
 
-    batch.rejected ──▶ search ──▶ culprits ──▶ log, a few lines          a good batch costs one look
-                       again, one by one   ╰─▶ dead letters, a bounded file
+    batch.rejected ──▶ log: a few lines for each source and reason
+                   ╰─▶ dead letters: a bounded file
 
-Poison is acknowledged like everything else: not to do so would bring it again for ever.
+Decision: rejected messages are acknowledged like all others, or they would be delivered again and again.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from stream_gru.core.types import DropReason, RawMessage, SampleBatch
-from stream_gru.runtime.dead_letter.cpu_budget import Budget
-from stream_gru.runtime.dead_letter.file import DeadLetters
-from stream_gru.runtime.dead_letter.log_limit import Lines
-from stream_gru.runtime.dead_letter.reject_search import Culprit, Search
+from stream_gru.core.log_limiter import LogLimiter
+from stream_gru.core.types import DropReason, RawMessage, Rejected
+from stream_gru.runtime.dead_letter.file import DeadLetterFile
 
-__all__ = ["Culprit", "DeadLetters", "Poison", "Search"]
+log = logging.getLogger(__name__)
+
+_SHOWN_BYTES = 120
+_SHOWN_KEY = 80
 
 
-class Poison:
-    """Shows which messages were refused, and keeps them in ``dead_letters``.
+class RejectReporter:
+    """Logs rejected messages, at most three lines and then one in ten seconds for a source and a reason.
 
-    ``searches``: by source, how its culprits are found; a source without only has its faults shown.  All of it takes
-    at most a fiftieth of the time: of a flood of garbage a part is shown and kept, and how much was left out is said.
+    All of them are written to ``dead_letters``.  Rows that were rejected after decoding (paused streams, rate limits)
+    come without a message: they are counted elsewhere and not reported.  ``clock``: monotonic seconds.
     """
 
     def __init__(
-        self,
-        searches: Mapping[str, Search],
-        dead_letters: DeadLetters | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, dead_letters: DeadLetterFile | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._searches, self._letters = dict(searches), dead_letters
-        self._budget, self._lines = Budget(clock), Lines(clock)
+        self._dead_letters = dead_letters
+        self._limiter: LogLimiter[tuple[str, DropReason]] = LogLimiter(clock)
 
-    def observe(self, source: str, messages: Sequence[RawMessage], batch: SampleBatch) -> None:
-        """Look at what a decoder made of ``messages``: all of one call, as `Intake.decode` got and gave them."""
-        if not batch.rejected:
+    def report(self, source: str, rejected: Sequence[Rejected]) -> None:
+        """Report what the decoder of a source rejected."""
+        if not rejected:
             return
-        left = Counter(batch.rejected)
-        del left[DropReason.RATE]  # too many of them, each of which is good
-        for culprit in self._faults(messages):
-            if not self._wanted(source, culprit.reason):
+        if self._dead_letters is not None:
+            self._dead_letters.write(source, rejected)
+        for reason, records, message, line in rejected:
+            if message is None:
                 continue
-            self._show(source, culprit, left)
-        if source in self._searches and any(self._wanted(source, reason) for reason in +left):
-            for culprit in self._searches[source].culprits(messages, self._budget):
-                self._show(source, culprit, left)
-                if not any(self._wanted(source, reason) for reason in +left):
-                    break
-        for reason, n in (+left).items():
-            self._lines.leave_out(source, reason, n)
+            suppressed = self._limiter.allow((source, reason), records)
+            if suppressed is not None:
+                log.warning(
+                    "source %s: rejected as %s: %s%s%s",
+                    source,
+                    reason.text,
+                    _shown(message, line),
+                    f"; {records:,} such records in this message" if records > 1 else "",
+                    f"; {suppressed:,} more records since the last such line" if suppressed else "",
+                )
 
     def close(self) -> None:
-        """Say what was left out of the log, and let go of the file."""
-        self._lines.close()
-        if self._letters is not None:
-            self._letters.close()
+        """Log how many records were not logged, and close the file; may be called twice."""
+        for (source, reason), suppressed in self._limiter.drain():
+            log.warning("source %s: rejected as %s: %s more records", source, reason.text, f"{suppressed:,}")
+        if self._dead_letters is not None:
+            self._dead_letters.close()
 
-    def _faults(self, messages: Sequence[RawMessage]) -> list[Culprit]:
-        """What the sources themselves refused."""
-        return [Culprit(message, message.fault, 1) for message in messages if message.fault is not None]
 
-    def _wanted(self, source: str, reason: DropReason) -> bool:
-        """Whether another one would be shown or kept now."""
-        return not self._budget.spent and (self._letters is not None or self._lines.open(source, reason))
-
-    def _show(self, source: str, culprit: Culprit, left: Counter[DropReason]) -> None:
-        with self._budget.work():
-            shown = self._lines.tell(source, culprit)
-            if self._letters is not None:
-                self._letters.keep(source, culprit.message, culprit.reason)
-        if shown:
-            left[culprit.reason] -= culprit.records
+def _shown(message: RawMessage, line: bytes) -> str:
+    """The key of a message and the beginning of its payload or its line, with control characters escaped."""
+    key = repr(message.key[:_SHOWN_KEY]) if message.key else "no key"
+    data = line or message.payload
+    if not data:
+        return f"{key}, no payload"
+    return f"{key}, {len(data):,} bytes: {repr(data[:_SHOWN_BYTES])[1:]}"

@@ -33,7 +33,7 @@ from itertools import repeat
 import numpy as np
 
 from stream_gru.core.keyed_state import DirtySet
-from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, empty_batch
+from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch, empty_batch, merge_rejected
 from stream_gru.runtime.ingest.channel_join_state import (
     MOST_PENDING,
     NEVER,
@@ -57,15 +57,19 @@ class Joined:
 
 @dataclass(slots=True)
 class _Rows:
-    """Emitted ticks on their way into columns, and why records were dropped."""
+    """Emitted ticks on their way into columns, what was rejected before, and why records were dropped here."""
 
     names: list[str] = field(default_factory=list)
     ticks: list[Tick] = field(default_factory=list)
     sequence: list[int] = field(default_factory=list)
+    rejected: tuple[Rejected, ...] = ()
     dropped: dict[DropReason, int] = field(default_factory=dict)
 
     def drop(self, reason: DropReason) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def all_rejected(self) -> tuple[Rejected, ...]:
+        return merge_rejected((*self.rejected, *(Rejected(reason, count) for reason, count in self.dropped.items())))
 
 
 class Assembler:
@@ -98,7 +102,7 @@ class Assembler:
         """
         if batch.values.ndim != 2 or batch.values.shape[1] != self._channels:
             raise ValueError(f"values: expected shape (N, {self._channels}), got {batch.values.shape}")
-        rows = _Rows(dropped=dict(batch.rejected))
+        rows = _Rows(rejected=batch.rejected)
         taken = self._take(batch, rows) if len(batch) else 0
         return Joined(self._columns(rows), taken)
 
@@ -271,7 +275,7 @@ class Assembler:
     def _columns(self, rows: _Rows) -> SampleBatch:
         ticks = rows.ticks
         if not ticks:
-            return empty_batch(self._channels, rows.dropped)
+            return empty_batch(self._channels, rows.all_rejected())
         streams, stream = _table(rows.names)
         labels, label = _table([tick.label for tick in ticks], nothing="")
         resets = np.array([tick.reset for tick in ticks], np.bool_)
@@ -289,7 +293,7 @@ class Assembler:
             reset=resets if resets.any() else None,
             episode=sequence if (sequence >= 0).any() else None,
             arrival_ns=arrival if arrival.any() else None,
-            rejected=rows.dropped,
+            rejected=rows.all_rejected(),
         )
 
 

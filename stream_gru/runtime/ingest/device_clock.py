@@ -55,10 +55,7 @@ class DeviceClock:
         arrival = np.zeros(len(batch), np.int64) if batch.arrival_ns is None else batch.arrival_ns
         usable = (arrival > 0) & (arrival < _LONGEST_NS) & (batch.time_ns >= 0) & (batch.time_ns < _LONGEST_NS)
         if not usable.all():
-            rejected = dict(batch.rejected)
-            lost = len(batch) - int(usable.sum())
-            rejected[DropReason.TIMESTAMP] = rejected.get(DropReason.TIMESTAMP, 0) + lost
-            batch, arrival = replace(batch.take(usable), rejected=rejected), arrival[usable]
+            batch, arrival = batch.rejecting(~usable, DropReason.TIMESTAMP), arrival[usable]
         time_ns = np.empty_like(batch.time_ns)
         codes, first = np.unique(batch.stream_index, return_index=True)
         for code in codes[np.argsort(first)].tolist():  # in the order of arrival: it decides who is remembered

@@ -10,8 +10,6 @@ of it is stored: after a restart all buckets are full.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from stream_gru.core.types import I64, NS_PER_S, DropReason, SampleBatch
@@ -41,11 +39,7 @@ class RateLimit:
             return batch
         streams = [batch.stream_names[code] for code in batch.stream_index.tolist()]
         keep = np.array([self._takes(*row) for row in zip(streams, arrival.tolist(), strict=True)], np.bool_)
-        lost = len(batch) - int(keep.sum())
-        if not lost:
-            return batch
-        rejected = {**batch.rejected, DropReason.RATE: batch.rejected.get(DropReason.RATE, 0) + lost}
-        return replace(batch.take(keep), rejected=rejected)
+        return batch.rejecting(~keep, DropReason.RATE)
 
     def _takes_all(self, batch: SampleBatch, arrival: I64) -> bool:
         """Take all rows at once where none is too fast, and say so; else change nothing."""
