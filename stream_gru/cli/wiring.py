@@ -20,8 +20,8 @@ from stream_gru.connectors.sources.registry import common_format
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.core.protocols import Sink
 from stream_gru.model.bundle import Bundle
+from stream_gru.model.engines.base import TimedEngine
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.model.engines.timed import TimedEngine
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.daemon import Daemon, Input
 from stream_gru.runtime.ingest.ingest import Intake

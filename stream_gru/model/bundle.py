@@ -40,33 +40,10 @@ from stream_gru.core.errors import BundleError, UnsupportedModelError
 from stream_gru.core.types import F32
 from stream_gru.model import manifest_rules
 from stream_gru.model.manifest import (
-    Calibration,
-    Channel,
-    Classes,
-    EngineParity,
     FileEntry,
-    Forecast,
-    Layer,
     Manifest,
     weight_shapes,
 )
-
-__all__ = [
-    "Bundle",
-    "Calibration",
-    "Channel",
-    "Classes",
-    "EngineParity",
-    "FileEntry",
-    "Forecast",
-    "Layer",
-    "Manifest",
-    "load_bundle",
-    "model_id",
-    "verify_files",
-    "weight_shapes",
-    "write_bundle",
-]
 
 FORMAT_VERSION = 2
 MAX_FILE_BYTES = 64 * 1024 * 1024

@@ -78,6 +78,17 @@ class Forecast(_Part, frozen=True, kw_only=True):
     residual: bool
     quantiles: list[float] = []
 
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the D * H * Q outputs.
+
+        >>> Forecast(targets=["flow"], horizon=2, residual=True).output_names
+        ['flow +1', 'flow +2']
+        """
+        quantiles = [f" quantile {q:g}" for q in self.quantiles] or [""]
+        steps = range(1, self.horizon + 1)
+        return [f"{target} +{step}{quantile}" for target in self.targets for step in steps for quantile in quantiles]
+
 
 class Classes(_Part, frozen=True, kw_only=True):
     """The class head: L probabilities after the forecast's outputs.
@@ -182,6 +193,19 @@ class Manifest(_Part, frozen=True, kw_only=True):
     def output_size(self) -> int:
         """All outputs, K."""
         return self.forecast_size + (0 if self.classes is None else len(self.classes.labels))
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the I inputs: channels, then sine and cosine of each calendar feature."""
+        calendar = [f"{wave} of {feature}" for feature in self.calendar for wave in ("sine", "cosine")]
+        return [*(channel.name for channel in self.channels), *calendar]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the K outputs: ``target +steps``, with its quantile if any, then the probability of each label."""
+        labels = [] if self.classes is None else self.classes.labels
+        forecast = [] if self.forecast is None else self.forecast.output_names
+        return [*forecast, *(f"probability of {label}" for label in labels)]
 
     @property
     def target_index(self) -> list[int]:

@@ -156,18 +156,6 @@ def scaled_difference(manifest: Manifest, weights: dict[str, F32], a: F32, b: F3
     return np.where(same, 0.0, np.where(np.isfinite(difference), difference, np.inf))
 
 
-def column_name(manifest: Manifest, column: int) -> str:
-    """Say what output ``column`` is, e.g. ``forecast of flow, 3 steps ahead, quantile 0.1``."""
-    head = manifest.forecast
-    if head is None or column >= manifest.forecast_size:
-        assert manifest.classes is not None  # noqa: S101 - told to mypy
-        return f"probability of {manifest.classes.labels[column - manifest.forecast_size]}"
-    shape = len(head.targets), head.horizon, max(1, len(head.quantiles))
-    target, ahead, quantile = np.unravel_index(column, shape)
-    suffix = f", quantile {head.quantiles[quantile]:g}" if head.quantiles else ""
-    return f"forecast of {head.targets[target]}, {ahead + 1} steps ahead{suffix}"
-
-
 def random_samples(manifest: Manifest, weights: dict[str, F32], seed: int = 0) -> F32:
     """Draw `RANDOM_SAMPLES` rows of inputs around the mean of training, calendar inputs in -1..1; (T, I)."""
     rng = np.random.default_rng(seed)
@@ -290,7 +278,7 @@ def _judge(
         row, column = np.unravel_index(int(difference.argmax()), difference.shape)
         if difference[row, column] > tolerance:
             raise ParityError(
-                f"{engine.name} ({way}): step {steps[row]}, {column_name(manifest, int(column))}:"
+                f"{engine.name} ({way}): step {steps[row]}, output {manifest.output_names[column]}:"
                 f" expected {expected[row, column]:.9g}, got {got[row, column]:.9g};"
                 f" they differ by {difference[row, column]:.3g} in scaled units, more than {tolerance:g}"
             )

@@ -39,13 +39,9 @@ from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.manifest import Manifest
 from stream_gru.pipeline.alarms import AlarmRule
-from stream_gru.pipeline.conditioning.condition import (
-    ConditioningSpec,
-    Steps,
-    condition,
-    conditioning_columns,
-    request_reset,
-)
+from stream_gru.pipeline.conditioning.condition import condition, request_reset
+from stream_gru.pipeline.conditioning.gap_filling import Steps
+from stream_gru.pipeline.conditioning.spec import ConditioningSpec, conditioning_columns
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.scoring import Scorer, ScoreTotals
 from stream_gru.pipeline.state_table import Column, StateTable, split_row

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from stream_gru.core.errors import StateError
 from stream_gru.model.manifest import Manifest
-from stream_gru.pipeline.conditioning.condition import conditioning_columns
+from stream_gru.pipeline.conditioning.spec import conditioning_columns
 from stream_gru.pipeline.state_table import RowForm
 
 _KIND = re.compile(r"[<|][bfiu][1248]")

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from stream_gru.core.types import F32, F64, I32, I64, Mask, ResetReason
 from stream_gru.model.manifest import Calibration, Forecast, Manifest
-from stream_gru.pipeline.conditioning.condition import Steps
+from stream_gru.pipeline.conditioning.gap_filling import Steps
 from stream_gru.pipeline.state_table import Column, StateTable
 
 _NARROWEST = np.float32(0.01)  # least half-width of a predicted interval, in scales of the target

@@ -10,7 +10,7 @@ import numpy as np
 
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, I64, ResetReason
-from stream_gru.pipeline.conditioning.condition import Steps, count_steps
+from stream_gru.pipeline.conditioning.gap_filling import Steps, count_steps
 
 # From this many streams on, a round costs less a step than a scan; measured with LiteRT, GRU(32) and GRU(64).
 _WIDE = 24

@@ -18,8 +18,8 @@ from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.connectors.sources.registry import build_source
 from stream_gru.core.errors import ConfigError, StoreError, StreamGruError
 from stream_gru.core.protocols import Engine, Sink
+from stream_gru.model.engines.base import TimedEngine
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.model.engines.timed import TimedEngine
 from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer

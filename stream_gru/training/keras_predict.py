@@ -9,7 +9,7 @@ import numpy as np
 
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import KERAS, Bundle
-from stream_gru.pipeline.conditioning.condition import Steps
+from stream_gru.pipeline.conditioning.gap_filling import Steps
 from stream_gru.training.splits import stretches
 
 

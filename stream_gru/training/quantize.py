@@ -28,10 +28,10 @@ import tensorflow as tf
 from stream_gru.core.errors import ParityError
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, I64
-from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.keras.litert_graph import StepGraph, dense, module_of, port
 from stream_gru.model.keras.tf_cells import Tensor, column_blocks
 from stream_gru.model.manifest import Manifest
+from stream_gru.model.optional_packages import suppress_native_stderr
 from stream_gru.training.segments import Run
 
 IN_INT8 = "matrix products: kernels (a scale for each column), what they multiply and what comes out"

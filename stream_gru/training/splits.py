@@ -16,7 +16,9 @@ from stream_gru.config import SplitConfig
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import LIMIT_NS, format_iso, iso_to_ns
 from stream_gru.core.types import I32, I64, SampleBatch
-from stream_gru.pipeline.conditioning.condition import ConditioningSpec, Steps, condition, conditioning_columns
+from stream_gru.pipeline.conditioning.condition import condition
+from stream_gru.pipeline.conditioning.gap_filling import Steps
+from stream_gru.pipeline.conditioning.spec import ConditioningSpec, conditioning_columns
 from stream_gru.pipeline.state_table import StateTable
 from stream_gru.training.segments import Run
 

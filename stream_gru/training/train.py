@@ -37,7 +37,7 @@ from stream_gru.model.keras.litert_graph import export_tflite
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.model.manifest import Channel, Embedding, EngineParity, Manifest, weight_shapes
 from stream_gru.model.parity import SEGMENT, Beginnings, check_parity, column_scaling, pad_beginnings
-from stream_gru.pipeline.conditioning.condition import ConditioningSpec
+from stream_gru.pipeline.conditioning.spec import ConditioningSpec
 from stream_gru.training.calibrate import calibrate, measure_warm_up
 from stream_gru.training.checkpoint import require_checkpoint
 from stream_gru.training.data_checks import check_labels, check_runs

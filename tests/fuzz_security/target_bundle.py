@@ -20,13 +20,11 @@ from stream_gru.model.bundle import (
     TFLITE,
     WEIGHTS,
     Bundle,
-    FileEntry,
-    Manifest,
     document_digest,
     load_bundle,
-    weight_shapes,
     write_bundle,
 )
+from stream_gru.model.manifest import FileEntry, Manifest, weight_shapes
 from tests.support.models import make_bundle
 
 _LONGEST_MESSAGE = 2000

@@ -22,7 +22,7 @@ from stream_gru.core.errors import BundleError, UnsupportedModelError
 from stream_gru.model import bundle as module
 from stream_gru.model import manifest_rules
 from stream_gru.model.bundle import Bundle, load_bundle, model_id, verify_files, write_bundle
-from stream_gru.model.manifest import Embedding
+from stream_gru.model.manifest import Embedding, FileEntry, Manifest
 from stream_gru.training.evaluation.scores import Scores, class_scores
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated
@@ -50,7 +50,7 @@ def edit(path: Path, damage: Damage, *, honest: bool = True) -> None:
     if honest:
         try:
             # As a bundle is written: 1 where a float belongs becomes 1.0, which counts for the digest.
-            manifest = msgspec.to_builtins(msgspec.json.decode(json.dumps(manifest), type=module.Manifest))
+            manifest = msgspec.to_builtins(msgspec.json.decode(json.dumps(manifest), type=Manifest))
         except msgspec.ValidationError:
             pass  # refused before the digest is looked at
         else:
@@ -516,7 +516,7 @@ def test_damaged_weights_with_hashes_that_fit_never_give_another_model(places: l
     """Also where somebody made size, hash and digest fit, the archive is read safely, and its numbers are its id's."""
     assert WHOLE is not None
     data = _damaged(STORED["weights.npz"], places)
-    entry = module.FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     manifest = msgspec.structs.replace(WHOLE.manifest, files={**WHOLE.manifest.files, "weights.npz": entry})
     manifest = msgspec.structs.replace(manifest, digest=module.document_digest(msgspec.to_builtins(manifest)))
     found = _load({**STORED, "weights.npz": data, "manifest.json": msgspec.json.encode(manifest)})

@@ -12,7 +12,7 @@ from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.manifest import EngineParity
-from stream_gru.model.parity import check_parity, column_name, scaled_difference
+from stream_gru.model.parity import check_parity, scaled_difference
 from tests.support.models import make_bundle
 from tests.support.reference_models import Reference, load_reference, reference_names
 
@@ -46,9 +46,7 @@ def _with_weight(ref: Reference, name: str, change: float) -> Bundle:
 def test_one_wrong_weight_is_found(weight: str) -> None:
     """A weight that is off by 0.001 in one engine stops the export."""
     ref = load_reference("gru_reset_after")
-    with pytest.raises(
-        ParityError, match=r"step \d+, forecast of c[01], \d steps ahead: expected .*, got .* scaled units"
-    ):
+    with pytest.raises(ParityError, match=r"step \d+, output c[01] \+\d: expected .*, got .* scaled units"):
         _gate(_with_weight(ref, weight, 1e-3), ref.y, ref.x)
 
 
@@ -57,7 +55,7 @@ def test_error_names_engine_step_and_column() -> None:
     ref = load_reference("gru_reset_after")
     y = ref.y.copy()
     y[31, 9] += 0.01
-    with pytest.raises(ParityError, match=r"litert \(step\): step 31, probability of label1: expected .*, got "):
+    with pytest.raises(ParityError, match=r"litert \(step\): step 31, output probability of label1: expected .*, got "):
         _gate(ref.bundle, y, ref.x)
 
 
@@ -100,9 +98,9 @@ def test_difference_from_nan_is_infinite() -> None:
 def test_columns_have_names() -> None:
     """Every output can be named, in the order of the bundle."""
     manifest = make_bundle(targets=2, horizon=2, labels=1, quantiles=(0.1, 0.5, 0.9)).manifest
-    names = [column_name(manifest, column) for column in range(manifest.output_size)]
-    assert names[0] == "forecast of c1, 1 steps ahead, quantile 0.1"
-    assert names[11] == "forecast of c0, 2 steps ahead, quantile 0.9"
+    names = manifest.output_names
+    assert names[0] == "c1 +1 quantile 0.1"
+    assert names[11] == "c0 +2 quantile 0.9"
     assert names[12] == "probability of label0"
     assert len(set(names)) == 13
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from stream_gru.config import ConditioningConfig
 from stream_gru.core.types import NS_PER_S, DropReason, ResetReason, SampleBatch
-from stream_gru.pipeline.conditioning.condition import ConditioningSpec, conditioning_columns
 from stream_gru.pipeline.conditioning.ordering import order
 from stream_gru.pipeline.conditioning.rows import Rows
+from stream_gru.pipeline.conditioning.spec import ConditioningSpec, conditioning_columns
 from stream_gru.pipeline.state_table import StateTable
 
 CLOCK_S = 10.0

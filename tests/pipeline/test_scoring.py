@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stream_gru.core.types import F32, PredictionBatch
-from stream_gru.model.bundle import Calibration
+from stream_gru.model.manifest import Calibration
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.scoring import ScoreTotals, interval_offsets
 from stream_gru.training.evaluation.evaluate import Baselines, evaluate

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 
 from stream_gru.core.types import F32
-from stream_gru.model.bundle import Bundle, Calibration
+from stream_gru.model.bundle import Bundle
+from stream_gru.model.manifest import Calibration
 from stream_gru.pipeline.pipeline import Pipeline
 from tests.support.batches import CHANNELS
 from tests.support.models import make_bundle

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from stream_gru.core.types import F64, NS_PER_S, OutputSpec, PredictionBatch
 from stream_gru.model.manifest import Channel, Classes, Forecast, Manifest
-from stream_gru.pipeline.conditioning.condition import Steps
+from stream_gru.pipeline.conditioning.gap_filling import Steps
 from stream_gru.training.evaluation.evaluate import Streamed
 from stream_gru.training.evaluation.scores import ClassScores, ErrorScores, ForecastScores, Scores, class_scores
 from tests.support.models import make_bundle

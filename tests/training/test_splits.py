@@ -9,7 +9,7 @@ from stream_gru.config import ConditioningConfig, SplitConfig
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import SampleBatch
-from stream_gru.pipeline.conditioning.condition import ConditioningSpec
+from stream_gru.pipeline.conditioning.spec import ConditioningSpec
 from stream_gru.training.splits import class_labels, runs_of, split
 from tests.support.batches import CHANNELS, batch
 

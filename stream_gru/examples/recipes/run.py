@@ -36,7 +36,7 @@ from stream_gru.examples.recipes.stream_worker import BATCH_ROWS
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.explain import parameter_rows
 from stream_gru.model.parity import CARRIED_TOLERANCE
-from stream_gru.pipeline.conditioning.condition import Steps
+from stream_gru.pipeline.conditioning.gap_filling import Steps
 from stream_gru.pipeline.pipeline import conditioning_spec
 from stream_gru.training.evaluation.evaluate import forecast_truth, stretches_of_time
 from stream_gru.training.keras_predict import batch_answers

@@ -6,10 +6,10 @@ import numpy as np
 
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
-from stream_gru.model.engines.shape_checks import check_scan, check_step
+from stream_gru.model.engines.base import EngineBase
 
 
-class KerasEngine:
+class KerasEngine(EngineBase):
     """Engine on the explicit-state Keras model; importing keras happens here and takes seconds."""
 
     name = "keras"
@@ -18,20 +18,15 @@ class KerasEngine:
         from stream_gru.model.keras.network import build_network, load_weights
         from stream_gru.model.keras.spec import NetworkSpec
 
-        manifest, weights = bundle.manifest, bundle.weights
-        self.input_size, self.state_size = manifest.input_size, manifest.state_size
-        self.output_size = manifest.output_size
-        spec = NetworkSpec.from_manifest(manifest)
+        super().__init__(bundle.manifest)
+        weights = bundle.weights
+        spec = NetworkSpec.from_manifest(bundle.manifest)
         self._model = build_network(spec, weights["scaling/mean"], weights["scaling/scale"], stateless=False)
         load_weights(self._model, weights)
 
-    def initial_state(self, n: int) -> F32:
-        """Return zeros, (n, S)."""
-        return np.zeros((n, self.state_size), np.float32)
-
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
-        check_step(self, x, h)
+        self._check_step(x, h)
         if not len(x):
             return np.empty((0, self.output_size), np.float32), np.array(h)
         y, state = self._model.predict_on_batch([x[:, None], h])
@@ -39,7 +34,7 @@ class KerasEngine:
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
-        check_scan(self, x, h)
+        self._check_scan(x, h)
         if not len(x):
             return np.empty((0, self.output_size), np.float32), np.array(h)
         y, state = self._model.predict_on_batch([x[None], h[None]])

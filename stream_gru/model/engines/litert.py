@@ -17,8 +17,8 @@ import numpy as np
 from stream_gru.core.errors import BundleError
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import TFLITE, Bundle
-from stream_gru.model.engines.native_stderr import suppress_native_stderr
-from stream_gru.model.engines.shape_checks import check_scan, check_step
+from stream_gru.model.engines.base import EngineBase
+from stream_gru.model.optional_packages import suppress_native_stderr
 
 # A padded batch size and the fewest rows it is used for, chosen from the measured costs of a call and of a row.
 SIZES = {1024: 800, 512: 400, 128: 88, 32: 17, 8: 3, 1: 1}
@@ -27,7 +27,7 @@ _NATIVE = ("SetTensor", "GetTensor", "Invoke", "AllocateTensors", "ResizeInputTe
 Call = Callable[[F32, F32], tuple[F32, F32]]
 
 
-class LitertEngine:
+class LitertEngine(EngineBase):
     """Engine on a LiteRT flatbuffer with the signatures `step` and `scan`; not for two threads at once.
 
     Raises BundleError for a bundle without flatbuffer, or with one that is not the network of the manifest.
@@ -40,9 +40,7 @@ class LitertEngine:
 
         if bundle.tflite is None:
             raise BundleError(f"{bundle.path}: expected {TFLITE} for the litert engine, found none; use numpy")
-        self.input_size = bundle.manifest.input_size
-        self.state_size = bundle.manifest.state_size
-        self.output_size = bundle.manifest.output_size
+        super().__init__(bundle.manifest)
         self._path = bundle.path / TFLITE
         self._content = bundle.tflite
         self._interpreter_class = Interpreter
@@ -52,15 +50,11 @@ class LitertEngine:
             self._one = self._sized_step(1)
             self._scan, self.scan_steps = self._open("scan", None)
 
-    def initial_state(self, n: int) -> F32:
-        """Return zeros, (n, S)."""
-        return np.zeros((n, self.state_size), np.float32)
-
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
         if x.shape == self._x_one and h.shape == self._h_one and x.dtype == h.dtype == np.float32:
             return self._one(x, h)
-        check_step(self, x, h)
+        self._check_step(x, h)
         rows = len(x)
         y = np.empty((rows, self.output_size), np.float32)
         state = np.empty((rows, self.state_size), np.float32)
@@ -75,7 +69,7 @@ class LitertEngine:
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
-        check_scan(self, x, h)
+        self._check_scan(x, h)
         y = np.empty((len(x), self.output_size), np.float32)
         state = np.array(h[None])
         long = len(x) - len(x) % self.scan_steps

@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 
 from stream_gru.core.types import F32
-from stream_gru.model.bundle import Bundle, Layer
+from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.activations import ACTIVATIONS, sigmoid, softmax
-from stream_gru.model.engines.shape_checks import check_scan, check_step
-from stream_gru.model.manifest import Categorical
+from stream_gru.model.engines.base import EngineBase
+from stream_gru.model.manifest import Categorical, Layer
 
 _ONE = np.float32(1)
 _BLOCK = 4096  # rows of a scan whose projections are computed at once: bounds the memory
@@ -25,15 +25,14 @@ _BLOCK = 4096  # rows of a scan whose projections are computed at once: bounds t
 Cell = Callable[[F32, F32], F32]
 
 
-class NumpyEngine:
+class NumpyEngine(EngineBase):
     """Engine in plain numpy."""
 
     name = "numpy"
 
     def __init__(self, bundle: Bundle) -> None:
         manifest, self._w = bundle.manifest, bundle.weights
-        self.input_size, self.state_size = manifest.input_size, manifest.state_size
-        self.output_size = manifest.output_size
+        super().__init__(manifest)
         self._channels, self._numeric = len(manifest.channels), manifest.numeric_index
         self._categorical = [(part, _vectors(part, self._w)) for part in manifest.categorical]
         self._layers = manifest.layers
@@ -45,13 +44,9 @@ class NumpyEngine:
         self._column = column.astype(np.intp)  # the target channel of each forecast output
         self._out_scale, self._out_mean = self._w["scaling/scale"][self._column], self._w["scaling/mean"][self._column]
 
-    def initial_state(self, n: int) -> F32:
-        """Return zeros, (n, S)."""
-        return np.zeros((n, self.state_size), np.float32)
-
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
-        check_step(self, x, h)
+        self._check_step(x, h)
         state = np.empty_like(h, order="C")
         with np.errstate(all="ignore"):
             scaled = self._scale(x)
@@ -63,7 +58,7 @@ class NumpyEngine:
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
-        check_scan(self, x, h)
+        self._check_scan(x, h)
         y = np.empty((len(x), self.output_size), np.float32)
         state = np.array(h)
         with np.errstate(all="ignore"):

@@ -14,13 +14,13 @@ import numpy as np
 
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
+from stream_gru.model.engines.base import EngineBase
 from stream_gru.model.engines.onnx_graph import onnx_model
-from stream_gru.model.engines.shape_checks import check_scan, check_step
 
 _BLOCK = 4096  # samples of a scan in one call: bounds the memory
 
 
-class OnnxEngine:
+class OnnxEngine(EngineBase):
     """Engine on onnxruntime, one thread.  Raises UnsupportedModelError for an activation ONNX's operators lack."""
 
     name = "onnx"
@@ -29,8 +29,7 @@ class OnnxEngine:
         import onnxruntime
 
         manifest = bundle.manifest
-        self.input_size, self.state_size = manifest.input_size, manifest.state_size
-        self.output_size = manifest.output_size
+        super().__init__(manifest)
         calendar = range(len(manifest.channels), manifest.input_size)
         self._numbers = [*manifest.numeric_index, *calendar]  # a code that is NaN counts as the first category
         options = onnxruntime.SessionOptions()
@@ -39,13 +38,9 @@ class OnnxEngine:
         content = onnx_model(manifest, bundle.weights)
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
-    def initial_state(self, n: int) -> F32:
-        """Return zeros, (n, S)."""
-        return np.zeros((n, self.state_size), np.float32)
-
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
-        check_step(self, x, h)
+        self._check_step(x, h)
         if not len(x):
             return np.empty((0, self.output_size), np.float32), np.array(h)
         y, state = self._run(x[None], h)
@@ -53,7 +48,7 @@ class OnnxEngine:
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
         """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
-        check_scan(self, x, h)
+        self._check_scan(x, h)
         y = np.empty((len(x), self.output_size), np.float32)
         state = np.array(h[None])
         for start in range(0, len(x), _BLOCK):

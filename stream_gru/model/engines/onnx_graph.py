@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from stream_gru.core.errors import UnsupportedModelError
 from stream_gru.core.types import F32
-from stream_gru.model.bundle import Layer, Manifest
-from stream_gru.model.engines.tensor_names import input_names, output_names
-from stream_gru.model.manifest import Categorical
+from stream_gru.model.manifest import Categorical, Layer, Manifest
 
 OPSET = 17
 IR_VERSION = 8
@@ -72,9 +70,9 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
         "period_s": repr(manifest.period_s),
         "warm_up": str(manifest.warm_up),
         "window": str(manifest.window or 0),
-        "inputs": json.dumps(input_names(manifest)),
+        "inputs": json.dumps(manifest.input_names),
         "units": json.dumps([channel.unit for channel in manifest.channels]),
-        "outputs": json.dumps(output_names(manifest)),
+        "outputs": json.dumps(manifest.output_names),
         "labels": json.dumps([] if manifest.classes is None else manifest.classes.labels),
     }
 
@@ -123,11 +121,11 @@ class _Graph:
         m, kind = self._manifest, 1  # TensorProto.FLOAT
         port = self._helper.make_tensor_value_info
         inputs = [
-            port("x", kind, ["T", "B", m.input_size], f"T samples of B streams: {', '.join(input_names(m))}"),
+            port("x", kind, ["T", "B", m.input_size], f"T samples of B streams: {', '.join(m.input_names)}"),
             port("h", kind, ["B", m.state_size], "hidden state of each stream; zeros at its first sample"),
         ]
         outputs = [
-            port("y", kind, ["T", "B", m.output_size], f"outputs after each sample: {', '.join(output_names(m))}"),
+            port("y", kind, ["T", "B", m.output_size], f"outputs after each sample: {', '.join(m.output_names)}"),
             port("state", kind, ["B", m.state_size], "hidden state after the last sample"),
         ]
         return self._helper.make_graph(self._nodes, "stream_gru", inputs, outputs, self._constants)

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 from stream_gru.core.types import F32
 from stream_gru.model.calendar_features import CYCLE_S
-from stream_gru.model.engines.tensor_names import input_names
 from stream_gru.model.export.c_layers import classes_code, forecast_code, layer_arrays, layer_function
 from stream_gru.model.export.c_literals import array, byte_lines, comment, integers, quoted, string, strings
 from stream_gru.model.export.c_math import functions
@@ -95,7 +94,7 @@ def _names(m: Manifest) -> list[tuple[str, str, list[str]]]:
     """Arrays of strings: name, size, strings."""
     units = [*(channel.unit for channel in m.channels), *([""] * (2 * len(m.calendar)))]
     arrays = [
-        ("stream_gru_input_names", "STREAM_GRU_INPUTS", input_names(m)),
+        ("stream_gru_input_names", "STREAM_GRU_INPUTS", m.input_names),
         ("stream_gru_input_units", "STREAM_GRU_INPUTS", units),
     ]
     if m.forecast is not None:

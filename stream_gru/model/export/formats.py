@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream_gru.core.errors import ConfigError
-from stream_gru.model.engines.native_stderr import suppress_native_stderr
-from stream_gru.model.optional_packages import require_extra
+from stream_gru.model.optional_packages import require_extra, suppress_native_stderr
 
 if TYPE_CHECKING:
     from stream_gru.config import Config

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stream_gru.core.errors import BundleError
 from stream_gru.model.bundle import KERAS, TFLITE
-from stream_gru.model.engines.native_stderr import suppress_native_stderr
+from stream_gru.model.optional_packages import suppress_native_stderr
 
 if TYPE_CHECKING:
     from stream_gru.model.export.formats import Contents, Request

@@ -19,12 +19,12 @@ import numpy as np
 from stream_gru.core.errors import ParityError
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
-from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.formats import Contents, Request
 from stream_gru.model.keras.network import NetworkLayers, build_network, load_weights
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.model.manifest import Categorical
+from stream_gru.model.optional_packages import suppress_native_stderr
 from stream_gru.model.parity import CARRIED_TOLERANCE, random_samples, scaled_difference
 
 _CHECKED_STEPS = 64

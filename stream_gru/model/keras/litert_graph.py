@@ -22,9 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from stream_gru.core.types import F32, I64
-from stream_gru.model.bundle import Layer, Manifest
-from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.keras.tf_cells import Tensor, cell_step, project, tf_activation
+from stream_gru.model.manifest import Layer, Manifest
+from stream_gru.model.optional_packages import suppress_native_stderr
 
 MAX_SCAN_STEPS = 32
 _CACHE_BYTES = 512 * 1024  # second-level cache of a core of the gateways this is for

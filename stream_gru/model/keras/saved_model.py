@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from stream_gru.model.engines.native_stderr import suppress_native_stderr
 from stream_gru.model.export.formats import Contents, Request
 from stream_gru.model.keras.keras_files import require_equal
 from stream_gru.model.keras.litert_graph import StepGraph, module_of, port
 from stream_gru.model.keras.tf_cells import Tensor
+from stream_gru.model.optional_packages import suppress_native_stderr
 
 
 def saved_model_files(request: Request) -> Contents:

@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from stream_gru.model.bundle import Layer
 from stream_gru.model.engines.activations import SELU_ALPHA, SELU_SCALE
+from stream_gru.model.manifest import Layer
 
 Tensor = Any  # tensorflow ships no types
 Weights = dict[str, Tensor]

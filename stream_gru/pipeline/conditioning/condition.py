@@ -26,14 +26,12 @@ from __future__ import annotations
 import numpy as np
 
 from stream_gru.core.types import I64, DropReason, ResetReason, SampleBatch
-from stream_gru.pipeline.conditioning.gap_filling import Steps, count_steps, insert_missing_steps
+from stream_gru.pipeline.conditioning.gap_filling import Steps, insert_missing_steps
 from stream_gru.pipeline.conditioning.imputation import impute
 from stream_gru.pipeline.conditioning.ordering import order
 from stream_gru.pipeline.conditioning.rows import Rows
-from stream_gru.pipeline.conditioning.spec import ConditioningSpec, conditioning_columns
+from stream_gru.pipeline.conditioning.spec import ConditioningSpec
 from stream_gru.pipeline.state_table import StateTable
-
-__all__ = ["ConditioningSpec", "Steps", "condition", "conditioning_columns", "count_steps", "request_reset"]
 
 
 def condition(batch: SampleBatch, table: StateTable, spec: ConditioningSpec, max_streams: int) -> Steps:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stream_gru.core.errors import StateError
 from stream_gru.core.types import ResetReason
-from stream_gru.pipeline.conditioning.condition import conditioning_columns
+from stream_gru.pipeline.conditioning.spec import conditioning_columns
 from stream_gru.pipeline.row_schema import RowSchema
 
 _MOST = 2.0**53  # whole numbers that JSON carries

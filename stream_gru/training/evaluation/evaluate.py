@@ -14,7 +14,9 @@ from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, F64, I64, Mask, PredictionBatch, ResetReason, SampleBatch
 from stream_gru.model.bundle import Bundle
 from stream_gru.pipeline.batch_counts import scored_class
-from stream_gru.pipeline.conditioning.condition import Steps, condition, conditioning_columns
+from stream_gru.pipeline.conditioning.condition import condition
+from stream_gru.pipeline.conditioning.gap_filling import Steps
+from stream_gru.pipeline.conditioning.spec import conditioning_columns
 from stream_gru.pipeline.pipeline import Pipeline, conditioning_spec
 from stream_gru.pipeline.state_table import StateTable
 from stream_gru.training.evaluation.baselines import LinearAR, seasonal_forecast
