@@ -8,7 +8,7 @@ import click
 
 from stream_gru.config import load_config, require_training
 from stream_gru.model.bundle import load_bundle
-from stream_gru.model.export.formats import FORMATS, Request, check_out, check_suffix, default_path
+from stream_gru.model.export.formats import FORMATS, ExportRequest, default_path, require_new_path, require_suffix
 from stream_gru.model.export.formats import export as export_bundle
 
 
@@ -37,14 +37,14 @@ def export(bundle: Path, name: str, out: Path | None, config: Path | None, force
     if not int8 and (config or force):
         raise click.UsageError("--config and --force need --format tflite-int8")
     target = out or default_path(bundle, name)
-    check_out(target)
-    check_suffix(target, name)
+    require_new_path(target)
+    require_suffix(target, name)
     model = load_bundle(bundle)
     settings = None
     if config is not None:
         settings = load_config(config)
         require_training(settings, str(config))
-    request = Request(model, settings, force, click.echo, str(config or ""))
+    request = ExportRequest(model, settings, force, click.echo, str(config or ""))
     written = export_bundle(request, name, target)
     for path, size in written.items():
         click.echo(f"wrote {path}, {size:,} bytes")

@@ -28,7 +28,7 @@ from stream_gru.core.protocols import Engine
 from stream_gru.core.types import SampleBatch
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.model.export.formats import Contents, Request
+from stream_gru.model.export.formats import ExportedFiles, ExportRequest
 from stream_gru.pipeline.pipeline import conditioning_spec
 from stream_gru.training.evaluation.evaluate import Baselines, evaluate
 from stream_gru.training.quantize import IN_FLOAT32, IN_INT8, StepEngine, calibration_pairs, quantised_step
@@ -101,7 +101,7 @@ class _Calibrated:
     steps: int
 
 
-def int8_files(request: Request, limit: Limit | None = None) -> Contents:
+def int8_files(request: ExportRequest, limit: Limit | None = None) -> ExportedFiles:
     """The flatbuffer and, beside it, what it loses.
 
     Raises ConfigError (no configuration, or that of another model), DataError (recordings that cannot be used),
@@ -115,7 +115,7 @@ def int8_files(request: Request, limit: Limit | None = None) -> Contents:
     small = score(bundle, rows, StepEngine(bundle.manifest, made.content))
     report = _report(request, limit, made, plain, small, (len(rows), len(parts.test)))
     for line in report_lines(report):
-        request.say(line)
+        request.report(line)
     if not report.within_limit and not request.force:
         raise ParityError(
             f"tflite-int8: the loss is beyond the limit (accuracy {-limit.accuracy_points:+g} points, forecast error"
@@ -183,7 +183,7 @@ def score(bundle: Bundle, rows: SampleBatch, engine: str | Engine) -> Score:
 
 
 def _report(
-    request: Request, limit: Limit, made: _Calibrated, plain: Score, small: Score, rows: tuple[int, int]
+    request: ExportRequest, limit: Limit, made: _Calibrated, plain: Score, small: Score, rows: tuple[int, int]
 ) -> Int8Report:
     points = grown = None
     if plain.accuracy is not None and small.accuracy is not None:

@@ -22,7 +22,7 @@ from stream_gru.core.errors import BundleError, ConfigError
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import KERAS
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.model.export.formats import FORMATS, Format, Request, default_path, export
+from stream_gru.model.export.formats import FORMATS, ExportFormat, ExportRequest, default_path, export
 from tests.support.models import make_bundle, random_inputs
 from tests.support.paths import BUNDLE
 from tests.support.requirements import needs_litert
@@ -87,7 +87,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
         engine = load_engine("numpy", bundle)
         expected[name] = engine.scan(x, engine.initial_state(1)[0])[0]
         for form in ("keras", "h5", "saved-model"):
-            export(Request(bundle), form, folder / f"{name}{FORMATS[form].suffix}")
+            export(ExportRequest(bundle), form, folder / f"{name}{FORMATS[form].suffix}")
     run_stranger(STRANGER, folder, *NETWORKS)
     return {
         name: Exported(expected[name], dict(np.load(folder / f"{name}-out.npz"))) for name in NETWORKS
@@ -129,7 +129,7 @@ print(json.dumps(out["y"].tolist()))
 def test_the_flatbuffer_runs_in_plain_litert(tmp_path: Path) -> None:
     """`tflite` is the bundle's own flatbuffer, and a stranger's first step is the engine's."""
     bundle = load_bundle(BUNDLE)
-    export(Request(bundle), "tflite", tmp_path / "pump.tflite")
+    export(ExportRequest(bundle), "tflite", tmp_path / "pump.tflite")
     assert (tmp_path / "pump.tflite").read_bytes() == bundle.tflite
     x = random_inputs(bundle.manifest, 1)
     engine = load_engine("litert", bundle)
@@ -140,7 +140,7 @@ def test_the_flatbuffer_runs_in_plain_litert(tmp_path: Path) -> None:
 def test_the_bundles_own_keras_file_is_taken(tmp_path: Path) -> None:
     """Where its hash is right, `keras` is a copy, for which nothing of TensorFlow is loaded."""
     bundle = load_bundle(BUNDLE)
-    written = export(Request(bundle), "keras", tmp_path / "pump.keras")
+    written = export(ExportRequest(bundle), "keras", tmp_path / "pump.keras")
     data = (tmp_path / "pump.keras").read_bytes()
     assert hashlib.sha256(data).hexdigest() == bundle.manifest.files[KERAS].sha256
     assert written == {tmp_path / "pump.keras": len(data)}
@@ -153,7 +153,7 @@ def test_a_damaged_keras_file_is_not_handed_on(tmp_path: Path) -> None:
     bundle = replace(load_bundle(BUNDLE), path=tmp_path)
     (tmp_path / KERAS).write_bytes(b"damaged")
     said: list[str] = []
-    export(Request(bundle, say=said.append), "keras", tmp_path / "pump.keras")
+    export(ExportRequest(bundle, report=said.append), "keras", tmp_path / "pump.keras")
     assert "SHA-256 differs" in said[0]
     assert (tmp_path / "pump.keras").stat().st_size > 10_000
 
@@ -172,7 +172,7 @@ def test_a_file_that_computes_something_else_is_not_written(
 
     monkeypatch.setattr(export_keras, "load_weights", forgets_the_weights)
     with pytest.raises(ParityError, match=r"differs from the bundle by .*nothing was written"):
-        export(Request(make_bundle()), "h5", tmp_path / "model.h5")
+        export(ExportRequest(make_bundle()), "h5", tmp_path / "model.h5")
     assert not list(tmp_path.iterdir())
 
 
@@ -199,41 +199,41 @@ def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
     """An existing file or folder, even an empty one, is left alone."""
     for name, form in (("pump.tflite", "tflite"), ("folder", "saved-model")):
         (tmp_path / name).mkdir()
-        with pytest.raises(ConfigError, match="is there already"):
-            export(Request(load_bundle(BUNDLE)), form, tmp_path / name)
+        with pytest.raises(ConfigError, match="already exists; remove it"):
+            export(ExportRequest(load_bundle(BUNDLE)), form, tmp_path / name)
 
 
 def test_a_file_is_no_folder_to_write_into(tmp_path: Path) -> None:
     """A path through a file is refused before anything is computed."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file is no folder"):
-        export(Request(load_bundle(BUNDLE)), "tflite", tmp_path / "file" / "pump.tflite")
+    with pytest.raises(ConfigError, match="file is not a folder"):
+        export(ExportRequest(load_bundle(BUNDLE)), "tflite", tmp_path / "file" / "pump.tflite")
 
 
 def test_folders_on_the_way_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
     """Beside what was written stands nothing temporary."""
-    export(Request(load_bundle(BUNDLE)), "tflite", tmp_path / "a" / "b" / "pump.tflite")
+    export(ExportRequest(load_bundle(BUNDLE)), "tflite", tmp_path / "a" / "b" / "pump.tflite")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["pump.tflite"]
 
 
 def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says what to install."""
-    monkeypatch.setitem(FORMATS, "h5", Format("no_such_package:h5_file", ".h5", "", extra="train"))
+    monkeypatch.setitem(FORMATS, "h5", ExportFormat("no_such_package:h5_file", ".h5", "", extra="train"))
     with pytest.raises(ConfigError, match=r"no_such_package.*pip install 'stream-gru\[train\]'"):
-        export(Request(load_bundle(BUNDLE)), "h5", tmp_path / "pump.h5")
+        export(ExportRequest(load_bundle(BUNDLE)), "h5", tmp_path / "pump.h5")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_bundle_without_flatbuffer_has_none_to_give(tmp_path: Path) -> None:
     """The message names the file that is missing."""
     with pytest.raises(BundleError, match=r"expected model\.tflite"):
-        export(Request(make_bundle()), "tflite", tmp_path / "model.tflite")
+        export(ExportRequest(make_bundle()), "tflite", tmp_path / "model.tflite")
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     """The message names the known ones."""
     with pytest.raises(ConfigError, match="expected one of keras, h5, "):
-        export(Request(load_bundle(BUNDLE)), "pt", tmp_path / "pump.pt")
+        export(ExportRequest(load_bundle(BUNDLE)), "pt", tmp_path / "pump.pt")
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_every_format_says_how_to_load_it() -> None:
 
 def test_c_is_a_folder_of_sources(tmp_path: Path) -> None:
     """The folder holds a header and a source, and what was written is listed with its size."""
-    written = export(Request(load_bundle(BUNDLE)), "c", tmp_path / "pump_c")
+    written = export(ExportRequest(load_bundle(BUNDLE)), "c", tmp_path / "pump_c")
     assert {path.suffix for path in written} == {".c", ".h"}
     assert written == {path: path.stat().st_size for path in (tmp_path / "pump_c").iterdir()}
 
@@ -315,5 +315,5 @@ def test_onnx_is_written_from_the_weights(tmp_path: Path) -> None:
     """The file is a model that the package onnx accepts."""
     import onnx
 
-    export(Request(load_bundle(BUNDLE)), "onnx", tmp_path / "pump.onnx")
+    export(ExportRequest(load_bundle(BUNDLE)), "onnx", tmp_path / "pump.onnx")
     onnx.checker.check_model(str(tmp_path / "pump.onnx"))

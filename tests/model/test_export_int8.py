@@ -26,7 +26,7 @@ from stream_gru.core.types import F32
 from stream_gru.examples.simulators.write import write_pumps
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.model.export.formats import Request, export
+from stream_gru.model.export.formats import ExportRequest, export
 from stream_gru.training import int8_export as export_int8
 from stream_gru.training.int8_export import Limit, bounded, int8_files, score, split_words
 from stream_gru.training.quantize import StepEngine, calibration_pairs, quantised_step
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.train
 class Made:
     """What one export wrote, and what it takes to export again."""
 
-    request: Request
+    request: ExportRequest
     content: bytes
     report: dict[str, Any]
     said: list[str]
@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     (folder / "pump.toml").write_text(text)
     said: list[str] = []
     config = load_config(folder / "pump.toml")
-    request = Request(load_bundle(BUNDLE), config, say=said.append, config_name=str(folder / "pump.toml"))
+    request = ExportRequest(load_bundle(BUNDLE), config, report=said.append, config_name=str(folder / "pump.toml"))
     out = folder / "pump.int8.tflite"
     export(request, "tflite-int8", out)
     report = json.loads((folder / "pump.int8.tflite.json").read_text())
@@ -108,7 +108,7 @@ def test_a_loss_beyond_the_limit_is_refused(made: Made, monkeypatch: pytest.Monk
     with pytest.raises(ParityError, match=r"beyond the limit \(accuracy -1 points, forecast error \+5%, "):
         export(made.request, "tflite-int8", out)
     assert not list(tmp_path.iterdir())
-    forced = Request(made.request.bundle, made.request.config, force=True)
+    forced = ExportRequest(made.request.bundle, made.request.config, force=True)
     export(forced, "tflite-int8", out)
     report = json.loads((tmp_path / "pump.tflite.json").read_text())
     assert not report["within_limit"]
@@ -153,7 +153,7 @@ def test_answers_that_are_missing_are_no_gain(
     monkeypatch.setattr(export_int8, "quantised_step", lambda *_: made.content)
     monkeypatch.setattr(export_int8, "StepEngine", Silent)
     said: list[str] = []
-    request = replace(made.request, say=said.append)
+    request = replace(made.request, report=said.append)
     with pytest.raises(ParityError, match="no fewer answers"):
         int8_files(request, Limit(accuracy_points=100.0, scaled_error=1e9))
     assert any(line.startswith(f"{kind} that could be scored: float32 ") for line in said), said
@@ -182,16 +182,16 @@ def test_what_cannot_be_measured_is_refused(made: Made, monkeypatch: pytest.Monk
         made.request.config, input=msgspec.structs.replace(made.request.config.input, label="")
     )
     with pytest.raises(ParityError, match="no truth to measure it"):
-        int8_files(Request(made.request.bundle, unlabelled))
+        int8_files(ExportRequest(made.request.bundle, unlabelled))
 
 
 def test_the_configuration_of_another_model_is_refused(made: Made) -> None:
     """Channels must be those of the bundle."""
     other = make_bundle(channels=2)
     with pytest.raises(ConfigError, match="expected the configuration of this model, with the channels c0, c1 every"):
-        int8_files(Request(other, made.request.config))
+        int8_files(ExportRequest(other, made.request.config))
     with pytest.raises(ConfigError, match="expected the training configuration"):
-        int8_files(Request(other))
+        int8_files(ExportRequest(other))
 
 
 def test_the_command_refuses_with_exit_code_1(

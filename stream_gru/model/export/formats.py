@@ -1,16 +1,17 @@
-"""Export: a bundle as a file of another tool.  One function a format, one row in `FORMATS`.
+"""Export a bundle as a file of another tool.  One function per format, one row in `FORMATS`.
 
-keras         Keras 3, whole sequences          tflite        LiteRT, float32, as it is in the bundle
-h5            Keras' older HDF5 format          tflite-int8   LiteRT, 8-bit products, for a microcontroller
+keras         Keras 3, whole sequences          tflite        LiteRT, float32, the file of the bundle
+h5            Keras' older HDF5 format          tflite-int8   LiteRT, int8 products, for microcontrollers
 saved-model   TensorFlow                        onnx          ONNX
 c             C source without a library
 
-Engineering units in and out, everywhere.  Decision: nothing that is there is ever replaced; a folder that was named by
-mistake would be lost.
+Inputs and outputs are in engineering units in every format.
+Decision: an export never replaces an existing file or folder; a mistyped path must not destroy anything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import tempfile
@@ -19,23 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stream_gru.core.errors import ConfigError
+from stream_gru.core.errors import BundleError, ConfigError
+from stream_gru.model.bundle import KERAS, TFLITE, Bundle
 from stream_gru.model.optional_packages import require_extra, suppress_native_stderr
 
 if TYPE_CHECKING:
     from stream_gru.config import Config
-    from stream_gru.model.bundle import Bundle
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """How a format is made.
 
-    ``function``  "module:function", called with a `Request`, returns `Contents`
-    ``suffix``    what the default name ends with
-    ``folder``    whether a folder is written rather than a file
-    ``extra``     the extra of this package that it needs, if any
-    ``load``      one line of code that loads it; ``{path}`` stands for the path, quoted
+    ``function``  "module:function", called with an `ExportRequest`, returns `ExportedFiles`
+    ``suffix``    end of the default name
+    ``load``      one line of code that loads the result; ``{path}`` stands for the quoted path
+    ``folder``    whether a folder is written instead of a file
+    ``extra``     the extra of this package that the format needs, if any
     """
 
     function: str
@@ -45,103 +46,142 @@ class Format:
     extra: str = ""
 
 
-_PLAIN = "stream_gru.model.export.without_tensorflow"
 _LOAD_KERAS = "keras.models.load_model({path})"
 _LOAD_LITERT = "ai_edge_litert.interpreter.Interpreter({path}).get_signature_runner('step')"
 
-FORMATS: dict[str, Format] = {
-    "keras": Format(f"{_PLAIN}:keras_file", ".keras", _LOAD_KERAS, extra="train"),
-    "h5": Format("stream_gru.model.keras.keras_files:h5_file", ".h5", _LOAD_KERAS, extra="train"),
-    "tflite": Format(f"{_PLAIN}:tflite_file", ".tflite", _LOAD_LITERT),
-    "tflite-int8": Format("stream_gru.training.int8_export:int8_files", ".int8.tflite", _LOAD_LITERT, extra="train"),
-    "onnx": Format(f"{_PLAIN}:onnx_file", ".onnx", "onnxruntime.InferenceSession({path})", extra="onnx"),
-    "saved-model": Format(
+FORMATS: dict[str, ExportFormat] = {
+    "keras": ExportFormat(f"{__name__}:keras_file", ".keras", _LOAD_KERAS, extra="train"),
+    "h5": ExportFormat("stream_gru.model.keras.keras_files:h5_file", ".h5", _LOAD_KERAS, extra="train"),
+    "tflite": ExportFormat(f"{__name__}:tflite_file", ".tflite", _LOAD_LITERT),
+    "tflite-int8": ExportFormat(
+        "stream_gru.training.int8_export:int8_files", ".int8.tflite", _LOAD_LITERT, extra="train"
+    ),
+    "onnx": ExportFormat(f"{__name__}:onnx_file", ".onnx", "onnxruntime.InferenceSession({path})", extra="onnx"),
+    "saved-model": ExportFormat(
         "stream_gru.model.keras.saved_model:saved_model_files",
         ".saved_model",
         "tensorflow.saved_model.load({path}).signatures['step']",
         folder=True,
         extra="train",
     ),
-    "c": Format(f"{_PLAIN}:c_folder", "_c", "cc -c {path}/*.c", folder=True),
+    "c": ExportFormat(f"{__name__}:c_folder", "_c", "cc -c {path}/*.c", folder=True),
 }
 
-# What is written.  A folder: path inside it -> bytes.  A file: what is appended to its name ("" itself) -> bytes.
-Contents = dict[str, bytes]
+ExportedFiles = dict[str, bytes]
+"""For a folder: path inside it -> bytes.  For a file: suffix appended to its name ("" for the file itself) -> bytes."""
 
 
-def _silent(_: str) -> None:
+def _ignore(_: str) -> None:
     pass
 
 
 @dataclass(frozen=True)
-class Request:
-    """What an export is made from.
+class ExportRequest:
+    """Input of an export.
 
-    ``config``: the training configuration, for formats that are calibrated on its recordings; ``config_name``: the file
-    it was read from, to be named; ``force``: write even what loses more than its limit; ``say`` is told what was
-    measured.
+    ``config``: training configuration, for formats that are calibrated on its recordings; ``force``: write even if the
+    scores fall below the limit; ``report``: called with each line about what was measured; ``config_name``: the path of
+    ``config``, for messages.
     """
 
     bundle: Bundle
     config: Config | None = None
     force: bool = False
-    say: Callable[[str], None] = _silent
+    report: Callable[[str], None] = _ignore
     config_name: str = ""
 
 
+def export(request: ExportRequest, name: str, out: Path) -> dict[Path, int]:
+    """Write the bundle to ``out`` in the format ``name``; return each written path and its size in bytes.
+
+    All is written or nothing.  Raises ConfigError (unknown format, ``out`` exists, a package is missing), BundleError
+    (the bundle lacks what the format needs), ParityError (the result computes something else).
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"format: expected one of {', '.join(FORMATS)}, got {name!r}")
+    require_new_path(out)
+    files = _make(request, name)
+    return _write_folder(out, files) if FORMATS[name].folder else _write_files(out, files)
+
+
 def default_path(bundle: Path, name: str) -> Path:
-    """The bundle's name with the format's suffix, in the current folder; ``bundle`` gives way to its parent's."""
+    """Name of the bundle with the suffix of the format, in the current folder; for ``x/bundle`` the name is ``x``."""
     whole = bundle.resolve()
     stem = (whole.parent.name if whole.name == "bundle" else whole.name.removesuffix(".bundle")) or "model"
     return Path(stem + FORMATS[name].suffix)
 
 
-def check_out(out: Path) -> None:
-    """Raise ConfigError when something is there already, or stands in the way."""
+def require_new_path(out: Path) -> None:
+    """Raise ConfigError when ``out`` exists or a file stands where a parent folder must be."""
     for path in (out, *out.absolute().parents):
         if os.path.lexists(path):
             if path == out:
-                raise ConfigError(f"{out}: is there already; remove it or name another with --out")
+                raise ConfigError(f"{out}: already exists; remove it or choose another path with --out")
             if not path.is_dir():
-                raise ConfigError(f"{out}: cannot be written: {path} is no folder")
+                raise ConfigError(f"{out}: cannot be written: {path} is not a folder")
             return
 
 
-def check_suffix(out: Path, name: str) -> None:
-    """Raise ConfigError where Keras, which goes by the end of a name, would take the file for another kind."""
+def require_suffix(out: Path, name: str) -> None:
+    """Raise ConfigError when Keras, which chooses the format by the suffix, would read ``out`` as another one."""
     suffix = FORMATS[name].suffix
     if name in ("keras", "h5") and out.suffix != suffix:
-        raise ConfigError(f"--out {out}: expected a name that ends in {suffix}, by which Keras knows the format")
+        raise ConfigError(f"--out {out}: expected a name that ends in {suffix}: Keras chooses the format by it")
 
 
-def export(request: Request, name: str, out: Path) -> dict[Path, int]:
-    """Write the bundle to ``out`` in the format ``name``; return what was written, each with its size in bytes.
+def keras_file(request: ExportRequest) -> ExportedFiles:
+    """The ``model.keras`` of the bundle if its SHA-256 is right, else the same network built from the weights."""
+    bundle = request.bundle
+    entry = bundle.manifest.files.get(KERAS)
+    path = bundle.path / KERAS
+    if entry is not None and path.is_file():
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == entry.sha256:
+            return {"": data}
+        request.report(f"{path}: SHA-256 differs from the manifest; the network is built from the weights instead")
+    with suppress_native_stderr():
+        from stream_gru.model.keras.keras_files import keras_file as rebuilt
+    return rebuilt(request)
 
-    It appears whole or not at all.  Raises ConfigError (unknown format, something is there already, a package is
-    missing), BundleError (the bundle lacks what it takes), ParityError (what came out computes something else).
-    """
-    if name not in FORMATS:
-        raise ConfigError(f"format: expected one of {', '.join(FORMATS)}, got {name!r}")
-    check_out(out)
-    contents = _make(request, name)
-    return _write_folder(out, contents) if FORMATS[name].folder else _write_files(out, contents)
+
+def tflite_file(request: ExportRequest) -> ExportedFiles:
+    """The flatbuffer of the bundle, unchanged.  Raises BundleError without one."""
+    bundle = request.bundle
+    if bundle.tflite is None:
+        raise BundleError(f"{bundle.path}: expected {TFLITE}, found none; train the bundle again")
+    return {"": bundle.tflite}
 
 
-def _make(request: Request, name: str) -> Contents:
+def onnx_file(request: ExportRequest) -> ExportedFiles:
+    """The step as an ONNX graph.  Raises UnsupportedModelError."""
+    from stream_gru.model.engines.onnx_graph import onnx_model
+
+    return {"": onnx_model(request.bundle.manifest, request.bundle.weights)}
+
+
+def c_folder(request: ExportRequest) -> ExportedFiles:
+    """The step as C source."""
+    from stream_gru.model.export.c_source import c_files
+
+    bundle = request.bundle
+    return c_files(bundle.manifest, bundle.weights, bundle.tflite)
+
+
+def _make(request: ExportRequest, name: str) -> ExportedFiles:
     form = FORMATS[name]
     module, _, function = form.function.partition(":")
     with require_extra(f"format {name}", form.extra):
-        with suppress_native_stderr():  # TensorFlow talks while it is imported
+        with suppress_native_stderr():  # TensorFlow writes to stderr while it is imported
             make = getattr(importlib.import_module(module), function)
-        contents: Contents = make(request)
-    return contents
+        files: ExportedFiles = make(request)
+    return files
 
 
-def _write_files(out: Path, contents: Contents) -> dict[Path, int]:
-    """The file and what stands beside it; the file itself last, so that it is never without them."""
-    targets = {out.with_name(out.name + ending): data for ending, data in sorted(contents.items(), reverse=True)}
+def _write_files(out: Path, files: ExportedFiles) -> dict[Path, int]:
+    """Write the file and its companions; the file itself last, so that it never exists without them."""
+    targets = {out.with_name(out.name + ending): data for ending, data in sorted(files.items(), reverse=True)}
     for path in targets:
-        check_out(path)
+        require_new_path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         for path, data in targets.items():
@@ -151,14 +191,14 @@ def _write_files(out: Path, contents: Contents) -> dict[Path, int]:
     return {path: len(data) for path, data in reversed(targets.items())}
 
 
-def _write_folder(out: Path, contents: Contents) -> dict[Path, int]:
+def _write_folder(out: Path, files: ExportedFiles) -> dict[Path, int]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         new = Path(folder) / "new"
-        for name, data in contents.items():
+        for name, data in files.items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        check_out(out)
+        require_new_path(out)
         new.rename(out)
-    return {out / name: len(data) for name, data in contents.items()}
+    return {out / name: len(data) for name, data in files.items()}

@@ -20,7 +20,7 @@ from stream_gru.core.errors import ParityError
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.model.export.formats import Contents, Request
+from stream_gru.model.export.formats import ExportedFiles, ExportRequest
 from stream_gru.model.keras.network import NetworkLayers, build_network, load_weights
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.model.manifest import Categorical
@@ -30,7 +30,7 @@ from stream_gru.model.parity import CARRIED_TOLERANCE, random_samples, scaled_di
 _CHECKED_STEPS = 64
 
 
-def keras_file(request: Request) -> Contents:
+def keras_file(request: ExportRequest) -> ExportedFiles:
     """A ``.keras`` file built from the weights.  Raises ParityError."""
     weights = request.bundle.weights
     spec = NetworkSpec.from_manifest(request.bundle.manifest)
@@ -38,7 +38,7 @@ def keras_file(request: Request) -> Contents:
     return {"": _saved(request.bundle, model, ".keras")}
 
 
-def h5_file(request: Request) -> Contents:
+def h5_file(request: ExportRequest) -> ExportedFiles:
     """An HDF5 file built from the weights.  Raises ParityError."""
     weights = request.bundle.weights
     spec = NetworkSpec.from_manifest(request.bundle.manifest)

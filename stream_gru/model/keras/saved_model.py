@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from stream_gru.model.export.formats import Contents, Request
+from stream_gru.model.export.formats import ExportedFiles, ExportRequest
 from stream_gru.model.keras.keras_files import require_equal
 from stream_gru.model.keras.litert_graph import StepGraph, module_of, port
 from stream_gru.model.keras.tf_cells import Tensor
 from stream_gru.model.optional_packages import suppress_native_stderr
 
 
-def saved_model_files(request: Request) -> Contents:
+def saved_model_files(request: ExportRequest) -> ExportedFiles:
     """Every file of the SavedModel's folder.  Raises ParityError."""
     manifest = request.bundle.manifest
     module = module_of(request.bundle.weights)
