@@ -222,7 +222,7 @@ class OfflineState:
         from stream_gru.model.bundle import load_bundle
         from stream_gru.pipeline.pipeline import Pipeline
 
-        return Pipeline(load_bundle(self._run.bundle), "numpy").form
+        return Pipeline(load_bundle(self._run.bundle), "numpy").row_schema
 
     def _write(self, changes: Iterable[Commit]) -> None:
         """Write changes without altering the clean-shutdown mark of the last run."""

@@ -86,7 +86,7 @@ class Pipeline:
         )
         # Rows of long horizons are large, and many a gateway has one device: grow as streams come.
         self.table = StateTable(self._columns(), capacity=1)
-        self.form = RowSchema.of(manifest, self.table.form)  # what the rows of the table are
+        self.row_schema = RowSchema.of(manifest, self.table.row_layout)  # what the rows of the table are
         self._taken_over: dict[RowSchema, Collection[str]] = {}
 
     @property
@@ -173,7 +173,7 @@ class Pipeline:
         directly after a commit: changes before it count as stored.
         Raises ConfigError as the constructor does and changes nothing then.
         """
-        old = self.form
+        old = self.row_schema
         fresh = Pipeline(
             bundle,
             engine,
@@ -182,15 +182,15 @@ class Pipeline:
             max_streams=self._max_streams if max_streams is None else max_streams,
             alarm=self.alarm if alarm is None else alarm,
         )
-        if fresh.form == old:
+        if fresh.row_schema == old:
             fresh.table = self.table
         else:
             for stream in self.streams:
                 fresh.restore_stream(stream, old, self.table.row(stream))
-        if fresh._scorer is not None and self._scorer is not None and old.model_id == fresh.form.model_id:
+        if fresh._scorer is not None and self._scorer is not None and old.model_id == fresh.row_schema.model_id:
             fresh._scorer.adopt_totals(self._scorer)
         self.__dict__.update(fresh.__dict__)
-        return len(self.streams) if old.model_id != self.form.model_id else 0
+        return len(self.streams) if old.model_id != self.row_schema.model_id else 0
 
     def restore_stream(self, stream: str, form: RowSchema, row: bytes) -> bool:
         """Put a stream back that was stored as a row of ``form``; return whether its hidden state goes on.
@@ -199,11 +199,11 @@ class Pipeline:
         `ResetReason.MODEL_CHANGED`.  Raises StateError when the row has not that form.
         """
         if form not in self._taken_over:
-            self._taken_over = {form: form.compatible_columns(self.form)}  # most rows have the same form
+            self._taken_over = {form: form.compatible_columns(self.row_schema)}  # most rows have the same form
         wanted = self._taken_over[form]
         columns = split_row(form.columns, row)
         self.table.restore(stream, {name: columns[name] for name in wanted})
-        same = form.model_id == self.manifest.model_id and len(wanted) == len(self.form.columns)
+        same = form.model_id == self.manifest.model_id and len(wanted) == len(self.row_schema.columns)
         if not same:
             self.reset(stream, ResetReason.MODEL_CHANGED)
         return same
@@ -211,7 +211,7 @@ class Pipeline:
     def reset_damaged(self, stream: str, reason: ResetReason) -> None:
         """Have a stream that was there begin without a state: its first step says why."""
         self.table.restore(stream, {"pending_reset": np.array(reason, np.uint8)})
-        self.table.touch(stream)
+        self.table.mark_dirty(stream)
 
     def reset(self, stream: str | None = None, reason: ResetReason = ResetReason.COMMAND) -> int:
         """Reset one stream, or all, before their next sample; return how many.  Raises KeyError if unknown."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from stream_gru.core.errors import StateError
 from stream_gru.model.manifest import Manifest
 from stream_gru.pipeline.conditioning.spec import conditioning_columns
-from stream_gru.pipeline.state_table import RowForm
+from stream_gru.pipeline.state_table import RowLayout
 
 _KIND = re.compile(r"[<|][bfiu][1248]")
 _CLOCK = frozenset(("max_event_ns", "episode", "pending_reset"))
@@ -27,10 +27,10 @@ class RowSchema:
     model_id: str
     channels: tuple[str, ...]
     period_s: float
-    columns: RowForm
+    columns: RowLayout
 
     @staticmethod
-    def of(manifest: Manifest, columns: RowForm) -> RowSchema:
+    def of(manifest: Manifest, columns: RowLayout) -> RowSchema:
         """The form of the rows of a model."""
         names = tuple(channel.name for channel in manifest.channels)
         return RowSchema(manifest.model_id, names, manifest.period_s, columns)

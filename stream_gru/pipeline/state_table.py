@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from stream_gru.core.errors import IncompatibleStateError, StateError
 from stream_gru.core.types import I64, U8
 
-RowForm = tuple[tuple[str, str, tuple[int, ...]], ...]
+RowLayout = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, dtype (little-endian) and shape of each column, in the order in which a row has them."""
 
 
@@ -48,7 +48,7 @@ class StateTable:
         self._free: list[int] = list(range(capacity - 1, -1, -1))
         self._capacity = capacity
         self._names = [""] * capacity
-        self._touched = np.zeros(capacity, np.bool_)
+        self._dirty = np.zeros(capacity, np.bool_)
 
     def __len__(self) -> int:
         return len(self._slot_of)
@@ -74,25 +74,25 @@ class StateTable:
         for index, stream in enumerate(streams):
             known = self._slot_of.get(stream)
             slots[index] = self._claim(stream, limit) if known is None else known
-        self._touched[slots[slots >= 0]] = True
+        self._dirty[slots[slots >= 0]] = True
         return slots
 
-    def touch(self, stream: str | None = None) -> None:
+    def mark_dirty(self, stream: str | None = None) -> None:
         """Note that a stream, or each, was changed by other means than a batch.  Raises KeyError."""
         slots = self._slot_of.values() if stream is None else [self._slot_of[stream]]
-        self._touched[np.fromiter(slots, np.int64)] = True
+        self._dirty[np.fromiter(slots, np.int64)] = True
 
     def evict(self, stream: str) -> None:
         """Forget a stream; its slot begins afresh.  Raises KeyError."""
         slot = self._slot_of.pop(stream)
         for column in self._columns.values():
             self._arrays[column.name][slot] = column.initial
-        self._touched[slot] = False
+        self._dirty[slot] = False
         self._names[slot] = ""
         self._free.append(slot)
 
     @property
-    def form(self) -> RowForm:
+    def row_layout(self) -> RowLayout:
         """How the bytes of a row are to be read."""
         return tuple((c.name, np.dtype(c.dtype).newbyteorder("<").str, c.shape) for c in self._columns.values())
 
@@ -100,17 +100,17 @@ class StateTable:
         """All that a stream is, as `split_row` reads it.  Raises KeyError."""
         return self._rows(np.array([self._slot_of[stream]]))[0].tobytes()
 
-    def changed_rows(self) -> list[tuple[str, bytes]]:
+    def dirty_rows(self) -> list[tuple[str, bytes]]:
         """Name and row of each stream that was in a batch, or touched, since the last `stored`."""
-        slots = np.flatnonzero(self._touched)
+        slots = np.flatnonzero(self._dirty)
         if not slots.size:
             return []
         rows = self._rows(slots)
         return [(self._names[slot], row.tobytes()) for slot, row in zip(slots.tolist(), rows, strict=True)]
 
-    def stored(self) -> None:
+    def mark_clean(self) -> None:
         """All that has changed was written down."""
-        self._touched[:] = False
+        self._dirty[:] = False
 
     def restore(self, stream: str, columns: Mapping[str, NDArray[Any]]) -> None:
         """Put a stream back: what is not among ``columns`` begins afresh.
@@ -159,24 +159,24 @@ class StateTable:
             self._arrays[column.name] = array
         self._free = list(range(self._capacity - 1, old - 1, -1))
         self._names += [""] * old
-        self._touched = np.concatenate((self._touched, np.zeros(old, np.bool_)))
+        self._dirty = np.concatenate((self._dirty, np.zeros(old, np.bool_)))
 
 
-def split_row(form: RowForm, data: bytes) -> dict[str, NDArray[Any]]:
+def split_row(layout: RowLayout, data: bytes) -> dict[str, NDArray[Any]]:
     """The columns of a row.  Raises StateError when it has not the length that ``form`` asks for."""
-    record = _record(form)
+    record = _record(layout)
     if len(data) != record.itemsize:
         raise StateError(f"expected a row of {record.itemsize} bytes, got {len(data)}")
     row = np.frombuffer(data, record) if data else np.zeros(1, record)
-    return {name: _native(row[name].reshape(shape)) for name, _, shape in form}
+    return {name: _native(row[name].reshape(shape)) for name, _, shape in layout}
 
 
 @lru_cache(maxsize=4)
-def _record(form: RowForm) -> np.dtype[np.void]:
+def _record(layout: RowLayout) -> np.dtype[np.void]:
     """A row as numpy sees it.  Raises StateError."""
     try:
-        record = np.dtype(list(form))
-        if record.hasobject or "" in (name for name, _, _ in form):
+        record = np.dtype(list(layout))
+        if record.hasobject or "" in (name for name, _, _ in layout):
             raise ValueError("expected named columns of numbers")
         return record
     except (TypeError, ValueError, OverflowError) as error:

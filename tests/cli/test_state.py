@@ -154,7 +154,7 @@ def test_an_import_replaces_all_or_nothing(site: Path, run: Run, tmp_path: Path)
     """Without --replace an existing stream stops the import; with it, the states of all parts are replaced too."""
     pipeline = pipeline_of(site)
     pipeline.process(batch(["c"], [7]))
-    states = [exported(name, pipeline.form, pipeline.table.row("c"), {}) for name in ("new", "a", "b")]
+    states = [exported(name, pipeline.row_schema, pipeline.table.row("c"), {}) for name in ("new", "a", "b")]
     (tmp_path / "states").write_bytes(b"\n\n".join(map(encoded, states)))
     with unchanged(site):
         code, _, err = run("state", "import", site, tmp_path / "states")
@@ -173,10 +173,10 @@ def test_a_state_of_another_model_is_rejected(site: Path, run: Run, tmp_path: Pa
     pipeline = model(seed=1)
     pipeline.reset_damaged("x", ResetReason.COMMAND)
     good = run("state", "export", site, "--stream", "a")[1].encode()
-    (tmp_path / "mixed").write_bytes(good + encoded(exported("x", pipeline.form, pipeline.table.row("x"), {})))
+    (tmp_path / "mixed").write_bytes(good + encoded(exported("x", pipeline.row_schema, pipeline.table.row("x"), {})))
     with unchanged(site):
         code, _, err = run("state", "import", site, tmp_path / "mixed", "--replace")
-    ours = pipeline_of(site).form.model_id
+    ours = pipeline_of(site).row_schema.model_id
     assert (code, err) == (1, f"stream-gru: stream x: expected a state of model {ours}, got one of test-1\n")
 
 
@@ -236,7 +236,7 @@ def test_an_unwritable_export_is_an_error(site: Path, run: Run, tmp_path: Path) 
 
 def pending(config: Path) -> dict[str, int]:
     """The pending reset of each stream."""
-    form = pipeline_of(config).table.form
+    form = pipeline_of(config).table.row_layout
     with opened(config.parent / "state") as store:
         rows = {one.name: split_row(form, one.row) for one in store.rows() if one.row is not None}
     return {name: int(columns["pending_reset"]) for name, columns in rows.items()}
@@ -260,12 +260,12 @@ def test_streams_of_two_row_schemas_are_reset(site: Path, run: Run) -> None:
     other = model(seed=1)
     other.reset_damaged("old", ResetReason.NONE)
     with opened(site.parent / "state") as store:
-        store.write(Commit(schema=other.form.text, streams=[("old", other.table.row("old"))]))
+        store.write(Commit(schema=other.row_schema.text, streams=[("old", other.table.row("old"))]))
         store.mark_clean_shutdown()
     assert run("state", "reset", site, "--all")[1] == "all streams: reset before the next sample (4)\n"
     assert pending(site) == dict.fromkeys(["a", "b", "c", "old"], ResetReason.COMMAND)
     with opened(site.parent / "state") as store:
-        assert {one.name: one.schema == other.form.text for one in store.rows()}["old"]
+        assert {one.name: one.schema == other.row_schema.text for one in store.rows()}["old"]
 
 
 def test_a_reset_does_not_hide_an_unclean_shutdown(site: Path, run: Run) -> None:

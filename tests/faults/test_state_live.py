@@ -138,7 +138,7 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             other = model()
             other.reset_damaged("dev-1", ResetReason.COMMAND)
             row = other.table.row("dev-1")
-            (tmp_path / "other.json").write_bytes(encoded(exported("dev-1", other.form, row, {})))
+            (tmp_path / "other.json").write_bytes(encoded(exported("dev-1", other.row_schema, row, {})))
             refused = run_command("state", "import", str(here), str(tmp_path / "other.json"))
             assert refused.returncode == 1
             assert "stream dev-1: expected a state of model" in refused.stderr

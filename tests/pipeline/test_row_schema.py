@@ -29,8 +29,8 @@ def test_a_form_is_read_as_it_was_written() -> None:
 
 def test_equal_models_have_equal_forms() -> None:
     """And other models other ones."""
-    assert model().form.text == FORM.text
-    assert len({model(seed).form.text for seed in range(3)}) == 3
+    assert model().row_schema.text == FORM.text
+    assert len({model(seed).row_schema.text for seed in range(3)}) == 3
 
 
 _texts = st.text(max_size=20) | st.recursive(

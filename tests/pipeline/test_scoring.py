@@ -143,7 +143,7 @@ def test_totals_count_streams_that_have_left() -> None:
     for step in range(40):
         name, times = "ab"[step % 2], [5 * step + second for second in range(5)]
         if name in rows:
-            pipeline.restore_stream(name, pipeline.form, rows[name])
+            pipeline.restore_stream(name, pipeline.row_schema, rows[name])
         for one in (pipeline, alone):
             one.process(batch([name] * 5, times))
         rows[name] = pipeline.table.row(name)
@@ -160,7 +160,7 @@ def test_totals_are_those_of_this_process() -> None:
     """A stream that comes from elsewhere brings its own scores, and adds nothing to what was scored here."""
     first, second = toy_pipeline(), toy_pipeline()
     first.process(batch(["a"] * 30, list(range(30))))
-    second.restore_stream("a", first.form, first.table.row("a"))
+    second.restore_stream("a", first.row_schema, first.table.row("a"))
     mine, totals = second.scores("a"), second.scores()
     assert mine is not None
     assert totals is not None

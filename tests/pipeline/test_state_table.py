@@ -33,7 +33,7 @@ def fill(table: StateTable, stream: str, seed: int) -> bytes:
 
 def columns_of(table: StateTable, stream: str) -> dict[str, NDArray[Any]]:
     """A stream as its columns."""
-    return split_row(table.form, table.row(stream))
+    return split_row(table.row_layout, table.row(stream))
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefghij"), st.booleans()), max_size=60), st.integers(1, 4))
@@ -63,15 +63,15 @@ def test_rows_that_changed_since_the_last_commit_are_told(actions: list[tuple[st
             fill(table, stream, step)
             expected.add(stream)
         elif action == "stored":
-            table.stored()
+            table.mark_clean()
             expected.clear()
         elif stream in table and action == "touch":
-            table.touch(stream)
+            table.mark_dirty(stream)
             expected.add(stream)
         elif stream in table:
             table.evict(stream)
             expected.discard(stream)
-        changed = table.changed_rows()
+        changed = table.dirty_rows()
         assert dict(changed) == {name: table.row(name) for name in expected}
         assert len(changed) == len(expected)
 
@@ -79,28 +79,28 @@ def test_rows_that_changed_since_the_last_commit_are_told(actions: list[tuple[st
 def test_all_streams_are_touched_at_once() -> None:
     """As a reset of all of them does; of an empty table nothing has changed."""
     table = StateTable(COLUMNS)
-    table.touch()
-    assert table.changed_rows() == []
+    table.mark_dirty()
+    assert table.dirty_rows() == []
     table.slots_for(["a", "b"], 10)
-    table.stored()
-    table.touch()
-    assert [name for name, _ in table.changed_rows()] == ["a", "b"]
+    table.mark_clean()
+    table.mark_dirty()
+    assert [name for name, _ in table.dirty_rows()] == ["a", "b"]
 
 
 def test_a_stream_that_was_put_back_has_not_changed() -> None:
     """It is what is stored already."""
     table = StateTable(COLUMNS)
     table.restore("a", {"flag": np.array(True)})
-    assert table.changed_rows() == []
+    assert table.dirty_rows() == []
 
 
 def test_a_refused_stream_has_not_changed() -> None:
     """Its place -1 is nobody's row."""
     table = StateTable(COLUMNS, 2)
     table.slots_for(["a"], 1)
-    table.stored()
+    table.mark_clean()
     assert table.slots_for(["b"], 1)[0] == -1
-    assert table.changed_rows() == []
+    assert table.dirty_rows() == []
 
 
 def test_a_fresh_slot_is_initial_also_after_another_stream_had_it() -> None:
@@ -183,10 +183,10 @@ def test_a_row_of_another_length_is_refused(data: bytes) -> None:
     """Bytes are split into columns only where they are as many as the form asks for."""
     table = StateTable(COLUMNS)
     if len(data) == table.nbytes():
-        assert b"".join(array.tobytes() for array in split_row(table.form, data).values()) == data
+        assert b"".join(array.tobytes() for array in split_row(table.row_layout, data).values()) == data
     else:
         with pytest.raises(StateError, match=f"bytes, got {len(data)}"):
-            split_row(table.form, data)
+            split_row(table.row_layout, data)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_row_has_the_same_bytes_on_every_machine() -> None:
     """Columns stand in their order, little-endian whatever the machine's order is, without gaps."""
     table = StateTable([Column("a", (2,), np.dtype(">f4")), Column("b", (), np.int64)])
     table.restore("s", {"a": np.array([1, 2], ">f4"), "b": np.array(3, np.int64)})
-    assert table.form == (("a", "<f4", (2,)), ("b", "<i8", ()))
+    assert table.row_layout == (("a", "<f4", (2,)), ("b", "<i8", ()))
     assert table.row("s") == np.array([1, 2], "<f4").tobytes() + np.array(3, "<i8").tobytes()
     assert columns_of(table, "s")["a"].tolist() == [1, 2]
 

@@ -358,7 +358,7 @@ class KeepingMachine(RuleBasedStateMachine):
         row = pipeline.table.row(name)
         if not self.evict:
             return row
-        columns = {column: array.tobytes() for column, array in split_row(pipeline.table.form, row).items()}
+        columns = {column: array.tobytes() for column, array in split_row(pipeline.table.row_layout, row).items()}
         if columns["pending_reset"] == bytes([ResetReason.COMMAND]):
             columns["pending_reset"] = bytes([ResetReason.MODEL_CHANGED])
         return columns

@@ -324,7 +324,7 @@ def test_a_row_without_a_form_is_damaged(tmp_path: Path, form: str) -> None:
 def test_a_row_of_another_length_is_damaged(tmp_path: Path) -> None:
     """Its form is read, and does not fit."""
     with opened(tmp_path) as store:
-        store.write(Commit(schema=model().form.text, streams=[("a", b"row")]))
+        store.write(Commit(schema=model().row_schema.text, streams=[("a", b"row")]))
     keeper = keeper_of(tmp_path)
     assert keeper.counts.damaged == 1
 

@@ -84,7 +84,7 @@ def test_where_no_run_has_said_its_model_the_rows_do(tmp_path: Path) -> None:
     """They were imported before the first start."""
     with opened(tmp_path) as store:
         store.write(Commit(schema="rubbish", streams=[("b", b"")]))
-        store.write(Commit(schema=model().form.text, streams=[("a", b"")]))
+        store.write(Commit(schema=model().row_schema.text, streams=[("a", b"")]))
     refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
     with pytest.raises(IncompatibleStateError, match="of model test-0, the bundle is test-1"):
         refusing.recover({}, {})

@@ -40,7 +40,7 @@ def trained(*times_s: float, pipeline: Pipeline | None = None) -> Pipeline:
 
 def state_of(pipeline: Pipeline, **memories: bytes) -> Exported:
     """Stream a."""
-    return exported("a", pipeline.form, pipeline.table.row("a"), memories)
+    return exported("a", pipeline.row_schema, pipeline.table.row("a"), memories)
 
 
 STATE = state_of(trained(1, 2, 3), clock=b"12")
@@ -83,7 +83,7 @@ def test_what_is_no_state_of_ours_is_told(changes: dict[str, object], words: str
 def test_a_row_that_does_not_fit_its_form_is_refused() -> None:
     """Though the checksum is right."""
     with pytest.raises(StateError, match="expected a row of 385 bytes, got 5"):
-        decoded(encoded(exported("a", model().form, b"short", {})))
+        decoded(encoded(exported("a", model().row_schema, b"short", {})))
 
 
 def test_a_file_that_is_too_large_is_not_read() -> None:
@@ -94,11 +94,11 @@ def test_a_file_that_is_too_large_is_not_read() -> None:
 
 def test_a_state_of_another_model_is_refused() -> None:
     """So is one of the same model with other columns."""
-    require_same_model(STATE, model().form)
+    require_same_model(STATE, model().row_schema)
     with pytest.raises(IncompatibleStateError, match="expected a state of model test-1, got one of test-0"):
-        require_same_model(STATE, model(seed=1).form)
+        require_same_model(STATE, model(seed=1).row_schema)
     with pytest.raises(IncompatibleStateError, match="expected the columns of this version"):
-        require_same_model(STATE, model(units=5).form)
+        require_same_model(STATE, model(units=5).row_schema)
 
 
 def test_people_see_what_a_state_is() -> None:
@@ -121,11 +121,11 @@ def test_people_see_what_a_state_is() -> None:
 def test_a_row_is_reset_as_a_pipeline_would() -> None:
     """The first reason stands."""
     pipeline = trained(1, 2, 3)
-    row = reset_row(pipeline.form, pipeline.table.row("a"))
+    row = reset_row(pipeline.row_schema, pipeline.table.row("a"))
     pipeline.reset("a")
     assert row == pipeline.table.row("a")
-    again = reset_row(pipeline.form, row, ResetReason.MODEL_CHANGED)
-    assert split_row(pipeline.table.form, again)["pending_reset"] == ResetReason.COMMAND
+    again = reset_row(pipeline.row_schema, row, ResetReason.MODEL_CHANGED)
+    assert split_row(pipeline.table.row_layout, again)["pending_reset"] == ResetReason.COMMAND
 
 
 # ---- between stores and running daemons
@@ -183,7 +183,7 @@ def test_a_state_that_a_part_cannot_read_changes_nothing(tmp_path: Path) -> None
     row = keeper._pipeline.table.row("a")
     memories = {"p": b"\x91\xa3new", "q": b"\x91\xa3new", "r": b"\xc1"}
     with pytest.raises(StateError, match="cannot be used"):
-        keeper.import_stream(exported("a", keeper._pipeline.form, trained(5).table.row("a"), memories))
+        keeper.import_stream(exported("a", keeper._pipeline.row_schema, trained(5).table.row("a"), memories))
     for _ in range(2):
         assert [read_of(part) for part in parts.values()] == [{"a": "of a"}, {}, {"a": "of a"}]
         assert keeper._pipeline.table.row("a") == row

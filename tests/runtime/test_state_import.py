@@ -21,7 +21,7 @@ def state_of(name: str, **memories: bytes) -> Exported:
     """A stream from elsewhere."""
     pipeline = model()
     pipeline.process(batch([name] * 2, [1, 2]))
-    return exported(name, pipeline.form, pipeline.table.row(name), memories)
+    return exported(name, pipeline.row_schema, pipeline.table.row(name), memories)
 
 
 def crowd(folder: Path, *names: str, max_stored: int = 100, **parts: object) -> Checkpointer:

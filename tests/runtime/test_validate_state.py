@@ -39,7 +39,7 @@ KINDS = ["plain", "categories", "quantiles", "classes"]
 
 def row_of(pipeline: Pipeline, columns: dict[str, np.ndarray]) -> bytes:
     """The bytes of a row of these columns."""
-    form = pipeline.form.columns
+    form = pipeline.row_schema.columns
     return b"".join(np.ascontiguousarray(columns[name], dtype=kind).tobytes() for name, kind, _ in form)
 
 
@@ -52,10 +52,10 @@ def begun(kind: str, stream: str = "s0") -> Pipeline:
 
 def changed(pipeline: Pipeline, **changes: object) -> Exported:
     """Stream s0 with other numbers in some columns, and a right checksum."""
-    columns = split_row(pipeline.form.columns, pipeline.table.row("s0"))
+    columns = split_row(pipeline.row_schema.columns, pipeline.table.row("s0"))
     for name, value in changes.items():
         columns[name] = np.full_like(columns[name], value)
-    return exported("s0", pipeline.form, row_of(pipeline, columns), {})
+    return exported("s0", pipeline.row_schema, row_of(pipeline, columns), {})
 
 
 _WHOLE = [-(2**63), -(2**62), -(2**31), -1, 0, 1, 2**31 - 1, 2**53, 2**63 - 1]
@@ -65,7 +65,9 @@ _REAL = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-40, -1.0, 0.0, 0.5, 7.0]
 @st.composite
 def _rows(draw: st.DrawFn, pipeline: Pipeline) -> bytes:
     """A row in which some numbers of up to three columns are extreme, or any bytes."""
-    columns = {name: array.copy() for name, array in split_row(pipeline.form.columns, pipeline.table.row("s0")).items()}
+    columns = {
+        name: array.copy() for name, array in split_row(pipeline.row_schema.columns, pipeline.table.row("s0")).items()
+    }
     for name in draw(st.lists(st.sampled_from(sorted(columns)), min_size=1, max_size=3, unique=True)):
         array = columns[name]
         if draw(st.booleans()):
@@ -90,11 +92,11 @@ def test_no_row_that_is_taken_in_can_end_the_loop(kind: str, data: st.DataObject
     pipeline = begun(kind)
     row = data.draw(_rows(pipeline))
     try:
-        state = decoded(encoded(exported("s0", pipeline.form, row, {})))
+        state = decoded(encoded(exported("s0", pipeline.row_schema, row, {})))
     except StateError:
         return
     with np.errstate(all="ignore"):  # what numpy warns of ends nothing
-        require_same_model(state, pipeline.form)
+        require_same_model(state, pipeline.row_schema)
         pipeline.restore_stream("s0", RowSchema.read(state.form), state.row)
         json.dumps(as_dict(state), allow_nan=False)
         pipeline.process(batch(["s0"], [0], [[1.0, 2.0, 1.0]]))
@@ -102,7 +104,7 @@ def test_no_row_that_is_taken_in_can_end_the_loop(kind: str, data: st.DataObject
             pipeline.process(data.draw(hostile_batches(40)))
         pipeline.stream_progress(10)
         pipeline.scores("s0")
-        pipeline.table.changed_rows()
+        pipeline.table.dirty_rows()
 
 
 @settings(max_examples=40, deadline=None)
@@ -115,7 +117,7 @@ def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBa
             pipeline.process(one)
     pipeline.reset_damaged("fresh", ResetReason.STATE_DAMAGED)
     for name in pipeline.streams:
-        state = exported(name, pipeline.form, pipeline.table.row(name), {})
+        state = exported(name, pipeline.row_schema, pipeline.table.row(name), {})
         assert decoded(encoded(state)) == state
 
 

@@ -88,4 +88,4 @@ def table_rows(pipeline: Pipeline) -> dict[str, bytes]:
     return {name: pipeline.table.row(name) for name in pipeline.streams}
 
 
-FORM = model().form
+FORM = model().row_schema

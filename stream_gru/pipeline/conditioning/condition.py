@@ -60,7 +60,7 @@ def request_reset(table: StateTable, stream: str | None, reason: ResetReason = R
     for slot in [table.slot(name) for name in names]:
         _ask_reset(table, slot, reason)
     if names:
-        table.touch(stream)
+        table.mark_dirty(stream)
     return len(names)
 
 

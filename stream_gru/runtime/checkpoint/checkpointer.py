@@ -171,11 +171,11 @@ class Checkpointer(EvictionCache):
         receipts: Mapping[str, ProcessedPackets],
     ) -> Commit:
         """All that is not yet in the store."""
-        rows = self._pipeline.table.changed_rows()
+        rows = self._pipeline.table.dirty_rows()
         parts = (*self.components.items(), *self.shared_components.items())
         numbers = {} if self._all_reset_at == self._all_reset_stored else {ALL_RESET: self._all_reset_at}
         changes = Commit(
-            schema=self._pipeline.form.text if rows else "",
+            schema=self._pipeline.row_schema.text if rows else "",
             streams=rows,
             component_states=[
                 (name, key, part.snapshot(key))
@@ -201,7 +201,7 @@ class Checkpointer(EvictionCache):
         return replace(changes, texts={_MODEL: model}) if rows and model != self._model_stored else changes
 
     def _stored(self) -> None:
-        self._pipeline.table.stored()
+        self._pipeline.table.mark_clean()
         for part in (*self.components.values(), *self.shared_components.values()):
             part.mark_clean()
         self._all_reset_stored = self._all_reset_at
@@ -238,7 +238,7 @@ class Checkpointer(EvictionCache):
                 return None
             return exported_from(self.store, name)
         memories = {part: found.snapshot(name) for part, found in self.components.items()}
-        return exported(name, self._pipeline.form, self._pipeline.table.row(name), memories)
+        return exported(name, self._pipeline.row_schema, self._pipeline.table.row(name), memories)
 
     def import_stream(self, state: Exported) -> list[str]:
         """Have a stream go on as it was exported, in place of what is known of it; return parts that are not here.
@@ -246,7 +246,7 @@ class Checkpointer(EvictionCache):
         Raises IncompatibleStateError when it is of another model, StateError when a part cannot read it or there are
         too many streams: then nothing is changed.  StoreError.
         """
-        require_same_model(state, self._pipeline.form)
+        require_same_model(state, self._pipeline.row_schema)
         name = state.stream
         new = self._require_room(name)
         before = {part: found.snapshot(name) for part, found in self.components.items()}
@@ -261,7 +261,7 @@ class Checkpointer(EvictionCache):
         self._forgotten.add(name)
         self._known += new
         self._pipeline.restore_stream(name, RowSchema.read(state.form), state.row)
-        self._pipeline.table.touch(name)
+        self._pipeline.table.mark_dirty(name)
         self._residents.heard([name])
         return sorted(state.memories.keys() - self.components.keys())
 
