@@ -76,12 +76,11 @@ import sys
 import stream_gru
 from stream_gru.cli.main import COMMANDS
 from stream_gru.cli.group import cli
-from stream_gru.cli.wiring import build_pipeline
 import stream_gru.runtime.app, stream_gru.connectors.sources.mqtt, stream_gru.connectors.sources.serial
 import stream_gru.connectors.sinks.mqtt
 for name in COMMANDS:
     cli.get_command(None, name)
-pipeline, _ = build_pipeline(stream_gru.load_bundle({bundle!r}), "auto", 0.9, "test")
+pipeline = stream_gru.Pipeline(stream_gru.load_bundle({bundle!r}))
 pipeline.push("a", 0.0, [1.0] * len(pipeline.manifest.channels))
 print(",".join(name for name in {heavy!r} if name in sys.modules))
 """

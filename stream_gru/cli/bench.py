@@ -14,11 +14,9 @@ from typing import Any
 import click
 import numpy as np
 
+from stream_gru.cli.daemon import ENGINE_CHOICE
 from stream_gru.cli.group import FiniteRange
-from stream_gru.cli.wiring import ENGINE_CHOICE
-from stream_gru.config import InputConfig
-from stream_gru.connectors.decoders.csv_with_header import CsvDecoder
-from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.config.run_schema import SourceInputConfig, StdinSourceConfig
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.core.protocols import Engine
 from stream_gru.core.timestamps import format_iso
@@ -26,8 +24,9 @@ from stream_gru.core.types import F32, NS_PER_S, RawMessage
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.text_table import table
-from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.runtime.resolved_config import resolve_bundle
 from stream_gru.runtime.run_summary import resident_mib
+from stream_gru.runtime.wiring import build_runtime
 
 _START_NS = 1_772_323_200 * NS_PER_S
 
@@ -119,10 +118,11 @@ def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[
     manifest = bundle.manifest
     columns = {manifest.input.time, *(channel.column or channel.name for channel in manifest.channels)}
     stream_column = free_name("stream", columns)
-    fields = Fields.of(InputConfig(time=manifest.input.time, stream=stream_column), manifest.channels)
-    decoder, pipeline = CsvDecoder(fields), Pipeline(bundle, engine, max_streams=streams)
-    encoder = JsonEncoder()
-    header = header_of([fields.input.time, stream_column, *fields.columns])
+    keys = SourceInputConfig(delimiter=",", time_unit="iso", stream=stream_column, label="", reset="", episode="")
+    config = resolve_bundle(bundle.path, StdinSourceConfig(format="csv", input=keys))
+    runtime, encoder = build_runtime(config, engine=engine), JsonEncoder()
+    (ingest,) = runtime.inputs[0].ingests.values()
+    header = header_of([manifest.input.time, stream_column, *config.sources[0].fields.columns])
     rng = np.random.default_rng(0)
     mean, scale = bundle.weights["scaling/mean"], bundle.weights["scaling/scale"]
     low = np.array([-np.inf if c.min is None else c.min for c in manifest.channels])
@@ -138,7 +138,8 @@ def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[
         times = format_iso(_START_NS + (taken + steps) * period_ns)
         taken += int(steps[-1]) + 1
         payload = "".join([a + b for a, b in zip(times, tails, strict=True)]).encode()
-        return encoder.encode(pipeline.process(decoder.decode([RawMessage(payload, "bench", header)])))
+        batch = ingest.apply(ingest.decode([RawMessage(payload, "bench", header)])).batch
+        return encoder.encode(runtime.pipeline.process(batch))
 
     return call
 

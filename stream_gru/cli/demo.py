@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import click
 
+from stream_gru import __version__
+from stream_gru.cli.daemon import ENGINE_CHOICE, run_daemon, stop_on_signals
 from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.live_view import LiveView, PlainView
-from stream_gru.cli.wiring import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
-from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.sources.files import expand
+from stream_gru.config.run_schema import ReplaySourceConfig
 from stream_gru.core.errors import ConfigError
-from stream_gru.model.bundle import load_bundle
+from stream_gru.model.engines.base import TimedEngine
+from stream_gru.model.engines.registry import load_engine
+from stream_gru.runtime.daemon import Daemon
+from stream_gru.runtime.health import HealthReporter
 from stream_gru.runtime.http.server import WebServer
+from stream_gru.runtime.metrics import Metrics, build_registry
+from stream_gru.runtime.resolved_config import resolve_bundle
+from stream_gru.runtime.wiring import build_runtime
 
 _SPEED = 400.0
 
@@ -48,22 +55,25 @@ def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_liste
     Shows values, forecasts, classes and resets, then the scores.  Needs no broker, no training and no hardware.
     """
     folder = data or shipped_samples()
-    bundle = load_bundle(folder / "pump.bundle")
-    paths = expand([str(folder / "held_out" / "*")])
-    pipeline, metrics = build_pipeline(bundle, engine, 0.9, "replay")
+    source = ReplaySourceConfig(files=[str(folder / "held_out" / "*")], speed=0.0 if fast else speed)
+    config = resolve_bundle(folder / "pump.bundle", source, engine=engine)
+    metrics = Metrics(build_registry(), config.bundle.manifest, engine, __version__)
+    metrics.add_source("replay")
+    metrics.add_sink("view")
+    loaded = TimedEngine(load_engine(engine, config.bundle), metrics.observe_inference)
+    runtime = build_runtime(config, engine=loaded)
     live = sys.stderr.isatty() and not fast
-    view = LiveView(pipeline) if live else PlainView(pipeline, every_s=0 if fast else 5.0)
-    fields = Fields.of(bundle.manifest.input, bundle.manifest.channels)
-    daemon = build_replay(paths, fields, pipeline, {"view": view}, metrics, speed=0.0 if fast else speed)
+    view = LiveView(runtime.pipeline) if live else PlainView(runtime.pipeline, every_s=0 if fast else 5.0)
+    daemon = Daemon(replace(runtime, sinks={"view": view}), health=HealthReporter(metrics=metrics))
     stop_on_signals(daemon)
     server = WebServer(metrics_listen, metrics.registry, lambda: (True, "healthy"), lambda: (daemon.ready, "ready"))
     with ExitStack() as stack:
         server.open()
         stack.callback(server.close)
         view.metrics_address = f"{server.address}/metrics"
-        click.echo(f"model {bundle.manifest.model_id}, bundle {folder / 'pump.bundle'}", err=True)
+        click.echo(f"model {config.bundle.manifest.model_id}, bundle {folder / 'pump.bundle'}", err=True)
         click.echo(f"metrics at {view.metrics_address}", err=True)
-        run_daemon(daemon, pipeline, as_json=False)
+        run_daemon(daemon, as_json=False)
 
 
 def shipped_samples() -> Path:

@@ -17,8 +17,8 @@ from stream_gru.cli.doctor_state import check_state
 from stream_gru.config import Config
 from stream_gru.config.run_schema import FileSinkConfig, SerialSourceConfig
 from stream_gru.core.errors import StreamGruError
-from stream_gru.runtime.delivery_guarantees import commit_interval_s
 from stream_gru.runtime.resolved_config import resolve_file
+from stream_gru.runtime.wiring import commit_interval_s
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from stream_gru.cli.wiring import ENGINE_CHOICE
+from stream_gru.cli.daemon import ENGINE_CHOICE
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.model.bundle import Bundle, load_bundle

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import numpy as np
 
+from stream_gru.cli.daemon import ENGINE_CHOICE
 from stream_gru.cli.group import FiniteRange
-from stream_gru.cli.wiring import ENGINE_CHOICE
 from stream_gru.connectors.dataset_reader import read_files, shared_stream
 from stream_gru.connectors.dataset_writer import recording_format, recording_text, write_recording
 from stream_gru.connectors.decoders.field_map import Fields

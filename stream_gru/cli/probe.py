@@ -12,11 +12,10 @@ import numpy as np
 
 from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.logs import log_to_stderr
-from stream_gru.cli.source_reader import Listener
+from stream_gru.cli.source_reader import SourceReader
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import RawMessage, SampleBatch
 from stream_gru.runtime.resolved_config import ResolvedConfig, resolve_file
-from stream_gru.runtime.wiring import build_assembler, build_intake
 
 _SHOWN = 120
 
@@ -39,24 +38,20 @@ def probe(config: Path, seconds: float, count: int | None, only: str | None, as_
 
     Connects and decodes, but predicts nothing.  The exit code is 1 when no sample arrives.
     """
-    plan = resolve_file(config)
+    resolved = resolve_file(config)
     log_to_stderr("warning")
-    listener = Listener(plan, only, seconds)
-    listener.stop_on_signals()
-    assembler = build_assembler(plan)
-    intakes = {
-        planned.name: build_intake(planned, assembler, None, plan.run.max_streams) for planned, _ in listener.sources
-    }
+    reader = SourceReader(resolved, only, seconds)
+    reader.stop_on_signals()
     messages = samples = 0
-    for planned, raw in listener.messages():
+    for one, raw in reader.messages():
+        ingest = one.ingests[one.name]
         for message in raw:
-            intake = intakes[planned.name]
-            batch = intake.take(intake.decode([message])).batch
+            batch = ingest.apply(ingest.decode([message])).batch
             messages, samples = messages + 1, samples + len(batch)
-            for line in _told(plan, planned.name, message, batch, as_json):
+            for line in _lines(resolved, one.name, message, batch, as_json):
                 click.echo(line)
             if count is not None and messages >= count:
-                listener.stop()
+                reader.stop()
                 break
     click.echo(f"{messages:,} messages, {samples:,} samples", err=True)
     if not messages:
@@ -65,8 +60,10 @@ def probe(config: Path, seconds: float, count: int | None, only: str | None, as_
         raise SystemExit(1)
 
 
-def _told(plan: ResolvedConfig, source: str, message: RawMessage, batch: SampleBatch, as_json: bool) -> Iterator[str]:
-    channels = [channel.name for channel in plan.bundle.manifest.channels]
+def _lines(
+    config: ResolvedConfig, source: str, message: RawMessage, batch: SampleBatch, as_json: bool
+) -> Iterator[str]:
+    channels = [channel.name for channel in config.bundle.manifest.channels]
     rows = list(_rows(batch, channels))
     rejected = {reason.text: n for reason, n in batch.rejected_counts.items()}
     if as_json:

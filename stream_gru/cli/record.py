@@ -8,7 +8,7 @@ import click
 
 from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.logs import log_to_stderr
-from stream_gru.cli.source_reader import Listener
+from stream_gru.cli.source_reader import SourceReader
 from stream_gru.connectors.sources.message_log import RecordingWriter
 from stream_gru.runtime.resolved_config import resolve_file
 
@@ -30,13 +30,13 @@ def record(config: Path, out: Path, seconds: float | None, count: int | None, on
     Each message is written unchanged, with its arrival time.  `stream-gru replay CONFIG FILE` reads the file instead of
     the sources and writes the same outputs as the daemon.
     """
-    plan = resolve_file(config)
-    log_to_stderr(plan.run.log_level)
-    listener = Listener(plan, only, seconds)
-    listener.stop_on_signals()
+    resolved = resolve_file(config)
+    log_to_stderr(resolved.run.log_level)
+    reader = SourceReader(resolved, only, seconds)
+    reader.stop_on_signals()
     written = 0
     with RecordingWriter(out) as writer:
-        for _, raw in listener.messages():
+        for _, raw in reader.messages():
             wanted = raw[: None if count is None else count - written]
             writer.write(wanted)
             writer.flush()

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
+from msgspec import structs
 
+from stream_gru.cli.daemon import ENGINE_CHOICE, run_daemon, stop_on_signals
 from stream_gru.cli.group import FiniteRange
-from stream_gru.cli.wiring import ENGINE_CHOICE, build_pipeline, build_replay, run_daemon, stop_on_signals
+from stream_gru.config.run_schema import ReplaySourceConfig
 from stream_gru.connectors.dataset_reader import shared_stream
-from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.sinks.registry import ENCODERS, file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink
 from stream_gru.connectors.sources.files import expand
 from stream_gru.connectors.sources.message_log import RecordedSource
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Sink
-from stream_gru.model.bundle import load_bundle
-from stream_gru.pipeline.alarms import AlarmRule
-from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.daemon import Daemon, Input
-from stream_gru.runtime.resolved_config import resolve_file
-from stream_gru.runtime.wiring import build_assembler, build_intake
+from stream_gru.runtime.checkpoint.store import Store
+from stream_gru.runtime.daemon import Daemon
+from stream_gru.runtime.resolved_config import resolve_bundle, resolve_file
+from stream_gru.runtime.wiring import Runtime, build_runtime
 
 _LEVEL = 0.9
 
@@ -83,32 +85,31 @@ def replay(
     if fast and speed:
         raise click.UsageError("--fast and --speed exclude each other")
     sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
-    build = _of_messages if model.is_file() else _of_samples
-    daemon = build(model, files, sink, engine, level, batch_rows, speed or 0.0)
-    stop_on_signals(daemon)
-    run_daemon(daemon, daemon.pipeline, as_json=as_json, quiet=quiet)
+    with ExitStack() as stack:
+        runtime = (
+            _of_messages(model, files, sink, engine, level, batch_rows, speed or 0.0, stack)
+            if model.is_file()
+            else _of_samples(model, files, sink, engine, level, batch_rows, speed or 0.0)
+        )
+        daemon = Daemon(runtime)
+        stop_on_signals(daemon)
+        run_daemon(daemon, as_json=as_json, quiet=quiet)
     if not daemon.summary.applied and not daemon.stopped:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(daemon.summary.dropped.items()))
         raise DataError(f"{', '.join(files)}: no row was applied: {reasons or 'there is none'}")
 
 
 def _of_samples(
-    path: Path,
-    files: Sequence[str],
-    sink: Sink,
-    engine: str | None,
-    level: float | None,
-    batch_rows: int,
-    speed: float,
-) -> Daemon:
-    """A daemon that plays recorded samples."""
-    bundle = load_bundle(path)
-    paths = expand(files)
-    pipeline, metrics = build_pipeline(bundle, engine or "auto", level or _LEVEL, "replay")
-    fields = Fields.of(bundle.manifest.input, bundle.manifest.channels)
-    for line in shared_stream(paths, fields):
+    path: Path, files: Sequence[str], sink: Sink, engine: str | None, level: float | None, batch_rows: int, speed: float
+) -> Runtime:
+    """The runtime that plays recorded samples."""
+    source = ReplaySourceConfig(files=list(files), speed=speed)
+    config = resolve_bundle(
+        path, source, engine=engine or "auto", interval_level=level or _LEVEL, batch_rows=batch_rows
+    )
+    for line in shared_stream(expand(files), config.sources[0].fields):
         click.echo(line, err=True)
-    return build_replay(paths, fields, pipeline, {"output": sink}, metrics, batch_rows=batch_rows, speed=speed)
+    return build_runtime(config, sinks={"output": sink})
 
 
 def _of_messages(
@@ -119,19 +120,26 @@ def _of_messages(
     level: float | None,
     batch_rows: int,
     speed: float,
-) -> Daemon:
-    """A daemon that plays recorded messages, as the one of the configuration would have taken them."""
-    plan = resolve_file(path, read_secrets=False)
-    run = plan.run
-    pipeline = Pipeline(
-        plan.bundle,
-        engine or run.engine,
-        interval_level=level or run.interval_level,
-        interval_adapt_rate=run.interval_adapt_rate,
-        max_streams=run.max_streams,
-        alarm=AlarmRule.of(plan.config.alarm),
+    stack: ExitStack,
+) -> Runtime:
+    """The runtime that plays recorded messages as the daemon of a configuration would process them.
+
+    Where the daemon evicts idle streams, they go to a temporary store, which ``stack`` deletes.
+    """
+    config = resolve_file(path, read_secrets=False)
+    run = structs.replace(
+        config.run,
+        engine=engine or config.run.engine,
+        interval_level=level or config.run.interval_level,
+        batch_rows=batch_rows,
     )
-    assembler = build_assembler(plan)
-    intakes = {planned.name: build_intake(planned, assembler, None, run.max_streams) for planned in plan.sources}
-    one = Input("recording", RecordedSource(expand(files)), intakes, speed)
-    return Daemon([one], pipeline, {"output": sink}, batch_rows=batch_rows)
+    store = None
+    if run.max_streams_policy == "evict":
+        store = Store(Path(stack.enter_context(TemporaryDirectory(prefix="stream-gru-replay-"))))
+    return build_runtime(
+        replace(config, run=run),
+        recording=RecordedSource(expand(files)),
+        speed=speed,
+        sinks={"output": sink},
+        store=store,
+    )

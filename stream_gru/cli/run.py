@@ -10,8 +10,8 @@ from types import FrameType
 
 import click
 
+from stream_gru.cli.daemon import run_daemon, stop_on_signals
 from stream_gru.cli.logs import log_to_stderr
-from stream_gru.cli.wiring import run_daemon, stop_on_signals
 from stream_gru.config.run_schema import ReplaySourceConfig
 from stream_gru.connectors.dataset_reader import shared_stream
 from stream_gru.connectors.sources.files import expand
@@ -30,31 +30,31 @@ def run(config: Path, as_json: bool) -> None:
     It ends when all inputs end, or on SIGTERM.  SIGHUP reloads CONFIG; an invalid file is rejected and the old
     configuration keeps running.
     """
-    from stream_gru.runtime.app import Gateway
+    from stream_gru.runtime.app import Application
 
-    plan = resolve_file(config)
-    log_to_stderr(plan.run.log_level)
-    _warn(plan)
-    gateway = Gateway(plan)
-    stop_on_signals(gateway.daemon)
+    resolved = resolve_file(config)
+    log_to_stderr(resolved.run.log_level)
+    _warn(resolved)
+    app = Application(resolved)
+    stop_on_signals(app.daemon)
 
     def reload(_: int, __: FrameType | None) -> None:
-        gateway.daemon.between_batches(gateway.reload)
+        app.daemon.call_soon(app.reload)
 
     signal.signal(signal.SIGHUP, reload)
     with ExitStack() as stack:
-        stack.callback(gateway.close)
-        gateway.open()
-        if gateway.address:
-            click.echo(f"metrics at {gateway.address}/metrics", err=True)
-        run_daemon(gateway.daemon, gateway.pipeline, as_json=as_json)
+        stack.callback(app.close)
+        app.open()
+        if app.address:
+            click.echo(f"metrics at {app.address}/metrics", err=True)
+        run_daemon(app.daemon, as_json=as_json)
 
 
-def _warn(plan: ResolvedConfig) -> None:
-    """Say what a configuration promises less than one might think."""
-    for planned in plan.sources:
-        if isinstance(planned.config, ReplaySourceConfig):
-            for line in shared_stream(expand(planned.config.files), planned.fields):
+def _warn(config: ResolvedConfig) -> None:
+    """Log the limits of the delivery guarantees, and streams that several recordings share."""
+    for source in config.sources:
+        if isinstance(source.config, ReplaySourceConfig):
+            for line in shared_stream(expand(source.config.files), source.fields):
                 click.echo(line, err=True)
-    for line in delivery_warnings(plan):
+    for line in delivery_warnings(config):
         log.warning("%s", line)

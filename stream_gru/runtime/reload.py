@@ -1,13 +1,12 @@
-"""Sources and sinks of a running daemon in exchange for those of a new plan.
+"""Reload: the next runtime while a daemon runs, with every part kept whose settings are the same.
 
-What has not changed stays as it is: a connection, a file, what waits in it.  What has gone is closed, and what was not
-confirmed goes over to the sink that takes its name.
+An unchanged connection or file stays open, with what waits in it.  What is gone is closed; outputs that were not
+acknowledged go to the sink that takes its name.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,151 +14,184 @@ from typing import Any
 from stream_gru.config.run_schema import FileSinkConfig, MqttSinkConfig, ReplaySourceConfig, StdinSourceConfig
 from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.core.errors import ConfigError
-from stream_gru.core.protocols import Sink
+from stream_gru.core.protocols import Engine, Sink
+from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.pipeline import output_spec
-from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
-from stream_gru.runtime.daemon import Daemon, Input
-from stream_gru.runtime.delivery_guarantees import part_name
-from stream_gru.runtime.ingest.ingest import Intake
+from stream_gru.runtime import wiring
+from stream_gru.runtime.ingest.ingest import SharedStages
 from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec
+from stream_gru.runtime.wiring import Input, Runtime, Surroundings
 
 log = logging.getLogger(__name__)
 
 
-class Exchange:
-    """One exchange: `open_sinks` does what can fail, then `sinks` and `inputs` do the rest.
+class Reload:
+    """One change from ``runtime``, built from ``old``, to the runtime of ``new``.
 
-    Raises ConfigError for what cannot be exchanged while the daemon runs.
+    `open_sinks` does what can fail while the old runtime goes on; `apply` does the rest, right behind a commit.
+
+    Raises ConfigError for a change that needs a restart.
     """
 
     def __init__(
-        self,
-        daemon: Daemon,
-        keeper: Checkpointer,
-        old: ResolvedConfig,
-        new: ResolvedConfig,
-        build: Callable[[SinkSpec, ResolvedConfig], Sink],
+        self, runtime: Runtime, old: ResolvedConfig, new: ResolvedConfig, engine: Engine, surroundings: Surroundings
     ) -> None:
-        self._daemon, self._keeper, self._old, self._new = daemon, keeper, old, new
-        _refuse_other_stdin(old, new)
-        _refuse_other_kinds(old, new)
-        self._sinks = {one.name: daemon.sinks[one.name] if self._stays(one) else build(one, new) for one in new.sinks}
-        self._unopened = {one.name: one for one in new.sinks if not self._stays(one)}
+        self._runtime, self._old, self._new = runtime, old, new
+        self._engine, self._surroundings = engine, surroundings
+        _require_reloadable(old, new)
+        self._sinks = {
+            spec.name: runtime.sinks[spec.name] if self._stays(spec) else wiring.build_sink_of(spec, new)
+            for spec in new.sinks
+        }
+        self._unopened = {spec.name: spec for spec in new.sinks if not self._stays(spec)}
 
-    def _stays(self, planned: SinkSpec) -> bool:
-        """Whether a sink goes on as it is.  Raises ConfigError when it is a table of other columns."""
+    def _stays(self, spec: SinkSpec) -> bool:
+        """Whether a sink stays open.  Raises ConfigError when it is a CSV file whose columns change."""
         old, new = self._old, self._new
-        same = planned in old.sinks and old.run.emit == new.run.emit
-        if same and isinstance(planned.config, MqttSinkConfig):
+        same = spec in old.sinks and old.run.emit == new.run.emit
+        if same and isinstance(spec.config, MqttSinkConfig):
             return old.bundle.manifest.model_id == new.bundle.manifest.model_id
-        path = planned.config.path if isinstance(planned.config, FileSinkConfig) else ""
+        path = spec.config.path if isinstance(spec.config, FileSinkConfig) else ""
         if same and ".csv" in Path(path).suffixes and _columns(old) != _columns(new):
-            raise ConfigError(f"{path}: holds the columns of the model and alarms before; choose a new file")
+            raise ConfigError(f"{path}: has the columns of the previous model or alarm; expected a new path")
         return same
 
     def open_sinks(self, undo: ExitStack) -> None:
-        """Open new sinks beside the old ones, where two can be open.  Raises what `Sink.open` raises."""
-        written = {one.config.path for one in self._old.sinks if isinstance(one.config, FileSinkConfig)}
-        for name, planned in list(self._unopened.items()):
-            # A connection is never made twice, nor a file written by two.
-            if isinstance(planned.config, MqttSinkConfig) or getattr(planned.config, "path", None) in written:
+        """Open new sinks beside the old ones, where both can be open.  Raises what `Sink.open` raises."""
+        written = {spec.config.path for spec in self._old.sinks if isinstance(spec.config, FileSinkConfig)}
+        for name, spec in list(self._unopened.items()):
+            # One connection per client id, and one writer per file.
+            if isinstance(spec.config, MqttSinkConfig) or getattr(spec.config, "path", None) in written:
                 continue
-            self._keeper.open_sink(name, self._sinks[name])
+            self._runtime.checkpointer.open_sink(name, self._sinks[name])
             undo.callback(self._sinks[name].close)
             del self._unopened[name]
 
-    def sinks(self) -> dict[str, Sink]:
-        """Close what is no longer there, hand over what was not confirmed, open the rest; return all by name."""
-        for name in (one.name for one in self._old.sinks):
-            gone, heir = self._daemon.sinks[name], self._sinks.get(name)
+    def apply(self) -> tuple[Runtime, int]:
+        """Swap the model, then sinks and sources; return the new runtime and how many streams were reset.
+
+        Raises what opening sinks and sources raises, and StoreError: these end the daemon.
+        """
+        old, new, runtime = self._old, self._new, self._runtime
+        pipeline, checkpointer = runtime.pipeline, runtime.checkpointer
+        reset = pipeline.swap(
+            new.bundle,
+            self._engine,
+            interval_level=new.run.interval_level,
+            interval_adapt_rate=new.run.interval_adapt_rate,
+            max_streams=wiring.max_streams(new),
+            alarm=AlarmRule.of(new.config.alarm),
+        )
+        checkpointer.set_policy(wiring.checkpoint_policy(new))
+        self._replace_sinks()
+        if wiring.joiner_settings(old) != wiring.joiner_settings(new):
+            checkpointer.discard_component(wiring.joiner_component(old))
+        shared = wiring.build_shared(
+            new, checkpointer.load_streams, self._surroundings.pause_filter, (old, runtime.shared)
+        )
+        inputs = self._inputs(shared)
+        for ingest in (ingest for one in inputs for ingest in one.ingests.values()):
+            ingest.share(shared, wiring.max_streams(new))
+        runtime.rejects.close()
+        return wiring.assemble(new, pipeline, checkpointer, inputs, self._sinks, shared), reset
+
+    def _replace_sinks(self) -> None:
+        """Close sinks that are gone, hand over their unacknowledged outputs, open the others."""
+        checkpointer = self._runtime.checkpointer
+        for name, gone in self._runtime.sinks.items():
+            heir = self._sinks.get(name)
             if heir is gone:
                 continue
             gone.close()
-            self._keeper.discard_component(part_name("throttle", name))
+            checkpointer.discard_component(wiring.component_name("throttle", name))
             _hand_over(name, gone, heir)
         for name in self._unopened:
-            self._keeper.open_sink(name, self._sinks[name])
-        self._keeper.discard_orphaned(self._sinks)
-        return self._sinks
+            checkpointer.open_sink(name, self._sinks[name])
+        checkpointer.discard_orphaned(self._sinks)
 
-    def inputs(
-        self, build: Callable[[SourceSpec, ResolvedConfig], Input], intake: Callable[[SourceSpec], Intake]
-    ) -> list[Input]:
-        """Keep inputs whose tables are the same, change subscriptions, close and open the others."""
-        before = {one.name: one for one in self._old.sources}
-        going = {one.name: one for one in self._daemon.inputs}
-        inputs = []
-        for planned in self._new.sources:
-            one, was = going.pop(planned.name, None), before.get(planned.name)
-            if one is None or was is None:
-                one = self._opened(build(planned, self._new), resume=True)
-            elif not _goes_on(one, was, planned):
-                one.source.close()
-                successor = build(planned, self._new)
-                successor.intakes = one.intakes
-                one = self._opened(successor, resume=_is_the_same(was, planned))
-            if was is not None and _reads_otherwise(was, planned):
-                for part in one.intakes[planned.name].remembering():
-                    self._keeper.discard_component(part_name(part, one.name))
-                one.intakes = {planned.name: intake(planned)}
-            inputs.append(one)
-        for gone in going.values():
+    def _inputs(self, shared: SharedStages) -> tuple[Input, ...]:
+        """Keep inputs with the same settings, change subscriptions, close and open the others."""
+        before = {spec.name: spec for spec in self._old.sources}
+        running = {one.name: one for one in self._runtime.inputs}
+        inputs = [
+            self._input(spec, running.pop(spec.name, None), before.get(spec.name), shared) for spec in self._new.sources
+        ]
+        for gone in running.values():
             # A broker would keep messages for a source that never comes back.
             getattr(gone.source, "forget", gone.source.close)()
-        return inputs
+        return tuple(inputs)
+
+    def _input(self, spec: SourceSpec, one: Input | None, was: SourceSpec | None, shared: SharedStages) -> Input:
+        checkpointer = self._runtime.checkpointer
+        if one is None or was is None:
+            return self._opened(self._build(spec, shared), resume=True)
+        if not _source_stays(one, was, spec):
+            one.source.close()
+            ingests, one = one.ingests, self._build(spec, shared)
+            one.ingests = ingests
+            self._opened(one, resume=_same_position(was, spec))
+        if _decodes_differently(was, spec):
+            for part in one.ingests[spec.name].stateful_parts():
+                checkpointer.discard_component(wiring.component_name(part, spec.name))
+            one.ingests = {spec.name: wiring.build_ingest(spec, shared, wiring.max_streams(self._new))}
+        return one
+
+    def _build(self, spec: SourceSpec, shared: SharedStages) -> Input:
+        return wiring.build_input(spec, self._new, shared, self._surroundings)
 
     def _opened(self, one: Input, *, resume: bool) -> Input:
-        one.position = self._keeper.open_source(one.name, one.source, resume=resume)
+        one.position = self._runtime.checkpointer.open_source(one.name, one.source, resume=resume)
         return one
 
 
-def _is_the_same(was: SourceSpec, planned: SourceSpec) -> bool:
-    """Whether the position of one table means the same for the other."""
-    files = [one.config.files if isinstance(one.config, ReplaySourceConfig) else None for one in (was, planned)]
-    return planned.numbered or files[0] == files[1]
+def _require_reloadable(old: ResolvedConfig, new: ResolvedConfig) -> None:
+    """Raises ConfigError for a change that a running daemon cannot make."""
+    if not old.live:
+        raise ConfigError(f"{new.path}: a replay of recordings cannot be reloaded; restart it")
+    if old.run.state_dir != new.run.state_dir:
+        raise ConfigError(f"{new.path}: run.state_dir: cannot change while the daemon runs; restart it")
+    if new.run.on_model_change == "reject" and old.bundle.manifest.model_id != new.bundle.manifest.model_id:
+        raise ConfigError(f'{new.path}: run.bundle: is another model, and run.on_model_change = "reject"')
+    before = {spec.name: spec.config for spec in old.sources}
+    for source in new.sources:
+        was = before.get(source.name, source.config)
+        if isinstance(was, StdinSourceConfig) and was != source.config:
+            raise ConfigError(f"{new.path}: source {source.name}: standard input cannot change; restart the daemon")
+    kinds = {spec.name: type(spec.config) for spec in old.sinks}
+    for sink in new.sinks:
+        if kinds.get(sink.name, type(sink.config)) is not type(sink.config):
+            raise ConfigError(f"{new.path}: sink {sink.name}: has another type than before; give it a new name")
 
 
-def _reads_otherwise(was: SourceSpec, planned: SourceSpec) -> bool:
-    """Whether what was remembered of devices is of another form of their records."""
-    return any(getattr(was, key) != getattr(planned, key) for key in ("format", "fields", "assembled"))
+def _same_position(was: SourceSpec, spec: SourceSpec) -> bool:
+    """Whether the position of one source means the same for the other."""
+    files = [one.config.files if isinstance(one.config, ReplaySourceConfig) else None for one in (was, spec)]
+    return spec.numbered or files[0] == files[1]
+
+
+def _decodes_differently(was: SourceSpec, spec: SourceSpec) -> bool:
+    """Whether the state that was kept of devices is of records of another form."""
+    return any(getattr(was, key) != getattr(spec, key) for key in ("format", "fields", "assembled"))
+
+
+def _source_stays(one: Input, was: SourceSpec, spec: SourceSpec) -> bool:
+    """Whether a source stays open under its new settings."""
+    if was.config == spec.config and was.broker == spec.broker:
+        return True
+    update = getattr(one.source, "update", None)
+    return update is not None and was.broker == spec.broker and bool(update(spec.config))
 
 
 def _hand_over(name: str, gone: Sink, heir: Any) -> None:
-    """What was not confirmed goes over to the heir, or is told."""
+    """Unacknowledged outputs go to the heir; without one they are lost, with a warning."""
     left = gone.left() if hasattr(gone, "left") else []
     if heir is not None and hasattr(gone, "left"):
         heir.take_over(left)
     elif left:
-        log.warning("sink %s is gone, with %d outputs that were not confirmed", name, len(left))
+        log.warning("sink %s was removed: %d outputs that were not acknowledged are lost", name, len(left))
 
 
-def _goes_on(one: Input, was: SourceSpec, planned: SourceSpec) -> bool:
-    """Whether a source stays open under its new table."""
-    if was.config == planned.config and was.broker == planned.broker:
-        return True
-    update = getattr(one.source, "update", None)
-    return update is not None and was.broker == planned.broker and bool(update(planned.config))
-
-
-def _refuse_other_stdin(old: ResolvedConfig, new: ResolvedConfig) -> None:
-    """What was read of standard input does not come again for another table.  Raises ConfigError."""
-    before = {one.name: one.config for one in old.sources}
-    for one in new.sources:
-        was = before.get(one.name, one.config)
-        if isinstance(was, StdinSourceConfig) and was != one.config:
-            raise ConfigError(f"{new.path}: source {one.name}: standard input cannot be read in another way; restart")
-
-
-def _refuse_other_kinds(old: ResolvedConfig, new: ResolvedConfig) -> None:
-    """What waits for a broker cannot go to a server of another kind.  Raises ConfigError."""
-    before = {one.name: type(one.config) for one in old.sinks}
-    for one in new.sinks:
-        if before.get(one.name, type(one.config)) is not type(one.config):
-            raise ConfigError(f"{new.path}: sink {one.name}: is of another type now; give it a name of its own")
-
-
-def _columns(plan: ResolvedConfig) -> bytes:
-    """The first line of a table that a plan writes."""
-    alarm = plan.config.alarm
-    spec = output_spec(plan.bundle.manifest, plan.run.interval_level)
-    return CsvEncoder().header(spec, alarm=bool(alarm.classes or alarm.consecutive_misses))
+def _columns(config: ResolvedConfig) -> bytes:
+    """The header of a CSV file that a configuration writes."""
+    spec = output_spec(config.bundle.manifest, config.run.interval_level)
+    return CsvEncoder().header(spec, alarm=bool(AlarmRule.of(config.config.alarm)))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import convert
 from msgspec.structs import asdict, replace
 
 from stream_gru.config import ChannelConfig, ConditioningConfig, Config, InputConfig, load_config, require_running
@@ -107,6 +108,18 @@ def resolve_file(path: Path, *, read_secrets: bool = True) -> ResolvedConfig:
     if read_secrets:
         _check_parts(resolved)
     return resolved
+
+
+def resolve_bundle(
+    bundle: Path, source: SourceConfig, *, engine: str = "auto", interval_level: float = 0.9, batch_rows: int = 1024
+) -> ResolvedConfig:
+    """The configuration of one ``source`` that is read as ``bundle`` says, without sinks and with no limit of streams.
+
+    Raises ConfigError, BundleError and DataError.
+    """
+    options = {"engine": engine, "interval_level": interval_level, "batch_rows": batch_rows}
+    run = convert({"bundle": str(bundle), **options, "max_streams": 1_000_000, "commit_every": 1_000_000}, RunConfig)
+    return resolve(bundle, Config(run=run, source=[source]), run, load_bundle(bundle), read_secrets=False)
 
 
 def _check_parts(resolved: ResolvedConfig) -> None:

@@ -1,98 +1,341 @@
-"""Parts of a running daemon, made of a plan."""
+"""Wiring: builds the running graph of a resolved configuration.
+
+    Input: source ─▶ Ingest ──┐
+    Input: source ─▶ Ingest ──┴─▶ Pipeline ─▶ sinks        Checkpointer: one transaction over all of them
+
+A `Runtime` is immutable.  The daemon drives one, `runtime.reload` builds the next one and the daemon swaps them whole.
+Run, replay, probe, demo and the tests use the same builders; they differ in sources and sinks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stream_gru.config.run_schema import SerialSourceConfig
 from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.sinks.registry import build_sink
+from stream_gru.connectors.sources.registry import build_source
+from stream_gru.core.protocols import Engine, Sink, Source, Stateful
 from stream_gru.core.timestamps import UNITS_NS
-from stream_gru.core.types import NS_PER_S
+from stream_gru.core.types import NS_PER_S, Position
+from stream_gru.pipeline.alarms import AlarmRule
+from stream_gru.pipeline.pipeline import Pipeline
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
+from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.dead_letter.file import DeadLetterFile
 from stream_gru.runtime.dead_letter.reporter import RejectReporter
-from stream_gru.runtime.ingest.channel_join import Assembler
+from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_clock import DeviceClock
-from stream_gru.runtime.ingest.ingest import Intake
+from stream_gru.runtime.ingest.ingest import NO_STAGES, Admit, Ingest, SharedStages
 from stream_gru.runtime.ingest.rate_limit import RateLimit
-from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
-from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec
+from stream_gru.runtime.ingest.sequence_gaps import GapCounter
+from stream_gru.runtime.replay_pacing import ReplayPacer
+from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec
 
 _HOLD_PERIODS = 5
 _UNBOUNDED = 2**31
-_SILENT_PERIODS, _SILENT_LEAST_S = 10, 10.0
+_IDLE_PERIODS, _IDLE_LEAST_S = 10, 10.0
+_SERIAL_COMMIT_S = 0.1
 
 
-def stream_bound(plan: ResolvedConfig) -> int:
-    """Of how many streams a part may remember something; where they make room for each other the keeper sees to it."""
-    return _UNBOUNDED if plan.run.max_streams_policy == "evict" else plan.run.max_streams
+@dataclass(slots=True)
+class Input:
+    """A source and the `Ingest` of its messages, by source name (several for a recording of several sources).
 
-
-def watched_streams(plan: ResolvedConfig) -> int:
-    """Of how many streams it is watched whether they are silent."""
-    run = plan.run
-    return max(run.max_streams, run.max_stored_streams) if run.max_streams_policy == "evict" else run.max_streams
-
-
-def stream_idle_timeout_s(plan: ResolvedConfig) -> float:
-    """After how many seconds without a sample a stream is silent."""
-    period_s = plan.bundle.manifest.period_s
-    return plan.run.stream_idle_timeout_s or max(_SILENT_LEAST_S, _SILENT_PERIODS * period_s)
-
-
-def assembly_spec(plan: ResolvedConfig) -> tuple[tuple[str, ...], int, int, int] | None:
-    """Channels, period, longest hold and wait (nanoseconds): what the assembler is built of.
-
-    None when no source has channels that arrive apart.
+    ``speed``: 0 as fast as possible, else a multiple of the recording's own speed; ``max_inflight``: messages that the
+    other side sends before it waits for an acknowledgement, 0 for no limit; ``position``: what was processed.
     """
-    if not any(one.assembled for one in plan.sources):
-        return None
-    manifest, config = plan.bundle.manifest, plan.config.channel_join
-    period_ns = max(1, round(manifest.period_s * NS_PER_S))
-    return (
-        tuple(channel.name for channel in manifest.channels),
-        period_ns,
-        round(config.hold_s * NS_PER_S) or _HOLD_PERIODS * period_ns,
-        round(config.allowed_lateness_s * NS_PER_S) or period_ns,
+
+    name: str
+    source: Source
+    ingests: Mapping[str, Ingest]
+    speed: float = 0.0
+    max_inflight: int = 0
+    position: Position | None = None
+    unacknowledged: int = 0
+    ended: bool = False
+    pacer: ReplayPacer | None = None
+
+    def processed(self, position: Position, messages: int) -> None:
+        """Note that ``messages`` more, all up to ``position``, were processed."""
+        self.position = position
+        self.unacknowledged += messages
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One running graph.
+
+    ``batch_rows``: messages a source is asked for at once.  A commit is due after ``commit_every`` samples or
+    ``commit_interval_s`` seconds.
+    """
+
+    pipeline: Pipeline
+    checkpointer: Checkpointer
+    inputs: tuple[Input, ...]
+    sinks: Mapping[str, Sink]
+    rejects: RejectReporter = field(default_factory=RejectReporter)
+    shared: SharedStages = NO_STAGES
+    batch_rows: int = 1024
+    commit_every: int = 1_000_000
+    commit_interval_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a runtime is built into and outlives it.
+
+    ``wakeup``: called by a source that has something; ``pause_filter``: drops samples of paused streams; ``threaded``:
+    each source is read by a thread of its own, also where it is the only one.
+    """
+
+    wakeup: Callable[[], None] | None = None
+    pause_filter: PauseFilter | None = None
+    threaded: bool = False
+
+
+_ALONE = Surroundings()
+
+
+def build_runtime(
+    config: ResolvedConfig,
+    *,
+    engine: Engine | None = None,
+    surroundings: Surroundings = _ALONE,
+    recording: Source | None = None,
+    speed: float = 0.0,
+    sinks: Mapping[str, Sink] | None = None,
+    store: Store | None = None,
+) -> Runtime:
+    """Build the graph of ``config``.  Opens nothing.
+
+    ``engine``: instead of the one that ``run.engine`` names.  ``recording``: a recording of messages, played at
+    ``speed``, in place of the sources.  ``sinks``: in place of the configured ones.  ``store``: where state is kept.
+
+    Raises ConfigError, BundleError.
+    """
+    run = config.run
+    pipeline = Pipeline(
+        config.bundle,
+        engine or run.engine,
+        interval_level=run.interval_level,
+        interval_adapt_rate=run.interval_adapt_rate,
+        max_streams=max_streams(config),
+        alarm=AlarmRule.of(config.config.alarm),
+    )
+    checkpointer = Checkpointer(pipeline, store, policy=checkpoint_policy(config))
+    shared = build_shared(config, checkpointer.load_streams, surroundings.pause_filter)
+    if recording is None:
+        inputs = tuple(build_input(spec, config, shared, surroundings) for spec in config.sources)
+    else:
+        ingests = {spec.name: build_ingest(spec, shared, max_streams(config)) for spec in config.sources}
+        inputs = (Input("recording", recording, ingests, speed),)
+    if sinks is None:
+        sinks = {spec.name: build_sink_of(spec, config) for spec in config.sinks}
+    return assemble(config, pipeline, checkpointer, inputs, sinks, shared)
+
+
+def assemble(
+    config: ResolvedConfig,
+    pipeline: Pipeline,
+    checkpointer: Checkpointer,
+    inputs: tuple[Input, ...],
+    sinks: Mapping[str, Sink],
+    shared: SharedStages,
+) -> Runtime:
+    """Put built parts together and register those that keep state with the checkpointer."""
+    register_stateful(checkpointer, config, inputs, sinks, shared)
+    run = config.run
+    return Runtime(
+        pipeline,
+        checkpointer,
+        inputs,
+        sinks,
+        build_reject_reporter(config),
+        shared,
+        run.batch_rows,
+        run.commit_every,
+        commit_interval_s(config),
     )
 
 
-def build_assembler(plan: ResolvedConfig) -> Assembler | None:
-    """The assembler that all sources share whose channels arrive apart; None when there is no such source."""
-    spec = assembly_spec(plan)
-    if spec is None:
-        return None
-    channels, period_ns, max_age_ns, wait_ns = spec
-    return Assembler(len(channels), period_ns, max_age_ns, wait_ns, max_streams=stream_bound(plan))
+# ---- parts --------------------------------------------------------------------------------------------------------
 
 
-def build_rate(plan: ResolvedConfig) -> RateLimit | None:
-    """The limit that all sources share; None when there is none."""
-    limits = plan.config.limits
+def build_input(spec: SourceSpec, config: ResolvedConfig, shared: SharedStages, surroundings: Surroundings) -> Input:
+    """A source with its stages.  Opens nothing."""
+    speed = getattr(spec.config, "speed", 0.0)
+    source = build_source(
+        spec.config,
+        spec.name,
+        spec.format,
+        broker=spec.broker,
+        state_dir=config.run.state_dir,
+        # A paced recording is committed between its blocks: they are small.
+        batch_rows=1 if speed and config.run.state_dir else config.run.batch_rows,
+        alone=len(config.sources) == 1 and not surroundings.threaded,
+        bell=surroundings.wakeup,
+    )
+    ingest = build_ingest(spec, shared, max_streams(config))
+    return Input(spec.name, source, {spec.name: ingest}, speed, getattr(source, "window", 0))
+
+
+def build_ingest(spec: SourceSpec, shared: SharedStages, streams: int) -> Ingest:
+    """The stages of one source; they keep the state of at most ``streams`` streams."""
+    fields = spec.fields
+    unit = fields.input.time_unit
+    return Ingest(
+        spec.name,
+        load_decoder(spec.format, fields),
+        clock=None if fields.clock == "epoch" or unit == "iso" else DeviceClock(2**32 * UNITS_NS[unit], streams),
+        gaps=GapCounter(streams) if fields.input.device_seq and spec.live else None,
+        joins=spec.assembled,
+        shared=shared,
+    )
+
+
+def build_sink_of(spec: SinkSpec, config: ResolvedConfig) -> Sink:
+    """A configured sink.  Opens nothing."""
+    return build_sink(
+        spec.config,
+        spec.name,
+        broker=spec.broker,
+        manifest=config.bundle.manifest,
+        immediate=config.run.emit == "immediate",
+    )
+
+
+def build_shared(
+    config: ResolvedConfig,
+    admit: Admit = NO_STAGES.admit,
+    pause_filter: PauseFilter | None = None,
+    previous: tuple[ResolvedConfig, SharedStages] | None = None,
+) -> SharedStages:
+    """The stages that all sources share; those of the ``previous`` configuration where their settings are the same."""
+    rate_limit, joiner = build_rate_limit(config), build_joiner(config)
+    if previous is not None:
+        old, stages = previous
+        if old.config.limits == config.config.limits:
+            rate_limit = stages.rate_limit
+        if joiner_settings(old) == joiner_settings(config):
+            joiner = stages.joiner
+    if joiner is not None:
+        joiner.max_streams = max_streams(config)
+    return SharedStages(admit, rate_limit, joiner, pause_filter)
+
+
+def build_rate_limit(config: ResolvedConfig) -> RateLimit | None:
+    """The limit over all sources; None where none is set."""
+    limits = config.config.limits
     if not limits.total_hz and not limits.per_stream_hz:
         return None
     return RateLimit(limits.total_hz, limits.per_stream_hz)
 
 
-def build_reject_reporter(plan: ResolvedConfig) -> RejectReporter:
-    """The reporter of rejected messages, with the dead-letter file where one is configured."""
-    config = plan.config.dead_letter
-    return RejectReporter(DeadLetterFile(config.path, config.max_bytes) if config.path else None)
-
-
-def build_intake(
-    planned: SourceSpec,
-    assembler: Assembler | None,
-    gate: PauseFilter | None,
-    max_streams: int,
-    rate: RateLimit | None = None,
-) -> Intake:
-    """What makes samples of a source's messages."""
-    fields = planned.fields
-    unit = fields.input.time_unit
-    return Intake(
-        planned.name,
-        load_decoder(planned.format, fields),
-        clock=None if fields.clock == "epoch" or unit == "iso" else DeviceClock(2**32 * UNITS_NS[unit], max_streams),
-        sequence=SequenceWatch(max_streams) if fields.input.device_seq and planned.live else None,
-        assembler=assembler if planned.assembled else None,
-        gate=gate,
-        rate=rate,
+def joiner_settings(config: ResolvedConfig) -> tuple[tuple[str, ...], int, int, int] | None:
+    """Channels, period, hold and lateness (nanoseconds) of the channel join; None where no source needs it."""
+    if not any(spec.assembled for spec in config.sources):
+        return None
+    manifest, settings = config.bundle.manifest, config.config.channel_join
+    period_ns = max(1, round(manifest.period_s * NS_PER_S))
+    return (
+        tuple(channel.name for channel in manifest.channels),
+        period_ns,
+        round(settings.hold_s * NS_PER_S) or _HOLD_PERIODS * period_ns,
+        round(settings.allowed_lateness_s * NS_PER_S) or period_ns,
     )
+
+
+def build_joiner(config: ResolvedConfig) -> ChannelJoiner | None:
+    """The channel join that all sources share; None where no source needs it."""
+    settings = joiner_settings(config)
+    if settings is None:
+        return None
+    channels, period_ns, hold_ns, lateness_ns = settings
+    return ChannelJoiner(len(channels), period_ns, hold_ns, lateness_ns, max_streams=max_streams(config))
+
+
+def build_reject_reporter(config: ResolvedConfig) -> RejectReporter:
+    """Reports rejected messages to the log and, where one is configured, to the dead-letter file."""
+    settings = config.config.dead_letter
+    return RejectReporter(DeadLetterFile(Path(settings.path), settings.max_bytes) if settings.path else None)
+
+
+def build_store(config: ResolvedConfig) -> Store | None:
+    """The store in ``run.state_dir``; None without one: then nothing outlives the process."""
+    return Store(Path(config.run.state_dir)) if config.run.state_dir else None
+
+
+# ---- settings that follow from a configuration --------------------------------------------------------------------
+
+
+def max_streams(config: ResolvedConfig) -> int:
+    """How many streams a part may keep state of; unbounded where the checkpointer evicts idle ones."""
+    return _UNBOUNDED if config.run.max_streams_policy == "evict" else config.run.max_streams
+
+
+def watched_streams(config: ResolvedConfig) -> int:
+    """How many streams are watched for being idle."""
+    run = config.run
+    return max(run.max_streams, run.max_stored_streams) if run.max_streams_policy == "evict" else run.max_streams
+
+
+def stream_idle_timeout_s(config: ResolvedConfig) -> float:
+    """After how many seconds without a sample a stream is idle."""
+    period_s = config.bundle.manifest.period_s
+    return config.run.stream_idle_timeout_s or max(_IDLE_LEAST_S, _IDLE_PERIODS * period_s)
+
+
+def commit_interval_s(config: ResolvedConfig) -> float:
+    """How often to commit, in seconds; more often with a serial port, which sends nothing twice."""
+    serial = any(isinstance(spec.config, SerialSourceConfig) for spec in config.sources)
+    return min(config.run.commit_interval_s, _SERIAL_COMMIT_S) if serial else config.run.commit_interval_s
+
+
+def checkpoint_policy(config: ResolvedConfig) -> Policy:
+    """What the checkpointer does where it has a choice."""
+    run = config.run
+    return Policy(
+        max_streams=run.max_streams,
+        evict=run.max_streams_policy == "evict",
+        max_stored=run.max_stored_streams,
+        refuse_other_model=run.on_model_change == "reject",
+    )
+
+
+# ---- parts that keep state ----------------------------------------------------------------------------------------
+
+
+def component_name(part: str, owner: str) -> str:
+    """The name under which the store keeps the state of a part of a source or sink."""
+    return f"{part}:{owner}"
+
+
+def joiner_component(config: ResolvedConfig) -> str:
+    """The same for the channel join: its state is of these channels, in this order."""
+    return component_name("assembly", ",".join(channel.name for channel in config.bundle.manifest.channels))
+
+
+def register_stateful(
+    checkpointer: Checkpointer,
+    config: ResolvedConfig,
+    inputs: tuple[Input, ...],
+    sinks: Mapping[str, Sink],
+    shared: SharedStages,
+) -> None:
+    """Tell the checkpointer which parts keep state, by a name that stays."""
+    by_stream: dict[str, Stateful] = {}
+    other: dict[str, Stateful] = {} if shared.pause_filter is None else {"gate": shared.pause_filter}
+    for one in inputs:
+        for ingest in one.ingests.values():
+            for part, stateful in ingest.stateful_parts().items():
+                (other if part == "decoder" else by_stream)[component_name(part, ingest.name)] = stateful
+    if shared.joiner is not None:
+        by_stream[joiner_component(config)] = shared.joiner
+    for name, sink in sinks.items():
+        if isinstance(sink, Stateful):
+            by_stream[component_name("throttle", name)] = sink
+    checkpointer.components, checkpointer.shared_components = by_stream, other

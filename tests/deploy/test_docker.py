@@ -16,7 +16,7 @@ from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.core.types import Position, RawMessage
 from stream_gru.examples.simulators.devices import clean_pumps, json_text, sample_of
 from stream_gru.runtime.resolved_config import resolve_file
-from stream_gru.runtime.wiring import build_assembler, build_intake, stream_bound
+from stream_gru.runtime.wiring import build_ingest, build_shared, max_streams
 from tests.deploy.support import DEPLOY
 from tests.support.paths import ROOT, SAMPLE_DATA
 
@@ -174,8 +174,8 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
     pump, time_ns = clean_pumps(1.0, 1, 1, 7)[0], 1_767_225_600_250_000_000
     payload = json_text(sample_of(pump, 0, time_ns)).encode()
     message = RawMessage(payload, "pump-7", b"", time_ns + 1, Position(source.name, 1), "", None, source.name)
-    intake = build_intake(source, build_assembler(plan), None, stream_bound(plan))
-    batch = intake.take(intake.decode([message])).batch
+    ingest = build_ingest(source, build_shared(plan), max_streams(plan))
+    batch = ingest.apply(ingest.decode([message])).batch
     assert batch.stream_names == ("pump-7",)
     assert batch.time_ns.tolist() == [time_ns]
     assert batch.values.shape == (1, 4)

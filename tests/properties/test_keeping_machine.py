@@ -28,9 +28,9 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
 from stream_gru.runtime.checkpoint.state_export import Exported, decoded, encoded
 from stream_gru.runtime.checkpoint.store import Commit, Store
 from stream_gru.runtime.control.commands import PauseFilter
-from stream_gru.runtime.daemon import Daemon, Input
-from stream_gru.runtime.ingest.ingest import Intake
-from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
+from stream_gru.runtime.ingest.ingest import Ingest, SharedStages
+from stream_gru.runtime.ingest.sequence_gaps import GapCounter
+from stream_gru.runtime.wiring import Input
 from tests.support.crash_models import (
     SOURCE,
     UNBOUNDED,
@@ -47,6 +47,7 @@ from tests.support.crash_models import (
     swap,
 )
 from tests.support.pipelines import toy_pipeline
+from tests.support.runtimes import daemon_of
 from tests.support.stores import copy_of_now
 
 _NAMES = "abcdef"
@@ -147,13 +148,14 @@ class KeepingMachine(RuleBasedStateMachine):
         """Recover, as `Daemon.run` does."""
         pipeline = toy_pipeline(bundle_of(self.seed), max_streams=self.bound)
         self.source, self.wire = BrokerSource(self.broker), WireSink(self.world, self.lines)
-        self.watch = SequenceWatch(UNBOUNDED)
-        intake = Intake(SOURCE, _Decoder(self.decoded), sequence=self.watch, gate=PauseFilter())
+        self.watch = GapCounter(UNBOUNDED)
+        shared = SharedStages(lambda batch: batch, pause_filter=PauseFilter())
+        ingest = Ingest(SOURCE, _Decoder(self.decoded), gaps=self.watch, shared=shared)
         parts = {"sequence:b": self.watch.memory}
         self.keeper = Checkpointer(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
         sinks: dict[str, Sink] = {"disk": DiskSink(self.disk, self.lines), "wire": self.wire}
-        self.input = Input(SOURCE, self.source, {SOURCE: intake})
-        self.daemon = Daemon([self.input], pipeline, sinks, keeper=self.keeper, batch_rows=self.rows)
+        self.input = Input(SOURCE, self.source, {SOURCE: ingest})
+        self.daemon = daemon_of([self.input], pipeline, sinks, checkpointer=self.keeper, batch_rows=self.rows)
         self.input.position = self.keeper.recover({SOURCE: self.source}, sinks).get(SOURCE)
         assert self.input.position == self.position
         self.check_committed()
@@ -337,7 +339,7 @@ class KeepingMachine(RuleBasedStateMachine):
         assert {name: self.seen(here, name) for name in here.streams}.items() <= expected.items()
         self.starts += 1
         copy = copy_of_now(self.folder, self.root / str(self.starts))
-        found, watch = toy_pipeline(bundle_of(self.seed)), SequenceWatch(UNBOUNDED)
+        found, watch = toy_pipeline(bundle_of(self.seed)), GapCounter(UNBOUNDED)
         keeper = Checkpointer(found, Store(copy), {"sequence:b": watch.memory})
         keeper.recover({}, {"disk": DiskSink(self.disk), "wire": WireSink({})})
         keeper.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stream_gru.core.errors import IncompatibleStateError, StateError
 from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch
-from stream_gru.runtime.ingest.channel_join import Assembler
+from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from tests.support.stateful_parts import Shelf
 
 Record = tuple[str, float, int, float]  # stream, seconds, channel, value
@@ -35,9 +35,9 @@ def records(*found: Record, channels: int = 2, **columns: object) -> SampleBatch
     )
 
 
-def assembler(channels: int = 2, hold_s: float = 5, allowed_lateness_s: float = 1, **options: int) -> Assembler:
+def assembler(channels: int = 2, hold_s: float = 5, allowed_lateness_s: float = 1, **options: int) -> ChannelJoiner:
     """A period of one second."""
-    return Assembler(channels, NS_PER_S, round(hold_s * NS_PER_S), round(allowed_lateness_s * NS_PER_S), **options)
+    return ChannelJoiner(channels, NS_PER_S, round(hold_s * NS_PER_S), round(allowed_lateness_s * NS_PER_S), **options)
 
 
 def rows(batch: SampleBatch) -> list[tuple[str, float, list[float | None]]]:
@@ -48,7 +48,7 @@ def rows(batch: SampleBatch) -> list[tuple[str, float, list[float | None]]]:
     ]
 
 
-def joined(one: Assembler, *found: Record) -> list[tuple[str, float, list[float | None]]]:
+def joined(one: ChannelJoiner, *found: Record) -> list[tuple[str, float, list[float | None]]]:
     """The rows that these records complete."""
     return rows(one.join(records(*found)).batch)
 
@@ -285,7 +285,7 @@ def test_a_forgotten_stream_begins_anew() -> None:
 def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int]) -> None:
     """As are rows of other channels."""
     with pytest.raises(ValueError, match="expected channels and a period above 0"):
-        Assembler(*sizes)
+        ChannelJoiner(*sizes)
     with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(1, 2\)"):
         assembler(3).join(records(("p", 1, 0, 1)))
 
@@ -318,7 +318,7 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
     assert first.time_ns.tolist() == second.time_ns.tolist()
 
 
-def memory_of(one: Assembler, name: str = "p") -> bytes:
+def memory_of(one: ChannelJoiner, name: str = "p") -> bytes:
     """What an assembler remembers of a stream."""
     data = one.snapshot(name)
     assert data is not None
@@ -360,7 +360,7 @@ def test_the_memory_of_another_model_is_told_from_damage() -> None:
     ):
         assembler(3).restore("p", genuine)
     with pytest.raises(IncompatibleStateError, match="expected 2 channels every 5 ns"):
-        Assembler(2, 5, 0, 0).restore("p", genuine)
+        ChannelJoiner(2, 5, 0, 0).restore("p", genuine)
     period, held, held_ns, ticks, *rest = msgspec.msgpack.decode(genuine)
     for damaged, why in (
         ((period, [1e39, nan], held_ns, ticks), "expected values of float32"),

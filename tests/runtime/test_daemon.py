@@ -20,13 +20,15 @@ from stream_gru.core.types import DropReason, Position, RawMessage, Rejected, Sa
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.store import Store
-from stream_gru.runtime.daemon import Daemon, Input
-from stream_gru.runtime.ingest.channel_join import Assembler
-from stream_gru.runtime.ingest.ingest import Intake
+from stream_gru.runtime.daemon import Daemon
+from stream_gru.runtime.ingest.channel_join import ChannelJoiner
+from stream_gru.runtime.ingest.ingest import Ingest, SharedStages
 from stream_gru.runtime.metrics import Metrics
+from stream_gru.runtime.wiring import Input
 from tests.support.batches import CHANNELS, batch, hostile_batches, rows_of
 from tests.support.fake_connectors import ListSink, ListSource, ReadyDecoder
 from tests.support.pipelines import toy_pipeline
+from tests.support.runtimes import daemon_of
 
 BATCHES = [batch(["p"] * 5, [5 * k + i for i in range(5)]) for k in range(4)]
 
@@ -60,7 +62,7 @@ def message(number: int) -> RawMessage:
 
 def the_input(source: ListSource, batches: list[SampleBatch], speed: float = 0.0, name: str = "replay") -> Input:
     """An input whose messages are turned into these batches."""
-    return Input(name, source, {name: Intake(name, ReadyDecoder(batches))}, speed)
+    return Input(name, source, {name: Ingest(name, ReadyDecoder(batches))}, speed)
 
 
 def by_name(*sinks: Sink) -> dict[str, Sink]:
@@ -79,7 +81,7 @@ def make(
 ) -> Daemon:
     """A daemon over a toy model, with a fake clock."""
     time = time or FakeTime()
-    return Daemon(
+    return daemon_of(
         [the_input(source, batches or BATCHES, speed)], pipeline or toy_pipeline(), by_name(*sinks),
         clock=time.clock, wait=time.wait, wall_ns=lambda: 10**18 + 10**9, **options,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -126,7 +128,7 @@ def test_a_batch_of_nothing_but_rejects_harms_nobody(tmp_path: Path) -> None:
     empty = replace(BATCHES[0].take(slice(0, 0)), rejected=(Rejected(DropReason.ENCODING, 3),))
     sinks = [file_sink(tmp_path / f"out.{form}", append=False) for form in ("jsonl", "csv")]
     source = ListSource([message(0), message(1)])
-    daemon = Daemon([the_input(source, [empty, BATCHES[0]])], toy_pipeline(), by_name(*sinks))
+    daemon = daemon_of([the_input(source, [empty, BATCHES[0]])], toy_pipeline(), by_name(*sinks))
     summary = daemon.run()
     assert (summary.received, summary.applied, dict(summary.dropped)) == (8, 5, {"encoding": 3})
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
@@ -201,7 +203,7 @@ def test_several_sources_take_turns() -> None:
     batches = [[batch([name] * 5, [5 * k + i for i in range(5)]) for k in range(4)] for name in "abc"]
     inputs = [the_input(one, b, name=n) for one, b, n in zip(sources, batches, "abc", strict=True)]
     sink = ListSink()
-    summary = Daemon(inputs, toy_pipeline(), by_name(sink)).run()
+    summary = daemon_of(inputs, toy_pipeline(), by_name(sink)).run()
     order = [out.stream_names[0] for out in sink.written]
     assert all(set(order[i : i + 3]) == {"a", "b", "c"} for i in range(0, 12, 3))
     assert summary.applied == 60
@@ -234,7 +236,7 @@ def test_a_sink_that_never_confirms_does_not_hold_up_the_end(caplog: pytest.LogC
     begin = time.now
     make(source, sink, time=time).run()
     assert source.committed == [Position("a", 1)]
-    assert "5 outputs were not confirmed: they are lost" in caplog.text
+    assert "5 outputs were not acknowledged; they are lost" in caplog.text
     assert time.now - begin < 5
 
 
@@ -251,7 +253,7 @@ def test_half_a_window_of_the_other_side_is_committed_at_once() -> None:
     """A broker that waits for acknowledgements after two messages is given one for each."""
     source = ListSource([message(i) for i in range(4)])
     daemon = make(source, ListSink())
-    daemon.inputs[0].window = 2
+    daemon.runtime.inputs[0].max_inflight = 2
     daemon.run()
     assert [position.offset for position in source.committed] == [1, 2, 3, 4]
 
@@ -265,11 +267,11 @@ def test_records_that_wait_for_other_channels_are_acknowledged_at_once() -> None
         for channel in range(CHANNELS)
     ]
     source, sink = ListSource([message(i) for i in range(2 * CHANNELS + 1)]), ListSink()
-    assembler = Assembler(CHANNELS, 10**9, 5 * 10**9, 10**9)
-    intake = Intake("replay", ReadyDecoder(records), assembler=assembler)
-    one = Input("replay", source, {"replay": intake}, window=1)  # each message is to be committed at once
+    shared = SharedStages(lambda batch: batch, joiner=ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9))
+    ingest = Ingest("replay", ReadyDecoder(records), joins=True, shared=shared)
+    one = Input("replay", source, {"replay": ingest}, max_inflight=1)  # each message is to be committed at once
     time = FakeTime()
-    daemon = Daemon([one], toy_pipeline(), by_name(sink), clock=time.clock, wait=time.wait)
+    daemon = daemon_of([one], toy_pipeline(), by_name(sink), clock=time.clock, wait=time.wait)
     source.items.append(daemon.stop)  # a stop, not the end of the input: nothing is given up as incomplete
     daemon.run()
     assert [len(out) for out in sink.written].count(1) == 2
@@ -281,7 +283,7 @@ def test_a_change_is_made_between_two_batches() -> None:
     source, sink = ListSource([message(i) for i in range(3)]), ListSink()
     daemon = make(source, sink)
     seen: list[int] = []
-    sink.on_write = lambda: daemon.between_batches(lambda: seen.append(len(sink.written)))
+    sink.on_write = lambda: daemon.call_soon(lambda: seen.append(len(sink.written)))
     daemon.run()
     assert seen == [1, 2, 3]
 
@@ -303,7 +305,7 @@ def test_a_stop_ends_a_paced_block_at_once(tmp_path: Path, durable: bool) -> Non
     slow = [batch(["p"] * 5, list(range(5))), batch(["p"] * 50, list(range(5, 55)))]
     pipeline = toy_pipeline()
     keeper = Checkpointer(pipeline, Store(tmp_path)) if durable else None
-    daemon = make(source, sink, batches=slow, time=time, speed=1.0, pipeline=pipeline, keeper=keeper)
+    daemon = make(source, sink, batches=slow, time=time, speed=1.0, pipeline=pipeline, checkpointer=keeper)
     time.stop_after = 200
     sink.on_write = lambda: daemon.stop() if len(time.waits) > 150 else None
     summary = daemon.run()
@@ -339,7 +341,7 @@ def test_a_pipe_to_a_closed_reader_ends_the_run() -> None:
     with os.fdopen(writer, "wb") as stream:
         source = ListSource([message(0), lambda: os.close(reader), message(1), message(2)])
         sink = StdoutSink(JsonEncoder(), stream)
-        daemon = Daemon([the_input(source, BATCHES)], toy_pipeline(), by_name(sink))
+        daemon = daemon_of([the_input(source, BATCHES)], toy_pipeline(), by_name(sink))
         with pytest.raises(SinkUnavailable) as caught:
             daemon.run()
     assert isinstance(caught.value.__cause__, BrokenPipeError)

@@ -15,15 +15,16 @@ from stream_gru.core.types import Position, RawMessage, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
 from stream_gru.runtime.checkpoint.store import Commit, Store
-from stream_gru.runtime.daemon import Daemon, Input
-from stream_gru.runtime.housekeeping import Caretaker
-from stream_gru.runtime.ingest.channel_join import Assembler
-from stream_gru.runtime.ingest.ingest import Intake
-from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
+from stream_gru.runtime.daemon import Daemon
+from stream_gru.runtime.ingest.channel_join import ChannelJoiner
+from stream_gru.runtime.ingest.ingest import Ingest, SharedStages
+from stream_gru.runtime.ingest.sequence_gaps import GapCounter
+from stream_gru.runtime.wiring import Input
 from tests.runtime.test_daemon import BATCHES, FakeTime, by_name, make, message, the_input
 from tests.support.batches import CHANNELS, batch, rows_of
 from tests.support.fake_connectors import ListSink, ListSource, ReadyDecoder
 from tests.support.pipelines import toy_pipeline
+from tests.support.runtimes import daemon_of
 from tests.support.stores import opened, table_rows
 
 
@@ -33,7 +34,7 @@ def durable(
     """A daemon with a store."""
     pipeline = pipeline or toy_pipeline()
     keeper = Checkpointer(pipeline, Store(folder))
-    return make(source, *sinks, pipeline=pipeline, keeper=keeper, **options)  # type: ignore[arg-type]
+    return make(source, *sinks, pipeline=pipeline, checkpointer=keeper, **options)  # type: ignore[arg-type]
 
 
 def commits_of(folder: Path) -> int:
@@ -84,7 +85,7 @@ def test_in_the_middle_of_a_paced_block_nothing_is_committed(tmp_path: Path) -> 
     for folder, flushes in ((tmp_path, 5), (None, 14)):
         source, sink, pipeline = ListSource([message(0)]), ListSink(), toy_pipeline()
         keeper = Checkpointer(pipeline, None if folder is None else Store(folder))
-        make(source, sink, batches=slow, speed=1.0, pipeline=pipeline, keeper=keeper).run()
+        make(source, sink, batches=slow, speed=1.0, pipeline=pipeline, checkpointer=keeper).run()
         assert sink.calls.count("write") >= 30
         assert (sink.calls.count("flush") <= flushes) if folder else (sink.calls.count("flush") >= flushes)
         assert source.committed == [Position("a", 1)]
@@ -99,7 +100,7 @@ def test_the_first_commit_comes_before_anything_is_read(tmp_path: Path) -> None:
     store, seen = Store(tmp_path), list[int]()
     source.items.append(lambda: seen.append(store.commit_no))
     sink.answer = FlushResult(file_offset=FileOffset("out.jsonl", 0))
-    make(source, sink, pipeline=pipeline, keeper=Checkpointer(pipeline, store)).run()
+    make(source, sink, pipeline=pipeline, checkpointer=Checkpointer(pipeline, store)).run()
     assert seen == [1]
 
 
@@ -133,10 +134,11 @@ def test_what_waits_for_other_channels_outlives_a_stop(tmp_path: Path) -> None:
     written: list[object] = []
     for number, half in enumerate(halves):
         source, sink, pipeline = ListSource([message(0)]), ListSink(), toy_pipeline()
-        assembler = Assembler(CHANNELS, 10**9, 5 * 10**9, 10**9)
-        intake = Intake("replay", ReadyDecoder([half]), assembler=assembler)
+        assembler = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
+        shared = SharedStages(lambda batch: batch, joiner=assembler)
+        ingest = Ingest("replay", ReadyDecoder([half]), joins=True, shared=shared)
         keeper = Checkpointer(pipeline, Store(tmp_path), {"assembly": assembler})
-        daemon = Daemon([Input("replay", source, {"replay": intake})], pipeline, by_name(sink), keeper=keeper)
+        daemon = daemon_of([Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=keeper)
         if not number:
             source.items.append(daemon.stop)
         daemon.run()
@@ -160,7 +162,9 @@ class _FullStore(Store):
 def test_a_store_that_fails_ends_the_run(tmp_path: Path) -> None:
     """Nothing is acknowledged from there on, nothing let out; all is closed, and the store free for the next start."""
     source, sink, pipeline = ListSource([message(i) for i in range(4)]), ListSink(), toy_pipeline()
-    daemon = make(source, sink, pipeline=pipeline, keeper=Checkpointer(pipeline, _FullStore(tmp_path)), commit_every=1)
+    daemon = make(
+        source, sink, pipeline=pipeline, checkpointer=Checkpointer(pipeline, _FullStore(tmp_path)), commit_every=1
+    )
     with pytest.raises(StoreError, match="disk full"):
         daemon.run()
     assert source.committed == [Position("a", 1)]
@@ -226,7 +230,7 @@ def test_what_nobody_confirmed_is_sent_at_the_next_start(tmp_path: Path, caplog:
     rows = [OutboxRow("t", b"p", "k", number) for number in (1, 2)]
     sink.answer, sink.waiting = FlushResult(unacked=rows), 2
     durable(tmp_path, ListSource([message(0)]), sink).run()
-    assert "2 outputs were not confirmed: they are sent at the next start" in caplog.text
+    assert "2 outputs were not acknowledged; they are sent at the next start" in caplog.text
     durable(tmp_path, ListSource([]), again).run()
     assert again.kept is not None
     assert list(again.kept.unacked) == rows
@@ -246,7 +250,7 @@ def test_a_daemon_that_was_stopped_rests_while_sinks_confirm(monkeypatch: pytest
 
     monkeypatch.setattr("stream_gru.runtime.daemon.threading", SimpleNamespace(Event=Event))
     source, sink = ListSource([message(0)]), ListSink()
-    daemon = Daemon([the_input(source, BATCHES)], toy_pipeline(), by_name(sink), clock=time.clock)
+    daemon = daemon_of([the_input(source, BATCHES)], toy_pipeline(), by_name(sink), clock=time.clock)
     source.items.append(daemon.stop)
     sink.waiting = 1
     before = time.now
@@ -262,10 +266,13 @@ def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
     nan = float("nan")
     halves = [batch(["p"], [1], [[1, 2, 3]]), batch(["p"], [2], [[4, nan, nan]])]
     source, sink, pipeline = ListSource([message(0), message(1)]), ListSink(), toy_pipeline()
-    assembler = Assembler(CHANNELS, 10**9, 5 * 10**9, 10**9)
-    intake = Intake("replay", ReadyDecoder(halves), assembler=assembler)
+    assembler = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
+    shared = SharedStages(lambda batch: batch, joiner=assembler)
+    ingest = Ingest("replay", ReadyDecoder(halves), joins=True, shared=shared)
     keeper = Checkpointer(pipeline, Store(tmp_path), {"assembly": assembler})
-    summary = Daemon([Input("replay", source, {"replay": intake})], pipeline, by_name(sink), keeper=keeper).run()
+    summary = daemon_of(
+        [Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=keeper
+    ).run()
     assert summary.balanced
     assert sum(len(out) for out in sink.written) == 2
     with opened(tmp_path) as store:
@@ -277,26 +284,25 @@ def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
 
 def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None:
     """Its counter goes on where it was: what is missing is counted over its absence."""
-    pipeline, watch = toy_pipeline(max_streams=2**31), SequenceWatch()
+    pipeline, watch = toy_pipeline(max_streams=2**31), GapCounter()
     turns: list[SampleBatch] = []
     for turn, name in enumerate("abcabc"):
         turns.append(batch([name], [turn], device_seq=np.array([10 * (turn // 3)])))
     source = ListSource([message(i) for i in range(6)])
-    intake = Intake("s", ReadyDecoder(turns), sequence=watch)
+    ingest = Ingest("s", ReadyDecoder(turns), gaps=watch)
     keeper = Checkpointer(
         pipeline, Store(tmp_path), {"sequence:s": watch.memory}, policy=Policy(max_streams=1, evict=True)
     )
     missing: list[int] = []
-    take = intake.take
+    apply = ingest.apply
 
     def noting(one: SampleBatch) -> object:
-        arrived = take(one)
-        missing.append(arrived.missing)
-        return arrived
+        result = apply(one)
+        missing.append(result.missing)
+        return result
 
-    intake.take = noting  # type: ignore[method-assign, assignment]
-    caretaker = Caretaker(pipeline, keeper=keeper)
-    Daemon([Input("s", source, {"s": intake})], pipeline, {}, keeper=keeper, caretaker=caretaker, commit_every=1).run()
+    ingest.apply = noting  # type: ignore[method-assign, assignment]
+    daemon_of([Input("s", source, {"s": ingest})], pipeline, {}, checkpointer=keeper, commit_every=1).run()
     assert missing == [0, 0, 0, 9, 9, 9]
     assert keeper.counts.restored == 3
 
@@ -305,10 +311,10 @@ def test_of_several_sources_none_is_read_after_a_stop(tmp_path: Path) -> None:
     """The one that is in hand is finished, committed and acknowledged; the others have not moved."""
     sources, pipeline, sink = [ListSource([message(0)]), ListSource([message(0)])], toy_pipeline(), ListSink()
     inputs = [
-        Input(name, source, {name: Intake(name, ReadyDecoder([batch([name], [1])]))})
+        Input(name, source, {name: Ingest(name, ReadyDecoder([batch([name], [1])]))})
         for name, source in zip("ab", sources, strict=True)
     ]
-    daemon = Daemon(inputs, pipeline, by_name(sink), keeper=Checkpointer(pipeline, Store(tmp_path)))
+    daemon = daemon_of(inputs, pipeline, by_name(sink), checkpointer=Checkpointer(pipeline, Store(tmp_path)))
     sink.on_write = daemon.stop
     daemon.run()
     assert daemon.stopped

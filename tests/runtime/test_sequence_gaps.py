@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.core.types import SampleBatch
-from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
+from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
 MOVES = st.lists(
@@ -52,18 +52,16 @@ def batch_of(rows: list[tuple[str, int]]) -> SampleBatch:
 )
 def test_jumps_are_missing_samples(numbers: list[int], missing: int) -> None:
     """Jumps forward are counted; repeats, restarts and counters that go round are not."""
-    assert SequenceWatch().observe(batch_of([("a", number) for number in numbers])) == missing
+    assert GapCounter().observe(batch_of([("a", number) for number in numbers])) == missing
 
 
 def test_streams_are_counted_apart_and_only_so_many() -> None:
     """Each has its own counter; beyond the bound nothing is watched; a batch without numbers says nothing."""
-    watch = SequenceWatch(max_streams=2)
+    watch = GapCounter(max_streams=2)
     assert watch.observe(batch_of([("b", 1), ("a", 100), ("c", 5), ("b", 2), ("a", 102), ("c", 9)])) == 1
     assert watch.observe(batch_of([("b", 4), ("c", 99)])) == 1
     batch = batch_of([("a", 0)])
-    assert (
-        SequenceWatch().observe(SampleBatch(batch.stream_names, batch.stream_index, batch.time_ns, batch.values)) == 0
-    )
+    assert GapCounter().observe(SampleBatch(batch.stream_names, batch.stream_index, batch.time_ns, batch.values)) == 0
     assert watch.observe(batch_of([])) == 0
 
 
@@ -83,7 +81,7 @@ def test_batching_changes_nothing(moves: list[tuple[str, int]], cuts: list[int])
     rows = rows_after(moves)
     totals = []
     for ends in ([len(rows)], sorted({min(cut, len(rows)) for cut in [*cuts, len(rows)]}), range(1, len(rows) + 1)):
-        watch, begin, total = SequenceWatch(max_streams=2), 0, 0
+        watch, begin, total = GapCounter(max_streams=2), 0, 0
         for end in ends:
             total += watch.observe(batch_of(rows[begin:end]))
             begin = end
@@ -97,8 +95,8 @@ def test_restarts_and_streams_let_go_of_change_nothing(
 ) -> None:
     """Stored and restored, all or one stream until its next row: the same numbers are missing."""
     rows = rows_after(moves)
-    whole = SequenceWatch().observe(batch_of(rows)) if rows else 0
-    watch, shelf, total = SequenceWatch(), Shelf(), 0
+    whole = GapCounter().observe(batch_of(rows)) if rows else 0
+    watch, shelf, total = GapCounter(), Shelf(), 0
     away: set[str] = set()
     for number, row in enumerate(rows):
         if row[0] in away:
@@ -113,7 +111,7 @@ def test_restarts_and_streams_let_go_of_change_nothing(
             watch.memory.evict(row[0])
             away.add(row[0])
         if number in restarts:
-            watch = SequenceWatch()
+            watch = GapCounter()
             shelf.fill(watch.memory, number)
             away.clear()
     assert total == whole
@@ -122,7 +120,7 @@ def test_restarts_and_streams_let_go_of_change_nothing(
 @given(st.data())
 def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObject) -> None:
     """Or they can be used: whatever they say, later rows raise nothing."""
-    watch, other = SequenceWatch(), SequenceWatch()
+    watch, other = GapCounter(), GapCounter()
     rows = batch_of([("a", number) for number in (5, 2**63 - 1, 0, 255, 3)])
     watch.observe(rows)
     genuine = watch.memory.snapshot("a")
@@ -132,7 +130,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
 
 def test_numbers_at_the_ends_of_their_range_are_stored_as_they_are() -> None:
     """The largest that a counter of 64 bits has, and nothing of a stream that never came."""
-    watch, other = SequenceWatch(), SequenceWatch()
+    watch, other = GapCounter(), GapCounter()
     watch.observe(batch_of([("a", 2**63 - 1), ("a", 0)]))
     data = watch.memory.snapshot("a")
     assert data is not None

@@ -24,7 +24,7 @@ from stream_gru.model.bundle import Bundle
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.runtime.checkpoint.state_export import Exported
-from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
+from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 from tests.support.batches import START_NS, rows_of
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated, toy_pipeline
@@ -290,7 +290,7 @@ class Reference:
     def __init__(self, seed: int, max_streams: int, max_stored: int, lines: Lines) -> None:
         self._lines = lines
         self.pipeline = toy_pipeline(bundle_of(seed), max_streams=max_streams)
-        self.watch = SequenceWatch(UNBOUNDED)
+        self.watch = GapCounter(UNBOUNDED)
         self.outputs: list[bytes] = []
         self.messages: list[int] = []
         self._max_stored, self._names = max_stored, set[str]()

@@ -37,7 +37,7 @@ from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch, e
 from stream_gru.runtime.ingest.channel_join_state import (
     MOST_PENDING,
     NEVER,
-    StreamMemory,
+    JoinState,
     Tick,
     read_stream,
     stream_bytes,
@@ -72,7 +72,7 @@ class _Rows:
         return merge_rejected((*self.rejected, *(Rejected(reason, count) for reason, count in self.dropped.items())))
 
 
-class Assembler:
+class ChannelJoiner:
     """Joins partial records of any number of streams; shared by sources that bring channels of the same streams.
 
     At most 64 ticks of a stream wait, then the oldest goes; records of more than ``max_streams`` streams are dropped.
@@ -87,7 +87,7 @@ class Assembler:
         self._channels, self._period_ns = channels, period_ns
         self._max_age_ns, self._wait_ns, self.max_streams = max_age_ns, wait_ns, max_streams
         self._backwards_ns = max(_BACKWARDS_NS, wait_ns, period_ns)
-        self._streams: dict[str, StreamMemory] = {}
+        self._streams: dict[str, JoinState] = {}
         self._changes = DirtySet()
 
     @property
@@ -191,7 +191,7 @@ class Assembler:
         return taken
 
     def _says_again(
-        self, stream: StreamMemory, tick_ns: int, time_ns: int, channels: Sequence[int], values: Sequence[float]
+        self, stream: JoinState, tick_ns: int, time_ns: int, channels: Sequence[int], values: Sequence[float]
     ) -> bool:
         """Hold, for the ticks to come, what a channel says again within the tick that is out; False for any other."""
         begin = tick_ns - self._period_ns
@@ -203,7 +203,7 @@ class Assembler:
             stream.held[channel], stream.held_ns[channel] = value, time_ns
         return True
 
-    def _stream_at(self, name: str, time: int, sequence: int, rows: _Rows) -> StreamMemory | None:
+    def _stream_at(self, name: str, time: int, sequence: int, rows: _Rows) -> JoinState | None:
         """The stream of a record at its new time, begun afresh where need be; None when there are too many."""
         stream = self._streams.get(name) or self._begin(name)
         if stream is None:
@@ -218,7 +218,7 @@ class Assembler:
             stream.newest = time
         return stream
 
-    def _emit_due(self, name: str, stream: StreamMemory, rows: _Rows) -> None:
+    def _emit_due(self, name: str, stream: JoinState, rows: _Rows) -> None:
         """Emit what the watermark has passed, the oldest tick when it is complete, and what is complete after these."""
         if not stream.pending:
             return
@@ -228,23 +228,23 @@ class Assembler:
         if stream.oldest <= due or stream.pending[stream.oldest].reported == self._channels:
             self._emit(name, stream, due, rows)
 
-    def _begin(self, name: str) -> StreamMemory | None:
+    def _begin(self, name: str) -> JoinState | None:
         if len(self._streams) >= self.max_streams:
             return None
-        stream = self._streams[name] = StreamMemory([_NAN] * self._channels, [NEVER] * self._channels)
+        stream = self._streams[name] = JoinState([_NAN] * self._channels, [NEVER] * self._channels)
         return stream
 
-    def _fresh(self, stream: StreamMemory) -> StreamMemory:
+    def _fresh(self, stream: JoinState) -> JoinState:
         """The stream as if nothing had been seen of it, but for a flag that is still to be told."""
-        return StreamMemory([_NAN] * self._channels, [NEVER] * self._channels, reset=stream.reset)
+        return JoinState([_NAN] * self._channels, [NEVER] * self._channels, reset=stream.reset)
 
-    def _new_tick(self, stream: StreamMemory, time_ns: int) -> Tick:
+    def _new_tick(self, stream: JoinState, time_ns: int) -> Tick:
         tick = Tick(time_ns, [_NAN] * self._channels, [NEVER] * self._channels)
         stream.pending[time_ns] = tick
         stream.oldest = min(stream.oldest, time_ns)
         return tick
 
-    def _emit(self, name: str, stream: StreamMemory, until_ns: int, rows: _Rows) -> None:
+    def _emit(self, name: str, stream: JoinState, until_ns: int, rows: _Rows) -> None:
         """Emit the pending ticks up to ``until_ns``, and complete ones right after them, in the order of time."""
         pending = stream.pending
         for time_ns in sorted(pending):
@@ -260,7 +260,7 @@ class Assembler:
                 rows.sequence.append(stream.sequence)
         stream.oldest = min(pending, default=-NEVER)
 
-    def _complete(self, tick: Tick, stream: StreamMemory) -> None:
+    def _complete(self, tick: Tick, stream: JoinState) -> None:
         """Fill a tick from what is held, and hold what it brings."""
         oldest = tick.time_ns - self._max_age_ns
         for channel, time in enumerate(tick.times):

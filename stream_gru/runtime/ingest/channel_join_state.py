@@ -37,7 +37,7 @@ class Tick(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
 
 
 @dataclass(slots=True)
-class StreamMemory:
+class JoinState:
     """All that is remembered of one stream.
 
     ``held, held_ns``  last emitted value of each channel and its time   ``pending``  ticks that wait, by their time
@@ -58,7 +58,7 @@ class StreamMemory:
 
 
 class _Form(Struct, array_like=True, forbid_unknown_fields=True):
-    """A `StreamMemory` as it is stored: the ticks in the order of their times, without what follows from the rest."""
+    """A `JoinState` as it is stored: the ticks in the order of their times, without what follows from the rest."""
 
     period_ns: Int64
     held: _Values
@@ -71,7 +71,7 @@ class _Form(Struct, array_like=True, forbid_unknown_fields=True):
     flagged: Int64
 
 
-def stream_bytes(stream: StreamMemory, period_ns: int) -> bytes:
+def stream_bytes(stream: JoinState, period_ns: int) -> bytes:
     """The memory of a stream as `read_stream` takes it; the same memory always gives the same bytes."""
     pending = [stream.pending[time_ns] for time_ns in sorted(stream.pending)]
     return encode(
@@ -89,7 +89,7 @@ def stream_bytes(stream: StreamMemory, period_ns: int) -> bytes:
     )
 
 
-def read_stream(data: bytes, channels: int, period_ns: int, name: str) -> StreamMemory:
+def read_stream(data: bytes, channels: int, period_ns: int, name: str) -> JoinState:
     """Read what `stream_bytes` gave.
 
     Raises IncompatibleStateError for a stream of other channels or another period, StateError for damage.
@@ -106,7 +106,7 @@ def read_stream(data: bytes, channels: int, period_ns: int, name: str) -> Stream
         raise corrupt_state(what, "expected ticks in order, after the last one that was emitted")
     if not all(map(_is_float32, (value for one in lists[::2] for value in one))):
         raise corrupt_state(what, "expected values of float32")
-    return StreamMemory(
+    return JoinState(
         form.held,
         form.held_ns,
         dict(zip(times, form.pending, strict=True)),

@@ -24,7 +24,7 @@ _LONGEST_NS = 2**62  # sums of two such numbers fit into 64 bits
 _Moment = Annotated[int, Meta(ge=-(2**62) - 2**61, le=2**62 + 2**61)]  # no event is far from an arrival
 
 
-class _Anchor(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+class _ClockOffset(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """What is known of a stream, in nanoseconds: ``event = device + offset``."""
 
     offset: _Moment
@@ -41,7 +41,7 @@ class DeviceClock:
 
     def __init__(self, wrap_ns: int, max_streams: int = 10_000) -> None:
         self._wrap_ns, self.max_streams = wrap_ns, max_streams
-        self.memory: KeyedState[_Anchor] = KeyedState(_Anchor, "the clocks of devices")
+        self.memory: KeyedState[_ClockOffset] = KeyedState(_ClockOffset, "the clocks of devices")
         self.restarts = 0
         self.apart = 0
 
@@ -69,7 +69,7 @@ class DeviceClock:
         if anchor is None:
             if len(self.memory) >= self.max_streams:
                 return arrival
-            anchor = self.memory.put(stream, _Anchor(int(arrival[0] - device[0]), int(device[0]), int(arrival[0])))
+            anchor = self.memory.put(stream, _ClockOffset(int(arrival[0] - device[0]), int(device[0]), int(arrival[0])))
         self.memory.touch(stream)
         events = device + anchor.offset
         onwards = device[0] >= anchor.device and bool(np.all(device[1:] >= device[:-1]))
@@ -79,7 +79,7 @@ class DeviceClock:
         pairs = zip(device.tolist(), arrival.tolist(), strict=True)
         return np.array([self._event(anchor, *pair) for pair in pairs], np.int64)
 
-    def _event(self, anchor: _Anchor, device: int, arrival: int) -> int:
+    def _event(self, anchor: _ClockOffset, device: int, arrival: int) -> int:
         """Event time of one row, with whatever it tells of the clock."""
         if device < anchor.device:
             late, turned = device + anchor.offset, device + anchor.offset + self._wrap_ns
@@ -98,7 +98,7 @@ class DeviceClock:
         return event
 
 
-def _anchored(anchor: _Anchor, device: int, arrival: int) -> int:
+def _anchored(anchor: _ClockOffset, device: int, arrival: int) -> int:
     """Take a new anchor and return the event, which is later than all before it."""
     event = max(arrival, anchor.event + 1)
     anchor.offset, anchor.device, anchor.event = event - device, device, event

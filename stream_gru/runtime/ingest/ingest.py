@@ -1,17 +1,15 @@
-"""The intake of one source: from its messages to samples that the pipeline takes.
+"""Ingest: from the messages of one source to samples that the pipeline takes.
 
-    RawMessage ──▶ decoder ──▶ device clock ──▶ sequence watch ──▶ assembler ──▶ gate ──▶ SampleBatch
-                               since boot        what is missing    channels      streams
-                                                                    that arrive   that are
-                                                                    apart         paused
+    RawMessage ─▶ decoder ─▶ rate limit ─▶ admission ─▶ device clock ─▶ gap counter ─▶ channel join ─▶ pause filter
+                  `decode`                 `apply`: brings the state of a batch's streams into memory first
 
-Like the pipeline it does no I/O and reads no clock: a recording of the messages gives the same samples.  What its parts
-remember is stored with the hidden states, so that messages may be acknowledged while channels still wait for others.
+Like the pipeline it does no I/O and reads no clock: a recording of the messages gives the same samples.  The state of
+its parts is stored with the hidden states, so messages may be acknowledged while channels still wait for others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol, runtime_checkable
@@ -20,15 +18,17 @@ from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Decoder, Stateful
 from stream_gru.core.types import RawMessage, SampleBatch
 from stream_gru.runtime.control.commands import PauseFilter
-from stream_gru.runtime.ingest.channel_join import Assembler
+from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.rate_limit import RateLimit
-from stream_gru.runtime.ingest.sequence_gaps import SequenceWatch
+from stream_gru.runtime.ingest.sequence_gaps import GapCounter
+
+Admit = Callable[[SampleBatch], SampleBatch]
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """Samples of one source, and what was seen on the way: records joined, samples missing by the device's counter."""
+class IngestResult:
+    """Samples of one source; ``joined`` records were joined, ``missing`` samples by the devices' own counters."""
 
     source: str
     batch: SampleBatch
@@ -36,18 +36,35 @@ class Arrived:
     missing: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SharedStages:
+    """The stages that all sources of one runtime share; each but ``admit`` may be absent.
+
+    ``admit``: makes the state of a batch's streams available, rejects rows of streams beyond the limit.
+    ``joiner``: joins channels that arrive in separate records, also from several sources.
+    """
+
+    admit: Admit
+    rate_limit: RateLimit | None = None
+    joiner: ChannelJoiner | None = None
+    pause_filter: PauseFilter | None = None
+
+
+NO_STAGES = SharedStages(admit=lambda batch: batch)
+
+
 @runtime_checkable
-class _Mindful(Protocol):
-    """A decoder that remembers what devices said."""
+class _StatefulDecoder(Protocol):
+    """A decoder that keeps something of each device."""
 
     @property
     def memory(self) -> Stateful: ...
 
 
-class Intake:
-    """What stands between the source called ``name`` and the pipeline; every part but the decoder may be absent.
+class Ingest:
+    """The stages between the source ``name`` and the pipeline.
 
-    The assembler is shared by all sources whose channels arrive apart: they may bring channels of one stream.
+    ``joins``: whether its records pass the shared joiner.
     """
 
     def __init__(
@@ -56,77 +73,81 @@ class Intake:
         decoder: Decoder,
         *,
         clock: DeviceClock | None = None,
-        sequence: SequenceWatch | None = None,
-        assembler: Assembler | None = None,
-        gate: PauseFilter | None = None,
-        rate: RateLimit | None = None,
+        gaps: GapCounter | None = None,
+        joins: bool = False,
+        shared: SharedStages = NO_STAGES,
     ) -> None:
-        self.name = name
-        self._decoder, self._clock, self._sequence = decoder, clock, sequence
-        self._assembler, self._gate, self._rate = assembler, gate, rate
+        self.name, self.joins = name, joins
+        self._decoder, self._clock, self._gaps = decoder, clock, gaps
+        self.shared = shared
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
-        """Make samples of messages, in order, and see of which streams they are.
+        """Decode messages, in order, and apply the rate limit.
 
         Raises DataError when a whole input can never fit.
         """
         batch = self._decoder.decode(raw)
-        return batch if self._rate is None else self._rate.apply(batch)
+        limit = self.shared.rate_limit
+        return batch if limit is None else limit.apply(batch)
 
-    def take(self, batch: SampleBatch) -> Arrived:
-        """Hand on what `decode` gave: what is remembered of ``batch.streams`` is needed now."""
+    def apply(self, batch: SampleBatch) -> IngestResult:
+        """Take what `decode` returned through the other stages.  Raises StoreError."""
+        shared = self.shared
+        batch = shared.admit(batch)
         if self._clock is not None:
             batch = self._clock.apply(batch)
-        missing = 0 if self._sequence is None else self._sequence.observe(batch)
+        missing = 0 if self._gaps is None else self._gaps.observe(batch)
         joined = 0
-        if self._assembler is not None:
-            done = self._assembler.join(batch)
+        if self.joins and shared.joiner is not None:
+            done = shared.joiner.join(batch)
             batch, joined = done.batch, done.joined
-        return Arrived(self.name, batch if self._gate is None else self._gate.apply(batch), joined, missing)
+        if shared.pause_filter is not None:
+            batch = shared.pause_filter.apply(batch)
+        return IngestResult(self.name, batch, joined, missing)
 
-    def adapt(self, assembler: Assembler | None, rate: RateLimit | None, max_streams: int) -> None:
-        """Go on with another assembler, where there is one, with another limit and room for so many streams."""
-        self._assembler = None if self._assembler is None else assembler
-        self._rate = rate
-        for part in (self._clock, self._sequence, self._assembler):
+    def flush(self) -> IngestResult | None:
+        """The samples that still wait for other channels, at the end of the input; None where no record ever waits."""
+        joiner, pause_filter = self.shared.joiner, self.shared.pause_filter
+        if not self.joins or joiner is None:
+            return None
+        batch = joiner.flush()
+        return IngestResult(self.name, batch if pause_filter is None else pause_filter.apply(batch))
+
+    def share(self, shared: SharedStages, max_streams: int) -> None:
+        """Use these shared stages from now on, and keep the state of at most ``max_streams`` streams."""
+        self.shared = shared
+        for part in (self._clock, self._gaps):
             if part is not None:
                 part.max_streams = max_streams
 
-    @property
-    def assembles(self) -> bool:
-        """Whether records wait here for other channels."""
-        return self._assembler is not None
+    def stateful_parts(self) -> dict[str, Stateful]:
+        """The parts of this source alone that keep state, by name; joiner and pause filter are shared.
 
-    def remembering(self) -> dict[str, Stateful]:
-        """The parts of this intake alone that remember something, by name: assembler and gate are shared.
-
-        What ``decoder`` remembers is of devices, before streams are known; the others remember streams.
+        The state of ``decoder`` is by device, before streams are known; that of the others is by stream.
         """
         parts: dict[str, Stateful] = {}
-        if isinstance(self._decoder, _Mindful):
+        if isinstance(self._decoder, _StatefulDecoder):
             parts["decoder"] = self._decoder.memory
         if self._clock is not None:
             parts["clock"] = self._clock.memory
-        if self._sequence is not None:
-            parts["sequence"] = self._sequence.memory
+        if self._gaps is not None:
+            parts["sequence"] = self._gaps.memory
         return parts
 
-    def finish(self) -> Arrived | None:
-        """What was still waiting for other channels, once no more will come; None where nothing ever waits."""
-        if self._assembler is None:
-            return None
-        batch = self._assembler.flush()
-        return Arrived(self.name, batch if self._gate is None else self._gate.apply(batch))
 
+def group_by_source(
+    raw: Sequence[RawMessage], ingests: Mapping[str, Ingest]
+) -> Iterator[tuple[Ingest, list[RawMessage]]]:
+    """Yield runs of messages of one source, each with its `Ingest`; a recording holds messages of several sources.
 
-def by_source(raw: Sequence[RawMessage], intakes: Mapping[str, Intake]) -> Iterator[tuple[Intake, list[RawMessage]]]:
-    """Yield runs of messages of one source, each with its intake; a recording holds those of several."""
-    if len(intakes) == 1:
-        (intake,) = intakes.values()
-        yield intake, list(raw)
+    Raises DataError for a message of a source that is not configured.
+    """
+    if len(ingests) == 1:
+        (ingest,) = ingests.values()
+        yield ingest, list(raw)
         return
     for name, run in groupby(raw, lambda message: message.source):
-        if name not in intakes:
-            known = ", ".join(intakes)
-            raise DataError(f"{name}: the recording is of this source, the configuration has only {known}")
-        yield intakes[name], list(run)
+        if name not in ingests:
+            known = ", ".join(ingests)
+            raise DataError(f"the recording has messages of source {name}; the configuration has only {known}")
+        yield ingests[name], list(run)

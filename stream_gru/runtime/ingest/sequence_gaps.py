@@ -19,7 +19,7 @@ class _Place(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     before: Int64
 
 
-class SequenceWatch:
+class GapCounter:
     """Counts the samples of each stream that a jump of its counter says are missing.
 
     A lower number is a sample sent again or a device restarted, a jump over more than a million another device: no

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stream_gru.core.concatenate import concatenate
 from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch, empty_batch
-from stream_gru.runtime.ingest.channel_join import Assembler
+from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from tests.support.batches import CHANNELS
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
@@ -46,12 +46,12 @@ def partial_records(draw: st.DrawFn, jumps: tuple[int, ...], max_rows: int = 120
     )
 
 
-def build(options: tuple[int, int], max_streams: int = 2) -> Assembler:
+def build(options: tuple[int, int], max_streams: int = 2) -> ChannelJoiner:
     """A period of a second; ages and waits in seconds."""
-    return Assembler(CHANNELS, NS_PER_S, options[0] * NS_PER_S, options[1] * NS_PER_S, max_streams=max_streams)
+    return ChannelJoiner(CHANNELS, NS_PER_S, options[0] * NS_PER_S, options[1] * NS_PER_S, max_streams=max_streams)
 
 
-def join_batches(one: Assembler, batches: list[SampleBatch]) -> tuple[SampleBatch, int]:
+def join_batches(one: ChannelJoiner, batches: list[SampleBatch]) -> tuple[SampleBatch, int]:
     """All that comes of batches, and how many records were joined."""
     done = [one.join(batch) for batch in batches]
     return concatenate([*(found.batch for found in done), one.flush()], CHANNELS), sum(d.joined for d in done)
@@ -113,7 +113,7 @@ def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBat
     """And each stream's ticks go in order; nothing is held here, so that a row has what its own tick brought."""
     own = batch.take(batch.stream_index == batch.stream_index[0])
     own = SampleBatch(own.stream_names, own.stream_index, own.time_ns, own.values)
-    one = Assembler(CHANNELS, NS_PER_S, 0, wait * NS_PER_S)
+    one = ChannelJoiner(CHANNELS, NS_PER_S, 0, wait * NS_PER_S)
     emitted: list[int] = []
     for end in range(1, len(own) + 1):
         found = one.join(own.take(slice(end - 1, end))).batch
@@ -142,7 +142,7 @@ def test_records_in_order_give_the_last_value_of_each_channel(batch: SampleBatch
     values = own.values.copy()
     values[:, 2] = np.nan
     own = SampleBatch(own.stream_names, own.stream_index, own.time_ns, values)
-    rows, _ = join_batches(Assembler(CHANNELS, NS_PER_S, age * NS_PER_S, wait * NS_PER_S), [own])
+    rows, _ = join_batches(ChannelJoiner(CHANNELS, NS_PER_S, age * NS_PER_S, wait * NS_PER_S), [own])
     reported = ~np.isnan(values)
     ticks = -(-own.time_ns // NS_PER_S) * NS_PER_S
     assert rows.time_ns.tolist() == sorted(set(ticks[reported.any(axis=1)].tolist()))
