@@ -53,7 +53,7 @@ def test_the_table_is_a_dictionary_of_rows(actions: list[tuple[str, bool]], capa
         assert len({table.slot(name) for name in expected}) == len(expected)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["batch", "touch", "evict", "stored"]))))
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["batch", "mark_dirty", "evict", "mark_clean"]))))
 def test_rows_that_changed_since_the_last_commit_are_told(actions: list[tuple[str, str]]) -> None:
     """Those that were in a batch or touched and are still there, with their contents of now, and no others."""
     table, expected = StateTable(COLUMNS, 1), set[str]()
@@ -62,10 +62,10 @@ def test_rows_that_changed_since_the_last_commit_are_told(actions: list[tuple[st
             table.slots_for([stream], 100)
             fill(table, stream, step)
             expected.add(stream)
-        elif action == "stored":
+        elif action == "mark_clean":
             table.mark_clean()
             expected.clear()
-        elif stream in table and action == "touch":
+        elif stream in table and action == "mark_dirty":
             table.mark_dirty(stream)
             expected.add(stream)
         elif stream in table:
@@ -229,7 +229,7 @@ def test_slots_are_used_again_from_the_lowest_on() -> None:
     assert all(a < b for a, b in pairwise(slots))
 
 
-@pytest.mark.parametrize("action", ["slot", "evict", "row", "touch"])
+@pytest.mark.parametrize("action", ["slot", "evict", "row", "mark_dirty"])
 def test_unknown_streams_are_key_errors(action: str) -> None:
     """Nobody asks for a stream that is not there by accident."""
     with pytest.raises(KeyError):
