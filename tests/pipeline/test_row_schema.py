@@ -15,7 +15,7 @@ from stream_gru.pipeline.row_schema import RowSchema
 from tests.support.stores import FORM, model
 
 NAMES = {name for name, _, _ in FORM.columns}
-VALUES = {"applied_ns", "applied_values", "last_good", "invalid_run", "steps_since_reset"}
+VALUES = {"applied_ns", "applied_values", "last_valid", "invalid_run", "steps_since_reset"}
 CLOCK = {"max_event_ns", "episode", "pending_reset"}
 
 

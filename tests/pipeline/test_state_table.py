@@ -53,7 +53,9 @@ def test_the_table_is_a_dictionary_of_rows(actions: list[tuple[str, bool]], capa
         assert len({table.slot(name) for name in expected}) == len(expected)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["batch", "mark_dirty", "evict", "mark_clean"]))))
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["batch", "mark_dirty", "evict", "mark_clean"])))
+)
 def test_rows_that_changed_since_the_last_commit_are_told(actions: list[tuple[str, str]]) -> None:
     """Those that were in a batch or touched and are still there, with their contents of now, and no others."""
     table, expected = StateTable(COLUMNS, 1), set[str]()

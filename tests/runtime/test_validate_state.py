@@ -134,7 +134,7 @@ def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBa
         ({"block_truths": -1}, "block_truths: expected numbers"),
         ({"score_sums": np.inf}, "score_sums: expected numbers"),
         ({"consecutive_misses": -1}, "consecutive_misses: expected numbers"),
-        ({"last_good": np.inf}, "last_good: expected finite numbers, or NaN"),
+        ({"last_valid": np.inf}, "last_valid: expected finite numbers, or NaN"),
         ({"applied_values": -np.inf}, "applied_values: expected finite numbers, or NaN"),
         ({"applied_values": np.nan}, "applied_values: expected numbers, as no reset is to come"),
     ],

@@ -1,1 +1,1 @@
-"""Conditioning: which samples become steps."""
+"""Conditioning: samples become steps, in order of event time, without gaps and invalid values."""

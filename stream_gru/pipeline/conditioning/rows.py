@@ -1,4 +1,4 @@
-"""Rows of a batch sorted by stream: what the rules hand to each other."""
+"""Rows of a batch sorted by stream: the data that the conditioning rules pass on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream_gru.core.types import F32, I64, U8, DropReason, Mask, SampleBatch
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Where each stream lies in a column sorted by stream: (G,) slots, first row, number of rows, last row."""
+    """Position of each of G streams in a column sorted by stream: (G,) slot, first row, number of rows, last row."""
 
     slot: I64
     start: I64
@@ -32,16 +32,16 @@ class Groups:
 
     @staticmethod
     def at(slot: I64, start: I64) -> Groups:
-        """The stretches of a column that begin at ``start`` (G,): streams, or finer pieces of them."""
+        """Groups of a column that begin at the rows ``start`` (G,): streams, or parts of them."""
         end = np.concatenate((start[1:], [slot.size]))
         return Groups(slot[start], start, end - start, end - 1)
 
     def each(self, values: I64) -> I64:
-        """Repeat a value of each stream for all its rows."""
+        """Repeat the value of each group for all its rows, (G,) to (N,)."""
         return np.repeat(values, self.length)
 
     def previous(self, column: I64, before: I64) -> I64:
-        """Shift a column by a row within each stream; the first row of a stream gets ``before``."""
+        """Shift a column (N,) by one row within each group; the first row of a group gets ``before`` (G,)."""
         if not column.size:
             return column
         shifted = np.empty_like(column)
@@ -50,7 +50,7 @@ class Groups:
         return shifted
 
     def previous_values(self, values: F32, before: F32) -> F32:
-        """The same for the values of all channels, (N, C) and (G, C)."""
+        """Shift the values of all channels as `previous` does, (N, C) and (G, C)."""
         shifted = np.empty_like(values)
         shifted[1:] = values[:-1]
         shifted[self.start] = before
@@ -59,10 +59,10 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of ``batch`` that are still in, sorted by stream, in order of arrival within one.
+    """The rows of ``batch`` that are not dropped, sorted by stream, in order of arrival within a stream.
 
-    ``row`` (N,) their places in the batch; ``slot`` (N,) of their streams; ``reset`` (N,) uint8 `ResetReason` before
-    them; ``dropped`` counts those that are out, by reason.
+    ``row``      (N,) index in the batch        ``slot``     (N,) slot of the stream
+    ``reset``    (N,) uint8 `ResetReason`       ``dropped``  number of dropped rows by reason
     """
 
     batch: SampleBatch
@@ -80,11 +80,11 @@ class Rows:
         return self.batch.time_ns[self.row]
 
     def groups(self) -> Groups:
-        """Where each stream lies."""
+        """The groups of rows by stream."""
         return Groups.of(self.slot)
 
     def keep(self, mask: Mask) -> Self:
-        """The rows of the mask; the others must have been counted."""
+        """The rows of the mask; the caller has counted the others as dropped."""
         return type(self)(self.batch, self.row[mask], self.slot[mask], self.reset[mask], self.dropped)
 
     def count(self, reason: DropReason, dropped: Mask) -> None:
@@ -95,5 +95,5 @@ class Rows:
 
 
 def missing_steps(time: I64, before: I64, period_ns: int) -> I64:
-    """How many periods lie empty between two times (0 when they are neighbours or closer)."""
+    """Number of missing periods between two event times, rounded to whole periods; 0 for neighbours."""
     return np.maximum((time - before + period_ns // 2) // period_ns - 1, 0)

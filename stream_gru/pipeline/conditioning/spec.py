@@ -1,4 +1,4 @@
-"""What conditioning needs to know of a model, and what it remembers of a stream."""
+"""Parameters of the conditioning rules, and their columns in the state table."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from stream_gru.config.train_schema import ConditioningConfig
 from stream_gru.core.types import F32, NS_PER_S, ResetReason
 from stream_gru.pipeline.state_table import Column
 
-NEVER = np.iinfo(np.int64).min // 2  # far from the end of int64, so that differences do not overflow
+NEVER = np.iinfo(np.int64).min // 2  # event time of "no sample yet"; differences to it do not overflow int64
 
 
 @dataclass(frozen=True, slots=True)
 class ConditioningSpec:
-    """What the rules need to know of a model.
+    """Parameters of the conditioning rules for one model.
 
-    ``low, high``: (C,) float32 allowed range of each channel, -inf/inf where there is none; ``categorical``: channels
-    whose values are whole numbers; ``window``: W steps, 0 in the stateful regime.
+    ``period_ns``: sample period; ``max_fill_steps``: longest run of imputed steps or values; ``clock_backwards_ns``:
+    smallest jump back that counts as a clock that was set back; ``low, high``: (C,) float32 range of each channel,
+    -inf and inf without one; ``categorical``: indices of channels with integer codes; ``calendar``: features appended
+    as inputs; ``window``: W steps, 0 in the stateful regime.
     """
 
     period_ns: int
@@ -39,7 +41,7 @@ class ConditioningSpec:
         calendar: list[CalendarFeature],
         window: int,
     ) -> ConditioningSpec:
-        """Build from configuration: ``limits`` are min, max and the number of categories (0: none) of each channel."""
+        """Build from configuration; ``limits``: min, max and number of categories (0: a quantity) of each channel."""
         ranges = [(0, kinds - 1) if kinds else (low, high) for low, high, kinds in limits]
         return ConditioningSpec(
             period_ns=max(1, round(period_s * NS_PER_S)),
@@ -54,14 +56,14 @@ class ConditioningSpec:
 
 
 def conditioning_columns(channels: int) -> list[Column]:
-    """Columns of the StateTable that conditioning reads and writes."""
+    """Columns of the state table that conditioning reads and writes, for a model of C channels."""
     return [
-        Column("max_event_ns", (), np.int64, NEVER),
-        Column("applied_ns", (), np.int64, NEVER),
-        Column("applied_values", (channels,), np.float32, np.nan),
-        Column("last_good", (channels,), np.float32, np.nan),
-        Column("invalid_run", (channels,), np.int32, 0),
+        Column("max_event_ns", (), np.int64, NEVER),  # largest event time, dropped samples of rule 2 included
+        Column("applied_ns", (), np.int64, NEVER),  # event time of the last step
+        Column("applied_values", (channels,), np.float32, np.nan),  # of the last step
+        Column("last_valid", (channels,), np.float32, np.nan),  # last valid value of each channel
+        Column("invalid_run", (channels,), np.int32, 0),  # invalid values in a row
         Column("episode", (), np.int64, -1),
-        Column("pending_reset", (), np.uint8, ResetReason.FIRST_SAMPLE),
+        Column("pending_reset", (), np.uint8, ResetReason.FIRST_SAMPLE),  # before the next step
         Column("steps_since_reset", (), np.int64, 0),
     ]

@@ -28,7 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "score_sums": (0, np.finfo(np.float64).max),
     "consecutive_misses": (0, 2**30),
 }
-_HELD = ("applied_values", "last_good")  # what inserted steps and missing channels are given
+_HELD = ("applied_values", "last_valid")  # what inserted steps and missing channels are given
 
 
 def require_sound(form: RowSchema, columns: Mapping[str, NDArray[Any]]) -> None:
