@@ -15,7 +15,7 @@ import click
 from stream_gru.cli.group import CommandGroup
 from stream_gru.cli.state_access import StateAccess, open_state
 from stream_gru.core.errors import StateError, StreamGruError
-from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decoded, encoded
+from stream_gru.runtime.checkpoint.state_export import StreamExport, describe, export_from_json, export_to_json
 from stream_gru.runtime.control.commands import MAX_STATE_BYTES
 
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
@@ -57,7 +57,7 @@ def list_command(config: Path, as_json: bool) -> None:
 def show(config: Path, stream: str, as_json: bool) -> None:
     """Show the times, last values and hidden state of one stream."""
     with open_state(config) as access:
-        facts = as_dict(access.export(stream))
+        facts = describe(access.export(stream))
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -80,7 +80,7 @@ def export(config: Path, stream: str | None, everything: bool, out: Path | None)
         raise click.UsageError("expected one of --stream NAME and --all")
     with open_state(config) as access:
         states, skipped = ([access.export(stream)], 0) if stream is not None else _export_all(access)
-    data = b"".join(encoded(one) + b"\n" for one in states)
+    data = b"".join(export_to_json(one) + b"\n" for one in states)
     if out is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -93,7 +93,7 @@ def export(config: Path, stream: str | None, everything: bool, out: Path | None)
     return 1 if skipped else 0
 
 
-def _export_all(access: StateAccess) -> tuple[list[Exported], int]:
+def _export_all(access: StateAccess) -> tuple[list[StreamExport], int]:
     """All intact streams, and the number of damaged ones, which are reported on standard error."""
     states, skipped = [], 0
     for name in access.names():
@@ -122,16 +122,16 @@ def import_command(config: Path, file: BinaryIO, replace: bool) -> None:
     click.echo(f"{len(states)} streams imported", err=True)
 
 
-def _read(file: BinaryIO) -> Sequence[Exported]:
+def _read(file: BinaryIO) -> Sequence[StreamExport]:
     """Read the streams of an export.  Raises StateError with file and line."""
-    states: dict[str, Exported] = {}
+    states: dict[str, StreamExport] = {}
     number = 0
     while line := file.readline(MAX_STATE_BYTES + 1):
         number += 1
         if not line.strip():
             continue
         try:
-            one = decoded(line.strip())
+            one = export_from_json(line.strip())
         except StateError as error:
             raise StateError(f"{file.name}:{number}: {error}") from error
         if one.stream in states:

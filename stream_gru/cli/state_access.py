@@ -25,10 +25,10 @@ from stream_gru.core.timestamps import format_iso
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.state_export import (
-    Exported,
-    decoded,
-    encoded,
-    exported_from,
+    StreamExport,
+    export_from_json,
+    export_from_store,
+    export_to_json,
     require_same_model,
     reset_row,
 )
@@ -64,11 +64,11 @@ class StateAccess(Protocol):
         """The sorted names of all streams."""
         ...
 
-    def export(self, stream: str) -> Exported:
+    def export(self, stream: str) -> StreamExport:
         """The state of one stream."""
         ...
 
-    def import_streams(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
+    def import_streams(self, states: Sequence[StreamExport], *, replace: bool) -> list[str]:
         """Store exported streams; ``replace`` allows names that exist.  Returns warnings."""
         ...
 
@@ -142,16 +142,16 @@ class OfflineState:
         """The sorted names of all streams."""
         return self._store.names()
 
-    def export(self, stream: str) -> Exported:
+    def export(self, stream: str) -> StreamExport:
         """The state of one stream at the last commit; damaged parts are reported on standard error."""
-        found = exported_from(self._store, stream)
+        found = export_from_store(self._store, stream)
         if found is None:
             raise self._unknown(stream)
-        for part in sorted(self._store.states_of_stream(stream).keys() - found.memories.keys()):
+        for part in sorted(self._store.states_of_stream(stream).keys() - found.components.keys()):
             click.echo(f"stream-gru: stream {stream}: the state of {part} is damaged and not exported", err=True)
         return found
 
-    def import_streams(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
+    def import_streams(self, states: Sequence[StreamExport], *, replace: bool) -> list[str]:
         """Write all streams of a row schema in one transaction; it deletes the rows and parts they replace."""
         if not states:
             return []
@@ -159,15 +159,15 @@ class OfflineState:
         for one in states:
             require_same_model(one, form)
         _require_new([one.stream for one in states], self.names(), replace=replace)
-        by_form: dict[str, list[Exported]] = defaultdict(list)
+        by_form: dict[str, list[StreamExport]] = defaultdict(list)
         for one in states:
-            by_form[one.form].append(one)
+            by_form[one.row_schema].append(one)
         self._write(
             Commit(
                 schema=text,
                 deleted_streams=[one.stream for one in some],
                 streams=[(one.stream, one.row) for one in some],
-                component_states=[(part, one.stream, data) for one in some for part, data in one.memories.items()],
+                component_states=[(part, one.stream, data) for one in some for part, data in one.components.items()],
             )
             for text, some in by_form.items()
         )
@@ -252,17 +252,17 @@ class OnlineState:
         """The sorted names of all streams, evicted ones included."""
         return [str(name) for name in json.loads(self._send(Action.LIST, {"all": True}, "state"))]
 
-    def export(self, stream: str) -> Exported:
+    def export(self, stream: str) -> StreamExport:
         """The state of one stream between two batches."""
-        return decoded(self._send(Action.EXPORT, {"stream": stream}, "state").encode())
+        return export_from_json(self._send(Action.EXPORT, {"stream": stream}, "state").encode())
 
-    def import_streams(self, states: Sequence[Exported], *, replace: bool) -> list[str]:
+    def import_streams(self, states: Sequence[StreamExport], *, replace: bool) -> list[str]:
         """Import one stream after the other; each is durable before the next one is sent."""
         _require_new([one.stream for one in states], self.names(), replace=replace)
         warnings = []
         for count, one in enumerate(states):
             try:
-                text = self._send(Action.IMPORT, json.loads(encoded(one)), query="?replace=1" if replace else "")
+                text = self._send(Action.IMPORT, json.loads(export_to_json(one)), query="?replace=1" if replace else "")
             except StateError as error:
                 raise StateError(
                     f"{error}\n{count} of {len(states)} streams were imported before this error"

@@ -128,5 +128,5 @@ class KeyedState(Generic[T]):
 
     def _load(self, key: str, data: bytes) -> T | None:
         """Return the record of stored bytes; None when it is of no use here.  Raises StateError."""
-        record: T = decode(data, self._form, f"{self._name}, {key or 'all streams'}")
+        record: T = decode(data, self._form, f"{self._name}, {key}" if key else self._name)
         return record

@@ -82,12 +82,12 @@ class Reload:
             max_streams=wiring.max_streams(new),
             alarm=AlarmRule.of(new.config.alarm),
         )
-        checkpointer.set_policy(wiring.checkpoint_policy(new))
+        checkpointer.cache.set_policy(wiring.checkpoint_policy(new))
         self._replace_sinks()
         if wiring.joiner_settings(old) != wiring.joiner_settings(new):
             checkpointer.discard_component(wiring.joiner_component(old))
         shared = wiring.build_shared(
-            new, checkpointer.load_streams, self._surroundings.pause_filter, (old, runtime.shared)
+            new, checkpointer.cache.load_streams, self._surroundings.pause_filter, (old, runtime.shared)
         )
         inputs = self._inputs(shared)
         for ingest in (ingest for one in inputs for ingest in one.ingests.values()):

@@ -22,7 +22,8 @@ from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import NS_PER_S, Position
 from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.dead_letter.file import DeadLetterFile
@@ -127,7 +128,7 @@ def build_runtime(
         alarm=AlarmRule.of(config.config.alarm),
     )
     checkpointer = Checkpointer(pipeline, store, policy=checkpoint_policy(config))
-    shared = build_shared(config, checkpointer.load_streams, surroundings.pause_filter)
+    shared = build_shared(config, checkpointer.cache.load_streams, surroundings.pause_filter)
     if recording is None:
         inputs = tuple(build_input(spec, config, shared, surroundings) for spec in config.sources)
     else:
@@ -295,14 +296,14 @@ def commit_interval_s(config: ResolvedConfig) -> float:
     return min(config.run.commit_interval_s, _SERIAL_COMMIT_S) if serial else config.run.commit_interval_s
 
 
-def checkpoint_policy(config: ResolvedConfig) -> Policy:
+def checkpoint_policy(config: ResolvedConfig) -> StatePolicy:
     """What the checkpointer does where it has a choice."""
     run = config.run
-    return Policy(
+    return StatePolicy(
         max_streams=run.max_streams,
         evict=run.max_streams_policy == "evict",
-        max_stored=run.max_stored_streams,
-        refuse_other_model=run.on_model_change == "reject",
+        max_stored_streams=run.max_stored_streams,
+        reject_other_model=run.on_model_change == "reject",
     )
 
 
@@ -338,4 +339,4 @@ def register_stateful(
     for name, sink in sinks.items():
         if isinstance(sink, Stateful):
             by_stream[component_name("throttle", name)] = sink
-    checkpointer.components, checkpointer.shared_components = by_stream, other
+    checkpointer.set_components(by_stream, other)

@@ -71,7 +71,7 @@ store = Store(Path(sys.argv[1]))
 store.open()
 print("open", flush=True)
 for line in sys.stdin:
-    store.write(Commit(form="{}", streams=[(line.strip(), b"1")]))
+    store.write(Commit(schema="{}", streams=[(line.strip(), b"1")]))
     print("written", flush=True)
 """
 

@@ -13,7 +13,7 @@ from stream_gru.core.types import Position, ResetReason
 from stream_gru.model.bundle import load_bundle, write_bundle
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.state_table import split_row
-from stream_gru.runtime.checkpoint.state_export import encoded, exported, exported_from
+from stream_gru.runtime.checkpoint.state_export import build_export, export_from_store, export_to_json
 from stream_gru.runtime.checkpoint.store import Commit
 from tests.runtime.test_checkpointer import notes
 from tests.support.batches import CHANNELS, batch
@@ -61,7 +61,8 @@ def commits(config: Path) -> int:
 
 def damage(config: Path, table: str, name: str) -> None:
     """Damage the checksum of a stored row."""
-    change(config.parent / "state", f"UPDATE {table} SET crc=crc+1 WHERE name=?", name)  # noqa: S608 - of the tests
+    column = "name" if table == "stream" else "key"
+    change(config.parent / "state", f"UPDATE {table} SET crc=crc+1 WHERE {column}=?", name)  # noqa: S608 - of the tests
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def test_a_stream_is_shown(site: Path, run: Run) -> None:
     """As JSON, and as one line per fact."""
     code, out, _ = run("state", "show", site, "--stream", "a", "--json")
     facts = json.loads(out)
-    assert (code, facts["stream"], facts["steps_since_reset"], facts["memories"]) == (0, "a", 3, ["p"])
+    assert (code, facts["stream"], facts["steps_since_reset"], facts["components"]) == (0, "a", 3, ["p"])
     lines = run("state", "show", site, "--stream", "a")[1].splitlines()
     assert [line.split()[0] for line in lines] == list(facts)
     assert next(line for line in lines if line.startswith("hidden")).split(maxsplit=1)[1].startswith("size 8, finite")
@@ -145,7 +146,8 @@ def test_exported_streams_can_be_imported_elsewhere(site: Path, run: Run, tmp_pa
     assert run("state", "import", there, tmp_path / "all.json") == (0, "", "3 streams imported\n")
     assert commits(there) == 1
     with opened(site.parent / "state") as here, opened(there.parent / "state") as elsewhere:
-        assert [exported_from(elsewhere, name) for name in "abc"] == [exported_from(here, name) for name in "abc"]
+        found, expected = ([export_from_store(store, name) for name in "abc"] for store in (elsewhere, here))
+        assert found == expected
     assert run("state", "export", there, "--all")[1] == (tmp_path / "all.json").read_text()
     assert run("state", "export", there, "--stream", "b")[1] == (tmp_path / "all.json").read_text().splitlines(True)[1]
 
@@ -154,8 +156,8 @@ def test_an_import_replaces_all_or_nothing(site: Path, run: Run, tmp_path: Path)
     """Without --replace an existing stream stops the import; with it, the states of all parts are replaced too."""
     pipeline = pipeline_of(site)
     pipeline.process(batch(["c"], [7]))
-    states = [exported(name, pipeline.row_schema, pipeline.table.row("c"), {}) for name in ("new", "a", "b")]
-    (tmp_path / "states").write_bytes(b"\n\n".join(map(encoded, states)))
+    states = [build_export(name, pipeline.row_schema, pipeline.table.row("c"), {}) for name in ("new", "a", "b")]
+    (tmp_path / "states").write_bytes(b"\n\n".join(map(export_to_json, states)))
     with unchanged(site):
         code, _, err = run("state", "import", site, tmp_path / "states")
     assert code == 1
@@ -163,8 +165,8 @@ def test_an_import_replaces_all_or_nothing(site: Path, run: Run, tmp_path: Path)
     assert run("state", "import", site, tmp_path / "states", "--replace") == (0, "", "3 streams imported\n")
     assert commits(site) == 2
     with opened(site.parent / "state") as store:
-        assert [exported_from(store, one.stream) for one in states] == states
-    (tmp_path / "a").write_bytes(encoded(states[1]))
+        assert [export_from_store(store, one.stream) for one in states] == states
+    (tmp_path / "a").write_bytes(export_to_json(states[1]))
     assert "stream a: exists already" in run("state", "import", site, tmp_path / "a")[2]
 
 
@@ -173,7 +175,8 @@ def test_a_state_of_another_model_is_rejected(site: Path, run: Run, tmp_path: Pa
     pipeline = model(seed=1)
     pipeline.reset_damaged("x", ResetReason.COMMAND)
     good = run("state", "export", site, "--stream", "a")[1].encode()
-    (tmp_path / "mixed").write_bytes(good + encoded(exported("x", pipeline.row_schema, pipeline.table.row("x"), {})))
+    export = build_export("x", pipeline.row_schema, pipeline.table.row("x"), {})
+    (tmp_path / "mixed").write_bytes(good + export_to_json(export))
     with unchanged(site):
         code, _, err = run("state", "import", site, tmp_path / "mixed", "--replace")
     ours = pipeline_of(site).row_schema.model_id
@@ -193,7 +196,7 @@ def test_an_invalid_import_file_is_reported_with_its_line(site: Path, run: Run, 
         file.write_text(f"{line}no state\n")
         code, _, err = run("state", "import", site, file)
         assert code == 1
-        assert err.startswith(f"stream-gru: {file}:2: expected a state written by `stream-gru state export`")
+        assert err.startswith(f"stream-gru: {file}:2: expected a file written by `stream-gru state export`")
         assert run("state", "import", site, tmp_path / "absent")[0] == 2
 
 
@@ -209,7 +212,7 @@ def test_an_export_skips_damaged_streams(site: Path, run: Run, tmp_path: Path) -
     damage(site, "stream", "b")
     code, out, err = run("state", "export", site, "--all", "--out", tmp_path / "all")
     assert (code, out) == (1, "")
-    assert "stream-gru: not exported: stream b: its stored state is damaged; forget it, or let it begin" in err
+    assert "stream-gru: not exported: stream b: stored state is damaged; forget the stream, or wait" in err
     assert f"{tmp_path}/all: 2 streams exported" in err
     assert [json.loads(line)["stream"] for line in (tmp_path / "all").read_text().splitlines()] == ["a", "c"]
     code, out, err = run("state", "export", site, "--stream", "b")
@@ -219,10 +222,10 @@ def test_an_export_skips_damaged_streams(site: Path, run: Run, tmp_path: Path) -
 
 def test_an_export_skips_damaged_parts(site: Path, run: Run) -> None:
     """The stream is exported without the part, which is named."""
-    damage(site, "memory", "b")
+    damage(site, "component_state", "b")
     code, out, err = run("state", "export", site, "--stream", "b")
     assert (code, err) == (0, "stream-gru: stream b: the state of p is damaged and not exported\n")
-    assert json.loads(out)["memories"] == {}
+    assert json.loads(out)["components"] == {}
 
 
 def test_an_unwritable_export_is_an_error(site: Path, run: Run, tmp_path: Path) -> None:
@@ -294,7 +297,7 @@ def test_a_forgotten_stream_leaves_no_rows(site: Path, run: Run) -> None:
         assert run("state", "forget", site, "--stream", name) == (0, f"stream {name}: forgotten\n", "")
     found = store_content(site.parent / "state")
     assert [row[0] for row in found["stream"]] == ["c"]
-    assert found["memory"] == []
+    assert found["component_state"] == []
 
 
 def test_the_position_of_a_source_can_be_reset(site: Path, run: Run) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from stream_gru.core.types import ResetReason
 from stream_gru.pipeline.row_schema import RowSchema
-from stream_gru.runtime.checkpoint.state_export import decoded, encoded, exported
+from stream_gru.runtime.checkpoint.state_export import build_export, export_from_json, export_to_json
 from tests.support.brokers import Broker
 from tests.support.cli import run_command
 from tests.support.daemons import Running, mqtt_config, pump_records, replayed
@@ -109,8 +109,8 @@ def test_streams_that_made_room_are_there_as_well(tmp_path: Path) -> None:
         wait_for(lambda: daemon.metric("stream_gru_streams_evicted_total") == 1, what="that one made room")
         listed = {row["stream"]: row["steps"] for row in json.loads(well("list", str(here), "--json"))}
         assert listed == {"dev-0": None, "dev-1": 5}
-        exported = well("export", str(here), "--all").splitlines()
-        assert [json.loads(line)["stream"] for line in exported] == ["dev-0", "dev-1"]
+        build_export = well("export", str(here), "--all").splitlines()
+        assert [json.loads(line)["stream"] for line in build_export] == ["dev-0", "dev-1"]
         assert "all streams: reset before the next sample" in well("reset", str(here), "--all")
         assert well("forget", str(here), "--stream", "dev-0") == "stream dev-0: forgotten\n"
         assert [row["stream"] for row in json.loads(well("list", str(here), "--json"))] == ["dev-1"]
@@ -127,9 +127,10 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             for words in (["import", str(here), str(tmp_path / "moved.json")],):
                 assert "is there already" in run_command("state", *words).stderr
                 assert run_command("state", *words).returncode == 1
-            moved = decoded((tmp_path / "moved.json").read_bytes().strip())
-            more = exported("dev-0", RowSchema.read(moved.form), moved.row, {**moved.memories, "clock:x": b""})
-            (tmp_path / "more.json").write_bytes(encoded(more))
+            moved = export_from_json((tmp_path / "moved.json").read_bytes().strip())
+            components = {**moved.components, "clock:x": b""}
+            more = build_export("dev-0", RowSchema.read(moved.row_schema), moved.row, components)
+            (tmp_path / "more.json").write_bytes(export_to_json(more))
             replaced = run_command("state", "import", str(here), str(tmp_path / "more.json"), "--replace")
             assert (replaced.returncode, replaced.stderr.splitlines()) == (
                 0,
@@ -138,7 +139,7 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             other = model()
             other.reset_damaged("dev-1", ResetReason.COMMAND)
             row = other.table.row("dev-1")
-            (tmp_path / "other.json").write_bytes(encoded(exported("dev-1", other.row_schema, row, {})))
+            (tmp_path / "other.json").write_bytes(export_to_json(build_export("dev-1", other.row_schema, row, {})))
             refused = run_command("state", "import", str(here), str(tmp_path / "other.json"))
             assert refused.returncode == 1
             assert "stream dev-1: expected a state of model" in refused.stderr

@@ -11,9 +11,9 @@ from tests.kill.replay import run_replay
 
 WHICH = ("ack", "packets", "truncate")
 # A kill between the transaction and the acknowledgement: the broker sends again what is in the store.
-_UNACKNOWLEDGED = ("end", "stored", "committed rows", "source commit", "take acknowledgements")
+_UNACKNOWLEDGED = ("end", "mark clean", "committed rows", "source commit", "take acknowledgements")
 # A kill between the rows and the transaction.
-_UNCOMMITTED = ("flush rows", "flush table", "begin", "streams", "marks")
+_UNCOMMITTED = ("flush rows", "flush table", "begin", "streams", "file offsets")
 _STREAMS = 20
 _MESSAGES_OF_A_KILL = 60
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _CHECKPOINTER = "stream_gru.runtime.checkpoint.checkpointer:Checkpointer"
+_CACHE = "stream_gru.runtime.checkpoint.eviction:EvictionCache"
 _STORE = "stream_gru.runtime.checkpoint.store:Store"
 _FILE = "stream_gru.connectors.sinks.file"
 _MQTT_SINK = "stream_gru.connectors.sinks.mqtt:MqttSink"
@@ -61,13 +62,13 @@ COMMIT = (
     Point("flush mqtt", f"{_MQTT_SINK}.flush", mqtt_only=True),
     Point("begin", f"{_STORE}._begin"),
     Point("streams", f"{_STORE}._write_streams"),
-    Point("memories", f"{_STORE}._write_memories"),
+    Point("component states", f"{_STORE}._write_component_states"),
     Point("positions", f"{_STORE}._write_positions"),
     Point("packets", f"{_STORE}._write_packets"),
-    Point("marks", f"{_STORE}._write_marks"),
+    Point("file offsets", f"{_STORE}._write_file_offsets"),
     Point("outboxes", f"{_STORE}._write_outboxes"),
     Point("end", f"{_STORE}._end"),
-    Point("stored", f"{_CHECKPOINTER}._stored"),
+    Point("mark clean", f"{_CHECKPOINTER}._mark_clean"),
     Point("committed rows", f"{_FILE}:FileSink.committed", 3, _to(ROWS)),
     Point("committed table", f"{_FILE}:FileSink.committed", 3, _to(TABLE)),
     Point("committed mqtt", f"{_MQTT_SINK}.committed", mqtt_only=True),
@@ -76,14 +77,14 @@ COMMIT = (
     Point("source commit", f"{_CHECKPOINTER}._acknowledge"),
     Point("take acknowledgements", f"{_LEDGER}.take_acks", 3, _has_acks, mqtt_only=True),
     Point("acknowledge", "paho.mqtt.client:Client.ack", 60, mqtt_only=True),
-    Point("evict", f"{_CHECKPOINTER}._evict", 2, _someone, evicts=True),
-    Point("bring back", f"{_CHECKPOINTER}._return", 5, evicts=True),
+    Point("evict", f"{_CACHE}._evict", 2, _someone, evicts=True),
+    Point("load", f"{_CACHE}._load", 5, evicts=True),
 )
 RECOVERY = (
     Point("lock", "stream_gru.runtime.checkpoint.lock:StoreLock.acquire", 1),
     Point("open database", "stream_gru.runtime.checkpoint.store:open_database", 1),
-    Point("recover states", f"{_CHECKPOINTER}._recover_states", 1),
-    Point("recover memories", f"{_CHECKPOINTER}._recover_memories", 1),
+    Point("recover streams", f"{_CHECKPOINTER}._recover_streams", 1),
+    Point("recover components", f"{_CHECKPOINTER}._recover_components", 1),
     Point("open sink", f"{_CHECKPOINTER}.open_sink", 4),
     Point("cut", f"{_FILE}:recover", 3),
     Point("open source", f"{_CHECKPOINTER}.open_source", 1),

@@ -35,7 +35,7 @@ def read_results(folder: Path) -> Results:
     with closing(sqlite3.connect(folder / "state" / "state.db")) as connection:
         check = connection.execute("PRAGMA integrity_check").fetchone()[0]
         states = dict(connection.execute("SELECT name, row FROM stream"))
-        found = connection.execute("SELECT part, name, data FROM memory")
+        found = connection.execute("SELECT component, key, data FROM component_state")
         memories = {(part, name): data for part, name, data in found}
     faults = [] if check == "ok" else [f"state.db: {check}"]
     faults += [f"{path.name}: was moved aside" for path in (folder / "state").glob("*.damaged-*")]

@@ -66,7 +66,7 @@ for name in sys.argv[1:]:
 
 
 @dataclass(frozen=True)
-class Exported:
+class StreamExport:
     """What the engine gives, and what each exported file gave in a process of its own; (T, K) each."""
 
     engine: F32
@@ -74,7 +74,7 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StreamExport]:
     """Every network in every format of TensorFlow, run by one stranger."""
     folder = tmp_path_factory.mktemp("exported")
     expected = {}
@@ -90,7 +90,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
             export(ExportRequest(bundle), form, folder / f"{name}{FORMATS[form].suffix}")
     run_stranger(STRANGER, folder, *NETWORKS)
     return {
-        name: Exported(expected[name], dict(np.load(folder / f"{name}-out.npz"))) for name in NETWORKS
+        name: StreamExport(expected[name], dict(np.load(folder / f"{name}-out.npz"))) for name in NETWORKS
     }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def run_stranger(code: str, folder: Path, *arguments: str) -> str:
 @pytest.mark.train
 @pytest.mark.parametrize("way", ["keras", "h5", "sequence", "scan", "step"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_what_a_stranger_loads_computes_the_same(exported: dict[str, Exported], network: str, way: str) -> None:
+def test_what_a_stranger_loads_computes_the_same(exported: dict[str, StreamExport], network: str, way: str) -> None:
     """Plain Keras and plain TensorFlow give the outputs of the engine, in engineering units."""
     one = exported[network]
     np.testing.assert_allclose(one.found[way], one.engine, rtol=1e-4, atol=1e-4)

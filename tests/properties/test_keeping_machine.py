@@ -24,8 +24,9 @@ from stream_gru.core.protocols import Sink
 from stream_gru.core.types import Position, RawMessage, ResetReason, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.state_table import split_row
-from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
-from stream_gru.runtime.checkpoint.state_export import Exported, decoded, encoded
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.eviction import StatePolicy
+from stream_gru.runtime.checkpoint.state_export import StreamExport, export_from_json, export_to_json
 from stream_gru.runtime.checkpoint.store import Commit, Store
 from stream_gru.runtime.control.commands import PauseFilter
 from stream_gru.runtime.ingest.ingest import Ingest, SharedStages
@@ -108,7 +109,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.starts = 0
         self.folder = self.root / "0"
         self.evict, self.rows, self.seed = evict, rows, 0
-        self.policy = Policy(max_streams=most, evict=evict, max_stored=stored)
+        self.policy = StatePolicy(max_streams=most, evict=evict, max_stored_streams=stored)
         self.bound = UNBOUNDED if evict else most
         self.lines = lines_with_either_reason if evict else lines_of
         self.reference = Reference(0, self.bound, stored if evict else UNBOUNDED, self.lines)
@@ -117,7 +118,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.world: dict[int, bytes] = {}
         self.clock = dict.fromkeys(_NAMES, 0)
         self.die_at = ""
-        self.exported: Exported | None = None
+        self.exported: StreamExport | None = None
         self.pending: list[Callable[[Reference], None]] = []
         self.position: Position | None = None
         self.start()
@@ -150,7 +151,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.source, self.wire = BrokerSource(self.broker), WireSink(self.world, self.lines)
         self.watch = GapCounter(UNBOUNDED)
         shared = SharedStages(lambda batch: batch, pause_filter=PauseFilter())
-        ingest = Ingest(SOURCE, _Decoder(self.decoded), gaps=self.watch, shared=shared)
+        ingest = Ingest(SOURCE, _Decoder(self.decoded_batches), gaps=self.watch, shared=shared)
         parts = {"sequence:b": self.watch.memory}
         self.keeper = Checkpointer(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
         sinks: dict[str, Sink] = {"disk": DiskSink(self.disk, self.lines), "wire": self.wire}
@@ -191,7 +192,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.pending.clear()
         self.position = self.input.position
 
-    def decoded(self, number: int, samples: list[Sample]) -> None:
+    def decoded_batches(self, number: int, samples: list[Sample]) -> None:
         """The process takes in a message."""
         self.pending.append(lambda reference: reference.message(number, samples))
 
@@ -294,14 +295,14 @@ class KeepingMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(_NAMES) | st.none())
     def reset(self, name: str | None) -> None:
         """One stream or all, in memory or not."""
-        if self.keeper.reset(name):
+        if self.keeper.cache.reset(name):
             self.pending.append(lambda reference: reference.reset(name))
 
     @rule(name=st.sampled_from(_NAMES))
     def forget(self, name: str) -> None:
         """One stream, in memory or not."""
-        if self.keeper.has_stream(name):
-            self.keeper.delete_stream(name)
+        if self.keeper.cache.has_stream(name):
+            self.keeper.cache.delete_stream(name)
             self.pending.append(lambda reference: reference.forget(name))
 
     @rule(name=st.sampled_from(_NAMES))
@@ -316,7 +317,7 @@ class KeepingMachine(RuleBasedStateMachine):
         if state is None:
             return
         with suppress(StateError):
-            self.keeper.import_stream(decoded(encoded(state)))
+            self.keeper.import_stream(export_from_json(export_to_json(state)))
             self.pending.append(lambda reference: reference.take_in(state))
 
     @rule(other=st.booleans())
@@ -326,7 +327,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.settle()
         self.seed += other
         swap(self.daemon.pipeline, self.seed)
-        self.keeper.set_policy(self.policy)
+        self.keeper.cache.set_policy(self.policy)
         self.reference.swap(self.seed)
         self.commit()
 

@@ -178,7 +178,7 @@ def test_outputs_of_a_sink_that_is_gone_are_given_up(tmp_path: Path, caplog: pyt
     keeper.close()
     keeper = Checkpointer(model(), Store(tmp_path))
     keeper.recover({}, {"stays": ListSink()})
-    assert "sink gone is gone, with 2 outputs that were not confirmed" in caplog.text
+    assert "sink gone: no longer configured; 2 unacknowledged outputs are deleted" in caplog.text
     assert keeper.store is not None
     assert keeper.store.outputs_waiting() == {"stays": 2}
 
@@ -265,7 +265,7 @@ def test_a_part_that_takes_the_place_of_another_begins_with_nothing(tmp_path: Pa
     keeper = keeper_of(tmp_path, parts={"p": notes(a="old", b="old")})
     keeper.commit({}, {})
     keeper.discard_component("p")
-    keeper.components = {"p": notes(b="new")}
+    keeper.set_components({"p": notes(b="new")}, {})
     keeper.commit({}, {})
     assert keeper.store is not None
     assert list(keeper.store.states_of_component("p")) == ["b"]
@@ -288,7 +288,7 @@ def test_a_damaged_row_resets_its_stream_and_no_other(tmp_path: Path, caplog: py
     after = table_rows(pipeline)
     assert (after["a"], after["c"]) == (before["a"], before["c"])
     assert keeper.counts.damaged == 1
-    assert "stream b: its stored state cannot be used: its checksum is wrong; it begins anew" in caplog.text
+    assert "stream b: stored state cannot be used: wrong checksum; the stream is reset" in caplog.text
     out = pipeline.process(batch(["a", "b", "c"], [3, 3, 3]))
     assert out.resets == {ResetReason.STATE_DAMAGED: 1}
     assert [ResetReason(int(reason)) for reason in out.reset] == [
@@ -335,12 +335,12 @@ def test_a_damaged_memory_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptur
     keeper = keeper_of(tmp_path, parts={"p": notes(a="x", b="y")})
     keeper.commit({}, {})
     keeper.close()
-    change(tmp_path, f"UPDATE memory SET {text} WHERE name='a'")  # noqa: S608
+    change(tmp_path, f"UPDATE component_state SET {text} WHERE key='a'")  # noqa: S608
     part = notes()
     keeper = keeper_of(tmp_path, parts={"p": part})
     assert read_of(part) == {"b": "y"}
     assert keeper.counts.damaged == 1
-    assert "p of a: what was stored cannot be used: its checksum is wrong" in caplog.text
+    assert "stream a: stored state of p cannot be used: wrong checksum" in caplog.text
 
 
 def test_a_memory_that_its_part_cannot_read_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -350,7 +350,7 @@ def test_a_memory_that_its_part_cannot_read_is_lost_alone(tmp_path: Path, caplog
     part = notes()
     keeper = keeper_of(tmp_path, shared={"g": part})
     assert (read_of(part), keeper.counts.damaged) == ({"b": "y"}, 1)
-    assert "g of all streams: what was stored cannot be used" in caplog.text
+    assert "all streams: stored state of g cannot be used" in caplog.text
 
 
 def test_many_damaged_rows_do_not_fill_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -389,8 +389,8 @@ def test_a_start_says_whether_the_last_run_was_killed(tmp_path: Path, caplog: py
         keeper_of(tmp_path).close()
         keeper = keeper_of(tmp_path)
         assert "the last run was killed" not in caplog.text
-        assert "1 streams go on, 1 begin anew" in caplog.text
+        assert "1 streams resumed, 1 reset" in caplog.text
         keeper.commit({}, {})
         keeper.close()
         keeper_of(tmp_path).close()
-        assert "the last run was killed; going on behind its commit 2" in caplog.text
+        assert "unclean shutdown; resuming from commit 2" in caplog.text

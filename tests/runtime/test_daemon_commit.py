@@ -13,7 +13,8 @@ from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxRow
 from stream_gru.core.errors import DataError, SinkUnavailable, StateError, StoreError, StoreLocked
 from stream_gru.core.types import Position, RawMessage, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import Commit, Store
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
@@ -291,7 +292,7 @@ def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None
     source = ListSource([message(i) for i in range(6)])
     ingest = Ingest("s", ReadyDecoder(turns), gaps=watch)
     keeper = Checkpointer(
-        pipeline, Store(tmp_path), {"sequence:s": watch.memory}, policy=Policy(max_streams=1, evict=True)
+        pipeline, Store(tmp_path), {"sequence:s": watch.memory}, policy=StatePolicy(max_streams=1, evict=True)
     )
     missing: list[int] = []
     apply = ingest.apply

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_gru.core.types import DropReason, Rejected, ResetReason
-from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
-from stream_gru.runtime.checkpoint.lru_keys import LruKeys
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.eviction import LruKeys, StatePolicy
 from tests.runtime.test_checkpointer import Note, notes, read_of
 from tests.support.batches import batch, rows_of
 from tests.support.stores import change, feed, keeper_of, model, table_rows
@@ -19,7 +19,7 @@ from tests.support.stores import change, feed, keeper_of, model, table_rows
 
 def crowd(folder: Path, *names: str, most: int = 2, max_stored: int = 100) -> Checkpointer:
     """A keeper with room for a few, in which these came one after the other, with a commit behind each."""
-    keeper = keeper_of(folder, max_streams=most, evict=True, max_stored=max_stored)
+    keeper = keeper_of(folder, max_streams=most, evict=True, max_stored_streams=max_stored)
     for name in names:
         feed(keeper, name, 1, 2)
         keeper.commit({}, {})
@@ -39,14 +39,14 @@ def test_the_stream_that_was_idle_for_longest_makes_room(tmp_path: Path) -> None
 
 def test_without_a_store_nobody_is_evicted() -> None:
     """There would be nowhere to keep them."""
-    keeper = Checkpointer(model(), policy=Policy(max_streams=1, evict=True))
-    assert not keeper.evicts
+    keeper = Checkpointer(model(), policy=StatePolicy(max_streams=1, evict=True))
+    assert not keeper.cache.evicts
     for name in "abc":
         feed(keeper, name, 1)
         keeper.commit({}, {})
     assert keeper._pipeline.streams == ("a", "b", "c")
-    assert not keeper.has_stream("d")
-    assert (keeper.reset("d"), keeper.reset(None)) == (0, 3)
+    assert not keeper.cache.has_stream("d")
+    assert (keeper.cache.reset("d"), keeper.cache.reset(None)) == (0, 3)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -60,7 +60,7 @@ def test_eviction_changes_no_bit(
     for name, count, commit in arrivals:
         one = batch([name] * count, [time[name] + second for second in range(1, count + 1)])
         time[name] += count
-        out = keeper._pipeline.process(keeper.load_streams(one))
+        out = keeper._pipeline.process(keeper.cache.load_streams(one))
         assert rows_of([out]) == rows_of([alone.process(one)])
         if commit:
             keeper.commit({}, {})
@@ -75,13 +75,13 @@ def test_what_other_parts_remember_goes_and_comes_with_the_stream(tmp_path: Path
     """A part lets go of an evicted stream, and has it back before its sample is taken in."""
     part = notes()
     keeper = crowd(tmp_path, "a")
-    keeper.components = {"p": part}
+    keeper.set_components({"p": part}, {})
     part.put("a", Note("of a"))
     for name in "bc":
         feed(keeper, name, 1)
         keeper.commit({}, {})
     assert read_of(part) == {}
-    keeper.load_streams(batch(["a"], [3]))
+    keeper.cache.load_streams(batch(["a"], [3]))
     assert read_of(part) == {"a": "of a"}
     assert keeper.counts.restored == 1
 
@@ -89,7 +89,7 @@ def test_what_other_parts_remember_goes_and_comes_with_the_stream(tmp_path: Path
 def test_a_start_brings_back_those_that_were_heard_last(tmp_path: Path) -> None:
     """Only as many as there is room for, with their memories; the others come when they are heard."""
     keeper = crowd(tmp_path, "a", "b", "c", "d", most=4)
-    keeper.components = {"p": notes(a="of a", d="of d")}
+    keeper.set_components({"p": notes(a="of a", d="of d")}, {})
     keeper.commit({}, {})
     states = table_rows(keeper._pipeline)
     keeper.close()
@@ -97,7 +97,7 @@ def test_a_start_brings_back_those_that_were_heard_last(tmp_path: Path) -> None:
     keeper = keeper_of(tmp_path, pipeline, parts={"p": part}, max_streams=2, evict=True)
     assert table_rows(pipeline) == {name: states[name] for name in "cd"}
     assert read_of(part) == {"d": "of d"}
-    keeper.load_streams(batch(["a"], [3]))
+    keeper.cache.load_streams(batch(["a"], [3]))
     assert table_rows(pipeline)["a"] == states["a"]
     assert read_of(part) == {"a": "of a", "d": "of d"}
 
@@ -105,24 +105,24 @@ def test_a_start_brings_back_those_that_were_heard_last(tmp_path: Path) -> None:
 def test_a_name_of_which_only_a_part_knows_comes_back_too(tmp_path: Path) -> None:
     """A record that waits for its other channels is no stream yet."""
     keeper = crowd(tmp_path)
-    keeper.components = {"p": notes(a="waits")}
+    keeper.set_components({"p": notes(a="waits")}, {})
     keeper.commit({}, {})
     keeper.close()
     part = notes()
     keeper = keeper_of(tmp_path, parts={"p": part}, max_streams=2, evict=True)
     assert read_of(part) == {}
     for name in "abc":
-        keeper.load_streams(batch([name], [1]))
+        keeper.cache.load_streams(batch([name], [1]))
         keeper.commit({}, {})
     assert read_of(part) == {}
-    keeper.load_streams(batch(["a"], [1]))
+    keeper.cache.load_streams(batch(["a"], [1]))
     assert read_of(part) == {"a": "waits"}
 
 
 def test_what_a_part_remembered_that_is_no_more_comes_back_to_nobody(tmp_path: Path) -> None:
     """Before the first commit it is still stored."""
     keeper = crowd(tmp_path, "a")
-    keeper.components = {"p": notes(a="x"), "q": notes(a="y")}
+    keeper.set_components({"p": notes(a="x"), "q": notes(a="y")}, {})
     keeper.commit({}, {})
     keeper.close()
     part = notes()
@@ -139,9 +139,9 @@ def test_beyond_the_most_that_are_kept_new_streams_are_refused(tmp_path: Path) -
     for restart in (False, True):
         if restart:
             keeper.close()
-            keeper = keeper_of(tmp_path, max_streams=1, evict=True, max_stored=3)
-        both = replace(batch(["a", "x", "x", "b"], [7, 1, 2, 7]), rejected=(Rejected(DropReason.STREAM_LIMIT, 1),))
-        admitted = keeper.load_streams(both)
+            keeper = keeper_of(tmp_path, max_streams=1, evict=True, max_stored_streams=3)
+        both = replace(batch(["a", "x", "x", "b"], [7, 1, 2, 7]), rejected=(Rejected(DropReason.STREAM_LIMIT),))
+        admitted = keeper.cache.load_streams(both)
         assert admitted.rejected_counts == {DropReason.STREAM_LIMIT: 3}
         assert [admitted.stream_names[code] for code in admitted.stream_index] == ["a", "b"]
         assert admitted.received == both.received
@@ -155,7 +155,7 @@ def test_names_of_which_nothing_was_kept_take_no_place(tmp_path: Path) -> None:
     keeper = crowd(tmp_path, "a", most=1, max_stored=3)
     for turn in range(5):
         for name in ("paused", "a"):
-            keeper.load_streams(batch([name], [5 + turn]))  # and nothing of it reaches the pipeline
+            keeper.cache.load_streams(batch([name], [5 + turn]))  # and nothing of it reaches the pipeline
             keeper.commit({}, {})
     feed(keeper, "b", 1)
     keeper.commit({}, {})
@@ -179,7 +179,7 @@ def test_refusing_many_streams_compares_each_name_a_few_times(tmp_path: Path) ->
     count = 2000
     names = [f"s{number}" for number in range(count)]
     many = replace(batch(names, [1.0] * count), stream_names=tuple(map(Name, names)))
-    assert keeper.load_streams(many).rejected_counts == {DropReason.STREAM_LIMIT: count}
+    assert keeper.cache.load_streams(many).rejected_counts == {DropReason.STREAM_LIMIT: count}
     assert len(compared) < 10 * count
 
 
@@ -189,12 +189,16 @@ def test_refusing_many_streams_compares_each_name_a_few_times(tmp_path: Path) ->
 def test_an_evicted_stream_is_reset(tmp_path: Path) -> None:
     """It is known though it is not in memory; its next sample shows the reset, also after a restart."""
     keeper = crowd(tmp_path, "a", "b", "c", "d")
-    assert (keeper.has_stream("a"), keeper.has_stream("d"), keeper.has_stream("x")) == (True, True, False)
-    assert (keeper.reset("a"), keeper.reset("x")) == (1, 0)
+    assert (keeper.cache.has_stream("a"), keeper.cache.has_stream("d"), keeper.cache.has_stream("x")) == (
+        True,
+        True,
+        False,
+    )
+    assert (keeper.cache.reset("a"), keeper.cache.reset("x")) == (1, 0)
     keeper.commit({}, {})
     keeper.close()
     keeper = crowd(tmp_path)
-    out = keeper._pipeline.process(keeper.load_streams(batch(["a", "b"], [3, 3])))
+    out = keeper._pipeline.process(keeper.cache.load_streams(batch(["a", "b"], [3, 3])))
     assert out.resets == {ResetReason.COMMAND: 1}
     assert out.reset[0] == ResetReason.COMMAND
 
@@ -203,7 +207,7 @@ def test_an_evicted_stream_is_reset(tmp_path: Path) -> None:
 def test_all_streams_are_reset_though_most_are_evicted(tmp_path: Path, restart: bool) -> None:
     """Each once, whenever it comes back; those that are new since then are not."""
     keeper = crowd(tmp_path, "a", "b", "c", "d")
-    assert keeper.reset(None) == 4
+    assert keeper.cache.reset(None) == 4
     for name in "ae":
         feed(keeper, name, 3, 4)
         keeper.commit({}, {})
@@ -212,7 +216,7 @@ def test_all_streams_are_reset_though_most_are_evicted(tmp_path: Path, restart: 
         keeper = crowd(tmp_path)
     resets: dict[tuple[str, int], list[str]] = {}
     for name in "abcdeabcde":
-        out = keeper._pipeline.process(keeper.load_streams(batch([name], [9 + len(resets)])))
+        out = keeper._pipeline.process(keeper.cache.load_streams(batch([name], [9 + len(resets)])))
         resets[name, len(resets)] = [ResetReason(int(reason)).text for reason in out.reset]
         keeper.commit({}, {})
     reset = [name for (name, _), reasons in resets.items() if reasons == ["command"]]
@@ -222,8 +226,8 @@ def test_all_streams_are_reset_though_most_are_evicted(tmp_path: Path, restart: 
 def test_a_reset_of_all_is_written_though_nobody_is_in_memory(tmp_path: Path) -> None:
     """The commit behind it holds nothing else."""
     keeper = crowd(tmp_path, "a", "b")
-    keeper._evict(["a", "b"])
-    keeper.reset(None)
+    keeper.cache._evict(["a", "b"])
+    keeper.cache.reset(None)
     keeper.commit({}, {})
     keeper.close()
     keeper = keeper_of(tmp_path)
@@ -237,7 +241,7 @@ def test_a_damaged_stream_that_was_evicted_begins_anew_when_it_comes_back(tmp_pa
     keeper.close()
     change(tmp_path, "UPDATE stream SET row=x'' WHERE name='a'")
     keeper = crowd(tmp_path)
-    out = keeper._pipeline.process(keeper.load_streams(batch(["a"], [3])))
+    out = keeper._pipeline.process(keeper.cache.load_streams(batch(["a"], [3])))
     assert out.resets == {ResetReason.STATE_DAMAGED: 1}
     assert keeper.counts.damaged == 1
 
@@ -248,7 +252,7 @@ def test_a_damaged_stream_that_was_evicted_begins_anew_when_it_comes_back(tmp_pa
 def test_less_room_takes_effect_with_the_next_commit(tmp_path: Path) -> None:
     """More room does, too."""
     keeper = crowd(tmp_path, "a", "b", "c", most=3)
-    keeper.set_policy(Policy(max_streams=1, evict=True))
+    keeper.cache.set_policy(StatePolicy(max_streams=1, evict=True))
     keeper.commit({}, {})
     assert keeper._pipeline.streams == ("c",)
 
@@ -259,24 +263,24 @@ def test_streams_that_came_while_nobody_was_evicted_may_be_evicted(tmp_path: Pat
     for name in "abc":
         feed(keeper, name, 1)
     keeper.commit({}, {})
-    keeper.set_policy(Policy(max_streams=2, evict=True, max_stored=3))
+    keeper.cache.set_policy(StatePolicy(max_streams=2, evict=True, max_stored_streams=3))
     keeper.commit({}, {})
     assert len(keeper._pipeline.streams) == 2
-    assert keeper.load_streams(batch(["x"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
+    assert keeper.cache.load_streams(batch(["x"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
 
 
 def test_evicted_streams_come_back_where_nobody_is_evicted_any_more(tmp_path: Path) -> None:
     """With what parts remember of them; else their next sample would begin them anew."""
     keeper, part = crowd(tmp_path, "a", "b", "c"), notes(a="of a", x="of x")
-    keeper.components = {"p": part}
+    keeper.set_components({"p": part}, {})
     keeper.commit({}, {})
     part.evict("a")
     part.evict("x")
-    keeper.set_policy(Policy(max_streams=2))
+    keeper.cache.set_policy(StatePolicy(max_streams=2))
     assert set(keeper._pipeline.streams) == {"a", "b", "c"}
     assert read_of(part) == {"a": "of a"}
     assert part.get("x") == Note("of x")
-    assert keeper._pipeline.process(keeper.load_streams(batch(["a"], [3]))).resets == {}
+    assert keeper._pipeline.process(keeper.cache.load_streams(batch(["a"], [3]))).resets == {}
 
 
 # ---- residents
@@ -287,12 +291,12 @@ def test_residents_are_the_last_that_were_heard(turns: list[list[str]], most: in
     """Of all names in the order in which they were heard last, the end; the rest is idle, oldest first."""
     residents, order = LruKeys(most), list[str]()
     for names in turns:
-        residents.heard(names)
+        residents.use(names)
         for name in names:
             order = [one for one in order if one != name] + [name]
         split = max(0, len(order) - most)
-        assert residents.idle() == order[:split]
+        assert residents.pop_surplus() == order[:split]
         order = order[split:]
         assert len(residents) == len(order)
         assert all(name in residents for name in order)
-    assert residents.idle() == []
+    assert residents.pop_surplus() == []

@@ -8,7 +8,8 @@ import pytest
 
 from stream_gru.core.errors import IncompatibleStateError
 from stream_gru.core.types import DropReason, ResetReason
-from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import Commit, Store
 from tests.support.batches import CHANNELS, batch, rows_of
 from tests.support.stores import feed, keeper_of, model, opened, store_content
@@ -38,12 +39,15 @@ def test_streams_of_another_model_are_refused_where_that_is_wanted(tmp_path: Pat
     keeper.commit({}, {})
     keeper.close()
     before = store_content(tmp_path)["stream"]
-    refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
-    with pytest.raises(IncompatibleStateError, match=r"of model test-0, the bundle is test-1; .*on_model_change"):
+    refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=StatePolicy(reject_other_model=True))
+    with pytest.raises(
+        IncompatibleStateError,
+        match=r"expected states of model test-1, .*, got states of model test-0; .*on_model_change",
+    ):
         refusing.recover({}, {})
     refusing.close()
     assert store_content(tmp_path)["stream"] == before
-    keeper_of(tmp_path, model(), refuse_other_model=True)
+    keeper_of(tmp_path, model(), reject_other_model=True)
 
 
 def test_a_model_with_other_channels_takes_the_clock_alone(tmp_path: Path) -> None:
@@ -70,12 +74,14 @@ def test_only_the_last_run_decides_whether_the_model_is_another_one(tmp_path: Pa
     keeper.commit({}, {})
     keeper.close()
     other = model(seed=1)
-    keeper = keeper_of(tmp_path, other, max_streams=1, evict=True, refuse_other_model=True)
-    out = other.process(keeper.load_streams(batch(["a"], [3])))
+    keeper = keeper_of(tmp_path, other, max_streams=1, evict=True, reject_other_model=True)
+    out = other.process(keeper.cache.load_streams(batch(["a"], [3])))
     assert out.resets == {ResetReason.MODEL_CHANGED: 1}
     keeper.close()
-    refusing = Checkpointer(model(), Store(tmp_path), policy=Policy(evict=True, refuse_other_model=True))
-    with pytest.raises(IncompatibleStateError, match="of model test-1, the bundle is test-0"):
+    refusing = Checkpointer(model(), Store(tmp_path), policy=StatePolicy(evict=True, reject_other_model=True))
+    with pytest.raises(
+        IncompatibleStateError, match=r"expected states of model test-0, .*, got states of model test-1"
+    ):
         refusing.recover({}, {})
     refusing.close()
 
@@ -85,11 +91,13 @@ def test_where_no_run_has_said_its_model_the_rows_do(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.write(Commit(schema="rubbish", streams=[("b", b"")]))
         store.write(Commit(schema=model().row_schema.text, streams=[("a", b"")]))
-    refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=Policy(refuse_other_model=True))
-    with pytest.raises(IncompatibleStateError, match="of model test-0, the bundle is test-1"):
+    refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=StatePolicy(reject_other_model=True))
+    with pytest.raises(
+        IncompatibleStateError, match=r"expected states of model test-1, .*, got states of model test-0"
+    ):
         refusing.recover({}, {})
     refusing.close()
-    keeper_of(tmp_path, refuse_other_model=True)
+    keeper_of(tmp_path, reject_other_model=True)
 
 
 def test_the_model_is_written_where_it_is_news(tmp_path: Path) -> None:
@@ -98,6 +106,6 @@ def test_the_model_is_written_where_it_is_news(tmp_path: Path) -> None:
     written = list[dict[str, str]]()
     for seconds in (1, 2):
         feed(keeper, "a", seconds)
-        written.append(dict(keeper._changes({}, {}, {}).texts))
+        written.append(dict(keeper._collect({}, {}, {}).texts))
         keeper.commit({}, {})
     assert written == [{"model_id": "test-0"}, {}]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from stream_gru.core.errors import StoreError, StoreLocked
 from stream_gru.core.types import Position
 from stream_gru.runtime.checkpoint import sqlite_file as database
-from stream_gru.runtime.checkpoint.checksum import checksum
 from stream_gru.runtime.checkpoint.lock import StoreLock, require_local
+from stream_gru.runtime.checkpoint.sqlite_file import checksum
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit, Store
 from tests.runtime.test_store import FULL, assert_full
 from tests.support.stores import checkpoint, copy_of_now, opened, store_content
@@ -90,10 +90,10 @@ def test_a_full_disk_is_told_by_the_lock(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """So is a lock in the place of which something else stands."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="file/state: cannot be made: Not a directory"):
+    with pytest.raises(StoreError, match="file/state: cannot be created: Not a directory"):
         Store(tmp_path / "file" / "state").open()
     (tmp_path / "lock").mkdir()
-    with pytest.raises(StoreError, match="lock: cannot be made: Is a directory"):
+    with pytest.raises(StoreError, match="lock: cannot be created: Is a directory"):
         Store(tmp_path).open()
 
 
@@ -130,7 +130,9 @@ def test_network_file_systems_are_refused(tmp_path: Path, mounts: list[tuple[str
     table.write_text("".join(_LINE.format(place=place, kind=kind) for place, kind in mounts))
     folder = Path("/srv/state")
     if refused:
-        with pytest.raises(StoreError, match=f"/srv/state: is on {refused}; .*choose another run.state_dir"):
+        with pytest.raises(
+            StoreError, match=f"/srv/state: expected a local disk, got {refused}: choose another run.state_dir"
+        ):
             require_local(folder, table)
     else:
         require_local(folder, table)
@@ -140,7 +142,7 @@ def test_a_mount_may_have_any_name(tmp_path: Path) -> None:
     """Blanks stand in the table as octal numbers, other characters as they are."""
     table = tmp_path / "mountinfo"
     table.write_text(_LINE.format(place="/mnt/my\\040disk\u00a0für", kind="nfs"))
-    with pytest.raises(StoreError, match="is on nfs"):
+    with pytest.raises(StoreError, match="expected a local disk, got nfs"):
         require_local(Path("/mnt/my disk\u00a0für/state"), table)
 
 
@@ -154,14 +156,15 @@ def test_where_nobody_knows_the_file_system_it_is_taken(tmp_path: Path) -> None:
 # ---- a file that is not what was left
 
 
-def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    """It is neither moved nor changed."""
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_file_of_another_format_is_rejected_and_left_alone(tmp_path: Path, number: int) -> None:
+    """Older or newer: the error says which, and what to do; the file is neither moved nor changed."""
     with opened(tmp_path) as store:
         store.write(FULL)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
-        connection.execute("PRAGMA user_version=2")
+        connection.execute(f"PRAGMA user_version={number}")
     before = store_content(tmp_path)
-    with pytest.raises(StoreError, match="written by a newer version of stream-gru; expected version 1"):
+    with pytest.raises(StoreError, match=f"expected format 2, got {number}: another version .*; run that version, or"):
         Store(tmp_path).open()
     assert store_content(tmp_path) == before
 
@@ -278,7 +281,7 @@ def test_a_disk_that_damages_at_once_again_is_not_used(tmp_path: Path, monkeypat
         raise database.Damaged("row 7 missing")
 
     monkeypatch.setattr(database, "_set_up", damaged)
-    with pytest.raises(StoreError, match=r"damaged at once again \(row 7 missing\): the disk cannot be trusted"):
+    with pytest.raises(StoreError, match=r"a new file is damaged too \(row 7 missing\): check the disk"):
         Store(tmp_path).open()
     assert len(list(tmp_path.glob("*.damaged-*"))) == 1
 

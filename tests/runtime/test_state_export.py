@@ -16,12 +16,12 @@ from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.state_export import (
-    Exported,
-    as_dict,
-    decoded,
-    encoded,
-    exported,
-    exported_from,
+    StreamExport,
+    build_export,
+    describe,
+    export_from_json,
+    export_from_store,
+    export_to_json,
     require_same_model,
     reset_row,
 )
@@ -38,19 +38,19 @@ def trained(*times_s: float, pipeline: Pipeline | None = None) -> Pipeline:
     return pipeline
 
 
-def state_of(pipeline: Pipeline, **memories: bytes) -> Exported:
+def state_of(pipeline: Pipeline, **memories: bytes) -> StreamExport:
     """Stream a."""
-    return exported("a", pipeline.row_schema, pipeline.table.row("a"), memories)
+    return build_export("a", pipeline.row_schema, pipeline.table.row("a"), memories)
 
 
 STATE = state_of(trained(1, 2, 3), clock=b"12")
-TEXT = encoded(STATE)
+TEXT = export_to_json(STATE)
 
 
 def test_a_state_is_read_as_it_was_written() -> None:
     """The same state always gives the same bytes."""
-    assert decoded(TEXT) == STATE
-    assert encoded(decoded(TEXT)) == TEXT
+    assert export_from_json(TEXT) == STATE
+    assert export_to_json(export_from_json(TEXT)) == TEXT
 
 
 @given(st.integers(0, len(TEXT) - 1), st.binary(min_size=1, max_size=3))
@@ -58,7 +58,7 @@ def test_a_state_that_was_changed_is_refused_or_the_same(place: int, other: byte
     """No change of any byte gives another stream, row or memory."""
     data = TEXT[:place] + other + TEXT[place + len(other) :]
     try:
-        assert decoded(data) == msgspec.structs.replace(STATE, model_id=decoded(data).model_id)
+        assert export_from_json(data) == msgspec.structs.replace(STATE, model_id=export_from_json(data).model_id)
     except StateError:
         assert data != TEXT
 
@@ -66,30 +66,30 @@ def test_a_state_that_was_changed_is_refused_or_the_same(place: int, other: byte
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"stream_gru_state": 2}, "expected a state of version 1, got version 2"),
+        ({"stream_gru_state": 1}, "expected a state of format 2, got format 1"),
         ({"stream": "a+b"}, "stream: expected 1 to 128 of the characters"),
-        ({"stream": "b"}, "stream b: the checksum is wrong: the file was changed or damaged"),
-        ({"form": "{}"}, "the checksum is wrong"),
-        ({"more": 1}, "expected a state written by `stream-gru state export`"),
-        ({"row": "AAAA"}, "the checksum is wrong"),
+        ({"stream": "b"}, "stream b: wrong checksum: the file was changed or damaged"),
+        ({"row_schema": "{}"}, "wrong checksum"),
+        ({"more": 1}, "expected a file written by `stream-gru state export`"),
+        ({"row": "AAAA"}, "wrong checksum"),
     ],
 )
 def test_what_is_no_state_of_ours_is_told(changes: dict[str, object], words: str) -> None:
     """With what was expected."""
     with pytest.raises(StateError, match=words):
-        decoded(json.dumps({**json.loads(TEXT), **changes}).encode())
+        export_from_json(json.dumps({**json.loads(TEXT), **changes}).encode())
 
 
 def test_a_row_that_does_not_fit_its_form_is_refused() -> None:
     """Though the checksum is right."""
     with pytest.raises(StateError, match="expected a row of 385 bytes, got 5"):
-        decoded(encoded(exported("a", model().row_schema, b"short", {})))
+        export_from_json(export_to_json(build_export("a", model().row_schema, b"short", {})))
 
 
 def test_a_file_that_is_too_large_is_not_read() -> None:
     """The most is far above any real state."""
     with pytest.raises(StateError, match=f"at most {MAX_STATE_BYTES} bytes"):
-        decoded(b" " * (MAX_STATE_BYTES + 1))
+        export_from_json(b" " * (MAX_STATE_BYTES + 1))
 
 
 def test_a_state_of_another_model_is_refused() -> None:
@@ -104,15 +104,15 @@ def test_a_state_of_another_model_is_refused() -> None:
 def test_people_see_what_a_state_is() -> None:
     """Time and steps, the size of the hidden state, and a reset that is still to come."""
     pipeline = trained(1, 2, 3)
-    facts = as_dict(state_of(pipeline, clock=b"12"))
+    facts = describe(state_of(pipeline, clock=b"12"))
     assert (facts["stream"], facts["model_id"], facts["steps_since_reset"]) == ("a", "test-0", 3)
     assert facts["time"] == "2026-03-01T00:00:03Z"
-    assert (facts["reset_before_next"], facts["memories"]) == (None, ["clock"])
+    assert (facts["reset_before_next"], facts["components"]) == (None, ["clock"])
     assert facts["hidden"]["size"] == 8
     assert facts["hidden"]["finite"]
     assert facts["last_values"] == [2.0, 3.0, 4.0]
     pipeline.reset_damaged("a", ResetReason.STATE_DAMAGED)
-    facts = as_dict(state_of(pipeline))
+    facts = describe(state_of(pipeline))
     assert (facts["time"], facts["reset_before_next"]) == (None, "state_damaged")
     assert facts["last_values"] == [None, None, None]
     json.dumps(facts)
@@ -139,16 +139,16 @@ def test_a_state_comes_out_of_a_store(tmp_path: Path) -> None:
     expected = keeper.export_stream("a")
     keeper.close()
     with opened(tmp_path) as store:
-        assert exported_from(store, "a") == expected
-        assert exported_from(store, "b") is None
-    change(tmp_path, "UPDATE memory SET crc=crc+1 WHERE part='q'")
+        assert export_from_store(store, "a") == expected
+        assert export_from_store(store, "b") is None
+    change(tmp_path, "UPDATE component_state SET crc=crc+1 WHERE component='q'")
     with opened(tmp_path) as store:
-        found = exported_from(store, "a")
+        found = export_from_store(store, "a")
         assert found is not None
-        assert list(found.memories) == ["p"]
+        assert list(found.components) == ["p"]
     change(tmp_path, "UPDATE stream SET crc=crc+1")
-    with opened(tmp_path) as store, pytest.raises(StateError, match="stream a: its stored state is damaged"):
-        exported_from(store, "a")
+    with opened(tmp_path) as store, pytest.raises(StateError, match="stream a: stored state is damaged"):
+        export_from_store(store, "a")
 
 
 def test_a_stream_goes_on_at_another_gateway(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_stream_goes_on_at_another_gateway(tmp_path: Path) -> None:
     there = keeper_of(tmp_path / "there", parts=parts)
     feed(there, "a", 50)
     there.commit({}, {})
-    more = msgspec.structs.replace(state, memories={**state.memories, "absent": b"x"})
+    more = msgspec.structs.replace(state, components={**state.components, "absent": b"x"})
     assert there.import_stream(more) == ["absent"]
     there.commit({}, {})
     there.close()
@@ -182,8 +182,8 @@ def test_a_state_that_a_part_cannot_read_changes_nothing(tmp_path: Path) -> None
     feed(keeper, "a", 1, 2)
     row = keeper._pipeline.table.row("a")
     memories = {"p": b"\x91\xa3new", "q": b"\x91\xa3new", "r": b"\xc1"}
-    with pytest.raises(StateError, match="cannot be used"):
-        keeper.import_stream(exported("a", keeper._pipeline.row_schema, trained(5).table.row("a"), memories))
+    with pytest.raises(StateError, match="stored state of notes, a is corrupt"):
+        keeper.import_stream(build_export("a", keeper._pipeline.row_schema, trained(5).table.row("a"), memories))
     for _ in range(2):
         assert [read_of(part) for part in parts.values()] == [{"a": "of a"}, {}, {"a": "of a"}]
         assert keeper._pipeline.table.row("a") == row
@@ -215,5 +215,5 @@ def test_without_a_store_streams_are_exported_from_memory() -> None:
     feed(keeper, "a", 1)
     state = keeper.export_stream("a")
     assert state is not None
-    assert msgspec.msgpack.decode(state.memories["p"], type=Note) == Note("x")
+    assert msgspec.msgpack.decode(state.components["p"], type=Note) == Note("x")
     assert keeper.export_stream("b") is None

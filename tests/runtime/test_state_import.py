@@ -9,7 +9,7 @@ import pytest
 from stream_gru.core.errors import StateError
 from stream_gru.core.types import DropReason, ResetReason
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
-from stream_gru.runtime.checkpoint.state_export import Exported, exported
+from stream_gru.runtime.checkpoint.state_export import StreamExport, build_export
 from tests.runtime.test_checkpointer import notes, read_of
 from tests.support.batches import batch
 from tests.support.stores import copy_of_now, feed, keeper_of, model, opened
@@ -17,16 +17,16 @@ from tests.support.stores import copy_of_now, feed, keeper_of, model, opened
 NEW = b"\x91\xa3new"
 
 
-def state_of(name: str, **memories: bytes) -> Exported:
+def state_of(name: str, **memories: bytes) -> StreamExport:
     """A stream from elsewhere."""
     pipeline = model()
     pipeline.process(batch([name] * 2, [1, 2]))
-    return exported(name, pipeline.row_schema, pipeline.table.row(name), memories)
+    return build_export(name, pipeline.row_schema, pipeline.table.row(name), memories)
 
 
 def crowd(folder: Path, *names: str, max_stored: int = 100, **parts: object) -> Checkpointer:
     """A keeper with room for one stream, in which these came one after the other."""
-    keeper = keeper_of(folder, parts=parts, max_streams=1, evict=True, max_stored=max_stored)  # type: ignore[arg-type]
+    keeper = keeper_of(folder, parts=parts, max_streams=1, evict=True, max_stored_streams=max_stored)  # type: ignore[arg-type]
     for name in names:
         feed(keeper, name, 1, 2)
         keeper.commit({}, {})
@@ -41,7 +41,9 @@ def test_a_stream_too_many_is_not_taken_in(tmp_path: Path) -> None:
     keeper = keeper_of(tmp_path, max_streams=2)
     feed(keeper, "a", 1)
     keeper.import_stream(state_of("b"))
-    with pytest.raises(StateError, match=r"stream c: 2 streams are here already, run\.max_streams = 2"):
+    with pytest.raises(
+        StateError, match=r"stream c: expected at most run\.max_streams = 2 streams, got 2 and this one; raise it"
+    ):
         keeper.import_stream(state_of("c"))
     keeper.import_stream(state_of("a"))
     assert keeper._pipeline.streams == ("b", "a")
@@ -54,9 +56,11 @@ def test_a_stream_that_is_taken_in_counts_as_kept(tmp_path: Path) -> None:
     keeper.import_stream(state_of("b"))
     keeper.commit({}, {})
     keeper.import_stream(state_of("c"))
-    with pytest.raises(StateError, match=r"stream d: 3 streams are kept already, run\.max_stored_streams = 3"):
+    with pytest.raises(
+        StateError, match=r"stream d: expected at most run\.max_stored_streams = 3 streams, got 3 and this one"
+    ):
         keeper.import_stream(state_of("d"))
-    assert keeper.load_streams(batch(["d"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
+    assert keeper.cache.load_streams(batch(["d"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
     keeper.commit({}, {})
     keeper.import_stream(state_of("a"))
     keeper.commit({}, {})
@@ -70,7 +74,7 @@ def test_a_stream_that_is_taken_in_counts_as_kept(tmp_path: Path) -> None:
 def test_what_is_taken_in_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     """Also of parts that are not here, in the same transaction; a kill before it leaves all as it was."""
     keeper = crowd(tmp_path / "a", "a", p=notes(a="old"), q=notes(a="old"))
-    keeper.components.pop("q")
+    keeper.set_components({"p": keeper.cache.components["p"]}, {})
     keeper.import_stream(state_of("a", p=NEW))
     with opened(copy_of_now(tmp_path / "a", tmp_path / "b")) as killed:
         assert sorted(killed.states_of_stream("a")) == ["p", "q"]
@@ -84,7 +88,7 @@ def test_a_state_that_cannot_be_read_harms_no_evicted_stream(tmp_path: Path) -> 
     part = notes(a="of a")
     keeper = crowd(tmp_path, "a", "b", p=part)
     assert read_of(part) == {}
-    with pytest.raises(StateError, match="cannot be used"):
+    with pytest.raises(StateError, match="stored state of notes, a is corrupt"):
         keeper.import_stream(state_of("a", p=b"\xc1"))
     feed(keeper, "b", 3)
     keeper.commit({}, {})
@@ -102,8 +106,13 @@ def test_a_stream_that_is_forgotten_is_gone(tmp_path: Path, name: str) -> None:
     part = notes(a="of a")
     keeper = crowd(tmp_path / "s", "a", "b", max_stored=2, p=part)
     other = "b" if name == "a" else "a"
-    keeper.delete_stream(name)
-    assert (keeper.stream_names(), keeper.has_stream(name), keeper.export_stream(name), keeper.reset(name)) == (
+    keeper.cache.delete_stream(name)
+    assert (
+        keeper.cache.stream_names(),
+        keeper.cache.has_stream(name),
+        keeper.export_stream(name),
+        keeper.cache.reset(name),
+    ) == (
         [other],
         False,
         None,
@@ -118,33 +127,33 @@ def test_a_stream_that_is_forgotten_is_gone(tmp_path: Path, name: str) -> None:
     feed(keeper, "c", 1)
     keeper.commit({}, {})
     assert keeper.store.names() == sorted((other, "c"))
-    assert keeper.load_streams(batch(["d"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
+    assert keeper.cache.load_streams(batch(["d"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
 
 
 def test_a_forgotten_stream_that_is_heard_again_is_a_new_one(tmp_path: Path) -> None:
     """Though the commit that deletes it is still to come."""
     keeper = crowd(tmp_path, "a", "b", p=notes(a="of a"))
-    keeper.delete_stream("a")
-    out = keeper._pipeline.process(keeper.load_streams(batch(["a"], [1])))
+    keeper.cache.delete_stream("a")
+    out = keeper._pipeline.process(keeper.cache.load_streams(batch(["a"], [1])))
     assert out.resets == {ResetReason.FIRST_SAMPLE: 1}
     keeper.commit({}, {})
     assert keeper.store is not None
     assert (keeper.store.names(), keeper.store.states_of_stream("a")) == (["a", "b"], {})
-    assert keeper.has_stream("a")
+    assert keeper.cache.has_stream("a")
 
 
 def test_a_forgotten_stream_may_be_taken_in(tmp_path: Path) -> None:
     """The other way round, too."""
     keeper = crowd(tmp_path, "a", p=notes(a="old"))
-    keeper.delete_stream("a")
+    keeper.cache.delete_stream("a")
     keeper.import_stream(state_of("a", p=NEW))
     keeper.commit({}, {})
     assert keeper.store is not None
     assert keeper.store.states_of_stream("a") == {"p": NEW}
     keeper.import_stream(state_of("a"))
-    keeper.delete_stream("a")
+    keeper.cache.delete_stream("a")
     keeper.commit({}, {})
-    assert (keeper.store.names(), keeper.store.states_of_stream("a"), keeper.stream_names()) == ([], {}, [])
+    assert (keeper.store.names(), keeper.store.states_of_stream("a"), keeper.cache.stream_names()) == ([], {}, [])
 
 
 def test_without_a_store_a_stream_is_forgotten_in_memory() -> None:
@@ -153,15 +162,15 @@ def test_without_a_store_a_stream_is_forgotten_in_memory() -> None:
     keeper = Checkpointer(model(), components={"p": part})
     feed(keeper, "a", 1)
     feed(keeper, "b", 1)
-    keeper.delete_stream("a")
+    keeper.cache.delete_stream("a")
     keeper.commit({}, {})
-    assert (keeper.stream_names(), read_of(part)) == (["b"], {})
+    assert (keeper.cache.stream_names(), read_of(part)) == (["b"], {})
 
 
 def test_a_reset_of_all_goes_with_a_stream_that_made_room(tmp_path: Path) -> None:
     """What is exported of it is reset elsewhere before its next sample, as it would have been here."""
     keeper = crowd(tmp_path, "a", "b")
-    keeper.reset(None)
+    keeper.cache.reset(None)
     keeper.commit({}, {})
     moved = keeper.export_stream("a")
     assert moved is not None

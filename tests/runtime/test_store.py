@@ -298,7 +298,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
         ("UPDATE stream SET crc=crc+1 WHERE name='a'", ()),
         ("UPDATE stream SET row=7 WHERE name='a'", ()),
         ("UPDATE stream SET crc='x' WHERE name='a'", ()),
-        ("UPDATE stream SET form=9 WHERE name='a'", ()),
+        ("UPDATE stream SET schema=9 WHERE name='a'", ()),
         ("UPDATE stream SET row=(SELECT row FROM stream WHERE name='b') WHERE name='a'", ()),
     ],
 )
@@ -326,12 +326,12 @@ def test_a_row_that_only_the_table_has_is_left_out(tmp_path: Path) -> None:
         assert [row.name for row in store.rows()] == ["b"]
 
 
-@pytest.mark.parametrize("text", ["data=x'00'", "crc=crc+1", "data=7", "data=CAST(data AS TEXT)", "part='other'"])
+@pytest.mark.parametrize("text", ["data=x'00'", "crc=crc+1", "data=7", "data=CAST(data AS TEXT)", "component='other'"])
 def test_a_damaged_memory_is_recognised(tmp_path: Path, text: str) -> None:
     """By either way to it."""
     with opened(tmp_path) as store:
         store.write(FULL)
-    change(tmp_path, f"UPDATE memory SET {text} WHERE part='clock:s'")  # noqa: S608
+    change(tmp_path, f"UPDATE component_state SET {text} WHERE component='clock:s'")  # noqa: S608
     with opened(tmp_path) as store:
         part = "other" if "other" in text else "clock:s"
         assert store.states_of_stream("a") == {part: None}
@@ -376,7 +376,7 @@ def test_any_error_of_sqlite_is_one_of_the_store(store: Store) -> None:
     connection.close()
     store._connection = sqlite3.connect(":memory:", factory=Broken)
     broken = store._connection
-    with pytest.raises(StoreError, match=r"state\.db: cannot be used: disk I/O error; nothing is acknowledged"):
+    with pytest.raises(StoreError, match=r"state\.db: SQLite failed: disk I/O error; nothing is acknowledged"):
         store.write(FULL)
     sqlite3.Connection.close(broken)
     with pytest.raises(StoreError, match="not open"):

@@ -17,8 +17,15 @@ from stream_gru.model.bundle import Bundle
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.state_table import split_row
-from stream_gru.runtime.checkpoint.checksum import checksum
-from stream_gru.runtime.checkpoint.state_export import Exported, as_dict, decoded, encoded, exported, require_same_model
+from stream_gru.runtime.checkpoint.sqlite_file import checksum
+from stream_gru.runtime.checkpoint.state_export import (
+    StreamExport,
+    build_export,
+    describe,
+    export_from_json,
+    export_to_json,
+    require_same_model,
+)
 from tests.support.batches import batch, hostile_batches
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated, toy_pipeline
@@ -50,12 +57,12 @@ def begun(kind: str, stream: str = "s0") -> Pipeline:
     return pipeline
 
 
-def changed(pipeline: Pipeline, **changes: object) -> Exported:
+def changed(pipeline: Pipeline, **changes: object) -> StreamExport:
     """Stream s0 with other numbers in some columns, and a right checksum."""
     columns = split_row(pipeline.row_schema.columns, pipeline.table.row("s0"))
     for name, value in changes.items():
         columns[name] = np.full_like(columns[name], value)
-    return exported("s0", pipeline.row_schema, row_of(pipeline, columns), {})
+    return build_export("s0", pipeline.row_schema, row_of(pipeline, columns), {})
 
 
 _WHOLE = [-(2**63), -(2**62), -(2**31), -1, 0, 1, 2**31 - 1, 2**53, 2**63 - 1]
@@ -92,13 +99,13 @@ def test_no_row_that_is_taken_in_can_end_the_loop(kind: str, data: st.DataObject
     pipeline = begun(kind)
     row = data.draw(_rows(pipeline))
     try:
-        state = decoded(encoded(exported("s0", pipeline.row_schema, row, {})))
+        state = export_from_json(export_to_json(build_export("s0", pipeline.row_schema, row, {})))
     except StateError:
         return
     with np.errstate(all="ignore"):  # what numpy warns of ends nothing
         require_same_model(state, pipeline.row_schema)
-        pipeline.restore_stream("s0", RowSchema.read(state.form), state.row)
-        json.dumps(as_dict(state), allow_nan=False)
+        pipeline.restore_stream("s0", RowSchema.read(state.row_schema), state.row)
+        json.dumps(describe(state), allow_nan=False)
         pipeline.process(batch(["s0"], [0], [[1.0, 2.0, 1.0]]))
         for _ in range(2):
             pipeline.process(data.draw(hostile_batches(40)))
@@ -117,15 +124,15 @@ def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBa
             pipeline.process(one)
     pipeline.reset_damaged("fresh", ResetReason.STATE_DAMAGED)
     for name in pipeline.streams:
-        state = exported(name, pipeline.row_schema, pipeline.table.row(name), {})
-        assert decoded(encoded(state)) == state
+        state = build_export(name, pipeline.row_schema, pipeline.table.row(name), {})
+        assert export_from_json(export_to_json(state)) == state
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pending_reset": 200}, "pending_reset: expected the number of a reason, got 200"),
-        ({"pending_reset": 11}, "pending_reset: expected the number of a reason, got 11"),
+        ({"pending_reset": 200}, "pending_reset: expected the number of a reset reason, got 200"),
+        ({"pending_reset": 11}, "pending_reset: expected the number of a reset reason, got 11"),
         ({"steps_since_reset": -1}, "steps_since_reset: expected numbers from 0 to"),
         ({"invalid_run": 2**31 - 1}, "invalid_run: expected numbers from 0 to"),
         ({"scored_steps": 2**63 - 1}, "scored_steps: expected numbers from 0 to"),
@@ -136,24 +143,24 @@ def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBa
         ({"consecutive_misses": -1}, "consecutive_misses: expected numbers"),
         ({"last_valid": np.inf}, "last_valid: expected finite numbers, or NaN"),
         ({"applied_values": -np.inf}, "applied_values: expected finite numbers, or NaN"),
-        ({"applied_values": np.nan}, "applied_values: expected numbers, as no reset is to come"),
+        ({"applied_values": np.nan}, "applied_values: expected numbers, as no reset is pending"),
     ],
 )
 def test_a_row_that_no_pipeline_leaves_behind_is_refused(changes: dict[str, object], words: str) -> None:
     """The message names the stream and the column."""
     with pytest.raises(StateError, match=f"stream s0: {words}"):
-        decoded(encoded(changed(begun("plain"), **changes)))
+        export_from_json(export_to_json(changed(begun("plain"), **changes)))
 
 
 def test_a_hidden_state_that_is_lost_is_taken_and_reset() -> None:
     """As one that was lost here: at the second sample, for this reason."""
     pipeline = begun("plain")
-    state = decoded(encoded(changed(pipeline, h=np.nan)))
-    pipeline.restore_stream("s0", RowSchema.read(state.form), state.row)
+    state = export_from_json(export_to_json(changed(pipeline, h=np.nan)))
+    pipeline.restore_stream("s0", RowSchema.read(state.row_schema), state.row)
     out = pipeline.process(batch(["s0"] * 2, [0, 1], [[1.0, 2.0, 1.0]] * 2))
     assert out.resets == {ResetReason.NON_FINITE_STATE: 1}
     assert out.status[-1] != Status.DEGRADED
-    assert as_dict(state)["hidden"]["norm"] is None
+    assert describe(state)["hidden"]["norm"] is None
 
 
 def _with(**changes: object) -> str:
@@ -182,26 +189,26 @@ def _with(**changes: object) -> str:
 )
 def test_a_form_of_any_kind_is_no_more_than_a_state_error(text: str) -> None:
     """Numbers that are too large, brackets that are too deep, types that numpy would guess at."""
-    forged = Exported(1, "a", FORM.model_id, text, b"x", {}, checksum("a", text, b"x"))
+    forged = StreamExport(1, "a", FORM.model_id, text, b"x", {}, checksum("a", text, b"x"))
     with pytest.raises(StateError, match=r"form|column|row"):
-        decoded(encoded(forged))
+        export_from_json(export_to_json(forged))
 
 
 def test_a_form_without_the_columns_that_all_have_is_refused() -> None:
     """Nobody could say what such a state is."""
     columns = tuple(one for one in FORM.columns if one[0] != "max_event_ns")
     with pytest.raises(StateError, match="max_event_ns: expected a column"):
-        decoded(encoded(exported("a", form_of(columns), bytes(377), {})))
+        export_from_json(export_to_json(build_export("a", form_of(columns), bytes(377), {})))
     columns = tuple((name, kind, (2, 4) if name == "h" else shape) for name, kind, shape in FORM.columns)
     with pytest.raises(StateError, match="h: expected a column"):
-        decoded(encoded(exported("a", form_of(columns), bytes(385), {})))
+        export_from_json(export_to_json(build_export("a", form_of(columns), bytes(385), {})))
 
 
 def test_a_state_that_names_another_model_than_its_row_is_refused() -> None:
     """People look at the one, the gateway at the other."""
     state = changed(begun("plain"))
-    with pytest.raises(StateError, match="its row is of another model than 'other'"):
-        decoded(encoded(msgspec.structs.replace(state, model_id="other")))
+    with pytest.raises(StateError, match="expected a row of model 'other', got 'test-0'"):
+        export_from_json(export_to_json(msgspec.structs.replace(state, model_id="other")))
 
 
 def form_of(columns: tuple[tuple[str, str, tuple[int, ...]], ...]) -> RowSchema:

@@ -23,7 +23,7 @@ from stream_gru.core.types import (
 from stream_gru.model.bundle import Bundle
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.row_schema import RowSchema
-from stream_gru.runtime.checkpoint.state_export import Exported
+from stream_gru.runtime.checkpoint.state_export import StreamExport
 from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 from tests.support.batches import START_NS, rows_of
 from tests.support.models import make_bundle
@@ -315,12 +315,12 @@ class Reference:
         self.watch.memory.evict(name)
         self._names.remove(name)
 
-    def take_in(self, state: Exported) -> None:
+    def take_in(self, state: StreamExport) -> None:
         """The stream is this one."""
         name = state.stream
-        self.pipeline.restore_stream(name, RowSchema.read(state.form), state.row)
+        self.pipeline.restore_stream(name, RowSchema.read(state.row_schema), state.row)
         self.watch.memory.evict(name)
-        for data in state.memories.values():
+        for data in state.components.values():
             self.watch.memory.restore(name, data)
         self._names.add(name)
 

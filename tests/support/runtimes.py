@@ -35,7 +35,7 @@ def daemon_of(
         for ingest in one.ingests.values():
             shared = ingest.shared
             ingest.shared = SharedStages(
-                checkpointer.load_streams, shared.rate_limit, shared.joiner, shared.pause_filter
+                checkpointer.cache.load_streams, shared.rate_limit, shared.joiner, shared.pause_filter
             )
     runtime = Runtime(
         pipeline,

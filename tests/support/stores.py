@@ -10,7 +10,8 @@ from pathlib import Path
 
 from stream_gru.core.protocols import Stateful
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.checkpointer import Checkpointer, Policy
+from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Store
 from tests.support.batches import CHANNELS, batch
 from tests.support.models import make_bundle
@@ -73,14 +74,14 @@ def keeper_of(
     **policy: object,
 ) -> Checkpointer:
     """A keeper that has recovered what is in the folder."""
-    found = Checkpointer(pipeline or model(), Store(folder), parts, shared, Policy(**policy))  # type: ignore[arg-type]
+    found = Checkpointer(pipeline or model(), Store(folder), parts, shared, StatePolicy(**policy))  # type: ignore[arg-type]
     found.recover({}, {})
     return found
 
 
 def feed(keeper: Checkpointer, stream: str, *times_s: float) -> None:
     """Samples of one stream, as the daemon hands them on."""
-    keeper._pipeline.process(keeper.load_streams(batch([stream] * len(times_s), times_s)))
+    keeper._pipeline.process(keeper.cache.load_streams(batch([stream] * len(times_s), times_s)))
 
 
 def table_rows(pipeline: Pipeline) -> dict[str, bytes]:

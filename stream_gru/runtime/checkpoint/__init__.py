@@ -1,12 +1,16 @@
-"""Keeping: a daemon's parts and its store brought together, so that a kill at any instant loses and doubles nothing.
+"""Checkpoints: a commit stores all state in one transaction, so that a kill at any instant loses and repeats nothing.
 
-    keeper.py     recovery at the start, the commit
-    crowd.py      eviction and return of streams, and what is asked of one
-    returning.py  what was stored comes back into the parts that remember it
-    residents.py  which streams are in memory, and who of them has been idle for longest
-    transfer.py   one stream as a file, to be shown, kept or taken to another gateway
+    checkpointer.py    recovery at the start, the commit, import and export of one stream
+    eviction.py        which streams are in memory: loads stored ones on demand, evicts the least recently used
+    restore.py         puts stored rows and component states back, counts those that are damaged
+    store.py           the tables and the transaction
+    sqlite_file.py     opens and checks the database file, moves a damaged one aside
+    wal_check.py       reads the write-ahead log to detect lost commits
+    lock.py            one process per state directory, on a local disk
+    state_export.py    one stream as a JSON file
+    validate_state.py  checks an imported row before it is used
 
-The durable part is everything a daemon remembers: the rows of the pipeline's table, what every other part remembers of
-a stream, positions, packets, marks of files, outputs that wait.  It moves in one transaction, and inputs are
-acknowledged after it.  What is not durable is either computed again from inputs that come again, or cut off.
+Durable state: the rows of the pipeline's state table, the per-stream state of all other components, source positions,
+MQTT packets, lengths of output files, outputs that are not acknowledged.  Inputs are acknowledged after the
+transaction.  Everything else is computed again from inputs that are read again, or cut off.
 """

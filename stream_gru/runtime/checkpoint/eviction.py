@@ -1,13 +1,13 @@
-"""The crowd: which streams are in memory, who makes room and who comes back.
+"""Which streams are in memory: loads stored streams on demand, evicts the least recently used.
 
-    load:  every stream of a batch is in memory ─▶ ... ─▶ commit ─▶ evict the longest idle
+    load_streams: every stream of a batch is in memory ─▶ ... ─▶ commit ─▶ evict_idle
 
-Decision: eviction happens only behind a commit, when every row is written; so nothing is ever parked in between.
+Decision: eviction happens only after a commit, when every row is stored, so an evicted stream needs no buffer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,141 +16,167 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import DropReason, Mask, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
-from stream_gru.runtime.checkpoint.lru_keys import LruKeys
-from stream_gru.runtime.checkpoint.restore import KeptCounts, Restorer
+from stream_gru.runtime.checkpoint.restore import CheckpointCounts, Restorer
 from stream_gru.runtime.checkpoint.store import Store, StoredRow
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """What a keeper does where it has a choice.
+class StatePolicy:
+    """Limits on streams, and what happens to states of another model.
 
-    ``evict``: beyond ``max_streams`` the stream that was idle for longest makes room, instead of new ones being
-    refused; ``max_stored``: then so many are kept in all.  ``refuse_other_model``: stored states of another model are
-    an error, instead of being reset.
+    ``evict``               beyond ``max_streams`` the least recently used stream is evicted; else new ones are rejected
+    ``max_stored_streams``  with ``evict``: most streams in memory and store together
+    ``reject_other_model``  a stored state of another model is an error instead of a reset
     """
 
     max_streams: int = 1000
     evict: bool = False
-    max_stored: int = 100_000
-    refuse_other_model: bool = False
+    max_stored_streams: int = 100_000
+    reject_other_model: bool = False
+
+
+class LruKeys:
+    """Names of streams in the order of their last use; those beyond ``capacity`` can be evicted."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._names: dict[str, None] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def use(self, names: Iterable[str]) -> None:
+        """Add names, or move them to the end."""
+        for name in names:
+            self._names.pop(name, None)
+            self._names[name] = None
+
+    def drop(self, name: str) -> None:
+        """Remove a name.  Does nothing if it is unknown."""
+        self._names.pop(name, None)
+
+    def pop_surplus(self) -> list[str]:
+        """Remove and return the names beyond ``capacity``, least recently used first."""
+        surplus = [name for name, _ in zip(self._names, range(len(self._names) - self.capacity), strict=False)]
+        for name in surplus:
+            del self._names[name]
+        return surplus
 
 
 class EvictionCache:
-    """The streams of one pipeline, in memory or evicted.  All of it belongs to the thread of the loop.
+    """The streams of one pipeline, in memory or evicted to the store.  Used by one thread.
 
-    ``store`` None: nobody is evicted.  ``parts``: those that remember something of streams, by a name that stays.
+    ``store`` None: no stream is evicted.  ``components``: parts with per-stream state, by their name in the store.
     """
 
     def __init__(
-        self, pipeline: Pipeline, store: Store | None, components: Mapping[str, Stateful] | None, policy: Policy
+        self, pipeline: Pipeline, store: Store | None, components: Mapping[str, Stateful], policy: StatePolicy
     ) -> None:
-        self.store, self.components = store, dict(components or {})
-        self.counts = KeptCounts()
-        self._pipeline, self._policy = pipeline, policy
-        self._returning = Restorer(pipeline, self.counts, refuse_other_model=policy.refuse_other_model)
-        self._residents = LruKeys(policy.max_streams)
-        self._known = 0  # names of which something is kept, or will be
-        self._forgotten: set[str] = set()  # what is stored of them goes with the next commit
-        self._all_reset_at = -1
-
-    def set_policy(self, policy: Policy) -> None:
-        """Go by another policy from now on, right behind a commit."""
-        evicted, self._policy = self.evicts, policy
-        self._returning.refuse_other_model = policy.refuse_other_model
-        self._residents.most = policy.max_streams
-        if self.store is not None and self.evicts:
-            self._known = self.store.count_known()
-        if self.store is not None and evicted and not self.evicts:
-            self._return_all(self.store)
-        self._residents.heard(name for name in self._pipeline.streams if name not in self._residents)
+        self.components, self.policy = components, policy
+        self.counts = CheckpointCounts()
+        self.restorer = Restorer(pipeline, self.counts, reject_other_model=policy.reject_other_model)
+        self.deleted: set[str] = set()  # streams that the next commit deletes in the store
+        self.all_reset_at = -1
+        self._pipeline, self._store = pipeline, store
+        self._in_memory = LruKeys(policy.max_streams)
+        self._known = 0  # names with a row or a component state, in memory or store
 
     @property
     def evicts(self) -> bool:
-        """Whether streams make room for each other."""
-        return self._policy.evict and self.store is not None
+        """Whether streams are evicted."""
+        return self.policy.evict and self._store is not None
 
-    # ---- who comes and goes ---------------------------------------------------------------------------------------
+    def set_policy(self, policy: StatePolicy) -> None:
+        """Use another policy from now on; called right after a commit.  Raises StoreError."""
+        evicted, self.policy = self.evicts, policy
+        self.restorer.reject_other_model = policy.reject_other_model
+        self._in_memory.capacity = policy.max_streams
+        if self._store is not None and self.evicts:
+            self._known = self._store.count_known()
+        if self._store is not None and evicted and not self.evicts:
+            self._load_all(self._store)
+        self._in_memory.use(name for name in self._pipeline.streams if name not in self._in_memory)
 
-    def load_streams(self, batch: SampleBatch) -> SampleBatch:
-        """Make sure that all streams of a batch are in memory; rows of streams too many are rejected.
+    # ---- loading and evicting -------------------------------------------------------------------------------------
+
+    def recover(self, store: Store) -> int:
+        """Load the streams that fit into memory, without component states; return how many of them are reset.
 
         Raises StoreError.
         """
+        self._known = store.count_known()
+        reset = 0
+        for stored in store.rows(self.policy.max_streams if self.evicts else None):
+            reset += not self.restorer.stream(stored, self.all_reset_at)
+            self._in_memory.use([stored.name])
+        return reset
+
+    def load_streams(self, batch: SampleBatch) -> SampleBatch:
+        """Load all streams of a batch; rows of streams beyond the limit are rejected.  Raises StoreError."""
         if not self.evicts:
             return batch
-        refused = {name for name in batch.stream_names if name not in self._residents and not self._return(name)}
-        self._residents.heard(name for name in batch.stream_names if name not in refused)
-        return _without(batch, refused) if refused else batch
+        rejected = {name for name in batch.stream_names if name not in self._in_memory and not self._load(name)}
+        self._in_memory.use(name for name in batch.stream_names if name not in rejected)
+        return _without(batch, rejected) if rejected else batch
 
-    def _require_room(self, name: str) -> bool:
-        """Return whether a stream that shall be taken in is a new one.  Raises StateError when it is one too many."""
-        if not self.evicts:
-            new, count = name not in self._pipeline.table, len(self._pipeline.streams)
-            if new and count >= self._policy.max_streams:
-                raise StateError(
-                    f"stream {name}: {count} streams are here already, run.max_streams = {self._policy.max_streams}; "
-                    "raise it"
-                )
-            return new
-        new = name not in self._residents and self._kept(name) == (None, {})
-        if new and self._known >= self._policy.max_stored:
-            raise StateError(
-                f"stream {name}: {self._known} streams are kept already, "
-                f"run.max_stored_streams = {self._policy.max_stored}; raise it, or forget some"
-            )
-        return new
-
-    def _kept(self, name: str) -> tuple[StoredRow | None, Mapping[str, bytes | None]]:
-        """The row of a stream, and what parts remembered of it, as the next commit leaves them.  Raises StoreError."""
-        if self.store is None or name in self._forgotten:
-            return None, {}
-        return self.store.row(name), self.store.states_of_stream(name)
-
-    def _return(self, name: str) -> bool:
-        """Bring a stream back that was evicted, or let a new one in; False when there are too many."""
-        stored, memories = self._kept(name)
-        if stored is None and not memories:
-            if self._known >= self._policy.max_stored:
+    def _load(self, name: str) -> bool:
+        """Load an evicted stream, or accept a new one; return False if there are too many."""
+        row, states = self._stored(name)
+        if row is None and not states:
+            if self._known >= self.policy.max_stored_streams:
                 return False
             self._known += 1
             return True
-        if stored is not None:
-            self._returning.stream(stored, self._all_reset_at)
-        self._returning.memories(name, self.components, memories)
+        if row is not None:
+            self.restorer.stream(row, self.all_reset_at)
+        self.restorer.components(name, self.components, states)
         self.counts.restored += 1
         return True
 
-    def _return_all(self, store: Store) -> None:
-        """Streams make no room for each other any more: those that were evicted come back, as at a start."""
-        remembered = [name for part in self.components for name in store.states_of_component(part)]
-        for name in dict.fromkeys((*store.names(), *remembered)):
-            if name not in self._residents:
-                self._return(name)
+    def _load_all(self, store: Store) -> None:
+        """Load all evicted streams."""
+        with_state = [name for component in self.components for name in store.states_of_component(component)]
+        for name in dict.fromkeys((*store.names(), *with_state)):
+            if name not in self._in_memory:
+                self._load(name)
+
+    def _stored(self, name: str) -> tuple[StoredRow | None, Mapping[str, bytes | None]]:
+        """Return the row and the component states of a stream as the next commit leaves them.  Raises StoreError."""
+        if self._store is None or name in self.deleted:
+            return None, {}
+        return self._store.row(name), self._store.states_of_stream(name)
+
+    def evict_idle(self) -> None:
+        """Evict the least recently used streams beyond the limit; called right after a commit.  Raises StoreError."""
+        if self.evicts:
+            self._evict(self._in_memory.pop_surplus())
 
     def _evict(self, idle: Sequence[str]) -> None:
         for name in idle:
             if name in self._pipeline.table:
                 self._pipeline.table.evict(name)
-            elif self._kept(name) == (None, {}):
-                self._known -= 1  # let in, and never heard of: all of its samples were left out
-            for part in self.components.values():
-                part.evict(name)
+            elif self._stored(name) == (None, {}):
+                self._known -= 1  # loaded, but none of its samples reached the pipeline
+            for component in self.components.values():
+                component.evict(name)
         self.counts.evicted += len(idle)
 
-    # ---- what is asked of streams ---------------------------------------------------------------------------------
+    # ---- single streams -------------------------------------------------------------------------------------------
 
     def stream_names(self) -> list[str]:
-        """All streams, in memory or evicted, by name.  Raises StoreError."""
-        evicted = self.store.names() if self.evicts and self.store is not None else ()
-        return sorted({*self._pipeline.streams, *(name for name in evicted if name not in self._forgotten)})
+        """Return all streams, in memory or evicted, sorted.  Raises StoreError."""
+        evicted = self._store.names() if self.evicts and self._store is not None else ()
+        return sorted({*self._pipeline.streams, *(name for name in evicted if name not in self.deleted)})
 
     def has_stream(self, name: str) -> bool:
-        """Whether there is a stream of this name, in memory or evicted.  Raises StoreError."""
-        return name in self._pipeline.table or (self.evicts and self._kept(name)[0] is not None)
+        """Return whether a stream is known, in memory or evicted.  Raises StoreError."""
+        return name in self._pipeline.table or (self.evicts and self._stored(name)[0] is not None)
 
     def reset(self, name: str | None) -> int:
-        """Reset one stream, or all, before the next sample; evicted ones too.  Return how many; 0: unknown.
+        """Reset one stream, or all, before the next sample, evicted ones too; return how many, 0 if it is unknown.
 
         Raises StoreError.
         """
@@ -158,31 +184,59 @@ class EvictionCache:
             if not self.has_stream(name):
                 return 0
             if name not in self._pipeline.table:
-                self._return(name)
-                self._residents.heard([name])
+                self._load(name)
+                self._in_memory.use([name])
             return self._pipeline.reset(name)
         count = self._pipeline.reset()
-        if self.evicts and self.store is not None:
-            self._all_reset_at = self.store.commit_no
-            count = max(count, self.store.count())
+        if self.evicts and self._store is not None:
+            self.all_reset_at = self._store.commit_no
+            count = max(count, self._store.count())
         return count
 
     def delete_stream(self, name: str) -> None:
-        """Let go of a stream for good, here and, with the next commit, in the store; it may come again as a new one.
+        """Delete a stream here and, with the next commit, in the store; a later sample starts a new one.
 
         Raises StoreError.
         """
-        if self.evicts and (name in self._residents or self._kept(name) != (None, {})):
+        if self.evicts and (name in self._in_memory or self._stored(name) != (None, {})):
             self._known -= 1
-        self._residents.drop(name)
+        self._in_memory.drop(name)
         if name in self._pipeline.table:
             self._pipeline.table.evict(name)
-        for part in self.components.values():
-            part.evict(name)
-        self._forgotten.add(name)
+        for component in self.components.values():
+            component.evict(name)
+        self.deleted.add(name)
+
+    def require_room(self, name: str) -> bool:
+        """Return whether a stream to import is new here.  Raises StateError if it is one too many, StoreError."""
+        if not self.evicts:
+            new, count = name not in self._pipeline.table, len(self._pipeline.streams)
+            if new and count >= self.policy.max_streams:
+                raise StateError(
+                    f"stream {name}: expected at most run.max_streams = {self.policy.max_streams} streams, "
+                    f"got {count} and this one; raise it"
+                )
+            return new
+        new = name not in self._in_memory and self._stored(name) == (None, {})
+        if new and self._known >= self.policy.max_stored_streams:
+            raise StateError(
+                f"stream {name}: expected at most run.max_stored_streams = {self.policy.max_stored_streams} streams, "
+                f"got {self._known} and this one; raise it, or forget streams"
+            )
+        return new
+
+    def replace_stream(self, name: str, *, new: bool) -> None:
+        """Note that an import puts a stream into memory in place of the stored one; ``new``: it was unknown before."""
+        self.deleted.add(name)
+        self._known += new
+        self._in_memory.use([name])
+
+    def is_in_memory(self, name: str) -> bool:
+        """Return whether a stream is in memory."""
+        return not self.evicts or name in self._in_memory
 
 
-def _without(batch: SampleBatch, refused: Collection[str]) -> SampleBatch:
-    """The batch without rows of these streams, which count as beyond the limit."""
-    out: Mask = np.array([name in refused for name in batch.stream_names], np.bool_)[batch.stream_index]
+def _without(batch: SampleBatch, streams: Collection[str]) -> SampleBatch:
+    """Return the batch without rows of these streams, which count as rejected by the stream limit."""
+    out: Mask = np.array([name in streams for name in batch.stream_names], np.bool_)[batch.stream_index]
     return batch.rejecting(out, DropReason.STREAM_LIMIT)

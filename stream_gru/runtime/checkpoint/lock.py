@@ -1,4 +1,4 @@
-"""One process at a time, and a disk on which a lock and a sync mean something."""
+"""One process per state directory, on a disk where locks and syncs are reliable."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from stream_gru.core.errors import StoreError, StoreLocked
 
 _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "afs", "ceph", "glusterfs", "davfs")
 _MOUNTS = Path("/proc/self/mountinfo")
-_OCTAL = re.compile(r"\\([0-7]{3})")  # how blanks stand in it
+_OCTAL = re.compile(r"\\([0-7]{3})")  # the escape of spaces in that file
 
 
 class StoreLock:
-    """A file that its holder has locked and written its process number into.  The system frees it with the process."""
+    """A locked file that contains the process id of its holder.  The kernel releases it when the process ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._handle: int | None = None
 
     def acquire(self) -> None:
-        """Lock.  Raises StoreLocked when another process has it, StoreError when the file cannot be made."""
+        """Lock.  Raises StoreLocked when another process holds the lock, StoreError when the file cannot be created."""
         if self._handle is not None:
             return
         try:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreError(f"{self._path}: cannot be made: {error.strerror}") from error
+            raise StoreError(f"{self._path}: cannot be created: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -36,7 +36,7 @@ class StoreLock:
             os.close(handle)
             who = f"process {holder}" if holder.isdigit() else "another process"
             raise StoreLocked(
-                f"{self._path.parent}: {who} uses this state; stop it, or give each daemon a run.state_dir of its own"
+                f"{self._path.parent}: {who} uses this state; stop it, or give each daemon its own run.state_dir"
             ) from error
         self._handle = handle
         try:
@@ -47,24 +47,24 @@ class StoreLock:
             raise StoreError(f"{self._path}: cannot be written: {error.strerror}") from error
 
     def release(self) -> None:
-        """Let another process have it; may be called twice."""
+        """Unlock; may be called twice."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
 
 def require_local(folder: Path, mounts: Path = _MOUNTS) -> None:
-    """Refuse network file systems: there another machine may hold the lock, and a sync may mean nothing.
+    """Reject network file systems: another machine could hold the lock, and a sync may not reach a disk.
 
     Raises StoreError.
     """
     kind = _file_system(folder.resolve(), mounts)
     if kind.startswith(_REMOTE):
-        raise StoreError(f"{folder}: is on {kind}; state needs a disk of this machine: choose another run.state_dir")
+        raise StoreError(f"{folder}: expected a local disk, got {kind}: choose another run.state_dir")
 
 
 def _file_system(folder: Path, mounts: Path) -> str:
-    """The type of the file system that holds a folder; empty where nobody says."""
+    """Return the type of the file system that holds a folder; "" if it is unknown."""
     try:
         lines = os.fsdecode(mounts.read_bytes()).split("\n")
     except OSError:

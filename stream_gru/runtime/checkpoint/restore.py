@@ -1,4 +1,4 @@
-"""What was stored comes back into the parts that remember it; what is damaged resets one stream and no more."""
+"""Puts stored rows and component states back; a damaged one resets its stream and no other."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stream_gru.runtime.checkpoint.store import StoredRow
 
 log = logging.getLogger(__name__)
 
-_MOST_NAMED = 10
-_CHECKSUM = "its checksum is wrong"
+_LOGGED = 10
+_CHECKSUM = "wrong checksum"
 
 
 @dataclass(slots=True)
-class KeptCounts:
-    """What has happened to states since the process began."""
+class CheckpointCounts:
+    """Counts since the process started."""
 
     damaged: int = 0
     evicted: int = 0
@@ -31,84 +31,85 @@ class KeptCounts:
 
 
 class Restorer:
-    """Puts rows and memories back, and counts those that cannot be used.
+    """Restores rows and component states, and counts those that cannot be used.
 
-    ``refuse_other_model``: a state of another model is an error, instead of being reset.
+    ``reject_other_model``: a state of another model is an error instead of a reset.
     """
 
-    def __init__(self, pipeline: Pipeline, counts: KeptCounts, *, refuse_other_model: bool) -> None:
+    def __init__(self, pipeline: Pipeline, counts: CheckpointCounts, *, reject_other_model: bool) -> None:
         self._pipeline, self._counts = pipeline, counts
-        self.refuse_other_model = refuse_other_model
-        self._forms: dict[str, RowSchema] = {}
+        self.reject_other_model = reject_other_model
+        self._schemas: dict[str, RowSchema] = {}
 
     def stream(self, stored: StoredRow, all_reset_at: int) -> bool:
-        """Put a stream into the pipeline; return whether its hidden state goes on.
+        """Restore a stream into the pipeline; return whether its hidden state is kept.
 
-        ``all_reset_at``: number of the commit behind which all streams were to be reset.
+        ``all_reset_at``: number of the last commit before a reset of all streams.
         """
         try:
             if stored.row is None:
                 raise StateError(_CHECKSUM)
-            form = self._form(stored.schema)
-            same = self._pipeline.restore_stream(stored.name, form, stored.row)
+            kept = self._pipeline.restore_stream(stored.name, self._schema(stored.schema), stored.row)
         except StateError as error:
-            self._tell_damaged(f"stream {stored.name}: its stored state cannot be used: {error}; it begins anew")
+            self._log_damaged(f"stream {stored.name}: stored state cannot be used: {error}; the stream is reset")
             self._pipeline.reset_damaged(stored.name, ResetReason.STATE_DAMAGED)
             return False
         if stored.commit_no <= all_reset_at:
             self._pipeline.reset(stored.name)
-        return same
+        return kept
 
-    def part(self, name: str, part: Stateful, found: Mapping[str, bytes | None]) -> None:
-        """Put all that a part remembered back into it."""
+    def component(self, name: str, component: Stateful, found: Mapping[str, bytes | None]) -> None:
+        """Restore all states of one component, given by key."""
         for key, data in found.items():
-            self._one(name, part, key, data)
+            self._restore(name, component, key, data)
 
-    def memories(self, stream: str, parts: Mapping[str, Stateful], found: Mapping[str, bytes | None]) -> None:
-        """Put what all parts remembered of one stream back into them."""
+    def components(self, stream: str, components: Mapping[str, Stateful], found: Mapping[str, bytes | None]) -> None:
+        """Restore one stream's states of all components, given by component."""
         for name, data in found.items():
-            if name in parts:
-                self._one(name, parts[name], stream, data)
+            if name in components:
+                self._restore(name, components[name], stream, data)
 
-    def _one(self, name: str, part: Stateful, key: str, data: bytes | None) -> None:
+    def _restore(self, name: str, component: Stateful, key: str, data: bytes | None) -> None:
         try:
             if data is None:
                 raise StateError(_CHECKSUM)
-            part.restore(key, data)
+            component.restore(key, data)
         except StateError as error:
-            self._tell_damaged(f"{name} of {key or 'all streams'}: what was stored cannot be used: {error}")
+            owner = f"stream {key}" if key else "all streams"
+            self._log_damaged(f"{owner}: stored state of {name} cannot be used: {error}")
 
-    def _form(self, text: str) -> RowSchema:
-        """The form that a text says: most rows have the same.  Raises StateError."""
-        if text not in self._forms:
-            self._forms = {text: RowSchema.read(text)}
-        return self._forms[text]
+    def _schema(self, text: str) -> RowSchema:
+        """Parse a schema; most rows have the same one.  Raises StateError."""
+        if text not in self._schemas:
+            self._schemas = {text: RowSchema.read(text)}
+        return self._schemas[text]
 
-    def check_models(self, forms: Iterable[str], last: str) -> None:
-        """Refuse what the last run stored under another model, where that is wanted.  Raises IncompatibleStateError.
+    def check_models(self, schemas: Iterable[str], last_model: str) -> None:
+        """Raise IncompatibleStateError if the last run had another model and ``reject_other_model`` is set.
 
-        ``last``: model of the last run, where that is known.  Older rows, of streams that were evicted long ago, may be
-        of any: they are reset when they come back.
+        ``last_model`` is empty if it is unknown.  Older rows, of streams that were evicted before, may be of any model:
+        they are reset when they are restored.
         """
         mine = self._pipeline.manifest.model_id
-        theirs = [last] if last else self._models(forms)
-        if self.refuse_other_model and any(model != mine for model in theirs):
+        stored = [last_model] if last_model else self._models(schemas)
+        if self.reject_other_model and any(model != mine for model in stored):
+            other = next(model for model in stored if model != mine)
             raise IncompatibleStateError(
-                f"the stored states are of model {next(model for model in theirs if model != mine)}, the bundle is "
-                f'{mine}; give back that bundle, or set run.on_model_change = "reset"'
+                f"expected states of model {mine}, which is the bundle's, got states of model {other}; "
+                'use the bundle of that model, or set run.on_model_change = "reset"'
             )
 
-    def _models(self, forms: Iterable[str]) -> list[str]:
-        """Models of forms; one that cannot be read is told when its stream comes back."""
+    def _models(self, schemas: Iterable[str]) -> list[str]:
+        """Return the models of all readable schemas; `stream` reports the others."""
         models = []
-        for text in forms:
+        for text in schemas:
             with suppress(StateError):
-                models.append(self._form(text).model_id)
+                models.append(self._schema(text).model_id)
         return models
 
-    def _tell_damaged(self, text: str) -> None:
+    def _log_damaged(self, text: str) -> None:
         self._counts.damaged += 1
-        if self._counts.damaged <= _MOST_NAMED:
+        if self._counts.damaged <= _LOGGED:
             log.error("%s", text)
-        elif self._counts.damaged == _MOST_NAMED + 1:
+        elif self._counts.damaged == _LOGGED + 1:
             log.error("more stored states cannot be used; see stream_gru_states_damaged_total")

@@ -1,10 +1,10 @@
-"""The database file: how it is opened, its tables, and what becomes of a damaged one.
+"""Opens the database file: its tables, settings and checks, and what happens to a damaged file.
 
-Settings: write-ahead log with a sync at each commit (a commit survives a power cut on a disk that keeps its word), one
-exclusive connection that belongs to one thread.  Source: SQLite, "PRAGMA Statements".
+Settings: write-ahead log with a sync at each commit (a commit survives a power cut if the disk honours syncs), one
+exclusive connection on one thread.  Each row carries a checksum.  Source: SQLite, "PRAGMA Statements".
 
-Decision: a file that fails its check is moved aside and never repaired.  What would come out of it could look right and
-be wrong; the broker still has what was not acknowledged, and a stream that begins anew says so.
+Decision: a file that fails its check is moved aside, never repaired.  A repaired file could look right and be wrong;
+the broker still has what was not acknowledged, and a stream that is reset reports the reason.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import os
 import shutil
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from stream_gru.connectors.fsync import sync_folder
 from stream_gru.core.errors import StoreError
@@ -24,51 +26,65 @@ from stream_gru.runtime.checkpoint.wal_check import commits_in
 
 log = logging.getLogger(__name__)
 
-# Rises with every change of the tables, be it a blank, and the older ones are then rewritten before they are checked.
-_VERSION = 1
+# Goes up with every change of the tables, even of white space: their SQL is compared as text.
+FORMAT = 2
 _APPLICATION = 0x5347_5255  # "SGRU"
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE form(id INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE row_schema(id INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE stream(
-    name TEXT PRIMARY KEY, form INTEGER NOT NULL, commit_no INTEGER NOT NULL, row BLOB NOT NULL, crc INTEGER NOT NULL
+    name TEXT PRIMARY KEY, schema INTEGER NOT NULL, commit_no INTEGER NOT NULL, row BLOB NOT NULL, crc INTEGER NOT NULL
 );
-CREATE TABLE memory(
-    part TEXT, name TEXT, data BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY(name, part)
+CREATE TABLE component_state(
+    component TEXT, key TEXT, data BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY(key, component)
 ) WITHOUT ROWID;
-CREATE TABLE position(source TEXT PRIMARY KEY, name TEXT NOT NULL, offset INTEGER NOT NULL, proof TEXT NOT NULL);
+CREATE TABLE position(source TEXT PRIMARY KEY, name TEXT NOT NULL, offset INTEGER NOT NULL, fingerprint TEXT NOT NULL);
 CREATE TABLE packet(
     source TEXT, id INTEGER, digest BLOB NOT NULL, number INTEGER NOT NULL, PRIMARY KEY(source, id)
 ) WITHOUT ROWID;
-CREATE TABLE mark(sink TEXT PRIMARY KEY, path TEXT NOT NULL, offset INTEGER NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE file_offset(sink TEXT PRIMARY KEY, path TEXT NOT NULL, offset INTEGER NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE outbox(
     sink TEXT, number INTEGER, topic TEXT NOT NULL, key TEXT NOT NULL, payload BLOB NOT NULL, PRIMARY KEY(sink, number)
 ) WITHOUT ROWID;
-CREATE TABLE counter(sink TEXT PRIMARY KEY, last INTEGER NOT NULL);
+CREATE TABLE outbox_counter(sink TEXT PRIMARY KEY, last_number INTEGER NOT NULL);
 """
 _LOG_BYTES = 8_388_608
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")
 
 
 class Damaged(Exception):
-    """The file is no database, or one that contradicts itself."""
+    """The file is not a database, or its content is inconsistent."""
 
 
 class _DamagedOpen(Damaged):
-    """``connection`` is open: SQLite would write the log into the file and delete it, were the file not moved first."""
+    """``connection`` is open: closing it before the file is moved would merge the log into the file and delete it."""
 
-    def __init__(self, why: str, connection: sqlite3.Connection) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, connection: sqlite3.Connection) -> None:
+        super().__init__(reason)
         self.connection = connection
+
+
+def checksum(*parts: str | bytes) -> int:
+    """Return the CRC-32 of all parts and of their lengths."""
+    value = 0
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        value = zlib.crc32(data, zlib.crc32(len(data).to_bytes(8, "little"), value))
+    return value
+
+
+def verified(data: Any, crc: Any, *owner: str) -> bytes | None:
+    """Return ``data`` if ``crc`` is the `checksum` of its owner's names and of it, else None."""
+    return data if isinstance(data, bytes) and crc == checksum(*owner, data) else None
 
 
 def open_database(
     path: Path, wall_s: Callable[[], float] = time.time, repair: bool = True
 ) -> tuple[sqlite3.Connection, Path | None]:
-    """Open the file, or make it; return it and, when the one that was there is damaged, where that was moved to.
+    """Open or create the file; return the connection and where a damaged file was moved to, else None.
 
-    ``repair`` False: a damaged one stays.  Raises StoreError for that, when it cannot be opened, or was written by a
-    newer version.
+    ``wall_s``: seconds since 1970, for the name of a moved file.  ``repair`` False: a damaged file is not moved but an
+    error.  Raises StoreError for that, for a file that cannot be opened, and for one of another format.
     """
     try:
         return _opened(path), None
@@ -76,21 +92,21 @@ def open_database(
         if not repair:
             _close_unchanged(error.connection, path)
             raise StoreError(
-                f"{path}: damaged ({error}): keep a copy of the folder; "
-                "the next start of the daemon moves this file aside, and all streams begin anew"
+                f"{path}: damaged ({error}): keep a copy of the directory; "
+                "the next start of the daemon moves this file aside and resets all streams"
             ) from error
         with closing(error.connection):
             aside = _move_aside(path, wall_s())
-        log.error("%s: damaged (%s): moved to %s; all streams begin anew", path, error, aside.name)
+        log.error("%s: damaged (%s): moved to %s; all streams are reset", path, error, aside.name)
     try:
         return _opened(path), aside
     except _DamagedOpen as error:
         error.connection.close()
-        raise StoreError(f"{path}: damaged at once again ({error}): the disk cannot be trusted") from error
+        raise StoreError(f"{path}: a new file is damaged too ({error}): check the disk") from error
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """Raises _DamagedOpen, StoreError."""
+    """Open the file and check it.  Raises _DamagedOpen, StoreError."""
     try:
         new = not path.exists()
         commits = commits_in(path.with_name(path.name + "-wal"))
@@ -115,39 +131,42 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _set_up(connection: sqlite3.Connection, path: Path, new: bool) -> None:
-    """Raises sqlite3.Error, Damaged, StoreError."""
+    """Set options, create missing tables, check the file.  Raises sqlite3.Error, Damaged, StoreError."""
     connection.text_factory = _text
-    # Exclusive before the log is first used: then no second process can open it, and no shared memory is needed.
+    # Exclusive before the log is first used: no second process can open it, and no shared memory is needed.
     connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
-    strange = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] > 0
-    if strange and (version == 0 or application != _APPLICATION):
-        raise Damaged("it has tables of another program")
-    if version > _VERSION:
-        raise StoreError(f"{path}: written by a newer version of stream-gru; expected version {_VERSION}")
+    has_tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] > 0
+    if has_tables and (found == 0 or application != _APPLICATION):
+        raise Damaged("its tables belong to another program")
+    if found not in (0, FORMAT):
+        raise StoreError(
+            f"{path}: expected format {FORMAT}, got {found}: another version of stream-gru wrote it; "
+            "run that version, or set another run.state_dir to start with new states"
+        )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA wal_autocheckpoint=1000")
-    connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")  # else a log that was large once stays so
+    connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")  # else a log that was large once never shrinks
     connection.execute("PRAGMA cell_size_check=ON")
-    if version == 0:
+    if found == 0:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION}; COMMIT"
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={_APPLICATION}; PRAGMA user_version={FORMAT}; COMMIT"
         )
     if new:
         sync_folder(path.parent)
-    # The check below does not look into the words that say what a table is.
+    # quick_check does not verify the SQL of the tables.
     tables = {text for (text,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
     if tables != {text.strip() for text in _SCHEMA.split(";") if text.strip()}:
-        raise Damaged("its tables are not those of this version")
-    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise Damaged(" ".join(str(found).split()))
+        raise Damaged(f"its tables are not those of format {FORMAT}")
+    result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if result != "ok":
+        raise Damaged(" ".join(str(result).split()))
 
 
 def _check_log(connection: sqlite3.Connection, commits: Sequence[int]) -> None:
-    """Make sure that SQLite has found all commits of the log but, perhaps, the last one.  Raises Damaged."""
+    """Check that SQLite has read all commits of the log except perhaps the last.  Raises Damaged."""
     _, found, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     lost = sum(number > found for number in commits)
     if lost > 1:
@@ -155,15 +174,15 @@ def _check_log(connection: sqlite3.Connection, commits: Sequence[int]) -> None:
 
 
 def _text(data: bytes) -> str:
-    """Text that a disk has damaged is another text, and no reason not to start."""
+    """Decode text; damaged text becomes other text instead of an error at the start."""
     return data.decode(errors="replace")
 
 
 def _close_unchanged(connection: sqlite3.Connection, path: Path) -> None:
-    """Close a damaged file, and leave it and its log as they are."""
+    """Close a damaged file without any change to it or its log."""
     copy = path.with_name(f"{path.name}.copy")
     with closing(connection), suppress(OSError):
-        # SQLite touches neither once another file has the name: one of the same bytes.
+        # SQLite leaves file and log alone once another file has the name: a copy of the same bytes.
         shutil.copy(path, copy)
         with copy.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,9 +1,9 @@
-"""One stream as a file: to look at, to keep, or to take to another gateway.
+"""One stream as a JSON file, to inspect it, to keep it, or to move it to another gateway.
 
-    {"stream_gru_state": 1, "stream": "pump-7", "model_id": "...", "form": "...", "row": "base64",
-     "memories": {"clock:mqtt": "base64"}, "checksum": 123}
+    {"stream_gru_state": 2, "stream": "pump-7", "model_id": "...", "row_schema": "...", "row": "base64",
+     "components": {"clock:mqtt": "base64"}, "checksum": 123}
 
-The row is bound to its model: it means nothing to another one, and is refused there.
+The row belongs to its model; another model rejects it.
 """
 
 from __future__ import annotations
@@ -19,95 +19,105 @@ from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import STREAM_ID, ResetReason
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.state_table import split_row
-from stream_gru.runtime.checkpoint.checksum import checksum
+from stream_gru.runtime.checkpoint.sqlite_file import checksum
 from stream_gru.runtime.checkpoint.store import Store
-from stream_gru.runtime.checkpoint.validate_state import require_sound
+from stream_gru.runtime.checkpoint.validate_state import validate_columns
 from stream_gru.runtime.control.commands import MAX_STATE_BYTES
 
-VERSION = 1
-ALL_RESET = "all_reset_at"  # number of the commit behind which a reset of all streams was asked for
+FORMAT = 2
+ALL_RESET = "all_reset_at"  # number of the last commit before a reset of all streams was requested
 
 
-class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A stream's row of the table, what other parts remember of it by part, and whose model it is."""
+class StreamExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The row of a stream, its state in other components by name, and the model it belongs to."""
 
     stream_gru_state: int
     stream: str
     model_id: str
-    form: str
+    row_schema: str
     row: bytes
-    memories: dict[str, bytes]
+    components: dict[str, bytes]
     checksum: int
 
 
-def exported(stream: str, form: RowSchema, row: bytes, memories: Mapping[str, bytes | None]) -> Exported:
-    """Put it together."""
-    whole = {part: data for part, data in sorted(memories.items()) if data is not None}
-    return Exported(VERSION, stream, form.model_id, form.text, row, whole, _checksum(stream, form.text, row, whole))
+def build_export(stream: str, schema: RowSchema, row: bytes, states: Mapping[str, bytes | None]) -> StreamExport:
+    """Return the export of a stream; components without a state are left out."""
+    components = {name: data for name, data in sorted(states.items()) if data is not None}
+    crc = _checksum(stream, schema.text, row, components)
+    return StreamExport(FORMAT, stream, schema.model_id, schema.text, row, components, crc)
 
 
-def exported_from(store: Store, stream: str) -> Exported | None:
-    """A stream as a store has it; None when it is unknown.  Raises StateError when it is damaged, StoreError."""
+def export_from_store(store: Store, stream: str) -> StreamExport | None:
+    """Return a stream as it is stored; None if it is unknown.  Raises StateError when it is damaged, StoreError."""
     found = store.row(stream)
     if found is None:
         return None
     if found.row is None:
-        raise StateError(f"stream {stream}: its stored state is damaged; forget it, or let it begin anew by itself")
-    form, row = RowSchema.read(found.schema), found.row
+        raise StateError(f"stream {stream}: stored state is damaged; forget the stream, or wait for its reset")
+    schema, row = RowSchema.read(found.schema), found.row
     if found.commit_no <= store.number(ALL_RESET, -1):
-        row = reset_row(form, row)  # what its next sample would find
-    return exported(stream, form, row, store.states_of_stream(stream))
+        row = reset_row(schema, row)  # as its next sample would find it
+    return build_export(stream, schema, row, store.states_of_stream(stream))
 
 
-def encoded(state: Exported) -> bytes:
-    """As JSON, bytes in base64."""
-    return msgspec.json.encode(state)
+def export_to_json(export: StreamExport) -> bytes:
+    """Return the export as JSON, bytes as base64."""
+    return msgspec.json.encode(export)
 
 
-def decoded(data: bytes) -> Exported:
-    """Read what `encoded` gave, and make sure that nothing of it was changed.  Raises StateError."""
+def export_from_json(data: bytes) -> StreamExport:
+    """Read and validate what `export_to_json` wrote.  Raises StateError."""
     if len(data) > MAX_STATE_BYTES:
         raise StateError(f"expected a state of at most {MAX_STATE_BYTES} bytes, got {len(data)}")
     try:
-        state = msgspec.json.decode(data, type=Exported)
+        number = msgspec.json.decode(data, type=_FormatNumber).stream_gru_state
+        if number != FORMAT:
+            raise StateError(
+                f"expected a state of format {FORMAT}, got format {number}; export it with this version of stream-gru"
+            )
+        export = msgspec.json.decode(data, type=StreamExport)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise StateError(f"expected a state written by `stream-gru state export`: {error}") from error
-    if state.stream_gru_state != VERSION:
-        raise StateError(f"expected a state of version {VERSION}, got version {state.stream_gru_state}")
-    if not STREAM_ID.fullmatch(state.stream):
-        raise StateError(f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {state.stream!r:.80}")
-    if state.checksum != _checksum(state.stream, state.form, state.row, state.memories):
-        raise StateError(f"stream {state.stream}: the checksum is wrong: the file was changed or damaged")
-    form = RowSchema.read(state.form)
-    if form.model_id != state.model_id:
-        raise StateError(f"stream {state.stream}: its row is of another model than {state.model_id!r:.80}")
-    try:
-        require_sound(form, split_row(form.columns, state.row))
-    except StateError as error:
-        raise StateError(f"stream {state.stream}: {error}") from error
-    return state
-
-
-def require_same_model(state: Exported, form: RowSchema) -> None:
-    """Refuse a state of another model, or of another version's table.  Raises IncompatibleStateError."""
-    theirs = RowSchema.read(state.form)
-    if theirs.model_id != form.model_id:
-        raise IncompatibleStateError(
-            f"stream {state.stream}: expected a state of model {form.model_id}, got one of {theirs.model_id}"
+        raise StateError(f"expected a file written by `stream-gru state export`: {error}") from error
+    if not STREAM_ID.fullmatch(export.stream):
+        raise StateError(f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {export.stream!r:.80}")
+    if export.checksum != _checksum(export.stream, export.row_schema, export.row, export.components):
+        raise StateError(f"stream {export.stream}: wrong checksum: the file was changed or damaged")
+    schema = RowSchema.read(export.row_schema)
+    if schema.model_id != export.model_id:
+        raise StateError(
+            f"stream {export.stream}: expected a row of model {export.model_id!r:.80}, got {schema.model_id!r:.80}"
         )
-    if set(theirs.columns) != set(form.columns):
-        raise IncompatibleStateError(f"stream {state.stream}: expected the columns of this version, got others")
+    try:
+        validate_columns(schema, split_row(schema.columns, export.row))
+    except StateError as error:
+        raise StateError(f"stream {export.stream}: {error}") from error
+    return export
 
 
-def as_dict(state: Exported) -> dict[str, Any]:
-    """What people want to know of it."""
-    columns = split_row(RowSchema.read(state.form).columns, state.row)
+class _FormatNumber(msgspec.Struct):
+    stream_gru_state: int
+
+
+def require_same_model(export: StreamExport, schema: RowSchema) -> None:
+    """Raise IncompatibleStateError when the export belongs to another model or has other columns than ``schema``."""
+    theirs = RowSchema.read(export.row_schema)
+    if theirs.model_id != schema.model_id:
+        raise IncompatibleStateError(
+            f"stream {export.stream}: expected a state of model {schema.model_id}, got one of {theirs.model_id}"
+        )
+    if set(theirs.columns) != set(schema.columns):
+        raise IncompatibleStateError(f"stream {export.stream}: expected the columns of this version, got others")
+
+
+def describe(export: StreamExport) -> dict[str, Any]:
+    """Return the facts of a state that `stream-gru state show` prints."""
+    columns = split_row(RowSchema.read(export.row_schema).columns, export.row)
     h = columns["h"]
     applied = int(columns["applied_ns"])
     pending = ResetReason(int(columns["pending_reset"]))
-    facts: dict[str, Any] = {
-        "stream": state.stream,
-        "model_id": state.model_id,
+    return {
+        "stream": export.stream,
+        "model_id": export.model_id,
         "time": format_iso(np.array([applied], np.int64))[0] if applied > 0 else None,
         "steps_since_reset": int(columns["steps_since_reset"]),
         "reset_before_next": None if pending is ResetReason.NONE else pending.text,
@@ -118,20 +128,19 @@ def as_dict(state: Exported) -> dict[str, Any]:
             "largest": _number(np.abs(h).max(initial=0.0)),
         },
         "last_values": [_number(value) for value in columns["applied_values"]],
-        "bytes": len(state.row) + sum(map(len, state.memories.values())),
-        "memories": sorted(state.memories),
+        "bytes": len(export.row) + sum(map(len, export.components.values())),
+        "components": sorted(export.components),
     }
-    return facts
 
 
-def reset_row(form: RowSchema, row: bytes, reason: ResetReason = ResetReason.COMMAND) -> bytes:
-    """The row with a reset before the next step; the first reason stands.  Raises StateError."""
-    columns = split_row(form.columns, row)
+def reset_row(schema: RowSchema, row: bytes, reason: ResetReason = ResetReason.COMMAND) -> bytes:
+    """Return the row with a reset before the next step; an earlier pending reason is kept.  Raises StateError."""
+    columns = split_row(schema.columns, row)
     if columns["pending_reset"] in (ResetReason.NONE, ResetReason.NON_FINITE_STATE):
         columns["pending_reset"] = np.array(reason, np.uint8)
     return b"".join(
         np.ascontiguousarray(columns[name]).astype(np.dtype(kind), copy=False).tobytes()
-        for name, kind, _ in form.columns
+        for name, kind, _ in schema.columns
     )
 
 
@@ -139,6 +148,6 @@ def _number(value: np.floating[Any]) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-def _checksum(stream: str, form: str, row: bytes, memories: Mapping[str, bytes]) -> int:
-    parts = [part for name, data in sorted(memories.items()) for part in (name, data)]
-    return checksum(stream, form, row, *parts)
+def _checksum(stream: str, schema: str, row: bytes, components: Mapping[str, bytes]) -> int:
+    parts = [part for name, data in sorted(components.items()) for part in (name, data)]
+    return checksum(stream, schema, row, *parts)

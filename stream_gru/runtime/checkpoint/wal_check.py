@@ -1,9 +1,8 @@
-"""The write-ahead log of the database, as far as it says that it was damaged.
+"""Reads the write-ahead log of the database to detect lost commits.
 
-SQLite takes the first frame that is not whole for the end of the log, and goes on without what stands behind it.  That
-is right after a kill or a power cut: these leave at most one transaction that was not synced.  Where more commits stand
-behind the end, synced and acknowledged, something has damaged the log, and going on would take the store back in
-silence.  Source: SQLite, "WAL-mode File Format".
+SQLite ends the log at the first incomplete frame and ignores what follows.  After a kill or a power cut that is right:
+at most one transaction was not synced.  If more commits follow that end, they were synced and acknowledged, so the log
+is damaged and continuing would silently roll the store back.  Source: SQLite, "WAL-mode File Format".
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _FRAME = struct.Struct(">IIIIII")  # page, size of the database after a commit (
 
 
 def commits_in(path: Path) -> list[int]:
-    """Which frames of a log end a commit, counted from 1; only those of its newest use, which have one salt.
+    """Return the numbers of the frames that end a commit, counted from 1; only those with the salt of the header.
 
     Raises OSError.
     """
@@ -33,8 +32,8 @@ def commits_in(path: Path) -> list[int]:
             page_bytes = 4096
         frames = []
         while len(head := file.read(_FRAME.size)) == _FRAME.size:
-            _, size, *mine, _, _ = _FRAME.unpack(head)
-            frames.append((tuple(mine), size))
+            _, size, *frame_salt, _, _ = _FRAME.unpack(head)
+            frames.append((tuple(frame_salt), size))
             file.seek(page_bytes, 1)
-    # A kill behind a new header leaves frames of an older use, which have another salt and count no more.
-    return [number for number, (mine, size) in enumerate(frames, 1) if mine == tuple(salt) and size]
+    # SQLite reuses the file with a new salt: frames with another salt are left over and no longer valid.
+    return [number for number, (frame_salt, size) in enumerate(frames, 1) if frame_salt == tuple(salt) and size]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from stream_gru.core.errors import StateError
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
-from stream_gru.runtime.checkpoint.state_export import decoded, encoded
+from stream_gru.runtime.checkpoint.state_export import export_from_json, export_to_json
 from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands, PauseFilter
 from stream_gru.runtime.liveness import IdleStreams
 from stream_gru.runtime.metrics import Metrics
@@ -50,9 +50,9 @@ class CommandExecutor:
         if command.action is Action.IMPORT:
             return self._import(command.state, replace=command.replace)
         if command.action is Action.LIST:
-            names = checkpointer.stream_names()
+            names = checkpointer.cache.stream_names()
             return CommandResult(ok=True, text=f"{len(names)} streams", streams=len(names), state=json.dumps(names))
-        if command.stream is not None and not checkpointer.has_stream(command.stream):
+        if command.stream is not None and not checkpointer.cache.has_stream(command.stream):
             return CommandResult(ok=False, text=f"unknown stream {command.stream!r}", streams=0)
         if command.action is Action.EXPORT:
             return self._export(command.stream)
@@ -60,11 +60,11 @@ class CommandExecutor:
             return self._forget(command.stream)
         which = "all streams" if command.stream is None else f"stream {command.stream}"
         if command.action is Action.RESET:
-            count = checkpointer.reset(command.stream)
+            count = checkpointer.cache.reset(command.stream)
             return CommandResult(ok=True, text=f"{which}: reset before the next sample", streams=count)
         if self._pause_filter is None:
             return CommandResult(ok=False, text="this daemon cannot pause streams", streams=0)
-        count = len(checkpointer.stream_names()) if command.stream is None else 1
+        count = len(checkpointer.cache.stream_names()) if command.stream is None else 1
         if command.action is Action.PAUSE:
             self._pause_filter.pause(command.stream)
             return CommandResult(ok=True, text=f"{which}: paused", streams=count)
@@ -80,20 +80,21 @@ class CommandExecutor:
             return CommandResult(ok=False, text=str(error), streams=0)
         if state is None:
             return CommandResult(ok=False, text=f"unknown stream {stream!r}", streams=0)
-        return CommandResult(ok=True, text=f"stream {stream}: exported", streams=1, state=encoded(state).decode())
+        exported = export_to_json(state).decode()
+        return CommandResult(ok=True, text=f"stream {stream}: exported", streams=1, state=exported)
 
     def _forget(self, stream: str | None) -> CommandResult:
         if stream is None:
             return CommandResult(ok=False, text="expected one stream", streams=0)
-        self._checkpointer.delete_stream(stream)
+        self._checkpointer.cache.delete_stream(stream)
         if self._idle is not None:
             self._idle.forget(stream)
         return CommandResult(ok=True, text=f"stream {stream}: forgotten", streams=1)
 
     def _import(self, data: bytes, *, replace: bool) -> CommandResult:
         try:
-            state = decoded(data)
-            if not replace and self._checkpointer.has_stream(state.stream):
+            state = export_from_json(data)
+            if not replace and self._checkpointer.cache.has_stream(state.stream):
                 return CommandResult(ok=False, text=f"stream {state.stream}: exists already; use --replace", streams=0)
             missing = self._checkpointer.import_stream(state)
         except StateError as error:
