@@ -119,7 +119,7 @@ def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[
     columns = {manifest.input.time, *(channel.column or channel.name for channel in manifest.channels)}
     stream_column = free_name("stream", columns)
     keys = SourceInputConfig(delimiter=",", time_unit="iso", stream=stream_column, label="", reset="", episode="")
-    config = resolve_bundle(bundle.path, StdinSourceConfig(format="csv", input=keys))
+    config = resolve_bundle(bundle, StdinSourceConfig(format="csv", input=keys))
     runtime, encoder = build_runtime(config, engine=engine), JsonEncoder()
     (ingest,) = runtime.inputs[0].ingests.values()
     header = header_of([manifest.input.time, stream_column, *config.sources[0].fields.columns])

@@ -16,6 +16,7 @@ from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.live_view import LiveView, PlainView
 from stream_gru.config.run_schema import ReplaySourceConfig
 from stream_gru.core.errors import ConfigError
+from stream_gru.model.bundle import load_bundle
 from stream_gru.model.engines.base import TimedEngine
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.runtime.daemon import Daemon
@@ -56,7 +57,7 @@ def demo(data: Path | None, fast: bool, speed: float, engine: str, metrics_liste
     """
     folder = data or shipped_samples()
     source = ReplaySourceConfig(files=[str(folder / "held_out" / "*")], speed=0.0 if fast else speed)
-    config = resolve_bundle(folder / "pump.bundle", source, engine=engine)
+    config = resolve_bundle(load_bundle(folder / "pump.bundle"), source, engine=engine)
     metrics = Metrics(build_registry(), config.bundle.manifest, engine, __version__)
     metrics.add_source("replay")
     metrics.add_sink("view")

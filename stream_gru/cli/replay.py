@@ -21,6 +21,7 @@ from stream_gru.connectors.sources.files import expand
 from stream_gru.connectors.sources.message_log import RecordedSource
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Sink
+from stream_gru.model.bundle import load_bundle
 from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.resolved_config import resolve_bundle, resolve_file
@@ -103,11 +104,12 @@ def _of_samples(
     path: Path, files: Sequence[str], sink: Sink, engine: str | None, level: float | None, batch_rows: int, speed: float
 ) -> Runtime:
     """The runtime that plays recorded samples."""
+    bundle, paths = load_bundle(path), expand(files)
     source = ReplaySourceConfig(files=list(files), speed=speed)
     config = resolve_bundle(
-        path, source, engine=engine or "auto", interval_level=level or _LEVEL, batch_rows=batch_rows
+        bundle, source, engine=engine or "auto", interval_level=level or _LEVEL, batch_rows=batch_rows
     )
-    for line in shared_stream(expand(files), config.sources[0].fields):
+    for line in shared_stream(paths, config.sources[0].fields):
         click.echo(line, err=True)
     return build_runtime(config, sinks={"output": sink})
 

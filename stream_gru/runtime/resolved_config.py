@@ -111,15 +111,17 @@ def resolve_file(path: Path, *, read_secrets: bool = True) -> ResolvedConfig:
 
 
 def resolve_bundle(
-    bundle: Path, source: SourceConfig, *, engine: str = "auto", interval_level: float = 0.9, batch_rows: int = 1024
+    bundle: Bundle, source: SourceConfig, *, engine: str = "auto", interval_level: float = 0.9, batch_rows: int = 1024
 ) -> ResolvedConfig:
     """The configuration of one ``source`` that is read as ``bundle`` says, without sinks and with no limit of streams.
 
-    Raises ConfigError, BundleError and DataError.
+    Raises ConfigError and DataError.
     """
     options = {"engine": engine, "interval_level": interval_level, "batch_rows": batch_rows}
-    run = convert({"bundle": str(bundle), **options, "max_streams": 1_000_000, "commit_every": 1_000_000}, RunConfig)
-    return resolve(bundle, Config(run=run, source=[source]), run, load_bundle(bundle), read_secrets=False)
+    run = convert(
+        {"bundle": str(bundle.path), **options, "max_streams": 1_000_000, "commit_every": 1_000_000}, RunConfig
+    )
+    return resolve(bundle.path, Config(run=run, source=[source]), run, bundle, read_secrets=False)
 
 
 def _check_parts(resolved: ResolvedConfig) -> None:
