@@ -226,13 +226,13 @@ class TapProcess:
 
     def __init__(self, *arguments: object, terminal: int | None = None) -> None:
         line = [sys.executable, "-m", "stream_gru", "tap", *map(str, arguments)]
-        controlled = subprocess.PIPE if terminal is None else terminal
+        output = subprocess.PIPE if terminal is None else terminal
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "20"}
         self.process = subprocess.Popen(
             line,
             stdin=terminal,
-            stdout=controlled,
-            stderr=controlled,
+            stdout=output,
+            stderr=output,
             text=True,
             env=environment,
             start_new_session=True,

@@ -117,7 +117,7 @@ def test_streams_that_made_room_are_there_as_well(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
-    """Import says that the stream is there already, on a daemon that runs and on one that does not."""
+    """Import reports that the stream exists already, on a daemon that runs and on one that does not."""
     (records,) = pump_records(1, 20).values()
     with Broker(tmp_path) as broker, broker.client("device") as device:
         with gateway(tmp_path, "here", broker) as (_, here):
@@ -125,7 +125,7 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             wait_for(lambda: len(rows(here)) == 20, what="all rows")
             (tmp_path / "moved.json").write_text(well("export", str(here), "--all"))
             for words in (["import", str(here), str(tmp_path / "moved.json")],):
-                assert "is there already" in run_command("state", *words).stderr
+                assert "exists already" in run_command("state", *words).stderr
                 assert run_command("state", *words).returncode == 1
             moved = export_from_json((tmp_path / "moved.json").read_bytes().strip())
             components = {**moved.components, "clock:x": b""}

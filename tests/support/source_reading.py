@@ -14,13 +14,15 @@ from stream_gru.core.types import Position, RawMessage
 TABLE = b"time,flow\n" + b"".join(b"%d,%d\n" % (i, i * 2) for i in range(20_000))
 
 
-def drain(source: Source, position: Position | None = None, timeout_s: float = 1.0) -> list[RawMessage]:
+def drain(
+    source: Source, position: Position | None = None, timeout_s: float = 1.0, limit: int = 10
+) -> list[RawMessage]:
     """All messages after ``position``."""
     messages: list[RawMessage] = []
     source.open(position)
     try:
         while True:
-            messages += source.poll(1000, timeout_s)
+            messages += source.poll(limit, timeout_s)
     except EndOfInput:
         return messages
     finally:
