@@ -68,7 +68,7 @@ def test_the_walk_of_a_csv_row_is_what_a_replay_calls(tmp_path: Path) -> None:
 @pytest.mark.servers
 @needs_mosquitto
 def test_the_walks_of_a_message_and_of_a_command_are_what_a_daemon_calls(tmp_path: Path) -> None:
-    """Each function in this order, from the arrival of a message to its acknowledgement and the publish of its output."""
+    """Each function in this order, from the arrival of a message to the publish of its output."""
     out, config, token = tmp_path / "calls", tmp_path / "gateway.toml", tmp_path / "token"
     token.write_text("secret")
     token.chmod(0o600)
