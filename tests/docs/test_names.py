@@ -100,6 +100,13 @@ def test_every_key_on_a_page_exists(page: str) -> None:
     assert words - known == set()
 
 
+def test_every_public_name_is_on_the_page_of_the_python_interface() -> None:
+    """And no other one."""
+    table = PAGES["docs/python-api.md"].partition("| name | what it is |")[2].partition("\n\n")[0]
+    cells = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)", cells)) == set(stream_gru.__all__) - {"__version__"}
+
+
 def test_every_make_target_on_a_page_exists() -> None:
     """`make x` is a target."""
     makefile = (ROOT / "Makefile").read_text()
