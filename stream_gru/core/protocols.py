@@ -18,7 +18,7 @@ class Engine(Protocol):
     """Computes the network.  Pure: the hidden state is an argument and a result, never kept and never changed in place.
 
     Shapes: B streams or T samples; I inputs (channels, then calendar inputs); S state numbers; K outputs.
-    `stream_gru.model.bundle.Heads` maps outputs to heads.  All arrays are C-contiguous float32.
+    `stream_gru.model.manifest.Manifest.output_names` names the outputs.  All arrays are C-contiguous float32.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Samples in, predictions out: conditioning, stepping, scoring."""
+"""Samples to predictions: conditioning, stepping, scoring, alarms, and the state of every stream."""

@@ -1,13 +1,19 @@
-"""The pipeline: the one road that live data, replays and evaluations take.
+"""The pipeline: live data, replays and evaluations all go through `Pipeline.process`.
 
-    SampleBatch ──▶ condition ──▶ advance ──▶ score ──▶ PredictionBatch
-                    order, gaps    engine:      truths, intervals
-                    resets, NaN    step, scan
-                        ▲            │ h            │
-                        └────────────┴─ StateTable ─┘
+    SampleBatch ──▶ condition ──▶ run_steps ──▶ score ──▶ alarms ──▶ PredictionBatch
+       (N, C)      order, values    engine:       truths,    AlarmRule      (M outputs)
+                   gaps, windows   step, scan    intervals
+                        ▲              ▲            ▲
+                        │              │ h          │
+                        └────────── StateTable ─────┘     one row per stream
 
-`Pipeline.process` does no I/O, reads no clock and starts no thread: the same samples give the same outputs, whatever
-batches they came in.  Sources, sinks, metrics and time belong to the callers.
+    condition   `conditioning.condition`   samples become steps; late, duplicate and unusable ones are dropped
+    run_steps   `stepping`                 the engine advances the hidden state h of each stream
+    score       `scoring`                  past forecasts meet their truth; intervals adapt
+    alarms      `alarms`                   which outputs need attention
+
+`Pipeline.process` does no I/O, reads no clock and starts no thread: the same samples give the same outputs, however
+they are cut into batches.  Sources, sinks, metrics and time belong to the caller.
 """
 
 from __future__ import annotations
@@ -49,13 +55,16 @@ from stream_gru.pipeline.stepping import non_finite_rows, run_steps
 
 
 class Pipeline:
-    """Runs one model over any number of streams and remembers each one's state.
+    """Runs one model on any number of streams and keeps the state of each.
 
-    ``engine``: a name (``auto, litert, numpy, onnx, keras``) or an `Engine`; ``interval_level``: nominal coverage of
-    the intervals; ``interval_adapt_rate``: how fast they adapt, 0 turns adaptation off; ``max_streams``: samples of
-    further streams are dropped; ``alarm``: which outputs are alarms, None for no rule.
-    Raises ConfigError for an engine that cannot be loaded and for alarms that the model cannot raise, ValueError for an
-    interval level outside 0..1.
+    ``engine``               a name (``auto, litert, numpy, onnx, keras``) or an `Engine`
+    ``interval_level``       nominal coverage of the forecast intervals, between 0 and 1
+    ``interval_adapt_rate``  step size of their adaptation, 0 turns it off
+    ``max_streams``          samples of further streams are dropped
+    ``alarm``                which outputs are alarms; None: outputs have no alarm column
+
+    Not for use from two threads at once.  Raises ConfigError when the engine cannot be loaded or the model cannot raise
+    the alarms, ValueError for an interval level out of range.
     """
 
     def __init__(
@@ -69,7 +78,7 @@ class Pipeline:
         alarm: AlarmRule | None = None,
     ) -> None:
         if not 0 < interval_level < 1:
-            raise ValueError(f"interval_level: expected a share above 0 and below 1, got {interval_level}")
+            raise ValueError(f"interval_level: expected a number above 0 and below 1, got {interval_level}")
         manifest = bundle.manifest
         self.alarm = alarm or AlarmRule()
         self.alarm.check(manifest)
@@ -84,10 +93,10 @@ class Pipeline:
             if manifest.forecast is None
             else Scorer(manifest, bundle.weights["scaling/scale"], interval_level, interval_adapt_rate)
         )
-        # Rows of long horizons are large, and many a gateway has one device: grow as streams come.
+        # Rows of long horizons are large and many gateways have one device: start with one row and grow.
         self.table = StateTable(self._columns(), capacity=1)
-        self.row_schema = RowSchema.of(manifest, self.table.row_layout)  # what the rows of the table are
-        self._taken_over: dict[RowSchema, Collection[str]] = {}
+        self.row_schema = RowSchema.of(manifest, self.table.row_layout)
+        self._compatible: dict[RowSchema, Collection[str]] = {}
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -95,9 +104,10 @@ class Pipeline:
         return self.table.streams
 
     def process(self, batch: SampleBatch) -> PredictionBatch:
-        """Apply a batch and return one output for each applied sample, in the order of arrival.
+        """Apply N samples; return one output for each applied sample, in order of arrival.
 
-        Raises ValueError when ``batch.values`` is not (N, C) for this model's channels.
+        ``batch.values``: (N, C) in the model's order of channels, engineering units.  The result also counts dropped
+        samples and resets by reason.  Raises ValueError when the values are not (N, C).
         """
         channels = len(self.manifest.channels)
         if batch.values.ndim != 2 or batch.values.shape[1] != channels:
@@ -106,12 +116,12 @@ class Pipeline:
         hidden = self.table["h"]
         outputs, h = run_steps(self.engine, steps, hidden[steps.slot])
         hidden[steps.slot] = h
-        self._reset_lost_states(steps, h)
+        self._reset_non_finite_states(steps, h)
         finite: Mask = np.logical_and.reduce(np.isfinite(outputs), axis=1)
-        trusted = finite & (steps.row >= 0) & (steps.count > self.manifest.warm_up)
+        scorable = finite & (steps.row >= 0) & (steps.count > self.manifest.warm_up)
         forecast = lower = upper = misses = None
         if self._scorer is not None:
-            forecast, lower, upper, misses = self._scorer.score(steps, outputs, trusted, self.table)
+            forecast, lower, upper, misses = self._scorer.score(steps, outputs, scorable, self.table)
         order = _output_order(steps)
         imputed = _imputed(steps)[order]
         applied = steps.row[order]
@@ -144,8 +154,8 @@ class Pipeline:
         """Apply one sample and return its output.
 
         ``time``: a datetime with a time zone, ISO 8601 text, or seconds since 1970-01-01 UTC; ``values``: by channel
-        name, or in the bundle's order, in engineering units, None or NaN for missing.  A sample that was not applied
-        comes back with ``dropped`` set.  Raises ValueError for unknown channels, an unreadable time or a bad stream id.
+        name, or in the bundle's order, in engineering units, None or NaN for missing.  The output of a sample that was
+        not applied has ``dropped`` set.  Raises ValueError for unknown channels, an invalid time or stream id.
         """
         if not isinstance(stream, str) or not STREAM_ID.fullmatch(stream):
             raise ValueError(f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {stream!r:.80}")
@@ -192,35 +202,35 @@ class Pipeline:
         self.__dict__.update(fresh.__dict__)
         return len(self.streams) if old.model_id != self.row_schema.model_id else 0
 
-    def restore_stream(self, stream: str, form: RowSchema, row: bytes) -> bool:
-        """Put a stream back that was stored as a row of ``form``; return whether its hidden state goes on.
+    def restore_stream(self, stream: str, schema: RowSchema, row: bytes) -> bool:
+        """Restore a stream from its stored row; return whether its hidden state is kept.
 
-        One of another model keeps what `RowSchema.compatible_columns` says and is reset before its next step, for
-        `ResetReason.MODEL_CHANGED`.  Raises StateError when the row has not that form.
+        A stream of another model keeps the `RowSchema.compatible_columns` and is reset before its next step
+        (`ResetReason.MODEL_CHANGED`).  Raises StateError when the row does not fit ``schema``.
         """
-        if form not in self._taken_over:
-            self._taken_over = {form: form.compatible_columns(self.row_schema)}  # most rows have the same form
-        wanted = self._taken_over[form]
-        columns = split_row(form.columns, row)
-        self.table.restore(stream, {name: columns[name] for name in wanted})
-        same = form.model_id == self.manifest.model_id and len(wanted) == len(self.row_schema.columns)
-        if not same:
+        if schema not in self._compatible:
+            self._compatible = {schema: schema.compatible_columns(self.row_schema)}  # most rows have one schema
+        kept = self._compatible[schema]
+        columns = split_row(schema.columns, row)
+        self.table.restore(stream, {name: columns[name] for name in kept})
+        same_model = schema.model_id == self.manifest.model_id and len(kept) == len(self.row_schema.columns)
+        if not same_model:
             self.reset(stream, ResetReason.MODEL_CHANGED)
-        return same
+        return same_model
 
     def reset_damaged(self, stream: str, reason: ResetReason) -> None:
-        """Have a stream that was there begin without a state: its first step says why."""
+        """Start a stream whose stored state is unusable from the initial state; its first output has ``reason``."""
         self.table.restore(stream, {"pending_reset": np.array(reason, np.uint8)})
         self.table.mark_dirty(stream)
 
     def reset(self, stream: str | None = None, reason: ResetReason = ResetReason.COMMAND) -> int:
-        """Reset one stream, or all, before their next sample; return how many.  Raises KeyError if unknown."""
+        """Reset one stream, or all (None), before their next sample; return how many.  Raises KeyError if unknown."""
         return request_reset(self.table, stream, reason)
 
     def stream_progress(self, limit: int) -> list[tuple[str, str | None, int]]:
-        """At most ``limit`` streams, each with the event time of its last step (ISO 8601, None before) and its steps.
+        """Name, event time of the last step (ISO 8601, None before it) and steps since reset of ``limit`` streams.
 
-        May be asked from another thread than that of `process`: then a row may be half a batch old.
+        Safe from another thread than that of `process`; a row may then be from the middle of a batch.
         """
         table, streams = self.table, self.table.streams[:limit]
         slots = [table.slot(stream) for stream in streams]
@@ -232,9 +242,10 @@ class Pipeline:
         ]
 
     def scores(self, stream: str | None = None) -> ScoreTotals | None:
-        """Return what forecasts were worth; None without a forecast head.  Raises KeyError for an unknown stream.
+        """Sums of the scored forecasts; None without a forecast head.  Raises KeyError for an unknown stream.
 
-        Of one stream, since it began, wherever that was; else of all that this pipeline has scored.
+        With ``stream``: since that stream's first sample, earlier processes included; else of all streams since this
+        pipeline was made.
         """
         return None if self._scorer is None else self._scorer.totals(self.table, stream)
 
@@ -243,13 +254,13 @@ class Pipeline:
         hidden = Column("h", (self.engine.state_size,), np.float32, 0)
         return [hidden, *conditioning_columns(len(self.manifest.channels)), *scoring]
 
-    def _reset_lost_states(self, steps: Steps, h: F32) -> None:
-        """A state that is lost after a stream's last step is reset before its next one."""
-        lost = steps.slot[non_finite_rows(h)]
-        if lost.size:
-            self.table["h"][lost] = self.engine.initial_state(1)[0]
+    def _reset_non_finite_states(self, steps: Steps, h: F32) -> None:
+        """Reset a state that is not finite after its stream's last step before the next one."""
+        slots = steps.slot[non_finite_rows(h)]
+        if slots.size:
+            self.table["h"][slots] = self.engine.initial_state(1)[0]
             pending = self.table["pending_reset"]
-            pending[lost[pending[lost] == ResetReason.NONE]] = ResetReason.NON_FINITE_STATE
+            pending[slots[pending[slots] == ResetReason.NONE]] = ResetReason.NON_FINITE_STATE
         self.table["steps_since_reset"][steps.slot] = steps.count[steps.start + steps.length - 1]
 
     def _status(self, count: I64, imputed: I32, finite: Mask) -> U8:
@@ -276,7 +287,7 @@ class Pipeline:
 
 
 def output_spec(manifest: Manifest, level: float) -> OutputSpec:
-    """What all outputs of a model have in common."""
+    """Properties that all outputs of a model share; ``level``: nominal coverage of the intervals."""
     head, classes = manifest.forecast, manifest.classes
     return OutputSpec(
         model_id=manifest.model_id,
@@ -290,7 +301,7 @@ def output_spec(manifest: Manifest, level: float) -> OutputSpec:
 
 
 def conditioning_spec(manifest: Manifest) -> ConditioningSpec:
-    """The conditioning rules a model was trained with."""
+    """Conditioning rules of a model, as in its training."""
     return ConditioningSpec.build(
         manifest.conditioning,
         manifest.period_s,
@@ -301,30 +312,30 @@ def conditioning_spec(manifest: Manifest) -> ConditioningSpec:
 
 
 def _output_order(steps: Steps) -> I64:
-    """Steps that answer a sample, in the order in which the samples arrived."""
+    """Indices of the steps of samples, (M,), in order of arrival; inserted steps are left out."""
     real = np.flatnonzero(steps.row >= 0)
     return real if len(steps.slot) == 1 else real[np.argsort(steps.row[real], kind="stable")]
 
 
 def _imputed(steps: Steps) -> I32:
-    """Inserted steps before each sample plus channels held in it, (T,) int32."""
-    new = steps.row < 0
-    if steps.observed.all() and not new.any():
+    """Inserted steps before each sample plus imputed channel values in it, (T,) int32."""
+    inserted = steps.row < 0
+    if steps.observed.all() and not inserted.any():
         return np.zeros(len(steps), np.int32)
-    held = np.count_nonzero(~steps.observed, axis=1)
-    held[new] = 0
-    inserted = np.cumsum(new)
+    imputed = np.count_nonzero(~steps.observed, axis=1)
+    imputed[inserted] = 0
+    so_far = np.cumsum(inserted)
     real = np.flatnonzero(steps.row >= 0)
-    held[real] += np.diff(inserted[real], prepend=0)
-    return held.astype(np.int32)
+    imputed[real] += np.diff(so_far[real], prepend=0)
+    return imputed.astype(np.int32)
 
 
 def _visible_resets(steps: Steps) -> U8:
-    """The reset to show at each sample: its own, or one that fell on a step inserted before it."""
+    """Reset to report at each sample, (T,) uint8: its own, or that of a step inserted before it."""
     reset = steps.reset.copy()
     for index in np.flatnonzero((steps.reset > 0) & (steps.row < 0)):
-        answer = index + int(np.argmax(steps.row[index:] >= 0))
-        reset[answer] = reset[answer] or steps.reset[index]
+        sample = index + int(np.argmax(steps.row[index:] >= 0))
+        reset[sample] = reset[sample] or steps.reset[index]
     return reset
 
 
@@ -334,7 +345,7 @@ def _count_resets(steps: Steps) -> dict[ResetReason, int]:
 
 
 def _as_float(value: float | None) -> float:
-    """A missing value as NaN, an integer too large for a float as infinite: both count as missing."""
+    """None as NaN, an integer beyond the range of a float as infinite: both count as missing."""
     try:
         return math.nan if value is None else float(value)
     except OverflowError:

@@ -1,15 +1,15 @@
-"""Feedback: what of a model's outputs is its next input, and how the next samples are made of it.
+"""Sampling: the next input of a model from its last outputs, for autoregressive generation.
 
-The contract of a bundle decides (`feedback_kind`):
+The heads of a bundle decide which outputs are fed back (`feedback_kind`):
 
-categories  One channel, categorical, and a class head with a label for each category: class i is category i.  The next
+categories  One categorical channel and a class head with one label per category: class i is category i.  The next
             category is drawn from the probabilities.
-forecast    All channels are quantities and targets of the forecast head: the forecast of one step ahead (with quantiles
-            the median) is the next sample.  A forecast outside a channel's range is moved to its end, as the pipeline
-            would take it for missing.
+forecast    All channels are quantities and targets of the forecast head: the forecast one step ahead (with quantiles
+            the median) is the next sample.  A forecast outside the channel's range is clipped to it, because the
+            pipeline would treat it as missing.
 
-Decision: every stream draws from a generator of its own, made of the seed and its name, so that what a stream generates
-depends neither on the streams beside it nor on the number of steps asked for.
+Decision: every stream has its own random generator, seeded by the seed and its name.  What a stream generates depends
+neither on the other streams nor on the number of steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FeedbackKind = Literal["categories", "forecast"]
 
 
 def feedback_kind(manifest: Manifest) -> FeedbackKind:
-    """What of a model's outputs can be its next input.  Raises ConfigError where nothing can."""
+    """Which outputs of a model can be its next input.  Raises ConfigError if none can."""
     if len(manifest.channels) == 1 and manifest.channels[0].categories:
         problem = _no_categories(manifest)
         kind: FeedbackKind = "categories"
@@ -37,13 +37,13 @@ def feedback_kind(manifest: Manifest) -> FeedbackKind:
         kind = "forecast"
     if not problem and manifest.regime == "windowed" and manifest.warm_up:
         raise ConfigError(
-            f"generate: expected a model that answers at every step, got one that answers at the end of its windows of"
-            f' {manifest.window} steps only; train with regime = "stateful", or with window_loss = "every"'
+            f"generate: expected a model with outputs at every step, got outputs only at the end of each window of"
+            f' {manifest.window} steps; train with regime = "stateful" or window_loss = "every"'
         )
     if problem:
         raise ConfigError(
-            "generate: expected outputs that can be the next inputs (one categorical channel and a class head with a"
-            f" label for each category; or quantities only and a forecast of all of them), got {problem}"
+            "generate: expected outputs that can be the next inputs (one categorical channel and a class head with one"
+            f" label per category, or only quantities and a forecast of all of them), got {problem}"
         )
     return kind
 
@@ -51,8 +51,8 @@ def feedback_kind(manifest: Manifest) -> FeedbackKind:
 def draw(probabilities: F32, temperature: float, uniform: F64) -> tuple[I64, F64]:
     """Draw a category for each row: ``(G, L), uniform (G,) in 0..1 -> codes (G,), their probabilities (G,)``.
 
-    From p ** (1 / temperature), renormalised; temperature 0 takes the likeliest, of equal ones the first.  The
-    probabilities returned are those of temperature 1.  Raises ValueError where a row has no finite probabilities.
+    Draws from p ** (1 / temperature), renormalised; temperature 0 takes the most likely one, of equal ones the first.
+    The returned probabilities are those of temperature 1.  Raises ValueError for a row without finite probabilities.
     """
     p = np.maximum(probabilities.astype(np.float64), 0)
     total = p.sum(axis=1, keepdims=True)
@@ -63,7 +63,7 @@ def draw(probabilities: F32, temperature: float, uniform: F64) -> tuple[I64, F64
     if temperature == 0:
         codes = p.argmax(axis=1)
     else:
-        # In logarithms relative to the likeliest: a low temperature takes no row to 0 as a whole.
+        # Logarithms relative to the most likely one: at low temperatures a row does not underflow to all zeros.
         with np.errstate(divide="ignore", over="ignore"):
             weight = np.exp(np.log(p / p.max(axis=1, keepdims=True)) / temperature)
         ends = weight.cumsum(axis=1)
@@ -72,16 +72,16 @@ def draw(probabilities: F32, temperature: float, uniform: F64) -> tuple[I64, F64
 
 
 class NextInput(Protocol):
-    """What makes the next samples of all streams from their outputs."""
+    """Makes the next samples of G streams from their outputs; ``clipped``: forecasts that were out of range."""
 
     clipped: int
 
     def next_values(self, outputs: PredictionBatch | None) -> F32:
-        """The values after ``outputs`` (one row a stream; None: before the first), (G, C)."""
+        """The values that follow ``outputs`` (one row per stream; None: no sample yet), (G, C) float32."""
         ...
 
     def probabilities(self) -> F64 | None:
-        """Those of all that was drawn, (N, G); None where nothing is."""
+        """Probability of each drawn category, (N, G) float64; None if nothing is drawn."""
         ...
 
 
@@ -97,7 +97,7 @@ class CategorySampler:
         self.clipped = 0
 
     def next_values(self, outputs: PredictionBatch | None) -> F32:
-        """The categories after ``outputs``, drawn."""
+        """Draw the next categories, (G, 1)."""
         uniform = np.array([generator.random() for generator in self._generators])
         if outputs is None or outputs.probabilities is None:
             codes, probability = draw(self._first, 1.0, uniform)
@@ -108,24 +108,24 @@ class CategorySampler:
         return codes.astype(np.float32)[:, None]
 
     def probabilities(self) -> F64:
-        """Those of all that was drawn, (N, G)."""
+        """Probability of each drawn category, (N, G) float64."""
         return np.array(self._probabilities)
 
 
 class ForecastFeedback:
-    """Takes the forecast of one step ahead, within the range of each channel."""
+    """Uses the forecast one step ahead, clipped to the range of each channel."""
 
     def __init__(self, manifest: Manifest) -> None:
         lows = [-np.inf if channel.min is None else channel.min for channel in manifest.channels]
         highs = [np.inf if channel.max is None else channel.max for channel in manifest.channels]
         self._low, self._high = np.array(lows, np.float32), np.array(highs, np.float32)
-        self._column = np.argsort(manifest.target_index)  # where a channel stands among the targets
+        self._column = np.argsort(manifest.target_index)  # index of each channel among the targets
         self.clipped = 0
 
     def next_values(self, outputs: PredictionBatch | None) -> F32:
-        """The forecasts of one step ahead, in the order of the channels."""
+        """The forecasts one step ahead in the order of the channels, (G, C)."""
         if outputs is None or outputs.forecast is None:
-            raise ValueError("expected forecasts to go on from")
+            raise ValueError("outputs: expected forecasts of the last samples, got none")
         forecast = outputs.forecast[:, self._column, 0]
         _expect_numbers(forecast, outputs)
         values: F32 = np.clip(forecast, self._low, self._high)
@@ -133,14 +133,14 @@ class ForecastFeedback:
         return values
 
     def probabilities(self) -> None:
-        """None: nothing is drawn."""
+        """Return None: nothing is drawn."""
 
 
 def _expect_numbers(values: F32, outputs: PredictionBatch) -> None:
-    """Raises DataError where a stream's outputs are not finite."""
-    broken = ~np.isfinite(values).all(axis=1)
-    if broken.any():
-        row = int(broken.argmax())
+    """Raise DataError when the outputs of a stream are not finite."""
+    non_finite = ~np.isfinite(values).all(axis=1)
+    if non_finite.any():
+        row = int(non_finite.argmax())
         raise DataError(
             f"stream {outputs.stream_names[outputs.stream_index[row]]!r}: expected finite outputs,"
             f" got {values[row].tolist()[:5]} at step {int(outputs.steps_since_reset[row]):,}"
@@ -148,23 +148,23 @@ def _expect_numbers(values: F32, outputs: PredictionBatch) -> None:
 
 
 def _no_categories(manifest: Manifest) -> str:
-    """Why categories cannot be drawn; ``""`` where they can."""
+    """Why categories cannot be drawn; ``""`` if they can."""
     categories = manifest.channels[0].categories
     if manifest.classes is None:
         return "no class head"
     if manifest.classes.activation == "sigmoid":
-        return 'classes that stand each for itself (activation "sigmoid")'
+        return 'independent classes (activation "sigmoid")'
     if len(manifest.classes.labels) != categories:
         return f"{categories} categories and {len(manifest.classes.labels)} labels"
     return ""
 
 
 def _no_forecast(manifest: Manifest) -> str:
-    """Why a forecast cannot be the next sample; ``""`` where it can."""
-    kinds = [manifest.channels[part.index].name for part in manifest.categorical]
-    if kinds:
-        return f"{len(manifest.channels)} channels, of which categorical: {', '.join(kinds)}"
+    """Why a forecast cannot be the next sample; ``""`` if it can."""
+    categorical = [manifest.channels[part.index].name for part in manifest.categorical]
+    if categorical:
+        return f"{len(manifest.channels)} channels, of which categorical: {', '.join(categorical)}"
     if manifest.forecast is None:
         return "no forecast head"
-    left = [channel.name for channel in manifest.channels if channel.name not in manifest.forecast.targets]
-    return f"no forecast of {', '.join(left)}" if left else ""
+    missing = [channel.name for channel in manifest.channels if channel.name not in manifest.forecast.targets]
+    return f"no forecast of {', '.join(missing)}" if missing else ""

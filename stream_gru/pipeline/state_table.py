@@ -1,11 +1,11 @@
-"""The StateTable: everything that is remembered of every stream, one slot each, as columns.
+"""The state table: the whole state of every stream, one row each, stored as columns.
 
-    slots_for(names) ─▶ columns, read and written by whole batches ─▶ changed_rows() ─▶ bytes, a row a stream
-                                                       restore(name, columns) ◀─ split_row(form, bytes)
+    slots_for(names) ─▶ columns, read and written by whole batches ─▶ dirty_rows() ─▶ bytes, one row per stream
+                                                       restore(name, columns) ◀─ split_row(layout, bytes)
 
-The rooms that remember something (the pipeline the hidden state, conditioning the clock and the last values, scoring
-the pending forecasts and interval scales) declare their columns here, so that one row holds a whole stream: it can be
-evicted, exported and stored as one piece, and a batch reads and writes many streams with one numpy operation.
+Each part of the pipeline declares its columns: the pipeline the hidden state, conditioning the event times and last
+values, scoring the pending forecasts and interval scales.  One row therefore holds a whole stream and can be evicted,
+exported and stored as one piece, while a batch reads and writes many streams with one numpy operation.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from stream_gru.core.errors import IncompatibleStateError, StateError
 from stream_gru.core.types import I64, U8
 
 RowLayout = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""Name, dtype (little-endian) and shape of each column, in the order in which a row has them."""
+"""Name, dtype (little-endian, such as ``<f4``) and shape of each column, in their order within a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One quantity of each stream: an array of ``shape`` and ``dtype`` that begins as ``initial``."""
+    """One quantity of each stream: an array of ``shape`` and ``dtype``, filled with ``initial`` for a new stream."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,9 +36,9 @@ class Column:
 
 
 class StateTable:
-    """Slots for streams.  ``table[name]`` is the whole column, shape (capacity, *column.shape); rows are slots.
+    """Slots for streams.  ``table[name]`` is the whole column, (capacity, *column.shape), indexed by slot.
 
-    Arrays move when the table grows, so nobody keeps a reference to one across `slots_for`.
+    The arrays are replaced when the table grows: do not keep a reference to one across `slots_for`.
     """
 
     def __init__(self, columns: Iterable[Column], capacity: int = 16) -> None:
@@ -69,7 +69,7 @@ class StateTable:
         return self._slot_of[stream]
 
     def slots_for(self, streams: Sequence[str], limit: int) -> I64:
-        """Return a slot for each name, (n,) int64; unknown ones get a fresh slot, or -1 once ``limit`` are in use."""
+        """Return the slot of each name, (n,) int64; a new name gets a new slot, or -1 when ``limit`` are in use."""
         slots = np.empty(len(streams), np.int64)
         for index, stream in enumerate(streams):
             known = self._slot_of.get(stream)
@@ -78,12 +78,12 @@ class StateTable:
         return slots
 
     def mark_dirty(self, stream: str | None = None) -> None:
-        """Note that a stream, or each, was changed by other means than a batch.  Raises KeyError."""
+        """Mark the row of a stream, or all (None), as changed outside a batch.  Raises KeyError."""
         slots = self._slot_of.values() if stream is None else [self._slot_of[stream]]
         self._dirty[np.fromiter(slots, np.int64)] = True
 
     def evict(self, stream: str) -> None:
-        """Forget a stream; its slot begins afresh.  Raises KeyError."""
+        """Remove a stream and reset its slot to the initial values.  Raises KeyError."""
         slot = self._slot_of.pop(stream)
         for column in self._columns.values():
             self._arrays[column.name][slot] = column.initial
@@ -93,15 +93,15 @@ class StateTable:
 
     @property
     def row_layout(self) -> RowLayout:
-        """How the bytes of a row are to be read."""
+        """Layout of the bytes of a row, for `split_row`."""
         return tuple((c.name, np.dtype(c.dtype).newbyteorder("<").str, c.shape) for c in self._columns.values())
 
     def row(self, stream: str) -> bytes:
-        """All that a stream is, as `split_row` reads it.  Raises KeyError."""
+        """The whole state of a stream as bytes in the layout `row_layout`.  Raises KeyError."""
         return self._rows(np.array([self._slot_of[stream]]))[0].tobytes()
 
     def dirty_rows(self) -> list[tuple[str, bytes]]:
-        """Name and row of each stream that was in a batch, or touched, since the last `stored`."""
+        """Name and row of each stream that was in a batch, or marked dirty, since the last `mark_clean`."""
         slots = np.flatnonzero(self._dirty)
         if not slots.size:
             return []
@@ -109,18 +109,18 @@ class StateTable:
         return [(self._names[slot], row.tobytes()) for slot, row in zip(slots.tolist(), rows, strict=True)]
 
     def mark_clean(self) -> None:
-        """All that has changed was written down."""
+        """Every dirty row has been stored."""
         self._dirty[:] = False
 
     def restore(self, stream: str, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Put a stream back: what is not among ``columns`` begins afresh.
+        """Set the state of a stream; columns that are not among ``columns`` get their initial values.
 
-        Raises IncompatibleStateError for a column of another name, shape or type; then nothing is changed.
+        Raises IncompatibleStateError for a column of another name, shape or dtype, and changes nothing then.
         """
         for name, array in columns.items():
-            mine = self._columns.get(name)
-            if mine is None or array.shape != mine.shape or array.dtype != np.dtype(mine.dtype):
-                wanted = "no such column" if mine is None else f"{mine.shape} of {np.dtype(mine.dtype)}"
+            own = self._columns.get(name)
+            if own is None or array.shape != own.shape or array.dtype != np.dtype(own.dtype):
+                wanted = "no such column" if own is None else f"{own.shape} of {np.dtype(own.dtype)}"
                 raise IncompatibleStateError(f"{stream}: {name}: expected {wanted}, got {array.shape} of {array.dtype}")
         if stream in self._slot_of:
             self.evict(stream)
@@ -133,7 +133,7 @@ class StateTable:
         return sum(int(array[0].nbytes) for array in self._arrays.values())
 
     def _rows(self, slots: I64) -> U8:
-        """Rows of (n,) slots as bytes, (n, length of a row)."""
+        """Rows of (n,) slots as bytes, (n, bytes per row) uint8."""
         parts = [
             np.ascontiguousarray(_little(array[slots])).view(np.uint8).reshape(len(slots), -1)
             for array in self._arrays.values()
@@ -151,7 +151,7 @@ class StateTable:
         return slot
 
     def _grow(self) -> None:
-        """Double the table: the cost of a stream stays constant however many there are."""
+        """Double the capacity, so that the cost per new stream is constant on average."""
         old, self._capacity = self._capacity, 2 * self._capacity
         for column in self._columns.values():
             array = _filled(column, self._capacity)
@@ -163,7 +163,7 @@ class StateTable:
 
 
 def split_row(layout: RowLayout, data: bytes) -> dict[str, NDArray[Any]]:
-    """The columns of a row.  Raises StateError when it has not the length that ``form`` asks for."""
+    """The columns of a row.  Raises StateError when its length is not that of ``layout``."""
     record = _record(layout)
     if len(data) != record.itemsize:
         raise StateError(f"expected a row of {record.itemsize} bytes, got {len(data)}")
@@ -173,14 +173,14 @@ def split_row(layout: RowLayout, data: bytes) -> dict[str, NDArray[Any]]:
 
 @lru_cache(maxsize=4)
 def _record(layout: RowLayout) -> np.dtype[np.void]:
-    """A row as numpy sees it.  Raises StateError."""
+    """Structured dtype of a row.  Raises StateError for a layout that is not one of numeric columns."""
     try:
         record = np.dtype(list(layout))
         if record.hasobject or "" in (name for name, _, _ in layout):
             raise ValueError("expected named columns of numbers")
         return record
     except (TypeError, ValueError, OverflowError) as error:
-        raise StateError(f"the form of a stored row cannot be read: {error!r:.200}") from error
+        raise StateError(f"the layout of a stored row cannot be read: {error!r:.200}") from error
 
 
 def _filled(column: Column, capacity: int) -> NDArray[np.generic]:

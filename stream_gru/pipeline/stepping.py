@@ -1,7 +1,8 @@
-"""Advance: carry many streams, each by its own number of steps, through an engine with as few calls as possible.
+"""Stepping: run the steps of many streams through an engine with as few calls as possible.
 
-Where many streams have a step to make, they make it together (`Engine.step`, a round); where few streams have many
-steps, each goes alone (`Engine.scan`).  Engines promise that both give the same numbers, so the choice is one of speed.
+Many streams with few steps each advance together, one step per call (`Engine.step` on a batch); few streams with many
+steps advance one stream per call (`Engine.scan`).  Both give the same numbers by contract: the choice affects speed
+only.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, I64, ResetReason
 from stream_gru.pipeline.conditioning.gap_filling import Steps, count_steps
 
-# From this many streams on, a round costs less a step than a scan; measured with LiteRT, GRU(32) and GRU(64).
-_WIDE = 24
-# Engines unroll scans by about this many steps; shorter stretches gain nothing from a scan.
-_LONG = 32
-# Larger batches fall out of the processor's cache.
+# From this many streams on, a batch costs less per step than a scan; measured with LiteRT, GRU(32) and GRU(64).
+_MIN_BATCH = 24
+# Engines unroll scans by about this many steps; a shorter scan is not faster than its steps.
+_SCAN_STEPS = 32
+# Larger batches exceed the processor's cache.
 _MAX_ROWS = 1024
 
 
 def run_steps(engine: Engine, steps: Steps, h: F32) -> tuple[F32, F32]:
-    """Carry out ``steps`` from the states ``h`` (G, S); return outputs (T, K) and the states after, (G, S).
+    """Run T steps of G streams from the states ``h`` (G, S); return outputs (T, K) and states (G, S), all float32.
 
-    A state that is no longer finite is replaced by the initial one; ``steps.reset`` and ``steps.count`` of the next
-    step are changed accordingly.  After the last step of a stream there is no next one: see `non_finite_rows`.
+    A state that is not finite is replaced by the initial one before the next step of its stream; ``steps.reset`` and
+    ``steps.count`` change accordingly.  After the last step of a stream the caller does it: see `non_finite_rows`.
     """
     outputs = np.empty((len(steps), engine.output_size), np.float32)
     if not len(steps):
@@ -32,28 +33,28 @@ def run_steps(engine: Engine, steps: Steps, h: F32) -> tuple[F32, F32]:
     before, h = h, h.copy()
     done = np.zeros(len(steps.slot), np.int64)
     order = np.argsort(-steps.length, kind="stable")
-    _batched_steps(engine, steps, order, done, h, outputs, _WIDE)
-    for group in order[: _WIDE - 1]:
+    _batched_steps(engine, steps, order, done, h, outputs, _MIN_BATCH)
+    for group in order[: _MIN_BATCH - 1]:
         left = int(steps.length[group] - done[group])
-        _scan(engine, steps, int(group), int(done[group]), left - left % _LONG, h, outputs)
-        done[group] += left - left % _LONG
+        _scan(engine, steps, int(group), int(done[group]), left - left % _SCAN_STEPS, h, outputs)
+        done[group] += left - left % _SCAN_STEPS
     _batched_steps(engine, steps, order, done, h, outputs, 1)
-    broken = ~np.logical_and.reduce(np.isfinite(h), axis=1)
-    if not (broken.any() or not np.isfinite(outputs).all()):
+    lost = ~np.logical_and.reduce(np.isfinite(h), axis=1)
+    if not (lost.any() or not np.isfinite(outputs).all()):
         return outputs, h
-    broken[steps.group[~np.isfinite(outputs).all(axis=1)]] = True
-    for group in np.flatnonzero(broken):
+    lost[steps.group[~np.isfinite(outputs).all(axis=1)]] = True
+    for group in np.flatnonzero(lost):
         h[group] = _one_by_one(engine, steps, int(group), before[group], outputs)
     return outputs, h
 
 
 def non_finite_rows(h: F32) -> I64:
-    """Which rows of ``h`` are no longer finite."""
+    """Indices of the rows of ``h`` (G, S) that hold NaN or infinity."""
     return np.flatnonzero(~np.isfinite(h).all(axis=1))
 
 
 def _batched_steps(engine: Engine, steps: Steps, order: I64, done: I64, h: F32, outputs: F32, least: int) -> None:
-    """Make steps together as long as at least ``least`` streams have one left."""
+    """Run one step of all streams per round while at least ``least`` streams have one left; count it in ``done``."""
     left = (steps.length - done)[order]
     while np.count_nonzero(left > 0) >= least:
         active = order[left > 0]
@@ -68,7 +69,7 @@ def _batched_steps(engine: Engine, steps: Steps, order: I64, done: I64, h: F32, 
 
 
 def _scan(engine: Engine, steps: Steps, group: int, first: int, count: int, h: F32, outputs: F32) -> None:
-    """Take one stream ``count`` steps further, from reset to reset."""
+    """Run ``count`` steps of one stream, one scan between two resets."""
     if not count:
         return
     begin = int(steps.start[group]) + first
@@ -82,7 +83,7 @@ def _scan(engine: Engine, steps: Steps, group: int, first: int, count: int, h: F
 
 
 def _one_by_one(engine: Engine, steps: Steps, group: int, h: F32, outputs: F32) -> F32:
-    """Repeat a stream's steps, watching the state after each; return the state after the last, finite or not."""
+    """Run a stream's steps again and check the state after each; return the last state (S,), finite or not."""
     first = int(steps.start[group])
     end = first + int(steps.length[group])
     state = h[None]
@@ -96,11 +97,11 @@ def _one_by_one(engine: Engine, steps: Steps, group: int, h: F32, outputs: F32) 
 
 
 def _mark_reset(steps: Steps, index: int, end: int) -> None:
-    """Enter the reset of a lost state before step ``index`` and count the steps after it anew."""
+    """Write a NON_FINITE_STATE reset before step ``index`` and count the steps after it again."""
     rest = slice(index, end)
     reset = steps.reset[rest]
     if reset[0] not in (ResetReason.NONE, ResetReason.WINDOW):
-        return  # it is reset here anyway
+        return  # already reset here
     windows = reset == ResetReason.WINDOW
     reset[windows] = ResetReason.NONE
     reset[0] = ResetReason.NON_FINITE_STATE

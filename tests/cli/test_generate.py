@@ -126,7 +126,7 @@ def test_unsuitable_models_are_rejected(quantities: Path, tmp_path: Path, run: R
         ((BUNDLE,), "got no forecast of current, vibration"),
         ((quantities,), "primer: expected samples to go on from"),
         ((quantities, "--text"), "--text needs a model of categories"),
-        ((quantities, "--primer", primer, "--streams", 2), "expected a primer of one stream to go on in several ways"),
+        ((quantities, "--primer", primer, "--streams", 2), "expected a primer of one stream to copy"),
         ((quantities, "--primer", primer, "--temperature", 0), "temperature: nothing is drawn from a forecast"),
     ):
         code, _, said = run("generate", *arguments, "--steps", 1)

@@ -210,7 +210,7 @@ def test_copies_of_one_primer_go_on_in_different_ways() -> None:
     """Each copy is a stream that draws for itself."""
     made = generate(Pipeline(text_bundle(), "numpy"), copies(text_primer(), ["x", "y"]), 40).samples
     assert stream_values(made, "x") != stream_values(made, "y")
-    with pytest.raises(ConfigError, match="expected a primer of one stream to go on in several ways, got a, b"):
+    with pytest.raises(ConfigError, match="expected a primer of one stream to copy, got a, b"):
         copies(text_primer(("a", "b")), ["x"])
 
 
@@ -236,7 +236,7 @@ def test_a_prompt_is_a_primer_of_characters() -> None:
         ({"channels": 0, "targets": 0, "categories": (4, 4), "labels": 4}, "categorical: k0, k1"),
         (
             {"channels": 0, "targets": 0, "categories": (4,), "labels": 4, "class_activation": "sigmoid"},
-            "got classes that stand each for itself",
+            "got independent classes",
         ),
     ],
 )
@@ -248,10 +248,10 @@ def test_models_whose_outputs_are_not_their_inputs_are_refused(options: dict[str
     assert words in str(caught.value)
 
 
-def test_a_model_that_answers_at_the_end_of_windows_only_is_refused() -> None:
-    """Nine of ten outputs of a model of windows were never trained: they are no samples to go on from."""
+def test_a_model_with_outputs_only_at_the_end_of_windows_is_refused() -> None:
+    """Nine of ten outputs of such a model were never trained and cannot be next inputs."""
     windowed = text_bundle().with_manifest(regime="windowed", window=10, warm_up=9)
-    with pytest.raises(ConfigError, match="answers at the end of its windows of 10 steps only"):
+    with pytest.raises(ConfigError, match="got outputs only at the end of each window of 10 steps"):
         generate(Pipeline(windowed, "numpy"), None, 3)
     every = windowed.with_manifest(warm_up=0)
     assert len(generate(Pipeline(every, "numpy"), None, 3).samples) == 3
@@ -268,7 +268,7 @@ def test_two_categories_may_stand_on_one_logit() -> None:
     ("arguments", "words"),
     [
         ({"steps": 0}, "steps: expected at least 1, got 0"),
-        ({"steps": LIMIT_NS // NS_PER_S}, "steps: expected so few that times stay before the year 2116"),
+        ({"steps": LIMIT_NS // NS_PER_S}, "steps: expected event times before the year 2116"),
         ({"seed": -1}, "seed: expected a number of at least 0, got -1"),
         ({"temperature": -0.5}, "temperature: expected a finite number of at least 0, got -0.5"),
         ({"temperature": float("nan")}, "temperature: expected a finite number of at least 0, got nan"),
@@ -287,9 +287,9 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], words: st
 
 def test_what_forecasts_have_no_use_for_is_refused() -> None:
     """A forecast needs a sample to go on from and draws nothing."""
-    with pytest.raises(ConfigError, match="primer: expected samples to go on from"):
+    with pytest.raises(ConfigError, match="primer: expected samples to start from, got none"):
         generate(Pipeline(forecast_bundle(), "numpy"), None, 1)
-    with pytest.raises(ConfigError, match="temperature: nothing is drawn from a forecast; leave it out, got 0"):
+    with pytest.raises(ConfigError, match="temperature: expected none for forecasts, where nothing is drawn, got 0"):
         generate(Pipeline(forecast_bundle(), "numpy"), wave(), 1, temperature=0)
 
 
@@ -297,7 +297,7 @@ def test_a_stream_that_has_a_state_is_not_begun_again() -> None:
     """Its time would run backwards."""
     pipeline = Pipeline(text_bundle(), "numpy")
     generate(pipeline, None, 2, streams=["a"])
-    with pytest.raises(ConfigError, match="streams: 'a' has a state already"):
+    with pytest.raises(ConfigError, match="streams: 'a' already has a state"):
         generate(pipeline, None, 2, streams=["a"])
 
 
@@ -305,7 +305,7 @@ def test_a_primer_must_be_applied_to_its_last_sample() -> None:
     """Where the last samples were dropped there is no output to go on from."""
     for values in ([[9.0]] * 3, [[1.0], *[[9.0]] * 7]):
         primer = batch(["p"] * len(values), [float(n) for n in range(len(values))], values)
-        with pytest.raises(DataError, match="stream 'p': expected samples that are applied to the last, dropped"):
+        with pytest.raises(DataError, match="stream 'p': expected its last sample to be applied, dropped"):
             generate(Pipeline(text_bundle(), "numpy"), primer, 1)
 
 

@@ -205,7 +205,7 @@ def test_a_row_of_another_length_is_refused(data: bytes) -> None:
 )
 def test_a_form_that_cannot_be_read_is_a_state_error(column: tuple[str, str, tuple[int, ...]], data: bytes) -> None:
     """A state that somebody imports may say anything."""
-    with pytest.raises(StateError, match="the form of a stored row cannot be read"):
+    with pytest.raises(StateError, match="the layout of a stored row cannot be read"):
         split_row((column,), data)
 
 
