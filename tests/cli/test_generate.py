@@ -124,10 +124,10 @@ def test_unsuitable_models_are_rejected(quantities: Path, tmp_path: Path, run: R
     primer = tmp_path / "primer.csv"
     for arguments, words in (
         ((BUNDLE,), "got no forecast of current, vibration"),
-        ((quantities,), "primer: expected samples to go on from"),
+        ((quantities,), "primer: expected samples to start from, got none"),
         ((quantities, "--text"), "--text needs a model of categories"),
         ((quantities, "--primer", primer, "--streams", 2), "expected a primer of one stream to copy"),
-        ((quantities, "--primer", primer, "--temperature", 0), "temperature: nothing is drawn from a forecast"),
+        ((quantities, "--primer", primer, "--temperature", 0), "temperature: expected none for forecasts"),
     ):
         code, _, said = run("generate", *arguments, "--steps", 1)
         assert code == 2
