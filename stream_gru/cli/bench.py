@@ -1,4 +1,4 @@
-"""``stream-gru bench``: how fast a bundle runs on this machine."""
+"""``stream-gru bench``: measure the speed of a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
-from stream_gru.cli.daemon import ENGINE_CHOICE
-from stream_gru.cli.group import FiniteRange
+from stream_gru.cli.group import ENGINE, FiniteRange
 from stream_gru.config.run_schema import SourceInputConfig, StdinSourceConfig
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.core.protocols import Engine
@@ -33,7 +32,7 @@ _START_NS = 1_772_323_200 * NS_PER_S
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
+@ENGINE
 @click.option(
     "--seconds",
     type=FiniteRange(min=0.01, max=3600),
@@ -50,7 +49,7 @@ def bench(bundle: Path, engine: str, seconds: float, as_json: bool) -> None:
     """
     model = load_bundle(bundle)
     loaded = load_engine(engine, model)
-    rows = {**engine_rows(loaded, seconds), **road_rows(model, loaded, seconds)}
+    rows = {**engine_rows(loaded, seconds), **pipeline_rows(model, loaded, seconds)}
     facts = {
         "model_id": model.manifest.model_id,
         "engine": loaded.name,
@@ -63,7 +62,7 @@ def bench(bundle: Path, engine: str, seconds: float, as_json: bool) -> None:
         click.echo(json.dumps({**facts, "microseconds_per_sample": rows}))
         return
     click.echo("  ".join(f"{name} {value}" for name, value in facts.items()))
-    head = ["µs a sample", "median", "p99", "samples/s"]
+    head = ["µs per sample", "median", "p99", "samples/s"]
     for line in table([head, *([name, *_cells(row)] for name, row in rows.items())]):
         click.echo(line)
 
@@ -73,7 +72,7 @@ def _cells(row: dict[str, float]) -> list[str]:
 
 
 def measure(call: Callable[[], Any], samples: int, seconds: float) -> dict[str, float]:
-    """Repeat ``call`` for ``seconds``; median and 99th percentile of microseconds a sample."""
+    """Repeat ``call`` for ``seconds``; return median and 99th percentile of the microseconds per sample."""
     for _ in range(3):
         call()
     times: list[float] = []
@@ -87,7 +86,7 @@ def measure(call: Callable[[], Any], samples: int, seconds: float) -> dict[str, 
 
 
 def engine_rows(engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
-    """The engine alone: one stream, many streams, one recording."""
+    """Measure the engine alone: one stream, many streams, one recording."""
     rng = np.random.default_rng(0)
     rows = {}
     for batch in (1, 32, 256, 1024):
@@ -104,17 +103,17 @@ def _stepper(engine: Engine, x: F32, h: F32) -> Callable[[], Any]:
     return lambda: engine.step(x, h)
 
 
-def road_rows(bundle: Bundle, engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
-    """From CSV bytes to JSON bytes: one sample at a time, a recording, a thousand streams."""
+def pipeline_rows(bundle: Bundle, engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
+    """Measure from CSV bytes to JSON bytes: one sample, a recording of one stream, and one of 1,000 streams."""
     return {
-        "road, one sample": measure(_road(bundle, engine, 1, 1), 1, seconds),
-        "road, recording of one stream": measure(_road(bundle, engine, 1, 2048), 2048, seconds),
-        "road, recording of 1,000 streams": measure(_road(bundle, engine, 1000, 2000), 2000, seconds),
+        "pipeline, one sample": measure(_processor(bundle, engine, 1, 1), 1, seconds),
+        "pipeline, recording of one stream": measure(_processor(bundle, engine, 1, 2048), 2048, seconds),
+        "pipeline, recording of 1,000 streams": measure(_processor(bundle, engine, 1000, 2000), 2000, seconds),
     }
 
 
-def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[], Any]:
-    """Each call hands the next ``rows`` samples of ``streams`` streams down the road."""
+def _processor(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[], Any]:
+    """A function that processes the next ``rows`` samples of ``streams`` streams per call."""
     manifest = bundle.manifest
     columns = {manifest.input.time, *(channel.column or channel.name for channel in manifest.channels)}
     stream_column = free_name("stream", columns)
@@ -131,12 +130,12 @@ def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[
     tails = [f",s{i % streams}," + ",".join(f"{v:.3f}" for v in row) + "\n" for i, row in enumerate(values)]
     steps = np.arange(rows) // streams
     period_ns = round(manifest.period_s * NS_PER_S)
-    taken = 0
+    elapsed_steps = 0
 
     def call() -> bytes:
-        nonlocal taken
-        times = format_iso(_START_NS + (taken + steps) * period_ns)
-        taken += int(steps[-1]) + 1
+        nonlocal elapsed_steps
+        times = format_iso(_START_NS + (elapsed_steps + steps) * period_ns)
+        elapsed_steps += int(steps[-1]) + 1
         payload = "".join([a + b for a, b in zip(times, tails, strict=True)]).encode()
         batch = ingest.apply(ingest.decode([RawMessage(payload, "bench", header)])).batch
         return encoder.encode(runtime.pipeline.process(batch))
@@ -145,7 +144,7 @@ def _road(bundle: Bundle, engine: Engine, streams: int, rows: int) -> Callable[[
 
 
 def free_name(wanted: str, taken: Container[str]) -> str:
-    """``wanted``, with as many ``_`` behind it as it takes to be no other name."""
+    """Append ``_`` to ``wanted`` until the name is not in ``taken``."""
     while wanted in taken:
         wanted += "_"
     return wanted

@@ -1,9 +1,10 @@
-"""What the commands that run a daemon share: signals, and the summary at the end."""
+"""What the commands that run a daemon share: signals, log lines, and the summary at the end."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ from stream_gru.core.errors import SinkUnavailable
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.run_summary import summary_lines
 
-ENGINE_CHOICE = click.Choice(["auto", "litert", "numpy", "onnx", "keras"])
+# Syslog priorities, which the journal reads at the beginning of a line.
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 def stop_on_signals(daemon: Daemon) -> None:
-    """SIGTERM and SIGINT end the loop after the batch in hand; a second one ends the process at once."""
+    """Stop the loop after the current batch on SIGTERM or SIGINT; a second signal ends the process at once."""
 
     def handle(number: int, _: FrameType | None) -> None:
         daemon.stop()
@@ -35,7 +37,7 @@ def run_daemon(daemon: Daemon, *, as_json: bool, quiet: bool = False) -> None:
         daemon.run()
     except SinkUnavailable as error:
         if isinstance(error.__cause__, BrokenPipeError):
-            sys.exit(1)  # the reader of a pipe has gone: nobody is left to be told
+            sys.exit(1)  # the reader of the pipe has closed it
         raise
     finally:
         if not daemon.summary.balanced:
@@ -46,3 +48,22 @@ def run_daemon(daemon: Daemon, *, as_json: bool, quiet: bool = False) -> None:
     lines: Sequence[str] = [json.dumps(result)] if as_json else summary_lines(result, daemon.pipeline.spec.targets)
     for line in lines:
         click.echo(line, err=True)
+
+
+def log_to_stderr(level: str) -> None:
+    """Log this level and above, with times unless the journal adds them."""
+    handler = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class _JournalFormatter(logging.Formatter):
+    """Prefixes every line with its priority: ``<4>name: message``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from stream_gru import __version__
-from stream_gru.cli.daemon import ENGINE_CHOICE, run_daemon, stop_on_signals
-from stream_gru.cli.group import FiniteRange
+from stream_gru.cli.daemon import run_daemon, stop_on_signals
+from stream_gru.cli.group import ENGINE, FiniteRange
 from stream_gru.cli.live_view import LiveView, PlainView
 from stream_gru.config.run_schema import ReplaySourceConfig
 from stream_gru.core.errors import ConfigError
@@ -42,7 +42,7 @@ _SPEED = 400.0
     metavar="X",
     help="Replay X times as fast as recorded.",
 )
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
+@ENGINE
 @click.option(
     "--metrics-listen",
     default="127.0.0.1:0",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from stream_gru.cli.daemon import ENGINE_CHOICE
+from stream_gru.cli.group import ENGINE
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.model.bundle import Bundle, load_bundle
@@ -19,7 +19,7 @@ from stream_gru.training.evaluation.score_lines import score_lines
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True)
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
+@ENGINE
 @click.option(
     "--regime",
     type=click.Choice(["stateful", "windowed"]),

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from stream_gru.cli.daemon import ENGINE_CHOICE
-from stream_gru.cli.group import FiniteRange
+from stream_gru.cli.group import ENGINE, FiniteRange
 from stream_gru.connectors.dataset_reader import read_files, shared_stream
 from stream_gru.connectors.dataset_writer import recording_format, recording_text, write_recording
 from stream_gru.connectors.decoders.field_map import Fields
@@ -51,7 +50,7 @@ from stream_gru.pipeline.sampling import feedback_kind
 @click.option("--out", type=click.Path(path_type=Path), help="Write to this .csv or .jsonl file (also .gz).")
 @click.option("--with-primer", is_flag=True, help="Write the primer before the generated samples.")
 @click.option("--text", is_flag=True, help="Print the labels of each stream as text instead of samples.")
-@click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
+@ENGINE
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the summary.")
 def generate(
     bundle: Path,

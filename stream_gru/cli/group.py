@@ -1,4 +1,4 @@
-"""What all commands share: the group that imports a command on demand, and the types of options."""
+"""What all commands share: the group that imports a command on demand, and common options."""
 
 from __future__ import annotations
 
@@ -64,6 +64,10 @@ def invoke(arguments: list[str]) -> int:
         return error.exit_code
     except click.Abort as error:
         raise KeyboardInterrupt from error
+
+
+ENGINE_CHOICE = click.Choice(["auto", "litert", "numpy", "onnx", "keras"])
+ENGINE = click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
 
 
 class FiniteRange(click.FloatRange):

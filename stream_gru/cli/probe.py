@@ -1,4 +1,4 @@
-"""``stream-gru probe``: connect, show what arrives and what is made of it."""
+"""``stream-gru probe``: print the messages of the sources and the samples decoded from them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import numpy as np
 
+from stream_gru.cli.daemon import log_to_stderr
 from stream_gru.cli.group import FiniteRange
-from stream_gru.cli.logs import log_to_stderr
 from stream_gru.cli.source_reader import SourceReader
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import RawMessage, SampleBatch
@@ -55,7 +55,7 @@ def probe(config: Path, seconds: float, count: int | None, only: str | None, as_
                 break
     click.echo(f"{messages:,} messages, {samples:,} samples", err=True)
     if not messages:
-        logging.getLogger(__name__).error("nothing arrived; is the address right, does the device send?")
+        logging.getLogger(__name__).error("no message arrived; check the address, and that the device sends")
     if not samples:
         raise SystemExit(1)
 
@@ -89,7 +89,7 @@ def _lines(
     for reason, n in rejected.items():
         yield f"    dropped: {n} {reason}"
     if not rows and not rejected:
-        yield "    waits for other channels, or is no record"
+        yield "    no sample yet: other channels are missing, or the message holds no record"
 
 
 def _rows(batch: SampleBatch, channels: Sequence[str]) -> Iterator[dict[str, object]]:
@@ -107,6 +107,6 @@ def _number(value: float | None) -> str:
 
 
 def _visible(payload: bytes) -> str:
-    """The beginning of a payload, with nothing in it that a terminal would obey."""
+    """The beginning of a payload, with control characters escaped."""
     text = repr(payload[:_SHOWN])[2:-1]
     return text + (f"... ({len(payload):,} bytes)" if len(payload) > _SHOWN else "")

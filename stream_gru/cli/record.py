@@ -1,4 +1,4 @@
-"""``stream-gru record``: what arrives, into a file that `replay` plays."""
+"""``stream-gru record``: write the messages of the sources to a file for `replay`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from stream_gru.cli.daemon import log_to_stderr
 from stream_gru.cli.group import FiniteRange
-from stream_gru.cli.logs import log_to_stderr
 from stream_gru.cli.source_reader import SourceReader
 from stream_gru.connectors.sources.message_log import RecordingWriter
 from stream_gru.runtime.resolved_config import resolve_file
@@ -43,4 +43,4 @@ def record(config: Path, out: Path, seconds: float | None, count: int | None, on
             written += len(wanted)
             if count is not None and written >= count:
                 break
-    click.echo(f"{written:,} messages in {out}", err=True)
+    click.echo(f"{written:,} messages recorded in {out}", err=True)

@@ -1,4 +1,4 @@
-"""``stream-gru replay``: recorded files through a bundle, by the same code as live data."""
+"""``stream-gru replay``: run recorded files through the pipeline of the daemon."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 import click
 from msgspec import structs
 
-from stream_gru.cli.daemon import ENGINE_CHOICE, run_daemon, stop_on_signals
-from stream_gru.cli.group import FiniteRange
+from stream_gru.cli.daemon import run_daemon, stop_on_signals
+from stream_gru.cli.group import ENGINE_CHOICE, FiniteRange
 from stream_gru.config.run_schema import ReplaySourceConfig
 from stream_gru.connectors.dataset_reader import shared_stream
 from stream_gru.connectors.sinks.registry import ENCODERS, file_sink
@@ -49,10 +49,10 @@ _LEVEL = 0.9
 @click.option("--fast", is_flag=True, help="Replay as fast as possible (default).")
 @click.option("--engine", type=ENGINE_CHOICE, help="Use this engine.  [default: auto, or CONFIG]")
 @click.option(
-    "--level",
+    "--interval-level",
     type=FiniteRange(0, 1, min_open=True, max_open=True),
     metavar="L",
-    help="Use this interval level.  [default: 0.9, or CONFIG]",
+    help="Cover the true value with probability L.  [default: 0.9, or CONFIG]",
 )
 @click.option(
     "--batch-rows",
@@ -72,7 +72,7 @@ def replay(
     speed: float | None,
     fast: bool,
     engine: str | None,
-    level: float | None,
+    interval_level: float | None,
     batch_rows: int,
     as_json: bool,
     quiet: bool,
@@ -88,16 +88,16 @@ def replay(
     sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
     with ExitStack() as stack:
         runtime = (
-            _of_messages(model, files, sink, engine, level, batch_rows, speed or 0.0, stack)
+            _of_messages(model, files, sink, engine, interval_level, batch_rows, speed or 0.0, stack)
             if model.is_file()
-            else _of_samples(model, files, sink, engine, level, batch_rows, speed or 0.0)
+            else _of_samples(model, files, sink, engine, interval_level, batch_rows, speed or 0.0)
         )
         daemon = Daemon(runtime)
         stop_on_signals(daemon)
         run_daemon(daemon, as_json=as_json, quiet=quiet)
     if not daemon.summary.applied and not daemon.stopped:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(daemon.summary.dropped.items()))
-        raise DataError(f"{', '.join(files)}: no row was applied: {reasons or 'there is none'}")
+        raise DataError(f"{', '.join(files)}: expected at least one valid sample, got {reasons or 'no rows'}")
 
 
 def _of_samples(

@@ -1,4 +1,4 @@
-"""``stream-gru run``: the daemon."""
+"""``stream-gru run``: run the daemon of a configuration."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from types import FrameType
 
 import click
 
-from stream_gru.cli.daemon import run_daemon, stop_on_signals
-from stream_gru.cli.logs import log_to_stderr
+from stream_gru.cli.daemon import log_to_stderr, run_daemon, stop_on_signals
 from stream_gru.config.run_schema import ReplaySourceConfig
 from stream_gru.connectors.dataset_reader import shared_stream
 from stream_gru.connectors.sources.files import expand

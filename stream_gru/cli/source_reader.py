@@ -1,7 +1,6 @@
-"""Reads the sources of a configuration beside a running daemon, for `record` and `probe`.
+"""Read the sources of a configuration beside a running daemon, for `record` and `probe`.
 
-A broker sees a client with its own id and no session, so no message is taken from the daemon.  A serial port has one
-reader only.
+A broker sees another client id without a session, so the daemon loses no message.  A serial port has a single reader.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _MESSAGES = 1000
 
 
 class SourceReader:
-    """Reads the sources of ``config``.  ``only``: one of them, by name; ``seconds``: how long, None until `stop`.
+    """Reads the sources of ``config``, or the one named ``only``, for ``seconds``, or until `stop` if None.
 
-    Raises click.UsageError when there is no source of that name.
+    Raises click.UsageError for an unknown name.
     """
 
     def __init__(self, config: ResolvedConfig, only: str | None = None, seconds: float | None = None) -> None:
@@ -60,9 +59,9 @@ class SourceReader:
         signal.signal(signal.SIGTERM, handle)
 
     def messages(self, clock: Callable[[], float] = time.monotonic) -> Iterator[tuple[Input, Sequence[RawMessage]]]:
-        """Yield what arrives, input by input, until time is up, `stop` was called or all inputs have ended.
+        """Yield messages with their input, until the time is over, `stop` is called or all inputs have ended.
 
-        Raises SourceUnavailable and ConfigError where a source cannot be opened at all.
+        Raises SourceUnavailable or ConfigError if a source cannot be opened.
         """
         end = None if self._seconds is None else clock() + self._seconds
         with ExitStack() as closing:
@@ -89,7 +88,7 @@ class SourceReader:
 
 
 def _with_own_client_id(spec: SourceSpec) -> SourceSpec:
-    """The source as another MQTT client, which leaves no session: it takes no message from the daemon."""
+    """The source with another MQTT client id and no session."""
     if spec.broker is None:
         return spec
     name = f"stream-gru-reader-{os.uname().nodename}-{os.getpid()}"

@@ -146,7 +146,11 @@ def test_a_closed_pipe_ends_the_replay_quietly() -> None:
         (["replay", "nowhere.bundle", "x.csv"], 2, "nowhere.bundle: expected a bundle folder, found nothing"),
         (["replay", BUNDLE, "nowhere.csv"], 1, "nowhere.csv: no such file"),
         (["replay", BUNDLE, ROOT / "pyproject.toml"], 2, "expected a name ending in .csv"),
-        (["replay", BUNDLE, HELD_OUT, "--engine", "fast"], 2, "Invalid value for '--engine'"),
+        (
+            ["replay", BUNDLE, HELD_OUT, "--engine", "fast"],
+            2,
+            "Invalid value for '--engine'",
+        ),
         (["replay", BUNDLE, HELD_OUT, "--fast", "--speed", "2"], 2, "exclude each other"),
         (["replay", BUNDLE, HELD_OUT, "--out", "/nowhere/x.jsonl"], 1, "/nowhere/x.jsonl: cannot be written"),
         (["replay", BUNDLE, HELD_OUT, "--out", "x.txt"], 2, "x.txt: expected a name ending in .jsonl"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_gru.cli.bench import free_name, header_of, road_rows
+from stream_gru.cli.bench import free_name, header_of, pipeline_rows
 from stream_gru.cli.inspect import describe
 from stream_gru.model.bundle import load_bundle, write_bundle
 from stream_gru.model.engines.registry import load_engine
@@ -80,7 +80,11 @@ def test_a_closed_standard_output_does_not_harm_a_file(recording: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        *(f"replay $B p.csv {option} {value}" for option in ("--level", "--speed") for value in ("nan", "inf")),
+        *(
+            f"replay $B p.csv {option} {value}"
+            for option in ("--interval-level", "--speed")
+            for value in ("nan", "inf")
+        ),
         *(f"demo --speed {value}" for value in ("nan", "inf")),
         *(f"simulate sine --out x --hours {value}" for value in ("nan", "inf", "1e9")),
         *(f"bench $B --seconds {value}" for value in ("nan", "inf")),
@@ -123,7 +127,7 @@ def test_bench_accepts_any_column_name() -> None:
     names = ("a,b", "stream", 'a "c"')
     channels = [msgspec.structs.replace(c, column=n) for c, n in zip(bundle.manifest.channels, names, strict=True)]
     bundle = bundle.with_manifest(channels=channels)
-    assert set(road_rows(bundle, load_engine("numpy", bundle), 0.001)) >= {"road, one sample"}
+    assert set(pipeline_rows(bundle, load_engine("numpy", bundle), 0.001)) >= {"pipeline, one sample"}
     assert free_name("stream", {"stream", "stream_"}) == "stream__"
     assert header_of(["t", "a,b"]) == b't,"a,b"\n'
 

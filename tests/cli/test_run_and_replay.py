@@ -149,9 +149,9 @@ def test_unnamed_columns_are_ignored_live_and_in_replay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", PUMP_HEADER, "a.csv: no row was applied: there is none"),
-        ("a.jsonl", "", "a.jsonl: no row was applied: there is none"),
-        ("a.jsonl", "rubbish\n[]\n", "a.jsonl: no row was applied: 1 parse, 1 type"),
+        ("a.csv", PUMP_HEADER, "a.csv: expected at least one valid sample, got no rows"),
+        ("a.jsonl", "", "a.jsonl: expected at least one valid sample, got no rows"),
+        ("a.jsonl", "rubbish\n[]\n", "a.jsonl: expected at least one valid sample, got 1 parse, 1 type"),
         ("a.csv", "", "a.csv: expected a header of CSV names, got an empty file"),
         ("a.csv", "a,b\n", "a.csv: expected a column 'time' in the header, got a, b"),
         (
