@@ -1,11 +1,12 @@
 """Per-stream state of a component, and its bytes in the store: msgpack, deterministic.
 
-`KeyedState` is the base of every component that keeps one record for each stream (clock offsets, counters, throttles,
-file headers, joined channels).  It tracks which records a commit has to write.
+Every component that keeps a record for each stream has a `KeyedState` as its ``state``: device clocks, gap counters,
+channel joins, throttles, file headers.  It tracks which records a commit has to write.
 """
 
 from __future__ import annotations
 
+from collections.abc import ItemsView
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -40,29 +41,6 @@ def corrupt_state(owner: str, reason: str) -> StateError:
     )
 
 
-class DirtySet:
-    """Keys that changed since the last commit, in the order of their first change."""
-
-    def __init__(self) -> None:
-        self._keys: dict[str, None] = {}
-
-    def names(self) -> tuple[str, ...]:
-        """Return the changed keys."""
-        return tuple(self._keys)
-
-    def add(self, key: str) -> None:
-        """Mark a key as changed."""
-        self._keys[key] = None
-
-    def drop(self, key: str) -> None:
-        """Mark a key as unchanged."""
-        self._keys.pop(key, None)
-
-    def clear(self) -> None:
-        """Mark all keys as unchanged."""
-        self._keys.clear()
-
-
 class KeyedState(Generic[T]):
     """One record for each key, usually a stream; implements `Stateful`.
 
@@ -88,6 +66,10 @@ class KeyedState(Generic[T]):
         self._records[key] = record
         self._dirty[key] = None
         return record
+
+    def items(self) -> ItemsView[str, T]:
+        """Return all keys with their records."""
+        return self._records.items()
 
     def touch(self, key: str) -> None:
         """Mark the record of a key as changed."""

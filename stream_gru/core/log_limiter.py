@@ -1,4 +1,4 @@
-"""A limit on log lines of one kind, so that a flood of equal faults does not fill the log."""
+"""Limits the log lines of one kind, so that a flood of equal faults does not fill the log."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ K = TypeVar("K", bound=Hashable)
 
 
 class _Bucket:
-    """``tokens``: lines that may be written as of ``updated_s``; ``suppressed``: events since the last line."""
+    """``full_s``: when the bucket will hold ``burst`` lines again; ``suppressed``: events since the last line."""
 
-    __slots__ = ("suppressed", "tokens", "updated_s")
+    __slots__ = ("full_s", "suppressed")
 
-    def __init__(self, tokens: float, updated_s: float) -> None:
-        self.tokens, self.updated_s, self.suppressed = tokens, updated_s, 0
+    def __init__(self) -> None:
+        self.full_s, self.suppressed = float("-inf"), 0
 
 
 class LogLimiter(Generic[K]):
@@ -24,21 +24,18 @@ class LogLimiter(Generic[K]):
     """
 
     def __init__(self, clock: Callable[[], float], *, burst: int = 3, interval_s: float = 10.0) -> None:
-        self._clock, self._burst, self._interval_s = clock, burst, interval_s
+        self._clock, self._interval_s = clock, interval_s
+        self._tolerance_s = (burst - 1) * interval_s
         self._buckets: dict[K, _Bucket] = {}
 
     def allow(self, key: K, events: int = 1) -> int | None:
         """Return how many events were suppressed since the last line; None to suppress ``events``."""
         now_s = self._clock()
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            bucket = self._buckets[key] = _Bucket(self._burst, now_s)
-        bucket.tokens = min(self._burst, bucket.tokens + (now_s - bucket.updated_s) / self._interval_s)
-        bucket.updated_s = now_s
-        if bucket.tokens < 1.0:
+        bucket = self._buckets.setdefault(key, _Bucket())
+        if bucket.full_s - now_s > self._tolerance_s:
             bucket.suppressed += events
             return None
-        bucket.tokens -= 1.0
+        bucket.full_s = max(bucket.full_s, now_s) + self._interval_s
         suppressed, bucket.suppressed = bucket.suppressed, 0
         return suppressed
 

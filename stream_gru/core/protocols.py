@@ -128,7 +128,7 @@ class Redelivering(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A component with state for each stream beside the pipeline's; it is committed with the stream's hidden state.
+    """State for each stream beside the pipeline's; a commit stores it together with the stream's hidden state.
 
     `stream_gru.core.keyed_state.KeyedState` implements it.  Equal states give equal bytes.
     """
@@ -151,4 +151,14 @@ class Stateful(Protocol):
 
     def evict(self, key: str) -> None:
         """Drop the state of a key from memory; `restore` may bring it back.  Does nothing if the key is unknown."""
+        ...
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """A connector with state of its own for each stream: the checkpointer stores and restores it."""
+
+    @property
+    def state(self) -> Stateful:
+        """Return the state."""
         ...

@@ -18,8 +18,9 @@ from stream_gru.core.protocols import Engine
 from stream_gru.model.engines.base import TimedEngine
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.runtime import wiring
-from stream_gru.runtime.control.commands import Commands, PauseFilter
+from stream_gru.runtime.control.commands import Commands
 from stream_gru.runtime.control.executor import CommandExecutor
+from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.health import HealthReporter
 from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus
@@ -148,7 +149,7 @@ class Application:
 
     def _rejected(self, action: str, _: str) -> None:
         """Count a command that never reached the loop."""
-        self.metrics.observe_command(action, well=False)
+        self.metrics.observe_command(action, ok=False)
 
     # ---- asked by the HTTP server, from its own thread ------------------------------------------------------------
 
@@ -180,7 +181,7 @@ class Application:
                 **{f"dropped_{reason}": n for reason, n in summary.dropped.items() if n},
             },
             paused=self._pause_filter.names,
-            paused_all=self._pause_filter.everyone,
+            paused_all=self._pause_filter.all_paused,
             resumed=self._pause_filter.resumed,
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from stream_gru.core.protocols import Sink
 from stream_gru.core.types import PredictionBatch, SampleBatch
 from stream_gru.pipeline.batch_counts import BatchCounts
-from stream_gru.runtime.control.commands import PauseFilter
+from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.ingest.ingest import IngestResult
 from stream_gru.runtime.liveness import IdleStreams
 from stream_gru.runtime.metrics import Metrics

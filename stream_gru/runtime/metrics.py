@@ -270,9 +270,9 @@ class Metrics:
             family.inc(_more(now, self._kept[index]))
         self._kept = damaged, evicted, restored
 
-    def observe_command(self, action: str, *, well: bool) -> None:
+    def observe_command(self, action: str, *, ok: bool) -> None:
         """Count a command from outside."""
-        self._commands[action, well].inc()
+        self._commands[action, ok].inc()
 
     def observe_reload(self, time_s: float, *, well: bool) -> None:
         """Count a reload; the start of the daemon is the first that was taken."""

@@ -17,7 +17,7 @@ from stream_gru.config.run_schema import SerialSourceConfig
 from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.connectors.sources.registry import build_source
-from stream_gru.core.protocols import Engine, Sink, Source, Stateful
+from stream_gru.core.protocols import Engine, HasState, Sink, Source, Stateful
 from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import NS_PER_S, Position
 from stream_gru.pipeline.alarms import AlarmRule
@@ -25,7 +25,7 @@ from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import Store
-from stream_gru.runtime.control.commands import PauseFilter
+from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.dead_letter.file import DeadLetterFile
 from stream_gru.runtime.dead_letter.reporter import RejectReporter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
@@ -317,7 +317,7 @@ def component_name(part: str, owner: str) -> str:
 
 def joiner_component(config: ResolvedConfig) -> str:
     """The same for the channel join: its state is of these channels, in this order."""
-    return component_name("assembly", ",".join(channel.name for channel in config.bundle.manifest.channels))
+    return component_name("channel_join", ",".join(channel.name for channel in config.bundle.manifest.channels))
 
 
 def register_stateful(
@@ -329,14 +329,14 @@ def register_stateful(
 ) -> None:
     """Tell the checkpointer which parts keep state, by a name that stays."""
     by_stream: dict[str, Stateful] = {}
-    other: dict[str, Stateful] = {} if shared.pause_filter is None else {"gate": shared.pause_filter}
+    other: dict[str, Stateful] = {} if shared.pause_filter is None else {"paused": shared.pause_filter.state}
     for one in inputs:
         for ingest in one.ingests.values():
             for part, stateful in ingest.stateful_parts().items():
                 (other if part == "decoder" else by_stream)[component_name(part, ingest.name)] = stateful
     if shared.joiner is not None:
-        by_stream[joiner_component(config)] = shared.joiner
+        by_stream[joiner_component(config)] = shared.joiner.state
     for name, sink in sinks.items():
-        if isinstance(sink, Stateful):
-            by_stream[component_name("throttle", name)] = sink
+        if isinstance(sink, HasState):
+            by_stream[component_name("throttle", name)] = sink.state
     checkpointer.set_components(by_stream, other)

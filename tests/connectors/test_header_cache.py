@@ -13,7 +13,7 @@ from stream_gru.connectors.decoders.header_cache import HeaderCache
 from stream_gru.connectors.decoders.plotter import PlotterDecoder
 from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
 from stream_gru.core.errors import StateError
-from stream_gru.core.protocols import Stateful
+from stream_gru.core.protocols import HasState
 from stream_gru.core.types import RawMessage
 from tests.support.batches import NOON_NS
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
@@ -30,9 +30,9 @@ def test_a_memory_is_bounded() -> None:
     """However many devices speak, only so many are remembered: those that spoke or were asked for last."""
     memory = HeaderCache(list)
     for number in range(10_000):
-        memory.put(of(f"p{number}"), [str(number)])
-        assert memory.get(of("p7")) == (["7"] if number >= 7 else None)
-    known = [number for number in range(10_000) if memory.get(of(f"p{number}")) is not None]
+        memory.learn(of(f"p{number}"), [str(number)])
+        assert memory.lookup(of("p7")) == (["7"] if number >= 7 else None)
+    known = [number for number in range(10_000) if memory.lookup(of(f"p{number}")) is not None]
     assert known == [7, *range(10_000 - 4095, 10_000)]
 
 
@@ -40,29 +40,29 @@ def test_saying_it_again_is_use_and_replaces_what_was_said() -> None:
     """A device that repeats its header is not the oldest."""
     memory = HeaderCache("".join)
     for number in range(4096):
-        memory.put(of(f"p{number}"), ["a"])
-    memory.put(of("p0"), ["b", "c"])
-    memory.put(of("one more"), ["a"])
-    assert [memory.get(of(key)) for key in ("p0", "p1", "p2")] == ["bc", None, "a"]
+        memory.learn(of(f"p{number}"), ["a"])
+    memory.learn(of("p0"), ["b", "c"])
+    memory.learn(of("one more"), ["a"])
+    assert [memory.lookup(of(key)) for key in ("p0", "p1", "p2")] == ["bc", None, "a"]
 
 
 @pytest.mark.parametrize("key", ["", "a+b", "ü", "x" * 129])
 def test_what_is_no_stream_id_is_not_remembered(key: str) -> None:
     """Its samples would be refused, so that it may not take the place of another."""
     memory = HeaderCache(list)
-    memory.put(of(key), ["a"])
-    assert memory.get(of(key)) is None
+    memory.learn(of(key), ["a"])
+    assert memory.lookup(of(key)) is None
     assert not memory.dirty_keys()
 
 
 def test_devices_of_the_same_key_of_two_sources_are_two() -> None:
     """In a recording of several sources; and neither has the name of a stream."""
     memory = HeaderCache(list)
-    memory.put(of("p", source="a"), ["x"])
-    memory.put(of("p", source="b"), ["y"])
-    assert [memory.get(of("p", source=source)) for source in ("a", "", "b")] == [["x"], None, ["y"]]
+    memory.learn(of("p", source="a"), ["x"])
+    memory.learn(of("p", source="b"), ["y"])
+    assert [memory.lookup(of("p", source=source)) for source in ("a", "", "b")] == [["x"], None, ["y"]]
     memory.evict("p")
-    assert memory.get(of("p", source="a")) == ["x"]
+    assert memory.lookup(of("p", source="a")) == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_restarts_change_nothing_not_even_who_is_forgotten_next(moves: list[tupl
         message = of(key, source=source)
         for memory in (whole, one):
             if says:
-                memory.put(message, [key, str(number)])
-        assert one.get(message) == whole.get(message)
+                memory.learn(message, [key, str(number)])
+        assert one.lookup(message) == whole.lookup(message)
         held = {name: one.snapshot(name) for name in names}
         assert held == {name: whole.snapshot(name) for name in names}
         assert {name for name in names if held[name] != shelf.rows.get(name)} <= set(one.dirty_keys())
@@ -115,10 +115,10 @@ def test_a_decoder_goes_on_after_a_restart_as_if_there_had_been_none(
     whole, one, shelf = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS), Shelf()
     assert isinstance(one, CsvDecoder | PlotterDecoder)
     found = [one.decode(messages[:place])]
-    shelf.commit(one.memory)
+    shelf.commit(one.state)
     one = load_decoder(kind, FIELDS)
     assert isinstance(one, CsvDecoder | PlotterDecoder)
-    shelf.fill(one.memory)
+    shelf.fill(one.state)
     found.append(one.decode(messages[place:]))
     expected = [whole.decode(messages[:place]), whole.decode(messages[place:])]
     assert [batch.values.tolist() for batch in found] == [batch.values.tolist() for batch in expected]
@@ -134,16 +134,16 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(kind: str, data:
     assert isinstance(other, CsvDecoder | PlotterDecoder)
     said = [of("p", b"temp,hum", "s"), of("p", b"1,2", "s"), of("q", b"hum,temp", "s"), of("q", b"", "s")]
     one.decode(said)
-    genuine = one.memory.snapshot("s\tp")
+    genuine = one.state.snapshot("s\tp")
     assert genuine is not None
-    refused_or_usable(other.memory, "s\tp", data.draw(strange_bytes(genuine)), lambda: other.decode(said[1:]))
+    refused_or_usable(other.state, "s\tp", data.draw(strange_bytes(genuine)), lambda: other.decode(said[1:]))
 
 
 @pytest.mark.parametrize("name", ["", "p", "s\t", "s\tü", "s\tp\t"])
 def test_a_name_of_no_device_is_an_error(name: str) -> None:
     """What is stored of it was not stored by a decoder."""
     memory = HeaderCache(list)
-    memory.put(of("p", source="s"), ["a"])
+    memory.learn(of("p", source="s"), ["a"])
     genuine = memory.snapshot("s\tp")
     assert genuine is not None
     with pytest.raises(StateError, match="expected the name of a source, a tab and a stream id"):
@@ -152,6 +152,5 @@ def test_a_name_of_no_device_is_an_error(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in DECODERS if kind not in ("parquet", "cbor", "binary")])
 def test_only_formats_whose_lines_need_earlier_ones_remember(kind: str) -> None:
-    """A decoder that remembers has its `memory` as one that can be stored; the others have none."""
-    memory = getattr(load_decoder(kind, FIELDS), "memory", None)
-    assert isinstance(memory, Stateful) == (kind in ("csv", "plotter"))
+    """A decoder that caches headers has a `state`; the others have none."""
+    assert isinstance(load_decoder(kind, FIELDS), HasState) == (kind in ("csv", "plotter"))

@@ -15,7 +15,7 @@ from stream_gru.config.run_schema import StdoutSinkConfig
 from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.connectors.sinks.throttle import Throttled
 from stream_gru.core.commit_records import FileOffset, FlushResult, SinkCheckpoint
-from stream_gru.core.protocols import Sink, Stateful
+from stream_gru.core.protocols import HasState, Sink
 from stream_gru.core.types import NS_PER_S, OutputSpec, PredictionBatch, ResetReason, SinkHealth, Status
 from tests.support.batches import part, prediction_batches
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
@@ -112,7 +112,6 @@ def passed(out: PredictionBatch, mode: str, interval_s: float = 60) -> list[floa
     sink = Heard()
     one = Throttled(sink, mode, interval_s)  # type: ignore[arg-type]
     one.write(out)
-    assert one.withheld == len(out) - len(sink.rows)
     return [time / NS_PER_S for _, time in sink.rows]
 
 
@@ -149,7 +148,7 @@ def test_a_reset_always_passes(mode: str) -> None:
 
 @given(prediction_batches(40), st.sampled_from(["interval", "change"]), st.lists(st.integers(0, 40), max_size=6))
 def test_batches_do_not_matter(out: PredictionBatch, mode: str, places: list[int]) -> None:
-    """Wherever a batch is cut the same rows pass, as they are and in order, and the others are counted."""
+    """Wherever a batch is cut the same rows pass, as they are and in order."""
     out = replace(out, time_ns=np.sort(out.time_ns % (600 * NS_PER_S)))
     whole, cut = Heard(), Heard()
     Throttled(whole, mode).write(out)  # type: ignore[arg-type]
@@ -158,7 +157,6 @@ def test_batches_do_not_matter(out: PredictionBatch, mode: str, places: list[int
     for a, b in pairwise(edges):
         parts.write(part(out, slice(a, b)))
     assert cut.rows == whole.rows
-    assert parts.withheld == len(out) - len(whole.rows)
     assert {name for name, _ in whole.rows} == {out.stream_names[s] for s in out.stream_index}
 
 
@@ -210,35 +208,36 @@ def test_a_restart_lets_nothing_more_through(
     whole, first, second, shelf = Heard(), Heard(), Heard(), Shelf()
     Throttled(whole, mode).write(out)  # type: ignore[arg-type]
     killed, again = Throttled(first, mode), Throttled(second, mode)  # type: ignore[arg-type]
-    assert isinstance(killed, Stateful)
+    assert isinstance(killed, HasState)
     for row in range(commit):
         killed.write(part(out, slice(row, row + 1)))
         if row % 3 == 0:
-            shelf.commit(killed)
-    shelf.commit(killed)
+            shelf.commit(killed.state)
+    shelf.commit(killed.state)
     committed = list(first.rows)
     killed.write(part(out, slice(commit, kill)))
-    shelf.fill(again, seed)
+    shelf.fill(again.state, seed)
     again.write(part(out, slice(commit, len(out))))
     assert committed + second.rows == whole.rows
 
 
 def test_only_what_has_changed_is_stored() -> None:
     """An output that passes and is like the one before it is no news; a forgotten stream is as never heard of."""
-    one = Throttled(Heard(), "interval", 60)
+    sink = Heard()
+    one = Throttled(sink, "interval", 60)
     one.write(outputs([1, 2]))
-    assert list(one.dirty_keys()) == ["p"]
-    one.mark_clean()
+    assert list(one.state.dirty_keys()) == ["p"]
+    one.state.mark_clean()
     one.write(outputs([3, 4], reset=f"{ResetReason.GAP:d}0"))
-    assert list(one.dirty_keys()) == []
+    assert list(one.state.dirty_keys()) == []
     one.write(outputs([61]))
-    assert list(one.dirty_keys()) == ["p"]
-    one.evict("p")
-    one.evict("nobody")
-    assert list(one.dirty_keys()) == []
-    assert one.snapshot("p") is None
+    assert list(one.state.dirty_keys()) == ["p"]
+    one.state.evict("p")
+    one.state.evict("nobody")
+    assert list(one.state.dirty_keys()) == []
+    assert one.state.snapshot("p") is None
     one.write(outputs([62]))
-    assert one.withheld == 2
+    assert [time / NS_PER_S for _, time in sink.rows] == [1, 3, 61, 62]
 
 
 def test_what_another_throttle_has_stored_does_not_count() -> None:
@@ -247,13 +246,14 @@ def test_what_another_throttle_has_stored_does_not_count() -> None:
     for kept in ways:
         before = Throttled(Heard(), *kept)
         before.write(outputs([1], classes="a"))
-        data = before.snapshot("p")
+        data = before.state.snapshot("p")
         assert data is not None
         for way in ways:
-            after = Throttled(Heard(), *way)
-            after.restore("p", data)
+            sink = Heard()
+            after = Throttled(sink, *way)
+            after.state.restore("p", data)
             after.write(outputs([2], classes="a"))
-            assert after.withheld == (way == kept)
+            assert len(sink.rows) == (way != kept)
 
 
 @given(st.data(), st.sampled_from(["interval", "change"]))
@@ -262,10 +262,10 @@ def test_strange_bytes_are_refused_or_usable(data: st.DataObject, mode: str) -> 
     """Damaged memory is a StateError, and what can be read can be gone on with."""
     before, one = Throttled(Heard(), mode), Throttled(Heard(), mode)  # type: ignore[arg-type]
     before.write(outputs([1], classes="a", alarm="!"))
-    genuine = before.snapshot("p")
+    genuine = before.state.snapshot("p")
     assert genuine is not None
     refused_or_usable(
-        one, "p", data.draw(strange_bytes(genuine)), lambda: one.write(outputs([2, 3], classes="ab", alarm="! "))
+        one.state, "p", data.draw(strange_bytes(genuine)), lambda: one.write(outputs([2, 3], classes="ab", alarm="! "))
     )
 
 

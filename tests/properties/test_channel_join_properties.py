@@ -170,15 +170,15 @@ def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], p
         done = one.join(batch.take(slice(begin, end)))
         parts.append(done.batch)
         count += done.joined
-        shelf.commit(one)
+        shelf.commit(one.state)
         one = build(options)
-        shelf.fill(one, seed=begin)
+        shelf.fill(one.state, seed=begin)
     found = concatenate([*parts, one.flush()], CHANNELS)
     assert plain_rows(found) == plain_rows(whole)
     assert (found.rejected, count) == (whole.rejected, joined)
-    shelf.commit(one)
+    shelf.commit(one.state)
     after = build(options)
-    shelf.fill(after)
+    shelf.fill(after.state)
     assert not len(after.flush())
 
 
@@ -194,18 +194,18 @@ def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
     for row in range(len(batch)):
         name = batch.stream_names[batch.stream_index[row]]
         if name in away:
-            one.restore(name, away.pop(name))
+            one.state.restore(name, away.pop(name))
         done = one.join(batch.take(slice(row, row + 1)))
         parts.append(done.batch)
         count += done.joined
         for name in batch.stream_names:
-            data = one.snapshot(name) if rng.random() < 0.3 else None
+            data = one.state.snapshot(name) if rng.random() < 0.3 else None
             if data is not None:
                 away[name] = data
-                one.evict(name)
-                assert name not in one.dirty_keys()
+                one.state.evict(name)
+                assert name not in one.state.dirty_keys()
     for name, data in away.items():
-        one.restore(name, data)
+        one.state.restore(name, data)
     found = concatenate([*parts, one.flush()], CHANNELS)
     assert plain_rows(found) == plain_rows(whole)
     assert (found.rejected, count) == (whole.rejected, joined)
@@ -218,21 +218,23 @@ def test_every_stream_whose_memory_differs_is_said_to_have_changed(
 ) -> None:
     """After each record: all that is other than at the last commit is named, and only what had a record."""
     one = build(options)
-    stored = dict.fromkeys(batch.stream_names, one.snapshot("nobody"))
+    stored = dict.fromkeys(batch.stream_names, one.state.snapshot("nobody"))
     seen: set[str] = set()
     for row in range(len(batch)):
         one.join(batch.take(slice(row, row + 1)))
         seen.add(batch.stream_names[batch.stream_index[row]])
-        differing = {name for name in batch.stream_names if one.snapshot(name) != stored[name]}
-        assert differing <= set(one.dirty_keys()) <= seen
+        differing = {name for name in batch.stream_names if one.state.snapshot(name) != stored[name]}
+        assert differing <= set(one.state.dirty_keys()) <= seen
         if row in stores:
-            one.mark_clean()
-            stored = {name: one.snapshot(name) for name in batch.stream_names}
+            one.state.mark_clean()
+            stored = {name: one.state.snapshot(name) for name in batch.stream_names}
             seen.clear()
-    before = {name: one.snapshot(name) for name in batch.stream_names}
-    one.mark_clean()
+    before = {name: one.state.snapshot(name) for name in batch.stream_names}
+    one.state.mark_clean()
     one.flush()
-    assert {name for name in batch.stream_names if one.snapshot(name) != before[name]} <= set(one.dirty_keys())
+    assert {name for name in batch.stream_names if one.state.snapshot(name) != before[name]} <= set(
+        one.state.dirty_keys()
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -244,7 +246,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(
     one, other = build(options, 3), build(options, 3)
     one.join(batch)
     name = batch.stream_names[batch.stream_index[0]]
-    genuine = one.snapshot(name)
+    genuine = one.state.snapshot(name)
     assert genuine is not None
     strange = data.draw(strange_bytes(genuine))
-    refused_or_usable(other, name, strange, lambda: (other.join(batch), other.flush()))
+    refused_or_usable(other.state, name, strange, lambda: (other.join(batch), other.flush()))

@@ -28,7 +28,7 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.state_export import StreamExport, export_from_json, export_to_json
 from stream_gru.runtime.checkpoint.store import Commit, Store
-from stream_gru.runtime.control.commands import PauseFilter
+from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.ingest.ingest import Ingest, SharedStages
 from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 from stream_gru.runtime.wiring import Input
@@ -152,7 +152,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.watch = GapCounter(UNBOUNDED)
         shared = SharedStages(lambda batch: batch, pause_filter=PauseFilter())
         ingest = Ingest(SOURCE, _Decoder(self.decoded_batches), gaps=self.watch, shared=shared)
-        parts = {"sequence:b": self.watch.memory}
+        parts = {"gaps:b": self.watch.state}
         self.keeper = Checkpointer(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
         sinks: dict[str, Sink] = {"disk": DiskSink(self.disk, self.lines), "wire": self.wire}
         self.input = Input(SOURCE, self.source, {SOURCE: ingest})
@@ -341,13 +341,13 @@ class KeepingMachine(RuleBasedStateMachine):
         self.starts += 1
         copy = copy_of_now(self.folder, self.root / str(self.starts))
         found, watch = toy_pipeline(bundle_of(self.seed)), GapCounter(UNBOUNDED)
-        keeper = Checkpointer(found, Store(copy), {"sequence:b": watch.memory})
+        keeper = Checkpointer(found, Store(copy), {"gaps:b": watch.state})
         keeper.recover({}, {"disk": DiskSink(self.disk), "wire": WireSink({})})
         keeper.close()
         shutil.rmtree(copy)
         assert {name: self.seen(found, name) for name in found.streams} == expected
         for name in _NAMES:
-            assert watch.memory.snapshot(name) == self.reference.watch.memory.snapshot(name)
+            assert watch.state.snapshot(name) == self.reference.watch.state.snapshot(name)
         assert self.disk == self.reference.outputs
         waiting = {row.number: row.payload for row in self.wire.waiting}
         assert [line for _, line in sorted({**self.world, **waiting}.items())] == self.reference.outputs

@@ -40,7 +40,7 @@ def test_five_thousand_streams_make_no_series() -> None:
         metrics.observe_sink("file", SinkHealth())
         metrics.observe_source("mqtt", SourceHealth(queued=first))
         metrics.observe_silence(first, first, 1)
-        metrics.observe_command("unknown", well=False)
+        metrics.observe_command("unknown", ok=False)
     after = series(metrics.registry)
     assert after == before
     assert not any("stream-" in line for line in after)

@@ -275,8 +275,8 @@ def test_a_forgotten_stream_begins_anew() -> None:
     """What it had pending and held is gone, and its place is free."""
     one = assembler(max_streams=1)
     joined(one, ("p", 10, 0, 1), ("p", 10, 1, 1), ("p", 11, 0, 1))
-    one.evict("p")
-    one.evict("unknown")
+    one.state.evict("p")
+    one.state.evict("unknown")
     assert one.pending == 0
     assert joined(one, ("q", 1, 0, 2), ("q", 1, 1, 3)) == [("q", 1, [2, 3])]
 
@@ -311,8 +311,8 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
     one, other = assembler(), assembler()
     one.join(batch)
     shelf = Shelf()
-    shelf.commit(one)
-    shelf.fill(other)
+    shelf.commit(one.state)
+    shelf.fill(other.state)
     first, second = one.flush(), other.flush()
     assert first.values.tobytes() == second.values.tobytes()
     assert first.time_ns.tolist() == second.time_ns.tolist()
@@ -320,7 +320,7 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
 
 def memory_of(one: ChannelJoiner, name: str = "p") -> bytes:
     """What an assembler remembers of a stream."""
-    data = one.snapshot(name)
+    data = one.state.snapshot(name)
     assert data is not None
     return data
 
@@ -331,7 +331,7 @@ def test_the_same_memory_gives_the_same_bytes() -> None:
     joined(one, ("p", 9, 0, 1), ("p", 7, 0, 2), ("p", 8, 1, 3), ("p", 9, 0, 1))
     joined(other, ("p", 8, 1, 3), ("p", 9, 0, 1), ("p", 7, 0, 2))
     assert memory_of(one) == memory_of(other)
-    assert one.snapshot("q") is None
+    assert one.state.snapshot("q") is None
 
 
 def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> None:
@@ -341,11 +341,11 @@ def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> N
     joined(other, ("q", 1, 0, 1))
     data = memory_of(one)
     joined(one, ("p", 1, 1, 2))
-    assert one.dirty_keys() == ("p",)
-    one.restore("p", data)
-    assert one.dirty_keys() == ()
-    other.mark_clean()
-    other.restore("p", data)
+    assert one.state.dirty_keys() == ("p",)
+    one.state.restore("p", data)
+    assert one.state.dirty_keys() == ()
+    other.state.mark_clean()
+    other.state.restore("p", data)
     assert joined(other, ("p", 1, 1, 2), ("q", 1, 1, 2)) == [("p", 1, [1, 2]), ("q", 1, [1, 2])]
     assert other.join(records(("r", 1, 0, 1))).batch.rejected_counts == {DropReason.STREAM_LIMIT: 1}
 
@@ -358,9 +358,9 @@ def test_the_memory_of_another_model_is_told_from_damage() -> None:
     with pytest.raises(
         IncompatibleStateError, match="expected 3 channels every 1000000000 ns, got 2 every 1000000000 ns"
     ):
-        assembler(3).restore("p", genuine)
+        assembler(3).state.restore("p", genuine)
     with pytest.raises(IncompatibleStateError, match="expected 2 channels every 5 ns"):
-        ChannelJoiner(2, 5, 0, 0).restore("p", genuine)
+        ChannelJoiner(2, 5, 0, 0).state.restore("p", genuine)
     period, held, held_ns, ticks, *rest = msgspec.msgpack.decode(genuine)
     for damaged, why in (
         ((period, [1e39, nan], held_ns, ticks), "expected values of float32"),
@@ -368,6 +368,6 @@ def test_the_memory_of_another_model_is_told_from_damage() -> None:
         ((period, held, held_ns, [ticks[0], ticks[0]]), "expected ticks in order"),
         ((period, held, held_ns, ticks * 40), "length <= 64"),
     ):
-        with pytest.raises(StateError, match=f"stored state of p in the assembly .*: .*{why}"):
-            one.restore("p", msgspec.msgpack.encode((*damaged, *rest)))
+        with pytest.raises(StateError, match=f"stored state of the channel join, p.*: .*{why}"):
+            one.state.restore("p", msgspec.msgpack.encode((*damaged, *rest)))
     assert memory_of(one) == genuine

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 
 from stream_gru.core.errors import StateError
 from stream_gru.core.types import DropReason, Rejected, SampleBatch, empty_batch
-from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands, PauseFilter, parse_command
-from stream_gru.runtime.control.rejections import RejectedCommands
+from stream_gru.runtime.control.commands import (
+    Action,
+    Command,
+    CommandResult,
+    Commands,
+    RejectedCommands,
+    parse_command,
+)
+from stream_gru.runtime.control.pause_filter import PauseFilter
 from tests.support.batches import batch, hostile_batches
 from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
 
@@ -113,13 +120,13 @@ def test_refusals_are_counted_each_and_logged_seldom(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING, "stream_gru.runtime.control.commands"):
         for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0):
             now[0] = second
-            refusals.tell("reset", f"at {second}")
+            refusals.report("reset", f"at {second}")
     assert told == [("reset", f"at {second}") for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0)]
     assert caplog.messages == [
-        "commands: reset over MQTT is refused: at 0.0",
-        "commands: reset over MQTT is refused: at 10.0 (2 more were refused since the last such line)",
-        "commands: reset over MQTT is refused: at 30.0 (1 more were refused since the last such line)",
-        "commands: reset over MQTT is refused: at 50.0",
+        "commands: reset over MQTT rejected: at 0.0",
+        "commands: reset over MQTT rejected: at 10.0 (2 more since the last such line)",
+        "commands: reset over MQTT rejected: at 30.0 (1 more since the last such line)",
+        "commands: reset over MQTT rejected: at 50.0",
     ]
 
 
@@ -151,7 +158,7 @@ def test_all_may_be_paused_but_one() -> None:
     """A stream that is resumed while all are paused runs alone; resuming all opens the gate again."""
     gate, rows = PauseFilter(), batch(["a", "b", "new"], [0, 0, 0])
     gate.pause(None)
-    assert gate.everyone
+    assert gate.all_paused
     assert gate.count(rows.stream_names) == 3
     assert len(gate.apply(rows)) == 0
     gate.resume("b")
@@ -164,7 +171,7 @@ def test_all_may_be_paused_but_one() -> None:
     assert gate.count(rows.stream_names) == 3
     gate.resume("b")
     gate.resume(None)
-    assert not gate.everyone
+    assert not gate.all_paused
     assert not gate.names
     assert not gate.resumed
     assert gate.apply(rows) is rows
@@ -193,37 +200,42 @@ def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | Non
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c"]), st.booleans())))
-def test_what_is_paused_stays_so_over_a_restart(changes: list[tuple[bool, str | None, bool]]) -> None:
-    """By name, or all but those resumed; the gate says that something changed exactly where it did."""
+def test_pauses_survive_a_restart(changes: list[tuple[bool, str | None, bool]]) -> None:
+    """By name, or all but those resumed; a difference to what is stored is dirty, and nothing is without a change."""
     gate, shelf = PauseFilter(), Shelf()
+    changed = False
     for pause, stream, stop in changes:
+        before = gate.state.snapshot("")
         (gate.pause if pause else gate.resume)(stream)
-        assert gate.dirty_keys() == (("",) if gate.snapshot("") != shelf.rows.get("") else ())
+        changed |= gate.state.snapshot("") != before
+        differs = gate.state.snapshot("") != shelf.rows.get("")
+        assert differs <= (gate.state.dirty_keys() == ("",)) <= changed
         if stop:
-            shelf.commit(gate)
+            shelf.commit(gate.state)
+            changed = False
             after = PauseFilter()
-            shelf.fill(after)
-            assert (after.everyone, after.names, after.resumed) == (gate.everyone, gate.names, gate.resumed)
+            shelf.fill(after.state)
+            assert (after.all_paused, after.names, after.resumed) == (gate.all_paused, gate.names, gate.resumed)
             gate = after
 
 
 def test_an_open_gate_has_nothing_to_store() -> None:
     """Nothing under any name; what was stored goes with the last pause, and other names mean nothing."""
     gate, shelf = PauseFilter(), Shelf()
-    assert gate.snapshot("") is None
+    assert gate.state.snapshot("") is None
     gate.pause("a")
-    assert gate.snapshot("a") is None
-    shelf.commit(gate)
+    assert gate.state.snapshot("a") is None
+    shelf.commit(gate.state)
     assert list(shelf.rows) == [""]
-    gate.evict("a")
+    gate.state.evict("a")
     assert "a" in gate
     gate.resume("a")
-    shelf.commit(gate)
+    shelf.commit(gate.state)
     assert not shelf.rows
     gate.pause("a")
-    gate.evict("")
+    gate.state.evict("")
     assert "a" not in gate
-    assert not gate.dirty_keys()
+    assert not gate.state.dirty_keys()
 
 
 @given(st.data())
@@ -232,11 +244,11 @@ def test_a_gate_takes_only_what_a_gate_stored(data: st.DataObject) -> None:
     gate, other, rows = PauseFilter(), PauseFilter(), batch(["a", "b"], [0, 0])
     gate.pause("a")
     gate.pause("x/y")
-    genuine = gate.snapshot("")
+    genuine = gate.state.snapshot("")
     assert genuine is not None
-    with pytest.raises(StateError, match="paused streams cannot be used"):
-        other.restore("a", genuine)
-    refused_or_usable(other, "", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
+    with pytest.raises(StateError, match="stored state of paused streams is corrupt"):
+        other.state.restore("a", genuine)
+    refused_or_usable(other.state, "", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
 
 
 def test_the_same_pauses_are_the_same_bytes() -> None:
@@ -247,7 +259,7 @@ def test_the_same_pauses_are_the_same_bytes() -> None:
         first.pause(name)
     for name in reversed(names):
         second.pause(name)
-    data = first.snapshot("")
+    data = first.state.snapshot("")
     assert data is not None
-    assert data == second.snapshot("")
+    assert data == second.state.snapshot("")
     assert msgspec.msgpack.decode(data) == [False, sorted(names)]

@@ -138,7 +138,7 @@ def test_what_waits_for_other_channels_outlives_a_stop(tmp_path: Path) -> None:
         assembler = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
         shared = SharedStages(lambda batch: batch, joiner=assembler)
         ingest = Ingest("replay", ReadyDecoder([half]), joins=True, shared=shared)
-        keeper = Checkpointer(pipeline, Store(tmp_path), {"assembly": assembler})
+        keeper = Checkpointer(pipeline, Store(tmp_path), {"channel_join": assembler.state})
         daemon = daemon_of([Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=keeper)
         if not number:
             source.items.append(daemon.stop)
@@ -270,7 +270,7 @@ def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
     assembler = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
     shared = SharedStages(lambda batch: batch, joiner=assembler)
     ingest = Ingest("replay", ReadyDecoder(halves), joins=True, shared=shared)
-    keeper = Checkpointer(pipeline, Store(tmp_path), {"assembly": assembler})
+    keeper = Checkpointer(pipeline, Store(tmp_path), {"channel_join": assembler.state})
     summary = daemon_of(
         [Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=keeper
     ).run()
@@ -292,7 +292,7 @@ def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None
     source = ListSource([message(i) for i in range(6)])
     ingest = Ingest("s", ReadyDecoder(turns), gaps=watch)
     keeper = Checkpointer(
-        pipeline, Store(tmp_path), {"sequence:s": watch.memory}, policy=StatePolicy(max_streams=1, evict=True)
+        pipeline, Store(tmp_path), {"gaps:s": watch.state}, policy=StatePolicy(max_streams=1, evict=True)
     )
     missing: list[int] = []
     apply = ingest.apply

@@ -169,25 +169,25 @@ def test_restarts_and_streams_let_go_of_change_nothing(
     stored: dict[str, bytes | None] = dict.fromkeys("abc")
     for number, row in enumerate(rows):
         if row[0] in away:
-            clock.memory.restore(row[0], away.pop(row[0]))
+            clock.state.restore(row[0], away.pop(row[0]))
         found += clock.apply(batch_of([row])).time_ns.tolist()
-        differing = {name for name in "abc" if clock.memory.snapshot(name) not in (None, stored[name])}
-        assert differing <= set(clock.memory.dirty_keys())
+        differing = {name for name in "abc" if clock.state.snapshot(name) not in (None, stored[name])}
+        assert differing <= set(clock.state.dirty_keys())
         if number in restarts:
             for name, saved in away.items():
-                clock.memory.restore(name, saved)
+                clock.state.restore(name, saved)
             away.clear()
-            shelf.commit(clock.memory)
+            shelf.commit(clock.state)
             clock = DeviceClock(WRAP)
-            shelf.fill(clock.memory, number)
-            stored = {name: clock.memory.snapshot(name) for name in "abc"}
+            shelf.fill(clock.state, number)
+            stored = {name: clock.state.snapshot(name) for name in "abc"}
         gone = data.draw(st.sampled_from(["", "", "a", "b", "c"]))
-        saved_now = clock.memory.snapshot(gone)
+        saved_now = clock.state.snapshot(gone)
         if saved_now is not None:
             # What is let go of before it was stored is in the hands of who did so.
             away[gone] = shelf.rows[gone] = saved_now
             stored[gone] = saved_now
-            clock.memory.evict(gone)
+            clock.state.evict(gone)
     assert found == whole
 
 
@@ -197,15 +197,15 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
     clock = DeviceClock(WRAP)
     rows = batch_of([("a", 5 * S, START), ("a", 6 * S, START + S), ("a", S, START + 2 * S), ("a", 2**61, 2**61)])
     clock.apply(rows)
-    genuine = clock.memory.snapshot("a")
+    genuine = clock.state.snapshot("a")
     assert genuine is not None
     other = DeviceClock(WRAP)
-    refused_or_usable(other.memory, "a", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
+    refused_or_usable(other.state, "a", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
 
 
 def test_an_anchor_at_the_end_of_time_is_refused() -> None:
     """Nobody stored it: the next event would have no place in 64 bits."""
     clock = DeviceClock(WRAP)
-    with pytest.raises(StateError, match="a in the clocks of devices cannot be used"):
-        clock.memory.restore("a", encode((0, 0, 2**63 - 1)))
-    assert clock.memory.snapshot("a") is None
+    with pytest.raises(StateError, match="stored state of device clocks, a is corrupt"):
+        clock.state.restore("a", encode((0, 0, 2**63 - 1)))
+    assert clock.state.snapshot("a") is None

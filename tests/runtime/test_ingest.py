@@ -14,7 +14,7 @@ from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import NS_PER_S, DropReason, RawMessage, SampleBatch
-from stream_gru.runtime.control.commands import PauseFilter
+from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.ingest import Ingest, IngestResult, SharedStages, group_by_source
@@ -90,8 +90,10 @@ def test_an_ingest_names_its_own_stateful_parts() -> None:
     bare = Ingest("a", ReadyDecoder([]), joins=True, shared=shared(ChannelJoiner(1, 1, 0, 0), PauseFilter()))
     assert bare.stateful_parts() == {}
     parts = stateful_ingest().stateful_parts()
-    assert sorted(parts) == ["clock", "decoder", "sequence"]
-    assert all(isinstance(part, Stateful) for part in [*parts.values(), ChannelJoiner(1, 1, 0, 0), PauseFilter()])
+    assert sorted(parts) == ["clock", "decoder", "gaps"]
+    assert all(
+        isinstance(part, Stateful) for part in [*parts.values(), ChannelJoiner(1, 1, 0, 0).state, PauseFilter().state]
+    )
 
 
 LINES = (b"T,n,up", b"1.5,1,1000", b"2.5,3,2000", b"up,n,T", b"4000,6,3.5", b"4.5,7,5000")

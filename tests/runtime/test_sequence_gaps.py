@@ -100,19 +100,19 @@ def test_restarts_and_streams_let_go_of_change_nothing(
     away: set[str] = set()
     for number, row in enumerate(rows):
         if row[0] in away:
-            watch.memory.restore(row[0], shelf.rows[row[0]])
+            watch.state.restore(row[0], shelf.rows[row[0]])
             away.remove(row[0])
         total += watch.observe(batch_of([row]))
-        held = {name: watch.memory.snapshot(name) for name in {row[0] for row in rows} - away}
-        assert {name for name in held if held[name] != shelf.rows.get(name)} <= set(watch.memory.dirty_keys())
+        held = {name: watch.state.snapshot(name) for name in {row[0] for row in rows} - away}
+        assert {name for name in held if held[name] != shelf.rows.get(name)} <= set(watch.state.dirty_keys())
         if number in restarts or number in leaves:
-            shelf.commit(watch.memory)
+            shelf.commit(watch.state)
         if number in leaves and row[0] in shelf.rows:
-            watch.memory.evict(row[0])
+            watch.state.evict(row[0])
             away.add(row[0])
         if number in restarts:
             watch = GapCounter()
-            shelf.fill(watch.memory, number)
+            shelf.fill(watch.state, number)
             away.clear()
     assert total == whole
 
@@ -123,18 +123,18 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
     watch, other = GapCounter(), GapCounter()
     rows = batch_of([("a", number) for number in (5, 2**63 - 1, 0, 255, 3)])
     watch.observe(rows)
-    genuine = watch.memory.snapshot("a")
+    genuine = watch.state.snapshot("a")
     assert genuine is not None
-    refused_or_usable(other.memory, "a", data.draw(strange_bytes(genuine)), lambda: other.observe(rows))
+    refused_or_usable(other.state, "a", data.draw(strange_bytes(genuine)), lambda: other.observe(rows))
 
 
 def test_numbers_at_the_ends_of_their_range_are_stored_as_they_are() -> None:
     """The largest that a counter of 64 bits has, and nothing of a stream that never came."""
     watch, other = GapCounter(), GapCounter()
     watch.observe(batch_of([("a", 2**63 - 1), ("a", 0)]))
-    data = watch.memory.snapshot("a")
+    data = watch.state.snapshot("a")
     assert data is not None
-    other.memory.restore("a", data)
-    assert other.memory.snapshot("a") == data
-    assert other.memory.snapshot("b") is None
-    other.memory.evict("b")
+    other.state.restore("a", data)
+    assert other.state.snapshot("a") == data
+    assert other.state.snapshot("b") is None
+    other.state.evict("b")

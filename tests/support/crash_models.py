@@ -312,16 +312,16 @@ class Reference:
     def forget(self, name: str) -> None:
         """The stream has never been."""
         self.pipeline.table.evict(name)
-        self.watch.memory.evict(name)
+        self.watch.state.evict(name)
         self._names.remove(name)
 
     def take_in(self, state: StreamExport) -> None:
         """The stream is this one."""
         name = state.stream
         self.pipeline.restore_stream(name, RowSchema.read(state.row_schema), state.row)
-        self.watch.memory.evict(name)
+        self.watch.state.evict(name)
         for data in state.components.values():
-            self.watch.memory.restore(name, data)
+            self.watch.state.restore(name, data)
         self._names.add(name)
 
     def swap(self, seed: int) -> None:

@@ -34,7 +34,7 @@ class HeaderlessCsvDecoder:
         self._configured: _Header | None = self._header(names) if names else None
         self._needed = {name for name in (fields.input.time, fields.input.stream) if name}
         self._columns = frozenset(fields.columns)
-        self.memory: HeaderCache[_Header] = HeaderCache(self._header)
+        self.state: HeaderCache[_Header] = HeaderCache(self._header)
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order."""
@@ -78,9 +78,9 @@ class HeaderlessCsvDecoder:
             if self._is_header(row):
                 if not all(map(is_name, row)):
                     return DropReason.TOO_LARGE
-                self.memory.put(message, [cell.strip() for cell in row])
+                self.state.learn(message, [cell.strip() for cell in row])
                 return []
-            names = self.memory.get(message)
+            names = self.state.lookup(message)
             if names is None:
                 return DropReason.MISSING_FIELD
         elif row[0].strip() == names[0][0] and [cell.strip() for cell in row] == names[0]:

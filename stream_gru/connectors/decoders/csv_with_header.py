@@ -28,7 +28,7 @@ class CsvDecoder:
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
         self._headerless = HeaderlessCsvDecoder(fields)
-        self.memory = self._headerless.memory
+        self.state = self._headerless.state
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order.  Raises DataError when the header lacks a column."""

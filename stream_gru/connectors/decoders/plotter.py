@@ -32,7 +32,7 @@ class PlotterDecoder(RecordDecoder):
     def __init__(self, fields: Fields) -> None:
         super().__init__(fields)
         self._names = list(checked_names(fields)) if fields.names else None
-        self.memory: HeaderCache[list[str]] = HeaderCache(list)
+        self.state: HeaderCache[list[str]] = HeaderCache(list)
 
     def read(self, message: RawMessage, batch: RecordBatch) -> None:
         """Add a record for each line with values."""
@@ -60,9 +60,9 @@ class PlotterDecoder(RecordDecoder):
                 return DropReason.TOO_MANY_FIELDS
             if not all(map(is_name, parts)):
                 return DropReason.TOO_LARGE
-            self.memory.put(message, parts)
+            self.state.learn(message, parts)
             return None
-        labels = self.memory.get(message) or self._names
+        labels = self.state.lookup(message) or self._names
         if labels is None or len(parts) < len(labels):
             return DropReason.MISSING_FIELD
         if len(parts) > len(labels):

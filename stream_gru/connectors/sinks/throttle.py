@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 
 from stream_gru.connectors.sinks.outbox import Left
 from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
-from stream_gru.core.keyed_state import DirtySet, decode, encode
+from stream_gru.core.keyed_state import KeyedState, decode, encode
 from stream_gru.core.protocols import Sink
 from stream_gru.core.types import NS_PER_S, PredictionBatch, ResetReason, SinkHealth
 
@@ -18,12 +18,29 @@ from stream_gru.core.types import NS_PER_S, PredictionBatch, ResetReason, SinkHe
 _State = tuple[int | bytes | None, bool | None, bool]
 
 
-class _Memory(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What is stored of a stream: its last output's interval of ``interval_ns``, or its state in mode ``change``."""
 
     interval_ns: int
     interval: int | None = None
     state: _State | None = None
+
+
+class _LastOutputs(KeyedState[int | _State]):
+    """By stream, what its next output is compared with: an interval of ``interval_ns``, or with 0 a state."""
+
+    def __init__(self, interval_ns: int) -> None:
+        super().__init__(_Stored, "a throttle")
+        self._interval_ns = interval_ns
+
+    def _dump(self, record: int | _State) -> bytes:
+        return encode(_Stored(self._interval_ns, record) if isinstance(record, int) else _Stored(0, None, record))
+
+    def _load(self, key: str, data: bytes) -> int | _State | None:
+        stored = decode(data, _Stored, f"a throttle, {key}")
+        if stored.interval_ns != self._interval_ns:
+            return None
+        return stored.interval if self._interval_ns else stored.state
 
 
 class Throttled:
@@ -32,19 +49,16 @@ class Throttled:
     ``interval``  the first output of each stream in each ``interval_s`` of event time, counted from 1970
     ``change``    an output whose class, alarm or trust differs from that of the stream's output before it
 
-    What it compares an output with is remembered by stream and stored with it (`core.protocols.Stateful`), so
-    that a restart lets nothing more through; what was stored with another mode or interval does not count.
+    ``state`` holds, for each stream, what its next output is compared with; it is stored, so that a restart lets
+    nothing more through.  What was stored with another mode or interval does not count.
 
     The first output of a stream and each after a reset (but for those of the windowed regime) always pass.
-    ``withheld`` counts the others.
     """
 
     def __init__(self, sink: Sink, mode: Literal["interval", "change"], interval_s: float = 60.0) -> None:
         self._sink, self._mode = sink, mode
         self._interval_ns = max(1, round(interval_s * NS_PER_S)) if mode == "interval" else 0
-        self._last: dict[str, int | _State] = {}
-        self._changes = DirtySet()
-        self.withheld = 0
+        self.state = _LastOutputs(self._interval_ns)
 
     @property
     def stream_status(self) -> Callable[[str, bool], None]:
@@ -79,10 +93,8 @@ class Throttled:
             self._sink.write(batch if len(rows) == len(batch) else batch.take(np.array(rows, np.int64)))
         # Only now: a batch that could not be written comes again.
         for name, key in last.items():
-            if self._last.get(name) != key:
-                self._last[name] = key
-                self._changes.add(name)
-        self.withheld += len(batch) - len(rows)
+            if self.state.get(name) != key:
+                self.state.put(name, key)
 
     def flush(self) -> FlushResult:
         """Flush the sink."""
@@ -100,35 +112,6 @@ class Throttled:
         """How the sink is doing."""
         return self._sink.health()
 
-    def dirty_keys(self) -> Collection[str]:
-        """Streams with another last output since `mark_clean`."""
-        return self._changes.names()
-
-    def mark_clean(self) -> None:
-        """What has changed was written down."""
-        self._changes.clear()
-
-    def snapshot(self, name: str) -> bytes | None:
-        """The last output of a stream, as far as the next one is compared with it; msgpack."""
-        last = self._last.get(name)
-        if last is None:
-            return None
-        return encode(_Memory(self._interval_ns, last) if isinstance(last, int) else _Memory(0, None, last))
-
-    def restore(self, name: str, data: bytes) -> None:
-        """Remember what `snapshot` gave.  Raises StateError when it cannot be read."""
-        memory = decode(data, _Memory, f"stream {name} in a throttle")
-        if memory.interval_ns != self._interval_ns:
-            return
-        last = memory.state if self._mode == "change" else memory.interval
-        if last is not None:
-            self._last[name] = last
-
-    def evict(self, name: str) -> None:
-        """Let go of a stream: its next output passes, unless it was restored before."""
-        self._last.pop(name, None)
-        self._changes.drop(name)
-
     def _passing(self, batch: PredictionBatch) -> tuple[list[int], dict[str, int | _State]]:
         """Rows that pass, and what they leave to be compared with."""
         keys: Sequence[int | _State] = (
@@ -139,7 +122,7 @@ class Throttled:
         passing = []
         for row, (index, key, passes) in enumerate(zip(batch.stream_index.tolist(), keys, always, strict=True)):
             stream = batch.stream_names[index]
-            if passes or last.get(stream, self._last.get(stream)) != key:
+            if passes or last.get(stream, self.state.get(stream)) != key:
                 passing.append(row)
                 last[stream] = key
         return passing, last

@@ -1,1 +1,1 @@
-"""Commands to a running daemon."""
+"""Commands to a running daemon: parsing, queue, execution, MQTT transport, pause filter."""

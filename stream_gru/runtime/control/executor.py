@@ -1,4 +1,4 @@
-"""Carries out commands between two batches; called from the thread of the loop only."""
+"""Executes commands between two batches; used by the thread of the loop only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Callable
 from stream_gru.core.errors import StateError
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.state_export import export_from_json, export_to_json
-from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands, PauseFilter
+from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands
+from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.liveness import IdleStreams
 from stream_gru.runtime.metrics import Metrics
 
@@ -17,7 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class CommandExecutor:
-    """Carries out the commands that wait in ``commands``."""
+    """Executes the commands that wait in ``commands``.
+
+    ``pause_filter`` None: streams cannot be paused.  ``idle``: forgets deleted streams too.
+    """
 
     def __init__(
         self,
@@ -32,72 +36,70 @@ class CommandExecutor:
         self._pause_filter, self._idle, self._metrics = pause_filter, idle, metrics
 
     def run_pending(self, commit: Callable[[], None]) -> None:
-        """Carry out all waiting commands; each is answered once ``commit`` has made it durable, counted and logged.
+        """Execute all waiting commands; reply, count and log after ``commit`` has made them durable.
 
         Raises what ``commit`` raises.
         """
         done = [(command, self._run(command)) for command in self._commands.drain()]
         if done:
             commit()
-        for command, answer in done:
+        for command, result in done:
             if self._metrics is not None:
-                self._metrics.observe_command(command.action, well=answer.ok)
-            log.info("command %s: %s", command.action, answer.text)
-            command.reply(answer)
+                self._metrics.observe_command(command.action, ok=result.ok)
+            log.info("command %s: %s", command.action, result.text)
+            command.reply(result)
 
     def _run(self, command: Command) -> CommandResult:
-        checkpointer = self._checkpointer
+        cache = self._checkpointer.cache
         if command.action is Action.IMPORT:
             return self._import(command.state, replace=command.replace)
         if command.action is Action.LIST:
-            names = checkpointer.cache.stream_names()
-            return CommandResult(ok=True, text=f"{len(names)} streams", streams=len(names), state=json.dumps(names))
-        if command.stream is not None and not checkpointer.cache.has_stream(command.stream):
-            return CommandResult(ok=False, text=f"unknown stream {command.stream!r}", streams=0)
+            names = cache.stream_names()
+            return CommandResult(True, f"{len(names)} streams", len(names), json.dumps(names))
+        if command.stream is not None and not cache.has_stream(command.stream):
+            return CommandResult(False, f"unknown stream {command.stream!r}")
         if command.action is Action.EXPORT:
             return self._export(command.stream)
         if command.action is Action.FORGET:
             return self._forget(command.stream)
         which = "all streams" if command.stream is None else f"stream {command.stream}"
         if command.action is Action.RESET:
-            count = checkpointer.cache.reset(command.stream)
-            return CommandResult(ok=True, text=f"{which}: reset before the next sample", streams=count)
+            return CommandResult(True, f"{which}: reset before the next sample", cache.reset(command.stream))
         if self._pause_filter is None:
-            return CommandResult(ok=False, text="this daemon cannot pause streams", streams=0)
-        count = len(checkpointer.cache.stream_names()) if command.stream is None else 1
+            return CommandResult(False, "this daemon cannot pause streams")
+        count = len(cache.stream_names()) if command.stream is None else 1
         if command.action is Action.PAUSE:
             self._pause_filter.pause(command.stream)
-            return CommandResult(ok=True, text=f"{which}: paused", streams=count)
+            return CommandResult(True, f"{which}: paused", count)
         self._pause_filter.resume(command.stream)
-        return CommandResult(ok=True, text=f"{which}: resumed", streams=count)
+        return CommandResult(True, f"{which}: resumed", count)
 
     def _export(self, stream: str | None) -> CommandResult:
         if stream is None:
-            return CommandResult(ok=False, text="expected one stream", streams=0)
+            return CommandResult(False, "expected one stream")
         try:
-            state = self._checkpointer.export_stream(stream)
+            export = self._checkpointer.export_stream(stream)
         except StateError as error:
-            return CommandResult(ok=False, text=str(error), streams=0)
-        if state is None:
-            return CommandResult(ok=False, text=f"unknown stream {stream!r}", streams=0)
-        exported = export_to_json(state).decode()
-        return CommandResult(ok=True, text=f"stream {stream}: exported", streams=1, state=exported)
+            return CommandResult(False, str(error))
+        if export is None:
+            return CommandResult(False, f"unknown stream {stream!r}")
+        return CommandResult(True, f"stream {stream}: exported", 1, export_to_json(export).decode())
 
     def _forget(self, stream: str | None) -> CommandResult:
         if stream is None:
-            return CommandResult(ok=False, text="expected one stream", streams=0)
+            return CommandResult(False, "expected one stream")
         self._checkpointer.cache.delete_stream(stream)
         if self._idle is not None:
             self._idle.forget(stream)
-        return CommandResult(ok=True, text=f"stream {stream}: forgotten", streams=1)
+        return CommandResult(True, f"stream {stream}: forgotten", 1)
 
     def _import(self, data: bytes, *, replace: bool) -> CommandResult:
         try:
-            state = export_from_json(data)
-            if not replace and self._checkpointer.cache.has_stream(state.stream):
-                return CommandResult(ok=False, text=f"stream {state.stream}: exists already; use --replace", streams=0)
-            missing = self._checkpointer.import_stream(state)
+            export = export_from_json(data)
+            if not replace and self._checkpointer.cache.has_stream(export.stream):
+                return CommandResult(False, f"stream {export.stream}: exists already; use --replace")
+            missing = self._checkpointer.import_stream(export)
         except StateError as error:
-            return CommandResult(ok=False, text=str(error), streams=0)
-        left_out = f"; left out, as this daemon has no such part: {', '.join(missing)}" if missing else ""
-        return CommandResult(ok=True, text=f"stream {state.stream}: imported{left_out}", streams=1)
+            return CommandResult(False, str(error))
+        skipped = f"; skipped components that do not exist here: {', '.join(missing)}" if missing else ""
+        return CommandResult(True, f"stream {export.stream}: imported{skipped}", 1)

@@ -1,13 +1,12 @@
-"""Commands over MQTT: a connection of its own that listens on one topic and answers each request.
+"""Commands over MQTT: a connection of its own that subscribes to one topic and answers each request.
 
-A request is ``{"action": "reset", "stream": "pump-7"}`` or ``{"action": "pause", "all": true}``.  The answer goes to
+A request is ``{"action": "reset", "stream": "pump-7"}`` or ``{"action": "pause", "all": true}``.  The result goes to
 the response topic of the request, with its correlation data, else to ``<topic>/response``: ``{"ok": true, "text":
-"...", "streams": 1}``.  Who may send commands is the broker's business: its access list names
-who may write to the topic.
+"...", "streams": 1}``.  The broker decides who may send commands: its access list names the writers of the topic.
 
-Decision: a retained command is not carried out, else a stored "reset" would fire at each new connection.  One that was
-sent while the daemon was away is not either: who sent it got no answer and may have sent another since.  So the session
-ends with the connection; MQTT 3.1.1 cannot say that, but what is heard at QoS 0 is not kept for later.
+Decision: a retained command is rejected, else a stored "reset" would be executed at each new connection.  Commands sent
+while the daemon is offline are rejected too: the sender got no result and may have sent another command since.  So the
+session ends with the connection; MQTT 3.1.1 cannot request that, but the broker does not store messages at QoS 0.
 """
 
 from __future__ import annotations
@@ -30,36 +29,37 @@ from stream_gru.connectors.mqtt.callbacks import Handlers
 from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.runtime.control.commands import (
     MAX_COMMAND_BYTES,
+    UNKNOWN,
     Action,
     Command,
     CommandResult,
     Commands,
+    RejectedCommands,
     parse_command,
 )
-from stream_gru.runtime.control.rejections import UNKNOWN, RejectedCommands
 
 log = logging.getLogger(__name__)
 
 _QOS = 1
-_NOT_RETAINED = 2  # retain handling of MQTT 5: what is stored is not sent
-_MAX_UNCONFIRMED = 256
-# Longer requests are answered, but far longer ones do not reach us.
-_MOST_BYTES = 2 * MAX_COMMAND_BYTES
+_NO_RETAINED = 2  # retain handling of MQTT 5: send no retained messages
+_MAX_UNACKED = 256
+# Longer requests get an error as a result; the broker drops those longer than this.
+_MAX_PACKET_BYTES = 2 * MAX_COMMAND_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class _ReturnAddress:
-    """Where an answer goes."""
+    """Where a result goes."""
 
     topic: str
     correlation: bytes | None = None
 
 
 class ControlMqtt:
-    """Hands commands from ``topic`` to ``commands`` and publishes the answers; never raises for what is sent to it.
+    """Puts requests from the configured topic into ``commands`` and publishes the results.  No request raises.
 
-    ``refused`` is told of each command that does not reach ``commands``, stored ones too: the action (``unknown`` where
-    it cannot be read) and a short text; it is called on the thread of the connection and must neither raise nor wait.
+    ``rejected`` is called for each request that does not reach ``commands``, as in `RejectedCommands`, on the thread of
+    the connection.
     """
 
     def __init__(
@@ -67,101 +67,99 @@ class ControlMqtt:
         config: ControlConfig,
         broker: BrokerConfig,
         commands: Commands,
-        refused: Callable[[str, str], None] = lambda action, why: None,
+        rejected: Callable[[str, str], None] = lambda action, reason: None,
     ) -> None:
         self._topic, self._commands = config.topic, commands
-        self._refusals = RejectedCommands("MQTT", refused)
-        self._newest = broker.protocol == "5"
-        self._unconfirmed: set[int] = set()
+        self._rejected = RejectedCommands("MQTT", rejected)
+        self._mqtt5 = broker.protocol == "5"
+        self._unacked: set[int] = set()
         self._connection = Connection(
             replace(broker, session_expiry_s=0),
             client_id(broker, "control"),
             Handlers(
-                connected=self._connected,
-                message=self._message,
-                published=self._published,
-                subscribed=self._subscribed,
+                connected=self._on_connected,
+                message=self._on_message,
+                published=self._on_published,
+                subscribed=self._on_subscribed,
             ),
-            payload_bytes=_MOST_BYTES,
+            payload_bytes=_MAX_PACKET_BYTES,
         )
         self._client: Client | None = None
-        self._listening = False
+        self._subscribed = False
 
     @property
     def connected(self) -> bool:
-        """Whether the broker lets us listen."""
-        return self._connection.connected and self._listening
+        """Whether commands can be received: connected and subscribed."""
+        return self._connection.connected and self._subscribed
 
     def open(self) -> None:
-        """Begin to connect; returns at once.  Raises ConfigError when credentials or certificates cannot be read."""
+        """Start to connect and return.  Raises ConfigError when credentials or certificates cannot be read."""
         self._connection.open()
 
     def close(self) -> None:
         """Disconnect; may be called twice."""
         self._connection.close()
 
-    def _connected(self, client: Client, _: bool) -> None:
-        self._client, self._listening = client, False
-        if self._newest:
-            client.subscribe(self._topic, options=SubscribeOptions(qos=_QOS, retainHandling=_NOT_RETAINED))
+    def _on_connected(self, client: Client, _: bool) -> None:
+        self._client, self._subscribed = client, False
+        if self._mqtt5:
+            client.subscribe(self._topic, options=SubscribeOptions(qos=_QOS, retainHandling=_NO_RETAINED))
         else:
             client.subscribe(self._topic, 0)
 
-    def _subscribed(self, _: int, refusals: Sequence[str]) -> None:
-        for refusal in filter(None, refusals):
-            log.error("commands: the broker does not let us listen on %s: %s", self._topic, refusal)
-        self._listening = not any(refusals)
+    def _on_subscribed(self, _: int, errors: Sequence[str]) -> None:
+        for error in filter(None, errors):
+            log.error("commands: the broker rejected the subscription to %s: %s", self._topic, error)
+        self._subscribed = not any(errors)
 
-    def _published(self, mid: int, refusal: str) -> None:
-        self._unconfirmed.discard(mid)
-        if refusal:
-            log.warning("commands: the broker did not take an answer: %s", refusal)
+    def _on_published(self, mid: int, error: str) -> None:
+        self._unacked.discard(mid)
+        if error:
+            log.warning("commands: the broker rejected a result: %s", error)
 
-    def _message(self, message: MQTTMessage) -> None:
-        """On the thread of the connection: acknowledge, and leave the command for the loop."""
+    def _on_message(self, message: MQTTMessage) -> None:
+        """Acknowledge a request and queue its command; called on the thread of the connection."""
         if self._client is not None and message.qos:
             self._client.ack(message.mid, message.qos)
         if message.retain:
-            why = f"a retained message on {self._topic} is not carried out; delete it"
-            self._refusals.tell(_action_in(message.payload), why)
+            reason = f"{self._topic} has a retained message, which is not executed; delete it"
+            self._rejected.report(_action_in(message.payload), reason)
             return
         address = self._address_of(message)
         try:
             action, stream = parse_command(_read(message.payload))
         except ValueError as error:
-            self._refuse(address, _action_in(message.payload), str(error))
+            self._reject(address, _action_in(message.payload), str(error))
             return
-        if not self._commands.put(Command(action, stream, lambda answer: self._answer(address, answer))):
-            self._refuse(address, action, "too many commands are waiting")
+        if not self._commands.put(Command(action, stream, lambda result: self._respond(address, result))):
+            self._reject(address, action, "too many commands are waiting")
 
-    def _refuse(self, address: _ReturnAddress, action: str, why: str) -> None:
-        self._refusals.tell(str(action), why)
-        self._answer(address, CommandResult(False, why))
+    def _reject(self, address: _ReturnAddress, action: str, reason: str) -> None:
+        self._rejected.report(str(action), reason)
+        self._respond(address, CommandResult(False, reason))
 
     def _address_of(self, message: MQTTMessage) -> _ReturnAddress:
-        """The response topic of a request, unless it is our own, the broker's, or a filter."""
+        """Return the response topic of a request, unless it is the command topic, a $ topic or a filter."""
         properties: Any = message.properties
-        wanted = getattr(properties, "ResponseTopic", "")
-        if not wanted or wanted == self._topic or wanted.startswith("$") or any(letter in wanted for letter in "+#\0"):
-            wanted = f"{self._topic}/response"
-        return _ReturnAddress(wanted, getattr(properties, "CorrelationData", None))
+        topic = getattr(properties, "ResponseTopic", "")
+        if not topic or topic == self._topic or topic.startswith("$") or any(letter in topic for letter in "+#\0"):
+            topic = f"{self._topic}/response"
+        return _ReturnAddress(topic, getattr(properties, "CorrelationData", None))
 
-    def _answer(self, address: _ReturnAddress, answer: CommandResult) -> None:
-        """Publish an answer; from any thread."""
-        payload = json.dumps(answer.as_dict()).encode()
+    def _respond(self, address: _ReturnAddress, result: CommandResult) -> None:
+        """Publish a result; called from any thread."""
+        payload = json.dumps(result.as_dict()).encode()
 
         def publish(client: Client) -> None:
-            if len(self._unconfirmed) >= _MAX_UNCONFIRMED:
-                log.warning("commands: an answer is dropped: the broker does not confirm those before it")
+            if len(self._unacked) >= _MAX_UNACKED:
+                log.warning("commands: a result is dropped: the broker does not acknowledge earlier ones")
                 return
-            self._unconfirmed.add(
-                client.publish(address.topic, payload, _QOS, properties=self._properties(address)).mid
-            )
+            self._unacked.add(client.publish(address.topic, payload, _QOS, properties=self._properties(address)).mid)
 
         self._connection.later(publish)
 
     def _properties(self, address: _ReturnAddress) -> Properties | None:
-        if not self._newest:
+        if not self._mqtt5:
             return None
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ContentType = "application/json"
@@ -172,7 +170,7 @@ class ControlMqtt:
 
 
 def _read(payload: bytes | bytearray) -> object:
-    """The JSON of a request.  Raises ValueError."""
+    """Parse the JSON of a request.  Raises ValueError."""
     if len(payload) > MAX_COMMAND_BYTES:
         raise ValueError(f"expected at most {MAX_COMMAND_BYTES} bytes")
     try:
@@ -182,7 +180,7 @@ def _read(payload: bytes | bytearray) -> object:
 
 
 def _action_in(payload: bytes | bytearray) -> str:
-    """The action of a request that is no command, as far as it can be read."""
+    """Return the action of an invalid request, or `UNKNOWN`."""
     try:
         data = _read(payload)
     except ValueError:

@@ -26,9 +26,9 @@ from stream_gru.runtime.control.commands import (
     Command,
     CommandResult,
     Commands,
+    RejectedCommands,
     parse_command,
 )
-from stream_gru.runtime.control.rejections import RejectedCommands
 from stream_gru.runtime.http.broadcast import MAX_CLIENTS, OutputBroadcaster
 from stream_gru.runtime.http.limits import BoundedConnection
 from stream_gru.runtime.http.load_shedding import FairLimiter
@@ -160,7 +160,7 @@ def command_route(api: Api, action: Action, refusals: RejectedCommands) -> Calla
             return await _ask(api.commands, partial(Command, action, stream, state=state, replace=replace))
         except _Refused as refused:
             client = f" (from {request.client.host})" if request.client is not None else ""
-            refusals.tell(str(action), f"{refused}{client}")
+            refusals.report(str(action), f"{refused}{client}")
             return refused.answer
 
     return answer

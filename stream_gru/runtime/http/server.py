@@ -26,8 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from stream_gru.core.errors import ConfigError
-from stream_gru.runtime.control.commands import Action
-from stream_gru.runtime.control.rejections import RejectedCommands
+from stream_gru.runtime.control.commands import Action, RejectedCommands
 from stream_gru.runtime.http.api import Api, command_route, outputs_route, status_route, streams_route
 from stream_gru.runtime.http.host_check import HostGuard, is_loopback
 from stream_gru.runtime.http.limits import BACKLOG, QUEUE, BoundedConnection, limit_buffers

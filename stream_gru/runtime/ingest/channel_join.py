@@ -32,15 +32,13 @@ from itertools import repeat
 
 import numpy as np
 
-from stream_gru.core.keyed_state import DirtySet
 from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch, empty_batch, merge_rejected
 from stream_gru.runtime.ingest.channel_join_state import (
     MOST_PENDING,
     NEVER,
     JoinState,
+    JoinStates,
     Tick,
-    read_stream,
-    stream_bytes,
 )
 
 _NAN = float("nan")
@@ -76,7 +74,7 @@ class ChannelJoiner:
     """Joins partial records of any number of streams; shared by sources that bring channels of the same streams.
 
     At most 64 ticks of a stream wait, then the oldest goes; records of more than ``max_streams`` streams are dropped.
-    It fulfils `Stateful`: what waits is as durable as what is held.
+    ``state``: what waits is as durable as what is held.
     """
 
     def __init__(
@@ -87,13 +85,12 @@ class ChannelJoiner:
         self._channels, self._period_ns = channels, period_ns
         self._max_age_ns, self._wait_ns, self.max_streams = max_age_ns, wait_ns, max_streams
         self._backwards_ns = max(_BACKWARDS_NS, wait_ns, period_ns)
-        self._streams: dict[str, JoinState] = {}
-        self._changes = DirtySet()
+        self.state = JoinStates(channels, period_ns)
 
     @property
     def pending(self) -> int:
         """Ticks that wait for channels, of all streams."""
-        return sum(len(stream.pending) for stream in self._streams.values())
+        return sum(len(stream.pending) for _, stream in self.state.items())
 
     def join(self, batch: SampleBatch) -> Joined:
         """Take partial records in: NaN is a channel that a record does not have.  Return what became complete.
@@ -109,36 +106,10 @@ class ChannelJoiner:
     def flush(self) -> SampleBatch:
         """Emit all that is pending, streams in the order of their names: no more records will come."""
         rows = _Rows()
-        for name in sorted(name for name, stream in self._streams.items() if stream.pending):
-            self._changes.add(name)
-            self._emit(name, self._streams[name], -NEVER, rows)
+        for name, stream in sorted((name, stream) for name, stream in self.state.items() if stream.pending):
+            self.state.touch(name)
+            self._emit(name, stream, -NEVER, rows)
         return self._columns(rows)
-
-    def dirty_keys(self) -> tuple[str, ...]:
-        """Streams that had a record since the last `mark_clean`, or were emitted by `flush`."""
-        return self._changes.names()
-
-    def mark_clean(self) -> None:
-        """What has changed was written down."""
-        self._changes.clear()
-
-    def snapshot(self, stream: str) -> bytes | None:
-        """All that is remembered of a stream, what it has pending too; None when it is unknown."""
-        found = self._streams.get(stream)
-        return None if found is None else stream_bytes(found, self._period_ns)
-
-    def restore(self, stream: str, data: bytes) -> None:
-        """Remember what `snapshot` gave, in place of what is known; also where there are ``max_streams`` already.
-
-        Raises IncompatibleStateError when it is of other channels or another period, StateError when it is damaged.
-        """
-        self._streams[stream] = read_stream(data, self._channels, self._period_ns, stream)
-        self._changes.drop(stream)
-
-    def evict(self, stream: str) -> None:
-        """Let go of a stream and of what it has pending; quiet when it is unknown."""
-        self._streams.pop(stream, None)
-        self._changes.drop(stream)
 
     def _take(self, batch: SampleBatch, rows: _Rows) -> int:
         present = ~np.isnan(batch.values)
@@ -205,13 +176,13 @@ class ChannelJoiner:
 
     def _stream_at(self, name: str, time: int, sequence: int, rows: _Rows) -> JoinState | None:
         """The stream of a record at its new time, begun afresh where need be; None when there are too many."""
-        stream = self._streams.get(name) or self._begin(name)
+        stream = self.state.get(name) or self._begin(name)
         if stream is None:
             return None
-        self._changes.add(name)
+        self.state.touch(name)
         if time < stream.newest - self._backwards_ns or 0 <= sequence != stream.sequence >= 0:
             self._emit(name, stream, -NEVER, rows)
-            stream = self._streams[name] = self._fresh(stream)
+            stream = self.state.put(name, self._fresh(stream))
         if sequence >= 0:
             stream.sequence = sequence
         if time > stream.newest:
@@ -229,10 +200,9 @@ class ChannelJoiner:
             self._emit(name, stream, due, rows)
 
     def _begin(self, name: str) -> JoinState | None:
-        if len(self._streams) >= self.max_streams:
+        if len(self.state) >= self.max_streams:
             return None
-        stream = self._streams[name] = JoinState([_NAN] * self._channels, [NEVER] * self._channels)
-        return stream
+        return self.state.put(name, JoinState([_NAN] * self._channels, [NEVER] * self._channels))
 
     def _fresh(self, stream: JoinState) -> JoinState:
         """The stream as if nothing had been seen of it, but for a flag that is still to be told."""

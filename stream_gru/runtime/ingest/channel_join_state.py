@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from stream_gru.core.errors import IncompatibleStateError
-from stream_gru.core.keyed_state import Int64, corrupt_state, decode, encode
+from stream_gru.core.keyed_state import Int64, KeyedState, corrupt_state, decode, encode
 
 NEVER = -(2**63)
 MOST_PENDING = 64
@@ -71,52 +71,55 @@ class _Form(Struct, array_like=True, forbid_unknown_fields=True):
     flagged: Int64
 
 
-def stream_bytes(stream: JoinState, period_ns: int) -> bytes:
-    """The memory of a stream as `read_stream` takes it; the same memory always gives the same bytes."""
-    pending = [stream.pending[time_ns] for time_ns in sorted(stream.pending)]
-    return encode(
-        _Form(
-            period_ns,
-            stream.held,
-            stream.held_ns,
-            pending,
-            stream.newest,
-            stream.emitted,
-            stream.sequence,
-            stream.reset,
-            stream.flagged,
+class JoinStates(KeyedState[JoinState]):
+    """The states of all streams; ``channels`` every ``period_ns``."""
+
+    def __init__(self, channels: int, period_ns: int) -> None:
+        super().__init__(_Form, "the channel join")
+        self._channels, self._period_ns = channels, period_ns
+
+    def _dump(self, record: JoinState) -> bytes:
+        pending = [record.pending[time_ns] for time_ns in sorted(record.pending)]
+        return encode(
+            _Form(
+                self._period_ns,
+                record.held,
+                record.held_ns,
+                pending,
+                record.newest,
+                record.emitted,
+                record.sequence,
+                record.reset,
+                record.flagged,
+            )
         )
-    )
 
-
-def read_stream(data: bytes, channels: int, period_ns: int, name: str) -> JoinState:
-    """Read what `stream_bytes` gave.
-
-    Raises IncompatibleStateError for a stream of other channels or another period, StateError for damage.
-    """
-    what = f"{name} in the assembly of its channels"
-    form = decode(data, _Form, what)
-    lists = [form.held, form.held_ns, *(one for tick in form.pending for one in (tick.values, tick.times))]
-    if form.period_ns != period_ns or any(len(one) != channels for one in lists):
-        raise IncompatibleStateError(
-            f"{what}: expected {channels} channels every {period_ns} ns, got {len(form.held)} every {form.period_ns} ns"
+    def _load(self, key: str, data: bytes) -> JoinState:
+        """Raises IncompatibleStateError for a stream of other channels or another period, StateError for damage."""
+        owner = f"the channel join, {key}"
+        form = decode(data, _Form, owner)
+        lists = [form.held, form.held_ns, *(one for tick in form.pending for one in (tick.values, tick.times))]
+        if form.period_ns != self._period_ns or any(len(one) != self._channels for one in lists):
+            raise IncompatibleStateError(
+                f"stored state of {owner}: expected {self._channels} channels every {self._period_ns} ns, "
+                f"got {len(form.held)} every {form.period_ns} ns"
+            )
+        times = [tick.time_ns for tick in form.pending]
+        if times != sorted({time for time in times if time > form.emitted}):
+            raise corrupt_state(owner, "expected ticks in order, after the last one that was emitted")
+        if not all(map(_is_float32, (value for one in lists[::2] for value in one))):
+            raise corrupt_state(owner, "expected values of float32")
+        return JoinState(
+            form.held,
+            form.held_ns,
+            dict(zip(times, form.pending, strict=True)),
+            min(times, default=-NEVER),
+            form.newest,
+            form.emitted,
+            form.sequence,
+            form.reset,
+            form.flagged,
         )
-    times = [tick.time_ns for tick in form.pending]
-    if times != sorted({time for time in times if time > form.emitted}):
-        raise corrupt_state(what, "expected ticks in order, after the last one that was emitted")
-    if not all(map(_is_float32, (value for one in lists[::2] for value in one))):
-        raise corrupt_state(what, "expected values of float32")
-    return JoinState(
-        form.held,
-        form.held_ns,
-        dict(zip(times, form.pending, strict=True)),
-        min(times, default=-NEVER),
-        form.newest,
-        form.emitted,
-        form.sequence,
-        form.reset,
-        form.flagged,
-    )
 
 
 def _is_float32(value: float) -> bool:

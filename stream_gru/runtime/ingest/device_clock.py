@@ -36,12 +36,12 @@ class DeviceClock:
     """Turns device time into event time, stream by stream; a counter begins again after ``wrap_ns``.
 
     ``restarts`` counts devices that began anew, ``apart`` anchors taken because event and arrival had come apart.  Of
-    more than ``max_streams`` streams nothing is remembered: the time of arrival counts.  ``memory`` has the anchors.
+    more than ``max_streams`` streams nothing is remembered: the time of arrival counts.  ``state`` has the anchors.
     """
 
     def __init__(self, wrap_ns: int, max_streams: int = 10_000) -> None:
         self._wrap_ns, self.max_streams = wrap_ns, max_streams
-        self.memory: KeyedState[_ClockOffset] = KeyedState(_ClockOffset, "the clocks of devices")
+        self.state: KeyedState[_ClockOffset] = KeyedState(_ClockOffset, "device clocks")
         self.restarts = 0
         self.apart = 0
 
@@ -65,12 +65,12 @@ class DeviceClock:
 
     def _events(self, stream: str, device: I64, arrival: I64) -> I64:
         """Event times of rows of one stream."""
-        anchor = self.memory.get(stream)
+        anchor = self.state.get(stream)
         if anchor is None:
-            if len(self.memory) >= self.max_streams:
+            if len(self.state) >= self.max_streams:
                 return arrival
-            anchor = self.memory.put(stream, _ClockOffset(int(arrival[0] - device[0]), int(device[0]), int(arrival[0])))
-        self.memory.touch(stream)
+            anchor = self.state.put(stream, _ClockOffset(int(arrival[0] - device[0]), int(device[0]), int(arrival[0])))
+        self.state.touch(stream)
         events = device + anchor.offset
         onwards = device[0] >= anchor.device and bool(np.all(device[1:] >= device[:-1]))
         if onwards and bool(np.all(np.abs(arrival - events) <= _APART_NS)):

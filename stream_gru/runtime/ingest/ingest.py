@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol, runtime_checkable
 
 from stream_gru.core.errors import DataError
-from stream_gru.core.protocols import Decoder, Stateful
+from stream_gru.core.protocols import Decoder, HasState, Stateful
 from stream_gru.core.types import RawMessage, SampleBatch
-from stream_gru.runtime.control.commands import PauseFilter
+from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.rate_limit import RateLimit
@@ -51,14 +50,6 @@ class SharedStages:
 
 
 NO_STAGES = SharedStages(admit=lambda batch: batch)
-
-
-@runtime_checkable
-class _StatefulDecoder(Protocol):
-    """A decoder that keeps something of each device."""
-
-    @property
-    def memory(self) -> Stateful: ...
 
 
 class Ingest:
@@ -126,12 +117,12 @@ class Ingest:
         The state of ``decoder`` is by device, before streams are known; that of the others is by stream.
         """
         parts: dict[str, Stateful] = {}
-        if isinstance(self._decoder, _StatefulDecoder):
-            parts["decoder"] = self._decoder.memory
+        if isinstance(self._decoder, HasState):
+            parts["decoder"] = self._decoder.state
         if self._clock is not None:
-            parts["clock"] = self._clock.memory
+            parts["clock"] = self._clock.state
         if self._gaps is not None:
-            parts["sequence"] = self._gaps.memory
+            parts["gaps"] = self._gaps.state
         return parts
 
 

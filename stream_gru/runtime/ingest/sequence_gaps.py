@@ -24,11 +24,11 @@ class GapCounter:
 
     A lower number is a sample sent again or a device restarted, a jump over more than a million another device: no
     gaps.  Counters of 8, 16 and 32 bits go round.  Numbers below zero are none.  What is counted depends on the rows
-    alone, not on how they are batched.  Streams beyond ``max_streams`` are not watched.  ``memory`` has the numbers.
+    alone, not on how they are batched.  Streams beyond ``max_streams`` are not watched.  ``state`` has the numbers.
     """
 
     def __init__(self, max_streams: int = 10_000) -> None:
-        self.memory: KeyedState[_Place] = KeyedState(_Place, "the counters of devices")
+        self.state: KeyedState[_Place] = KeyedState(_Place, "device counters")
         self.max_streams = max_streams
 
     def observe(self, batch: SampleBatch) -> int:
@@ -45,13 +45,13 @@ class GapCounter:
     def _missing(self, stream: str, seq: I64) -> int:
         """Missing samples of one stream."""
         numbers: list[int] = seq.tolist()
-        place = self.memory.get(stream)
+        place = self.state.get(stream)
         if place is None:
-            if len(self.memory) >= self.max_streams:
+            if len(self.state) >= self.max_streams:
                 return 0
-            place = self.memory.put(stream, _Place(numbers[0], numbers[0]))
+            place = self.state.put(stream, _Place(numbers[0], numbers[0]))
             return sum(_step(place, number) for number in numbers[1:])
-        self.memory.touch(stream)
+        self.state.touch(stream)
         if numbers[0] == place.last + 1 and place.before == place.last and bool(np.all(np.diff(seq) == 1)):
             place.last = place.before = numbers[-1]
             return 0
