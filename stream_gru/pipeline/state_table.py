@@ -135,7 +135,7 @@ class StateTable:
     def _rows(self, slots: I64) -> U8:
         """Rows of (n,) slots as bytes, (n, bytes per row) uint8."""
         parts = [
-            np.ascontiguousarray(_little(array[slots])).view(np.uint8).reshape(len(slots), -1)
+            np.ascontiguousarray(array[slots], array.dtype.newbyteorder("<")).view(np.uint8).reshape(len(slots), -1)
             for array in self._arrays.values()
         ]
         return np.concatenate(parts, axis=1)
@@ -189,7 +189,3 @@ def _filled(column: Column, capacity: int) -> NDArray[np.generic]:
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def _little(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -1,10 +1,10 @@
-"""Rows as JSON lines, a batch at a time.
+"""Encodes outputs as JSON lines, a batch at a time.
 
-Numbers of a whole batch are written by one call into bytes and then cut into rows, because a call costs more than the
-numbers of a row.  What is written does not depend on the batch: the same row gives the same bytes.
+One call writes all numbers of a column, which are then cut into rows: a call costs more than the numbers of a row.  The
+bytes of a row do not depend on its batch.
 
-Decision: a row's ``id`` is stream and event time, not stream and steps: steps begin anew at every reset, a time comes
-once.  So an output that is sent again, after a crash too, has the id it had.
+Decision: the ``id`` of a row is stream and event time, not stream and step: steps restart at every reset, a time comes
+once.  So an output that is sent again, also after a crash, keeps its id.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import orjson
 from stream_gru.core.prediction import label_of, statuses
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import F32, OutputSpec, PredictionBatch, ResetReason
+
+_RESETS = [b"null" if reason is ResetReason.NONE else b'"%b"' % reason.text.encode() for reason in ResetReason]
 
 
 class JsonEncoder:
@@ -37,7 +39,7 @@ class JsonEncoder:
 
 
 def _columns(batch: PredictionBatch) -> list[Iterable[bytes]]:
-    """What goes into the places of the template, column by column."""
+    """The values of the template, column by column."""
     spec = batch.spec
     names = [orjson.dumps(name) for name in batch.stream_names]
     stream = batch.stream_index.tolist()
@@ -47,16 +49,17 @@ def _columns(batch: PredictionBatch) -> list[Iterable[bytes]]:
     if batch.device_seq is not None:
         columns.append([b"null" if n < 0 else b"%d" % n for n in batch.device_seq.tolist()])
     if batch.forecast is not None:
-        columns.extend(_rows_of_numbers(batch.forecast[:, d]) for d in range(len(spec.targets)))
+        columns += [_rows_of_numbers(batch.forecast[:, d]) for d in range(len(spec.targets))]
     if batch.lower is not None and batch.upper is not None:
         pairs = np.stack((batch.lower, batch.upper), axis=-1)
-        columns.extend(_rows_of_pairs(pairs[:, d]) for d in range(len(spec.targets)))
+        columns += [_rows_of_pairs(pairs[:, d]) for d in range(len(spec.targets))]
     if batch.probabilities is not None:
         columns.append(_classes(batch, batch.probabilities))
-        columns.extend(_numbers(batch.probabilities[:, i]) for i in range(len(spec.labels)))
+        columns += [_numbers(batch.probabilities[:, i]) for i in range(len(spec.labels))]
     if batch.alarm is not None:
         columns.append([b"true" if alarm else b"false" for alarm in batch.alarm.tolist()])
-    return [*columns, statuses(batch), _resets(batch), [b"%d" % n for n in batch.steps_since_reset.tolist()]]
+    resets = [_RESETS[code] for code in batch.reset.tolist()]
+    return [*columns, statuses(batch), resets, [b"%d" % n for n in batch.steps_since_reset.tolist()]]
 
 
 @lru_cache(maxsize=64)
@@ -109,8 +112,3 @@ def _classes(batch: PredictionBatch, probabilities: F32) -> list[bytes]:
         return [orjson.dumps(label_of(spec, row)) for row in probabilities]
     names = [orjson.dumps(label) for label in spec.labels] + [b"null"]
     return [names[i] for i in batch.predicted_class.tolist()]
-
-
-def _resets(batch: PredictionBatch) -> list[bytes]:
-    texts = [b"null" if reason is ResetReason.NONE else b'"%b"' % reason.text.encode() for reason in ResetReason]
-    return [texts[code] for code in batch.reset.tolist()]
