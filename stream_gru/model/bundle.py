@@ -1,17 +1,17 @@
-"""The bundle: a folder that training writes and everything else reads.  Never keras, never pickle.
+"""The bundle: the folder of a trained model.  Training writes it; everything else reads it, without keras or pickle.
 
     bundle/
       manifest.json   `stream_gru.model.manifest.Manifest`; SHA-256 and size of every other file
       weights.npz     plain float32 arrays named <layer>/<weight>
       model.tflite    signatures `step` and `scan`
       model.keras     for retraining; never read at run time
-      report.html     what was learnt (optional)
+      report.html     training report (optional)
 
-Nothing is believed before it is checked: sizes before reading, hashes before parsing, names and shapes before use.
+Loading checks sizes before reading, SHA-256 before parsing, names and shapes before use.
 
 Weights (dtype float32; C channels, I = C + calendar inputs, U units of a layer, its input width W):
     scaling/mean, scaling/scale     (C,)        scaled = (value - mean) / scale; 0 and 1 for categories
-    embedding_<c>/embeddings        (N, E)      of channel c with N categories; absent where they are one-hot
+    embedding_<c>/embeddings        (N, E)      of channel c with N categories; absent if one-hot
     recurrent_<i>/kernel            (W, G*U)    G = 3 gru (z, r, h), 4 lstm (i, f, c, o), 1 simple_rnn
     recurrent_<i>/recurrent_kernel  (U, G*U)
     recurrent_<i>/bias              (2, 3*U) gru with reset_after, else (G*U,); absent without use_bias
@@ -48,7 +48,7 @@ from stream_gru.model.manifest import (
 FORMAT_VERSION = 2
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_READ_BYTES = 64 * 1024 * 1024
-"""Of all files together that the runtime reads, and of all arrays together once they are unpacked."""
+"""Limit for all files that the runtime reads together, and for all unpacked arrays together."""
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.npz"
@@ -57,20 +57,20 @@ KERAS = "model.keras"
 REPORT = "report.html"
 _KNOWN_FILES = frozenset({WEIGHTS, TFLITE, KERAS, REPORT})
 _READ = frozenset({WEIGHTS, TFLITE})
-# What .npz and .npy say about one array, generously.
+# Upper bound for the headers of one array in .npz and .npy.
 _HEADER_BYTES = 4096
 _MAX_PRINTED_CHARS = 500
 
 
 class _Head(Struct):
-    """The one key that every format has."""
+    """The one key that every format version has."""
 
     format_version: int
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: its manifest, its weights and, where present, its LiteRT flatbuffer."""
+    """A verified bundle: manifest, weights by name and, if present, the LiteRT flatbuffer."""
 
     path: Path
     manifest: Manifest
@@ -78,12 +78,12 @@ class Bundle:
     tflite: bytes | None
 
     def with_manifest(self, **changes: object) -> Bundle:
-        """The same weights under a manifest with changes, in memory only."""
+        """The same bundle with changed keys in its manifest, in memory only."""
         return replace(self, manifest=msgspec.structs.replace(self.manifest, **changes))
 
 
 def model_id(manifest: Manifest, weights: dict[str, F32]) -> str:
-    """Name a model by what it computes: 12 hexadecimal digits of SHA-256 over its weights and contract.
+    """Identify what a model computes: 12 hexadecimal digits of SHA-256 over its weights and the keys that matter.
 
     Two models with the same id give the same outputs, so their hidden states are interchangeable.
     """
@@ -109,29 +109,29 @@ def model_id(manifest: Manifest, weights: dict[str, F32]) -> str:
 
 
 def document_digest(document: dict[str, object]) -> str:
-    """SHA-256 over everything else a manifest says, so that a changed limit or calibration does not pass unseen.
+    """SHA-256 over all other keys of a manifest, so that a changed limit or calibration is detected.
 
-    It is taken of the document as it is written, so that keys that are younger than a bundle do not count for it.
+    It is computed from the document as written: keys that are newer than the bundle do not affect it.
     """
     return hashlib.sha256(msgspec.json.encode({**document, "digest": ""}, order="sorted")).hexdigest()
 
 
 def check_target(path: Path) -> None:
-    """Raise BundleError where `write_bundle` could not write: something else than a bundle, or no way to get there."""
+    """Raise BundleError when `write_bundle` cannot write: ``path`` is not a bundle, or its folder is not writable."""
     if not path.name or (
         path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not (path / MANIFEST).exists()
     ):
         raise BundleError(f"{path}: expected a new path or an older bundle to replace, found something else")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BundleError(f"{path}: cannot be written: {parent} is no folder that may be written to")
+        raise BundleError(f"{path}: cannot be written: {parent} is not a writable folder")
 
 
 def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra: dict[str, bytes]) -> Bundle:
-    """Write a bundle and load it again, so that what is on disk has been verified.
+    """Write a bundle atomically and load it again, so that the files on disk are verified.
 
-    ``extra`` holds the bytes of the other files by name.  The folder appears whole or not at all; an older bundle at
-    ``path`` is replaced.  Raises BundleError as `check_target` does, and for a file that would be too large to be read.
+    ``extra``: bytes of the other files by name.  An older bundle at ``path`` is replaced.  Raises BundleError as
+    `check_target` does, and for a file that would be too large to be read.
     """
     check_target(path)
     contents = {WEIGHTS: _pack_weights(weights), **extra}
@@ -142,7 +142,7 @@ def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra:
         name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         for name, data in sorted(contents.items())
     }
-    # As it will be read: 1 where a float belongs becomes 1.0, which counts for the digests.
+    # Normalise to what a reader gets: an integer in a float key becomes a float, which changes the digests.
     manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
     manifest = msgspec.structs.replace(manifest, model_id=model_id(manifest, weights), files=entries)
     manifest = msgspec.structs.replace(manifest, digest=document_digest(msgspec.to_builtins(manifest)))
@@ -169,8 +169,8 @@ def write_bundle(path: Path, manifest: Manifest, weights: dict[str, F32], extra:
 def load_bundle(path: Path | str) -> Bundle:
     """Read and verify a bundle.
 
-    Raises BundleError (missing, damaged, truncated, too large), UnsupportedModelError (a newer format, an unknown
-    layer, key or file).  Nothing but the manifest is parsed before its hash was compared.
+    Raises BundleError (missing, damaged, truncated, too large), UnsupportedModelError (another format version, an
+    unknown layer, key or file).  Only the manifest is parsed before its hash is compared.
     """
     path = Path(path)
     if not path.is_dir():
@@ -189,7 +189,7 @@ def load_bundle(path: Path | str) -> Bundle:
 
 
 def verify_files(bundle: Bundle) -> None:
-    """Compare the hashes of all files, also of those the runtime never reads.  Raises BundleError."""
+    """Compare the hashes of all files, including those that the runtime does not read.  Raises BundleError."""
     for name, entry in bundle.manifest.files.items():
         _read_checked(bundle.path / name, entry)
 
@@ -203,30 +203,30 @@ def _read_manifest(path: Path) -> Manifest:
     if head.format_version != FORMAT_VERSION:
         raise UnsupportedModelError(
             f"{path}: format_version: this version of stream-gru reads {FORMAT_VERSION}, got {head.format_version};"
-            " install a newer stream-gru or train the bundle again"
+            " install a matching stream-gru or train the bundle again"
         )
     try:
         manifest = msgspec.json.decode(text, type=Manifest)
         if manifest.digest != document_digest(msgspec.json.decode(text)):
-            raise BundleError(f"{path}: digest: does not fit the rest; the manifest was changed")
+            raise BundleError(
+                f"{path}: digest: expected the SHA-256 of the other keys, got another value; the manifest was changed"
+            )
         return manifest
     except msgspec.ValidationError as error:
-        raise UnsupportedModelError(
-            f"{path}: a layer, key or option this version does not know: {_safe(error)}"
-        ) from error
+        raise UnsupportedModelError(f"{path}: not supported by this version of stream-gru: {_safe(error)}") from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not a manifest: {_safe(error)}") from error
 
 
 def _safe(what: object) -> str:
-    """What a stranger has written, as it may stand in a message: not long, and nothing a terminal would obey."""
+    """Untrusted text for a message: shortened, and without control characters."""
     text = str(what)
     text = text if len(text) <= _MAX_PRINTED_CHARS else f"{text[:_MAX_PRINTED_CHARS]}…"
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def _check_contract(path: Path, manifest: Manifest) -> None:
-    """Refuse a manifest that contradicts itself, before any array is read."""
+    """Check the rules of the manifest and the declared sizes before any array is read.  Raises BundleError."""
     unknown = sorted(set(manifest.files) - _KNOWN_FILES)
     if unknown:
         raise UnsupportedModelError(f"{path / MANIFEST}: files: unknown file {_safe(unknown[0])!r}")
@@ -247,10 +247,10 @@ def _declared_bytes(shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most ``limit`` bytes; a link is refused, and nothing is waited for."""
+    """Read a regular file of at most ``limit`` bytes without following a link or blocking.  Raises BundleError."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(handle, "rb") as file:  # noqa: PTH123 - a path would be looked up a second time
+        with open(handle, "rb") as file:  # noqa: PTH123 - a path would be resolved a second time
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise BundleError(f"{path}: expected a plain file, found something else")
@@ -276,7 +276,7 @@ def _read_checked(path: Path, entry: FileEntry) -> bytes:
 
 
 def _pack_weights(weights: dict[str, F32]) -> bytes:
-    """Pack arrays as ``.npz`` whose bytes depend on nothing but the arrays (no clock, no compression)."""
+    """Pack arrays as ``.npz`` bytes that depend on the arrays only (no timestamps, no compression)."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(weights):
@@ -287,9 +287,9 @@ def _pack_weights(weights: dict[str, F32]) -> bytes:
 
 
 def _unpack_weights(path: Path, data: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, F32]:
-    """Check names and declared sizes against ``shapes`` first, then read; every number must be finite."""
+    """Check names and declared sizes against ``shapes``, then read; every number must be finite."""
     limit = _declared_bytes(shapes) + _HEADER_BYTES * (len(shapes) + 1)
-    if len(data) > limit:  # the list of its members alone might fill the memory
+    if len(data) > limit:  # its list of members alone could fill the memory
         raise BundleError(f"{path}: expected at most {limit:,} bytes for the arrays of the layers, got {len(data):,}")
     weights: dict[str, F32] = {}
     try:
@@ -304,13 +304,13 @@ def _unpack_weights(path: Path, data: bytes, shapes: dict[str, tuple[int, ...]])
                 weights[name] = _read_array(path, archive, members[name], name, shape)
     except BundleError:
         raise
-    except Exception as error:  # zipfile and zlib raise a dozen kinds for damaged archives
+    except Exception as error:  # zipfile and zlib raise many kinds for damaged archives
         raise BundleError(f"{path}: not a plain .npz of float32 arrays: {_safe(error)}") from error
     return weights
 
 
 def _check_member(path: Path, member: zipfile.ZipInfo, name: str, shape: tuple[int, ...]) -> None:
-    """Refuse what its own entry says is too large or packed, before any of it is read."""
+    """Check the declared size and compression of a member before reading it.  Raises BundleError."""
     if member.file_size > 4 * math.prod(shape) + _HEADER_BYTES:
         raise BundleError(f"{path}: {name}: expected an array of shape {shape}, found {member.file_size:,} bytes")
     if member.compress_type != zipfile.ZIP_STORED:
@@ -325,7 +325,7 @@ def _read_array(
     if np.lib.format.read_magic(data) != (1, 0):
         raise BundleError(f"{path}: {name}: expected an array in format 1.0")
     found, by_columns, dtype = np.lib.format.read_array_header_1_0(data)
-    # Compared before anything of the declared size is made; the dtype of a pickled array is object.
+    # Compared before memory of the declared size is allocated; the dtype of a pickled array is object.
     if found != shape or by_columns or dtype != np.dtype("<f4"):
         raise BundleError(f"{path}: {name}: expected float32 {shape} in rows, got {_safe(dtype)} {_safe(found)}")
     array = np.frombuffer(data.read(), np.dtype("<f4")).astype(np.float32).reshape(shape)

@@ -1,8 +1,8 @@
-"""Recurrent cells explained: equations, what each gate does, where it stands in the arrays, how many numbers it has.
+"""Explain recurrent cells: equations, role of each gate, its columns in the arrays, number of parameters.
 
-Layouts and equations are those of Keras.  Names in the equations: ``x`` (I) inputs, ``h`` (U) state before the step,
-``h'`` state after it; ``W``, ``R``, ``b`` the blocks of kernel, recurrent kernel and bias; ``@`` is the product with a
-matrix, ``*`` that of element with element.  Printed equations are computed by a test and compared with the engine.
+Layouts and equations are those of Keras.  In the equations ``x`` (I) is the input, ``h`` (U) the state before the step,
+``h'`` the state after it; ``W``, ``R``, ``b`` are blocks of kernel, recurrent kernel and bias; ``@`` is the matrix
+product, ``*`` the elementwise product.  A test evaluates the printed equations and compares them with an engine.
 
 Source: Cho et al. 2014, arXiv:1406.1078 (GRU); Chung et al. 2014, arXiv:1412.3555 (GRU with the other sense of z);
 Hochreiter and Schmidhuber 1997 and Gers et al. 2000 (LSTM); Elman 1990 (simple RNN).
@@ -40,11 +40,11 @@ class Block(Struct, frozen=True, kw_only=True):
     last: int
 
 
-class Variant(Struct, frozen=True, kw_only=True):
+class CellVariant(Struct, frozen=True, kw_only=True):
     """One kind of cell with a layer's U, I, activations and ``use_bias``.
 
-    ``by_formula`` as `parameter_formula` says, ``by_count`` the sizes of the arrays a bundle would hold, ``in_bundle``
-    those of the arrays it does hold (of its own kind only, else None).
+    Number of parameters: ``by_formula`` as in `parameter_formula`, ``by_count`` from the shapes of a bundle's arrays,
+    ``in_bundle`` from the arrays of this bundle (None for a kind that the layer is not).  ``state``: numbers of state.
     """
 
     title: str
@@ -59,13 +59,13 @@ class Variant(Struct, frozen=True, kw_only=True):
     in_bundle: int | None
 
 
-class Explained(Struct, frozen=True, kw_only=True):
-    """A layer as it is and as the other kinds of cells; ``inputs`` says what its I inputs are."""
+class LayerExplanation(Struct, frozen=True, kw_only=True):
+    """A layer as it is and as the other kinds of cells; ``inputs`` describes its I inputs."""
 
     layer: str
     units: int
     inputs: str
-    variants: list[Variant]
+    variants: list[CellVariant]
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ _Z_KEEPS = (
 )
 _GRU_BLOCKS = (
     ("z", "update gate: the share of the old state that is kept"),
-    ("r", "reset gate: how much of the old state the candidate may see; near 0 it begins afresh"),
-    ("candidate", "what the new state would be if nothing were kept"),
+    ("r", "reset gate: how much of the old state the candidate may see; near 0 none of it"),
+    ("candidate", "the new state if nothing of the old one were kept"),
 )
 _GATES = ("z = g(x @ W_z + b_z + h @ R_z + d_z)", "r = g(x @ W_r + b_r + h @ R_r + d_r)")
 _MIX = "h' = z * h + (1 - z) * candidate"
@@ -95,7 +95,7 @@ _CELLS: dict[tuple[Cell, bool], _Cell] = {
         (
             *_Z_KEEPS,
             "r is applied after the product with the recurrent kernel, as cuDNN does.",
-            "That product has a bias of its own: the array bias has two rows, b for the inputs, d for the product.",
+            "That product has its own bias: the array bias has two rows, b for the inputs, d for the product.",
         ),
     ),
     ("gru", False): _Cell(
@@ -105,7 +105,7 @@ _CELLS: dict[tuple[Cell, bool], _Cell] = {
         (*_Z_KEEPS, "r is applied before the product with the recurrent kernel, as in Cho et al. 2014."),
     ),
     ("simple_rnn", False): _Cell(
-        (("h'", "the new state, made anew at every step: there is no gate, nothing is kept as it is"),),
+        (("h'", "the new state, computed at every step; there is no gate that keeps the old one"),),
         ("h' = f(x @ W + b + h @ R)",),
         (),
     ),
@@ -129,10 +129,10 @@ _CELLS: dict[tuple[Cell, bool], _Cell] = {
 }  # fmt: skip
 
 
-def explain(bundle: Bundle) -> list[Explained]:
-    """Every recurrent layer of a bundle."""
+def explain(bundle: Bundle) -> list[LayerExplanation]:
+    """Explain every recurrent layer of a bundle."""
     return [
-        Explained(
+        LayerExplanation(
             layer=layer.name,
             units=layer.units,
             inputs=_inputs(bundle.manifest, index),
@@ -143,7 +143,7 @@ def explain(bundle: Bundle) -> list[Explained]:
 
 
 def equations_of(layer: Layer) -> list[str]:
-    """The equations of a layer's cell, with its own activations and, without ``use_bias``, without biases."""
+    """The equations of a layer's cell with its activations, and without biases if it has none."""
     lines = []
     for equation in _CELLS[_kind(layer)].equations:
         left, _, right = equation.partition(" = ")
@@ -157,17 +157,17 @@ def equations_of(layer: Layer) -> list[str]:
 
 
 def blocks_of(layer: Layer) -> list[Block]:
-    """Which columns of kernel, recurrent kernel and bias belong to which gate."""
+    """Columns of kernel, recurrent kernel and bias of each gate."""
     u = layer.units
     named = _CELLS[_kind(layer)].blocks
     return [Block(name=name, role=role, first=n * u, last=n * u + u - 1) for n, (name, role) in enumerate(named)]
 
 
-def explanation_lines(explained: list[Explained]) -> list[str]:
-    """Equations, gates and blocks for people: of each layer, then of the kinds of cells that no layer is."""
+def explanation_lines(explained: list[LayerExplanation]) -> list[str]:
+    """Text of equations, gates and blocks: of each layer, then of the kinds of cells that no layer has."""
     lines = [
         "x inputs, h state before the step, h' after it; W kernel, R recurrent kernel, b and d bias, in blocks of U",
-        "columns; @ product with a matrix, * element with element; a gate that is a sigmoid lies between 0 and 1.",
+        "columns; @ matrix product, * elementwise product; a sigmoid gate lies between 0 and 1.",
     ]
     shown = set()
     for one in explained:
@@ -176,12 +176,12 @@ def explanation_lines(explained: list[Explained]) -> list[str]:
         lines += ["", f"{one.layer}: {own.title}; U = {one.units}, I = {one.inputs}", *_variant_lines(own)]
     for variant in explained[0].variants:
         if variant.title not in shown:
-            lines += ["", f"in the place of {explained[0].layer}: {variant.title}", *_variant_lines(variant)]
+            lines += ["", f"instead of {explained[0].layer}: {variant.title}", *_variant_lines(variant)]
     return lines
 
 
-def comparison_lines(explained: list[Explained]) -> list[str]:
-    """The four kinds of cells side by side, for each layer."""
+def comparison_lines(explained: list[LayerExplanation]) -> list[str]:
+    """Table of the four kinds of cells for each layer."""
     lines: list[str] = []
     for one in explained:
         head = [f"{one.layer} as", "blocks", "state", "parameters", "by formula", "by count", "in the bundle"]
@@ -201,28 +201,28 @@ def comparison_lines(explained: list[Explained]) -> list[str]:
     return lines[1:]
 
 
-def _variant_lines(variant: Variant) -> list[str]:
-    wide = max(len(block.name) for block in variant.blocks)
+def _variant_lines(variant: CellVariant) -> list[str]:
+    width = max(len(block.name) for block in variant.blocks)
     columns = [f"{block.first}..{block.last}" for block in variant.blocks]
     return [
         *(f"    {equation}" for equation in variant.equations),
         *(
-            f"    {block.name:{wide}}  columns {span:{max(map(len, columns))}}  {block.role}"
+            f"    {block.name:{width}}  columns {span:{max(map(len, columns))}}  {block.role}"
             for block, span in zip(variant.blocks, columns, strict=True)
         ),
         *(f"    {note}" for note in variant.notes),
     ]
 
 
-def _variants(bundle: Bundle, layer: Layer) -> list[Variant]:
-    """The four kinds of cells in the place of a layer."""
-    real = sum(array.size for name, array in bundle.weights.items() if name.startswith(f"{layer.name}/"))
+def _variants(bundle: Bundle, layer: Layer) -> list[CellVariant]:
+    """The four kinds of cells instead of a layer."""
+    in_bundle = sum(array.size for name, array in bundle.weights.items() if name.startswith(f"{layer.name}/"))
     found = []
     for kind in _VARIANTS:
         other = replace(layer, cell=kind[0], reset_after=kind[1])
         formula, number = parameter_formula(other)
         found.append(
-            Variant(
+            CellVariant(
                 title=_TITLES[kind],
                 own=kind == _kind(layer),
                 equations=equations_of(other),
@@ -232,7 +232,7 @@ def _variants(bundle: Bundle, layer: Layer) -> list[Variant]:
                 formula=formula,
                 by_formula=number,
                 by_count=count_arrays(bundle.manifest, other),
-                in_bundle=real if kind == _kind(layer) else None,
+                in_bundle=in_bundle if kind == _kind(layer) else None,
             )
         )
     return found
@@ -243,26 +243,26 @@ def _kind(layer: Layer) -> tuple[Cell, bool]:
 
 
 def count_arrays(manifest: Manifest, layer: Layer) -> int:
-    """Numbers in the arrays that a bundle with this layer in the place of its namesake would hold for it."""
+    """Number of parameters of a layer by the array shapes of a bundle in which it replaces the layer of its name."""
     layers = [layer if other.name == layer.name else other for other in manifest.layers]
     shapes = weight_shapes(replace(manifest, layers=layers))
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(f"{layer.name}/"))
 
 
 def _inputs(manifest: Manifest, index: int) -> str:
-    """How many inputs a layer has, and what they are."""
+    """Number and kind of a layer's inputs."""
     if index:
         return f"{manifest.layers[index].input_size} units of {manifest.layers[index - 1].name}"
     parts = [(len(manifest.numeric_index), "quantities"), (2 * len(manifest.calendar), "of the calendar")]
     for part in manifest.categorical:
         kind = "vector of" if part.units else "one-hot of"
         parts.append((part.width, f"{kind} {manifest.channels[part.index].name}"))
-    said = " + ".join(f"{size} {what}" for size, what in parts if size)
-    return f"{manifest.feature_size} ({said})"
+    kinds = " + ".join(f"{size} {what}" for size, what in parts if size)
+    return f"{manifest.feature_size} ({kinds})"
 
 
 def parameter_rows(bundle: Bundle) -> list[dict[str, Any]]:
-    """For each part of the network: parameters by formula and counted in the weights."""
+    """One row per part of the network: parameters by formula and as counted in the weights."""
     rows: list[dict[str, Any]] = []
     manifest = bundle.manifest
     for part in manifest.categorical:

@@ -1,6 +1,6 @@
-"""What the manifest of a bundle says: the contract between training and everything that reads a model.
+"""The manifest of a bundle: the contract between training and everything that reads a model.
 
-Structs refuse unknown keys: a layer, option or file this version does not know is an error, not a guess.
+Structs reject unknown keys, so a layer, option or file of another version is an error.
 Sizes: C channels, I inputs, S state numbers, K outputs, D targets, H horizon, Q quantiles, L labels.
 """
 
@@ -21,7 +21,7 @@ class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Channel(_Part, frozen=True, kw_only=True):
-    """One input channel: allowed range (values outside count as missing) and the range seen in training."""
+    """One input channel: allowed range (values outside it count as missing) and range seen in training."""
 
     name: str
     seen_min: float
@@ -41,7 +41,7 @@ class Embedding(_Part, frozen=True, kw_only=True):
 
 
 class Layer(_Part, frozen=True, kw_only=True):
-    """One recurrent layer, exactly what a step of it needs to know."""
+    """One recurrent layer: the parameters of its step."""
 
     name: str
     cell: Cell
@@ -54,12 +54,12 @@ class Layer(_Part, frozen=True, kw_only=True):
 
     @property
     def gates(self) -> int:
-        """How many blocks of U columns the kernels have."""
+        """Number of blocks of U columns in the kernels."""
         return {"gru": 3, "lstm": 4, "simple_rnn": 1}[self.cell]
 
     @property
     def state_size(self) -> int:
-        """Numbers of this layer in a row of the hidden state; LSTM keeps h, then c."""
+        """Numbers of this layer in a row of the hidden state; LSTM: h, then c."""
         return self.units * (2 if self.cell == "lstm" else 1)
 
     @property
@@ -93,7 +93,7 @@ class Forecast(_Part, frozen=True, kw_only=True):
 class Classes(_Part, frozen=True, kw_only=True):
     """The class head: L probabilities after the forecast's outputs.
 
-    ``logistic``: two labels, one logit; its outputs are the probabilities of both all the same.
+    ``logistic``: two labels from one logit; the outputs are the probabilities of both.
     """
 
     labels: list[str]
@@ -101,7 +101,7 @@ class Classes(_Part, frozen=True, kw_only=True):
 
     @property
     def logits(self) -> int:
-        """Numbers that the head computes from the last layer's outputs."""
+        """Number of columns of the head's kernel."""
         return 1 if self.activation == "logistic" else len(self.labels)
 
 
@@ -109,8 +109,8 @@ class Calibration(_Part, frozen=True, kw_only=True):
     """Residual quantiles of the validation part, for intervals of any level.
 
     ``levels`` (A,) ascending probabilities; ``residuals`` (D, H, A): quantiles of truth - forecast, engineering units.
-    With a quantile head they are quantiles of the residual over the half-width predicted by the head
-    (negative side: below the median), i.e. without unit.  ``samples``: how many residuals stand behind them.
+    With a quantile head they are quantiles of the residual divided by the half-width that the head predicts
+    (negative side: below the median), without unit.  ``samples``: number of residuals they were computed from.
     """
 
     levels: list[float]
@@ -128,14 +128,14 @@ class EngineParity(_Part, frozen=True, kw_only=True):
 
 
 class FileEntry(_Part, frozen=True, kw_only=True):
-    """What a file of the bundle must be."""
+    """SHA-256 and size of a file of the bundle."""
 
     sha256: str
     bytes: int
 
 
 class Manifest(_Part, frozen=True, kw_only=True):
-    """Everything about a model but its numbers; ``digest`` is `stream_gru.model.bundle.document_digest` of the rest."""
+    """Everything about a model but weights; ``digest``: `stream_gru.model.bundle.document_digest` of the rest."""
 
     format_version: int
     model_id: str
@@ -168,17 +168,17 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
     @property
     def numeric_index(self) -> list[int]:
-        """Channels that are quantities, which are scaled."""
+        """Indices of the channels that are quantities; they are scaled."""
         return [index for index, channel in enumerate(self.channels) if not channel.categories]
 
     @property
     def categorical(self) -> list[Categorical]:
-        """Channels that are categories, in their order."""
+        """Channels that are categories, in order."""
         return categorical_channels(self.channels, self.embeddings)
 
     @property
     def feature_size(self) -> int:
-        """Inputs of the first layer: scaled quantities, calendar, then the vector of each categorical channel."""
+        """Inputs of the first layer: scaled quantities, calendar inputs, the vector of each categorical channel."""
         numeric = len(self.numeric_index) + 2 * len(self.calendar)
         return numeric + sum(part.width for part in self.categorical)
 
@@ -191,7 +191,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
     @property
     def output_size(self) -> int:
-        """All outputs, K."""
+        """Number of outputs, K."""
         return self.forecast_size + (0 if self.classes is None else len(self.classes.labels))
 
     @property
@@ -216,7 +216,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Categorical:
-    """How one categorical channel enters the network: as a learnt vector, or one-hot where ``units`` is 0."""
+    """Encoding of one categorical channel: a learnt vector of ``units`` numbers, or one-hot if ``units`` is 0."""
 
     index: int
     categories: int
@@ -224,19 +224,19 @@ class Categorical:
 
     @property
     def width(self) -> int:
-        """Numbers that stand for a category."""
+        """Numbers per category."""
         return self.units or self.categories
 
     @property
     def table(self) -> str:
-        """Name of its array of learnt vectors in a bundle, (categories, units)."""
+        """Name of the array of learnt vectors in a bundle, (categories, units)."""
         return f"embedding_{self.index}/embeddings"
 
 
 def categorical_channels(
     channels: Sequence[Channel | ChannelConfig], embeddings: Sequence[Embedding | EmbeddingConfig]
 ) -> list[Categorical]:
-    """How the categorical among ``channels`` enter the network, in their order."""
+    """Encodings of the categorical ones among ``channels``, in order."""
     units = {embedding.channel: embedding.units for embedding in embeddings}
     return [
         Categorical(index, channel.categories, units.get(channel.name, 0))
@@ -246,7 +246,7 @@ def categorical_channels(
 
 
 def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """Return every array a bundle must hold and its shape; nothing more, nothing less."""
+    """Return the name and shape of every array of a bundle; a bundle has exactly these."""
     channels = len(manifest.channels)
     shapes: dict[str, tuple[int, ...]] = {"scaling/mean": (channels,), "scaling/scale": (channels,)}
     shapes |= {part.table: (part.categories, part.units) for part in manifest.categorical if part.units}
@@ -268,7 +268,7 @@ def weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_formula(layer: Layer) -> tuple[str, int]:
-    """Formula and number of a layer's parameters; U units, I its inputs.
+    """Formula and number of a layer's parameters; U units, I inputs.
 
     A cell has G blocks (GRU 3: update, reset, candidate; LSTM 4: input, forget, candidate, output; SimpleRNN 1), each
     with a kernel I x U, a recurrent kernel U x U and, with ``use_bias``, a bias U; a GRU with ``reset_after`` has a

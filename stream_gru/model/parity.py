@@ -1,17 +1,17 @@
-"""The parity gate: no bundle is written unless every engine repeats Keras' own full-sequence output.
+"""The parity check: a bundle is written only if every engine reproduces Keras' full-sequence output.
 
-Each engine runs the samples one by one, as a scan, and in mixed batches; on random samples, for which there is no
-Keras output, litert is held against numpy.  A difference above the tolerance is an error, never a warning.
-No keras here: its output comes in as an array.
+Each engine runs the samples one by one, as a scan, and in mixed batches; on random samples, which have no Keras output,
+litert is compared with numpy.  A difference above the tolerance is an error.  This module does not import keras: its
+output is an argument.
 
-Decision: every step of the recording is compared, but engines start each `SEGMENT` steps from Keras' own state, because
-a network near a decision can amplify the last bit of float32, which no engine can help (seen: 1e-7 grown to 1.6e-5
-within 200 steps, to 5e-5 within 16,000).  For the same reason the tolerance grows with what rounding alone does to this
-model: its states are disturbed by one unit in the last place at every step, and engines may differ by a few times what
-comes of that.  How far they drift when they carry their own state through the whole recording is measured too.
+Decision: every step of the recording is compared, but every `BLOCK_STEPS` steps the engines restart from Keras' state.
+A network near a decision boundary can amplify the last bit of float32 in any engine (measured: from 1e-7 to 1.6e-5
+within 200 steps, to 5e-5 within 16,000).  For the same reason the tolerance grows with the effect of rounding on this
+model: its states are disturbed by one unit in the last place at every step, and engines may differ by a few times the
+resulting difference.  The drift of engines that carry their own state through the whole recording is checked too.
 
-Decision: one run is not enough.  Where a recording is many short sequences it holds a few of the categories and a
-single start from the initial state; so the beginnings of further runs, drawn by a seed, are compared as well.
+Decision: one segment is not enough.  In a recording of many short sequences it covers few categories and a single start
+from the initial state, so the starts of further segments, drawn with a seed, are compared as well.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from stream_gru.model.manifest import EngineParity, Manifest
 
 TOLERANCE = 1e-5
 CARRIED_TOLERANCE = 1e-3
-SEGMENT = 256
+BLOCK_STEPS = 256
 BATCHES = (2, 7, 8, 33, 129, 257)
 RANDOM_SAMPLES = 256
-MOST_RUNS = 1024
+MAX_SEGMENT_STARTS = 1024
 _SPREAD = 3.0  # random channels lie within this many scales of the mean
 _ULPS = 2
 _ROUNDINGS = 4.0
 
 
 @dataclass(frozen=True)
-class Beginnings:
-    """The first steps of R runs, each from the initial state, padded with zeros behind ``length``.
+class SegmentStarts:
+    """The first steps of R segments, each from the initial state, padded with zeros after ``length``.
 
-    ``x``       (R, T, I) float32
-    ``length``  (R,) int64, the steps that count, at most `SEGMENT`
-    ``output``  (R, T, K) float32, Keras' outputs; what stands in the padding is not looked at
+    ``x``       (R, T, I) float32 inputs
+    ``length``  (R,) int64 steps to compare, at most `BLOCK_STEPS`
+    ``output``  (R, T, K) float32 outputs of Keras; the padding is ignored
     """
 
     x: F32
@@ -56,7 +56,7 @@ class Beginnings:
     output: F32
 
 
-Part = tuple[str, I64, F32, F32]  # how it was run, steps (N,), reference (N, K), the engine's outputs (N, K)
+Comparison = tuple[str, I64, F32, F32]  # mode, steps (N,), reference outputs (N, K), outputs of the engine (N, K)
 
 
 def check_parity(
@@ -67,56 +67,57 @@ def check_parity(
     x: F32,
     tolerance: float = TOLERANCE,
     states: F32 | None = None,
-    runs: Beginnings | None = None,
+    starts: SegmentStarts | None = None,
 ) -> list[EngineParity]:
-    """Run litert and numpy on ``x`` (T, I) and compare with ``keras_output`` (T, K), and on further ``runs``.
+    """Compare litert and numpy with ``keras_output`` (T, K) on ``x`` (T, I), and on further segment ``starts``.
 
-    ``states``: Keras' states before each `SEGMENT` steps, (ceil(T / SEGMENT), S), from which the engines start; without
-    them they run from the initial state to the end, and ``tolerance`` is not widened.  The ``samples`` of a result are
-    all that were compared: those of ``x``, of ``runs`` and, for litert, random ones.  Differences are in scaled units,
-    see `scaled_difference`.  Returns the largest of each engine.  Raises ParityError naming engine, step, column
-    and both values, ValueError for samples and outputs of unequal length.
+    ``states``: Keras' states before every `BLOCK_STEPS` steps, (ceil(T / BLOCK_STEPS), S), where the engines start;
+    None: they run from the initial state to the end, and ``tolerance`` is not widened.  Differences are in scaled units
+    (`scaled_difference`).
+    Returns the largest difference of each engine; ``samples`` counts all compared ones: those of ``x``, of ``starts``
+    and, for litert, random ones.  Raises ParityError with engine, step, output and both values, ValueError for samples
+    and outputs of unequal length.
     """
     if keras_output.shape != (len(x), manifest.output_size):
         msg = f"keras_output: expected shape {(len(x), manifest.output_size)}, got {keras_output.shape}"
         raise ValueError(msg)
-    _check_finite(keras_output, runs)
+    _check_finite(keras_output, starts)
     bundle = Bundle(Path("model"), manifest, weights, tflite)
     numpy_engine, litert = load_engine("numpy", bundle), load_engine("litert", bundle)
     rows = random_samples(manifest, weights)
-    fresh = litert.initial_state(1)
-    against_numpy = list(_against(litert, rows, _scan(numpy_engine, rows, fresh[0]), fresh, "random samples, "))
+    initial = litert.initial_state(1)
+    random_rows = list(_against(litert, rows, _scan(numpy_engine, rows, initial[0]), initial, "random samples, "))
     if states is not None:
         rounding = _rounding(numpy_engine, manifest, weights, x, states)
-        if runs is not None:
-            rounding = max(rounding, _rounding_of_runs(numpy_engine, manifest, weights, runs))
+        if starts is not None:
+            rounding = max(rounding, _rounding_of_starts(numpy_engine, manifest, weights, starts))
         tolerance = min(max(tolerance, _ROUNDINGS * rounding), CARRIED_TOLERANCE)
     results = []
-    for engine, more in ((litert, against_numpy), (numpy_engine, [])):
-        parts = _segments(engine, x, keras_output, fresh if states is None else states)
-        short = () if runs is None else _beginnings(engine, runs)
+    for engine, more in ((litert, random_rows), (numpy_engine, [])):
+        parts = _blocks(engine, x, keras_output, initial if states is None else states)
+        short = () if starts is None else _segment_starts(engine, starts)
         results.append(_judge(engine, manifest, weights, chain(parts, short, more), tolerance))
     if states is not None:
         every = np.arange(len(x))
         for engine in (litert, numpy_engine):
-            carried: Part = ("carried scan", every, keras_output, _scan(engine, x, fresh[0]))
+            carried: Comparison = ("carried scan", every, keras_output, _scan(engine, x, initial[0]))
             found = _judge(engine, manifest, weights, [carried], CARRIED_TOLERANCE)
             results.append(replace(found, engine=f"{engine.name} carried"))
     return results
 
 
-def pad_beginnings(runs: Sequence[F32], steps: int, seed: int = 0) -> tuple[F32, I64]:
-    """Draw runs (T, I), lay their first `SEGMENT` steps side by side: x (R, T, I) and length (R,) of `Beginnings`.
+def pad_segment_starts(segments: Sequence[F32], steps: int, seed: int = 0) -> tuple[F32, I64]:
+    """Draw segments (T, I), stack their first `BLOCK_STEPS` steps: ``x`` (R, T, I), ``length`` (R,) of `SegmentStarts`.
 
-    As many as fill ``steps`` steps, padding included, so that Keras has no more to compute than that; one at least,
-    at most `MOST_RUNS`.
+    As many as fit into ``steps`` steps, padding included, which bounds Keras' work; at least 1, at most
+    `MAX_SEGMENT_STARTS`.
     """
     chosen: list[F32] = []
     longest = 0
-    for index in np.random.default_rng(seed).permutation(len(runs)).tolist():
-        begin = runs[index][:SEGMENT]
+    for index in np.random.default_rng(seed).permutation(len(segments)).tolist():
+        begin = segments[index][:BLOCK_STEPS]
         longest = max(longest, len(begin))
-        if chosen and (len(chosen) == MOST_RUNS or (len(chosen) + 1) * longest > steps):
+        if chosen and (len(chosen) == MAX_SEGMENT_STARTS or (len(chosen) + 1) * longest > steps):
             break
         chosen.append(begin)
     length = np.array([len(begin) for begin in chosen], np.int64)
@@ -126,12 +127,12 @@ def pad_beginnings(runs: Sequence[F32], steps: int, seed: int = 0) -> tuple[F32,
     return x, length
 
 
-def _check_finite(keras_output: F32, runs: Beginnings | None) -> None:
-    """Raise ParityError when Keras itself gives what is no number."""
+def _check_finite(keras_output: F32, starts: SegmentStarts | None) -> None:
+    """Raise ParityError when an output of Keras is not finite."""
     outputs = [("", keras_output)]
-    if runs is not None:
-        short = zip(runs.output, runs.length.tolist(), strict=True)
-        outputs += [(f"run {run}, ", output[:length]) for run, (output, length) in enumerate(short)]
+    if starts is not None:
+        short = zip(starts.output, starts.length.tolist(), strict=True)
+        outputs += [(f"segment {segment}, ", output[:length]) for segment, (output, length) in enumerate(short)]
     for where, output in outputs:
         finite = np.isfinite(output).all(axis=1)
         if not finite.all():
@@ -140,11 +141,11 @@ def _check_finite(keras_output: F32, runs: Beginnings | None) -> None:
 
 
 def scaled_difference(manifest: Manifest, weights: dict[str, F32], a: F32, b: F32) -> F64:
-    """Absolute difference of outputs (N, K) in scaled units, (N, K); infinite where only one is finite.
+    """Absolute difference of two outputs (N, K) in scaled units, (N, K); infinite where only one is finite.
 
-    Forecast columns are divided by their target's scale, probabilities stay.  Two units in the last place of an
-    output are no difference: near 101325 Pa float32 moves in steps of 0.008 Pa, whatever the scale.  Scaled values
-    above 1 count relatively.
+    Forecast columns are divided by their target's scale; probabilities are not.  Two units in the last place count as
+    0: near 101325 Pa the resolution of float32 is 0.008 Pa, whatever the scale.  For scaled values above 1 the
+    difference is relative.
     """
     scale, mean = column_scaling(manifest, weights)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -157,7 +158,7 @@ def scaled_difference(manifest: Manifest, weights: dict[str, F32], a: F32, b: F3
 
 
 def random_samples(manifest: Manifest, weights: dict[str, F32], seed: int = 0) -> F32:
-    """Draw `RANDOM_SAMPLES` rows of inputs around the mean of training, calendar inputs in -1..1; (T, I)."""
+    """Draw `RANDOM_SAMPLES` rows of inputs around the training mean, calendar inputs in -1..1; (T, I)."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (RANDOM_SAMPLES, manifest.input_size))
     channels = len(manifest.channels)
@@ -181,56 +182,56 @@ def _scan(engine: Engine, x: F32, h: F32) -> F32:
     return engine.scan(x, h)[0]
 
 
-def _segments(engine: Engine, x: F32, expected: F32, states: F32) -> Iterator[Part]:
-    """Compare segment by segment, each from its own state; one segment when there is one state."""
-    length = SEGMENT if len(states) > 1 else max(1, len(x))
+def _blocks(engine: Engine, x: F32, expected: F32, states: F32) -> Iterator[Comparison]:
+    """Compare block by block, each from its own state; a single block when there is one state."""
+    length = BLOCK_STEPS if len(states) > 1 else max(1, len(x))
     for number, first in enumerate(range(0, len(x), length)):
         part = slice(first, first + length)
-        for way, steps, wanted, got in _against(engine, x[part], expected[part], states[number : number + 1]):
-            yield way, steps + first, wanted, got
+        for mode, steps, wanted, got in _against(engine, x[part], expected[part], states[number : number + 1]):
+            yield mode, steps + first, wanted, got
 
 
-def _beginnings(engine: Engine, runs: Beginnings) -> Iterator[Part]:
-    """Compare each run as a scan, and as a row of batches of all runs that have not ended."""
-    together = _side_by_side(engine, runs)
-    for run, length in enumerate(runs.length.tolist()):
-        every, expected = np.arange(length), runs.output[run, :length]
-        yield f"run {run}, batch", every, expected, together[run, :length]
-        scanned = _scan(engine, np.ascontiguousarray(runs.x[run, :length]), engine.initial_state(1)[0])
-        yield f"run {run}, scan", every, expected, scanned
+def _segment_starts(engine: Engine, starts: SegmentStarts) -> Iterator[Comparison]:
+    """Compare each segment as a scan, and as a row of batches of all segments that have not ended."""
+    together = _side_by_side(engine, starts)
+    for segment, length in enumerate(starts.length.tolist()):
+        every, expected = np.arange(length), starts.output[segment, :length]
+        yield f"segment {segment}, batch", every, expected, together[segment, :length]
+        scanned = _scan(engine, np.ascontiguousarray(starts.x[segment, :length]), engine.initial_state(1)[0])
+        yield f"segment {segment}, scan", every, expected, scanned
 
 
-def _side_by_side(engine: Engine, runs: Beginnings, rng: np.random.Generator | None = None) -> F32:
-    """Outputs (R, T, K) of all runs, a step of each at a time, 0 in the padding; ``rng`` disturbs the states."""
-    outputs = np.zeros((*runs.x.shape[:2], engine.output_size), np.float32)
-    h = engine.initial_state(len(runs.x))
-    for t in range(runs.x.shape[1]):
-        rows = np.flatnonzero(runs.length > t)
+def _side_by_side(engine: Engine, starts: SegmentStarts, rng: np.random.Generator | None = None) -> F32:
+    """Outputs (R, T, K) of all segments, advanced together, 0 in the padding; ``rng`` disturbs the states."""
+    outputs = np.zeros((*starts.x.shape[:2], engine.output_size), np.float32)
+    h = engine.initial_state(len(starts.x))
+    for t in range(starts.x.shape[1]):
+        rows = np.flatnonzero(starts.length > t)
         state = h[rows] if rng is None else _disturbed(h[rows], rng)
-        outputs[rows, t], h[rows] = engine.step(runs.x[rows, t], state)
+        outputs[rows, t], h[rows] = engine.step(starts.x[rows, t], state)
     return outputs
 
 
 def _disturbed(h: F32, rng: np.random.Generator) -> F32:
-    """The state, each number one unit in the last place up or down."""
+    """The state with each number moved one unit in the last place up or down."""
     return np.nextafter(h, np.where(rng.random(h.shape) < 0.5, -np.inf, np.inf).astype(np.float32))
 
 
-def _rounding_of_runs(engine: Engine, manifest: Manifest, weights: dict[str, F32], runs: Beginnings) -> float:
-    """What `_rounding` measures, over the beginnings of runs."""
-    plain = _side_by_side(engine, runs)
-    disturbed = _side_by_side(engine, runs, np.random.default_rng(0))
+def _rounding_of_starts(engine: Engine, manifest: Manifest, weights: dict[str, F32], starts: SegmentStarts) -> float:
+    """What `_rounding` measures, over segment starts."""
+    plain = _side_by_side(engine, starts)
+    disturbed = _side_by_side(engine, starts, np.random.default_rng(0))
     # The padding is 0 in both.
     pairs = zip(disturbed, plain, strict=True)
     return max(float(scaled_difference(manifest, weights, a, b).max()) for a, b in pairs)
 
 
 def _rounding(engine: Engine, manifest: Manifest, weights: dict[str, F32], x: F32, states: F32) -> float:
-    """Largest difference, in scaled units, that disturbing the state's last bit at every step makes in a segment."""
+    """Largest difference within a block, in scaled units, when the last bit of the state is disturbed at every step."""
     rng = np.random.default_rng(0)
     worst = 0.0
-    for number, first in enumerate(range(0, len(x), SEGMENT)):
-        part = x[first : first + SEGMENT]
+    for number, first in enumerate(range(0, len(x), BLOCK_STEPS)):
+        part = x[first : first + BLOCK_STEPS]
         plain, _ = _one_by_one(engine, part, states[number : number + 1])
         disturbed = np.empty_like(plain)
         h = states[number : number + 1]
@@ -240,8 +241,8 @@ def _rounding(engine: Engine, manifest: Manifest, weights: dict[str, F32], x: F3
     return worst
 
 
-def _against(engine: Engine, x: F32, expected: F32, h: F32, label: str = "") -> Iterator[Part]:
-    """Run every sample in every way: one by one, as a scan, and as rows of batches of many sizes; from ``h`` (1, S)."""
+def _against(engine: Engine, x: F32, expected: F32, h: F32, label: str = "") -> Iterator[Comparison]:
+    """Run every sample in every mode: one by one, as a scan, in batches of many sizes; from the state ``h`` (1, S)."""
     every = np.arange(len(x))
     outputs, states = _one_by_one(engine, x, h)
     yield f"{label}step", every, expected, outputs
@@ -266,19 +267,19 @@ def _one_by_one(engine: Engine, x: F32, h: F32) -> tuple[F32, F32]:
 
 
 def _judge(
-    engine: Engine, manifest: Manifest, weights: dict[str, F32], parts: Iterable[Part], tolerance: float
+    engine: Engine, manifest: Manifest, weights: dict[str, F32], parts: Iterable[Comparison], tolerance: float
 ) -> EngineParity:
-    """Raise ParityError for the first part beyond the tolerance.  Each sample is scanned once: so they are counted."""
+    """Raise ParityError for the first difference above the tolerance.  Scans count the samples, once each."""
     worst, samples = 0.0, 0
-    for way, steps, expected, got in parts:
-        samples += len(steps) if way.endswith("scan") else 0
+    for mode, steps, expected, got in parts:
+        samples += len(steps) if mode.endswith("scan") else 0
         difference = scaled_difference(manifest, weights, got, expected)
         if difference.size == 0:
             continue
         row, column = np.unravel_index(int(difference.argmax()), difference.shape)
         if difference[row, column] > tolerance:
             raise ParityError(
-                f"{engine.name} ({way}): step {steps[row]}, output {manifest.output_names[column]}:"
+                f"{engine.name} ({mode}): step {steps[row]}, output {manifest.output_names[column]}:"
                 f" expected {expected[row, column]:.9g}, got {got[row, column]:.9g};"
                 f" they differ by {difference[row, column]:.3g} in scaled units, more than {tolerance:g}"
             )

@@ -1,4 +1,4 @@
-"""Tables of text for terminals."""
+"""Text tables for terminals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align columns: the first to the left, the others to the right; the first row is the heading."""
+    """Return the lines of a table: first column left, others right-aligned; ``rows[0]`` is the heading."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for number, row in enumerate(rows):

@@ -36,7 +36,7 @@ from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.keras.litert_graph import export_tflite
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.model.manifest import Channel, Embedding, EngineParity, Manifest, weight_shapes
-from stream_gru.model.parity import SEGMENT, Beginnings, check_parity, column_scaling, pad_beginnings
+from stream_gru.model.parity import BLOCK_STEPS, SegmentStarts, check_parity, column_scaling, pad_segment_starts
 from stream_gru.pipeline.conditioning.spec import ConditioningSpec
 from stream_gru.training.calibrate import calibrate, measure_warm_up
 from stream_gru.training.checkpoint import require_checkpoint
@@ -201,14 +201,14 @@ def _parity(manifest: Manifest, fitted: Fitted, tflite: bytes, runs: list[Run]) 
     expected = np.asarray(fitted.model.predict_on_batch(x[None]), np.float32)[0]
     engine = load_engine("keras", Bundle(Path(), manifest, fitted.weights, None))
     states = [engine.initial_state(1)[0]]
-    for first in range(0, len(x) - SEGMENT, SEGMENT):
-        states.append(engine.scan(x[first : first + SEGMENT], states[-1])[1])
+    for first in range(0, len(x) - BLOCK_STEPS, BLOCK_STEPS):
+        states.append(engine.scan(x[first : first + BLOCK_STEPS], states[-1])[1])
     short = None
     others = [run.x for index, run in enumerate(runs) if index != longest]
     if others:
-        padded, length = pad_beginnings(others, max(_PARITY_STEPS - len(x), _PARITY_STEPS // 8))
-        short = Beginnings(padded, length, np.asarray(fitted.model.predict_on_batch(padded), np.float32))
-    return check_parity(manifest, fitted.weights, tflite, expected, x, states=np.stack(states), runs=short)
+        padded, length = pad_segment_starts(others, max(_PARITY_STEPS - len(x), _PARITY_STEPS // 8))
+        short = SegmentStarts(padded, length, np.asarray(fitted.model.predict_on_batch(padded), np.float32))
+    return check_parity(manifest, fitted.weights, tflite, expected, x, states=np.stack(states), starts=short)
 
 
 def _calibrated(draft: Bundle, parts: Parts, runs: list[Run], config: Config) -> Bundle:

@@ -148,7 +148,7 @@ def test_the_default_view_compares_and_explain_adds_the_equations(capsys: pytest
         assert {own, other} <= {re.sub(" {2,}", "  ", line) for line in text.splitlines()}
     assert "h' = z * h + (1 - z) * candidate" in long
     assert "r          columns 40..79   reset gate" in long
-    assert "in the place of recurrent_0: LSTM" in long
+    assert "instead of recurrent_0: LSTM" in long
     assert "h' = " not in short
     assert "--explain" in short
 

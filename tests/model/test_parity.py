@@ -107,7 +107,7 @@ def test_columns_have_names() -> None:
 
 def test_a_long_recording_is_compared_in_segments_and_carried(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the reference's own states every step is compared from the segment's state, and the whole once carried."""
-    monkeypatch.setattr("stream_gru.model.parity.SEGMENT", 30)
+    monkeypatch.setattr("stream_gru.model.parity.BLOCK_STEPS", 30)
     ref = load_reference("gru_reset_after")
     assert ref.bundle.tflite is not None
     engine = load_engine("litert", ref.bundle)

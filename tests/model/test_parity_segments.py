@@ -14,7 +14,7 @@ from stream_gru.model import parity
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.numpy_engine import NumpyEngine
 from stream_gru.model.manifest import EngineParity
-from stream_gru.model.parity import Beginnings, check_parity, pad_beginnings
+from stream_gru.model.parity import SegmentStarts, check_parity, pad_segment_starts
 from tests.support.models import make_bundle, random_inputs
 
 LENGTHS = (5, 28, 1, 12)
@@ -55,10 +55,10 @@ def answers(bundle: Bundle, x: F32) -> F32:
     return engine.scan(x, engine.initial_state(1)[0])[0]
 
 
-def beginnings(bundle: Bundle, lengths: Sequence[int] = LENGTHS) -> Beginnings:
+def beginnings(bundle: Bundle, lengths: Sequence[int] = LENGTHS) -> SegmentStarts:
     """Runs of these lengths with the right answers."""
-    x, length = pad_beginnings([random_inputs(bundle.manifest, n, seed) for seed, n in enumerate(lengths)], 1000)
-    return Beginnings(x, length, np.stack([answers(bundle, row) for row in x]))
+    x, length = pad_segment_starts([random_inputs(bundle.manifest, n, seed) for seed, n in enumerate(lengths)], 1000)
+    return SegmentStarts(x, length, np.stack([answers(bundle, row) for row in x]))
 
 
 def damaged(bundle: Bundle) -> Bundle:
@@ -68,12 +68,12 @@ def damaged(bundle: Bundle) -> Bundle:
     return replace(bundle, weights={**bundle.weights, "embedding_1/embeddings": table})
 
 
-def gate(bundle: Bundle, engines: Bundle, runs: Beginnings | None) -> list[EngineParity]:
+def gate(bundle: Bundle, engines: Bundle, runs: SegmentStarts | None) -> list[EngineParity]:
     """Hold engines on the weights of ``engines`` against the answers of ``bundle``."""
     x = one_run(bundle)
     states = np.zeros((1, bundle.manifest.state_size), np.float32)
     y = answers(bundle, x)
-    return check_parity(engines.manifest, engines.weights, b"", y, x, states=states, runs=runs)
+    return check_parity(engines.manifest, engines.weights, b"", y, x, states=states, starts=runs)
 
 
 def test_equal_engines_pass_and_every_sample_is_counted(bundle: Bundle) -> None:
@@ -88,7 +88,7 @@ def test_an_engine_that_is_wrong_on_one_category_is_found(bundle: Bundle) -> Non
     """The longest run does not hold the category and lets both engines pass, the short ones stop them."""
     wrong = damaged(bundle)
     gate(bundle, wrong, None)
-    with pytest.raises(ParityError, match=r"litert \(run \d, batch\): step \d+, .*: expected .*, got "):
+    with pytest.raises(ParityError, match=r"litert \(segment \d, batch\): step \d+, .*: expected .*, got "):
         gate(bundle, wrong, beginnings(bundle))
 
 
@@ -110,7 +110,7 @@ def test_each_engine_is_held_against_the_runs_in_both_ways(
 
     monkeypatch.setattr(parity, "load_engine", Broken)
     gate(bundle, bundle, None)
-    with pytest.raises(ParityError, match=rf"^{name} \(run \d, {way}\)"):
+    with pytest.raises(ParityError, match=rf"^{name} \(segment \d, {way}\)"):
         gate(bundle, bundle, beginnings(bundle))
 
 
@@ -122,13 +122,13 @@ def test_padding_is_not_looked_at(bundle: Bundle) -> None:
     output[short, runs.length[short] :] = np.nan
     gate(bundle, bundle, replace(runs, output=output))
     output[short, 0, 0] = np.nan
-    with pytest.raises(ParityError, match=rf"keras: run {short}, step 0: expected finite outputs"):
+    with pytest.raises(ParityError, match=rf"keras: segment {short}, step 0: expected finite outputs"):
         gate(bundle, bundle, replace(runs, output=output))
 
 
 def drawn(lengths: Sequence[int], steps: int) -> tuple[F32, I64]:
-    """Beginnings of runs that count from 1, of one input."""
-    return pad_beginnings([np.arange(1, n + 1, dtype=np.float32)[:, None] for n in lengths], steps)
+    """SegmentStarts of runs that count from 1, of one input."""
+    return pad_segment_starts([np.arange(1, n + 1, dtype=np.float32)[:, None] for n in lengths], steps)
 
 
 def test_runs_are_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,5 +141,5 @@ def test_runs_are_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> No
     assert drawn([5000], 10)[0].shape == (1, 256, 1)
     first, again = drawn(range(1, 60), 200), drawn(range(1, 60), 200)
     assert first[1].tolist() == again[1].tolist()
-    monkeypatch.setattr(parity, "MOST_RUNS", 4)
+    monkeypatch.setattr(parity, "MAX_SEGMENT_STARTS", 4)
     assert len(drawn([1] * 10, 1000)[1]) == 4
