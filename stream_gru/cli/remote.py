@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+import click
+
 from stream_gru.core.errors import ConfigError, StreamGruError
 
 if TYPE_CHECKING:
@@ -92,6 +94,22 @@ class Remote:
         if isinstance(error, ConnectionRefusedError):
             return StreamGruError(f"{self}: connection refused; start the daemon with `stream-gru run CONFIG`")
         return StreamGruError(f"{self}: no HTTP response ({_reason(error)}); check the address")
+
+
+def chosen_remote(config: Path | None, url: str | None, default: str = "") -> Remote:
+    """The daemon of a configuration file or at ``url``, if neither is given at ``default``.
+
+    Raises click.UsageError for both, or for neither without a default, and ConfigError.
+    """
+    if config is not None and url is not None:
+        raise click.UsageError("expected CONFIG or --url, not both")
+    if config is not None:
+        from stream_gru.config import load_config
+
+        return remote_of(load_config(config), config)
+    if url is None and not default:
+        raise click.UsageError("expected CONFIG or --url")
+    return remote_at(default if url is None else url)
 
 
 def remote_of(config: Config, path: Path) -> Remote:

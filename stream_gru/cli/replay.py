@@ -88,9 +88,9 @@ def replay(
     sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
     with ExitStack() as stack:
         runtime = (
-            _of_messages(model, files, sink, engine, interval_level, batch_rows, speed or 0.0, stack)
+            _messages_runtime(model, files, sink, engine, interval_level, batch_rows, speed or 0.0, stack)
             if model.is_file()
-            else _of_samples(model, files, sink, engine, interval_level, batch_rows, speed or 0.0)
+            else _samples_runtime(model, files, sink, engine, interval_level, batch_rows, speed or 0.0)
         )
         daemon = Daemon(runtime)
         stop_on_signals(daemon)
@@ -100,7 +100,7 @@ def replay(
         raise DataError(f"{', '.join(files)}: expected at least one valid sample, got {reasons or 'no rows'}")
 
 
-def _of_samples(
+def _samples_runtime(
     path: Path, files: Sequence[str], sink: Sink, engine: str | None, level: float | None, batch_rows: int, speed: float
 ) -> Runtime:
     """The runtime that plays recorded samples."""
@@ -114,7 +114,7 @@ def _of_samples(
     return build_runtime(config, sinks={"output": sink})
 
 
-def _of_messages(
+def _messages_runtime(
     path: Path,
     files: Sequence[str],
     sink: Sink,

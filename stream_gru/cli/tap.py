@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from stream_gru.cli.group import FiniteRange
-from stream_gru.cli.remote import Remote, remote_at, remote_of
+from stream_gru.cli.remote import Remote, chosen_remote
 
 
 @click.command()
@@ -35,7 +35,7 @@ def tap(
     On a terminal they are a table, elsewhere JSON lines.  Ctrl-C ends the command with exit code 0; the end of the
     daemon ends it with exit code 1.
     """
-    remote = _remote(config, url)
+    remote = chosen_remote(config, url)
     remote.wait_until_listening(wait)
     with closing(_first(remote.events(stream), count)) as events:
         try:
@@ -45,17 +45,6 @@ def tap(
                 _draw(events, remote)
         except KeyboardInterrupt:
             return
-
-
-def _remote(config: Path | None, url: str | None) -> Remote:
-    if (config is None) == (url is None):
-        raise click.UsageError("expected one of CONFIG and --url")
-    if url is not None:
-        return remote_at(url)
-    from stream_gru.config import load_config
-
-    assert config is not None  # noqa: S101 - checked above
-    return remote_of(load_config(config), config)
 
 
 def _first(events: Iterator[tuple[str, str]], count: int | None) -> Generator[tuple[str, str]]:
