@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import BUNDLE, PACKAGE
 
-HEAVY = ("keras", "tensorflow", "matplotlib", "onnx", "onnxruntime", "pyarrow", "rich")
+HEAVY = ("keras", "tensorflow", "jinja2", "matplotlib", "onnx", "onnxruntime", "pyarrow", "rich")
 
 # The rooms, lowest first: each may import those that its row names and nothing else of this package.
 ROOMS: dict[str, set[str]] = {

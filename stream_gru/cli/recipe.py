@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from stream_gru.cli.group import CommandGroup
-from stream_gru.examples.recipes.registry import RECIPES, load_recipe
+from stream_gru.examples.recipes.recipe import RECIPES, load_recipe
 from stream_gru.model.optional_packages import require_training_extra
 
 _NAME = click.argument("name", metavar="NAME", type=click.Choice(RECIPES))
@@ -37,7 +37,9 @@ def show(name: str) -> None:
 
 @recipe.command()
 @_NAME
-@click.option("--data", "place", type=click.Path(path_type=Path), help="Read data from this .npz file or its folder.")
+@click.option(
+    "--data", "data_path", type=click.Path(path_type=Path), help="Read data from this .npz file or its folder."
+)
 @click.option("--quick", is_flag=True, help="Train with little data and few epochs, as a test.")
 @click.option(
     "--best/--as-tutorial",
@@ -48,7 +50,7 @@ def show(name: str) -> None:
     "--out", type=click.Path(path_type=Path), help="Write to this folder.  [default: NAME, NAME-best or NAME-quick]"
 )
 @click.option("--compare", is_flag=True, help="Compare cells, regimes and unrolling (mnist-gru only).")
-def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None, compare: bool) -> None:
+def run(name: str, data_path: Path | None, quick: bool, best: bool, out: Path | None, compare: bool) -> None:
     """Train recipe NAME and test it, streamed and in Keras.
 
     The data come from --data, else from the folder STREAM_GRU_DATA, else from the download of Keras.  Some recipes
@@ -59,7 +61,7 @@ def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None
     target = (out or Path(name + kind + ("-quick" if quick else ""))).resolve()
     if compare and name != "mnist-gru":
         raise click.UsageError("--compare needs the recipe mnist-gru")
-    if place is not None and not chosen.reads_data:
+    if data_path is not None and not chosen.reads_data:
         raise click.UsageError(f"--data: recipe {name} generates its data")
     with require_training_extra():
         from stream_gru.examples.recipes.compare import compare_variants
@@ -67,9 +69,9 @@ def run(name: str, place: Path | None, quick: bool, best: bool, out: Path | None
         from stream_gru.training.progress import default_reporter
     variant = chosen.variant(best=best, quick=quick)
     if compare:
-        lines = compare_variants(variant, target, place, _print_progress)
+        lines = compare_variants(variant, target, data_path, _print_progress)
     else:
-        done = run_recipe(chosen, variant, target, place, default_reporter(), _print_progress)
+        done = run_recipe(chosen, variant, target, data_path, default_reporter(), _print_progress)
         lines = [*done.lines, f"report       {target / 'bundle' / 'report.html'}"]
     for line in lines:
         click.echo(line)

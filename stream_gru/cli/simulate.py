@@ -52,12 +52,12 @@ class _Live:
             self._to_broker(recordings)
 
     def _to_terminal(self, recordings: Sequence[Recording]) -> None:
-        from stream_gru.examples.simulators.devices import Terminal, play, record_of, sample_of
+        from stream_gru.examples.simulators.devices import PseudoTerminal, play, record_of, sample_of
 
         several = len(recordings) > 1
         if self.form == "plotter" and (several or self.labels):
             raise click.UsageError("--format plotter needs a single device and no --labels")
-        with Terminal(self.form, named=several, link=self.link) as terminal:
+        with PseudoTerminal(self.form, named=several, link=self.link) as terminal:
             click.echo(terminal.path)
             if self.form == "csv":
                 names = record_of(sample_of(recordings[0], 0, 0, self.labels), several)
@@ -69,13 +69,13 @@ class _Live:
                 _report_lost(terminal.lost, "no program read them")
 
     def _to_broker(self, recordings: Sequence[Recording]) -> None:
-        from stream_gru.examples.simulators.devices import Publisher, play
+        from stream_gru.examples.simulators.devices import MqttPublisher, play
 
         if len(recordings) > 1 and "{stream}" not in self.topic:
             raise click.UsageError("--topic: expected {stream} in the topic, since there are several devices")
         if not self.topic or any(sign in self.topic for sign in "+#\0"):
             raise click.UsageError(f"--topic: expected a topic without + and #, got {self.topic!r}")
-        with Publisher(self.mqtt or "", self.topic) as publisher:
+        with MqttPublisher(self.mqtt or "", self.topic) as publisher:
             click.echo(f"publishing to {self.mqtt}, topic {self.topic}", err=True)
             try:
                 play(recordings, publisher, rate_hz=self.rate, count=self.count, labels=self.labels)

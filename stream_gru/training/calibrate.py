@@ -1,4 +1,4 @@
-"""What a trained network must know of itself before it goes live: its residuals and its warm-up.
+"""Calibration of a trained network: its residual quantiles and its warm-up.
 
 Both are measured on the validation part, streamed through the runtime engine.
 """
@@ -11,8 +11,8 @@ from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, F64, SampleBatch
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.manifest import Calibration
-from stream_gru.training.evaluation.evaluate import Streamed, stream_through
-from stream_gru.training.segments import Run
+from stream_gru.training.evaluation.evaluate import StreamedRecording, stream_recording
+from stream_gru.training.segments import Segment
 
 LEVELS = (
     0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5,
@@ -20,16 +20,16 @@ LEVELS = (
 )  # fmt: skip
 _LONGEST_WARM_UP = 512
 _STARTS = 64
-# Warmed up: an output differs from that of a state which was never reset by less than this part of the usual error.
+# Warmed up: outputs differ from those of a state without reset by less than this fraction of the typical error.
 _CLOSE = 0.1
 _CLOSE_PROBABILITY = 0.02
 
 
-def calibrate(bundle: Bundle, streamed: Streamed, validation: SampleBatch, engine: str) -> Calibration | None:
-    """Measure the residual quantiles of each target and horizon; None without a forecast head or without truths.
+def calibrate(bundle: Bundle, streamed: StreamedRecording, validation: SampleBatch, engine: str) -> Calibration | None:
+    """Measure the residual quantiles of each target and horizon; None without forecast head or truths.
 
-    ``streamed``: the validation part after its way through the pipeline, as `stream_through` gives it.  With a quantile
-    head residuals are divided by the half-width the head predicts on their side.
+    ``streamed``: the validation part, as returned by `stream_recording`.  With a quantile head, residuals are divided
+    by the half-width that the head predicts on their side.
     """
     head = bundle.manifest.forecast
     if head is None:
@@ -47,9 +47,9 @@ def calibrate(bundle: Bundle, streamed: Streamed, validation: SampleBatch, engin
 
 
 def _half_widths(bundle: Bundle, validation: SampleBatch, engine: str) -> tuple[F64, F64]:
-    """What a quantile head predicts for the distance of its outermost quantiles from the median, (T, D, H) each.
+    """Predicted distance of the outermost quantiles from the median, (T, D, H) each.
 
-    With residual quantiles of -1 and 1 at its level the interval is exactly that; never narrower than scoring allows.
+    With residual quantiles -1 and 1 the interval is exactly that, and never narrower than scoring allows.
     """
     head = bundle.manifest.forecast
     if head is None:
@@ -58,18 +58,20 @@ def _half_widths(bundle: Bundle, validation: SampleBatch, engine: str) -> tuple[
         levels=[0.05, 0.5, 0.95], residuals=[[[-1.0, 0.0, 1.0]] * head.horizon] * len(head.targets), samples=1
     )
     plain = bundle.with_manifest(calibration=unit)
-    streamed = stream_through(plain, validation, engine, level=0.9, interval_adapt_rate=0.0)
+    streamed = stream_recording(plain, validation, engine, level=0.9, interval_adapt_rate=0.0)
     return streamed.forecast - streamed.lower, streamed.upper - streamed.forecast
 
 
-def measure_warm_up(engine: Engine, runs: list[Run], forecast_columns: int, unit: F64, usual_error: float) -> int:
-    """Steps after a reset until outputs are those of a state that was never reset.
+def measure_warm_up(
+    engine: Engine, segments: list[Segment], forecast_columns: int, unit: F64, typical_error: float
+) -> int:
+    """Count the steps after a reset until outputs equal those of a state without reset.
 
-    ``unit``: (K,) scale of each output; ``usual_error``: mean absolute forecast error in these units.  Source of the
+    ``unit``: (K,) scale of each output; ``typical_error``: mean absolute forecast error in these units.  Source of the
     idea: contracting recurrent networks forget their initial state (Miller and Hardt, "Stable recurrent models",
-    ICLR 2019).  Starts are spread over the runs; at most `_LONGEST_WARM_UP` steps.
+    ICLR 2019).  Starts are spread over the longest segment; at most `_LONGEST_WARM_UP` steps.
     """
-    longest = max(runs, key=len)
+    longest = max(segments, key=len)
     steps = min(_LONGEST_WARM_UP, len(longest) // 3)
     if steps < 2:
         return 0
@@ -78,14 +80,14 @@ def measure_warm_up(engine: Engine, runs: list[Run], forecast_columns: int, unit
     h = engine.initial_state(len(starts))
     close = np.zeros(steps, np.bool_)
     for step in range(steps):
-        fresh, h = engine.step(np.ascontiguousarray(longest.x[starts + step]), h)
-        close[step] = _is_close(fresh, carried[starts + step], forecast_columns, unit, usual_error)
+        started, h = engine.step(np.ascontiguousarray(longest.x[starts + step]), h)
+        close[step] = _is_close(started, carried[starts + step], forecast_columns, unit, typical_error)
     apart = np.flatnonzero(~close)
     return int(apart[-1]) + 1 if apart.size else 0
 
 
-def _is_close(fresh: F32, carried: F32, forecast_columns: int, unit: F64, usual_error: float) -> bool:
-    difference = np.abs(fresh.astype(np.float64) - carried) / unit
+def _is_close(started: F32, carried: F32, forecast_columns: int, unit: F64, typical_error: float) -> bool:
+    difference = np.abs(started.astype(np.float64) - carried) / unit
     forecast, classes = difference[:, :forecast_columns], difference[:, forecast_columns:]
-    forecast_close = not forecast.size or forecast.mean() <= _CLOSE * usual_error
+    forecast_close = not forecast.size or forecast.mean() <= _CLOSE * typical_error
     return bool(forecast_close and (not classes.size or classes.mean() <= _CLOSE_PROBABILITY))

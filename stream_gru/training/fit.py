@@ -1,4 +1,4 @@
-"""Find the weights: rounds of updates, early stopping on a stream-wise validation loss, checkpoints on the way."""
+"""Find the weights: updates, early stopping on the validation loss, checkpoints on the way."""
 
 from __future__ import annotations
 
@@ -17,175 +17,175 @@ from stream_gru.core.errors import DataError
 from stream_gru.core.types import F32
 from stream_gru.model.keras.network import network_weights
 from stream_gru.model.keras.spec import NetworkSpec
-from stream_gru.training.checkpoint import Arrays, Standing, fingerprint, load_checkpoint, save_checkpoint
+from stream_gru.training.batches import BatchPlan
+from stream_gru.training.checkpoint import Arrays, TrainingState, fingerprint, load_checkpoint, save_checkpoint
 from stream_gru.training.loss import Totals, class_weights
-from stream_gru.training.progress import Reporter, named_round
-from stream_gru.training.schedule import Course, Place
-from stream_gru.training.segments import Plan, Rows, Run, Scaling, join_runs
-from stream_gru.training.tensorboard import Curves
+from stream_gru.training.progress import Reporter, TensorBoardLog, interval_name
+from stream_gru.training.schedule import Cursor, TrainingSchedule
+from stream_gru.training.segments import Scaling, Segment, SegmentTable, join_segments
 from stream_gru.training.train_step import Trainer
 
 SAVE_EVERY_S = 5.0
-"""A checkpoint is written at most so often; rounds may be shorter than writing one takes."""
+"""Least time between two checkpoints; an interval may be shorter than writing one takes."""
 
-Stopped = Literal["patience", "epochs", "max_updates", "interrupted"]
+StopReason = Literal["patience", "epochs", "max_updates", "interrupted"]
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What training found.
+class FitResult:
+    """Result of a training.
 
-    ``model``       the plain sequence model with the kept weights (`stream_gru.model.keras.network.Networks`)
-    ``weights``     the same weights, named and laid out as in a bundle
-    ``history``     one row a round: epoch (passes so far), updates (in all; only where rounds are not passes),
-                    learning_rate, loss, loss_forecast, loss_classes, accuracy, the same with ``val_`` in front,
-                    seconds.  Losses are in scaled units and without penalties
-    ``best_round``  the round whose weights were kept, counted from 1
+    ``model``    the plain sequence model with the kept weights (`stream_gru.model.keras.network.Networks`)
+    ``weights``  the same weights, named and shaped as in a bundle
+    ``history``  one row per validation: epoch (epochs so far), updates (in all, if intervals are not epochs),
+                 learning_rate, loss, loss_forecast, loss_classes, accuracy, the same with the prefix ``val_``, seconds.
+                 Losses are in scaled units and without penalties
+    ``kept``     the validation whose weights were kept, counted from 1
     """
 
     model: keras.Model
     weights: dict[str, F32]
     history: list[dict[str, float]]
-    best_round: int
-    stopped: Stopped
+    kept: int
+    stopped: StopReason
 
     @property
     def summary(self) -> str:
-        """Which round was best, or is kept because it is the last, in words."""
-        best, last = (named_round(self.history[index]) for index in (self.best_round - 1, -1))
-        return f"kept: {best}; last: {last} (ended by: {self.stopped})"
+        """Which weights were kept, the last interval, and why training ended."""
+        kept, last = (interval_name(self.history[index]) for index in (self.kept - 1, -1))
+        return f"kept the weights of {kept}; last: {last}; stopped by: {self.stopped}"
 
 
 def fit(
     spec: NetworkSpec,
     training: TrainingConfig,
-    train: Sequence[Run],
-    validation: Sequence[Run],
+    train: Sequence[Segment],
+    validation: Sequence[Segment],
     scaling: Scaling,
     work_dir: Path,
     reporter: Reporter,
     resume: bool = False,
-) -> Fitted:
-    """Train until the budget is used up, until ``patience`` rounds brought nothing better, or until Ctrl-C.
+) -> FitResult:
+    """Train until the limit is reached, until ``patience`` validations brought no better loss, or until Ctrl-C.
 
-    The budget is ``training.max_updates`` or else ``training.epochs``.  Without validation runs the training loss
-    decides which round is best.  Checkpoints are written to ``work_dir``; ``resume`` goes on from the last one, with
-    the result an uninterrupted training would have had.
-    Raises DataError when the runs hold nothing to learn from or the loss diverges, ConfigError when ``resume`` finds
-    no checkpoint or that of something else, KeyboardInterrupt when Ctrl-C came before anything was learnt.
+    The limit is ``training.max_updates`` or else ``training.epochs``.  Without validation segments the training loss
+    decides which weights are best.  Checkpoints are written to ``work_dir``; ``resume`` continues from the last one,
+    with the same result as a training without interruption.
+    Raises DataError when the segments contain nothing to train on or the loss diverges, ConfigError when ``resume``
+    finds no checkpoint or one of another training, KeyboardInterrupt when Ctrl-C came before the first validation.
     """
-    fitting = Fitting(spec, training, train, validation, scaling, work_dir)
+    run = TrainingRun(spec, training, train, validation, scaling, work_dir)
     if resume:
-        fitting.restore()
+        run.restore()
     reporter.on_start(training.max_updates or training.epochs, "update" if training.max_updates else "epoch")
     try:
-        return fitting.run(reporter)
+        return run.run(reporter)
     finally:
         reporter.close()
 
 
-class Reached(NamedTuple):
-    """What the last finished round has left: one object, so that no interruption comes between its parts."""
+class Snapshot(NamedTuple):
+    """State and arrays after an interval: one object, so that an interruption cannot separate them."""
 
-    standing: Standing
+    state: TrainingState
     arrays: Arrays
 
 
-class Fitting:
-    """One training: the trainer, its data, and how far it has come."""
+class TrainingRun:
+    """One training: the trainer, its data, and its progress."""
 
     def __init__(
         self,
         spec: NetworkSpec,
         training: TrainingConfig,
-        train: Sequence[Run],
-        validation: Sequence[Run],
+        train: Sequence[Segment],
+        validation: Sequence[Segment],
         scaling: Scaling,
         work_dir: Path,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Lay out the data and build the network; arguments as in `fit`, ``clock`` in seconds."""
+        """Arrange the data and build the network; arguments as in `fit`, ``clock`` in seconds."""
         self.spec = spec
         self.training = training
         self.work_dir = work_dir
         self.clock = clock
-        rows = join_runs(train)
-        parts: list[Rows] = [rows]
-        self.course = Course(spec, training, rows, scaling)
-        self.validation: tuple[Rows, Plan] | None = None
-        if any(len(run) for run in validation):
-            parts.append(join_runs(validation))
-            self.validation = parts[1], self.course.measuring_plan(parts[1])
-        _check_labels(spec, parts)
-        _check_horizon(spec, rows)
-        self.trainer = Trainer(spec, training, scaling, class_weights(spec, rows))
-        standing = Standing(fingerprint=fingerprint(spec, training, scaling, rows))
-        self.reached = self.saved = Reached(standing, Arrays([], []))
+        table = join_segments(train)
+        tables = [table]
+        self.schedule = TrainingSchedule(spec, training, table, scaling)
+        self.validation: tuple[SegmentTable, BatchPlan] | None = None
+        if any(len(segment) for segment in validation):
+            tables.append(join_segments(validation))
+            self.validation = tables[1], self.schedule.validation_plan(tables[1])
+        _check_labels(spec, tables)
+        _check_horizon(spec, table)
+        self.trainer = Trainer(spec, training, scaling, class_weights(spec, table))
+        state = TrainingState(fingerprint=fingerprint(spec, training, scaling, table))
+        self.last = self.saved = Snapshot(state, Arrays([], []))
         self.saved_at: float | None = None
 
-    def run(self, reporter: Reporter) -> Fitted:
-        """Train round by round and return the best.  Raises KeyboardInterrupt when there is none yet."""
-        curves = Curves(self.training.tensorboard)
-        stopped: Stopped | None = self._finished()
+    def run(self, reporter: Reporter) -> FitResult:
+        """Train interval by interval.  Raises KeyboardInterrupt when no interval is finished yet."""
+        log = TensorBoardLog(self.training.tensorboard)
+        stopped = self._stop_reason()
         try:
             while stopped is None:
-                row = self._round(reporter)
-                stopped = self._finished()
-                curves.write(row)
-                reporter.on_round(row)
+                row = self._interval(reporter)
+                stopped = self._stop_reason()
+                log.write(row)
+                reporter.on_validation(row)
         except KeyboardInterrupt:
-            if not self.reached.standing.best_round:
+            if not self.last.state.kept:
                 raise
             stopped = "interrupted"
         finally:
             self._save()
-            curves.close()
-        standing, arrays = self.reached
-        _assign(self.trainer.trainable, arrays.best)
-        return Fitted(
+            log.close()
+        state, arrays = self.last
+        _assign(self.trainer.trainable, arrays.kept)
+        return FitResult(
             model=self.trainer.networks.plain,
             weights=network_weights(self.trainer.networks.plain),
-            history=standing.history,
-            best_round=standing.best_round,
+            history=state.history,
+            kept=state.kept,
             stopped=stopped,
         )
 
     def restore(self) -> None:
-        """Go on from the checkpoint in ``work_dir``."""
-        standing, arrays = load_checkpoint(self.work_dir, self.reached.standing.fingerprint)
-        self.reached = self.saved = Reached(standing, arrays)
+        """Continue from the checkpoint in ``work_dir``."""
+        state, arrays = load_checkpoint(self.work_dir, self.last.state.fingerprint)
+        self.last = self.saved = Snapshot(state, arrays)
         _assign(self.trainer.variables, arrays.variables)
-        self.trainer.carried = arrays.carried
+        self.trainer.state = arrays.state
 
-    def _finished(self) -> Stopped | None:
-        standing = self.reached.standing
-        if len(standing.history) - standing.best_round >= self.training.patience:
+    def _stop_reason(self) -> StopReason | None:
+        state = self.last.state
+        if len(state.history) - state.kept >= self.training.patience:
             return "patience"
-        return self.course.finished(standing.place)
+        return self.schedule.finished(state.cursor)
 
-    def _round(self, reporter: Reporter) -> dict[str, float]:
-        """Train one round, measure, remember the best, write the checkpoint when it is time."""
-        began, before = time.perf_counter(), self.reached.standing
-        rate = self.course.rate(before.place)
-        place, totals = self._train(reporter)
-        learnt = before.learnt[0] + float(totals.sums[1]), before.learnt[1] + float(totals.sums[3])
-        if place.epoch or self.course.finished(place):
-            _check_learnt(self.spec, *learnt)
-        row = {"epoch": self.course.epochs(place)}
-        if not self.course.rounds_are_passes:
-            row["updates"] = float(place.updates)
-        row |= {"learning_rate": rate} | _seen_means(totals, self.spec)
+    def _interval(self, reporter: Reporter) -> dict[str, float]:
+        """Train one interval, validate, keep the weights if they are better, write a checkpoint when it is due."""
+        began, before = time.perf_counter(), self.last.state
+        rate = self.schedule.learning_rate(before.cursor)
+        cursor, totals = self._train(reporter)
+        trained_on = before.trained_on[0] + float(totals.sums[1]), before.trained_on[1] + float(totals.sums[3])
+        if cursor.epoch or self.schedule.finished(cursor):
+            _check_trained(self.spec, *trained_on)
+        row = {"epoch": self.schedule.epochs(cursor)}
+        if not self.schedule.validates_each_epoch:
+            row["updates"] = float(cursor.updates)
+        row |= {"learning_rate": rate} | _known_means(totals, self.spec)
         if self.validation is not None:
-            measured = self.trainer.measure(self.course.measuring(*self.validation)).means(self.spec)
-            row |= {f"val_{name}": value for name, value in measured.items()}
+            means = self.trainer.validate(self.schedule.validation_batches(*self.validation)).means(self.spec)
+            row |= {f"val_{name}": value for name, value in means.items()}
         row["seconds"] = time.perf_counter() - began
-        self._remember(row, place, learnt)
+        self._update_snapshot(row, cursor, trained_on)
         return row
 
-    def _train(self, reporter: Reporter) -> tuple[Place, Totals]:
-        """Train to the end of the round, which may lie in another pass; return where it ends and the sums."""
-        place, sums = self.reached.standing.place, np.zeros(5)
-        total, done = self.course.left_of_round(place), 0
+    def _train(self, reporter: Reporter) -> tuple[Cursor, Totals]:
+        """Train to the end of the interval, which may lie in a later epoch; return its cursor and the loss sums."""
+        cursor, sums = self.last.state.cursor, np.zeros(5)
+        total, done = self.schedule.updates_left_in_interval(cursor), 0
 
         def on_batch(loss: float) -> None:
             nonlocal done
@@ -193,37 +193,37 @@ class Fitting:
             reporter.on_batch(done, total, loss)
 
         while True:
-            if not place.batch:
-                self.trainer.forget()
-            count = self.course.stretch(place)
-            part = self.trainer.train(self.course.batches(place, count), self.course.rates(place, count), on_batch)
-            sums += part.sums
-            place = self.course.after(place, count)
-            if self.course.round_ends(place):
-                return place, Totals(sums)
+            if not cursor.batch:
+                self.trainer.drop_state()
+            count = self.schedule.next_updates(cursor)
+            batches, rates = self.schedule.batches(cursor, count), self.schedule.learning_rates(cursor, count)
+            sums += self.trainer.train(batches, rates, on_batch).sums
+            cursor = self.schedule.advance(cursor, count)
+            if self.schedule.interval_ends(cursor):
+                return cursor, Totals(sums)
 
-    def _remember(self, row: dict[str, float], place: Place, learnt: tuple[float, float]) -> None:
-        old, loss = self.reached.standing, row.get("val_loss", row.get("loss"))
-        standing = msgspec.structs.replace(old, place=place, history=[*old.history, row], learnt=learnt)
-        best = self.reached.arrays.best
-        better = old.best_loss is None or (loss is not None and loss < old.best_loss)
+    def _update_snapshot(self, row: dict[str, float], cursor: Cursor, trained_on: tuple[float, float]) -> None:
+        old, loss = self.last.state, row.get("val_loss", row.get("loss"))
+        state = msgspec.structs.replace(old, cursor=cursor, history=[*old.history, row], trained_on=trained_on)
+        kept = self.last.arrays.kept
+        better = old.kept_loss is None or (loss is not None and loss < old.kept_loss)
         if better or not self.training.restore_best_weights:
-            standing = msgspec.structs.replace(standing, best_loss=loss, best_round=len(standing.history))
-            best = self.trainer.kept()
+            state = msgspec.structs.replace(state, kept_loss=loss, kept=len(state.history))
+            kept = self.trainer.validated_weights()
         variables = [variable.numpy() for variable in self.trainer.variables]
-        self.reached = Reached(standing, Arrays(variables, best, self.trainer.carried if place.batch else None))
+        self.last = Snapshot(state, Arrays(variables, kept, self.trainer.state if cursor.batch else None))
         if self.saved_at is None or self.clock() - self.saved_at >= SAVE_EVERY_S:
             self._save()
 
     def _save(self) -> None:
-        """Write a checkpoint of the last finished round, unless it stands there already."""
-        if self.reached is not self.saved:
-            save_checkpoint(self.work_dir, *self.reached)
-            self.saved, self.saved_at = self.reached, self.clock()
+        """Write a checkpoint of the last finished interval, unless it is already on disk."""
+        if self.last is not self.saved:
+            save_checkpoint(self.work_dir, *self.last)
+            self.saved, self.saved_at = self.last, self.clock()
 
 
-def _seen_means(totals: Totals, spec: NetworkSpec) -> dict[str, float]:
-    """The means of a round; without what the round had nothing to learn from."""
+def _known_means(totals: Totals, spec: NetworkSpec) -> dict[str, float]:
+    """The mean losses of an interval, without those of a head for which no sample counted."""
     row = totals.means(spec)
     absent = set()
     if spec.forecast is not None and not totals.sums[1]:
@@ -238,30 +238,31 @@ def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
         variable.assign(value)
 
 
-def _check_labels(spec: NetworkSpec, parts: Sequence[Rows]) -> None:
+def _check_labels(spec: NetworkSpec, tables: Sequence[SegmentTable]) -> None:
     labels = 0 if spec.classes is None else len(spec.classes.labels)
-    largest = max(int(rows.label.max()) for rows in parts)
+    largest = max(int(table.label.max()) for table in tables)
     if spec.classes is not None and largest >= labels:
         msg = f"label index {largest}: expected -1..{labels - 1}, there are {labels} labels"
         raise DataError(msg)
 
 
-def _check_horizon(spec: NetworkSpec, rows: Rows) -> None:
-    longest = int((rows.stop - rows.start).max())
+def _check_horizon(spec: NetworkSpec, table: SegmentTable) -> None:
+    longest = int((table.stop - table.start).max())
     if spec.forecast is not None and longest <= spec.forecast.horizon:
         msg = (
-            f"the longest run between two resets has {longest} samples: model.forecast.horizon "
+            f"the longest segment between two resets has {longest} samples: model.forecast.horizon "
             f"(now {spec.forecast.horizon}) must be smaller"
         )
         raise DataError(msg)
 
 
-def _check_learnt(spec: NetworkSpec, forecasts: float, labelled: float) -> None:
+def _check_trained(spec: NetworkSpec, forecasts: float, labelled: float) -> None:
     if spec.forecast is not None and not forecasts:
-        msg = (
-            f"no forecast could be compared with a truth: runs must be longer than the horizon {spec.forecast.horizon}"
+        raise DataError(
+            "no forecast has a truth to compare with: segments between two resets must be longer than"
+            f" model.forecast.horizon (now {spec.forecast.horizon}) and training.warm_up together"
         )
-        raise DataError(f"{msg} and training.warm_up together")
     if spec.classes is not None and not labelled:
-        msg = "no training sample has a known label: check input.label, model.classes.labels and training.warm_up"
-        raise DataError(msg)
+        raise DataError(
+            "no training sample has a known label: check input.label, model.classes.labels and training.warm_up"
+        )

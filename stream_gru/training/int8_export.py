@@ -1,12 +1,12 @@
-"""`tflite-int8`: quantise, measure what is lost on the test part as a stream, and refuse what loses too much.
+"""`tflite-int8`: quantize a model, measure the loss of accuracy on the test part, reject a model that loses too much.
 
-training part ─▶ pairs of (x, h) ─▶ quantised step ─▶ test part, step by step ─▶ loss within the limit? ─▶ file + JSON
+training part ─▶ pairs of (x, h) ─▶ quantized step ─▶ test part, step by step ─▶ loss within the limit? ─▶ file + JSON
 
-Both models take the same road (`training.evaluation.evaluate`) over the same rows, each from a fresh state; how the
-flatbuffer is made, and what in it is int8, is said in `stream_gru.training.quantize`.
+Both models are evaluated in the same way (`training.evaluation.evaluate`) on the same rows, from the initial state;
+`stream_gru.training.quantize` makes the flatbuffer and documents what is int8 in it.
 
-Decision: an answer that is no number is not scored, so a model that gives none where it is unsure would look better
-than it is; the scored answers are counted, and int8 that has fewer of them than float32 is beyond every limit.
+Decision: predictions that are not finite are not scored, which would favour a model with fewer of them; the scored
+predictions are counted, and an int8 model with fewer of them than float32 exceeds every limit.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.formats import ExportedFiles, ExportRequest
 from stream_gru.pipeline.pipeline import conditioning_spec
 from stream_gru.training.evaluation.evaluate import Baselines, evaluate
-from stream_gru.training.quantize import IN_FLOAT32, IN_INT8, StepEngine, calibration_pairs, quantised_step
-from stream_gru.training.splits import Parts, runs_of, split
+from stream_gru.training.quantize import IN_FLOAT32, IN_INT8, StepEngine, calibration_pairs, quantized_step
+from stream_gru.training.splits import Splits, segments_of, split
 
 SEED = 0
 PAIRS = 1000
-# What is streamed to find them, and what is judged: a minute on a slow machine.
+# Steps streamed for calibration and rows scored: a minute on a slow machine.
 CALIBRATION_STEPS = 500_000
 TEST_ROWS = 200_000
-_LEAST_SHARE = 1024
+_MIN_ROWS_PER_STREAM = 1024
 
 
 class Limit(Struct, frozen=True, kw_only=True):
-    """The most that may be lost: points of accuracy (of 100), and the part by which the scaled error may grow."""
+    """Largest accepted loss: percentage points of accuracy, and relative growth of the scaled error."""
 
     accuracy_points: float = 1.0
     scaled_error: float = 0.05
 
 
 class Score(Struct, frozen=True, kw_only=True):
-    """Share of labelled rows right, and mean absolute forecast error in scaled units; None without truth or head.
+    """Accuracy of labelled rows, and mean absolute forecast error in scaled units; None without truth or head.
 
-    ``class_rows``: how many rows the first was measured on; ``forecasts``: how many single forecasts (a row has one for
-    each target and horizon) the second was.
+    ``class_rows``: rows scored for the accuracy; ``forecasts``: forecasts scored for the error, of which a row has one
+    for each target and horizon.
     """
 
     accuracy: float | None
@@ -63,11 +63,11 @@ class Score(Struct, frozen=True, kw_only=True):
 
 
 class Int8Report(Struct, frozen=True, kw_only=True):
-    """What stands beside the model, as ``<name>.json``.
+    """Report beside the model, ``<name>.json``.
 
-    ``rows``: how many were judged of ``test_rows``; ``calibration_rows``: pairs of sample and state, drawn from
+    ``rows``: rows scored of ``test_rows``; ``calibration_rows``: pairs of sample and state, drawn from
     ``calibration_steps`` steps of the training part.  The parts are those of ``split`` in the file ``config``, over its
-    ``recordings``; the bundle does not say by which split it was trained.
+    ``recordings``; the bundle does not store the split it was trained with.
     """
 
     model_id: str
@@ -102,32 +102,32 @@ class _Calibrated:
 
 
 def int8_files(request: ExportRequest, limit: Limit | None = None) -> ExportedFiles:
-    """The flatbuffer and, beside it, what it loses.
+    """The flatbuffer and its report.
 
-    Raises ConfigError (no configuration, or that of another model), DataError (recordings that cannot be used),
-    ParityError (more is lost than ``limit`` allows; not with ``force``).
+    Raises ConfigError (no configuration, or one of another model), DataError (unusable recordings), ParityError (the
+    loss exceeds ``limit``; not with ``force``).
     """
     bundle, limit = request.bundle, limit or Limit()
-    parts = _parts(bundle, request.config)
-    made = _quantise(bundle, parts.train)
-    rows = bounded(parts.test, TEST_ROWS)
+    splits = _splits(bundle, request.config)
+    made = _quantize(bundle, splits.train)
+    rows = bounded(splits.test, TEST_ROWS)
     plain = score(bundle, rows, "auto")
     small = score(bundle, rows, StepEngine(bundle.manifest, made.content))
-    report = _report(request, limit, made, plain, small, (len(rows), len(parts.test)))
+    report = _report(request, limit, made, plain, small, (len(rows), len(splits.test)))
     for line in report_lines(report):
         request.report(line)
     if not report.within_limit and not request.force:
         raise ParityError(
-            f"tflite-int8: the loss is beyond the limit (accuracy {-limit.accuracy_points:+g} points, forecast error"
-            f" {limit.scaled_error:+.0%}, no fewer answers), or the test part has no truth to measure it; nothing was"
-            " written; more and more varied recordings to calibrate on may help, --force writes it all the same"
+            f"tflite-int8: the loss exceeds the limit (accuracy {-limit.accuracy_points:+g} points, forecast error"
+            f" {limit.scaled_error:+.0%}, no fewer predictions), or the test part has no truth to measure it; nothing"
+            " was written; train on more varied recordings, or use --force to write it nevertheless"
         )
     text = msgspec.json.format(msgspec.json.encode(report), indent=1)
     return {"": made.content, ".json": text + b"\n"}
 
 
-def _parts(bundle: Bundle, config: Config | None) -> Parts:
-    """The recordings and parts of the training."""
+def _splits(bundle: Bundle, config: Config | None) -> Splits:
+    """The recordings of the training, split in the same way."""
     if config is None or config.data is None:
         raise ConfigError("tflite-int8: expected the training configuration, with the table [data]; see --config")
     wanted = [(channel.name, channel.categories) for channel in bundle.manifest.channels]
@@ -141,26 +141,26 @@ def _parts(bundle: Bundle, config: Config | None) -> Parts:
     return split(read_files(config.data.files, Fields.of(config.input, config.channel)), config.split)
 
 
-def _quantise(bundle: Bundle, train: SampleBatch) -> _Calibrated:
+def _quantize(bundle: Bundle, train: SampleBatch) -> _Calibrated:
     manifest = bundle.manifest
     labels = manifest.classes.labels if manifest.classes else []
     rules = conditioning_spec(msgspec.structs.replace(manifest, regime="stateful", window=None))
     window = (manifest.window or 0) if manifest.regime == "windowed" else 0
     engine = load_engine("auto", bundle)
-    x, h, steps = calibration_pairs(engine, runs_of(train, rules, labels), window, PAIRS, CALIBRATION_STEPS, SEED)
-    return _Calibrated(quantised_step(manifest, bundle.weights, x, h), len(x), steps)
+    x, h, steps = calibration_pairs(engine, segments_of(train, rules, labels), window, PAIRS, CALIBRATION_STEPS, SEED)
+    return _Calibrated(quantized_step(manifest, bundle.weights, x, h), len(x), steps)
 
 
 def bounded(batch: SampleBatch, limit: int) -> SampleBatch:
-    """At most ``limit`` rows, in order of arrival: the beginnings of streams drawn by `SEED`, equal shares.
+    """At most ``limit`` rows, in order of arrival: equal numbers of rows from the start of streams drawn by `SEED`.
 
-    A share is at least `_LEAST_SHARE` rows, so that of many streams some are left out rather than all cut short.
+    A stream contributes at least `_MIN_ROWS_PER_STREAM` rows; with many streams some contribute none.
     """
     if len(batch) <= limit:
         return batch
     order = np.argsort(batch.stream_index, kind="stable")
     counts = np.bincount(batch.stream_index, minlength=len(batch.stream_names))
-    share = max(_LEAST_SHARE, limit // int(np.count_nonzero(counts)))
+    share = max(_MIN_ROWS_PER_STREAM, limit // int(np.count_nonzero(counts)))
     ends = np.cumsum(counts)
     kept, left = np.zeros(len(batch), np.bool_), limit
     for index in np.random.default_rng(SEED).permutation(len(batch.stream_names)).tolist():
@@ -225,14 +225,14 @@ def _report(
 
 
 def report_lines(report: Int8Report) -> list[str]:
-    """What was measured, in sentences."""
+    """The report in sentences."""
     of = f" of {report.test_rows:,}" if report.rows < report.test_rows else ""
     lines = [
-        f"calibrated on {report.calibration_rows:,} samples and states of the training part; judged on"
+        f"calibrated on {report.calibration_rows:,} samples and states of the training part; scored on"
         f" {report.rows:,}{of} rows of the test part, step by step",
-        f"parts: {report.config or 'the configuration'}, [split] {split_words(report.split)}, of"
-        f" {', '.join(report.recordings)}; the bundle does not say by which split it was trained: were it another one,"
-        " rows it has learnt may be among those it was judged on",
+        f"recordings: {', '.join(report.recordings)}, split by {split_keys(report.split)} of"
+        f" {report.config or 'the configuration'}; use the split of the training, which the bundle does not store: with"
+        " another one, training rows may be scored",
     ]
     if report.accuracy_points_lost is not None:
         lines.append(
@@ -250,13 +250,13 @@ def report_lines(report: Int8Report) -> list[str]:
         ("forecasts", report.float32.forecasts, report.int8.forecasts),
     ):
         if small < plain:
-            lines.append(f"{kind} that could be scored: float32 {plain:,}, int8 {small:,}; the others are no numbers")
+            lines.append(f"{kind} scored: float32 {plain:,}, int8 {small:,}; the others are not finite")
     whole = "" if report.bytes_float32 is None else f", the float32 flatbuffer {report.bytes_float32:,}"
     return [*lines, f"size: {report.bytes:,} bytes{whole}"]
 
 
-def split_words(config: SplitConfig) -> str:
-    """What of a split decides, as it is written in a configuration."""
+def split_keys(config: SplitConfig) -> str:
+    """The keys of a split that have an effect, as written in a configuration."""
     if config.by == "stream":
         names = ["by", "validation_streams", "test_streams"]
     else:

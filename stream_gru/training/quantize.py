@@ -2,14 +2,14 @@
 
     step  x (1, I), h (1, S) float32 -> y (1, K), state (1, S) float32     explicit state, engineering units
 
-int8:    every matrix product: kernels (one scale for each output column), what is multiplied, and what comes out.
-float32: inputs and outputs, scaling, calendar inputs, learnt vectors, sums, gates and activations, the mix of old and
-         new state, the state itself, the last value a forecast starts from, and the probabilities.
+int8:    every matrix product: kernels (one scale for each output column), operands and results.
+float32: inputs and outputs, scaling, calendar inputs, embeddings, sums, gates and activations, the mix of old and new
+         state, the state itself, the last value a residual forecast starts from, and the probabilities.
 
-Decision: the products hold nearly all of the weights and of the work, and their errors do not add up over time.  The
-rest is not quantised, since each of it was measured to cost accuracy: raw engineering units lose the small channels
-beside the large ones; a gate of 8 bits is at most 255/256, which forgets everything within a few hundred steps; a state
-of 8 bits loses the slow changes.  On the sample pumps everything in int8 took accuracy from 96.7 % to 81.0 %.
+Decision: the products hold nearly all weights and take nearly all time, and their errors do not add up over steps.  The
+rest stays in float32, as each part was measured to cost accuracy: raw engineering units lose the small channels beside
+the large ones; a gate of 8 bits is at most 255/256, which forgets everything within a few hundred steps; a state of 8
+bits loses slow changes.  On the sample pumps everything in int8 reduced accuracy from 96.7 % to 81.0 %.
 
 Source: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference",
 CVPR 2018, arXiv:1712.05877.
@@ -32,12 +32,12 @@ from stream_gru.model.keras.litert_graph import StepGraph, dense, module_of, por
 from stream_gru.model.keras.tf_cells import Tensor, column_blocks
 from stream_gru.model.manifest import Manifest
 from stream_gru.model.optional_packages import suppress_native_stderr
-from stream_gru.training.segments import Run
+from stream_gru.training.segments import Segment
 
-IN_INT8 = "matrix products: kernels (a scale for each column), what they multiply and what comes out"
-IN_FLOAT32 = "inputs, outputs, scaling, learnt vectors, sums, activations, state, last values, probabilities"
+IN_INT8 = "matrix products: kernels (one scale for each column), operands and results"
+IN_FLOAT32 = "inputs, outputs, scaling, embeddings, sums, activations, state, last values, probabilities"
 
-# Everything a step is made of but FULLY_CONNECTED; the quantiser leaves these as they are.
+# All operations of a step except FULLY_CONNECTED; the quantizer leaves them in float32.
 _FLOAT_OPERATIONS = (
     "ABS", "ADD", "CAST", "CONCATENATION", "DIV", "ELU", "EXP", "GATHER", "LOG", "LOGISTIC", "MAXIMUM", "MINIMUM",
     "MUL", "NEG", "ONE_HOT", "REDUCE_MAX", "RELU", "RELU6", "RELU_0_TO_1", "RESHAPE", "SLICE", "SOFTMAX", "SPLIT",
@@ -46,8 +46,8 @@ _FLOAT_OPERATIONS = (
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def quantised_step(manifest: Manifest, weights: dict[str, F32], x: F32, h: F32) -> bytes:
-    """Return the flatbuffer; ``x`` (N, I) and ``h`` (N, S) are samples and the states they met, for calibration."""
+def quantized_step(manifest: Manifest, weights: dict[str, F32], x: F32, h: F32) -> bytes:
+    """Return the flatbuffer; ``x`` (N, I) and ``h`` (N, S) are samples and the states before them, for calibration."""
     module = module_of(weights)
     graph = _ProductGraph(manifest, module.weights)
     ports = port(1, manifest.input_size, "x"), port(1, manifest.state_size, "h")
@@ -58,13 +58,13 @@ def quantised_step(manifest: Manifest, weights: dict[str, F32], x: F32, h: F32) 
             yield "step", {"x": x[row : row + 1], "h": h[row : row + 1]}
 
     with tempfile.TemporaryDirectory() as folder, suppress_native_stderr(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own interpreter announces its end
+        warnings.simplefilter("ignore")  # TensorFlow's own interpreter warns of its deprecation
         tf.saved_model.save(module, folder, signatures={"step": step})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["step"])
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = pairs
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-        # The public way to keep operations in float, which the converter alone does not offer.
+        # The only public way to keep operations in float.
         options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(_FLOAT_OPERATIONS))
         debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
         content = bytes(debugger.get_nondebug_quantized_model())
@@ -73,9 +73,9 @@ def quantised_step(manifest: Manifest, weights: dict[str, F32], x: F32, h: F32) 
 
 
 def _require_int8(manifest: Manifest, weights: dict[str, F32], content: bytes) -> None:
-    """Raise ParityError unless every kernel is stored in int8: other versions of TensorFlow may quantise otherwise.
+    """Raise ParityError unless every kernel is stored in int8: TensorFlow versions may quantize differently.
 
-    Tensors of one row are left out of the count, as what is multiplied has one row too.
+    Tensors of one row are not counted, as operands have one row too.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -87,7 +87,7 @@ def _require_int8(manifest: Manifest, weights: dict[str, F32], content: bytes) -
     if found < wanted:
         raise ParityError(
             f"tflite-int8: TensorFlow {version('tensorflow')} left {wanted - found:,} of {wanted:,} weights of the"
-            " matrix products in float32; nothing was written; another version may do better"
+            " matrix products in float32; nothing was written; try another version of TensorFlow"
         )
 
 
@@ -109,22 +109,22 @@ def _wide(columns: int, rows: int) -> int:
 
 
 class _ProductGraph(StepGraph):
-    """The step, drawn so that the converter leaves all but the products alone."""
+    """The step as a graph in which the converter quantizes only the matrix products."""
 
     def _scale(self, x: Tensor) -> Tensor:
-        # Changes no number, and keeps the converter from moving the scaling into the product behind it.
+        # The minimum changes no number; it keeps the converter from fusing the scaling with the next product.
         return tf.minimum(super()._scale(x), _LARGEST)
 
     def _heads(self, h: Tensor, scaled: Tensor) -> Tensor:
-        # As above: else the products of the heads of stacked layers stay in float.
+        # As above; without it the products of the heads of stacked layers stay in float.
         return super()._heads(tf.minimum(h, _LARGEST), scaled)
 
     def _last_values(self, scaled: Tensor, column: I64) -> Tensor:
         return tf.gather(scaled, column.astype(np.int32), axis=1)
 
     def _probabilities(self, h: Tensor, activation: str) -> Tensor:
-        # Written out, as the quantiser rounds to 1/256 whatever comes out of a softmax or sigmoid; the minimum changes
-        # no number, and keeps the converter from recognising them.
+        # Written out, as the quantizer rounds the results of softmax and sigmoid to 1/256; the minimum changes no
+        # number and keeps the converter from recognizing them.
         logits = dense(h, self.w, "classes")
         if activation == "softmax":
             exponential = tf.exp(logits - tf.reduce_max(logits, axis=1, keepdims=True))
@@ -134,15 +134,15 @@ class _ProductGraph(StepGraph):
 
 
 def calibration_pairs(
-    engine: Engine, runs: Sequence[Run], window: int, pairs: int, steps: int, seed: int = 0
+    engine: Engine, segments: Sequence[Segment], window: int, pairs: int, steps: int, seed: int = 0
 ) -> tuple[F32, F32, int]:
-    """Stream runs from the initial state; return samples (N, I), the states they met (N, S), and the steps streamed.
+    """Stream segments; return samples (N, I), the states before them (N, S), and the number of steps streamed.
 
-    At most ``pairs`` of them, drawn by ``seed`` and spread over at most ``steps`` steps of runs that are drawn as well;
-    ``window`` > 0: the state is reset every so many steps.
+    At most ``pairs`` samples, drawn by ``seed`` over at most ``steps`` steps of segments that are drawn as well;
+    ``window`` > 0: the state is reset every ``window`` steps.
     """
     rng = np.random.default_rng(seed)
-    pieces = _pieces(runs, window, steps, rng)
+    pieces = _pieces(segments, window, steps, rng)
     ends = np.cumsum([len(piece) for piece in pieces])
     chosen = np.sort(rng.choice(ends[-1], min(pairs, int(ends[-1])), replace=False))
     xs, hs = [], []
@@ -158,24 +158,26 @@ def calibration_pairs(
     return np.stack(xs), np.stack(hs), int(ends[-1])
 
 
-def _pieces(runs: Sequence[Run], window: int, steps: int, rng: np.random.Generator) -> list[F32]:
-    """Inputs of stretches from a reset on, in random order, together at most ``steps`` long."""
-    stretches = [
-        run.x[first : first + (window or len(run))] for run in runs for first in range(0, len(run), window or len(run))
+def _pieces(segments: Sequence[Segment], window: int, steps: int, rng: np.random.Generator) -> list[F32]:
+    """Inputs from a reset on, in random order, together at most ``steps`` long."""
+    between_resets = [
+        segment.x[first : first + (window or len(segment))]
+        for segment in segments
+        for first in range(0, len(segment), window or len(segment))
     ]
-    share = max(1024, steps // len(stretches))
+    share = max(1024, steps // len(between_resets))
     pieces: list[F32] = []
     left = steps
-    for index in rng.permutation(len(stretches)).tolist():
+    for index in rng.permutation(len(between_resets)).tolist():
         if left <= 0:
             break
-        pieces.append(stretches[index][: min(share, left)])
+        pieces.append(between_resets[index][: min(share, left)])
         left -= len(pieces[-1])
     return pieces
 
 
 class StepEngine:
-    """An `Engine` on a flatbuffer whose only signature is a step of one stream: rows and steps go one by one."""
+    """An `Engine` on a flatbuffer whose only signature is a step of one stream: it computes row by row."""
 
     name = "litert-int8"
 

@@ -1,17 +1,17 @@
-"""The course of a training: passes over the recordings, one after the other, cut into rounds.
+"""The schedule of a training: epochs over the recordings, cut into validation intervals.
 
-    pass 1 ───────────────┊ pass 2 ───────────────┊ pass 3 ───        ┊ the carried state is forgotten
-    round 1 ──│ round 2 ──│ round 3 ──│ round 4 ──│ round 5 ──        │ the validation part is looked at
+    epoch 1 ─────────────────┊ epoch 2 ─────────────────┊ epoch 3 ───       ┊ the carried state is dropped
+    interval 1 ─│ interval 2 ─│ interval 3 ─│ interval 4 ─│ interval 5      │ the validation part is measured
 
-Without ``evaluate_every`` a round is a pass.  What a batch holds follows from the seed and its place alone, so that a
-resumed training repeats it.
+Without ``evaluate_every`` an interval is an epoch.  What a batch holds depends only on the seed and the cursor, so that
+a resumed training repeats it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,14 +19,14 @@ from msgspec import Struct
 
 from stream_gru.config.train_schema import TrainingConfig
 from stream_gru.model.keras.spec import NetworkSpec
-from stream_gru.training.augmentation import Jitter
-from stream_gru.training.segments import Batch, Plan, Rows, Scaling, batches
-from stream_gru.training.stateful_lanes import stream_plan, training_plan
-from stream_gru.training.windows import window_plan
+from stream_gru.training.augmentation import Augmentation
+from stream_gru.training.batches import Batch, BatchPlan, cut_batches, window_plan
+from stream_gru.training.segments import Scaling, SegmentTable
+from stream_gru.training.stateful_lanes import training_plan, validation_plan
 
 
-class Place(Struct, frozen=True):
-    """Where a training stands: finished passes, batches done of the pass that goes on, updates in all."""
+class Cursor(Struct, frozen=True):
+    """How far a training has come: finished epochs, finished batches of the current epoch, updates in all."""
 
     epoch: int = 0
     batch: int = 0
@@ -34,112 +34,106 @@ class Place(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class _Pass:
-    epoch: int
-    plan: Plan
-    jitter: Jitter
+class _Epoch:
+    number: int
+    plan: BatchPlan
+    augmentation: Augmentation
 
 
-class Course:
-    """Which batch comes when, with which learning rate, and where rounds end."""
+class TrainingSchedule:
+    """Which batch comes when, with which learning rate, and where validation intervals end."""
 
-    def __init__(self, spec: NetworkSpec, training: TrainingConfig, rows: Rows, scaling: Scaling) -> None:
-        """``rows`` to train on."""
+    def __init__(self, spec: NetworkSpec, training: TrainingConfig, table: SegmentTable, scaling: Scaling) -> None:
+        """``table``: the segments to train on."""
         self.spec = spec
         self.training = training
-        self.rows = rows
+        self.table = table
         self.scaling = scaling
-        self._pass: _Pass | None = None
+        self._epoch: _Epoch | None = None
 
     @property
-    def rounds_are_passes(self) -> bool:
-        """Whether every round is a whole pass."""
+    def validates_each_epoch(self) -> bool:
+        """Whether every validation interval is a whole epoch."""
         return not (self.training.evaluate_every or self.training.max_updates)
 
-    def finished(self, place: Place) -> Literal["max_updates", "epochs"] | None:
-        """Which budget is used up, None while there is some left."""
+    def finished(self, cursor: Cursor) -> Literal["max_updates", "epochs"] | None:
+        """Which limit has been reached, None while training continues."""
         if self.training.max_updates:
-            return "max_updates" if place.updates >= self.training.max_updates else None
-        return "epochs" if place.epoch >= self.training.epochs else None
+            return "max_updates" if cursor.updates >= self.training.max_updates else None
+        return "epochs" if cursor.epoch >= self.training.epochs else None
 
-    def round_ends(self, place: Place) -> bool:
-        """Whether a round ends here."""
+    def interval_ends(self, cursor: Cursor) -> bool:
+        """Whether a validation interval ends here."""
         every = self.training.evaluate_every
-        return self.finished(place) is not None or (place.updates % every if every else place.batch) == 0
+        return self.finished(cursor) is not None or (cursor.updates % every if every else cursor.batch) == 0
 
-    def left_of_round(self, place: Place) -> int:
-        """Updates to the end of the round, at most."""
+    def updates_left_in_interval(self, cursor: Cursor) -> int:
+        """Updates to the end of the validation interval, at most."""
         every, most = self.training.evaluate_every, self.training.max_updates
-        left = every - place.updates % every if every else self._left_of_pass(place)
-        return min(left, most - place.updates) if most else left
+        left = every - cursor.updates % every if every else self._updates_left_in_epoch(cursor)
+        return min(left, most - cursor.updates) if most else left
 
-    def stretch(self, place: Place) -> int:
-        """Updates to the end of the round or of the pass, whichever comes first."""
-        return min(self.left_of_round(place), self._left_of_pass(place))
+    def next_updates(self, cursor: Cursor) -> int:
+        """Updates to the end of the interval or of the epoch, whichever comes first."""
+        return min(self.updates_left_in_interval(cursor), self._updates_left_in_epoch(cursor))
 
-    def after(self, place: Place, updates: int) -> Place:
-        """The place so many updates further on, in the same pass or at the beginning of the next."""
-        done = place.batch + updates
-        over = done == len(self._at(place.epoch).plan)
-        return Place(place.epoch + over, 0 if over else done, place.updates + updates)
+    def advance(self, cursor: Cursor, updates: int) -> Cursor:
+        """The cursor after ``updates`` more, in the same epoch or at the beginning of the next."""
+        done = cursor.batch + updates
+        over = done == len(self._at(cursor.epoch).plan)
+        return Cursor(cursor.epoch + over, 0 if over else done, cursor.updates + updates)
 
-    def epochs(self, place: Place) -> float:
-        """Passes so far, a part of one included."""
-        return place.epoch + (place.batch / len(self._at(place.epoch).plan) if place.batch else 0.0)
+    def epochs(self, cursor: Cursor) -> float:
+        """Epochs so far, with the finished fraction of the current one."""
+        return cursor.epoch + (cursor.batch / len(self._at(cursor.epoch).plan) if cursor.batch else 0.0)
 
-    def rate(self, place: Place) -> float:
-        """Learning rate of the coming update; the cosine falls to 0 over all of them."""
+    def learning_rate(self, cursor: Cursor) -> float:
+        """Learning rate of the next update; ``cosine`` falls to 0 over the whole training."""
         if self.training.schedule == "constant":
             return self.training.learning_rate
         most = self.training.max_updates
-        share = place.updates / most if most else self.epochs(place) / self.training.epochs
+        share = cursor.updates / most if most else self.epochs(cursor) / self.training.epochs
         return self.training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
 
-    def rates(self, place: Place, count: int) -> Iterator[float]:
-        """Learning rate of each of the next updates of this pass."""
+    def learning_rates(self, cursor: Cursor, count: int) -> Iterator[float]:
+        """Learning rate of each of the next ``count`` updates of this epoch."""
         for number in range(count):
-            yield self.rate(Place(place.epoch, place.batch + number, place.updates + number))
+            yield self.learning_rate(Cursor(cursor.epoch, cursor.batch + number, cursor.updates + number))
 
-    def batches(self, place: Place, count: int) -> Iterator[Batch]:
-        """The next batches of this pass."""
-        here, stop = self._at(place.epoch), place.batch + count
-        plan = part_of(here.plan, place.batch, stop)
-        for number, batch in zip(range(place.batch, stop), self._cut(self.rows, plan), strict=True):
-            yield here.jitter(batch, here.plan.first[number], number)
+    def batches(self, cursor: Cursor, count: int) -> Iterator[Batch]:
+        """The next ``count`` batches of this epoch, augmented."""
+        here, stop = self._at(cursor.epoch), cursor.batch + count
+        plan = here.plan.part(cursor.batch, stop)
+        for number, batch in zip(range(cursor.batch, stop), self._cut(self.table, plan), strict=True):
+            yield here.augmentation(batch, here.plan.first[number], number)
 
-    def measuring(self, rows: Rows, plan: Plan) -> Iterator[Batch]:
-        """All batches of a `measuring_plan`, as they are."""
-        return self._cut(rows, plan)
+    def validation_batches(self, table: SegmentTable, plan: BatchPlan) -> Iterator[Batch]:
+        """All batches of a `validation_plan`, without augmentation."""
+        return self._cut(table, plan)
 
-    def measuring_plan(self, rows: Rows) -> Plan:
-        """The plan of a measurement: everything once, in order."""
+    def validation_plan(self, table: SegmentTable) -> BatchPlan:
+        """The plan of a validation: every row once, in order."""
         t = self.training
         if t.regime == "windowed":
-            return window_plan(rows, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, None)
-        return stream_plan(rows, t.batch_size, t.bptt_steps, t.warm_up)
+            return window_plan(table, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, None)
+        return validation_plan(table, t.batch_size, t.bptt_steps, t.warm_up)
 
-    def _left_of_pass(self, place: Place) -> int:
-        return len(self._at(place.epoch).plan) - place.batch
+    def _updates_left_in_epoch(self, cursor: Cursor) -> int:
+        return len(self._at(cursor.epoch).plan) - cursor.batch
 
-    def _at(self, epoch: int) -> _Pass:
-        if self._pass is None or self._pass.epoch != epoch:
-            jitter = Jitter.draw(self.rows, self.scaling, self.training, self.spec, epoch)
-            self._pass = _Pass(epoch, self._plan(epoch), jitter)
-        return self._pass
+    def _at(self, epoch: int) -> _Epoch:
+        if self._epoch is None or self._epoch.number != epoch:
+            augmentation = Augmentation.draw(self.table, self.scaling, self.training, self.spec, epoch)
+            self._epoch = _Epoch(epoch, self._plan(epoch), augmentation)
+        return self._epoch
 
-    def _plan(self, epoch: int) -> Plan:
+    def _plan(self, epoch: int) -> BatchPlan:
         t = self.training
         rng = np.random.default_rng([t.seed, epoch]) if t.shuffle else None
         if t.regime == "windowed":
-            return window_plan(self.rows, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, rng)
-        return training_plan(self.rows, t.batch_size, t.bptt_steps, t.warm_up, rng)
+            return window_plan(self.table, t.window, t.stride, t.batch_size, t.window_loss, t.warm_up, rng)
+        return training_plan(self.table, t.batch_size, t.bptt_steps, t.warm_up, rng)
 
-    def _cut(self, rows: Rows, plan: Plan) -> Iterator[Batch]:
+    def _cut(self, table: SegmentTable, plan: BatchPlan) -> Iterator[Batch]:
         horizon = 0 if self.spec.forecast is None else self.spec.forecast.horizon
-        return batches(rows, plan, self.spec.target_index, horizon)
-
-
-def part_of(plan: Plan, start: int, stop: int) -> Plan:
-    """Some batches of a plan."""
-    here = slice(start, stop)
-    return replace(plan, first=plan.first[here], valid=plan.valid[here], age=plan.age[here])
+        return cut_batches(table, plan, self.spec.target_index, horizon)

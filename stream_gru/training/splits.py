@@ -1,18 +1,18 @@
-"""Recordings to training material: split into parts, condition, cut into runs.
+"""Recordings to training data: split into train, validation and test, condition, cut into segments.
 
-The same conditioning serves as for live data.  Parts are split before they are conditioned, each with a state of its
-own, so that nothing - no held value, no filled gap, no forecast truth - reaches across a cut.
+Conditioning is the same as for live data.  Each part is split off before it is conditioned, with a state of its own, so
+that no held value, no filled gap and no forecast truth crosses a split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 
-from stream_gru.config import SplitConfig
+from stream_gru.config import ModelConfig, SplitConfig, TrainingConfig
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import LIMIT_NS, format_iso, iso_to_ns
 from stream_gru.core.types import I32, I64, SampleBatch
@@ -20,11 +20,11 @@ from stream_gru.pipeline.conditioning.condition import condition
 from stream_gru.pipeline.conditioning.gap_filling import Steps
 from stream_gru.pipeline.conditioning.spec import ConditioningSpec, conditioning_columns
 from stream_gru.pipeline.state_table import StateTable
-from stream_gru.training.segments import Run
+from stream_gru.training.segments import Segment
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splits:
     """The three parts of all recordings, rows in order of arrival."""
 
     train: SampleBatch
@@ -32,13 +32,13 @@ class Parts:
     test: SampleBatch
 
 
-def split(batch: SampleBatch, config: SplitConfig) -> Parts:
-    """Divide the rows.  Raises DataError when a part is empty."""
+def split(batch: SampleBatch, config: SplitConfig) -> Splits:
+    """Split the rows.  Raises DataError when a part is empty."""
     part = _by_stream(batch, config) if config.by == "stream" else _by_time(batch, config)
     for number, name in enumerate(("train", "validation", "test")):
         if not (part == number).any():
-            raise DataError(f"split: no row for the {name} part; rows run from {_span(batch)}, see [split]")
-    return Parts(*(batch.take(part == number) for number in range(3)))
+            raise DataError(f"split: no row in the {name} part; the rows span {_span(batch)}, see [split]")
+    return Splits(*(batch.take(part == number) for number in range(3)))
 
 
 def _span(batch: SampleBatch) -> str:
@@ -56,7 +56,7 @@ def _by_stream(batch: SampleBatch, config: SplitConfig) -> I32:
 
 
 def _by_time(batch: SampleBatch, config: SplitConfig) -> I32:
-    """0, 1, 2 for train, validation, test; -1 for what lies behind ``until``."""
+    """0, 1, 2 for train, validation, test; -1 from ``until`` on."""
     time = batch.time_ns
     if config.validation_from:
         validation, test = iso_to_ns(config.validation_from), iso_to_ns(config.test_from)
@@ -66,18 +66,16 @@ def _by_time(batch: SampleBatch, config: SplitConfig) -> I32:
         np.minimum.at(first, batch.stream_index, time)
         np.maximum.at(last, batch.stream_index, time)
         last += 1
-        begins_test = last - np.rint((last - first) * config.test).astype(np.int64)
-        begins_validation = begins_test - np.rint((last - first) * config.validation).astype(np.int64)
-        part = (time >= begins_validation[batch.stream_index]).astype(np.int32) + (
-            time >= begins_test[batch.stream_index]
-        )
+        test_from = last - np.rint((last - first) * config.test).astype(np.int64)
+        validation_from = test_from - np.rint((last - first) * config.validation).astype(np.int64)
+        part = (time >= validation_from[batch.stream_index]).astype(np.int32) + (time >= test_from[batch.stream_index])
     if config.until:
         part[time >= iso_to_ns(config.until)] = -1
     return part
 
 
 def class_labels(batch: SampleBatch, wanted: Sequence[str], ignored: Sequence[str]) -> list[str]:
-    """Labels in the order of ``wanted``, else all labels of the batch but the ignored, sorted.
+    """Return the labels in the order of ``wanted``, else all labels of the batch except the ignored, sorted.
 
     Raises DataError when none is left or a wanted one never occurs.
     """
@@ -94,36 +92,69 @@ def class_labels(batch: SampleBatch, wanted: Sequence[str], ignored: Sequence[st
     return labels
 
 
+def check_label_count(model: ModelConfig, labels: Sequence[str]) -> None:
+    """Raise DataError when a ``logistic`` head, which decides between two labels, gets another number of them."""
+    if model.classes is not None and model.classes.activation == "logistic" and len(labels) != 2:
+        raise DataError(
+            f'model.classes.activation "logistic": expected two labels, got {len(labels)} ({", ".join(labels)});'
+            ' use "softmax", or name two in model.classes.labels'
+        )
+
+
 def condition_all(batch: SampleBatch, spec: ConditioningSpec) -> Steps:
-    """Condition a whole part from a fresh state."""
+    """Condition a whole part from the initial state."""
     table = StateTable(conditioning_columns(batch.values.shape[1]))
     return condition(batch, table, spec, max_streams=len(batch.stream_names))
 
 
-def runs_of(batch: SampleBatch, spec: ConditioningSpec, labels: Sequence[str]) -> list[Run]:
+def segments_of(batch: SampleBatch, spec: ConditioningSpec, labels: Sequence[str]) -> list[Segment]:
     """Condition a part and cut it at its resets."""
     steps = condition_all(batch, spec)
     codes = batch.label_codes(labels)
     label = np.where(steps.row >= 0, codes[steps.row], np.int32(-1))
-    # A fresh state begins each stream with a sample, never with an inserted step.
+    # From the initial state each stream begins with a sample, never with an inserted step.
     names = [batch.stream_names[index] for index in batch.stream_index[steps.row[steps.start]].tolist()]
-    parts = list(stretches(steps))
-    groups = steps.group[np.array([part.start for part in parts], np.int64)]
+    slices = list(segment_slices(steps))
+    groups = steps.group[np.array([part.start for part in slices], np.int64)]
     return [
-        Run(
+        Segment(
             stream=names[group],
             time_ns=steps.time_ns[part],
             x=steps.x[part],
             observed=steps.observed[part],
             label=label[part],
         )
-        for part, group in zip(parts, groups.tolist(), strict=True)
+        for part, group in zip(slices, groups.tolist(), strict=True)
     ]
 
 
-def stretches(steps: Steps) -> Iterator[slice]:
-    """The parts of ``steps`` between resets, stream after stream."""
+def segment_slices(steps: Steps) -> Iterator[slice]:
+    """The slices of ``steps`` between resets, one stream after another."""
     begins = np.union1d(steps.start, np.flatnonzero(steps.reset > 0)).astype(np.int64)
     ends: I64 = np.append(begins, len(steps))[1:]
     for a, b in zip(begins.tolist(), ends.tolist(), strict=True):
         yield slice(a, b)
+
+
+def check_segments(training: TrainingConfig, segments: Sequence[Segment], log: Callable[[str], None]) -> None:
+    """Raise DataError when the training part has no segment, or none as long as a window with ``window_loss`` "last".
+
+    Such a model predicts at the last step of a window only, so shorter segments get no valid prediction; their number
+    is logged.
+    """
+    if not segments:
+        raise DataError("training part: every sample was dropped; see [input], the ranges of [[channel]] and [split]")
+    if training.regime != "windowed" or training.window_loss != "last":
+        return
+    short = sum(len(segment) < training.window for segment in segments)
+    if short == len(segments):
+        raise DataError(
+            f"training.window (now {training.window}): no segment between two resets is that long, the longest has"
+            f" {max(map(len, segments))} samples, so no prediction would be valid; choose a smaller window, or"
+            ' window_loss = "every"'
+        )
+    if short:
+        log(
+            f"{short:,} of {len(segments):,} segments are shorter than the window of {training.window} steps: they are"
+            ' trained on but get no valid prediction; use window_loss = "every" to get them'
+        )

@@ -1,7 +1,7 @@
-"""The training loop's engine: one step on one batch, with the state carried to the next.
+"""The training step: one update on one batch, with the state carried to the next batch.
 
-`Trainer.train` takes any stretch of batches; the carried state stays with the trainer until a batch resets it or
-`Trainer.forget` drops it.  Gradients stop at the border of a batch.
+`Trainer.train` takes any number of batches; the trainer carries the state until a batch resets it or
+`Trainer.drop_state` drops it.  Gradients stop at the border of a batch.
 
 Source: truncated back-propagation through time, Williams and Peng 1990; clipping, Pascanu, Mikolov and Bengio 2013;
 averaged weights, Polyak and Juditsky 1992.
@@ -23,17 +23,18 @@ from stream_gru.core.errors import DataError
 from stream_gru.core.types import F32
 from stream_gru.model.keras.network import build_networks
 from stream_gru.model.keras.spec import NetworkSpec
+from stream_gru.training.batches import Batch
 from stream_gru.training.loss import Loss, Totals
-from stream_gru.training.segments import Batch, Scaling
+from stream_gru.training.segments import Scaling
 
 OnBatch = Callable[[float], None]
 
 
 class Trainer:
-    """A network, its optimizer and the state it carries."""
+    """A network, its optimizer and the carried state."""
 
     def __init__(self, spec: NetworkSpec, training: TrainingConfig, scaling: Scaling, class_weights: F32) -> None:
-        """Build everything; weights come from the seed of ``training`` (a layer's own seed goes first)."""
+        """Build network and optimizer; weights come from ``training.seed``, or from a layer's own seed."""
         keras.utils.set_random_seed(training.seed)
         self.spec = spec
         self.training = training
@@ -41,22 +42,20 @@ class Trainer:
         self.loss = Loss(spec, scaling, class_weights)
         self.optimizer = _optimizer(training)
         self.optimizer.build(self.networks.trainer.trainable_variables)
-        averaged = self.trainable if training.ema_momentum else []
-        self._averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
-        self._carried: Any = None
-        self._step = _Drawn(self._train_step)
-        self._measure = _Drawn(self._measure_step)
+        self._state: Any = None
+        self._train = _GraphBySize(self._train_step)
+        self._validate = _GraphBySize(self._validation_step)
 
     def train(self, batches: Iterable[Batch], rates: Iterable[float], on_batch: OnBatch) -> Totals:
-        """Improve the weights on each batch in turn, each with its learning rate; ``on_batch`` hears the loss.
+        """Update the weights on each batch in turn, each with its learning rate; ``on_batch`` gets the loss.
 
         Raises DataError when the loss is not finite.
         """
         sums = np.zeros(5)
         for batch, rate in zip(batches, rates, strict=True):
-            if self._carried is None:
-                self._carried = tf.zeros((len(batch.reset), self.spec.state_size))
-            self._carried, loss, part = self._step(_tensors(batch), self._carried, tf.constant(rate, tf.float32))
+            if self._state is None:
+                self._state = tf.zeros((len(batch.reset), self.spec.state_size))
+            self._state, loss, part = self._train(_tensors(batch), self._state, tf.constant(rate, tf.float32))
             sums += part.numpy()
             value = float(loss)
             if not math.isfinite(value):
@@ -64,55 +63,54 @@ class Trainer:
             on_batch(value)
         return Totals(sums)
 
-    def measure(self, batches: Iterable[Batch]) -> Totals:
-        """Take the losses as a stream would meet them: no dropout, the state carried, nothing learnt."""
+    def validate(self, batches: Iterable[Batch]) -> Totals:
+        """Measure the losses as in a live stream: no dropout, the state carried, no update.
+
+        Raises DataError when a loss is not finite.
+        """
         sums, state = np.zeros(5), None
-        with self._averaged():
+        with self._averaged_weights():
             for batch in batches:
                 state = tf.zeros((len(batch.reset), self.spec.state_size)) if state is None else state
-                state, part = self._measure(_tensors(batch), state)
+                state, part = self._validate(_tensors(batch), state)
                 sums += part.numpy()
         if not np.isfinite(sums).all():
             self._diverged(float(sums.sum()), "on the validation part")
         return Totals(sums)
 
-    def kept(self) -> list[F32]:
-        """The weights that are measured and kept: their moving average where one is asked for."""
-        with self._averaged():
+    def validated_weights(self) -> list[F32]:
+        """The weights that `validate` measures: their moving average with ``ema_momentum``, else the weights."""
+        with self._averaged_weights():
             return [variable.numpy() for variable in self.trainable]
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Put the moving average of the weights in their place for a while."""
-        if not self._averages:
-            yield
-            return
-        own = [variable.numpy() for variable in self.trainable]
+    def _averaged_weights(self) -> Iterator[None]:
+        """Replace the weights by their moving average inside the block; without ``ema_momentum`` do nothing."""
+        own = [variable.numpy() for variable in self.trainable] if self.optimizer.use_ema else []
         try:
-            for variable, average in zip(self.trainable, self._averages, strict=True):
-                variable.assign(average)
+            self.optimizer.finalize_variable_values(self.trainable)
             yield
         finally:
-            for variable, value in zip(self.trainable, own, strict=True):
+            for variable, value in zip(self.trainable, own, strict=False):
                 variable.assign(value)
 
-    def forget(self) -> None:
+    def drop_state(self) -> None:
         """Drop the carried state; the next batch may have another number of lanes."""
-        self._carried = None
+        self._state = None
 
     @property
-    def carried(self) -> F32 | None:
-        """The state that the next batch goes on from, (B, S); None for the initial one."""
-        return None if self._carried is None else np.array(self._carried.numpy())
+    def state(self) -> F32 | None:
+        """The state that the next batch continues from, (B, S); None for the initial one."""
+        return None if self._state is None else np.array(self._state.numpy())
 
-    @carried.setter
-    def carried(self, state: F32 | None) -> None:
-        self._carried = None if state is None else tf.constant(state)
+    @state.setter
+    def state(self, state: F32 | None) -> None:
+        self._state = None if state is None else tf.constant(state)
 
     @property
     def variables(self) -> list[Any]:
         """Everything that changes in training: weights, seeds of dropout, optimizer; in a fixed order."""
-        return [*self.networks.trainer.variables, *self.optimizer.variables, *self._averages]
+        return [*self.networks.trainer.variables, *self.optimizer.variables]
 
     @property
     def trainable(self) -> list[Any]:
@@ -125,28 +123,26 @@ class Trainer:
             heads = self._run(batch, state, training=True)
             total, sums = self.loss(heads, batch)
             total += tf.add_n([tf.zeros(()), *self.networks.trainer.losses])
+        if self.optimizer.use_ema:
+            self.optimizer.ema_momentum = self._ema_momentum()
         self.optimizer.apply(tape.gradient(total, self.trainable), self.trainable)
-        self._average()
         return heads["state"], total, sums
 
-    def _average(self) -> None:
-        """Move the averages towards the weights.
+    def _ema_momentum(self) -> Any:
+        """Momentum of Keras' moving average at this update.
 
-        Decision: the decay rises with the number of updates, (1 + n) / (10 + n) up to ``training.ema_momentum``; with a
-        constant one a short training would keep little but its first weights.
+        Decision: it rises with the number n of updates, (1 + n) / (10 + n) up to ``training.ema_momentum``.  Keras
+        keeps it constant, by which a short training would keep little but its first weights.
         """
-        done = tf.cast(self.optimizer.iterations, tf.float32) - 1.0  # before this update
-        decay = tf.minimum(self.training.ema_momentum, (1.0 + done) / (10.0 + done))
-        decay = tf.where(done > 0.0, decay, 0.0)
-        for variable, average in zip(self.trainable, self._averages, strict=False):
-            average.assign(decay * average + (1.0 - decay) * variable)
+        done = tf.cast(self.optimizer.iterations, tf.float32)
+        return tf.minimum(self.training.ema_momentum, (1.0 + done) / (10.0 + done))
 
-    def _measure_step(self, batch: Sequence[Any], state: Any) -> tuple[Any, Any]:
+    def _validation_step(self, batch: Sequence[Any], state: Any) -> tuple[Any, Any]:
         heads = self._run(batch, state, training=False)
         return heads["state"], self.loss(heads, batch)[1]
 
     def _run(self, batch: Sequence[Any], state: Any, training: bool) -> Any:
-        """One pass from the carried state; a reset replaces the state, as multiplying a NaN by 0 would keep it."""
+        """Forward pass from the carried state; a reset replaces the state, as multiplying a NaN by 0 would keep it."""
         state = tf.stop_gradient(tf.where(batch[5][:, None], 0.0, state))
         with _unrolled(self.networks.trainer, self.spec):
             return self.networks.trainer([batch[0], state], training=training)
@@ -156,16 +152,16 @@ class Trainer:
         msg = (
             f"the loss became {loss} {where}: training diverged; lower training.learning_rate "
             f"(now {self.training.learning_rate:g}), set training.clip_norm to 1 or less (now {clip:g}), "
-            "and look for values far outside a channel's usual range"
+            "and check the recordings for values far outside a channel's usual range"
         )
         raise DataError(msg)
 
 
-class _Drawn:
-    """A step as graphs, one for each size of a batch.
+class _GraphBySize:
+    """A step as TensorFlow graphs, one for each batch size.
 
-    They are looked up here by the size of the batch alone: `tf.function` compares the types of all arguments at every
-    call, which costs as much as a step of a small network.
+    Only the batch size selects the graph: `tf.function` compares the types of all arguments at every call, which takes
+    as long as a step of a small network.
     """
 
     def __init__(self, step: Callable[..., Any]) -> None:
@@ -192,12 +188,13 @@ def _optimizer(training: TrainingConfig) -> Any:
         "rmsprop": keras.optimizers.RMSprop,
         "sgd": keras.optimizers.SGD,
     }
-    return kinds[training.optimizer](training.learning_rate, global_clipnorm=training.clip_norm or None)
+    average = {"use_ema": True, "ema_momentum": training.ema_momentum} if training.ema_momentum else {}
+    return kinds[training.optimizer](training.learning_rate, global_clipnorm=training.clip_norm or None, **average)
 
 
 @contextmanager
 def _unrolled(model: Any, spec: NetworkSpec) -> Iterator[None]:
-    """Unroll the layers that ask for it while a graph is drawn; the saved model still takes any number of steps."""
+    """Unroll the layers configured so while a graph is traced; the saved model still takes any number of steps."""
     layers = [model.get_layer(f"recurrent_{i}") for i, layer in enumerate(spec.layers) if layer.unroll]
     for layer in layers:
         layer.unroll = True

@@ -1,18 +1,20 @@
-"""The simulated pumps obey the textbook, wear slowly, and are worth a model with memory."""
+"""The simulated pumps follow pump hydraulics, develop faults slowly, and need a model with memory."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from stream_gru.examples.simulators.duty_cycle import demand
-from stream_gru.examples.simulators.machine_faults import FAULT_THRESHOLD, Severity, fault_severity
 from stream_gru.examples.simulators.pump import (
     CHANNELS,
+    FAULT_THRESHOLD,
     MODES,
-    PumpCharacter,
+    PumpParameters,
     PumpTruth,
-    pump_characters,
+    Severity,
+    demand,
+    fault_severity,
+    pump_parameters,
     pump_truth,
     simulate_pump,
 )
@@ -20,36 +22,36 @@ from stream_gru.examples.simulators.recording import F64, NS_PER_S, Recording
 from tests.support.batches import START_NS
 
 
-def simulated(character: PumpCharacter, hours: float = 1.0, seed: int = 0) -> Recording:
+def simulated(parameters: PumpParameters, hours: float = 1.0, seed: int = 0) -> Recording:
     """Return a seeded recording of this pump."""
-    return simulate_pump(character, hours, np.random.default_rng(seed), START_NS)
+    return simulate_pump(parameters, hours, np.random.default_rng(seed), START_NS)
 
 
 @pytest.fixture(scope="module")
-def character() -> PumpCharacter:
-    """One pump."""
-    return pump_characters(1, seed=3)[0]
+def parameters() -> PumpParameters:
+    """The parameters of one pump."""
+    return pump_parameters(1, seed=3)[0]
 
 
 @pytest.fixture(scope="module")
-def recording(character: PumpCharacter) -> Recording:
-    """Two hours of it, through its sensors."""
-    return simulated(character, hours=2.0)
+def recording(parameters: PumpParameters) -> Recording:
+    """Two hours of the pump, with its sensors."""
+    return simulated(parameters, hours=2.0)
 
 
 @pytest.fixture(scope="module")
-def truth(character: PumpCharacter) -> PumpTruth:
-    """Two hours of it, without sensors."""
-    return pump_truth(character, 7200, np.random.default_rng(0))
+def truth(parameters: PumpParameters) -> PumpTruth:
+    """Two hours of the pump, without sensors."""
+    return pump_truth(parameters, 7200, np.random.default_rng(0))
 
 
 def faulty(severity: Severity) -> F64:
-    """Return (N,) severity of whichever fault acts."""
+    """Return (N,) severity of the active fault."""
     return severity.cavitation + severity.bearing_wear
 
 
-def test_one_row_a_second_with_four_channels(recording: Recording) -> None:
-    """A recording has one row a second, four finite channels that are never negative, and a mode."""
+def test_one_row_per_second_with_four_channels(recording: Recording) -> None:
+    """A recording has one row per second, four finite channels that are never negative, and a mode."""
     assert recording.channels == CHANNELS
     assert recording.values.shape == (7200, 4)
     assert recording.time_ns[0] == START_NS
@@ -60,57 +62,57 @@ def test_one_row_a_second_with_four_channels(recording: Recording) -> None:
     assert set(recording.labels.tolist()) == set(MODES)
 
 
-def test_a_seed_gives_the_same_recording(character: PumpCharacter) -> None:
+def test_a_seed_gives_the_same_recording(parameters: PumpParameters) -> None:
     """The same seed gives the same values and another seed gives others."""
-    first, again, other = (simulated(character, 0.1, seed).values for seed in (1, 1, 2))
+    first, again, other = (simulated(parameters, 0.1, seed).values for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_each_pump_has_its_own_character() -> None:
-    """Pumps differ from each other, and pump k is the same however many are asked for."""
-    six = pump_characters(6, seed=3)
-    assert pump_characters(2, seed=3) == six[:2]
+def test_each_pump_has_its_own_parameters() -> None:
+    """Pumps differ from each other, and pump k does not depend on their number."""
+    six = pump_parameters(6, seed=3)
+    assert pump_parameters(2, seed=3) == six[:2]
     assert [pump.stream_id for pump in six] == [f"pump-{k}" for k in range(1, 7)]
     assert len({pump.rated_flow for pump in six}) == 6
 
 
-def test_an_hour_shows_all_modes_in_their_shares() -> None:
+def test_an_hour_has_all_modes_in_their_shares() -> None:
     """Nearly every hour has all four modes: on average idle 10-20 %, normal 50-62 %, each fault 10-18 %."""
-    hours = [simulated(pump, 1.0, seed=k).labels for k, pump in enumerate(pump_characters(20, seed=5))]
+    hours = [simulated(pump, 1.0, seed=k).labels for k, pump in enumerate(pump_parameters(20, seed=5))]
     shares = np.array([[np.mean(labels == mode) for mode in MODES] for labels in hours])
     assert np.mean(np.all(shares > 0.0, axis=1)) >= 0.95
     low, high = np.array([0.10, 0.50, 0.10, 0.10]), np.array([0.20, 0.62, 0.18, 0.18])
     assert np.all((shares.mean(axis=0) > low) & (shares.mean(axis=0) < high))
 
 
-def test_the_pump_curve_scales_with_the_affinity_laws(character: PumpCharacter, truth: PumpTruth) -> None:
+def test_the_pump_curve_scales_with_the_affinity_laws(parameters: PumpParameters, truth: PumpTruth) -> None:
     """At every speed a healthy pump's pressure is n^2 p0 - a q^2, unless the check valve holds more."""
-    a = character.curve_drop * character.shutoff_pressure / character.rated_flow**2
-    curve = character.shutoff_pressure * truth.speed**2 - a * truth.flow**2
-    pumping = (truth.severity.cavitation == 0.0) & (truth.pressure > character.static_pressure)
+    a = parameters.curve_drop * parameters.shutoff_pressure / parameters.rated_flow**2
+    curve = parameters.shutoff_pressure * truth.speed**2 - a * truth.flow**2
+    pumping = (truth.severity.cavitation == 0.0) & (truth.pressure > parameters.static_pressure)
     assert np.ptp(truth.speed[pumping]) > 0.2
     assert np.allclose(truth.pressure[pumping], curve[pumping])
 
 
 def test_current_follows_hydraulic_power(recording: Recording) -> None:
-    """While the pump works, the current follows flow times pressure."""
+    """While the pump runs, the current is correlated with flow times pressure."""
     works = recording.channel("flow") > 50.0
     power = recording.channel("flow") * recording.channel("pressure")
     assert np.corrcoef(power[works], recording.channel("current")[works])[0, 1] > 0.85
 
 
-def test_an_idle_pump_moves_no_water(recording: Recording, character: PumpCharacter) -> None:
-    """Idle means next to no flow, current and vibration, and the static pressure behind the check valve."""
+def test_an_idle_pump_moves_no_water(recording: Recording, parameters: PumpParameters) -> None:
+    """Idle means almost no flow, current and vibration, and the static pressure at the check valve."""
     idle = recording.values[recording.labels == "idle"].mean(axis=0)
-    assert idle[0] < 0.01 * character.rated_flow
-    assert idle[1] == pytest.approx(character.static_pressure, rel=0.02)
+    assert idle[0] < 0.01 * parameters.rated_flow
+    assert idle[1] == pytest.approx(parameters.static_pressure, rel=0.02)
     assert idle[2] < 0.15
     assert idle[3] < 0.2
 
 
 def test_the_motor_spins_up_through_a_lag(truth: PumpTruth) -> None:
-    """Speed never jumps: from standstill to 90 % takes at least 8 s, and rises at each of them."""
+    """From standstill to 90 % speed takes at least 8 s, rising in each of them."""
     starts = np.flatnonzero((truth.speed[:-1] < 0.05) & (np.diff(truth.speed) > 0.05))
     assert len(starts) > 5
     for start in starts.tolist():
@@ -119,7 +121,7 @@ def test_the_motor_spins_up_through_a_lag(truth: PumpTruth) -> None:
 
 
 def test_faults_begin_slowly() -> None:
-    """A fault grows for half a minute or more before it is named, by 1.2 % a second at most."""
+    """A fault grows for 30 s or more before it is labelled, by at most 1.2 % per second."""
     severity = fault_severity(4 * 3600, np.random.default_rng(0))
     for fault in (severity.cavitation, severity.bearing_wear):
         begins = np.flatnonzero((fault[:-1] == 0.0) & (fault[1:] > 0.0))
@@ -129,8 +131,8 @@ def test_faults_begin_slowly() -> None:
         assert np.diff(fault).max() < 0.012
 
 
-def test_faults_take_turns() -> None:
-    """Two faults never act at once, and both are gone again between episodes."""
+def test_faults_alternate() -> None:
+    """The two faults are never active together, and neither is active between episodes."""
     severity = fault_severity(4 * 3600, np.random.default_rng(0))
     assert np.all(severity.cavitation * severity.bearing_wear == 0.0)
     ends = np.flatnonzero((faulty(severity)[:-1] > 0.0) & (faulty(severity)[1:] == 0.0))
@@ -139,14 +141,14 @@ def test_faults_take_turns() -> None:
 
 
 def test_the_label_switches_at_the_threshold(truth: PumpTruth) -> None:
-    """A running pump is called faulty exactly while the severity is past the threshold."""
+    """A running pump has a fault label exactly while the severity exceeds the threshold."""
     labels, runs = truth.labels(), truth.speed > 0.5
     assert np.array_equal(labels[runs] == "cavitation", truth.severity.cavitation[runs] > FAULT_THRESHOLD)
     assert np.array_equal(labels[runs] == "bearing_wear", truth.severity.bearing_wear[runs] > FAULT_THRESHOLD)
 
 
-def test_cavitation_makes_the_water_restless(truth: PumpTruth) -> None:
-    """Cavitation shakes pressure and vibration from second to second, and costs flow."""
+def test_cavitation_makes_signals_fluctuate(truth: PumpTruth) -> None:
+    """Cavitation makes pressure and vibration fluctuate from second to second."""
     steady = truth.speed > 0.99
     cavitates = steady & (truth.severity.cavitation > 0.7)
     healthy = steady & (faulty(truth.severity) == 0.0)
@@ -156,17 +158,17 @@ def test_cavitation_makes_the_water_restless(truth: PumpTruth) -> None:
     assert truth.vibration[cavitates].mean() > 1.2 * truth.vibration[healthy].mean()
 
 
-def test_a_worn_bearing_beats(character: PumpCharacter, truth: PumpTruth) -> None:
+def test_a_worn_bearing_beats(parameters: PumpParameters, truth: PumpTruth) -> None:
     """Bearing wear raises vibration with a slow beat near the bearing's own period, and current a little."""
     worst = np.flatnonzero((truth.speed > 0.99) & (truth.severity.bearing_wear > 0.75))
     stretch = max(np.split(worst, np.flatnonzero(np.diff(worst) > 1) + 1), key=len)
     vibration = truth.vibration[stretch] - truth.vibration[stretch].mean()
     strongest = int(np.argmax(np.abs(np.fft.rfft(vibration * np.hanning(len(vibration))))))
-    assert len(vibration) / strongest == pytest.approx(character.bearing_period_s, rel=0.3)
+    assert len(vibration) / strongest == pytest.approx(parameters.bearing_period_s, rel=0.3)
 
 
-def test_one_sample_does_not_tell_the_modes(recording: Recording) -> None:
-    """No threshold on the vibration of one row tells a running pump's healthy rows from its faulty ones."""
+def test_one_sample_does_not_separate_the_modes(recording: Recording) -> None:
+    """No threshold on the vibration of one row separates healthy from faulty rows of a running pump."""
     assert recording.labels is not None
     runs = recording.labels != "idle"
     vibration, is_faulty = recording.channel("vibration")[runs], recording.labels[runs] != "normal"
@@ -174,9 +176,9 @@ def test_one_sample_does_not_tell_the_modes(recording: Recording) -> None:
     assert max(np.mean((vibration > threshold) == is_faulty) for threshold in thresholds) < 0.92
 
 
-def test_the_past_foretells_flow_and_pressure() -> None:
+def test_past_samples_predict_flow_and_pressure() -> None:
     """Ten steps ahead, a linear model of the last 30 rows beats persistence by 20 % on an unknown pump."""
-    *known, unseen = [simulated(pump, 1.0, seed=k).values for k, pump in enumerate(pump_characters(5, seed=3))]
+    *known, unseen = [simulated(pump, 1.0, seed=k).values for k, pump in enumerate(pump_parameters(5, seed=3))]
     for channel in (0, 1):
         pasts, changes = zip(*(lagged(values, channel) for values in known), strict=True)
         weights = np.linalg.lstsq(np.concatenate(pasts), np.concatenate(changes), rcond=None)[0]
@@ -191,9 +193,9 @@ def lagged(values: F64, channel: int, lags: int = 30, horizon: int = 10) -> tupl
     return past, values[lags - 1 + horizon :, channel] - values[lags - 1 : -horizon, channel]
 
 
-def test_demand_moves_in_cycles(character: PumpCharacter) -> None:
-    """Demand has a fast cycle: it comes back after one batch period more alike than after half of it."""
-    wanted = demand(character, 3600, np.random.default_rng(0))
-    half, whole = round(character.batch_period_s / 2), round(character.batch_period_s)
+def test_demand_moves_in_cycles(parameters: PumpParameters) -> None:
+    """Demand has a fast cycle: it is more similar after one batch period than after half of it."""
+    wanted = demand(parameters, 3600, np.random.default_rng(0))
+    half, whole = round(parameters.batch_period_s / 2), round(parameters.batch_period_s)
     apart = {lag: np.mean((wanted[lag:] - wanted[:-lag]) ** 2) for lag in (half, whole)}
     assert apart[whole] < 0.6 * apart[half]

@@ -1,4 +1,4 @@
-"""Recipes: what they are made of, without training any."""
+"""Recipes: their configurations and recordings, without training."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.examples.recipes import imdb, mnist, sine, vowels
 from stream_gru.examples.recipes.data_files import find_arrays
-from stream_gru.examples.recipes.recipe import merged, read_recipe
-from stream_gru.examples.recipes.registry import RECIPES, load_recipe
+from stream_gru.examples.recipes.recipe import RECIPES, load_recipe, merged, read_recipe
 from stream_gru.examples.recipes.sequences import Sequences, label_at_end, write_recording
 from tests.support.small_datasets import write_digits, write_reviews
 
@@ -29,7 +28,7 @@ PAGE_LINES = 75
 @pytest.mark.parametrize("best", [False, True])
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_variant_is_a_training_configuration(name: str, best: bool, quick: bool) -> None:
-    """What is left of a recipe without its own table is read by the same reader as any configuration."""
+    """Without its own table, a recipe is a valid training configuration."""
     variant = load_recipe(name).variant(best=best, quick=quick)
     config = parse_config(tomli_w.dumps(variant.document), f"{name}.toml")
     assert config.data is not None
@@ -38,20 +37,20 @@ def test_every_variant_is_a_training_configuration(name: str, best: bool, quick:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_a_page(name: str) -> None:
-    """A recipe that needs more than a page would say that the product lacks something."""
+    """A recipe fits on one page."""
     assert len(load_recipe(name).text.splitlines()) <= PAGE_LINES
 
 
 def test_the_list_names_every_recipe() -> None:
-    """``recipe list`` prints a line for each, ``recipe show`` the file as it is written."""
+    """``recipe list`` prints one line for each recipe, ``recipe show`` the file unchanged."""
     runner = CliRunner()
     listed = runner.invoke(cli, ["recipe", "list"]).output.splitlines()
     assert [line.split()[0] for line in listed] == list(RECIPES)
     assert runner.invoke(cli, ["recipe", "show", "sine"]).output == load_recipe("sine").text
 
 
-def test_an_unknown_recipe_is_told_with_the_known_ones() -> None:
-    """The error names what there is."""
+def test_an_unknown_recipe_is_an_error_that_lists_the_known_ones() -> None:
+    """The error names all recipes."""
     with pytest.raises(ConfigError, match=r"expected one of mnist-gru, .*, got 'mnist'"):
         load_recipe("mnist")
 
@@ -63,8 +62,8 @@ def test_a_variant_changes_only_what_it_names() -> None:
     assert document == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
 
 
-def test_a_recipe_without_its_table_is_refused() -> None:
-    """A file of this room must say whose recordings it trains on."""
+def test_a_recipe_without_its_table_is_an_error() -> None:
+    """A recipe must name the source of its recordings."""
     with pytest.raises(KeyError):
         read_recipe("odd", "[data]\nfiles = []\n")
 
@@ -77,7 +76,7 @@ def test_a_recipe_without_its_table_is_refused() -> None:
 def test_a_recording_holds_every_sequence_whole_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], devices: int
 ) -> None:
-    """Each device sends its sequences one after another, a sample a period, and no sample is lost."""
+    """Each device sends its sequences one after another, one sample per period, and no sample is lost."""
     pytest.importorskip("pyarrow")
     folder = tmp_path_factory.mktemp("recording")
     length = np.array(lengths)
@@ -106,7 +105,7 @@ def test_a_recording_holds_every_sequence_whole_and_in_order(
     assert sorted(labelled) == (np.cumsum(length) - 1).tolist()
 
 
-def test_digits_are_kept_apart_from_the_test_set(tmp_path: Path) -> None:
+def test_validation_digits_come_from_the_training_set(tmp_path: Path) -> None:
     """Validation is the end of the training set; the test part is the test set, all of it."""
     path = write_digits(tmp_path / "mnist.npz", train=50, test=20)
     parts = mnist.recordings(mnist.Options(validation=10), path)
@@ -133,8 +132,8 @@ def test_reviews_are_numbered_as_keras_does(tmp_path: Path) -> None:
     assert {tuple(row) for row in cut.values.reshape(-1, 2).tolist()} == {(8, 2), (5, 6)}
 
 
-def test_the_verdict_of_every_word_is_that_of_its_review(tmp_path: Path) -> None:
-    """With ``every`` all words carry the label, without it the last one."""
+def test_the_label_of_every_word_is_that_of_its_review(tmp_path: Path) -> None:
+    """With ``every`` all words have the label, without it only the last one."""
     path = write_reviews(tmp_path / "imdb.npz", train=20, test=10)
     last = imdb.recordings(imdb.Options(validation=4), path)["train"]
     every = imdb.recordings(imdb.Options(validation=4, every=True), path)["train"]
@@ -147,12 +146,12 @@ def test_the_verdict_of_every_word_is_that_of_its_review(tmp_path: Path) -> None
 
 
 def test_local_arrays_are_found_by_file_and_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file, its folder, and a folder of data sets are taken; the environment is asked last."""
+    """A file, its folder or a folder of data sets is accepted; the environment variable comes last."""
     monkeypatch.delenv("STREAM_GRU_DATA", raising=False)
     (tmp_path / "mnist").mkdir()
     path = write_digits(tmp_path / "mnist" / "mnist.npz", train=5, test=5)
-    for place in (path, path.parent, tmp_path):
-        found = find_arrays("mnist", place)
+    for data_path in (path, path.parent, tmp_path):
+        found = find_arrays("mnist", data_path)
         assert found is not None
         assert "x_train" in found
     assert find_arrays("mnist", None) is None
@@ -160,16 +159,16 @@ def test_local_arrays_are_found_by_file_and_by_folder(tmp_path: Path, monkeypatc
     assert find_arrays("mnist", None) is not None
 
 
-def test_a_file_that_needs_pickle_is_refused(tmp_path: Path) -> None:
-    """Lists inside arrays would be executed by loading them: the error says what to do instead."""
+def test_a_file_that_needs_pickle_is_rejected(tmp_path: Path) -> None:
+    """Loading pickled lists can run code: the error names the alternative."""
     np.savez(tmp_path / "imdb.npz", x_train=np.array([[1, 2], [3]], object))
-    with pytest.raises(DataError, match=r"pickled lists, .*: leave out --data"):
+    with pytest.raises(DataError, match=r"pickled lists, .*: omit --data"):
         find_arrays("imdb", tmp_path)
     with pytest.raises(DataError, match=r"expected mnist\.npz, or a folder with it"):
         find_arrays("mnist", tmp_path)
 
 
-def test_a_longer_window_sees_more_and_never_all() -> None:
+def test_the_bound_falls_with_the_window() -> None:
     """The bound of a window falls with its length, towards the variance of the noise, which no predictor beats."""
     bounds = [sine.window_bound(window, 3) for window in (2, 10, 200)]
     assert bounds[0] > bounds[1] > bounds[2] > sine.NOISE**2
@@ -185,14 +184,14 @@ def test_the_bound_of_a_window_is_no_higher_than_a_simple_predictor() -> None:
     assert sine.window_bound(10, 3) < sine.NOISE**2 + float(np.mean((mean - np.sin(phase + 3 * step)) ** 2))
 
 
-def test_the_entropy_of_the_chain_is_what_a_long_text_shows() -> None:
+def test_the_entropy_of_the_chain_is_that_of_a_long_text() -> None:
     """Mean of -log p over a text drawn from the chain, within four standard errors."""
     text = vowels.draw(50, 4000, np.random.default_rng(0))
     surprise = -np.log(vowels.CHAIN[text[:, :-1], text[:, 1:]]).reshape(-1)
     assert abs(surprise.mean() - vowels.entropy()) < 4 * surprise.std() / np.sqrt(surprise.size)
 
 
-def test_chi_squared_tells_another_chain_apart() -> None:
+def test_chi_squared_separates_another_chain() -> None:
     """The chain's own text lies near its degrees of freedom, a uniform one far above."""
     rng = np.random.default_rng(0)
     own, freedom = vowels.chi_squared(vowels.transitions(vowels.draw(20, 500, rng)))
@@ -201,17 +200,17 @@ def test_chi_squared_tells_another_chain_apart() -> None:
 
 
 @pytest.mark.parametrize("content", [b"no archive", b"", b"PK\x03\x04 cut off"])
-def test_a_file_that_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
-    """Text, nothing, half an archive: each is told with its path."""
+def test_a_file_that_is_no_archive_is_rejected(content: bytes, tmp_path: Path) -> None:
+    """Text, an empty file, a truncated archive: the error names the path."""
     (tmp_path / "mnist.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"mnist\.npz: expected plain arrays"):
         find_arrays("mnist", tmp_path)
 
 
-def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
-    """Images must be 28 x 28 and digits 0..9; lengths must add up to the words; there must be enough to train on."""
+def test_data_of_another_shape_is_rejected(tmp_path: Path) -> None:
+    """Images must be 28 x 28 and digits 0..9; lengths must add up to the words; training images must suffice."""
     path = write_digits(tmp_path / "mnist.npz", train=20, test=10)
-    with pytest.raises(DataError, match="more than 5000 images"):
+    with pytest.raises(DataError, match="more than 5000 training images"):
         mnist.recordings(mnist.Options(), path)
     with np.load(path) as file:
         arrays = dict(file)
@@ -222,5 +221,5 @@ def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
     with np.load(path) as file:
         arrays = dict(file)
     np.savez(path, allow_pickle=False, **{**arrays, "x_train_flat": arrays["x_train_flat"][:-1]})
-    with pytest.raises(DataError, match=r"imdb\.npz: train: expected words end to end"):
+    with pytest.raises(DataError, match=r"imdb\.npz: train: expected concatenated words"):
         imdb.recordings(imdb.Options(validation=5), path)

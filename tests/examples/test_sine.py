@@ -1,4 +1,4 @@
-"""The simulated sines are sines with the asked noise."""
+"""The simulated sines are sines with the configured noise."""
 
 import numpy as np
 import pytest

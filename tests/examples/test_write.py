@@ -1,4 +1,4 @@
-"""The files are what the seed says, byte for byte, and can be read back."""
+"""Files depend only on the seed, byte for byte, and can be read back."""
 
 import csv
 import gzip
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stream_gru.examples.simulators.data_faults import NO_FLAWS, FlawRates
-from stream_gru.examples.simulators.pump import MODES, pump_characters, simulate_pump
+from stream_gru.examples.simulators.data_faults import NO_DATA_FAULTS, DataFaultRates
+from stream_gru.examples.simulators.pump import MODES, pump_parameters, simulate_pump
 from stream_gru.examples.simulators.recording import Recording, row_times
 from stream_gru.examples.simulators.write import START_NS, csv_text, write_pumps, write_recording, write_sines
 
@@ -21,7 +21,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_pump_files_have_the_stated_columns(tmp_path: Path) -> None:
     """Each pump has a file of its name with time, pump, four channels and a mode, from 2026-03-01 on."""
-    paths = write_pumps(tmp_path / "made" / "here", 0.05, seed=1, pumps=3, flaws=NO_FLAWS)
+    paths = write_pumps(tmp_path / "made" / "here", 0.05, seed=1, pumps=3, data_faults=NO_DATA_FAULTS)
     assert [path.name for path in paths] == ["pump-1.csv", "pump-2.csv", "pump-3.csv"]
     for path in paths:
         rows = read(path)
@@ -34,7 +34,7 @@ def test_pump_files_have_the_stated_columns(tmp_path: Path) -> None:
 
 def test_written_values_are_the_simulated_ones(tmp_path: Path) -> None:
     """A file holds the simulated values, rounded to the resolution of each sensor."""
-    recording = simulate_pump(pump_characters(1, 1)[0], 0.05, np.random.default_rng(0), START_NS)
+    recording = simulate_pump(pump_parameters(1, 1)[0], 0.05, np.random.default_rng(0), START_NS)
     rows = read(write_recording(recording, tmp_path / "pump-1.csv"))
     values = np.array([[float(row[name]) for name in recording.channels] for row in rows])
     assert np.all(np.abs(values - recording.values) <= 0.5001 * 10.0 ** -np.array(recording.decimals))
@@ -70,10 +70,10 @@ def test_a_pump_does_not_depend_on_its_neighbours(tmp_path: Path) -> None:
     assert of_two[1].read_bytes() == of_three[1].read_bytes()
 
 
-def test_flaws_reach_the_file(tmp_path: Path) -> None:
-    """Repeated, late and empty entries are in the file, and every time is a true whole second."""
-    rates = FlawRates(short_gaps=20.0, long_gaps=0.0, repeated=0.02, late=0.02, empty=0.02)
-    (path,) = write_pumps(tmp_path, 0.5, seed=1, pumps=1, flaws=rates)
+def test_data_faults_are_in_the_file(tmp_path: Path) -> None:
+    """Repeated, late and empty entries are in the file, and every time is a correct whole second."""
+    rates = DataFaultRates(short_gaps=20.0, long_gaps=0.0, repeated=0.02, late=0.02, empty=0.02)
+    (path,) = write_pumps(tmp_path, 0.5, seed=1, pumps=1, data_faults=rates)
     rows = read(path)
     times = [datetime.fromisoformat(row["time"]).timestamp() for row in rows]
     assert times != sorted(times)
@@ -94,7 +94,7 @@ def test_sine_files_have_the_stated_columns(tmp_path: Path) -> None:
     assert len(rows) == 360
 
 
-def test_odd_values_are_written_plainly() -> None:
+def test_special_values_are_written_plainly() -> None:
     """NaN is an empty field, a tiny negative number is 0.00, and a time between seconds has milliseconds."""
     values = np.array([[np.nan], [-0.001], [1.005]])
     text = csv_text(Recording("s", "stream", ("x",), (2,), row_times(3, START_NS, 0.5), values))

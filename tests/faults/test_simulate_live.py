@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from stream_gru.cli.simulate import simulate
 from stream_gru.config.run_schema import SerialSourceConfig
 from stream_gru.connectors.sources.serial import SerialSource
-from stream_gru.examples.simulators.devices import Sample, Terminal, clean_pumps, clean_sines, play
+from stream_gru.examples.simulators.devices import PseudoTerminal, Sample, clean_pumps, clean_sines, play
 from stream_gru.examples.simulators.recording import Recording
 from stream_gru.examples.simulators.write import pump_recordings
 from tests.support.brokers import Broker
@@ -29,7 +29,7 @@ from tests.support.waiting import wait_for
 
 
 class Kept:
-    """An outlet that keeps what is sent."""
+    """An output that keeps what is sent."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
@@ -128,7 +128,7 @@ def test_a_count_ends_it_after_everything_was_read() -> None:
 def test_a_port_that_nobody_reads_loses_lines_and_waits_for_nobody() -> None:
     """Whole lines are lost, the counter shows it, and the lines that come are whole."""
     (sine,) = clean_sines(0.01, 1, 1)
-    with Terminal("jsonl") as terminal:
+    with PseudoTerminal("jsonl") as terminal:
         play([sine], terminal, count=2000, sleep=lambda _: None)
         assert 0 < terminal.lost < 2000
         reader = os.open(terminal.path, os.O_RDONLY | os.O_NONBLOCK)
@@ -154,14 +154,14 @@ def test_a_link_replaces_a_link_and_nothing_else(tmp_path: Path) -> None:
     """What a killed simulation left behind is taken over; a file is not; another's link is not taken away."""
     link = tmp_path / "sensor0"
     link.symlink_to("/nowhere")
-    with Terminal(link=link) as first:
+    with PseudoTerminal(link=link) as first:
         assert str(link.readlink()) == first.path
-        with Terminal(link=link) as second:
+        with PseudoTerminal(link=link) as second:
             assert str(link.readlink()) == second.path
         assert not link.is_symlink()
     link.touch()
     with pytest.raises(FileExistsError):
-        Terminal(link=link)
+        PseudoTerminal(link=link)
 
 
 def test_samples_come_at_their_rate_and_a_sleeping_machine_does_not_make_up_for_it() -> None:

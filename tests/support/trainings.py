@@ -18,24 +18,24 @@ from stream_gru.config.train_schema import (
 )
 from stream_gru.core.types import F32, Mask
 from stream_gru.model.keras.spec import NetworkSpec
-from stream_gru.training.fit import Fitted, fit
+from stream_gru.training.fit import FitResult, fit
 from stream_gru.training.progress import SilentReporter
-from stream_gru.training.segments import Run, measure_scaling
+from stream_gru.training.segments import Segment, measure_scaling
 
 SILENT = SilentReporter()
 QUICK = TrainingConfig(batch_size=4, bptt_steps=16, epochs=4, patience=9, learning_rate=0.01, warm_up=4)
 
 
-def waves(count: int, size: int = 300, noise: float = 0.1, seed: int = 0) -> list[Run]:
+def waves(count: int, size: int = 300, noise: float = 0.1, seed: int = 0) -> list[Segment]:
     """Two channels: a noisy sine of period 25 around 50 and its cosine; the label is whether the sine rises."""
-    rng, runs = np.random.default_rng(seed), []
+    rng, segments = np.random.default_rng(seed), []
     for number in range(count):
         phase = 2 * np.pi * (np.arange(size) / 25 + rng.random())
         x = np.stack([50 + 5 * np.sin(phase), np.cos(phase)], axis=1) + noise * rng.normal(size=(size, 2))
         label = (np.cos(phase) > 0).astype(np.int32)
         label[:10] = -1
-        runs.append(Run(f"s{number}", np.arange(size), x.astype(np.float32), np.ones((size, 2), bool), label))
-    return runs
+        segments.append(Segment(f"s{number}", np.arange(size), x.astype(np.float32), np.ones((size, 2), bool), label))
+    return segments
 
 
 def spec_of(
@@ -60,21 +60,23 @@ def train(
     folder: Path,
     training: TrainingConfig = QUICK,
     reporter: SilentReporter = SILENT,
-    runs: Sequence[Run] | None = None,
+    segments: Sequence[Segment] | None = None,
     resume: bool = False,
-) -> Fitted:
+) -> FitResult:
     """Fit on three waves, validate on two others."""
-    runs = waves(3) if runs is None else runs
-    return fit(spec, training, runs, waves(2, seed=9), measure_scaling(runs, "standard"), folder, reporter, resume)
+    segments = waves(3) if segments is None else segments
+    return fit(
+        spec, training, segments, waves(2, seed=9), measure_scaling(segments, "standard"), folder, reporter, resume
+    )
 
 
-def without_seconds(fitted: Fitted) -> list[dict[str, float]]:
-    """The history as far as it must repeat."""
+def without_seconds(fitted: FitResult) -> list[dict[str, float]]:
+    """The history without the seconds, which differ."""
     return [{name: value for name, value in row.items() if name != "seconds"} for row in fitted.history]
 
 
 class InterruptAt(SilentReporter):
-    """Presses Ctrl-C after some batches."""
+    """Raises KeyboardInterrupt after some batches, as Ctrl-C does."""
 
     def __init__(self, batch: int) -> None:
         self.left = batch
@@ -86,13 +88,13 @@ class InterruptAt(SilentReporter):
             raise KeyboardInterrupt
 
 
-def forecast_truth(run: Run, target_index: Sequence[int], horizon: int) -> tuple[F32, Mask]:
-    """Return what came: y (T, D, H) with y[t, d, h-1] = x[t+h, target d], and where it counts, same shape.
+def forecast_truth(segment: Segment, target_index: Sequence[int], horizon: int) -> tuple[F32, Mask]:
+    """Return the truths: y (T, D, H) with y[t, d, h-1] = x[t+h, target d], and where it counts, same shape.
 
-    It does not count beyond the end of the run (y is 0 there) nor where the value was filled in.
+    It does not count beyond the end of the segment (y is 0 there) nor where the value was filled in.
     """
     beyond = np.zeros((horizon, len(target_index)))
-    values = np.concatenate([run.x[:, target_index], beyond.astype(np.float32)])
-    seen = np.concatenate([run.observed[:, target_index], beyond.astype(np.bool_)])
+    values = np.concatenate([segment.x[:, target_index], beyond.astype(np.float32)])
+    seen = np.concatenate([segment.observed[:, target_index], beyond.astype(np.bool_)])
     view = np.lib.stride_tricks.sliding_window_view
     return view(values, horizon, axis=0)[1:], view(seen, horizon, axis=0)[1:]

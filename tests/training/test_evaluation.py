@@ -85,7 +85,7 @@ def test_many_labels_have_scores_without_a_confusion_matrix(monkeypatch: pytest.
     truth, probabilities = rng.integers(-1, 5, 300), rng.dirichlet(np.ones(6), 300)
     names, stream = [f"label {i}" for i in range(6)], np.arange(300) % 2
     whole = class_scores(names, truth, probabilities, ["s", "t"], stream, majority=0)
-    monkeypatch.setattr(scores_module, "MOST_CONFUSED", 5)
+    monkeypatch.setattr(scores_module, "MAX_CONFUSION_LABELS", 5)
     many = class_scores(names, truth, probabilities, ["s", "t"], stream, majority=0)
     assert whole is not None
     assert many is not None

@@ -1,4 +1,4 @@
-"""Training: it learns, repeats, resumes, stops and says what went wrong."""
+"""Training: it learns, repeats, resumes, stops and explains errors."""
 
 import io
 from collections.abc import Callable
@@ -18,9 +18,10 @@ from stream_gru.config.train_schema import (
 )
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.model.keras.spec import NetworkSpec
+from stream_gru.training.batches import Batch, cut_batches
 from stream_gru.training.loss import class_weights
-from stream_gru.training.progress import PlainReporter, SilentReporter, default_reporter
-from stream_gru.training.segments import Batch, Run, batches, join_runs, measure_scaling
+from stream_gru.training.progress import PlainReporter, default_reporter
+from stream_gru.training.segments import Segment, join_segments, measure_scaling
 from stream_gru.training.stateful_lanes import training_plan
 from stream_gru.training.train_step import Trainer, _tensors
 from tests.support.trainings import BOTH, QUICK, InterruptAt, forecast_truth, spec_of, train, waves, without_seconds
@@ -37,17 +38,17 @@ def test_learns_a_noisy_sine(regime: str, tmp_path: Path) -> None:
         batch_size=8 if regime == "stateful" else 32,
         bptt_steps=32, window=32, stride=8, epochs=20, learning_rate=0.02, schedule="cosine",
     )  # fmt: skip
-    fitted = train(spec, tmp_path, training, runs=waves(8))
-    run = waves(1, seed=77)[0]
-    y, mask = forecast_truth(run, [0], 5)
-    forecast = fitted.model(run.x[None]).numpy()[0, :, None]
-    error, persistence = (np.square((guess - y)[30:][mask[30:]]).mean() for guess in (forecast, run.x[:, :1, None]))
+    fitted = train(spec, tmp_path, training, segments=waves(8))
+    segment = waves(1, seed=77)[0]
+    y, mask = forecast_truth(segment, [0], 5)
+    forecast = fitted.model(segment.x[None]).numpy()[0, :, None]
+    error, persistence = (np.square((guess - y)[30:][mask[30:]]).mean() for guess in (forecast, segment.x[:, :1, None]))
     assert error < 0.1 * persistence
     assert fitted.history[-1]["val_loss"] < fitted.history[0]["val_loss"]
 
 
 def test_learns_classes(tmp_path: Path) -> None:
-    """The class head tells rising from falling, on streams it has not seen."""
+    """The class head separates rising from falling on unseen streams."""
     fitted = train(spec_of(classes=ClassesConfig()), tmp_path, replace(QUICK, epochs=10, learning_rate=0.03))
     assert fitted.history[-1]["val_accuracy"] > 0.95
     assert np.allclose(fitted.model(waves(1)[0].x[None]).numpy().sum(axis=-1), 1.0, atol=1e-5)
@@ -64,7 +65,7 @@ def test_same_seed_repeats(tmp_path: Path) -> None:
 
 
 def test_resume_is_the_uninterrupted_training(tmp_path: Path) -> None:
-    """Stopped in the middle of an epoch and resumed, training ends with the weights it would have had anyway."""
+    """Interrupted inside an epoch and resumed, training ends with the weights of one without interruption."""
     training = replace(QUICK, epochs=3, schedule="cosine")
     whole = train(BOTH, tmp_path / "whole", training)
     cut = train(BOTH, tmp_path / "cut", training, InterruptAt(30))
@@ -74,7 +75,7 @@ def test_resume_is_the_uninterrupted_training(tmp_path: Path) -> None:
     assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
 
 
-def test_resume_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_resume_of_another_training_is_rejected(tmp_path: Path) -> None:
     """A checkpoint of another configuration is not continued; one of more epochs is."""
     train(BOTH, tmp_path, replace(QUICK, epochs=1))
     with pytest.raises(ConfigError, match="another"):
@@ -84,15 +85,15 @@ def test_resume_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_interrupt_keeps_the_best(tmp_path: Path) -> None:
-    """Ctrl-C in the third epoch gives back the best of the first two, not what the third has begun."""
+    """Ctrl-C in the third epoch returns the best weights of the first two, without the third's updates."""
     two = train(BOTH, tmp_path / "two", replace(QUICK, epochs=2))
     cut = train(BOTH, tmp_path / "cut", QUICK, InterruptAt(30))
-    assert (cut.stopped, cut.best_round) == ("interrupted", two.best_round)
+    assert (cut.stopped, cut.kept) == ("interrupted", two.kept)
     assert all(np.array_equal(cut.weights[name], two.weights[name]) for name in two.weights)
 
 
-def test_interrupt_before_anything_was_learnt_gives_nothing(tmp_path: Path) -> None:
-    """Ctrl-C in the first epoch is no training: no weights come back that would replace better ones."""
+def test_interrupt_before_the_first_validation_returns_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in the first epoch raises KeyboardInterrupt: no weights that could replace better ones."""
     with pytest.raises(KeyboardInterrupt):
         train(BOTH, tmp_path, QUICK, InterruptAt(2))
     with pytest.raises(ConfigError, match=r"--resume: expected a checkpoint at .*checkpoint\.json, found none"):
@@ -100,37 +101,37 @@ def test_interrupt_before_anything_was_learnt_gives_nothing(tmp_path: Path) -> N
 
 
 def test_patience_stops_and_restores_the_best(tmp_path: Path) -> None:
-    """A rate that spoils the network ends training early, and the weights are those of the best epoch."""
+    """A learning rate that is too high ends training early, with the weights of the best epoch."""
     training = replace(QUICK, epochs=30, patience=2, learning_rate=0.3, clip_norm=0.0)
     fitted = train(spec_of(ForecastConfig(horizon=2)), tmp_path, training)
     losses = [row["val_loss"] for row in fitted.history]
     assert fitted.stopped == "patience"
-    assert len(losses) == fitted.best_round + 2
-    assert fitted.best_round == 1 + int(np.argmin(losses))
+    assert len(losses) == fitted.kept + 2
+    assert fitted.kept == 1 + int(np.argmin(losses))
     again = train(spec_of(ForecastConfig(horizon=2)), tmp_path, training, resume=True)
     assert all(np.array_equal(again.weights[name], fitted.weights[name]) for name in fitted.weights)
 
 
 def test_divergence_says_what_to_do(tmp_path: Path) -> None:
-    """A loss that is not finite ends training with the keys to change, not with a broken bundle."""
+    """A loss that is not finite ends training with an error that names the keys to change."""
     spec = spec_of(ForecastConfig(), layer=LayerConfig(units=8, activation="linear"))
     with pytest.raises(DataError, match=r"learning_rate \(now 1e\+20\).*clip_norm"):
         train(spec, tmp_path, replace(QUICK, optimizer="sgd", learning_rate=1e20, clip_norm=0.0))
 
 
-def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:
-    """Runs without labels, or shorter than the horizon, are refused by name of the key to look at."""
-    bare = [Run(r.stream, r.time_ns, r.x, r.observed, np.full(len(r), -1, np.int32)) for r in waves(2)]
+def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
+    """Segments without labels, or shorter than the horizon, are errors that name the key to check."""
+    bare = [Segment(r.stream, r.time_ns, r.x, r.observed, np.full(len(r), -1, np.int32)) for r in waves(2)]
     with pytest.raises(DataError, match="label"):
-        train(spec_of(classes=ClassesConfig()), tmp_path, runs=bare)
+        train(spec_of(classes=ClassesConfig()), tmp_path, segments=bare)
     with pytest.raises(DataError, match=r"40 samples.*horizon \(now 64\)"):
-        train(spec_of(ForecastConfig(horizon=64)), tmp_path, runs=waves(2, size=40))
+        train(spec_of(ForecastConfig(horizon=64)), tmp_path, segments=waves(2, size=40))
     with pytest.raises(DataError, match="warm_up"):
         train(spec_of(ForecastConfig()), tmp_path, replace(QUICK, warm_up=999))
 
 
 def test_gradient_stops_at_the_border_of_a_chunk() -> None:
-    """The carried state counts as a number: the loss of a chunk has no gradient with respect to it."""
+    """The carried state is a constant: the loss of a chunk has no gradient with respect to it."""
     trainer, batch = trainer_and_batch(BOTH)
     state = tf.ones((len(batch.reset), BOTH.state_size))
     fields = [*_tensors(batch)[:5], tf.zeros(len(batch.reset), bool)]
@@ -141,8 +142,8 @@ def test_gradient_stops_at_the_border_of_a_chunk() -> None:
     assert tape.gradient(total, state) is None
 
 
-def test_reset_replaces_a_poisoned_state() -> None:
-    """A NaN in the carried state of a lane is gone after its reset, and never reaches another lane."""
+def test_reset_replaces_a_state_of_nan() -> None:
+    """A reset removes a NaN from the carried state of a lane, and no other lane is affected."""
     trainer, batch = trainer_and_batch(BOTH)
     poisoned = np.zeros((len(batch.reset), BOTH.state_size), np.float32)
     poisoned[1] = np.nan
@@ -154,16 +155,16 @@ def test_reset_replaces_a_poisoned_state() -> None:
 
 
 def trainer_and_batch(spec: NetworkSpec) -> tuple[Trainer, Batch]:
-    """A fresh trainer and its first batch."""
-    runs = waves(3)
-    rows = join_runs(runs)
-    trainer = Trainer(spec, QUICK, measure_scaling(runs, "standard"), class_weights(spec, rows))
-    return trainer, next(batches(rows, training_plan(rows, 4, 16, 0, None), spec.target_index, 3))
+    """A new trainer and its first batch."""
+    segments = waves(3)
+    table = join_segments(segments)
+    trainer = Trainer(spec, QUICK, measure_scaling(segments, "standard"), class_weights(spec, table))
+    return trainer, next(cut_batches(table, training_plan(table, 4, 16, 0, None), spec.target_index, 3))
 
 
 @pytest.mark.parametrize("kind", ["mse", "mae", "huber", "pinball", "sigmoid", "softmax"])
 def test_losses_are_those_of_the_papers(kind: str) -> None:
-    """Each loss, computed again in numpy from the network's outputs, is the number that training minimises."""
+    """Each loss equals its formula in numpy, computed from the network's outputs."""
     expected: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "mse": np.square,
         "mae": np.abs,
@@ -196,26 +197,26 @@ def test_losses_are_those_of_the_papers(kind: str) -> None:
 def test_balanced_class_weights() -> None:
     """Balanced weights are N / (L * count): unlabelled rows and absent classes count nothing."""
     label = np.array([0, 0, 0, -1], np.int32)
-    run = Run("s", np.arange(4), np.zeros((4, 2), np.float32), np.ones((4, 2), bool), label)
+    segment = Segment("s", np.arange(4), np.zeros((4, 2), np.float32), np.ones((4, 2), bool), label)
     spec = spec_of(classes=ClassesConfig(class_weights="balanced"))
-    assert class_weights(spec, join_runs([run])).tolist() == [0.5, 0.0]
-    run.label[2] = 1
-    assert class_weights(spec, join_runs([run])).tolist() == pytest.approx([0.75, 1.5])
+    assert class_weights(spec, join_segments([segment])).tolist() == [0.5, 0.0]
+    segment.label[2] = 1
+    assert class_weights(spec, join_segments([segment])).tolist() == pytest.approx([0.75, 1.5])
 
 
 def test_quantile_head_covers(tmp_path: Path) -> None:
     """The band between the 0.1 and the 0.9 quantile holds about eight of ten truths of a stream not seen before."""
     spec = spec_of(ForecastConfig(targets=["sine"], horizon=2, quantiles=[0.1, 0.9]))
-    fitted = train(spec, tmp_path, replace(QUICK, epochs=15, learning_rate=0.02, schedule="cosine"), runs=waves(6))
-    run = waves(1, size=600, seed=77)[0]
-    y, mask = forecast_truth(run, [0], 2)
-    bands = fitted.model(run.x[None]).numpy().reshape(-1, 1, 2, 3)
+    fitted = train(spec, tmp_path, replace(QUICK, epochs=15, learning_rate=0.02, schedule="cosine"), segments=waves(6))
+    segment = waves(1, size=600, seed=77)[0]
+    y, mask = forecast_truth(segment, [0], 2)
+    bands = fitted.model(segment.x[None]).numpy().reshape(-1, 1, 2, 3)
     inside = (bands[..., 0] <= y) & (y <= bands[..., 2])
     assert 0.65 < inside[mask].mean() < 0.93
 
 
 def test_unroll_gives_the_same_training(tmp_path: Path) -> None:
-    """Unrolling changes how the graph is drawn, not what is learnt, and the model still takes any number of steps."""
+    """Unrolling changes the graph but not the weights, and the model still takes any number of steps."""
     spec = spec_of(ForecastConfig(), layer=LayerConfig(units=4))
     unrolled = spec_of(ForecastConfig(), layer=LayerConfig(units=4, unroll=True))
     one, other = (train(s, tmp_path / str(i), replace(QUICK, epochs=1)) for i, s in enumerate((spec, unrolled)))
@@ -224,7 +225,7 @@ def test_unroll_gives_the_same_training(tmp_path: Path) -> None:
 
 
 def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
-    """With a folder given, each epoch writes its scalars there, into one file."""
+    """With a folder, each epoch writes its scalars to one file in it."""
     train(spec_of(ForecastConfig()), tmp_path / "work", replace(QUICK, epochs=2, tensorboard=str(tmp_path / "board")))
     (file,) = (tmp_path / "board").glob("events.out.tfevents.*")
     found = {
@@ -236,7 +237,7 @@ def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
 
 
 def test_plain_reporter_writes_a_line_an_epoch(tmp_path: Path) -> None:
-    """Without a terminal, progress is one line an epoch with the losses and the seconds."""
+    """Without a terminal, progress is one line per epoch with losses and seconds."""
     stream = io.StringIO()
     train(spec_of(classes=ClassesConfig()), tmp_path, replace(QUICK, epochs=2), PlainReporter(stream))
     first, second = stream.getvalue().splitlines()
@@ -244,7 +245,6 @@ def test_plain_reporter_writes_a_line_an_epoch(tmp_path: Path) -> None:
     assert "val_accuracy" in second
 
 
-def test_reporter_fits_the_place() -> None:
-    """No bars are drawn into a file, and nothing at all when silence is asked for."""
+def test_the_default_reporter_without_a_terminal_writes_lines() -> None:
+    """No bars are drawn into a file."""
     assert isinstance(default_reporter(), PlainReporter)
-    assert type(default_reporter(silent=True)) is SilentReporter

@@ -1,4 +1,4 @@
-"""The report is one file that says plainly what a model is worth, whatever the scores and the names are."""
+"""The report is one self-contained file, whatever the scores and the names are."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from msgspec.structs import replace
 from stream_gru.core.types import F64, NS_PER_S, OutputSpec, PredictionBatch
 from stream_gru.model.manifest import Channel, Classes, Forecast, Manifest
 from stream_gru.pipeline.conditioning.gap_filling import Steps
-from stream_gru.training.evaluation.evaluate import Streamed
+from stream_gru.training.evaluation.evaluate import StreamedRecording
 from stream_gru.training.evaluation.scores import ClassScores, ErrorScores, ForecastScores, Scores, class_scores
 from tests.support.models import make_bundle
 
 pytest.importorskip("matplotlib")
 
-from stream_gru.training.figures import best_round, clean, draw_learning
-from stream_gru.training.figures import drawing as in_our_style
-from stream_gru.training.report import duration, find_extract, findings, render_report
+from stream_gru.training.excerpts import duration, find_excerpt
+from stream_gru.training.figures import best_position, draw_learning, figure_style, printable
+from stream_gru.training.report import assess, render_report
 from tests.support.batches import START_NS
 
-FORECAST = ["Forecasts beside the truth", "Error by horizon", "Coverage by horizon"]
+FORECAST = ["Forecasts and truth", "Error by horizon", "Coverage by horizon"]
 CLASSES = ["Confusion", "Calibration", "Accuracy by stream"]
 HOSTILE = "$\\frac$</td><script>alert(1)</script>\"'& \x00\n\u202e\ud800 温度"
 
@@ -74,7 +74,7 @@ def some_classes(labels: int = 3, streams: int = 4) -> ClassScores:
     return scores
 
 
-def streamed_of(manifest: Manifest, lengths: tuple[int, ...] = (700, 500)) -> Streamed:
+def streamed_of(manifest: Manifest, lengths: tuple[int, ...] = (700, 500)) -> StreamedRecording:
     """Return recordings of these lengths, one for each stream, with forecasts that are nearly right."""
     total, head = sum(lengths), manifest.forecast
     targets, horizon = (0, 0) if head is None else (len(head.targets), head.horizon)
@@ -111,7 +111,7 @@ def streamed_of(manifest: Manifest, lengths: tuple[int, ...] = (700, 500)) -> St
         slots, start, np.array(lengths, np.int64), group, x.astype(np.float32), time_ns, np.arange(total), zeros,
         observed, when + 1, {}, 0,
     )  # fmt: skip
-    return Streamed(steps, out, forecast, forecast - band, forecast + band, truth, group.astype(np.int64) + 1)
+    return StreamedRecording(steps, out, forecast, forecast - band, forecast + band, truth, group.astype(np.int64) + 1)
 
 
 def history_of(epochs: int = 30) -> list[dict[str, float]]:
@@ -152,7 +152,7 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Remember the tag and what it refers to."""
+        """Record the tag and its addresses."""
         self.tags.add(tag)
         if tag not in ("meta", "img", "!doctype"):
             self.open.append(tag)
@@ -163,11 +163,11 @@ class Page(HTMLParser):
             self.images.append(found)
 
     def handle_endtag(self, tag: str) -> None:
-        """Close the tag that is open."""
+        """Close the open tag."""
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Gather text, that of sections' heads by itself."""
+        """Collect text, and headings of sections separately."""
         if self.open and self.open[-1] != "style":
             self.text += data
         if self.open and self.open[-1] == "h2":
@@ -193,23 +193,32 @@ def page() -> bytes:
 
 
 def test_two_heads_have_all_sections(page: bytes) -> None:
-    """A model with both heads has every section, each picture an alternative text and a caption."""
+    """A model with both heads has every section, and each figure an alternative text and a caption."""
     found = Page(page)
-    assert found.heads == ["Scores", "Learning", *FORECAST, *CLASSES]
+    assert found.heads == ["Scores", "Training", *FORECAST, *CLASSES]
     assert len(found.images) == found.captions == 1 + 2 + 1 + 1 + 1
     assert all(len(image["alt"]) > 20 for image in found.images)
-    for words in ("test-0", "2024-01-01", "stateful", "every 10 s", "gru 8", "skill against it", "out of range", "gap"):
+    for words in (
+        "test-0",
+        "2024-01-01",
+        "stateful",
+        "every 10 s",
+        "gru 8",
+        "skill of this model",
+        "out of range",
+        "gap",
+    ):
         assert words in found.text
 
 
 def test_absent_heads_are_absent_sections() -> None:
-    """Without a head its sections are gone; without a history the learning curves are."""
+    """Without a head its sections are absent; without a history the learning curves are."""
     for forecast, classes in ((True, False), (False, True), (False, False)):
         manifest = manifest_of(targets=2 if forecast else 0, labels=3 if classes else 0)
         scores = scores_of(forecast_scores() if forecast else None, some_classes() if classes else None)
         found = Page(render_report(manifest, scores, streamed_of(manifest), []))
         assert found.heads == ["Scores", *(FORECAST if forecast else []), *(CLASSES if classes else [])]
-        assert ("nothing this model could be scored by" in found.text) == (not forecast and not classes)
+        assert ("nothing to score this model with" in found.text) == (not forecast and not classes)
 
 
 def test_the_same_bytes_twice(page: bytes) -> None:
@@ -217,8 +226,8 @@ def test_the_same_bytes_twice(page: bytes) -> None:
     assert sample_page() == page
 
 
-def test_the_file_refers_to_nothing(page: bytes) -> None:
-    """Pictures are data, there is no script and no address but the names of XML's vocabularies."""
+def test_the_file_is_self_contained(page: bytes) -> None:
+    """Figures are data URLs; there is no script and no address except XML namespaces."""
     found = Page(page)
     assert not found.tags & {"script", "link", "iframe", "object", "a", "form"}
     assert all(address.startswith("data:image/svg+xml;base64,") for address in found.addresses)
@@ -231,29 +240,29 @@ def test_the_file_refers_to_nothing(page: bytes) -> None:
 
 
 def test_the_file_is_small(page: bytes) -> None:
-    """A common report is far below 2 MB, and so is one of many targets, horizons, labels and streams."""
+    """A common report is far below 2 MB, and so is one with many targets, horizons, labels and streams."""
     assert len(page) < 400_000
     manifest = manifest_of(targets=40, horizon=150, labels=120)
     scores = scores_of(forecast_scores(40, 150), some_classes(120, 300))
     huge = render_report(manifest, scores, streamed_of(manifest, (800,)), history_of(2000))
     assert len(huge) < 2_000_000
-    assert "The first 8 targets are drawn, 32 left out." in Page(huge).text
+    assert "The first 8 of 40 targets." in Page(huge).text
     assert "The first 40 of 120 classes." in Page(huge).text
 
 
 def test_many_classes_have_a_report_without_a_confusion_matrix() -> None:
-    """Where no confusion matrix is kept, the page says so and leaves out what would be read from it."""
+    """Without a stored confusion matrix the page says so and omits columns that need it."""
     classes = some_classes(300)
     assert classes.confusion == []
     found = Page(render_report(manifest_of(labels=300), scores_of(None, classes), streamed_of(manifest_of()), []))
     assert set(CLASSES) <= set(found.heads)
-    assert "Not kept for 300 classes" in found.text
+    assert "Not stored for 300 classes" in found.text
     assert "The first 40 of 300 rows." in found.text
-    assert "mistaken" not in found.text
+    assert "predicted instead" not in found.text
 
 
 def test_hostile_names_are_text() -> None:
-    """Markup, formulas, control characters and broken characters in names stay text, in the page and the pictures."""
+    """Markup, formulas, control characters and invalid characters in names stay text, in the page and the figures."""
     manifest = manifest_of(targets=1, horizon=3)
     channel = Channel(name=HOSTILE, unit=HOSTILE, seen_min=0.0, seen_max=1.0)
     manifest = replace(
@@ -269,7 +278,7 @@ def test_hostile_names_are_text() -> None:
     classes = replace(some_classes(), labels=[HOSTILE, "b", "c"], accuracy_by_stream={HOSTILE: 0.5, "x" * 10_000: 0.1})
     scores = replace(scores_of(bad, classes), verdict=[HOSTILE], dropped={HOSTILE: 1}, resets={HOSTILE: 1})
     streamed = streamed_of(manifest)
-    streamed = Streamed(**{**vars(streamed), "out": named(streamed.out, (HOSTILE, HOSTILE))})
+    streamed = StreamedRecording(**{**vars(streamed), "out": named(streamed.out, (HOSTILE, HOSTILE))})
     page = render_report(manifest, scores, streamed, history_of())
     found = Page(page)
     assert "script" not in found.tags
@@ -287,8 +296,8 @@ def named(out: PredictionBatch, streams: tuple[str, ...]) -> PredictionBatch:
     )
 
 
-def test_numbers_that_are_none_are_dashes() -> None:
-    """Where nothing could be measured the report has a dash, and pictures of nothing are left out."""
+def test_missing_numbers_are_dashes() -> None:
+    """Without a measurement the report has a dash, and empty figures are omitted."""
     manifest, scores = manifest_of(), forecast_scores()
     nothing = np.full((2, 12), np.nan)
     scores = replace(
@@ -304,7 +313,7 @@ def test_numbers_that_are_none_are_dashes() -> None:
         some_classes(), recall=[nan] * 3, reliability=[], accuracy_by_stream={}, confusion=[[0] * 3] * 3, macro_f1=nan
     )
     streamed = streamed_of(manifest)
-    streamed = Streamed(**{**vars(streamed), "forecast": streamed.forecast * np.nan})
+    streamed = StreamedRecording(**{**vars(streamed), "forecast": streamed.forecast * np.nan})
     found = Page(render_report(manifest, scores_of(scores, classes), streamed, [{"epoch": 1.0, "loss": nan}]))
     assert found.heads == ["Scores", "Error by horizon", "Confusion"]
     assert "–" in found.text
@@ -321,68 +330,68 @@ def test_short_recordings(lengths: tuple[int, ...], horizon: int) -> None:
     assert {"Error by horizon", "Coverage by horizon", *CLASSES} <= set(found.heads)
 
 
-def test_an_extract_has_movement_and_no_reset() -> None:
-    """The drawn piece lies in one stream, moves more than most, and holds each forecast at the time it is about."""
+def test_an_excerpt_has_movement_and_no_reset() -> None:
+    """The excerpt is of one stream, moves more than most, and has each forecast at the time it predicts."""
     manifest = manifest_of(targets=1)
     streamed = streamed_of(manifest, (150, 3000))
-    extract = find_extract(manifest, forecast_scores(1), streamed, 0)
-    assert extract is not None
-    assert extract.stream == "pump-1"
-    assert set(np.diff(extract.time_ns).tolist()) == {10 * NS_PER_S}
-    assert np.std(extract.truth) > np.std(streamed.steps.x[150:, 0])
-    assert [name for name, _ in extract.ahead] == ["10 s (step 1)", "2 min (step 12)"]
-    for _, table in extract.ahead:
-        assert np.nanmean(np.abs(table[0] - extract.truth)) < 0.25
-    assert len(extract.truth) == 200
+    excerpt = find_excerpt(manifest, forecast_scores(1), streamed, 0)
+    assert excerpt is not None
+    assert excerpt.stream == "pump-1"
+    assert set(np.diff(excerpt.time_ns).tolist()) == {10 * NS_PER_S}
+    assert np.std(excerpt.truth) > np.std(streamed.steps.x[150:, 0])
+    assert [name for name, _ in excerpt.forecasts] == ["10 s (step 1)", "2 min (step 12)"]
+    for _, table in excerpt.forecasts:
+        assert np.nanmean(np.abs(table[0] - excerpt.truth)) < 0.25
+    assert len(excerpt.truth) == 200
 
 
-def test_findings_are_plain() -> None:
-    """Each head is judged good or bad, by its worst comparison."""
-    good = findings(scores_of(forecast_scores(), some_classes()))
+def test_each_head_is_assessed() -> None:
+    """Each head is assessed as good or bad, by its worst comparison."""
+    good = assess(scores_of(forecast_scores(), some_classes()))
     assert [fine for fine, _ in good] == [True, True, True, True]
     forecast = replace(forecast_scores(), skill={"persistence": 0.3, "linear_ar": -0.2}, coverage=[[0.6]])
     classes = replace(some_classes(), majority_accuracy=0.99, expected_calibration_error=0.3)
-    bad = findings(scores_of(forecast, classes))
+    bad = assess(scores_of(forecast, classes))
     assert [fine for fine, _ in bad] == [False] * 4
     assert "linear ar" in bad[0][1]
     assert "too narrow" in bad[1][1]
-    assert findings(scores_of(None, None)) == []
+    assert assess(scores_of(None, None)) == []
 
 
-def test_the_best_round_is_that_of_the_lowest_validation_loss() -> None:
+def test_the_best_position_is_that_of_the_lowest_validation_loss() -> None:
     """Epochs without a finite loss are never the best; without validation the training loss decides."""
-    assert best_round([]) is None
-    assert best_round([{"epoch": 1.0, "loss": float("nan")}]) is None
-    assert best_round([{"epoch": 1.0, "loss": 1.0}, {"epoch": 2.0, "loss": 0.5}]) == 2
+    assert best_position([]) is None
+    assert best_position([{"epoch": 1.0, "loss": float("nan")}]) is None
+    assert best_position([{"epoch": 1.0, "loss": 1.0}, {"epoch": 2.0, "loss": 0.5}]) == 2
     rows = [{"epoch": 1.0, "loss": 9.0, "val_loss": 0.1}, {"epoch": 2.0, "loss": 1.0, "val_loss": float("nan")}]
-    assert best_round(rows) == 1
+    assert best_position(rows) == 1
 
 
-def test_rounds_that_are_no_passes_are_drawn_over_updates() -> None:
-    """Where the history counts updates they are the axis, and the best place is named by them."""
+def test_intervals_that_are_no_epochs_are_drawn_over_updates() -> None:
+    """When the history counts updates, they are the axis and name the best position."""
     rows = [{"epoch": 0.1 * i, "updates": 100.0 * i, "loss": 1 / i, "val_loss": abs(i - 3.0)} for i in range(1, 6)]
-    with in_our_style():
-        picture = draw_learning(rows)
-    assert best_round(rows) == 300
-    assert picture is not None
-    assert "that after 300 updates was kept" in picture.alt
-    assert b">update<" in picture.svg
-    assert b">kept (update 300)<" in picture.svg
+    with figure_style():
+        figure = draw_learning(rows)
+    assert best_position(rows) == 300
+    assert figure is not None
+    assert "the weights after 300 updates were kept" in figure.alt
+    assert b">update<" in figure.svg
+    assert b">kept (update 300)<" in figure.svg
 
 
-def test_small_words() -> None:
-    """Lengths of time are in the largest fitting unit; names are one line of printable characters."""
+def test_durations_and_names() -> None:
+    """Durations are in the largest fitting unit; names are one line of printable characters."""
     assert [duration(s) for s in (0.001, 1, 90, 3600, 86_400)] == ["1 ms", "1 s", "1.5 min", "1 h", "1 d"]
-    assert clean("a\nb\x00\ud800") == "a\N{REPLACEMENT CHARACTER}b" + "\N{REPLACEMENT CHARACTER}" * 2
-    assert len(clean("x" * 100)) == 60
+    assert printable("a\nb\x00\ud800") == "a\N{REPLACEMENT CHARACTER}b" + "\N{REPLACEMENT CHARACTER}" * 2
+    assert len(printable("x" * 100)) == 60
 
 
-def test_the_round_that_was_kept_is_marked() -> None:
-    """Where the last weights were kept the mark stands there, not at the lowest loss."""
+def test_the_kept_weights_are_marked() -> None:
+    """When the last weights are kept, the mark is there, not at the lowest loss."""
     rows = [{"epoch": float(i), "loss": 1.0, "val_loss": float(i)} for i in range(1, 4)]
-    with in_our_style():
+    with figure_style():
         best, last = draw_learning(rows), draw_learning(rows, 3)
     assert best is not None
     assert last is not None
-    assert "epoch 1 was kept" in best.alt
-    assert "epoch 3 was kept" in last.alt
+    assert "epoch 1 were kept" in best.alt
+    assert "epoch 3 were kept" in last.alt

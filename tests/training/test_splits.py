@@ -1,16 +1,17 @@
-"""Recordings are divided without leakage and cut at their resets."""
+"""Recordings are split without leakage and cut at their resets."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from stream_gru.config import ConditioningConfig, SplitConfig
+from stream_gru.config import ClassesConfig, ConditioningConfig, ModelConfig, SplitConfig, TrainingConfig
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import SampleBatch
 from stream_gru.pipeline.conditioning.spec import ConditioningSpec
-from stream_gru.training.splits import class_labels, runs_of, split
+from stream_gru.training.segments import Segment
+from stream_gru.training.splits import check_label_count, check_segments, class_labels, segments_of, split
 from tests.support.batches import CHANNELS, batch
 
 RULES = ConditioningSpec.build(ConditioningConfig(), 1.0, [(None, None, 0)] * CHANNELS, [], window=0)
@@ -44,41 +45,46 @@ def test_a_split_by_stream_goes_by_name() -> None:
     assert names == [["p1"], ["p2"], ["q1", "q2"]]
 
 
-def test_an_empty_part_is_told() -> None:
-    """A pattern that matches nothing is an error that says what there is."""
-    with pytest.raises(DataError, match="no row for the validation part"):
+def test_an_empty_part_is_an_error() -> None:
+    """A pattern that matches no stream is an error that names the part."""
+    with pytest.raises(DataError, match="no row in the validation part"):
         split(batch(["a", "c"], [0, 1]), SplitConfig(by="stream", validation_streams=["b"], test_streams=["a"]))
 
 
-def test_parts_are_conditioned_apart() -> None:
-    """No value of the training part is held in the test part: what is missing at its beginning is dropped there."""
+def test_parts_are_conditioned_separately() -> None:
+    """No value of the training part fills a gap in the test part: a value missing at its start is dropped there."""
     values = [[1.0, 2.0, 3.0]] * 10
     values[8] = [float("nan"), 2.0, 3.0]
     samples = batch(["a"] * 10, list(range(10)), values)
     parts = split(samples, SplitConfig(validation=0.1, test=0.2))
-    (run,) = runs_of(parts.test, RULES, [])
+    (segment,) = segments_of(parts.test, RULES, [])
     assert len(parts.test) == 2
-    assert len(run) == 1
+    assert len(segment) == 1
 
 
-def test_runs_end_at_resets_and_know_what_was_filled() -> None:
-    """A long gap ends a run; a short one is filled inside it, unlabelled and not observed."""
+def test_segments_end_at_resets_and_know_what_was_filled() -> None:
+    """A long gap ends a segment; a short one is filled inside it, unlabelled and not observed."""
     samples = batch(["a"] * 5, [0, 1, 4, 60, 61], label=np.array([0, 0, 1, 1, -1], np.int32), labels=("idle", "normal"))
-    first, second = runs_of(samples, RULES, ["idle", "normal"])
+    first, second = segments_of(samples, RULES, ["idle", "normal"])
     assert first.label.tolist() == [0, 0, -1, -1, 1]
     assert first.observed[:, 0].tolist() == [True, True, False, False, True]
     assert second.label.tolist() == [1, -1]
 
 
-def test_each_run_is_of_its_own_stream_in_order() -> None:
-    """Runs of a stream stand together, named by it, whichever order the samples came in."""
+def test_each_segment_is_of_its_own_stream_in_order() -> None:
+    """Segments of a stream are adjacent and have its name, in whatever order the samples arrive."""
     samples = batch(["b", "a"] * 4, [0, 0, 1, 1, 60, 60, 61, 61])
-    assert [(run.stream, len(run)) for run in runs_of(samples, RULES, [])] == [("b", 2), ("b", 2), ("a", 2), ("a", 2)]
+    assert [(segment.stream, len(segment)) for segment in segments_of(samples, RULES, [])] == [
+        ("b", 2),
+        ("b", 2),
+        ("a", 2),
+        ("a", 2),
+    ]
 
 
-def test_a_part_of_which_nothing_can_be_used_has_no_runs() -> None:
-    """Where every sample is dropped there is no run, and no error here."""
-    assert runs_of(batch(["a"] * 3, [0, 1, 2], [[float("nan")] * 3] * 3), RULES, []) == []
+def test_a_part_of_dropped_samples_has_no_segments() -> None:
+    """When every sample is dropped there is no segment and no error here."""
+    assert segments_of(batch(["a"] * 3, [0, 1, 2], [[float("nan")] * 3] * 3), RULES, []) == []
 
 
 def labelled() -> SampleBatch:
@@ -87,13 +93,51 @@ def labelled() -> SampleBatch:
 
 
 def test_labels_come_from_the_recordings_or_the_configuration() -> None:
-    """Without labels in the configuration all that occur are learnt, but for the ignored ones, sorted."""
+    """Without labels in the configuration, all labels that occur are used, except the ignored ones, sorted."""
     assert class_labels(labelled(), [], ["turn"]) == ["sit", "walk"]
     assert class_labels(labelled(), ["walk", "sit"], []) == ["walk", "sit"]
     assert labelled().label_codes(["walk", "sit"]).tolist() == [0, 1, -1, -1]
 
 
 def test_a_label_that_never_occurs_is_an_error() -> None:
-    """A misspelt label is not learnt in silence."""
+    """A misspelt label is not silently accepted."""
     with pytest.raises(DataError, match="expected labels of the training part \\(sit, turn, walk\\), got 'run'"):
         class_labels(labelled(), ["walk", "run"], [])
+
+
+LAST = TrainingConfig(regime="windowed", window=10, window_loss="last")
+
+
+def segment_of(size: int) -> Segment:
+    """A segment of zeros."""
+    return Segment(
+        "s", np.arange(size), np.zeros((size, 1), np.float32), np.ones((size, 1), np.bool_), np.zeros(size, np.int32)
+    )
+
+
+def test_a_logistic_head_needs_two_labels() -> None:
+    """Three labels in the recordings are an error before training begins."""
+    model = ModelConfig(classes=ClassesConfig(activation="logistic"))
+    check_label_count(model, ["a", "b"])
+    with pytest.raises(DataError, match=r'"logistic": expected two labels, got 3 \(a, b, c\)'):
+        check_label_count(model, ["a", "b", "c"])
+
+
+def test_a_training_part_without_a_sample_is_an_error() -> None:
+    """When every sample was dropped, the error names the tables to check."""
+    with pytest.raises(DataError, match=r"every sample was dropped; see \[input\]"):
+        check_segments(TrainingConfig(), [], print)
+
+
+def test_segments_shorter_than_a_window_are_reported() -> None:
+    """All of them: an error, as no prediction would be valid; some: their number; none, or other regimes: nothing."""
+    lines: list[str] = []
+    with pytest.raises(DataError, match=r"no segment between two resets is that long, the longest has 9 samples"):
+        check_segments(LAST, [segment_of(4), segment_of(9)], lines.append)
+    assert lines == []
+    check_segments(LAST, [segment_of(4), segment_of(10)], lines.append)
+    assert len(lines) == 1
+    assert lines[0].startswith("1 of 2 segments are shorter than the window of 10 steps")
+    check_segments(LAST, [segment_of(10)], lines.append)
+    check_segments(TrainingConfig(window=10), [segment_of(4)], lines.append)
+    assert len(lines) == 1

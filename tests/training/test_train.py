@@ -62,7 +62,7 @@ learning_rate = 0.01
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pumps for half an hour, flaws included."""
+    """Two pumps for half an hour, with data faults."""
     folder = tmp_path_factory.mktemp("pumps")
     write_pumps(folder, hours=0.5, seed=3, pumps=2)
     return folder
@@ -169,7 +169,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_writes_the_bundle(recordings: Path) ->
                 break
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-    assert "ended by: interrupted" in errors
+    assert "stopped by: interrupted" in errors
     assert "continue with the same command and --resume" in errors
     load_bundle(recordings / "long.bundle")
     assert (recordings / "long.bundle.work" / "checkpoint.json").exists()
@@ -224,7 +224,7 @@ def test_a_training_that_was_killed_goes_on_where_it_was(recordings: Path) -> No
 
 @pytest.fixture
 def refused(tmp_path: Path) -> Callable[..., str]:
-    """Run ``train``; it must refuse with exit 2 before it reads a recording (there is none), and say why."""
+    """Segment ``train``; it must refuse with exit 2 before it reads a recording (there is none), and say why."""
     (tmp_path / "c.toml").write_text(PUMPS.format(epochs=1, forecast="", training="", activation="softmax"))
 
     def run(*options: object) -> str:

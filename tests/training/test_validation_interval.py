@@ -1,4 +1,4 @@
-"""Trainings whose rounds are not passes: they resume exactly, and write checkpoints no oftener than they must."""
+"""Trainings whose validation intervals are not epochs: they resume exactly and limit how often they write."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from stream_gru.config.train_schema import ClassesConfig, ForecastConfig, LayerConfig, TrainingConfig
 from stream_gru.core.errors import DataError
-from stream_gru.training.fit import SAVE_EVERY_S, Fitting
+from stream_gru.training.fit import SAVE_EVERY_S, TrainingRun
 from stream_gru.training.progress import Row, SilentReporter
-from stream_gru.training.segments import Run, measure_scaling
+from stream_gru.training.segments import Segment, measure_scaling
 from tests.support.trainings import InterruptAt, spec_of, train, waves, without_seconds
 
 pytestmark = pytest.mark.train
@@ -26,10 +26,14 @@ STATEFUL = TrainingConfig(
 WINDOWED = replace(STATEFUL, regime="windowed", window=16, batch_size=6, evaluate_every=0, augment_noise=0.05)
 
 
-def fitting(folder: Path, training: TrainingConfig, runs: list[Run] | None = None, clock: float = 0.0) -> Fitting:
-    """A small training whose clock stands still."""
-    runs = waves(3) if runs is None else runs
-    return Fitting(PLAIN, training, runs, waves(1, seed=9), measure_scaling(runs, "standard"), folder, lambda: clock)
+def training_run(
+    folder: Path, training: TrainingConfig, segments: list[Segment] | None = None, clock: float = 0.0
+) -> TrainingRun:
+    """A small training with a stopped clock."""
+    segments = waves(3) if segments is None else segments
+    return TrainingRun(
+        PLAIN, training, segments, waves(1, seed=9), measure_scaling(segments, "standard"), folder, lambda: clock
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,54 +46,54 @@ def fitting(folder: Path, training: TrainingConfig, runs: list[Run] | None = Non
     ],
 )
 def test_resume_is_the_uninterrupted_training(training: TrainingConfig, tmp_path: Path) -> None:
-    """Stopped within a round and resumed, in the middle of a pass too, training ends as it would have anyway."""
+    """Interrupted inside an interval or epoch and resumed, training ends like one without interruption."""
     whole = train(SPEC, tmp_path / "whole", training)
     cut = train(SPEC, tmp_path / "cut", training, InterruptAt(32))
     assert cut.stopped == "interrupted"
     assert 0 < len(cut.history) < len(whole.history)
     resumed = train(SPEC, tmp_path / "cut", training, resume=True)
     assert without_seconds(resumed) == without_seconds(whole)
-    assert (resumed.stopped, resumed.best_round) == (whole.stopped, whole.best_round)
+    assert (resumed.stopped, resumed.kept) == (whole.stopped, whole.kept)
     assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
 
 
-def test_rounds_change_nothing_of_what_is_learnt(tmp_path: Path) -> None:
-    """The carried state goes on across rounds and is forgotten at a pass's beginning: same updates, same weights."""
-    passes = fitting(tmp_path / "passes", replace(STATEFUL, max_updates=30, evaluate_every=0))
-    rounds = fitting(tmp_path / "rounds", replace(STATEFUL, max_updates=30, evaluate_every=4))
-    one, other = (f.run(SilentReporter()) for f in (passes, rounds))
+def test_intervals_change_no_update(tmp_path: Path) -> None:
+    """The state is carried across intervals and dropped at the start of an epoch: same updates, same weights."""
+    epochs = training_run(tmp_path / "epochs", replace(STATEFUL, max_updates=30, evaluate_every=0))
+    intervals = training_run(tmp_path / "intervals", replace(STATEFUL, max_updates=30, evaluate_every=4))
+    one, other = (f.run(SilentReporter()) for f in (epochs, intervals))
     assert len(one.history) == 3
     assert [row["updates"] for row in other.history] == [4, 8, 12, 16, 20, 24, 28, 30]
-    for a, b in zip(passes.reached.arrays.variables, rounds.reached.arrays.variables, strict=True):
+    for a, b in zip(epochs.last.arrays.variables, intervals.last.arrays.variables, strict=True):
         assert np.array_equal(a, b)
 
 
-def test_patience_counts_rounds(tmp_path: Path) -> None:
-    """Training stops after so many rounds without a better one, not after so many passes."""
+def test_patience_counts_validations(tmp_path: Path) -> None:
+    """Training stops after ``patience`` validations without a better loss, not after epochs."""
     training = replace(STATEFUL, evaluate_every=2, patience=3, learning_rate=0.5, clip_norm=0.0, schedule="constant")
-    fitted = fitting(tmp_path, training).run(SilentReporter())
+    fitted = training_run(tmp_path, training).run(SilentReporter())
     assert fitted.stopped == "patience"
-    assert len(fitted.history) == fitted.best_round + 3
-    assert "ended by: patience" in fitted.summary
+    assert len(fitted.history) == fitted.kept + 3
+    assert "stopped by: patience" in fitted.summary
 
 
 class Files(SilentReporter):
-    """Notes which checkpoint stands there after each round."""
+    """Records which checkpoint exists after each validation."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seen: list[str] = []
 
-    def on_round(self, row: Row) -> None:
-        """Look into the folder."""
+    def on_validation(self, row: Row) -> None:
+        """List the folder."""
         self.seen += [path.name[-6:-4] for path in self.folder.glob("*.npz")]
 
 
 @pytest.mark.parametrize(("step", "seen"), [(0.0, ["01"] * 4), (SAVE_EVERY_S, ["01", "02", "03", "04"])])
-def test_a_checkpoint_is_written_when_it_is_time(step: float, seen: list[str], tmp_path: Path) -> None:
-    """Rounds that follow each other fast write the first checkpoint and the last; slow ones write each."""
+def test_a_checkpoint_is_written_when_it_is_due(step: float, seen: list[str], tmp_path: Path) -> None:
+    """Short intervals write the first and the last checkpoint; long ones write each."""
     training = replace(STATEFUL, max_updates=8, evaluate_every=2)
-    one, files = fitting(tmp_path, training), Files(tmp_path)
+    one, files = training_run(tmp_path, training), Files(tmp_path)
     ticks = iter(np.arange(100) * step)
     one.clock = lambda: float(next(ticks))
     one.run(files)
@@ -97,31 +101,31 @@ def test_a_checkpoint_is_written_when_it_is_time(step: float, seen: list[str], t
     assert [path.name for path in tmp_path.glob("*.npz")] == ["checkpoint-00004.npz"]
 
 
-def test_a_round_without_a_label_is_no_error_and_a_pass_is(tmp_path: Path) -> None:
-    """Labels may be rare: only a whole pass without any is refused, and such a round shows no loss of it."""
-    runs = waves(1)
-    runs[0].label[:200] = -1
+def test_an_interval_without_a_label_is_valid_and_an_epoch_is_an_error(tmp_path: Path) -> None:
+    """Labels may be rare: only an epoch without any is an error; an interval without any reports no loss."""
+    segments = waves(1)
+    segments[0].label[:200] = -1
     training = replace(STATEFUL, max_updates=6, evaluate_every=1, batch_size=1, bptt_steps=50, shuffle=False)
-    fitted = fitting(tmp_path / "rare", training, runs).run(SilentReporter())
+    fitted = training_run(tmp_path / "rare", training, segments).run(SilentReporter())
     assert ["loss" in row for row in fitted.history] == [False] * 4 + [True] * 2
-    runs[0].label[:] = -1
+    segments[0].label[:] = -1
     with pytest.raises(DataError, match="label"):
-        fitting(tmp_path / "none", training, runs).run(SilentReporter())
+        training_run(tmp_path / "none", training, segments).run(SilentReporter())
 
 
-def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
-    """With ``restore_best_weights = false`` a worse round at the end is the model, and patience ends nothing."""
+def test_the_last_weights_are_kept_without_restore_best_weights(tmp_path: Path) -> None:
+    """With ``restore_best_weights = false`` the last weights are kept though worse, and patience has no effect."""
     wild = replace(STATEFUL, learning_rate=0.5, schedule="constant", max_updates=36, patience=1)
     best = train(PLAIN, tmp_path / "best", wild)
     last = train(PLAIN, tmp_path / "last", replace(wild, restore_best_weights=False))
     assert best.stopped == "patience"
-    assert (last.stopped, last.best_round) == ("max_updates", len(last.history))
+    assert (last.stopped, last.kept) == ("max_updates", len(last.history))
     assert last.history[-1]["val_loss"] > min(row["val_loss"] for row in last.history)
 
 
-def test_the_average_of_the_weights_is_measured_and_kept(tmp_path: Path) -> None:
-    """The decay is 0, 2/11, 3/12 and so on, at most that which was asked for; training itself goes on from the weights,
-    not from their average.
+def test_the_average_of_the_weights_is_validated_and_kept(tmp_path: Path) -> None:
+    """The momentum is 0, 2/11, 3/12 and so on up to ``ema_momentum``; updates start from the weights, not from their
+    average.
     """
     plain = replace(STATEFUL, restore_best_weights=False, evaluate_every=0, schedule="constant")
     own = [train(PLAIN, tmp_path / str(n), replace(plain, max_updates=n)).weights for n in (1, 2, 3)]

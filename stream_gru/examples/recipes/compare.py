@@ -1,6 +1,6 @@
-"""What ``stateful``, ``unroll``, the regime and the cell do: one network trained in several ways on the same digits.
+"""Comparison of ``stateful``, ``unroll``, the regime and the cell: one network trained in several ways on MNIST.
 
-Each is trained in a process of its own, whose memory is measured, and streams the test part in another one.
+Each is trained in a process of its own, whose memory is measured, and streams the test part in another process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.examples.recipes.recipe import Variant, merged
 from stream_gru.examples.recipes.results import accuracy
-from stream_gru.examples.recipes.run import CONFIG, RECORDINGS, prepare, stream_apart
+from stream_gru.examples.recipes.run import CONFIG, RECORDINGS, prepare, stream_in_process
 from stream_gru.model.bundle import load_bundle
 from stream_gru.model.text_table import table
 
@@ -38,7 +38,7 @@ EPOCHS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """One way: seconds of training, its peak memory, rows a second of the runtime, and the test accuracy."""
+    """One way: seconds and peak memory of training, rows per second and peak memory of the runtime, test accuracy."""
 
     seconds: float
     memory_bytes: int
@@ -48,26 +48,26 @@ class Measured:
     accuracy: float
 
 
-def compare_variants(variant: Variant, out: Path, place: Path | None, say: Callable[[str], None]) -> list[str]:
-    """Train every way for a few epochs; return the table.  Raises what `prepare` raises, DataError."""
-    prepare(variant, out, place, say)
-    rows = [["way", "training", "its memory", "streamed", "its memory", "state", "test accuracy"]]
+def compare_variants(variant: Variant, out: Path, data_path: Path | None, log: Callable[[str], None]) -> list[str]:
+    """Train every way for a few epochs; return the table.  Raises the errors of `prepare`, DataError."""
+    prepare(variant, out, data_path, log)
+    rows = [["way", "training", "memory", "streamed", "memory", "state", "test accuracy"]]
     for number, (name, changes) in enumerate(WAYS):
-        say(f"{name} ...")
+        log(f"{name} ...")
         document = merged(merged(variant.document, {"training": {"epochs": EPOCHS}}), changes)
-        done = _measure(document, out, out / f"compare-{number}")
+        measured = _measure(document, out, out / f"compare-{number}")
         rows.append(
             [
                 name,
-                f"{done.seconds:.1f} s",
-                f"{done.memory_bytes / 2**20:,.0f} MiB",
-                f"{done.rate:,.0f}/s",
-                f"{done.runtime_bytes / 2**20:,.0f} MiB",
-                f"{done.state_bytes:,} bytes",
-                f"{done.accuracy:.2%}",
+                f"{measured.seconds:.1f} s",
+                f"{measured.memory_bytes / 2**20:,.0f} MiB",
+                f"{measured.rate:,.0f}/s",
+                f"{measured.runtime_bytes / 2**20:,.0f} MiB",
+                f"{measured.state_bytes:,} bytes",
+                f"{measured.accuracy:.2%}",
             ]
         )
-    return [f"{EPOCHS} epochs each; the recording itself is part of both memories", "", *table(rows)]
+    return [f"{EPOCHS} epochs each; the recording is included in both memory figures", "", *table(rows)]
 
 
 def _measure(document: dict[str, Any], out: Path, folder: Path) -> Measured:
@@ -75,22 +75,22 @@ def _measure(document: dict[str, Any], out: Path, folder: Path) -> Measured:
     config = folder / CONFIG
     files = {"data": {"files": [f"../{RECORDINGS}/*.parquet"]}}
     config.write_text(tomli_w.dumps(merged(document, files)))
-    told = folder / "trained.json"
+    report = folder / "trained.json"
     worker = "stream_gru.examples.recipes.train_worker"
-    command = [sys.executable, "-m", worker, str(config), str(folder / "bundle"), str(told)]
+    command = [sys.executable, "-m", worker, str(config), str(folder / "bundle"), str(report)]
     subprocess.run(command, check=True)  # noqa: S603 - our own module on our own files
-    trained = json.loads(told.read_text())
+    trained = json.loads(report.read_text())
     recording = out / RECORDINGS / "test.parquet"
     bundle = load_bundle(folder / "bundle")
-    answers = stream_apart(bundle.path, recording)
-    assert bundle.manifest.classes is not None  # noqa: S101 - told to mypy
+    predictions = stream_in_process(bundle.path, recording)
+    assert bundle.manifest.classes is not None  # noqa: S101 - for mypy
     batch = read_files([str(recording)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
     label = batch.label_codes(bundle.manifest.classes.labels)
     return Measured(
         seconds=trained["seconds"],
         memory_bytes=trained["memory_bytes"],
-        rate=answers.rate,
-        runtime_bytes=answers.memory_bytes,
+        rate=predictions.rate,
+        runtime_bytes=predictions.memory_bytes,
         state_bytes=4 * bundle.manifest.state_size,
-        accuracy=accuracy(answers.outputs, answers.trusted, label),
+        accuracy=accuracy(predictions.outputs, predictions.scorable, label),
     )

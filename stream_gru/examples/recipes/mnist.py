@@ -1,4 +1,4 @@
-"""Handwritten digits as samples: an image is a sequence of 28 rows of 28 numbers, its class stands at the last row."""
+"""Handwritten digits as samples: an image is a sequence of 28 rows of 28 numbers, with the label at the last row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import F32, I32
 from stream_gru.examples.recipes.data_files import find_arrays, require
-from stream_gru.examples.recipes.results import Outcome
+from stream_gru.examples.recipes.results import RecipeResult
 from stream_gru.examples.recipes.sequences import Sequences, label_at_end
 
 LABELS = tuple("0123456789")
@@ -20,9 +20,9 @@ ROWS = 28
 
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``train`` and ``test`` images at most (0: all); ``validation``: how many of the training images are kept aside.
+    """``train`` and ``test`` images at most (0: all); ``validation``: training images used for validation.
 
-    ``milestones``: at how many updates the accuracy on the validation part is printed.
+    ``milestones``: numbers of updates after which the validation accuracy is printed.
     """
 
     train: int = 0
@@ -31,9 +31,9 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     milestones: list[int] = []
 
 
-def recordings(options: Options, place: Path | None) -> dict[str, Sequences]:
+def recordings(options: Options, data_path: Path | None) -> dict[str, Sequences]:
     """The parts train, validation and test; validation is the end of the training set.  Raises DataError."""
-    arrays = find_arrays("mnist", place)
+    arrays = find_arrays("mnist", data_path)
     if arrays is None:
         from stream_gru.training.datasets import mnist
 
@@ -45,7 +45,7 @@ def recordings(options: Options, place: Path | None) -> dict[str, Sequences]:
             raise DataError(f"mnist.npz: {name}: expected images (N, {ROWS}, {ROWS}) and digits 0..9, got {found}")
     cut = len(x_train) - options.validation
     if cut < 1:
-        raise DataError(f"mnist.npz: expected more than {options.validation} images to train on, got {len(x_train)}")
+        raise DataError(f"mnist.npz: expected more than {options.validation} training images, got {len(x_train)}")
     return {
         "train": _sequences(x_train[:cut], y_train[:cut], options.train or cut),
         "validation": _sequences(x_train[cut:], y_train[cut:], options.validation),
@@ -60,8 +60,8 @@ def _sequences(images: NDArray[np.uint8], classes: NDArray[np.uint8], count: int
     return Sequences(values, length, label)
 
 
-def findings(options: Options, outcome: Outcome) -> Iterator[str]:
-    """The accuracy after the milestones, where there are any."""
-    for row in outcome.history:
+def report_lines(options: Options, result: RecipeResult) -> Iterator[str]:
+    """The validation accuracy after each milestone."""
+    for row in result.history:
         if row.get("updates") in options.milestones:
             yield f"after {row['updates']:,.0f} updates: validation accuracy {row['val_accuracy']:.1%}"

@@ -1,4 +1,4 @@
-"""What a recipe has come to: the model, how it was trained, and its answers on the test part by two ways."""
+"""Results of a recipe: the model, its training history, and its predictions of the test part, streamed and by Keras."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from stream_gru.pipeline.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Outputs (R, K) for each of the R rows of the test part, which are to be trusted (R,): those are scored.
+class Predictions:
+    """Outputs (R, K) of the R rows of the test part; those that are ``scorable`` (R,) are scored.
 
-    With how long they took, and the peak memory of the process.
+    With the seconds they took and the peak memory of the process.
     """
 
     outputs: F32
-    trusted: Mask
+    scorable: Mask
     seconds: float
     memory_bytes: int
 
     @property
     def rate(self) -> float:
-        """Rows a second."""
+        """Rows per second."""
         return len(self.outputs) / self.seconds
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """``history`` one row for each look at the validation part; ``label`` (R,) class of each row, -1 for none;
-    ``truth`` (R, D) what was observed the longest horizon later, NaN where it is unknown.
+class RecipeResult:
+    """``history``: one row per validation; ``label`` (R,): class of each row, -1 for none; ``truth`` (R, D): the value
+    observed the longest horizon later, NaN where it is unknown.
 
-    Scores are those of the streamed answers.
+    Scores are those of the streamed predictions.
     """
 
     bundle: Bundle
     history: list[dict[str, float]]
-    streamed: Answers
-    batch: Answers
+    streamed: Predictions
+    keras: Predictions
     label: I32
     truth: F64
 
@@ -58,73 +58,73 @@ class Outcome:
 
     @property
     def window(self) -> int:
-        """Steps after which the state is reset by the regime, 0 where it is carried."""
+        """Steps after which the regime resets the state, 0 when it is carried."""
         return self.bundle.manifest.window or 0
 
     @property
     def largest_difference(self) -> float:
-        """Between the two ways, over all rows and outputs, in scaled units (`stream_gru.model.parity`)."""
+        """Between streamed and Keras, over all rows and outputs, in scaled units (`stream_gru.model.parity`)."""
         bundle = self.bundle
-        tables = self.streamed.outputs, self.batch.outputs
+        tables = self.streamed.outputs, self.keras.outputs
         return float(scaled_difference(bundle.manifest, bundle.weights, *tables).max())
 
-    def accuracy_of(self, answers: Answers) -> float:
-        """Share of the labelled and trusted rows whose likeliest class is right."""
-        return accuracy(self._probabilities(answers), answers.trusted, self.label)
+    def accuracy_of(self, predictions: Predictions) -> float:
+        """Share of the labelled and scorable rows whose predicted class is correct."""
+        return accuracy(self._probabilities(predictions), predictions.scorable, self.label)
 
     @property
     def cross_entropy(self) -> float:
         """Mean of -log p of the true class, in nats."""
-        known = np.flatnonzero((self.label >= 0) & self.streamed.trusted)
-        chance = self._probabilities(self.streamed)[known, self.label[known]].astype(np.float64)
-        return float(-np.log(np.maximum(chance, 1e-12)).mean())
+        known = np.flatnonzero((self.label >= 0) & self.streamed.scorable)
+        probability = self._probabilities(self.streamed)[known, self.label[known]].astype(np.float64)
+        return float(-np.log(np.maximum(probability, 1e-12)).mean())
 
     @property
     def mean_squared_error(self) -> float:
-        """Of the forecasts of the longest horizon, over all targets, in squared units of the channels."""
+        """Mean squared error of the streamed forecasts; see `mean_squared_error_of`."""
         return self.mean_squared_error_of(self.streamed)
 
-    def mean_squared_error_of(self, answers: Answers) -> float:
-        """The same of either way."""
+    def mean_squared_error_of(self, predictions: Predictions) -> float:
+        """Of the forecasts at the longest horizon, over all targets, in squared units of the channels."""
         size = self.bundle.manifest.forecast_size
         head = self.bundle.manifest.forecast
-        assert head is not None  # noqa: S101 - told to mypy
+        assert head is not None  # noqa: S101 - for mypy
         quantiles = head.quantiles or [0.5]
-        shape = len(answers.outputs), len(head.targets), head.horizon, len(quantiles)
-        forecast = answers.outputs[:, :size].reshape(shape)[:, :, -1, quantiles.index(0.5)]
-        return float(np.nanmean((forecast - self.truth)[answers.trusted] ** 2))
+        shape = len(predictions.outputs), len(head.targets), head.horizon, len(quantiles)
+        forecast = predictions.outputs[:, :size].reshape(shape)[:, :, -1, quantiles.index(0.5)]
+        return float(np.nanmean((forecast - self.truth)[predictions.scorable] ** 2))
 
     def pipeline(self) -> Pipeline:
-        """A fresh pipeline of the runtime on this model."""
+        """A new pipeline of the runtime with this model."""
         return Pipeline(self.bundle, "litert")
 
-    def _probabilities(self, answers: Answers) -> F32:
-        return answers.outputs[:, self.bundle.manifest.forecast_size :]
+    def _probabilities(self, predictions: Predictions) -> F32:
+        return predictions.outputs[:, self.bundle.manifest.forecast_size :]
 
 
-def accuracy(probabilities: F32, trusted: Mask, label: I32) -> float:
-    """Share of the labelled and trusted rows (R,) whose likeliest class (R, L) is right."""
-    known = (label >= 0) & trusted
+def accuracy(probabilities: F32, scorable: Mask, label: I32) -> float:
+    """Share of the labelled and scorable rows (R,) whose predicted class (R, L) is correct."""
+    known = (label >= 0) & scorable
     return float((probabilities[known].argmax(axis=1) == label[known]).mean())
 
 
-def save_answers(path: Path, answers: Answers) -> None:
-    """Write answers for another process."""
-    told = [answers.seconds, answers.memory_bytes]
-    np.savez(path, allow_pickle=False, outputs=answers.outputs, trusted=answers.trusted, told=told)
+def save_predictions(path: Path, predictions: Predictions) -> None:
+    """Write predictions for another process."""
+    cost = [predictions.seconds, predictions.memory_bytes]
+    np.savez(path, allow_pickle=False, outputs=predictions.outputs, scorable=predictions.scorable, cost=cost)
 
 
-def load_answers(path: Path) -> Answers:
-    """Read what `save_answers` has written."""
+def load_predictions(path: Path) -> Predictions:
+    """Read the file of `save_predictions`."""
     with np.load(path, allow_pickle=False) as file:
-        seconds, memory = file["told"].tolist()
-        return Answers(file["outputs"], file["trusted"], seconds, int(memory))
+        seconds, memory = file["cost"].tolist()
+        return Predictions(file["outputs"], file["scorable"], seconds, int(memory))
 
 
 def peak_memory() -> int:
-    """Most bytes this process has had in memory, since it began its program; 0 off Linux.
+    """Peak resident memory of this process in bytes; 0 on systems other than Linux.
 
-    `getrusage` would tell that of the process it was started from, if that was larger.
+    `getrusage` would return that of the parent process, if it was larger.
     """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []

@@ -1,11 +1,11 @@
-"""Carry out a recipe: recordings, configuration, training, then the test part streamed and by Keras, side by side.
+"""Run a recipe: recordings, configuration, training, then predictions of the test part, streamed and by Keras.
 
-    maker ──▶ recordings/*.parquet ─┐
-    recipe ─▶ recipe.toml ──────────┴▶ train ──▶ bundle ──┬▶ a process of the runtime ──▶ streamed answers ─┐
-                                                          └▶ Keras' model.predict ─────▶ batch answers ─────┴▶ lines
+    data module ─▶ recordings/*.parquet ─┐
+    recipe ──────▶ recipe.toml ──────────┴▶ train ─▶ bundle ─┬▶ runtime process ───▶ streamed predictions ─┐
+                                                             └▶ model.predict ─────▶ Keras predictions ────┴▶ report
 
-Everything between the maker and the lines is the product as any sensor uses it: ``recipe.toml`` and the recordings
-stay, and ``stream-gru train recipe.toml`` trains the same model again.
+Training and streaming are the same as for any sensor: ``recipe.toml`` and the recordings stay, and
+``stream-gru train recipe.toml`` trains the same model again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.errors import BundleError, ConfigError, ParityError
 from stream_gru.core.types import F64, SampleBatch
 from stream_gru.examples.recipes.recipe import Recipe, Variant
-from stream_gru.examples.recipes.results import Answers, Outcome, load_answers
+from stream_gru.examples.recipes.results import Predictions, RecipeResult, load_predictions
 from stream_gru.examples.recipes.sequences import write_recording
 from stream_gru.examples.recipes.stream_worker import BATCH_ROWS
 from stream_gru.model.bundle import Bundle
@@ -38,110 +38,111 @@ from stream_gru.model.explain import parameter_rows
 from stream_gru.model.parity import CARRIED_TOLERANCE
 from stream_gru.pipeline.conditioning.gap_filling import Steps
 from stream_gru.pipeline.pipeline import conditioning_spec
-from stream_gru.training.evaluation.evaluate import forecast_truth, stretches_of_time
-from stream_gru.training.keras_predict import batch_answers
+from stream_gru.training.evaluation.evaluate import forecast_truth, keras_predictions, segment_index
 from stream_gru.training.progress import Reporter
 from stream_gru.training.splits import condition_all
-from stream_gru.training.train import Trained, train
+from stream_gru.training.train import TrainResult, train
 
 DEVICES = 256
 CONFIG, RECORDINGS, BUNDLE = "recipe.toml", "recordings", "bundle"
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a run has left and found."""
+class Run:
+    """Results of a run and their report."""
 
-    outcome: Outcome
+    result: RecipeResult
     lines: list[str]
 
 
-def prepare(variant: Variant, out: Path, place: Path | None, say: Say) -> Config:
-    """Write recordings and configuration to ``out``.  Raises DataError, ConfigError."""
+def prepare(variant: Variant, out: Path, data_path: Path | None, log: Log) -> Config:
+    """Write recordings and configuration to the folder ``out``.  Raises DataError, ConfigError, BundleError."""
     table = variant.table
     text = f"# {table.title}\n{tomli_w.dumps(variant.document)}"
     _check_folder(out, text)
-    maker, options = _maker(variant)
-    parts = maker.recordings(options, place)
+    module, options = _data_module(variant)
+    parts = module.recordings(options, data_path)
     document = variant.document
     channels = [channel["name"] for channel in document["channel"]]
     period_s = document["data"]["period_s"]
     for part, sequences in parts.items():
         path = out / RECORDINGS / f"{part}.parquet"
         devices = min(DEVICES, len(sequences.length))
-        write_recording(path, part, sequences, channels, maker.LABELS, period_s, devices)
-        say(f"wrote {path}: {len(sequences.length):,} sequences, {len(sequences.values):,} samples")
+        write_recording(path, part, sequences, channels, module.LABELS, period_s, devices)
+        log(f"wrote {path}: {len(sequences.length):,} sequences, {len(sequences.values):,} samples")
     (out / CONFIG).write_text(text)
     return load_config(out / CONFIG)
 
 
-def run_recipe(recipe: Recipe, variant: Variant, out: Path, place: Path | None, reporter: Reporter, say: Say) -> Done:
-    """Carry a recipe out in the folder ``out``.  Raises what `prepare` and `train` raise, KeyboardInterrupt."""
-    config = prepare(variant, out, place, say)
-    trained = train(config, out / BUNDLE, out / f"{BUNDLE}.work", reporter, say)
+def run_recipe(
+    recipe: Recipe, variant: Variant, out: Path, data_path: Path | None, reporter: Reporter, log: Log
+) -> Run:
+    """Run a recipe in the folder ``out``.  Raises the errors of `prepare` and `train`, KeyboardInterrupt."""
+    config = prepare(variant, out, data_path, log)
+    trained = train(config, out / BUNDLE, out / f"{BUNDLE}.work", reporter, log)
     if trained.fitted.stopped == "interrupted":
-        say(f"interrupted: {trained.bundle.path} is what was learnt until then; its test part is not streamed")
+        log(f"interrupted: {trained.bundle.path} has the weights so far; the test part is not streamed")
         raise KeyboardInterrupt
     shutil.rmtree(out / f"{BUNDLE}.work", ignore_errors=True)
-    outcome = measure(trained, config, out, say)
-    maker, options = _maker(variant)
-    lines = [*_lines(recipe, variant, outcome), *maker.findings(options, outcome)]
-    return Done(outcome, lines)
+    result = measure(trained, config, out, log)
+    module, options = _data_module(variant)
+    lines = [*_lines(recipe, variant, result), *module.report_lines(options, result)]
+    return Run(result, lines)
 
 
-def measure(trained: Trained, config: Config, out: Path, say: Say) -> Outcome:
-    """Answer the test part by the runtime in a process of its own, and by Keras.  ParityError where they differ."""
+def measure(trained: TrainResult, config: Config, out: Path, log: Log) -> RecipeResult:
+    """Predict the test part by the runtime in a process of its own, and by Keras.  ParityError when they differ."""
     bundle, path = trained.bundle, out / RECORDINGS / "test.parquet"
-    say("streaming the test part through the runtime (litert, no TensorFlow), then through Keras")
-    streamed = stream_apart(bundle.path, path)
+    log("streaming the test part through the runtime (litert, no TensorFlow), then through Keras")
+    streamed = stream_in_process(bundle.path, path)
     batch = read_files([str(path)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
     steps = condition_all(batch, conditioning_spec(bundle.manifest))
-    y, seconds = batch_answers(bundle, steps, config.training.batch_size)
+    y, seconds = keras_predictions(bundle, steps, config.training.batch_size)
     by_row = np.empty_like(y)
     by_row[steps.row] = y
     truth = np.empty((len(y), len(bundle.manifest.target_index)))
     truth[steps.row] = _last_truth(bundle, steps)
-    outcome = Outcome(
+    result = RecipeResult(
         bundle=bundle,
         history=trained.fitted.history,
         streamed=streamed,
-        batch=Answers(by_row, streamed.trusted, seconds, 0),
+        keras=Predictions(by_row, streamed.scorable, seconds, 0),
         label=_labels(bundle, batch),
         truth=truth,
     )
-    if not outcome.largest_difference <= CARRIED_TOLERANCE:
+    if not result.largest_difference <= CARRIED_TOLERANCE:
         raise ParityError(
-            f"streamed and batch answers differ by {outcome.largest_difference:.3g} in scaled units,"
+            f"streamed and Keras predictions differ by {result.largest_difference:.3g} in scaled units,"
             f" more than {CARRIED_TOLERANCE:g}"
         )
-    return outcome
+    return result
 
 
-def stream_apart(bundle: Path, recording: Path) -> Answers:
-    """Stream a recording in a fresh process (`stream_gru.examples.recipes.stream_worker`)."""
+def stream_in_process(bundle: Path, recording: Path) -> Predictions:
+    """Stream a recording in a process of its own (`stream_gru.examples.recipes.stream_worker`)."""
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "answers.npz"
+        target = Path(folder) / "predictions.npz"
         worker = "stream_gru.examples.recipes.stream_worker"
         command = [sys.executable, "-m", worker, str(bundle), str(recording), str(target)]
         subprocess.run(command, check=True)  # noqa: S603 - our own module on our own files
-        return load_answers(target)
+        return load_predictions(target)
 
 
 def _check_folder(out: Path, text: str) -> None:
-    """A folder is used again by the same recipe in the same variant, by nothing else."""
+    """Raise BundleError unless the folder is new, empty, or of the same recipe and variant."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / CONFIG).is_file() or (out / CONFIG).read_text() != text:
-        raise BundleError(f"{out}: expected a new folder or that of the same recipe, found something else; see --out")
+        raise BundleError(f"{out}: expected a new folder or one of the same recipe, found other files; see --out")
 
 
-def _maker(variant: Variant) -> tuple[Any, Any]:
-    """The module that makes the recordings, and what it is asked for.  Raises ConfigError."""
-    maker = import_module(f"stream_gru.examples.recipes.{variant.table.data}")
+def _data_module(variant: Variant) -> tuple[Any, Any]:
+    """The module that makes the recordings, and its options.  Raises ConfigError."""
+    module = import_module(f"stream_gru.examples.recipes.{variant.table.data}")
     try:
-        return maker, msgspec.convert(variant.table.options, maker.Options)
+        return module, msgspec.convert(variant.table.options, module.Options)
     except msgspec.ValidationError as error:
         raise ConfigError(f"recipe.options: {error}") from error
 
@@ -152,33 +153,33 @@ def _labels(bundle: Bundle, batch: SampleBatch) -> Any:
 
 
 def _last_truth(bundle: Bundle, steps: Steps) -> F64:
-    """(T, D): what each target was the longest horizon later."""
+    """(T, D): the value of each target the longest horizon later."""
     head, targets = bundle.manifest.forecast, bundle.manifest.target_index
     if head is None:
         return np.empty((len(steps), 0))
-    return forecast_truth(steps, targets, head.horizon, stretches_of_time(steps))[:, :, -1]
+    return forecast_truth(steps, targets, head.horizon, segment_index(steps))[:, :, -1]
 
 
-def _lines(recipe: Recipe, variant: Variant, outcome: Outcome) -> Iterator[str]:
-    manifest = outcome.bundle.manifest
+def _lines(recipe: Recipe, variant: Variant, result: RecipeResult) -> Iterator[str]:
+    manifest = result.bundle.manifest
     yield f"{recipe.name}: {variant.table.title}"
     yield f"tutorial     {variant.table.tutorial}"
-    for row in parameter_rows(outcome.bundle):
+    for row in parameter_rows(result.bundle):
         formula, number, count = row["formula"], row["by_formula"], row["by_count"]
         yield f"parameters   {row['layer']}: {formula}: {number:,} by formula, {count:,} by count"
-    epoch = max(row["epoch"] for row in outcome.history)
-    yield f"training     {epoch:g} epochs, {sum(row['seconds'] for row in outcome.history):.0f} s"
-    how = f"through the runtime, litert, {BATCH_ROWS:,} samples at a time"
-    ways = (("streamed", how, outcome.streamed), ("Keras", "model.predict", outcome.batch))
-    for name, how, answers in ways:
-        yield f"{name:<12} {_score(outcome, answers)}; {answers.rate:,.0f} samples/s ({how})"
-    outputs = outcome.streamed.outputs.size
-    yield f"difference   {outcome.largest_difference:.2g} at most in scaled units, over {outputs:,} outputs"
-    memory = outcome.streamed.memory_bytes / 2**20
-    yield f"memory       {4 * manifest.state_size:,} bytes of state a stream; the process {memory:.0f} MiB at its peak"
+    epoch = max(row["epoch"] for row in result.history)
+    yield f"training     {epoch:g} epochs, {sum(row['seconds'] for row in result.history):.0f} s"
+    how = f"runtime, litert, batches of {BATCH_ROWS:,} samples"
+    ways = (("streamed", how, result.streamed), ("Keras", "model.predict", result.keras))
+    for name, how, predictions in ways:
+        yield f"{name:<12} {_score(result, predictions)}; {predictions.rate:,.0f} samples/s ({how})"
+    outputs = result.streamed.outputs.size
+    yield f"difference   {result.largest_difference:.2g} at most in scaled units, over {outputs:,} outputs"
+    memory = result.streamed.memory_bytes / 2**20
+    yield f"memory       {4 * manifest.state_size:,} bytes of state per stream; peak of the process {memory:.0f} MiB"
 
 
-def _score(outcome: Outcome, answers: Answers) -> str:
-    if outcome.bundle.manifest.classes is not None:
-        return f"test accuracy {outcome.accuracy_of(answers):.2%}"
-    return f"test MSE {outcome.mean_squared_error_of(answers):.5f}, {outcome.horizon} steps ahead"
+def _score(result: RecipeResult, predictions: Predictions) -> str:
+    if result.bundle.manifest.classes is not None:
+        return f"test accuracy {result.accuracy_of(predictions):.2%}"
+    return f"test MSE {result.mean_squared_error_of(predictions):.5f}, {result.horizon} steps ahead"

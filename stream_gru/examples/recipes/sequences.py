@@ -1,7 +1,7 @@
-"""Sequences laid out as the recording of a few devices, in a Parquet file.
+"""Sequences written as the recording of a few devices, in a Parquet file.
 
-Sequence n goes to device n mod ``devices``; each device sends one sample a period, sequence after sequence, and names
-the sequence, so that its state is reset at each beginning.
+Sequence n goes to device n mod ``devices``; each device sends one sample per period, one sequence after another, with
+the sequence number as the episode, so that its state is reset at each start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stream_gru.core.types import F32, I32, I64
 
 @dataclass(frozen=True)
 class Sequences:
-    """N sequences, end to end.
+    """N sequences, concatenated.
 
     ``values`` (R, C) float32; ``length`` (N,) samples of each; ``label`` (R,) index of the class of each sample, -1 for
     none, or None.
@@ -34,7 +34,7 @@ class Sequences:
 
 
 def label_at_end(classes: I32, length: I64) -> I32:
-    """The class (N,) of a whole sequence, written at its last sample: (R,), -1 before."""
+    """The class (N,) of each sequence at its last sample: (R,), -1 before."""
     label = np.full(int(length.sum()), -1, np.int32)
     label[np.cumsum(length) - 1] = classes
     return label
@@ -51,12 +51,12 @@ def write_recording(
 ) -> None:
     """Write columns time (s), stream, sequence, the channels and label, in order of time.
 
-    Streams are called ``<part>-<number>``.
+    Streams are named ``<part>-<number>``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    order, device, step, number = _laid_out(sequences.length, devices)
+    order, device, step, number = _interleave(sequences.length, devices)
     names = [f"{part}-{index:03}" for index in range(devices)]
     columns = {
         "time": pa.array(np.round(step * period_s, 9)),
@@ -71,15 +71,15 @@ def write_recording(
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 
-def _laid_out(length: I64, devices: int) -> tuple[I64, I64, I64, I64]:
-    """For each row of the file: its row among the sequences, device, step of the device, sequence; in order of time."""
+def _interleave(length: I64, devices: int) -> tuple[I64, I64, I64, I64]:
+    """For each row of the file, by time: its row in the sequences, device, step of the device, sequence number."""
     count = len(length)
     number = np.repeat(np.arange(count), length)
-    begins = np.cumsum(length) - length
-    before = np.zeros(count, np.int64)  # steps that the device has made before this sequence
+    starts = np.cumsum(length) - length
+    before = np.zeros(count, np.int64)  # steps of the device before this sequence
     for device in range(min(devices, count)):
         mine = length[device::devices]
         before[device::devices] = np.cumsum(mine) - mine
-    step = np.arange(int(length.sum())) - np.repeat(begins - before, length)
+    step = np.arange(int(length.sum())) - np.repeat(starts - before, length)
     order = np.lexsort((number % devices, step))
     return order, (number % devices)[order], step[order], number[order]

@@ -15,19 +15,19 @@ import numpy as np
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.types import F32, PredictionBatch
-from stream_gru.examples.recipes.results import Answers, peak_memory, save_answers
+from stream_gru.examples.recipes.results import Predictions, peak_memory, save_predictions
 from stream_gru.model.bundle import load_bundle
 from stream_gru.pipeline.pipeline import Pipeline
 
 BATCH_ROWS = 16_384
 
 
-def stream(bundle: Path, recording: Path) -> Answers:
-    """All outputs of a recording, in the order of its rows; the time is that of `Pipeline.process` alone."""
+def stream(bundle: Path, recording: Path) -> Predictions:
+    """All outputs of a recording, in the order of its rows; the time is of `Pipeline.process` alone."""
     model = load_bundle(bundle)
     batch = read_files([str(recording)], Fields.of(model.manifest.input, model.manifest.channels))
     pipeline = Pipeline(model, "litert", max_streams=len(batch.stream_names))
-    outputs, trusted, seconds = [], [], 0.0
+    outputs, scorable, seconds = [], [], 0.0
     for first in range(0, len(batch), BATCH_ROWS):
         part = batch.take(slice(first, first + BATCH_ROWS))
         begin = perf_counter()
@@ -36,8 +36,8 @@ def stream(bundle: Path, recording: Path) -> Answers:
         if len(out) != len(part):
             raise ValueError(f"{recording}: expected every row to be applied, dropped {dict(out.dropped)}")
         outputs.append(_columns(out))
-        trusted.append(out.scorable)
-    return Answers(np.concatenate(outputs), np.concatenate(trusted), seconds, peak_memory())
+        scorable.append(out.scorable)
+    return Predictions(np.concatenate(outputs), np.concatenate(scorable), seconds, peak_memory())
 
 
 def _columns(out: PredictionBatch) -> F32:
@@ -48,14 +48,14 @@ def _columns(out: PredictionBatch) -> F32:
 
 
 def main(arguments: list[str]) -> None:
-    """Carry out the command line of the module."""
+    """Run the module as a command.  Raises SystemExit when TensorFlow or Keras was imported."""
     bundle, recording, target = map(Path, arguments)
-    save_answers(target, stream(bundle, recording))
+    save_predictions(target, stream(bundle, recording))
     loaded = {"tensorflow", "keras"} & set(sys.modules)
     if loaded:
-        raise SystemExit(f"the runtime has loaded {loaded}")
+        raise SystemExit(f"the runtime imported {', '.join(sorted(loaded))}; expected neither tensorflow nor keras")
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):  # told by the process that has started this one
+    with suppress(KeyboardInterrupt):  # the parent process reports it
         main(sys.argv[1:])

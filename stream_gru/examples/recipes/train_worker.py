@@ -1,4 +1,4 @@
-"""Train in a process of its own: ``python -m stream_gru.examples.recipes.train_worker CONFIG BUNDLE TOLD.json``."""
+"""Train in a process of its own: ``python -m stream_gru.examples.recipes.train_worker CONFIG BUNDLE REPORT.json``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from stream_gru.model.optional_packages import require_training_extra
 
 
 def main(arguments: list[str]) -> None:
-    """Carry out the command line of the module."""
+    """Run the module as a command."""
     with require_training_extra():
         from stream_gru.training.progress import default_reporter
         from stream_gru.training.train import train
-    config, bundle, told = map(Path, arguments)
+    config, bundle, report = map(Path, arguments)
     trained = train(load_config(config), bundle, bundle.with_suffix(".work"), default_reporter(), lambda _: None)
     seconds = sum(row["seconds"] for row in trained.fitted.history)
-    told.write_text(json.dumps({"seconds": seconds, "memory_bytes": peak_memory()}))
+    report.write_text(json.dumps({"seconds": seconds, "memory_bytes": peak_memory()}))
 
 
 if __name__ == "__main__":

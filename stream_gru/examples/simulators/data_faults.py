@@ -1,4 +1,4 @@
-"""Flaws of real recordings: rows missing, repeated, late, or with empty values. Time itself stays true."""
+"""Data faults of real recordings: rows missing, repeated or late, and empty values.  Timestamps stay correct."""
 
 from dataclasses import dataclass, replace
 
@@ -9,8 +9,8 @@ from stream_gru.examples.simulators.recording import F64, I64, Recording
 
 
 @dataclass(frozen=True)
-class FlawRates:
-    """How often each flaw occurs; all zero gives a clean recording.
+class DataFaultRates:
+    """How often each fault occurs; all zero gives a clean recording.
 
     Gaps are per 3600 rows, the others are shares of rows (`empty`: of values).
     """
@@ -25,22 +25,22 @@ class FlawRates:
     late_by_rows: tuple[int, int] = (1, 5)
 
 
-USUAL_FLAWS = FlawRates()
-NO_FLAWS = FlawRates(short_gaps=0.0, long_gaps=0.0, repeated=0.0, late=0.0, empty=0.0)
+DEFAULT_DATA_FAULTS = DataFaultRates()
+NO_DATA_FAULTS = DataFaultRates(short_gaps=0.0, long_gaps=0.0, repeated=0.0, late=0.0, empty=0.0)
 
 
-def apply_flaws(clean: Recording, rates: FlawRates, rng: np.random.Generator) -> Recording:
-    """Return what is written of a clean recording, in the order of writing; `clean` is left alone.
+def apply_data_faults(clean: Recording, rates: DataFaultRates, rng: np.random.Generator) -> Recording:
+    """Return the rows of a clean recording with faults, in the order of writing; `clean` is not changed.
 
-    Dropping repeated times and sorting by time gives back the clean rows but for gaps and empty values.
+    Without repeated times and sorted by time they are the clean rows, except for gaps and empty values.
     """
     kept = np.flatnonzero(~_missing(len(clean), rates, rng))
     emptied = replace(clean, values=_with_empty(clean.values, rates.empty, rng))
     return emptied.take(_written_order(kept, rates, rng))
 
 
-def _missing(n: int, rates: FlawRates, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return (n,) True for the rows that fall into a gap."""
+def _missing(n: int, rates: DataFaultRates, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return (n,) True for rows in a gap."""
     missing = np.zeros(n, dtype=np.bool_)
     for per_hour, (least, most) in (
         (rates.short_gaps, rates.short_gap_rows),
@@ -58,11 +58,11 @@ def _with_empty(values: F64, share: float, rng: np.random.Generator) -> F64:
     return np.where(rng.random(values.shape) < share, np.nan, values)
 
 
-def _written_order(kept: I64, rates: FlawRates, rng: np.random.Generator) -> I64:
+def _written_order(kept: I64, rates: DataFaultRates, rng: np.random.Generator) -> I64:
     """Return row numbers in the order of writing: late rows moved down, repeated rows directly twice."""
     n = len(kept)
     least, most = rates.late_by_rows
-    # Half a row more than a whole number of rows, so a late row comes after the row it waited for.
+    # Half a row more than a whole number of rows, so that a late row comes after the row at that distance.
     delay = np.where(rng.random(n) < rates.late, rng.integers(least, most + 1, n) + 0.5, 0.0)
     ordered = kept[np.argsort(np.arange(n) + delay, kind="stable")]
     return np.repeat(ordered, np.where(rng.random(n) < rates.repeated, 2, 1))

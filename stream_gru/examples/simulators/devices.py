@@ -1,6 +1,6 @@
-"""Simulated devices that are there now: on a pseudo-terminal, as behind a serial port, or at an MQTT broker.
+"""Live simulated devices: on a pseudo-terminal, like a serial port, or publishing to an MQTT broker.
 
-A recording is played again and again; only its values are used, the times are those of the wall clock.
+A recording is repeated; only its values are used, times are those of the wall clock.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from stream_gru.examples.simulators.pump import simulate_pump
-from stream_gru.examples.simulators.pump_parameters import pump_characters
+from stream_gru.examples.simulators.pump import pump_parameters, simulate_pump
 from stream_gru.examples.simulators.recording import NS_PER_S, Recording
 from stream_gru.examples.simulators.sine import simulate_sine, sine_phases
 from stream_gru.examples.simulators.write import START_NS
 
 _LATE_S = 1.0
 _DRAIN_S = 2.0
-_ANSWER_S = 10.0
-_MOST_WAITING = 10_000
+_RESPONSE_TIMEOUT_S = 10.0
+_MAX_QUEUED = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,19 @@ class Sample:
     label: str | None = None
 
 
-class Outlet(Protocol):
-    """Where samples go."""
+class SampleOutput(Protocol):
+    """Destination of samples."""
 
     def send(self, sample: Sample) -> None:
-        """Send one, without waiting for a reader."""
+        """Send one sample, without waiting for a reader."""
         ...
 
 
 def clean_pumps(hours: float, seed: int, pumps: int, first: int = 1) -> list[Recording]:
-    """The pumps of `stream_gru.examples.simulators.write.pump_recordings` without the flaws that recordings have."""
+    """The pumps of `stream_gru.examples.simulators.write.pump_recordings` without data faults."""
     numbers = range(first, first + pumps)
-    characters = pump_characters(first + pumps - 1, seed)
-    return [simulate_pump(characters[k - 1], hours, np.random.default_rng([seed, k, 1]), START_NS) for k in numbers]
+    parameters = pump_parameters(first + pumps - 1, seed)
+    return [simulate_pump(parameters[k - 1], hours, np.random.default_rng([seed, k, 1]), START_NS) for k in numbers]
 
 
 def clean_sines(hours: float, seed: int, streams: int) -> list[Recording]:
@@ -74,7 +73,7 @@ def clean_sines(hours: float, seed: int, streams: int) -> list[Recording]:
 
 def play(
     recordings: Sequence[Recording],
-    outlet: Outlet,
+    output: SampleOutput,
     *,
     rate_hz: float | None = None,
     count: int | None = None,
@@ -83,9 +82,9 @@ def play(
     wall_ns: Callable[[], int] = time.time_ns,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Send ``rate_hz`` samples a second of each recording, by default as recorded; ``count`` of each, or for ever.
+    """Send ``rate_hz`` samples per second of each recording, by default as recorded; ``count`` of each, or forever.
 
-    A machine that was asleep does not make up for it: the samples go on from where they were.
+    After a suspend of the machine, samples continue without catching up.
     """
     period_s = 1.0 / rate_hz if rate_hz else _period_s(recordings[0])
     seq, due = 0, clock()
@@ -93,13 +92,13 @@ def play(
         sleep(max(0.0, due - clock()))
         time_ns = wall_ns()
         for recording in recordings:
-            outlet.send(sample_of(recording, seq, time_ns, labels))
+            output.send(sample_of(recording, seq, time_ns, labels))
         seq += 1
         due = max(due + period_s, clock() - _LATE_S)
 
 
 def sample_of(recording: Recording, seq: int, time_ns: int, labels: bool = False) -> Sample:
-    """The sample number ``seq``, from the row that far into the recording, which begins again at its end."""
+    """The sample number ``seq``, from the recording repeated without end."""
     row = seq % len(recording)
     pairs = zip(recording.channels, recording.values[row].tolist(), recording.decimals, strict=True)
     label = str(recording.labels[row]) if labels and recording.labels is not None else None
@@ -108,7 +107,7 @@ def sample_of(recording: Recording, seq: int, time_ns: int, labels: bool = False
 
 
 def record_of(sample: Sample, named: bool = False) -> dict[str, float | str]:
-    """What is sent: ``ts`` in seconds since 1970, with ``named`` the stream, ``seq``, the channels, perhaps a label."""
+    """The fields to send: ``ts`` in seconds since 1970, with ``named`` the stream, ``seq``, channels, label if any."""
     record: dict[str, float | str] = {"ts": sample.time_ns // 1_000_000 / 1000}
     if named:
         record[sample.stream_field] = sample.stream
@@ -119,28 +118,28 @@ def record_of(sample: Sample, named: bool = False) -> dict[str, float | str]:
 
 
 def json_text(sample: Sample, named: bool = False) -> str:
-    """The record as an object."""
+    """The record as a JSON object."""
     return json.dumps(record_of(sample, named), separators=(",", ":"))
 
 
 def csv_text(sample: Sample, named: bool = False) -> str:
-    """The values of the record, in its order."""
+    """The values of the record as CSV, in its order."""
     return ",".join(map(str, record_of(sample, named).values()))
 
 
 def plotter_text(sample: Sample, named: bool = False) -> str:
-    """What the Arduino Serial Plotter reads: labelled numbers, without time or names."""
+    """The format of the Arduino Serial Plotter: labelled numbers, without time or stream."""
     return ",".join(f"{name}:{value}" for name, value in {"seq": sample.seq, **sample.values}.items())
 
 
 LINES: dict[str, Callable[[Sample, bool], str]] = {"jsonl": json_text, "csv": csv_text, "plotter": plotter_text}
 
 
-class Terminal:
-    """A pseudo-terminal; `path` is what to open in place of a serial port, ``link`` another name for it.
+class PseudoTerminal:
+    """A pseudo-terminal; `path` is the device to open as a serial port, ``link`` a symbolic link to it.
 
-    Like a device it waits for nobody: a line for which there is no room is lost, and counted in ``lost``.
-    Raises FileExistsError when ``link`` is a file that is no link.
+    Like a device it does not wait for a reader: a line that does not fit its buffer is lost and counted in ``lost``.
+    Raises FileExistsError when ``link`` exists and is not a symbolic link.
     """
 
     def __init__(self, form: str = "jsonl", *, named: bool = False, link: Path | None = None) -> None:
@@ -149,19 +148,19 @@ class Terminal:
         self.lost = 0
         if link is not None and link.exists() and not link.is_symlink():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(link))
-        # The far end stays open here, so that readers may come and go.
+        # Keep the far end open, so that readers may close and reopen it.
         self._near, self._far = os.openpty()
         tty.setraw(self._far)
         os.set_blocking(self._near, False)
         self.path = os.ttyname(self._far)
         if link is not None:
-            fresh = link.with_name(f"{link.name}.{os.getpid()}")
-            fresh.symlink_to(self.path)
-            fresh.replace(link)
+            new_link = link.with_name(f"{link.name}.{os.getpid()}")
+            new_link.symlink_to(self.path)
+            new_link.replace(link)
 
     def send(self, sample: Sample) -> None:
-        """Write one line, whole or not at all."""
-        self._push()  # the rest of a line that was begun
+        """Write one line, completely or not at all."""
+        self._push()  # the rest of the previous line
         if self._rest:
             self.lost += 1
             return
@@ -173,7 +172,7 @@ class Terminal:
             self._rest = b""
 
     def drain(self, timeout_s: float = _DRAIN_S) -> None:
-        """Wait until everything was read, but not longer than ``timeout_s``."""
+        """Wait until everything is read, at most ``timeout_s``."""
         end = time.monotonic() + timeout_s
         self._push()
         while (self._rest or self._unread()) and time.monotonic() < end:
@@ -186,13 +185,13 @@ class Terminal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._link is not None:
             with suppress(OSError):
-                if str(self._link.readlink()) == self.path:  # it may be another's by now
+                if str(self._link.readlink()) == self.path:  # another process may have replaced it
                     self._link.unlink()
         os.close(self._near)
         os.close(self._far)
 
     def _push(self) -> None:
-        """Write of the rest as much as there is room for."""
+        """Write as much of the rest as fits the buffer."""
         with suppress(BlockingIOError):
             while self._rest:
                 self._rest = self._rest[os.write(self._near, self._rest) :]
@@ -203,22 +202,22 @@ class Terminal:
         return waiting[0]
 
 
-class Publisher:
-    """Publishes to a broker, at least once; in ``topic`` the stream's name replaces ``{stream}``.
+class MqttPublisher:
+    """Publishes to a broker with QoS 1; in ``topic`` the stream's name replaces ``{stream}``.
 
-    Raises OSError when the broker at ``url`` (``mqtt://host[:1883]``, ``mqtts://host[:8883]``) cannot be reached.
-    While it is away later on, up to 10,000 samples wait; more, and what it refuses, are lost and counted in ``lost``.
+    Raises OSError when the broker at ``url`` (``mqtt://host[:1883]``, ``mqtts://host[:8883]``) is unreachable.
+    While disconnected, up to 10,000 samples are queued; more, and samples it rejects, are lost and counted in ``lost``.
     """
 
     def __init__(self, url: str, topic: str) -> None:
         self._url, self._topic = url, topic
         self._changed = threading.Condition()
-        self._answer = ""
-        self._sent = self._confirmed = 0
+        self._connect_result = ""
+        self._sent = self._acknowledged = 0
         self.lost = 0
         where = urlsplit(url)
         self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-        self._client.max_queued_messages_set(_MOST_WAITING)
+        self._client.max_queued_messages_set(_MAX_QUEUED)
         self._client.reconnect_delay_set(1, 10)
         self._client.on_connect = self._on_connect
         self._client.on_publish = self._on_publish
@@ -238,45 +237,47 @@ class Publisher:
         else:
             self._sent += 1
 
-    def drain(self, timeout_s: float = _ANSWER_S) -> None:
-        """Wait until the broker has confirmed everything.  Raises TimeoutError when nothing moves for ``timeout_s``."""
+    def drain(self, timeout_s: float = _RESPONSE_TIMEOUT_S) -> None:
+        """Wait until the broker has acknowledged everything.  Raises TimeoutError after ``timeout_s`` without any."""
         with self._changed:
-            while self._confirmed < self._sent:
-                before = self._confirmed
-                if not self._changed.wait(timeout_s) and self._confirmed == before:
-                    raise TimeoutError(errno.ETIMEDOUT, f"{self._sent - before} samples were not confirmed", self._url)
+            while self._acknowledged < self._sent:
+                before = self._acknowledged
+                if not self._changed.wait(timeout_s) and self._acknowledged == before:
+                    raise TimeoutError(
+                        errno.ETIMEDOUT, f"{self._sent - before} samples were not acknowledged", self._url
+                    )
 
     def __enter__(self) -> Self:
         self._client.loop_start()
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._answer), _ANSWER_S)
-        if self._answer != "Success":
+            self._changed.wait_for(lambda: bool(self._connect_result), _RESPONSE_TIMEOUT_S)
+        if self._connect_result != "Success":
             self.close()
-            raise ConnectionError(errno.ECONNREFUSED, self._answer or "the broker did not answer", self._url)
+            raise ConnectionError(errno.ECONNREFUSED, self._connect_result or "the broker did not respond", self._url)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Say goodbye and end the thread."""
+        """Disconnect and stop the thread."""
         self._client.disconnect()
         self._client.loop_stop()
 
     def _on_connect(self, _client: Client, _data: object, _flags: object, reason: ReasonCode, _p: object) -> None:
         with self._changed:
-            self._answer = str(reason)
+            self._connect_result = str(reason)
             self._changed.notify_all()
 
     def _on_publish(self, _client: Client, _data: object, _mid: int, reason: ReasonCode, _properties: object) -> None:
         with self._changed:
-            self._confirmed += 1
+            self._acknowledged += 1
             self.lost += reason.is_failure
             self._changed.notify_all()
 
 
 def _period_s(recording: Recording) -> float:
-    """Seconds from row to row."""
+    """Seconds between rows."""
     if len(recording) < 2:
         return 1.0
     return float(recording.time_ns[1] - recording.time_ns[0]) / NS_PER_S

@@ -1,4 +1,4 @@
-"""Recording: the rows of one stream with their event times, as the simulators hand them on."""
+"""Recording: the rows of one simulated stream with their event times."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ class Recording:
     stream_id: name of the device, equal to the stem of the file it is written to.
     stream_column: heading of the column that holds the stream id.
     channels: C channel names; `decimals` gives the resolution of each, in digits after the point.
-    time_ns: (N,) int64, event time in ns since 1970-01-01 UTC; always true, whatever the order of the rows.
-    values: (N, C) float64 in the unit of each channel; NaN is a value that was not written.
+    time_ns: (N,) int64, event time in ns since 1970-01-01 UTC; correct even when rows are out of order.
+    values: (N, C) float64 in the unit of each channel; NaN is an empty value.
     labels: (N,) the mode of each row, or None for a recording without classes.
     """
 
@@ -55,6 +55,6 @@ class Recording:
 
 
 def row_times(n: int, start_ns: int, period_s: float = 1.0) -> I64:
-    """Return (n,) event times in ns, `period_s` apart; each counts from the start, so no error adds up."""
+    """Return (n,) event times in ns, `period_s` apart; each computed from the start, so that errors do not add up."""
     elapsed = np.rint(np.arange(n) * (period_s * NS_PER_S)).astype(np.int64)
     return np.asarray(start_ns + elapsed)

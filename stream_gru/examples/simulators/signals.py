@@ -1,4 +1,4 @@
-"""Signals the simulators are made of: lags, coloured noise, cycles, ramps. One row is one second."""
+"""Building blocks of simulated signals: lags, coloured noise, cycles, ramps.  One row is one second."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def coloured_noise(n: int, memory_s: float, sd: float, rng: np.random.Generator)
 
 
 def wandering_phase(n: int, period_s: float, jitter: float, rng: np.random.Generator) -> F64:
-    """Return (n,) phase in rad of a cycle whose period wanders slowly by the fraction `jitter`."""
+    """Return (n,) phase in rad of a cycle whose period drifts slowly by the fraction `jitter`."""
     rate = 1.0 + coloured_noise(n, 3.0 * period_s, jitter, rng)
     return rng.uniform(0.0, 2.0 * np.pi) + np.cumsum(2.0 * np.pi / period_s * rate)
 

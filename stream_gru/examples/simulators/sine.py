@@ -1,4 +1,4 @@
-"""Noisy sines: the smallest recording in which a forecast can be seen to be right."""
+"""Noisy sines: the smallest recording whose forecasts are easy to check."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class SineSettings:
     period_s: float = 1.0
 
 
-USUAL_SINE = SineSettings()
+DEFAULT_SINE = SineSettings()
 
 
 def simulate_sine(
@@ -30,7 +30,7 @@ def simulate_sine(
     hours: float,
     rng: np.random.Generator,
     start_ns: int,
-    settings: SineSettings = USUAL_SINE,
+    settings: SineSettings = DEFAULT_SINE,
 ) -> Recording:
     """Return one noisy sine with the single channel `x` (no unit), phase in rad."""
     n = round(hours * 3600 / settings.period_s)

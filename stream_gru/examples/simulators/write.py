@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stream_gru.examples.simulators.data_faults import USUAL_FLAWS, FlawRates, apply_flaws
-from stream_gru.examples.simulators.pump import simulate_pump
-from stream_gru.examples.simulators.pump_parameters import pump_characters
+from stream_gru.examples.simulators.data_faults import DEFAULT_DATA_FAULTS, DataFaultRates, apply_data_faults
+from stream_gru.examples.simulators.pump import pump_parameters, simulate_pump
 from stream_gru.examples.simulators.recording import F64, NS_PER_S, Recording
 from stream_gru.examples.simulators.sine import simulate_sine, sine_phases
 
@@ -16,17 +15,17 @@ START_NS = 1_772_323_200 * NS_PER_S  # 2026-03-01T00:00:00Z
 
 
 def pump_recordings(
-    hours: float, seed: int, pumps: int = 6, flaws: FlawRates = USUAL_FLAWS, first: int = 1
+    hours: float, seed: int, pumps: int = 6, data_faults: DataFaultRates = DEFAULT_DATA_FAULTS, first: int = 1
 ) -> list[Recording]:
-    """Return the recordings of pumps ``first`` .. ``first + pumps - 1``, flaws included.
+    """Return the recordings of pumps ``first`` .. ``first + pumps - 1``, with data faults.
 
-    Pump k depends on the seed and on k alone, so asking for more pumps leaves the others as they were.
+    Pump k depends only on the seed and on k, so more pumps do not change the others.
     """
     recordings = []
-    characters = pump_characters(first + pumps - 1, seed)
+    parameters = pump_parameters(first + pumps - 1, seed)
     for k in range(first, first + pumps):
-        clean = simulate_pump(characters[k - 1], hours, np.random.default_rng([seed, k, 1]), START_NS)
-        recordings.append(apply_flaws(clean, flaws, np.random.default_rng([seed, k, 2])))
+        clean = simulate_pump(parameters[k - 1], hours, np.random.default_rng([seed, k, 1]), START_NS)
+        recordings.append(apply_data_faults(clean, data_faults, np.random.default_rng([seed, k, 2])))
     return recordings
 
 
@@ -36,15 +35,15 @@ def write_pumps(
     seed: int,
     pumps: int = 6,
     gzip: bool = False,
-    flaws: FlawRates = USUAL_FLAWS,
+    data_faults: DataFaultRates = DEFAULT_DATA_FAULTS,
     first: int = 1,
     one_file: bool = False,
 ) -> list[Path]:
     """Write `pump-1.csv` ... (`.csv.gz` with gzip) into `out_dir`, which is created, and return the paths.
 
-    With `one_file` all pumps go to `pumps.csv`, row by row as a gateway would have received them.
+    With `one_file` all pumps go to `pumps.csv`, row by row in the order of arrival at a gateway.
     """
-    recordings = pump_recordings(hours, seed, pumps, flaws, first)
+    recordings = pump_recordings(hours, seed, pumps, data_faults, first)
     if one_file:
         return [write_merged(recordings, _csv_path(out_dir, "pumps", gzip))]
     return [write_recording(recording, _csv_path(out_dir, recording.stream_id, gzip)) for recording in recordings]
@@ -65,8 +64,8 @@ def write_recording(recording: Recording, path: Path) -> Path:
 
 
 def write_merged(recordings: list[Recording], path: Path) -> Path:
-    """Write the rows of several recordings to one file, in the order in which they would have arrived."""
-    # A late row arrives when the row before it in its recording has arrived, so arrival is the running maximum.
+    """Write the rows of several recordings to one file, in the order of arrival."""
+    # A late row arrives after the row before it in its recording, so arrival is the running maximum.
     arrival = np.concatenate([np.maximum.accumulate(recording.time_ns) for recording in recordings])
     lines: list[str] = []
     for recording in recordings:
@@ -110,7 +109,7 @@ def _digits(values: F64, decimals: int) -> list[str]:
 
 
 def _gzipped(text: bytes) -> bytes:
-    """Return gzip bytes that depend on the text alone: no time stamp and no file name in the header."""
+    """Return gzip bytes that depend only on the text: no timestamp and no file name in the header."""
     buffer = io.BytesIO()
     with GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as packed:
         packed.write(text)

@@ -1,1 +1,1 @@
-"""Evaluation: what a model is worth on recordings, run as a stream through the pipeline, beside simple baselines."""
+"""Evaluation: scores of a model on recordings that are streamed through the pipeline, beside simple baselines."""

@@ -1,10 +1,10 @@
-"""Baselines: what a forecast must beat to be worth its weights.
+"""Baselines: simple forecasts that a model should beat.
 
 persistence        the last value, for every horizon
 seasonal_naive     the value one season ago
 linear_ar          a linear autoregression: ridge regression from the last lags of all quantities to every horizon
 
-They see what the network sees: conditioned steps, filled gaps included.  Sizes: T steps, C channels, D targets, H.
+They read the same steps as the network: conditioned, with gaps filled.  Sizes: T steps, C channels, D targets, H.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK = 16_384
 class LinearAR:
     """Direct multi-step ridge regression of changes, in scaled units; ``weights`` (C * L + 1, D * H).
 
-    ``channels`` (C,) the inputs it reads, which ``mean, scale`` (C,) belong to; ``targets`` (D,) are places among them.
+    ``channels`` (C,) the inputs it reads, with their ``mean, scale`` (C,); ``targets`` (D,) are positions among them.
     """
 
     channels: I64
@@ -37,7 +37,7 @@ class LinearAR:
     horizon: int
 
     def forecast(self, x: F32) -> F64:
-        """Return (T, D, H) forecasts in engineering units for one run (T, I); NaN for the first ``lags - 1`` steps."""
+        """Forecast one segment (T, I): (T, D, H) in engineering units, NaN for the first ``lags - 1`` steps."""
         scaled = (x[:, self.channels] - self.mean) / self.scale
         out = np.full((len(x), len(self.targets), self.horizon), np.nan)
         for first in range(self.lags - 1, len(x), _BLOCK):
@@ -49,12 +49,12 @@ class LinearAR:
 
 
 def fit_linear_ar(
-    runs: Sequence[F32], mean: F32, scale: F32, targets: Sequence[int], horizon: int, channels: Sequence[int]
+    segments: Sequence[F32], mean: F32, scale: F32, targets: Sequence[int], horizon: int, channels: Sequence[int]
 ) -> LinearAR | None:
-    """Fit on runs (T, I) of the training part; None when no run is long enough.
+    """Fit on segments (T, I) of the training part; None when there are too few rows.
 
-    ``channels``: the inputs to read, quantities all of them (the number of a category is no size); ``targets`` are
-    among them.  The ridge is 1e-3 of the mean feature variance, enough to keep collinear lags solvable.
+    ``channels``: the inputs to read, all of them quantities, as the number of a category is none; ``targets`` are
+    among them.  The ridge is 1e-3 of the mean feature variance, enough to solve for collinear lags.
     """
     read = np.array(channels)
     mean, scale = mean[read], scale[read]
@@ -62,10 +62,10 @@ def fit_linear_ar(
     size, outputs = len(read) * lags + 1, len(targets) * horizon
     gram, moment, rows = np.zeros((size, size)), np.zeros((size, outputs)), 0
     index = np.array([list(channels).index(target) for target in targets])
-    for run in runs:
-        scaled = (run[:, read].astype(np.float64) - mean) / scale
-        for first in range(lags - 1, len(run) - horizon, _BLOCK):
-            last = min(first + _BLOCK, len(run) - horizon)
+    for segment in segments:
+        scaled = (segment[:, read].astype(np.float64) - mean) / scale
+        for first in range(lags - 1, len(segment) - horizon, _BLOCK):
+            last = min(first + _BLOCK, len(segment) - horizon)
             a = _features(scaled, first, last, lags)
             ahead = np.arange(first, last)[:, None] + np.arange(1, horizon + 1)
             y = scaled[ahead][:, :, index].transpose(0, 2, 1) - scaled[first:last, index, None]
@@ -95,22 +95,24 @@ def seasonal_forecast(y: F32, season: int, horizon: int) -> F64:
     return out
 
 
-def find_season(runs: Sequence[F32], period_s: float) -> int | None:
-    """The season, in steps, whose naive forecast has the least scaled error on ``runs`` (T, D); None if none helps.
+def find_season(segments: Sequence[F32], period_s: float) -> int | None:
+    """The season, in steps, whose naive forecast has the least scaled error on ``segments`` (T, D); None if none helps.
 
     Candidates: hour, day and week of the period, and the first strong peak of the autocorrelation.
     """
-    longest = max((len(run) for run in runs), default=0)
+    longest = max((len(segment) for segment in segments), default=0)
     candidates = {round(seconds / period_s) for seconds in (3600, 86_400, 604_800)}
-    candidates |= {peak for run in runs if len(run) == longest for peak in _autocorrelation_peaks(run)}
+    candidates |= {peak for segment in segments if len(segment) == longest for peak in _autocorrelation_peaks(segment)}
     usable = sorted(m for m in candidates if 2 <= m <= longest // 3)
-    errors = {m: _season_error(runs, m) for m in usable}
+    errors = {m: _season_error(segments, m) for m in usable}
     return min(errors, key=errors.__getitem__) if errors else None
 
 
-def _season_error(runs: Sequence[F32], season: int) -> float:
-    spread = np.concatenate(runs).std(axis=0) + 1e-12
-    differences = [np.abs(run[season:] - run[:-season]) / spread for run in runs if len(run) > season]
+def _season_error(segments: Sequence[F32], season: int) -> float:
+    spread = np.concatenate(segments).std(axis=0) + 1e-12
+    differences = [
+        np.abs(segment[season:] - segment[:-season]) / spread for segment in segments if len(segment) > season
+    ]
     return float(np.concatenate(differences).mean())
 
 

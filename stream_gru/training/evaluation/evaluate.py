@@ -1,18 +1,19 @@
-"""Evaluate: run recordings as a stream through the pipeline and score every output against the truth.
+"""Evaluation: stream recordings through the pipeline and score every prediction against the truth.
 
 Forecast errors are computed here from the recording itself, independently of the live scoring in
-`stream_gru.pipeline.scoring`; a test holds the two against each other.
+`stream_gru.pipeline.scoring`; a test compares the two.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, F64, I64, Mask, PredictionBatch, ResetReason, SampleBatch
-from stream_gru.model.bundle import Bundle
+from stream_gru.model.bundle import KERAS, Bundle
 from stream_gru.pipeline.batch_counts import scored_class
 from stream_gru.pipeline.conditioning.condition import condition
 from stream_gru.pipeline.conditioning.gap_filling import Steps
@@ -21,13 +22,14 @@ from stream_gru.pipeline.pipeline import Pipeline, conditioning_spec
 from stream_gru.pipeline.state_table import StateTable
 from stream_gru.training.evaluation.baselines import LinearAR, seasonal_forecast
 from stream_gru.training.evaluation.scores import ErrorScores, ForecastScores, Scores, class_scores
+from stream_gru.training.splits import segment_slices
 
-_EVEN = 0.005  # a skill closer to 0 is no difference
+_NO_DIFFERENCE = 0.005  # a skill closer to 0 is reported as no difference
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """What was fitted on the training part; persistence needs nothing."""
+    """Baselines fitted on the training part; persistence needs no fit."""
 
     season_steps: int | None = None
     linear_ar: LinearAR | None = None
@@ -35,11 +37,11 @@ class Baselines:
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """A recording after its way through the pipeline, laid out by step (T steps, inserted ones included).
+class StreamedRecording:
+    """A recording streamed through the pipeline, by step (T steps, inserted ones included).
 
-    ``forecast, lower, upper``: (T, D, H), NaN for inserted steps and where outputs are not to be trusted (warming,
-    degraded); ``truth``: (T, D, H), NaN where it is unknown; ``stretch``: (T,) number of the run between resets.
+    ``forecast, lower, upper``: (T, D, H), NaN for inserted steps and for outputs that are not scorable (warming,
+    degraded); ``truth``: (T, D, H), NaN where it is unknown; ``segment``: (T,) number of the segment between resets.
     """
 
     steps: Steps
@@ -48,13 +50,13 @@ class Streamed:
     lower: F64
     upper: F64
     truth: F64
-    stretch: I64
+    segment: I64
 
 
-def stream_through(
+def stream_recording(
     bundle: Bundle, batch: SampleBatch, engine: str | Engine, *, level: float = 0.9, interval_adapt_rate: float = 0.5
-) -> Streamed:
-    """Process a whole recording from a fresh state."""
+) -> StreamedRecording:
+    """Process a whole recording from the initial state."""
     pipeline = Pipeline(
         bundle,
         engine,
@@ -68,43 +70,42 @@ def stream_through(
     steps = condition(batch, StateTable(conditioning_columns(batch.values.shape[1])), spec, len(batch.stream_names))
     real = np.flatnonzero(steps.row >= 0)
     order = real[np.argsort(steps.row[real], kind="stable")]
-    stretch = stretches_of_time(steps)
-    nothing = np.full((len(steps), len(out.spec.targets), out.spec.horizon), np.nan)
-    trusted = out.scorable
-    by_step = [_by_step(part, nothing, order, trusted) for part in (out.forecast, out.lower, out.upper)]
-    truth = forecast_truth(steps, manifest.target_index, out.spec.horizon, stretch)
-    return Streamed(steps, out, by_step[0], by_step[1], by_step[2], truth, stretch)
+    segment = segment_index(steps)
+    shape = len(steps), len(out.spec.targets), out.spec.horizon
+    by_step = [_by_step(part, shape, order, out.scorable) for part in (out.forecast, out.lower, out.upper)]
+    truth = forecast_truth(steps, manifest.target_index, out.spec.horizon, segment)
+    return StreamedRecording(steps, out, by_step[0], by_step[1], by_step[2], truth, segment)
 
 
-def _by_step(rows: F32 | None, nothing: F64, order: I64, trusted: Mask) -> F64:
-    table = nothing.copy()
+def _by_step(rows: F32 | None, shape: tuple[int, int, int], order: I64, scorable: Mask) -> F64:
+    table = np.full(shape, np.nan)
     if rows is not None:
-        table[order[trusted]] = rows[trusted]
+        table[order[scorable]] = rows[scorable]
     return table
 
 
-def stretches_of_time(steps: Steps) -> I64:
-    """Number of the stretch of each step, (T,): time goes on from step to step, whether a window ends or not."""
+def segment_index(steps: Steps) -> I64:
+    """Number of the segment of each step, (T,); the end of a window starts no new segment."""
     breaks = (steps.reset > 0) & (steps.reset != ResetReason.WINDOW)
     breaks[steps.start] = True
     return np.cumsum(breaks)
 
 
-def forecast_truth(steps: Steps, targets: list[int], horizon: int, stretch: I64) -> F64:
-    """(T, D, H): what was observed h steps later in the same stretch."""
+def forecast_truth(steps: Steps, targets: list[int], horizon: int, segment: I64) -> F64:
+    """(T, D, H): the value observed h steps later in the same segment."""
     y = np.where(steps.observed[:, targets], steps.x[:, targets], np.nan).astype(np.float64)
     truth = np.full((*y.shape, horizon), np.nan)
     for h in range(1, min(horizon, len(y) - 1) + 1):
-        same = stretch[h:] == stretch[:-h]
+        same = segment[h:] == segment[:-h]
         truth[:-h, :, h - 1][same] = y[h:][same]
     return truth
 
 
 def evaluate(
     bundle: Bundle, batch: SampleBatch, baselines: Baselines, engine: str | Engine = "auto"
-) -> tuple[Scores, Streamed]:
+) -> tuple[Scores, StreamedRecording]:
     """Score a bundle on a recording.  Deterministic; needs no Keras unless the engine is ``keras``."""
-    streamed = stream_through(bundle, batch, engine)
+    streamed = stream_recording(bundle, batch, engine)
     out = streamed.out
     forecast = None if out.forecast is None else _forecast_scores(bundle, streamed, baselines)
     classes = None
@@ -128,7 +129,27 @@ def evaluate(
     return Scores(**{**{f: getattr(scores, f) for f in scores.__struct_fields__}, "verdict": verdict(scores)}), streamed
 
 
-def _forecast_scores(bundle: Bundle, streamed: Streamed, baselines: Baselines) -> ForecastScores | None:
+def keras_predictions(bundle: Bundle, steps: Steps, batch_size: int) -> tuple[F32, float]:
+    """Predict all steps by ``model.predict`` of ``model.keras``; return outputs (T, K) and the seconds it took.
+
+    Each segment is one sequence from the initial state; shorter ones are padded after their end, which changes no
+    output before it.
+    """
+    import keras
+
+    model = keras.models.load_model(bundle.path / KERAS)
+    length = np.array([part.stop - part.start for part in segment_slices(steps)])
+    x = np.zeros((len(length), int(length.max()), steps.x.shape[1]), np.float32)
+    inside = np.arange(x.shape[1]) < length[:, None]
+    x[inside] = steps.x  # segments are consecutive
+    model.predict(x[:batch_size], batch_size=batch_size, verbose=0)  # trace the graph before timing
+    begin = perf_counter()
+    y = model.predict(x, batch_size=batch_size, verbose=0)
+    seconds = perf_counter() - begin
+    return np.asarray(y, np.float32)[inside], seconds
+
+
+def _forecast_scores(bundle: Bundle, streamed: StreamedRecording, baselines: Baselines) -> ForecastScores | None:
     manifest = bundle.manifest
     targets = manifest.target_index
     scale = bundle.weights["scaling/scale"][targets].astype(np.float64)
@@ -136,7 +157,7 @@ def _forecast_scores(bundle: Bundle, streamed: Streamed, baselines: Baselines) -
     if not counted.any():
         return None
     others = baseline_forecasts(streamed, targets, baselines)
-    # A baseline that has no answer (no full season yet, too few lags) gives the last value.
+    # A baseline without a value (no full season yet, too few lags) repeats the last value.
     errors = {name: np.where(counted, table - streamed.truth, np.nan) for name, table in others.items()}
     model = error_scores(np.where(counted, streamed.forecast - streamed.truth, np.nan), scale)
     scored = {name: error_scores(table, scale) for name, table in errors.items()}
@@ -156,29 +177,29 @@ def _forecast_scores(bundle: Bundle, streamed: Streamed, baselines: Baselines) -
     )
 
 
-def baseline_forecasts(streamed: Streamed, targets: list[int], baselines: Baselines) -> dict[str, F64]:
-    """(T, D, H) forecasts of each baseline, stretch by stretch."""
+def baseline_forecasts(streamed: StreamedRecording, targets: list[int], baselines: Baselines) -> dict[str, F64]:
+    """(T, D, H) forecasts of each baseline, segment by segment."""
     steps, horizon = streamed.steps, streamed.truth.shape[2]
     y = steps.x[:, targets]
     persistence = np.repeat(y[:, :, None], horizon, axis=2).astype(np.float64)
     out = {"persistence": persistence}
-    begins = np.flatnonzero(np.diff(streamed.stretch, prepend=0))
+    begins = np.flatnonzero(np.diff(streamed.segment, prepend=0))
     parts = [slice(a, b) for a, b in zip(begins, [*begins[1:], len(steps)], strict=True)]
     if baselines.season_steps:
         tables = [seasonal_forecast(y[part], baselines.season_steps, horizon) for part in parts]
-        out["seasonal_naive"] = _or_else(np.concatenate(tables), persistence)
+        out["seasonal_naive"] = _filled(np.concatenate(tables), persistence)
     if baselines.linear_ar is not None:
         tables = [baselines.linear_ar.forecast(steps.x[part]) for part in parts]
-        out["linear_ar"] = _or_else(np.concatenate(tables), persistence)
+        out["linear_ar"] = _filled(np.concatenate(tables), persistence)
     return out
 
 
-def _or_else(table: F64, other: F64) -> F64:
+def _filled(table: F64, other: F64) -> F64:
     return np.where(np.isfinite(table), table, other)
 
 
 def error_scores(errors: F64, scale: F64) -> ErrorScores:
-    """Errors (T, D, H), NaN where not counted, to means."""
+    """Means of errors (T, D, H), NaN where not counted."""
     scaled = errors / scale[:, None]
     return ErrorScores(
         mae=_mean(np.abs(errors)).tolist(),
@@ -196,12 +217,12 @@ def _mean(table: F64) -> F64:
 
 
 def verdict(scores: Scores) -> list[str]:
-    """Say plainly, in sentences, what the model is worth."""
+    """The scores in sentences: the model beside its baselines, its intervals beside their level."""
     lines = []
     if scores.forecast is not None:
         for name, skill in sorted(scores.forecast.skill.items()):
             other = scores.forecast.baselines[name]
-            if abs(skill) < _EVEN:
+            if abs(skill) < _NO_DIFFERENCE:
                 word, much = "no better than", ""
             else:
                 word, much = ("better than" if skill > 0 else "worse than"), f" by {abs(skill):.1%}"
@@ -213,10 +234,10 @@ def verdict(scores: Scores) -> list[str]:
         coverage = np.array(scores.forecast.coverage)
         if np.isfinite(coverage).any():
             inside = f"{np.nanmean(coverage):.1%}"
-            lines.append(f"intervals: {inside} of the truths inside, {scores.forecast.level:.0%} promised")
+            lines.append(f"intervals: {inside} of the truths inside, nominal {scores.forecast.level:.0%}")
     if scores.classes is not None:
         lines.append(
-            f"classes: {scores.classes.accuracy:.1%} of {scores.classes.samples:,} labelled rows right,"
-            f" always the class commonest in training would give {scores.classes.majority_accuracy:.1%}"
+            f"classes: {scores.classes.accuracy:.1%} of {scores.classes.samples:,} labelled rows correct;"
+            f" always predicting the most frequent training class: {scores.classes.majority_accuracy:.1%}"
         )
     return lines

@@ -7,7 +7,7 @@ from stream_gru.training.evaluation.scores import ClassScores, ForecastScores, S
 
 
 def score_lines(scores: Scores) -> list[str]:
-    """A whole evaluation: counts, forecast beside baselines, classes, verdict."""
+    """The lines of a whole evaluation: counts, forecast beside baselines, classes, verdict."""
     lines = [
         f"{scores.applied:,} samples of {scores.streams} streams;"
         f" dropped: {_counts(scores.dropped)}; resets: {_counts(scores.resets)}"

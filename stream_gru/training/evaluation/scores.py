@@ -1,4 +1,4 @@
-"""Scores as plain numbers: what the manifest stores, `inspect` prints and the report draws."""
+"""Scores as plain numbers: stored in the manifest, printed by `inspect`, drawn in the report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from stream_gru.core.types import F64, I64
 
-MOST_CONFUSED = 256
-"""With more labels no confusion matrix is kept: L * L numbers would outgrow the manifest, and nobody reads them."""
+MAX_CONFUSION_LABELS = 256
+"""Most labels of a stored confusion matrix: L * L numbers of more would be too large for the manifest."""
 
 
 class ErrorScores(Struct, frozen=True, kw_only=True):
@@ -43,8 +43,8 @@ class ForecastScores(Struct, frozen=True, kw_only=True):
 class ClassScores(Struct, frozen=True, kw_only=True):
     """Classification of every labelled row; reliability by bins of confidence.
 
-    ``confusion[true][given]``: counts, empty with more than `MOST_CONFUSED` labels; ``rows``: how many each label truly
-    has, empty where the confusion matrix says it (see `label_rows`).
+    ``confusion[true][predicted]``: counts, empty with more than `MAX_CONFUSION_LABELS` labels; ``rows``: rows of
+    each true label, empty when the confusion matrix contains them (see `label_rows`).
     """
 
     labels: list[str]
@@ -61,12 +61,12 @@ class ClassScores(Struct, frozen=True, kw_only=True):
 
     @property
     def label_rows(self) -> list[int]:
-        """How many rows each label truly has."""
+        """Rows of each true label."""
         return self.rows if self.rows else [sum(counts) for counts in self.confusion]
 
 
 class Scores(Struct, frozen=True, kw_only=True):
-    """Everything that was measured on one set of recordings, streamed."""
+    """All scores of one set of recordings, streamed through the pipeline."""
 
     streams: int
     applied: int
@@ -87,18 +87,18 @@ def class_scores(
 ) -> ClassScores | None:
     """Score classifications; rows with truth -1 are left out; None when no row has a truth.
 
-    ``truth``: (N,) codes; ``probabilities``: (N, L); ``majority``: the class a constant answer would give.
+    ``truth``: (N,) codes; ``probabilities``: (N, L); ``majority``: the class that a constant prediction would give.
     Calibration error: Guo et al., "On calibration of modern neural networks", ICML 2017, ten bins.
     """
     known = (truth >= 0) & np.isfinite(probabilities).all(axis=1)
     if not known.any():
         return None
-    # The table of probabilities may be large: only what is needed of it is copied.
+    # The table of probabilities may be large: copy only what is needed.
     given, confidence = probabilities.argmax(axis=1)[known], probabilities.max(axis=1)[known]
     truth, stream = truth[known], stream[known]
     right, size = given == truth, len(labels)
     diagonal, rows, columns = (np.bincount(codes, minlength=size) for codes in (truth[right], truth, given))
-    many = size > MOST_CONFUSED
+    many = size > MAX_CONFUSION_LABELS
     f1 = 2 * diagonal / np.maximum(rows + columns, 1)
     reliability = _reliability(confidence, right)
     return ClassScores(

@@ -1,4 +1,4 @@
-"""`tflite-int8`: 8-bit products, calibrated on the training part, judged on the test part, refused beyond a limit."""
+"""`tflite-int8`: 8-bit products, calibrated on the training part, scored on the test part, rejected over a limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow", reason="quantising needs the train extra")
+pytest.importorskip("tensorflow", reason="quantizing needs the train extra")
 
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from click.testing import CliRunner
@@ -27,10 +27,10 @@ from stream_gru.examples.simulators.write import write_pumps
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.formats import ExportRequest, export
-from stream_gru.training import int8_export as export_int8
-from stream_gru.training.int8_export import Limit, bounded, int8_files, score, split_words
-from stream_gru.training.quantize import StepEngine, calibration_pairs, quantised_step
-from stream_gru.training.segments import Run
+from stream_gru.training import int8_export
+from stream_gru.training.int8_export import Limit, bounded, int8_files, score, split_keys
+from stream_gru.training.quantize import StepEngine, calibration_pairs, quantized_step
+from stream_gru.training.segments import Segment
 from tests.support.batches import batch
 from tests.support.models import make_bundle, random_inputs
 from tests.support.paths import BUNDLE, SAMPLE_DATA
@@ -51,7 +51,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """The sample bundle, quantised on half an hour of other pumps."""
+    """The sample bundle, quantized on half an hour of other pumps."""
     folder = tmp_path_factory.mktemp("pumps")
     write_pumps(folder, hours=0.5, seed=5, pumps=3)
     text = (SAMPLE_DATA / "pump.toml").read_text()
@@ -68,12 +68,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_the_report_holds_what_was_measured(made: Made) -> None:
-    """The file's hash and size, and the scores that the stored flatbuffer gives when it is judged again."""
+    """The report has the file's hash and size, and scores that the stored flatbuffer reproduces."""
     bundle, report = made.request.bundle, made.report
     assert report["sha256"] == hashlib.sha256(made.content).hexdigest()
     assert report["bytes"] == len(made.content)
     assert (report["model_id"], report["format"]) == (bundle.manifest.model_id, "tflite-int8")
-    rows = export_int8._parts(bundle, made.request.config).test
+    rows = int8_export._splits(bundle, made.request.config).test
     again = score(bundle, rows, StepEngine(bundle.manifest, made.content))
     plain = score(bundle, rows, "litert")
     assert report["int8"] == msgspec.to_builtins(again)
@@ -87,8 +87,8 @@ def test_the_report_holds_what_was_measured(made: Made) -> None:
     assert {"tensorflow", "ai-edge-litert"} <= set(report["versions"])
 
 
-def test_both_scores_and_the_loss_are_said(made: Made) -> None:
-    """Accuracy, forecast error and size, each of both models."""
+def test_both_scores_and_the_loss_are_printed(made: Made) -> None:
+    """Accuracy, forecast error and size of both models are printed."""
     accuracy = f"float32 {made.report['float32']['accuracy']:.2%}, int8 {made.report['int8']['accuracy']:.2%}"
     assert any(accuracy in line for line in made.said), made.said
     assert any(f"{made.report['int8']['mae_scaled']:.5f}" in line for line in made.said)
@@ -96,16 +96,16 @@ def test_both_scores_and_the_loss_are_said(made: Made) -> None:
 
 
 def test_the_file_is_a_third_of_the_flatbuffer(made: Made) -> None:
-    """Weights take a quarter of the room, the rest is the graph."""
+    """Weights take a quarter of the bytes; the rest is the graph."""
     assert made.request.bundle.tflite is not None
     assert len(made.content) < len(made.request.bundle.tflite) / 3
 
 
-def test_a_loss_beyond_the_limit_is_refused(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A damaged quantisation writes nothing, and with force it is written and said to be beyond the limit."""
-    monkeypatch.setattr(export_int8, "quantised_step", damaged)
+def test_a_loss_over_the_limit_is_rejected(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A damaged quantization writes nothing; with force it is written and the report says that it exceeds the limit."""
+    monkeypatch.setattr(int8_export, "quantized_step", damaged)
     out = tmp_path / "pump.tflite"
-    with pytest.raises(ParityError, match=r"beyond the limit \(accuracy -1 points, forecast error \+5%, "):
+    with pytest.raises(ParityError, match=r"exceeds the limit \(accuracy -1 points, forecast error \+5%, "):
         export(made.request, "tflite-int8", out)
     assert not list(tmp_path.iterdir())
     forced = ExportRequest(made.request.bundle, made.request.config, force=True)
@@ -118,26 +118,26 @@ def test_a_loss_beyond_the_limit_is_refused(made: Made, monkeypatch: pytest.Monk
 
 def damaged(manifest: Any, weights: dict[str, F32], x: F32, h: F32) -> bytes:
     """A step calibrated on states that are too small, so that the real ones are cut off."""
-    return quantised_step(manifest, weights, x, h * np.float32(0.1))
+    return quantized_step(manifest, weights, x, h * np.float32(0.1))
 
 
 @pytest.mark.parametrize("limit", [Limit(accuracy_points=-100.0), Limit(scaled_error=-1.0)])
 def test_each_head_has_its_own_limit(made: Made, monkeypatch: pytest.MonkeyPatch, limit: Limit) -> None:
-    """One limit that is not kept is enough."""
-    monkeypatch.setattr(export_int8, "quantised_step", lambda *_: made.content)
+    """One exceeded limit is enough."""
+    monkeypatch.setattr(int8_export, "quantized_step", lambda *_: made.content)
     assert set(int8_files(made.request)) == {"", ".json"}
     with pytest.raises(ParityError, match="nothing was written"):
         int8_files(made.request, limit)
 
 
 @pytest.mark.parametrize(("column", "kind"), [(-1, "rows with a class"), (4, "forecasts")])
-def test_answers_that_are_missing_are_no_gain(
+def test_missing_predictions_are_no_gain(
     made: Made, monkeypatch: pytest.MonkeyPatch, column: int, kind: str
 ) -> None:  # fmt: skip
-    """A model that gives no number in some rows is refused, however good its other answers are."""
+    """A model without a finite prediction in some rows is rejected, however good the others are."""
 
     class Silent(StepEngine):
-        """Says nothing where it is unsure of the class."""
+        """Returns NaN where the class is uncertain."""
 
         def step(self, x: F32, h: F32) -> tuple[F32, F32]:
             y, state = super().step(x, h)
@@ -150,34 +150,35 @@ def test_answers_that_are_missing_are_no_gain(
             return y, state
 
     bundle = made.request.bundle
-    monkeypatch.setattr(export_int8, "quantised_step", lambda *_: made.content)
-    monkeypatch.setattr(export_int8, "StepEngine", Silent)
+    monkeypatch.setattr(int8_export, "quantized_step", lambda *_: made.content)
+    monkeypatch.setattr(int8_export, "StepEngine", Silent)
     said: list[str] = []
     request = replace(made.request, report=said.append)
-    with pytest.raises(ParityError, match="no fewer answers"):
+    with pytest.raises(ParityError, match="no fewer predictions"):
         int8_files(request, Limit(accuracy_points=100.0, scaled_error=1e9))
-    assert any(line.startswith(f"{kind} that could be scored: float32 ") for line in said), said
+    assert any(line.startswith(f"{kind} scored: float32 ") for line in said), said
     report = json.loads(int8_files(replace(request, force=True))[".json"])
-    assert report["accuracy_points_lost"] < 0  # seemingly better
+    assert report["accuracy_points_lost"] < 0  # looks better
 
 
 def test_the_recordings_and_the_split_are_named(made: Made) -> None:
-    """What was judged on which parts stands in the report and is said."""
+    """The report and the printed lines name the recordings and the split."""
     assert made.request.config is not None
     assert made.report["split"] == msgspec.to_builtins(made.request.config.split)
     assert made.report["recordings"] == [str(made.config.parent / "pump-*.csv")]
     assert made.report["config"] == str(made.config)
-    words = f'parts: {made.config}, [split] by = "stream", validation_streams = ["pump-2"], test_streams = ["pump-3"]'
+    keys = 'by = "stream", validation_streams = ["pump-2"], test_streams = ["pump-3"]'
+    words = f"recordings: {made.config.parent / 'pump-*.csv'}, split by {keys} of {made.config};"
     assert any(line.startswith(words) for line in made.said), made.said
-    assert split_words(SplitConfig(until="2024-01-01")) == (
+    assert split_keys(SplitConfig(until="2024-01-01")) == (
         'by = "time", validation = 0.15, test = 0.15, until = "2024-01-01"'
     )
 
 
-def test_what_cannot_be_measured_is_refused(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without labels in the test part nobody knows what is lost."""
+def test_a_test_part_without_truth_is_rejected(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without labels in the test part the loss cannot be measured."""
     assert made.request.config is not None
-    monkeypatch.setattr(export_int8, "quantised_step", lambda *_: made.content)
+    monkeypatch.setattr(int8_export, "quantized_step", lambda *_: made.content)
     unlabelled = msgspec.structs.replace(
         made.request.config, input=msgspec.structs.replace(made.request.config.input, label="")
     )
@@ -185,7 +186,7 @@ def test_what_cannot_be_measured_is_refused(made: Made, monkeypatch: pytest.Monk
         int8_files(ExportRequest(made.request.bundle, unlabelled))
 
 
-def test_the_configuration_of_another_model_is_refused(made: Made) -> None:
+def test_the_configuration_of_another_model_is_rejected(made: Made) -> None:
     """Channels must be those of the bundle."""
     other = make_bundle(channels=2)
     with pytest.raises(ConfigError, match="expected the configuration of this model, with the channels c0, c1 every"):
@@ -194,17 +195,17 @@ def test_the_configuration_of_another_model_is_refused(made: Made) -> None:
         int8_files(ExportRequest(other))
 
 
-def test_the_command_refuses_with_exit_code_1(
+def test_the_command_fails_with_exit_code_1(
     made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:  # fmt: skip
     """`stream-gru export` shows the scores, then the error; `--force` writes."""
-    monkeypatch.setattr(export_int8, "quantised_step", damaged)
+    monkeypatch.setattr(int8_export, "quantized_step", damaged)
     out = tmp_path / "pump.tflite"
     arguments = ["export", str(BUNDLE), "--format", "tflite-int8", "--config", str(made.config)]
     done = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
-    assert isinstance(done.exception, ParityError)  # exit code 1, as the table of the command line has it
+    assert isinstance(done.exception, ParityError)  # exit code 1
     assert "accuracy: float32" in done.stdout
-    assert f"parts: {made.config}, [split]" in done.stdout
+    assert f" of {made.config};" in done.stdout
     assert not out.exists()
     done = CliRunner().invoke(cli, [*arguments, "--out", str(out), "--force"])
     assert done.exit_code == 0
@@ -223,7 +224,7 @@ def test_products_are_int8_and_nothing_else_is(network: str) -> None:
     """Every matrix product works on int8, every other operation on float32, as the report says."""
     bundle = make_bundle(**NETWORKS[network])
     x, h, y = streamed(bundle, 200)
-    content = quantised_step(bundle.manifest, bundle.weights, x, h)
+    content = quantized_step(bundle.manifest, bundle.weights, x, h)
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=content, experimental_op_resolver_type=plain)
     types = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
@@ -238,7 +239,7 @@ def test_products_are_int8_and_nothing_else_is(network: str) -> None:
 
 
 def streamed(bundle: Bundle, steps: int) -> tuple[F32, F32, F32]:
-    """Samples (T, I), the states they meet (T, S) and the engine's outputs (T, K)."""
+    """Samples (T, I), the states before them (T, S) and the engine's outputs (T, K)."""
     engine = load_engine("numpy", bundle)
     x = random_inputs(bundle.manifest, steps) / np.float32(4)
     for part in bundle.manifest.categorical:
@@ -252,7 +253,7 @@ def streamed(bundle: Bundle, steps: int) -> tuple[F32, F32, F32]:
 
 
 def test_step_and_scan_of_the_adapter_agree(made: Made) -> None:
-    """Rows of a step are streams of their own, steps of a scan follow each other."""
+    """Rows of a step are separate streams, steps of a scan follow each other."""
     manifest = made.request.bundle.manifest
     engine: Engine = StepEngine(manifest, made.content)
     x = random_inputs(manifest, 6)
@@ -267,24 +268,24 @@ def test_step_and_scan_of_the_adapter_agree(made: Made) -> None:
     np.testing.assert_array_equal(twice, np.stack([y[0], y[0]]))
 
 
-def make_run(rows: int, seed: int) -> Run:
-    """A run of random samples of three channels."""
+def make_segment(rows: int, seed: int) -> Segment:
+    """A segment of random samples of three channels."""
     x = np.random.default_rng(seed).normal(size=(rows, 3)).astype(np.float32)
     zeros = np.zeros(rows, np.int64)
-    return Run("s", zeros, x, np.ones((rows, 3), np.bool_), zeros.astype(np.int32))
+    return Segment("s", zeros, x, np.ones((rows, 3), np.bool_), zeros.astype(np.int32))
 
 
 @pytest.mark.parametrize("window", [0, 10])
 def test_calibration_states_are_those_of_the_stream(window: int) -> None:
-    """Each pair is a sample and the state it meets when its run is streamed from its last reset."""
+    """Each pair is a sample and the state before it when its segment is streamed from its last reset."""
     engine = load_engine("numpy", make_bundle())
-    runs = [make_run(35, 1), make_run(50, 2)]
-    xs, hs, steps = calibration_pairs(engine, runs, window, pairs=20, steps=1000)
+    segments = [make_segment(35, 1), make_segment(50, 2)]
+    xs, hs, steps = calibration_pairs(engine, segments, window, pairs=20, steps=1000)
     assert (len(xs), steps) == (20, 85)
     expected = {}
-    for run in runs:
+    for segment in segments:
         h = engine.initial_state(1)
-        for index, row in enumerate(run.x):
+        for index, row in enumerate(segment.x):
             h = engine.initial_state(1) if window and index % window == 0 else h
             expected[row.tobytes()] = h[0]
             _, h = engine.step(row[None], h)
@@ -295,20 +296,20 @@ def test_calibration_states_are_those_of_the_stream(window: int) -> None:
 def test_calibration_is_bounded_and_repeats_itself() -> None:
     """No more pairs and steps than asked for, and the same ones every time."""
     engine = load_engine("numpy", make_bundle())
-    runs = [make_run(60, seed) for seed in range(5)]
-    first, second = (calibration_pairs(engine, runs, 0, pairs=10, steps=90) for _ in range(2))
+    segments = [make_segment(60, seed) for seed in range(5)]
+    first, second = (calibration_pairs(engine, segments, 0, pairs=10, steps=90) for _ in range(2))
     assert (len(first[0]), first[2]) == (10, 90)
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
 
 
-def test_what_is_judged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The beginning of each stream in equal shares, in order of arrival; whole streams where there are many."""
+def test_scored_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal numbers of rows from the start of each stream, in order of arrival; of many streams some have none."""
     rows = batch(["a", "b"] * 50 + ["a"] * 100, list(range(200)))
-    monkeypatch.setattr(export_int8, "_LEAST_SHARE", 10)
+    monkeypatch.setattr(int8_export, "_MIN_ROWS_PER_STREAM", 10)
     part = bounded(replace(rows, stream_names=(*rows.stream_names, "another part's")), 60)
     assert np.bincount(part.stream_index).tolist() == [30, 30]
     assert part.time_ns.tolist() == rows.time_ns[:60].tolist()
-    monkeypatch.setattr(export_int8, "_LEAST_SHARE", 60)
+    monkeypatch.setattr(int8_export, "_MIN_ROWS_PER_STREAM", 60)
     assert sorted(np.bincount(bounded(rows, 60).stream_index, minlength=2).tolist()) in ([0, 60], [10, 50])
     assert bounded(rows, 200) is rows
