@@ -35,7 +35,7 @@ def records(*found: Record, channels: int = 2, **columns: object) -> SampleBatch
     )
 
 
-def assembler(channels: int = 2, hold_s: float = 5, allowed_lateness_s: float = 1, **options: int) -> ChannelJoiner:
+def joiner(channels: int = 2, hold_s: float = 5, allowed_lateness_s: float = 1, **options: int) -> ChannelJoiner:
     """A period of one second."""
     return ChannelJoiner(channels, NS_PER_S, round(hold_s * NS_PER_S), round(allowed_lateness_s * NS_PER_S), **options)
 
@@ -55,7 +55,7 @@ def joined(one: ChannelJoiner, *found: Record) -> list[tuple[str, float, list[fl
 
 def test_a_tick_is_emitted_at_once_when_all_channels_have_reported() -> None:
     """No waiting where nothing is missing, and the time is that of the grid."""
-    one = assembler()
+    one = joiner()
     assert joined(one, ("p", 9.2, 0, 1)) == []
     assert joined(one, ("p", 9.9, 1, 2)) == [("p", 10.0, [1, 2])]
     assert joined(one, ("p", 10.0, 0, 3), ("p", 11.0, 1, 4), ("p", 11.0, 0, 5)) == [("p", 11.0, [5, 4])]
@@ -64,13 +64,13 @@ def test_a_tick_is_emitted_at_once_when_all_channels_have_reported() -> None:
 def test_a_time_on_the_grid_belongs_to_its_own_tick() -> None:
     """The tick at k holds what lies after k - 1, up to and with k; also before 1970."""
     for times, ticks in (((3.0, 3.000000001), (3.0, 4.0)), ((-3.5, -3.0 + 1e-9), (-3.0, -2.0))):
-        found = assembler(1).join(records(*[("p", time, 0, 1) for time in times], channels=1)).batch
+        found = joiner(1).join(records(*[("p", time, 0, 1) for time in times], channels=1)).batch
         assert rows(found) == [("p", tick, [1]) for tick in ticks]
 
 
 def test_a_silent_channel_never_stops_the_others() -> None:
     """The watermark passes a tick without it: its last value serves until it is too old, then it is missing."""
-    one = assembler(hold_s=2)
+    one = joiner(hold_s=2)
     found = joined(one, ("p", 1, 1, 7), *[("p", float(t), 0, float(t)) for t in range(1, 8)])
     assert found == [
         ("p", 1, [1, 7]),
@@ -85,15 +85,15 @@ def test_a_silent_channel_never_stops_the_others() -> None:
 
 def test_a_tick_waits_for_its_channels() -> None:
     """Within the wait a channel may come later than the next one's next value."""
-    found = joined(assembler(), ("p", 1, 0, 1), ("p", 1.9, 0, 2), ("p", 1, 1, 10), ("p", 2, 1, 20))
+    found = joined(joiner(), ("p", 1, 0, 1), ("p", 1.9, 0, 2), ("p", 1, 1, 10), ("p", 2, 1, 20))
     assert found == [("p", 1, [1, 10]), ("p", 2, [2, 20])]
-    impatient = assembler(allowed_lateness_s=0.5)
+    impatient = joiner(allowed_lateness_s=0.5)
     assert joined(impatient, ("p", 1, 0, 1), ("p", 1.9, 0, 2)) == [("p", 1, [1, None])]
 
 
 def test_a_complete_tick_waits_for_an_older_one_that_may_still_be_complete() -> None:
     """The slow channel of the older tick is not late because the next one was quick; both go together, in order."""
-    one = assembler(allowed_lateness_s=2)
+    one = joiner(allowed_lateness_s=2)
     assert joined(one, ("p", 10, 0, 1), ("p", 11, 0, 2), ("p", 11, 1, 20)) == []
     assert joined(one, ("p", 10, 1, 10)) == [("p", 10, [1, 10]), ("p", 11, [2, 20])]
     assert one.pending == 0
@@ -101,7 +101,7 @@ def test_a_complete_tick_waits_for_an_older_one_that_may_still_be_complete() -> 
 
 def test_the_wait_for_an_older_tick_ends_with_its_watermark() -> None:
     """Then the complete ones right behind it go with it, those behind the next incomplete one do not."""
-    one = assembler(allowed_lateness_s=3)
+    one = joiner(allowed_lateness_s=3)
     reported = [("p", t, 0, t) for t in (10, 11, 12, 12.5)] + [("p", t, 1, 10 * t) for t in (11, 12.8)]
     assert joined(one, *reported, ("p", 11.5, 0, 5)) == []
     assert joined(one, ("p", 12.9, 0, 6)) == []
@@ -111,14 +111,14 @@ def test_the_wait_for_an_older_tick_ends_with_its_watermark() -> None:
 
 def test_a_tick_that_is_complete_goes_at_once_however_long_the_wait() -> None:
     """Where nothing older waits there is nothing to wait for."""
-    one = assembler(allowed_lateness_s=3600)
+    one = joiner(allowed_lateness_s=3600)
     for t in range(1, 5):
         assert joined(one, ("p", t, 0, 1), ("p", t, 1, 2)) == [("p", t, [1, 2])]
 
 
 def test_a_record_of_an_emitted_tick_is_late() -> None:
     """It is counted as late and changes nothing, not even what is held."""
-    one = assembler(allowed_lateness_s=0)
+    one = joiner(allowed_lateness_s=0)
     assert joined(one, ("p", 1, 1, 7), ("p", 2, 0, 1)) == [("p", 1, [None, 7]), ("p", 2, [1, 7])]
     done = one.join(records(("p", 1.5, 1, 99), ("p", 3, 0, 2)))
     assert done.joined == 1
@@ -128,7 +128,7 @@ def test_a_record_of_an_emitted_tick_is_late() -> None:
 
 def test_a_channel_faster_than_the_period_is_not_late() -> None:
     """What it says again after its tick is out is held for the next one."""
-    one = assembler()
+    one = joiner()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
     done = one.join(records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.7, 0, 9), ("p", 2.1, 1, 8)))
     assert (done.joined, done.batch.rejected_counts) == (3, {DropReason.LATE: 1})
@@ -137,7 +137,7 @@ def test_a_channel_faster_than_the_period_is_not_late() -> None:
 
 def test_a_record_that_comes_twice_is_a_duplicate_once_its_tick_is_out() -> None:
     """Same channel and time as what was taken last; a time that was not taken, or not of each channel, is late."""
-    one = assembler()
+    one = joiner()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
     twice = one.join(records(("p", 1.2, 0, 1), ("p", 1.3, 1, 7), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3)))
     assert (twice.joined, twice.batch.rejected_counts) == (1, {DropReason.DUPLICATE: 3})
@@ -151,22 +151,22 @@ def test_a_record_that_comes_twice_is_a_duplicate_once_its_tick_is_out() -> None
 
 def test_a_clock_set_back_starts_afresh() -> None:
     """More than an hour back is no late record: what waits is emitted, nothing is held, time goes on from there."""
-    one = assembler()
+    one = joiner()
     assert joined(one, ("p", 9000, 0, 1), ("p", 9000, 1, 2), ("p", 9001, 0, 3)) == [("p", 9000, [1, 2])]
     assert joined(one, ("p", 5000, 0, 4), ("p", 5001, 0, 5)) == [("p", 9001, [3, 2]), ("p", 5000, [4, None])]
     assert one.join(records(("p", 4999, 0, 1))).batch.rejected_counts == {DropReason.LATE: 1}
 
 
-def test_one_time_in_the_future_does_not_stop_assembly_for_ever() -> None:
+def test_one_time_in_the_future_does_not_stop_later_samples() -> None:
     """After a record stamped a year ahead, the next ones begin anew in place of being late or incomplete."""
-    one = assembler()
+    one = joiner()
     found = joined(one, ("p", 1, 0, 1), ("p", 1, 1, 2), ("p", 3e7, 0, 9), *[("p", 2.0, c, 3.0) for c in (0, 1)])
     assert found == [("p", 1, [1, 2]), ("p", 3e7, [9, None]), ("p", 2, [3, 3])]
 
 
 def test_another_sequence_starts_afresh() -> None:
     """A boundary is no late record either, and values do not cross it."""
-    one = assembler()
+    one = joiner()
     batch = records(("p", 50, 0, 1), ("p", 50, 1, 2), ("p", 7, 0, 3), episode=np.array([4, 4, 5]))
     assert rows(one.join(batch).batch) == [("p", 50, [1, 2])]
     last = one.flush()
@@ -177,26 +177,26 @@ def test_another_sequence_starts_afresh() -> None:
 
 def test_the_later_value_of_a_channel_wins() -> None:
     """By event time, whatever the order of arrival."""
-    assert joined(assembler(), ("p", 1.8, 0, 8), ("p", 1.3, 0, 3), ("p", 2, 1, 1)) == [("p", 2, [8, 1])]
+    assert joined(joiner(), ("p", 1.8, 0, 8), ("p", 1.3, 0, 3), ("p", 2, 1, 1)) == [("p", 2, [8, 1])]
 
 
 def test_an_early_record_does_not_show_before_its_tick() -> None:
     """A tick that is still open takes nothing from a later one."""
-    one = assembler(allowed_lateness_s=5)
+    one = joiner(allowed_lateness_s=5)
     assert joined(one, ("p", 1, 0, 1), ("p", 3, 1, 30)) == []
     assert rows(one.flush()) == [("p", 1, [1, None]), ("p", 3, [1, 30])]
 
 
 def test_a_tick_in_which_nobody_reported_is_not_emitted() -> None:
     """Gaps stay gaps."""
-    one = assembler()
+    one = joiner()
     assert joined(one, ("p", 1, 0, 1), ("p", 9, 0, 2)) == [("p", 1, [1, None])]
     assert rows(one.flush()) == [("p", 9, [2, None])]
 
 
 def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
     """In a tick with values, in one of its own, in one that is out: it is not finite, whatever else it might be."""
-    one = assembler()
+    one = joiner()
     done = one.join(records(("p", 1, 0, 1), ("p", 1, 1, nan), ("p", 5, 0, nan), ("p", 1, 0, nan)))
     assert rows(done.batch) == [("p", 1, [1, None])]
     assert (done.joined, done.batch.rejected_counts) == (1, {DropReason.NON_FINITE: 3})
@@ -214,7 +214,7 @@ def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> Non
         labels=("a",),
         reset=np.array([False, False, False, True]),
     )
-    one = assembler()
+    one = joiner()
     done = one.join(found)
     assert (done.joined, done.batch.rejected_counts, done.batch.labels) == (4, {}, ("a",))
     after = one.join(records(("p", 4, 0, 3), ("p", 4, 1, 4))).batch
@@ -235,7 +235,7 @@ def test_what_records_say_besides_values_is_kept() -> None:
         episode=np.array([3, 3, -1]),
         arrival_ns=np.array([10, 20, 30]),
     )
-    one = assembler()
+    one = joiner()
     out = one.join(batch).batch
     assert (out.device_seq, out.label, out.labels) == (np.array([8]), np.array([0]), ("b",))
     assert (out.reset, out.episode, out.arrival_ns) == (np.array([True]), np.array([3]), np.array([20]))
@@ -245,7 +245,7 @@ def test_what_records_say_besides_values_is_kept() -> None:
 
 def test_a_reset_that_comes_late_is_told_by_the_next_tick() -> None:
     """A late record is dropped, its flag is not - unless its tick has told it already."""
-    one = assembler(1)
+    one = joiner(1)
     one.join(records(("p", 1, 0, 1), ("p", 2, 0, 1), channels=1))
     late = one.join(records(("p", 2, 0, 5), ("p", 3, 0, 1), channels=1, reset=np.array([True, False]))).batch
     assert late.reset is not None
@@ -257,7 +257,7 @@ def test_a_reset_that_comes_late_is_told_by_the_next_tick() -> None:
 def test_rejects_are_carried_over_and_everything_is_counted() -> None:
     """What was rejected before stays so; records are joined or rejected, none is lost."""
     batch = records(("p", 1, 0, 1), ("q", 1, 0, 1), ("r", 1, 0, 1), rejected=(Rejected(DropReason.PARSE, 4),))
-    done = assembler(max_streams=2).join(batch)
+    done = joiner(max_streams=2).join(batch)
     assert done.joined == 2
     assert done.batch.rejected_counts == {DropReason.PARSE: 4, DropReason.STREAM_LIMIT: 1}
     assert batch.received == done.joined + done.batch.received
@@ -265,7 +265,7 @@ def test_rejects_are_carried_over_and_everything_is_counted() -> None:
 
 def test_at_most_64_ticks_of_a_stream_wait() -> None:
     """The oldest is emitted first when there are more."""
-    one = assembler(allowed_lateness_s=3600)
+    one = joiner(allowed_lateness_s=3600)
     found = joined(one, *[("p", float(t), 0, float(t)) for t in range(1, 67)])
     assert found == [("p", 1, [1, None]), ("p", 2, [2, None])]
     assert one.pending == 64
@@ -273,7 +273,7 @@ def test_at_most_64_ticks_of_a_stream_wait() -> None:
 
 def test_a_forgotten_stream_begins_anew() -> None:
     """What it had pending and held is gone, and its place is free."""
-    one = assembler(max_streams=1)
+    one = joiner(max_streams=1)
     joined(one, ("p", 10, 0, 1), ("p", 10, 1, 1), ("p", 11, 0, 1))
     one.state.evict("p")
     one.state.evict("unknown")
@@ -287,7 +287,7 @@ def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int]) -> None:
     with pytest.raises(ValueError, match="expected channels and a period above 0"):
         ChannelJoiner(*sizes)
     with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(1, 2\)"):
-        assembler(3).join(records(("p", 1, 0, 1)))
+        joiner(3).join(records(("p", 1, 0, 1)))
 
 
 INT64 = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 1, 2**63 - 2, 2**62])
@@ -308,7 +308,7 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
         episode=sequences,
         arrival_ns=arrivals,
     )
-    one, other = assembler(), assembler()
+    one, other = joiner(), joiner()
     one.join(batch)
     shelf = Shelf()
     shelf.commit(one.state)
@@ -319,7 +319,7 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
 
 
 def memory_of(one: ChannelJoiner, name: str = "p") -> bytes:
-    """What an assembler remembers of a stream."""
+    """What an joiner remembers of a stream."""
     data = one.state.snapshot(name)
     assert data is not None
     return data
@@ -327,7 +327,7 @@ def memory_of(one: ChannelJoiner, name: str = "p") -> bytes:
 
 def test_the_same_memory_gives_the_same_bytes() -> None:
     """Whatever the order in which ticks began; and nothing is remembered of a stream that never came."""
-    one, other = assembler(allowed_lateness_s=60), assembler(allowed_lateness_s=60)
+    one, other = joiner(allowed_lateness_s=60), joiner(allowed_lateness_s=60)
     joined(one, ("p", 9, 0, 1), ("p", 7, 0, 2), ("p", 8, 1, 3), ("p", 9, 0, 1))
     joined(other, ("p", 8, 1, 3), ("p", 9, 0, 1), ("p", 7, 0, 2))
     assert memory_of(one) == memory_of(other)
@@ -336,7 +336,7 @@ def test_the_same_memory_gives_the_same_bytes() -> None:
 
 def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> None:
     """It is no news; there is always room for it, but then none for another."""
-    one, other = assembler(max_streams=1), assembler(max_streams=1)
+    one, other = joiner(max_streams=1), joiner(max_streams=1)
     joined(one, ("p", 1, 0, 1))
     joined(other, ("q", 1, 0, 1))
     data = memory_of(one)
@@ -352,20 +352,20 @@ def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> N
 
 def test_the_memory_of_another_model_is_told_from_damage() -> None:
     """Other channels and another period are another model; a value beyond float32, or ticks in disorder, are damage."""
-    one = assembler(allowed_lateness_s=60)
+    one = joiner(allowed_lateness_s=60)
     joined(one, ("p", 1, 0, 1), ("p", 2, 0, 1))
     genuine = memory_of(one)
     with pytest.raises(
         IncompatibleStateError, match="expected 3 channels every 1000000000 ns, got 2 every 1000000000 ns"
     ):
-        assembler(3).state.restore("p", genuine)
+        joiner(3).state.restore("p", genuine)
     with pytest.raises(IncompatibleStateError, match="expected 2 channels every 5 ns"):
         ChannelJoiner(2, 5, 0, 0).state.restore("p", genuine)
     period, held, held_ns, ticks, *rest = msgspec.msgpack.decode(genuine)
     for damaged, why in (
-        ((period, [1e39, nan], held_ns, ticks), "expected values of float32"),
-        ((period, held, held_ns, ticks[::-1]), "expected ticks in order"),
-        ((period, held, held_ns, [ticks[0], ticks[0]]), "expected ticks in order"),
+        ((period, [1e39, nan], held_ns, ticks), "expected float32 values"),
+        ((period, held, held_ns, ticks[::-1]), "expected windows in time order"),
+        ((period, held, held_ns, [ticks[0], ticks[0]]), "expected windows in time order"),
         ((period, held, held_ns, ticks * 40), "length <= 64"),
     ):
         with pytest.raises(StateError, match=f"stored state of the channel join, p.*: .*{why}"):

@@ -135,10 +135,10 @@ def test_what_waits_for_other_channels_outlives_a_stop(tmp_path: Path) -> None:
     written: list[object] = []
     for number, half in enumerate(halves):
         source, sink, pipeline = ListSource([message(0)]), ListSink(), toy_pipeline()
-        assembler = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
-        shared = SharedStages(lambda batch: batch, joiner=assembler)
+        joiner = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
+        shared = SharedStages(lambda batch: batch, joiner=joiner)
         ingest = Ingest("replay", ReadyDecoder([half]), joins=True, shared=shared)
-        keeper = Checkpointer(pipeline, Store(tmp_path), {"channel_join": assembler.state})
+        keeper = Checkpointer(pipeline, Store(tmp_path), {"channel_join": joiner.state})
         daemon = daemon_of([Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=keeper)
         if not number:
             source.items.append(daemon.stop)
@@ -267,10 +267,10 @@ def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
     nan = float("nan")
     halves = [batch(["p"], [1], [[1, 2, 3]]), batch(["p"], [2], [[4, nan, nan]])]
     source, sink, pipeline = ListSource([message(0), message(1)]), ListSink(), toy_pipeline()
-    assembler = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
-    shared = SharedStages(lambda batch: batch, joiner=assembler)
+    joiner = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
+    shared = SharedStages(lambda batch: batch, joiner=joiner)
     ingest = Ingest("replay", ReadyDecoder(halves), joins=True, shared=shared)
-    keeper = Checkpointer(pipeline, Store(tmp_path), {"channel_join": assembler.state})
+    keeper = Checkpointer(pipeline, Store(tmp_path), {"channel_join": joiner.state})
     summary = daemon_of(
         [Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=keeper
     ).run()

@@ -1,4 +1,4 @@
-"""What assembly remembers of one stream, and its form as bytes."""
+"""The state of one stream in the channel join, and its stored form."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _Values = Annotated[list[float], Meta(max_length=_MOST_CHANNELS)]
 _Times = Annotated[list[Int64], Meta(max_length=_MOST_CHANNELS)]
 
 
-class Tick(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """What was reported in one period: a value and its time for each channel, NaN and `NEVER` for none.
+class Window(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The values of one period and their times, by channel; NaN and `NEVER` where a channel has none.
 
-    ``reported``: how many channels were.
+    ``reported``: how many channels have a value.
     """
 
     time_ns: Int64
     values: _Values
     times: _Times
     reported: int = 0
-    seq: Int64 = -1
+    device_seq: Int64 = -1
     label: str = ""
     reset: bool = False
     arrival_ns: Int64 = 0
@@ -38,37 +38,40 @@ class Tick(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
 
 @dataclass(slots=True)
 class JoinState:
-    """All that is remembered of one stream.
+    """The state of one stream.
 
-    ``held, held_ns``  last emitted value of each channel and its time   ``pending``  ticks that wait, by their time
-    ``oldest``         time of the first of them     ``newest``  largest event time    ``emitted``  last emitted tick
-    ``sequence``       key of the sequence, -1 for none; ``reset`` a flag that waits for the next tick
-    ``flagged``        last emitted tick that had one
+    ``last_value, last_ns``  last emitted value of each channel and its time
+    ``pending``              windows that wait for channels, by their time
+    ``oldest``               time of the first pending window
+    ``newest``               largest event time
+    ``emitted, reset_at``    last emitted window; last emitted window with a reset flag
+    ``episode``              key of the episode, -1 for none
+    ``reset``                a reset flag that waits for the next window
     """
 
-    held: list[float]
-    held_ns: list[int]
-    pending: dict[int, Tick] = field(default_factory=dict)
+    last_value: list[float]
+    last_ns: list[int]
+    pending: dict[int, Window] = field(default_factory=dict)
     oldest: int = -NEVER
     newest: int = NEVER
     emitted: int = NEVER
-    sequence: int = -1
+    episode: int = -1
     reset: bool = False
-    flagged: int = NEVER
+    reset_at: int = NEVER
 
 
 class _Form(Struct, array_like=True, forbid_unknown_fields=True):
-    """A `JoinState` as it is stored: the ticks in the order of their times, without what follows from the rest."""
+    """A `JoinState` as stored: windows in time order, without derived fields."""
 
     period_ns: Int64
-    held: _Values
-    held_ns: _Times
-    pending: Annotated[list[Tick], Meta(max_length=MOST_PENDING)]
+    last_value: _Values
+    last_ns: _Times
+    pending: Annotated[list[Window], Meta(max_length=MOST_PENDING)]
     newest: Int64
     emitted: Int64
-    sequence: Int64
+    episode: Int64
     reset: bool
-    flagged: Int64
+    reset_at: Int64
 
 
 class JoinStates(KeyedState[JoinState]):
@@ -83,14 +86,14 @@ class JoinStates(KeyedState[JoinState]):
         return encode(
             _Form(
                 self._period_ns,
-                record.held,
-                record.held_ns,
+                record.last_value,
+                record.last_ns,
                 pending,
                 record.newest,
                 record.emitted,
-                record.sequence,
+                record.episode,
                 record.reset,
-                record.flagged,
+                record.reset_at,
             )
         )
 
@@ -98,27 +101,31 @@ class JoinStates(KeyedState[JoinState]):
         """Raises IncompatibleStateError for a stream of other channels or another period, StateError for damage."""
         owner = f"the channel join, {key}"
         form = decode(data, _Form, owner)
-        lists = [form.held, form.held_ns, *(one for tick in form.pending for one in (tick.values, tick.times))]
+        lists = [
+            form.last_value,
+            form.last_ns,
+            *(one for window in form.pending for one in (window.values, window.times)),
+        ]
         if form.period_ns != self._period_ns or any(len(one) != self._channels for one in lists):
             raise IncompatibleStateError(
                 f"stored state of {owner}: expected {self._channels} channels every {self._period_ns} ns, "
-                f"got {len(form.held)} every {form.period_ns} ns"
+                f"got {len(form.last_value)} every {form.period_ns} ns"
             )
-        times = [tick.time_ns for tick in form.pending]
+        times = [window.time_ns for window in form.pending]
         if times != sorted({time for time in times if time > form.emitted}):
-            raise corrupt_state(owner, "expected ticks in order, after the last one that was emitted")
+            raise corrupt_state(owner, "expected windows in time order, after the last emitted one")
         if not all(map(_is_float32, (value for one in lists[::2] for value in one))):
-            raise corrupt_state(owner, "expected values of float32")
+            raise corrupt_state(owner, "expected float32 values")
         return JoinState(
-            form.held,
-            form.held_ns,
+            form.last_value,
+            form.last_ns,
             dict(zip(times, form.pending, strict=True)),
             min(times, default=-NEVER),
             form.newest,
             form.emitted,
-            form.sequence,
+            form.episode,
             form.reset,
-            form.flagged,
+            form.reset_at,
         )
 
 

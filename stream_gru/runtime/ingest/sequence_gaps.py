@@ -1,4 +1,4 @@
-"""Counters of devices: how many samples are missing between those that arrived."""
+"""Counts missing samples by the devices' own sequence numbers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from stream_gru.core.keyed_state import Int64, KeyedState
 from stream_gru.core.types import I64, SampleBatch
 
 _LONGEST_GAP = 1_000_000
-_NEAR_END = 0.05  # of the range: a counter that falls from its end to its beginning has gone round
+_NEAR_END = 0.05  # of the range: a counter that falls from its end to its start has wrapped around
 
 
 class _Place(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """``last`` the number seen last; ``before`` the one from which the counter fell to a lower one, else ``last``."""
+    """``last``: the latest number; ``before``: the number before the counter fell to a lower one, else ``last``."""
 
     last: Int64
     before: Int64
 
 
 class GapCounter:
-    """Counts the samples of each stream that a jump of its counter says are missing.
+    """Counts the samples of each stream that are missing where its counter jumps.
 
-    A lower number is a sample sent again or a device restarted, a jump over more than a million another device: no
-    gaps.  Counters of 8, 16 and 32 bits go round.  Numbers below zero are none.  What is counted depends on the rows
-    alone, not on how they are batched.  Streams beyond ``max_streams`` are not watched.  ``state`` has the numbers.
+    A lower number is a repeated sample or a restarted device, a jump by more than a million is another device: both are
+    no gap.  Counters of 8, 16 and 32 bits wrap around.  Numbers below zero count as absent.  The result does not depend
+    on how rows are batched.  Streams beyond ``max_streams`` are not counted.  ``state`` keeps the numbers.
     """
 
     def __init__(self, max_streams: int = 10_000) -> None:
@@ -32,13 +32,15 @@ class GapCounter:
         self.max_streams = max_streams
 
     def observe(self, batch: SampleBatch) -> int:
-        """Return how many samples are missing before those of ``batch``."""
+        """Return how many samples are missing before and within ``batch``."""
         if batch.device_seq is None or not len(batch):
             return 0
         counted = batch.device_seq >= 0
         codes, first = np.unique(batch.stream_index[counted], return_index=True)
         missing = 0
-        for code in codes[np.argsort(first)].tolist():  # in the order of arrival: it decides who is watched
+        for code in codes[
+            np.argsort(first)
+        ].tolist():  # in order of arrival, which decides the streams that are counted
             missing += self._missing(batch.stream_names[code], batch.device_seq[counted & (batch.stream_index == code)])
         return missing
 
@@ -59,9 +61,9 @@ class GapCounter:
 
 
 def _step(place: _Place, number: int) -> int:
-    """Go on to ``number`` and return how many are missing before it."""
+    """Advance to ``number`` and return how many are missing before it."""
     if number > place.last:
-        # Samples that were sent again end where new ones go on.
+        # After repeated samples, new ones continue from the highest number.
         seen = place.before if place.last < place.before < number else place.last
         place.last, place.before = number, max(number, place.before)
         return _gap(number - seen)
@@ -80,7 +82,7 @@ def _gap(jump: int) -> int:
 
 
 def _turn(last: int, number: int) -> int:
-    """The range of the counter, where it has gone round between these two numbers, else 0."""
+    """The range of the counter where it wrapped around between these numbers, else 0."""
     for bits in (8, 16, 32):
         size = 1 << bits
         if size * (1 - _NEAR_END) <= last < size and number < size * _NEAR_END:
