@@ -95,12 +95,10 @@ def _regular(
     split: Sequence[list[str] | None], width: int, lines: Sequence[str], message: RawMessage, rejects: Rejects
 ) -> list[list[str]]:
     """The lines of ``width`` cells; all others but blank ones are rejected."""
-    rows: list[list[str]] = []
-    for cells, line in zip(split, lines, strict=True):
-        if cells is None or len(cells) > width:
-            rejects.add(DropReason.PARSE, message, line)
-        elif len(cells) == width:
-            rows.append(cells)
-        elif cells:
-            rejects.add(DropReason.MISSING_FIELD, message, line)
-    return rows
+    each = list(zip(split, lines, strict=True))
+    broken = [line for cells, line in each if cells is None or len(cells) > width]
+    short = [line for cells, line in each if cells and len(cells) < width]
+    for reason, bad in ((DropReason.PARSE, broken), (DropReason.MISSING_FIELD, short)):
+        if bad:
+            rejects.add(reason, message, bad[0], len(bad))
+    return [cells for cells in split if cells is not None and len(cells) == width]

@@ -79,7 +79,7 @@ class RecordBatch:
             return None if cells.count(None) == len(cells) else cells
 
         keys = [self._keys.get(row, message.key) for row, message in enumerate(messages)] if self._keys else None
-        alone = bool(messages) and all(message is messages[0] for message in messages)
+        alone = len(messages) == 1 or (len(messages) > 1 and all(message is messages[0] for message in messages))
         batch = build_batch(
             self._resolver.fields,
             len(rows),

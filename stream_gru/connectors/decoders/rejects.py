@@ -13,23 +13,19 @@ Origin = RawMessage | Sequence[RawMessage]
 
 
 class Rejects:
-    """Counts rejected records, and keeps the first line at fault of each message and reason."""
+    """Counts rejected records, and keeps the first line found at fault of each message and reason."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[int, DropReason], int] = {}
-        self._first: dict[tuple[int, DropReason], tuple[RawMessage, Line]] = {}
-
-    def __len__(self) -> int:
-        return len(self._counts)
+        self._first: dict[tuple[int, DropReason], Rejected] = {}
+        self._more: dict[tuple[int, DropReason], int] = {}
 
     def add(self, reason: DropReason, message: RawMessage, line: Line = b"", records: int = 1) -> None:
         """Reject ``records`` of a message; ``line`` is the line at fault, empty for the message as a whole."""
         key = (id(message), reason)
-        count = self._counts.get(key)
-        if count is None:
-            self._first[key] = (message, line)
-            count = 0
-        self._counts[key] = count + records
+        if key in self._first:
+            self._more[key] = self._more.get(key, 0) + records
+        else:
+            self._first[key] = Rejected(reason, records, message, line.encode() if isinstance(line, str) else line)
 
     def add_rows(self, reason: DropReason, rows: I64, origin: Origin, line_of: Callable[[int], Line]) -> None:
         """Reject rows of a table by their indices, of which there is at least one."""
@@ -39,13 +35,12 @@ class Rejects:
             for row in rows.tolist():
                 self.add(reason, origin[row], line_of(row))
 
-    def entries(self) -> tuple[Rejected, ...]:
-        """All that was rejected, in the order in which it was found."""
-        return tuple(
-            Rejected(key[1], self._counts[key], message, line.encode() if isinstance(line, str) else line)
-            for key, (message, line) in self._first.items()
-        )
-
     def add_to(self, batch: SampleBatch) -> SampleBatch:
-        """Return the batch with all that was rejected."""
-        return replace(batch, rejected=self.entries()) if self._counts else batch
+        """Return the batch with all that was rejected, in the order in which it was found."""
+        if not self._first:
+            return batch
+        for key, records in self._more.items():
+            first = self._first[key]
+            self._first[key] = first._replace(records=first.records + records)
+        self._more.clear()
+        return replace(batch, rejected=tuple(self._first.values()))
