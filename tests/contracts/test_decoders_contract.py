@@ -162,6 +162,7 @@ MESSAGES: dict[str, Callable[[Sequence[Record]], list[RawMessage]]] = {
     "binary": binary_messages,
 }
 LIVE = sorted(set(DECODERS) - {"parquet"})
+LINES = ("csv", "jsonl", "plotter", "line_protocol")
 
 
 def decoder(kind: str, **options: str) -> Decoder:
@@ -254,6 +255,20 @@ def check_missing_times_are_counted(kind: str) -> None:
     assert record_rows(batch) == [
         row for i, row in enumerate(record_rows(decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS))) if i % 5
     ]
+
+
+def check_rejects_hold_their_messages(kind: str) -> None:
+    """Each rejected record is found in its own message, in formats of lines with its line; one entry counts several."""
+    rows = [{**record, "time": None} if i % 5 == 0 else record for i, record in enumerate(RECORDS)]
+    single = [MESSAGES[kind]([record])[0] for record in rows]
+    rejected = decode_records(kind, single, **OPTIONS).rejected
+    assert [entry.message for entry in rejected] == single[::5]
+    assert [(entry.reason, entry.records) for entry in rejected] == [(DropReason.MISSING_FIELD, 1)] * 4
+    together = MESSAGES[kind](rows)
+    rejected = decode_records(kind, together, **OPTIONS).rejected
+    assert len(rejected) == len({id(entry.message) for entry in rejected}) <= len(together)
+    assert sum(entry.records for entry in rejected) == 4
+    assert rejected[0].line == (together[0].payload.split(b"\n")[0] if kind in LINES else b"")
 
 
 def check_absent_optional_columns_are_missing_in_each_row(kind: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import binascii
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
@@ -77,11 +76,12 @@ class DecoderTarget:
                 raise
             return ["refused as a whole"]
         check_sound(batch, len(CHANNELS))
+        _check_rejected(batch, messages)
         self._check_received(batch, messages)
         if len(messages) > 1:
             again = load_decoder(self._kind, fields)
             alone = concatenate([again.decode([message]) for message in messages], len(CHANNELS))
-            assert said(alone) == said(batch), "decoded together and one by one"
+            assert content(alone) == content(batch), "decoded together and one by one"
         return [reason.text for reason in batch.rejected_counts] + (["applied"] if len(batch) else [])
 
     def _check_received(self, batch: SampleBatch, messages: list[RawMessage]) -> None:
@@ -114,11 +114,22 @@ def check_sound(batch: SampleBatch, channels: int) -> None:
             assert -1 <= batch.label.min() <= batch.label.max() < len(batch.labels)
     for column in (batch.device_seq, batch.label, batch.reset, batch.episode, batch.arrival_ns):
         assert column is None or len(column) == n
-    assert all(type(reason) is DropReason and count > 0 for reason, count in batch.rejected_counts.items())
+    assert all(type(entry.reason) is DropReason and entry.records > 0 for entry in batch.rejected)
 
 
-def said(batch: SampleBatch) -> tuple[object, ...]:
-    """All a batch says, without how it says it."""
+def _check_rejected(batch: SampleBatch, messages: list[RawMessage]) -> None:
+    """Each message has one entry at most for each reason, with a line that it holds."""
+    numbers = {id(message): number for number, message in enumerate(messages)}
+    assert len({(numbers[id(entry.message)], entry.reason) for entry in batch.rejected}) == len(batch.rejected)
+    for entry in batch.rejected:
+        assert type(entry.line) is bytes
+        assert entry.message is not None
+        assert entry.line in entry.message.payload, "a line of another message"
+        assert b"\n" not in entry.line
+
+
+def content(batch: SampleBatch) -> tuple[object, ...]:
+    """The content of a batch, whatever the order of its tables."""
     labels = (*batch.labels, None)
     return (
         [batch.stream_names[code] for code in batch.stream_index.tolist()],
@@ -128,7 +139,7 @@ def said(batch: SampleBatch) -> tuple[object, ...]:
         None if batch.label is None else [labels[code] for code in batch.label.tolist()] or None,
         None if batch.reset is None or not len(batch) else batch.reset.tobytes(),
         None if batch.episode is None or not len(batch) else batch.episode.tobytes(),
-        Counter(batch.rejected_counts),
+        {(id(entry.message), entry.reason): (entry.records, entry.line) for entry in batch.rejected},
     )
 
 

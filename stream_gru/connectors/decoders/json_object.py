@@ -87,7 +87,7 @@ def documents(
 ) -> Iterator[tuple[_T | DropReason, str]]:
     """Yield each JSON document of a payload with its line.
 
-    A payload is one document over any number of lines (then the line is empty), or one document on each line.
+    A payload is one document on any number of lines (then the line is empty), or one document on each line.
     """
     payload_lines = batch.lines(message)
     complete = len(payload_lines) > message.payload.count(b"\n")  # no line was rejected
@@ -99,7 +99,7 @@ def documents(
             return
     for line in lines:
         found = parsed(decoder, line)
-        yield found, line
+        yield found, line if len(lines) > 1 else ""
 
 
 def _unreadable(decoder: msgspec.json.Decoder[Any], text: str) -> DropReason:
