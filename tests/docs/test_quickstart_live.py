@@ -25,4 +25,4 @@ def test_the_live_quick_start_works_as_printed(tmp_path: Path) -> None:
     live, replayed = ((tmp_path / name).read_text().splitlines() for name in ("live.jsonl", "replayed.jsonl"))
     assert live
     assert replayed
-    assert "configuration taken" in log
+    assert "configuration applied" in log
