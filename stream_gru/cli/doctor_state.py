@@ -19,7 +19,7 @@ from statistics import median
 from stream_gru.cli.doctor_check import Check, State
 from stream_gru.cli.doctor_machine import nearest_existing
 from stream_gru.core.errors import StoreError
-from stream_gru.runtime.checkpoint.lock import require_local
+from stream_gru.runtime.checkpoint.sqlite_file import require_local
 from stream_gru.runtime.checkpoint.store import FILE_NAME
 
 _MIB = 1_048_576

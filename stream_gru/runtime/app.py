@@ -26,11 +26,10 @@ from stream_gru.runtime.health import HealthReporter
 from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus
 from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
-from stream_gru.runtime.liveness import IdleStreams
 from stream_gru.runtime.metrics import Metrics, build_registry
 from stream_gru.runtime.reload import Reload
 from stream_gru.runtime.resolved_config import ResolvedConfig, resolve_file
-from stream_gru.runtime.sample_rate_check import SampleRateCheck
+from stream_gru.runtime.stream_checks import IdleStreams, SampleRateCheck
 from stream_gru.runtime.systemd import SystemdNotifier
 
 log = logging.getLogger(__name__)

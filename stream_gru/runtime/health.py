@@ -13,10 +13,9 @@ from stream_gru.core.types import PredictionBatch, SampleBatch
 from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.ingest.ingest import IngestResult
-from stream_gru.runtime.liveness import IdleStreams
 from stream_gru.runtime.metrics import Metrics
 from stream_gru.runtime.run_summary import RunSummary
-from stream_gru.runtime.sample_rate_check import SampleRateCheck
+from stream_gru.runtime.stream_checks import IdleStreams, SampleRateCheck
 from stream_gru.runtime.systemd import SystemdNotifier
 from stream_gru.runtime.wiring import Runtime
 
@@ -48,7 +47,7 @@ class HealthReporter:
 
     def is_idle(self, stream: str) -> bool:
         """Whether no sample of a stream has come for the idle timeout."""
-        return self._idle is not None and self._idle.is_silent(stream)
+        return self._idle is not None and self._idle.is_idle(stream)
 
     def on_messages(self, result: IngestResult, messages: int) -> None:
         """Messages of one source were ingested."""
@@ -107,7 +106,7 @@ class HealthReporter:
             return
         self._reported_s = now_s
         timeouts = 0 if waiting_for_sinks else self._report_idle(now_s - self._waited_s, runtime.sinks)
-        idle = 0 if self._idle is None else self._idle.silent
+        idle = 0 if self._idle is None else self._idle.idle
         paused = 0 if self._pause_filter is None else self._pause_filter.count(runtime.pipeline.streams)
         self._notify_systemd(f"{len(runtime.pipeline.table)} streams, {idle} idle, {paused} paused")
         if self._metrics is None:

@@ -26,8 +26,7 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.control.pause_filter import PauseFilter
-from stream_gru.runtime.dead_letter.file import DeadLetterFile
-from stream_gru.runtime.dead_letter.reporter import RejectReporter
+from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_clock import DeviceClock
 from stream_gru.runtime.ingest.ingest import NO_STAGES, Admit, Ingest, SharedStages

@@ -81,7 +81,7 @@ COMMIT = (
     Point("load", f"{_CACHE}._load", 5, evicts=True),
 )
 RECOVERY = (
-    Point("lock", "stream_gru.runtime.checkpoint.lock:StoreLock.acquire", 1),
+    Point("lock", "stream_gru.runtime.checkpoint.sqlite_file:StoreLock.acquire", 1),
     Point("open database", "stream_gru.runtime.checkpoint.store:open_database", 1),
     Point("recover streams", f"{_CHECKPOINTER}._recover_streams", 1),
     Point("recover components", f"{_CHECKPOINTER}._recover_components", 1),

@@ -18,8 +18,7 @@ from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.core.protocols import Decoder
 from stream_gru.core.types import DropReason, RawMessage, Rejected, SampleBatch
 from stream_gru.runtime.control.pause_filter import PauseFilter
-from stream_gru.runtime.dead_letter.file import DeadLetterFile
-from stream_gru.runtime.dead_letter.reporter import RejectReporter
+from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter
 from stream_gru.runtime.ingest.rate_limit import RateLimit
 from tests.support.batches import NOON_NS
 

@@ -15,8 +15,7 @@ from starlette.routing import Route
 
 from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http import server as module
-from stream_gru.runtime.http.host_check import HostGuard, is_loopback
-from stream_gru.runtime.http.load_shedding import CostCache
+from stream_gru.runtime.http.limits import CostCache, HostGuard, is_loopback
 from stream_gru.runtime.http.server import build_app
 from tests.support.fake_daemon import TOKEN, FakeDaemon, Listener, ServedDaemon, daemon_outputs, serving
 from tests.support.waiting import wait_for

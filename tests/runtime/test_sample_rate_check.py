@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_gru.runtime.sample_rate_check import SampleRateCheck
+from stream_gru.runtime.stream_checks import SampleRateCheck
 from tests.support.batches import batch
 from tests.support.pipelines import toy_pipeline
 

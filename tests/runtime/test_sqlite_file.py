@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from stream_gru.core.errors import StoreError, StoreLocked
 from stream_gru.core.types import Position
 from stream_gru.runtime.checkpoint import sqlite_file as database
-from stream_gru.runtime.checkpoint.lock import StoreLock, require_local
-from stream_gru.runtime.checkpoint.sqlite_file import checksum
+from stream_gru.runtime.checkpoint.sqlite_file import StoreLock, checksum, require_local
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit, Store
 from tests.runtime.test_store import FULL, assert_full
 from tests.support.stores import checkpoint, copy_of_now, opened, store_content

@@ -1,14 +1,11 @@
 """Checkpoints: a commit stores all state in one transaction, so that a kill at any instant loses and repeats nothing.
 
-    checkpointer.py    recovery at the start, the commit, import and export of one stream
-    eviction.py        which streams are in memory: loads stored ones on demand, evicts the least recently used
-    restore.py         puts stored rows and component states back, counts those that are damaged
-    store.py           the tables and the transaction
-    sqlite_file.py     opens and checks the database file, moves a damaged one aside
-    wal_check.py       reads the write-ahead log to detect lost commits
-    lock.py            one process per state directory, on a local disk
-    state_export.py    one stream as a JSON file
-    validate_state.py  checks an imported row before it is used
+    checkpointer.py  recovery at the start, the commit, import and export of one stream
+    eviction.py      which streams are in memory: loads stored ones on demand, evicts the least recently used
+    restore.py       puts stored rows and component states back, counts those that are damaged
+    store.py         the tables and the transaction
+    sqlite_file.py   locks the state directory, opens and checks the database and its log, moves a damaged one aside
+    state_export.py  one stream as a JSON file, validated before it is imported
 
 Durable state: the rows of the pipeline's state table, the per-stream state of all other components, source positions,
 MQTT packets, lengths of output files, outputs that are not acknowledged.  Inputs are acknowledged after the

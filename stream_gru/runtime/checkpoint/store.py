@@ -20,8 +20,7 @@ from typing import Any
 from stream_gru.core.commit_records import FileOffset, OutboxRow, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
-from stream_gru.runtime.checkpoint.lock import StoreLock, require_local
-from stream_gru.runtime.checkpoint.sqlite_file import checksum, open_database, verified
+from stream_gru.runtime.checkpoint.sqlite_file import StoreLock, checksum, open_database, require_local, verified
 
 FILE_NAME = "state.db"
 _FETCH_ROWS = 256

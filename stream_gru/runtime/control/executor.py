@@ -11,8 +11,8 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.state_export import export_from_json, export_to_json
 from stream_gru.runtime.control.commands import Action, Command, CommandResult, Commands
 from stream_gru.runtime.control.pause_filter import PauseFilter
-from stream_gru.runtime.liveness import IdleStreams
 from stream_gru.runtime.metrics import Metrics
+from stream_gru.runtime.stream_checks import IdleStreams
 
 log = logging.getLogger(__name__)
 

@@ -1,13 +1,10 @@
-"""What a running daemon shows over HTTP, and the three commands it takes.
+"""The HTTP server of a running daemon: metrics, status, streams, outputs as events, and commands.
 
-    app.py         the server and its table of routes
-    api.py         status, streams, commands
-    feed.py        the sink that hands outputs to those who listen
-    events.py      outputs as server-sent events
-    connection.py  what a client may do to the server: little, and not for long
-    effort.py      how much work those who ask may cause
-    hosts.py       which names the server answers to
+    server.py     the server and its routes
+    api.py        status, streams, commands
+    broadcast.py  hands outputs to the clients that listen
+    sse.py        outputs as server-sent events
+    limits.py     connections, time and work of clients; host names
 
-Nothing here touches pipeline or sinks: what is shown is asked for by callables of the daemon, commands are put in its
-queue.
+Nothing here changes pipeline or sinks: callables of the daemon answer, and commands go to its queue.
 """

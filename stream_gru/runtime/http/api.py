@@ -30,8 +30,7 @@ from stream_gru.runtime.control.commands import (
     parse_command,
 )
 from stream_gru.runtime.http.broadcast import MAX_CLIENTS, OutputBroadcaster
-from stream_gru.runtime.http.limits import BoundedConnection
-from stream_gru.runtime.http.load_shedding import FairLimiter
+from stream_gru.runtime.http.limits import BoundedConnection, FairLimiter
 from stream_gru.runtime.http.sse import EventStream
 
 _ANSWER_S = 2.0

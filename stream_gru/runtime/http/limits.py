@@ -1,17 +1,26 @@
-"""A connection of the server: one of a bounded number, for a few seconds and one request.
+"""Limits of the HTTP server: connections, time and work of clients, and the host names it answers to.
 
-Slow, silent and greedy clients are cut off.  So many that the places run out push out each other, the oldest first: a
-request that is small and whole is answered long before its turn comes.  Only those who listen to outputs (they are few,
-`feed.MAX_CLIENTS`) and those whose command is being carried out are spared.
+The server keeps a bounded number of connections, each for a few seconds and one request.  Slow, idle and greedy clients
+are disconnected.  When all places are taken, the oldest connection is closed: a small, complete request is answered
+long before that.  Event streams (at most `broadcast.MAX_CLIENTS`) and running commands are spared.
+
+A page of a hostile site can point its own name to 127.0.0.1 and read what is served there (DNS rebinding).  Its
+requests carry that name in ``Host``, so unknown names are rejected; a numeric address cannot be such a name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
-from typing import cast
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar, cast
 
 import h11
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 128
@@ -103,3 +112,97 @@ class BoundedConnection(H11Protocol):
 
     def _others(self) -> list[BoundedConnection]:
         return [cast(BoundedConnection, one) for one in self.connections]
+
+
+_LOOPBACK = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
+_REFUSED = "this name is not served: use an IP address or localhost\n"
+
+
+class HostGuard:
+    """Answers 403 to requests for other names than those of loopback and ``host``; probes are let through."""
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._names = _LOOPBACK | {host.lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
+        if scope["type"] == "http" and not _is_probe(scope["path"]) and not self._ours(Headers(scope=scope)):
+            refusal = PlainTextResponse(_REFUSED, 403)
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _ours(self, headers: Headers) -> bool:
+        name = _name(headers.get("host", "").strip().lower())
+        return name in self._names or _is_address(name)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is reached from this machine only."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _is_probe(path: str) -> bool:
+    return path == "/metrics" or path.startswith("/-/")
+
+
+def _name(host: str) -> str:
+    """The host without its port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+_T = TypeVar("_T")
+_REST = 4.0
+_KINDS = 8
+
+
+class CostCache(Generic[_T]):
+    """Remembers what was made for four times as long as that took: a few milliseconds for what is made quickly.
+
+    Used in one thread only.  ``clock``: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._made: dict[str, tuple[float, _T]] = {}
+
+    def get(self, kind: str, make: Callable[[], _T]) -> _T:
+        """What was made of this kind a moment ago, or else now."""
+        begin_s = self._clock()
+        until_s, found = self._made.get(kind, (begin_s, None))
+        if found is None or begin_s >= until_s:
+            found = make()
+            end_s = self._clock()
+            if len(self._made) >= _KINDS:
+                self._made.clear()
+            self._made[kind] = end_s + _REST * (end_s - begin_s), found
+        return found
+
+
+class FairLimiter:
+    """One after the other, with a rest of four times the work after each."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._free_s = 0.0
+
+    async def do(self, make: Callable[[], _T]) -> _T:
+        """Wait for our turn, then make it."""
+        async with self._lock:
+            await asyncio.sleep(max(0.0, self._free_s - time.monotonic()))
+            begin_s = time.monotonic()
+            made = make()
+            end_s = time.monotonic()
+            self._free_s = end_s + _REST * (end_s - begin_s)
+        return made

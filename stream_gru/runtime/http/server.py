@@ -28,9 +28,15 @@ from starlette.types import ASGIApp
 from stream_gru.core.errors import ConfigError
 from stream_gru.runtime.control.commands import Action, RejectedCommands
 from stream_gru.runtime.http.api import Api, command_route, outputs_route, status_route, streams_route
-from stream_gru.runtime.http.host_check import HostGuard, is_loopback
-from stream_gru.runtime.http.limits import BACKLOG, QUEUE, BoundedConnection, limit_buffers
-from stream_gru.runtime.http.load_shedding import CostCache
+from stream_gru.runtime.http.limits import (
+    BACKLOG,
+    QUEUE,
+    BoundedConnection,
+    CostCache,
+    HostGuard,
+    is_loopback,
+    limit_buffers,
+)
 
 log = logging.getLogger(__name__)
 

@@ -7,20 +7,20 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.runtime.liveness import IdleStreams
+from stream_gru.runtime.stream_checks import IdleStreams
 
 
-def test_a_stream_falls_silent_once_and_comes_back_once() -> None:
+def test_a_stream_falls_idle_once_and_comes_back_once() -> None:
     """Each change is told once, by the first look after it."""
     watch = IdleStreams(10)
     watch.seen(["a", "b"], 0)
     assert watch.check(9.9) == ([], [])
     watch.seen(["b"], 9.9)
     assert watch.check(10) == (["a"], [])
-    assert (watch.silent, watch.is_silent("a"), watch.is_silent("b")) == (1, True, False)
+    assert (watch.idle, watch.is_idle("a"), watch.is_idle("b")) == (1, True, False)
     assert watch.check(11) == ([], [])
     watch.seen(["a"], 12)
-    assert (watch.silent, watch.is_silent("a")) == (0, False)
+    assert (watch.idle, watch.is_idle("a")) == (0, False)
     assert watch.check(13) == ([], ["a"])
     assert watch.check(14) == ([], [])
     assert watch.check(50) == (["b", "a"], [])
@@ -33,7 +33,7 @@ def test_a_short_return_between_two_looks_is_not_told() -> None:
     assert watch.check(20) == (["a"], [])
     watch.seen(["a"], 21)
     assert watch.check(40) == ([], [])
-    assert watch.is_silent("a")
+    assert watch.is_idle("a")
 
 
 def test_a_stream_never_heard_or_forgotten_is_not_waited_for() -> None:
@@ -47,7 +47,7 @@ def test_a_stream_never_heard_or_forgotten_is_not_waited_for() -> None:
     watch.forget("b")
     watch.seen(["c"], 103)
     watch.forget("c")
-    assert watch.silent == 0
+    assert watch.idle == 0
     assert watch.check(200) == ([], [])
 
 
@@ -58,12 +58,12 @@ def test_beyond_the_bound_who_was_heard_last_is_watched() -> None:
     watch.seen(["b"], 5)
     assert watch.check(10) == (["a"], [])
     watch.seen(["c"], 11)
-    assert (watch.is_silent("a"), watch.silent) == (False, 0)
+    assert (watch.is_idle("a"), watch.idle) == (False, 0)
     watch.seen(["d"], 12)
     assert watch.check(100) == (["c", "d"], [])
 
 
-def test_a_stream_forgotten_while_silent_is_back_when_it_returns() -> None:
+def test_a_stream_forgotten_while_idle_is_back_when_it_returns() -> None:
     """Whoever was told that it is silent is told that it is not, though the watch no longer knows it."""
     watch = IdleStreams(10, max_streams=1)
     watch.seen(["a"], 0)
@@ -99,9 +99,9 @@ def test_the_bound_holds_and_the_newest_are_watched(steps: list[tuple[int, list[
         if look:
             watch.check(now)
             for stream in list(last)[-most:]:
-                assert watch.is_silent(stream) == (now - last[stream] >= 5)
-        assert len(watch._heard) + len(watch._silent) <= most
-        assert watch._returned.keys() <= watch._heard.keys()
+                assert watch.is_idle(stream) == (now - last[stream] >= 5)
+        assert len(watch._heard) + len(watch._idle) <= most
+        assert watch._resumed.keys() <= watch._heard.keys()
 
 
 def test_patience_can_be_changed() -> None:
@@ -113,7 +113,7 @@ def test_patience_can_be_changed() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sets(st.sampled_from("abcd")), st.booleans()), max_size=40))
-def test_the_changes_add_up_to_who_is_silent(steps: list[tuple[int, set[str], bool]]) -> None:
+def test_the_changes_add_up_to_who_is_idle(steps: list[tuple[int, set[str], bool]]) -> None:
     """At every look, those told silent and not told back are those last heard at least ``after_s`` ago."""
     watch, now, told = IdleStreams(5), 0, set[str]()
     last: dict[str, int] = {}
@@ -127,7 +127,7 @@ def test_the_changes_add_up_to_who_is_silent(steps: list[tuple[int, set[str], bo
             assert set(back) <= told
             told = (told | set(fallen)) - set(back)
             assert told == {stream for stream, heard in last.items() if now - heard >= 5}
-            assert watch.silent == len(told)
+            assert watch.idle == len(told)
 
 
 def test_a_look_at_a_hundred_thousand_streams_costs_nothing() -> None:

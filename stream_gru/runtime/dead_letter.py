@@ -1,10 +1,15 @@
-"""The dead-letter file: rejected messages, one JSON line for each message and reason.  It is bounded and not durable.
+"""Rejected messages: some are logged, all are written to the dead-letter file.  Their decoder has counted them.
+
+    batch.rejected ──▶ log: a few lines for each source and reason
+                   ╰─▶ dead-letter file: one JSON line for each message and reason, bounded, not durable
 
     {"time": "2024-05-01T12:00:00Z", "source": "plant", "key": "p1", "reason": "parse", "records": 1, "bytes": 4,
      "payload": "oops"}
 
 ``time`` is that of arrival.  ``payload`` holds the first 4 KiB of the message, or of the first of its lines at fault,
 ``bytes`` is the whole length.  Bytes that are not UTF-8 are written as ``{"base64": "/wA="}``.
+
+Decision: rejected messages are acknowledged like all others, or they would be delivered again and again.
 """
 
 from __future__ import annotations
@@ -12,16 +17,72 @@ from __future__ import annotations
 import base64
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from stream_gru.core.log_limiter import LogLimiter
 from stream_gru.core.timestamps import format_iso
-from stream_gru.core.types import RawMessage, Rejected
+from stream_gru.core.types import DropReason, RawMessage, Rejected
 
 log = logging.getLogger(__name__)
+
+_SHOWN_BYTES = 120
+_SHOWN_KEY = 80
+
+
+class RejectReporter:
+    """Logs rejected messages, at most three lines and then one in ten seconds for a source and a reason.
+
+    All of them are written to ``dead_letters``.  Rows that were rejected after decoding (paused streams, rate limits)
+    come without a message: they are counted elsewhere and not reported.  ``clock``: monotonic seconds.
+    """
+
+    def __init__(
+        self, dead_letters: DeadLetterFile | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._dead_letters = dead_letters
+        self._limiter: LogLimiter[tuple[str, DropReason]] = LogLimiter(clock)
+
+    def report(self, source: str, rejected: Sequence[Rejected]) -> None:
+        """Report what the decoder of a source rejected."""
+        if not rejected:
+            return
+        if self._dead_letters is not None:
+            self._dead_letters.write(source, rejected)
+        for reason, records, message, line in rejected:
+            if message is None:
+                continue
+            suppressed = self._limiter.allow((source, reason), records)
+            if suppressed is not None:
+                log.warning(
+                    "source %s: rejected as %s: %s%s%s",
+                    source,
+                    reason.text,
+                    _shown(message, line),
+                    f"; {records:,} such records in this message" if records > 1 else "",
+                    f"; {suppressed:,} more records since the last such line" if suppressed else "",
+                )
+
+    def close(self) -> None:
+        """Log how many records were not logged, and close the file; may be called twice."""
+        for (source, reason), suppressed in self._limiter.drain():
+            log.warning("source %s: rejected as %s: %s more records", source, reason.text, f"{suppressed:,}")
+        if self._dead_letters is not None:
+            self._dead_letters.close()
+
+
+def _shown(message: RawMessage, line: bytes) -> str:
+    """The key of a message and the beginning of its payload or its line, with control characters escaped."""
+    key = repr(message.key[:_SHOWN_KEY]) if message.key else "no key"
+    data = line or message.payload
+    if not data:
+        return f"{key}, no payload"
+    return f"{key}, {len(data):,} bytes: {repr(data[:_SHOWN_BYTES])[1:]}"
+
 
 _PAYLOAD_BYTES = 4096
 _KEY_CHARACTERS = 256
@@ -105,9 +166,9 @@ def _opened(path: Path) -> int:
 
 def _lines(source: str, rejected: Sequence[Rejected]) -> Iterator[bytes]:
     arrivals = [0 if entry.message is None else entry.message.arrival_ns for entry in rejected]
-    for entry, time in zip(rejected, format_iso(np.array(arrivals, np.int64)), strict=True):
+    for entry, arrival in zip(rejected, format_iso(np.array(arrivals, np.int64)), strict=True):
         if entry.message is not None:
-            yield _line(source, entry, entry.message, time)
+            yield _line(source, entry, entry.message, arrival)
 
 
 def _line(source: str, entry: Rejected, message: RawMessage, time: str) -> bytes:

@@ -1,1 +1,0 @@
-"""Rejected messages: shown in the log, kept in a file."""
