@@ -28,7 +28,7 @@ import tensorflow as tf
 from stream_gru.core.errors import ParityError
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, I64
-from stream_gru.model.keras.litert_graph import StepGraph, dense, module_of, port
+from stream_gru.model.keras.litert_graph import StepGraph, dense, input_spec, weights_module
 from stream_gru.model.keras.tf_cells import Tensor, column_blocks
 from stream_gru.model.manifest import Manifest
 from stream_gru.model.optional_packages import suppress_native_stderr
@@ -48,9 +48,9 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 def quantized_step(manifest: Manifest, weights: dict[str, F32], x: F32, h: F32) -> bytes:
     """Return the flatbuffer; ``x`` (N, I) and ``h`` (N, S) are samples and the states before them, for calibration."""
-    module = module_of(weights)
+    module = weights_module(weights)
     graph = _ProductGraph(manifest, module.weights)
-    ports = port(1, manifest.input_size, "x"), port(1, manifest.state_size, "h")
+    ports = input_spec(1, manifest.input_size, "x"), input_spec(1, manifest.state_size, "h")
     step = tf.function(graph.step).get_concrete_function(*ports)
 
     def pairs() -> Iterator[tuple[str, dict[str, F32]]]:

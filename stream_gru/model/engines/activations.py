@@ -1,7 +1,7 @@
-"""The activations a recurrent layer may use, in numpy, with the meaning they have in Keras.
+"""The activations of recurrent layers in numpy, defined as in Keras.
 
-Every function takes float32 of any shape and returns a new float32 array of that shape.  None overflows for
-finite input except where the mathematical value does; callers hold ``np.errstate`` for NaN and infinity.
+Every function takes float32 of any shape and returns a new float32 array of that shape.  For finite input none
+overflows unless the mathematical value does; callers set ``np.errstate`` for NaN and infinity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SELU_SCALE = np.float32(1.0507009873554805)
 
 
 def sigmoid(x: F32) -> F32:
-    """1 / (1 + exp(-x)), by way of tanh: no exponential that could overflow, one pass."""
+    """1 / (1 + exp(-x)), computed with tanh, which cannot overflow."""
     y = np.multiply(x, HALF)
     np.tanh(y, out=y)
     y *= HALF
@@ -30,7 +30,7 @@ def sigmoid(x: F32) -> F32:
 
 
 def softmax(x: F32) -> F32:
-    """Probabilities along the last axis; the largest is subtracted first."""
+    """Probabilities along the last axis; the maximum is subtracted first to avoid overflow."""
     y: F32 = np.exp(x - x.max(axis=-1, keepdims=True))
     y /= y.sum(axis=-1, keepdims=True)
     return y

@@ -1,4 +1,4 @@
-"""Keras itself on a bundle's weights: the reference the other engines are held against.  Slow, for comparison."""
+"""Engine on Keras with the weights of a bundle: the slow reference that the other engines are compared with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream_gru.model.engines.base import EngineBase
 
 
 class KerasEngine(EngineBase):
-    """Engine on the explicit-state Keras model; importing keras happens here and takes seconds."""
+    """Engine on the explicit-state Keras model; the constructor imports keras, which takes seconds."""
 
     name = "keras"
 
@@ -25,7 +25,7 @@ class KerasEngine(EngineBase):
         load_weights(self._model, weights)
 
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
+        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``.  Raises ValueError."""
         self._check_step(x, h)
         if not len(x):
             return np.empty((0, self.output_size), np.float32), np.array(h)
@@ -33,7 +33,7 @@ class KerasEngine(EngineBase):
         return np.array(y[:, 0]), np.array(state)
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
+        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``.  Raises ValueError."""
         self._check_scan(x, h)
         if not len(x):
             return np.empty((0, self.output_size), np.float32), np.array(h)

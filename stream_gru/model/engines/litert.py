@@ -1,10 +1,11 @@
-"""LiteRT: the bundle's flatbuffer, through one interpreter for each batch size that is met.
+"""Engine on LiteRT: runs the bundle's flatbuffer with one interpreter per batch size.
 
-Decision: one interpreter a size, rows padded up or cut down to it: a resize costs more than hundreds of steps.
-Decision: XNNPACK, LiteRT's default, stays on.  With it a row's bits depend neither on the batch size nor on the
-position; LiteRT's own kernels are slower and choose another order of summation for one row than for many.
-Decision: the interpreter's native object is called directly.  The public signature runner resizes and allocates
-at every call, which takes twice as long as the step; it is used where a LiteRT version lacks the native object.
+Decision: one interpreter per size, and batches are split and padded to these sizes.  Resizing an interpreter costs more
+than hundreds of steps.
+Decision: XNNPACK, LiteRT's default, stays on.  With it the bits of a row depend neither on the batch size nor on its
+position; LiteRT's own kernels are slower and use another order of summation for one row than for many.
+Decision: the interpreter's native object is called directly.  The public signature runner resizes and allocates at
+every call, which takes twice as long as the step; it is used if a LiteRT version lacks the native object.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from stream_gru.model.bundle import TFLITE, Bundle
 from stream_gru.model.engines.base import EngineBase
 from stream_gru.model.optional_packages import suppress_native_stderr
 
-# A padded batch size and the fewest rows it is used for, chosen from the measured costs of a call and of a row.
+# Padded batch size -> smallest number of rows it is used for, from the measured costs of a call and of a row.
 SIZES = {1024: 800, 512: 400, 128: 88, 32: 17, 8: 3, 1: 1}
 _NATIVE = ("SetTensor", "GetTensor", "Invoke", "AllocateTensors", "ResizeInputTensor")
 
@@ -28,9 +29,9 @@ Call = Callable[[F32, F32], tuple[F32, F32]]
 
 
 class LitertEngine(EngineBase):
-    """Engine on a LiteRT flatbuffer with the signatures `step` and `scan`; not for two threads at once.
+    """Engine on a LiteRT flatbuffer with the signatures `step` and `scan`; not thread-safe.
 
-    Raises BundleError for a bundle without flatbuffer, or with one that is not the network of the manifest.
+    Raises BundleError for a bundle without a flatbuffer, or with one that does not fit the manifest.
     """
 
     name = "litert"
@@ -39,19 +40,19 @@ class LitertEngine(EngineBase):
         from ai_edge_litert.interpreter import Interpreter
 
         if bundle.tflite is None:
-            raise BundleError(f"{bundle.path}: expected {TFLITE} for the litert engine, found none; use numpy")
+            raise BundleError(f"{bundle.path}: expected {TFLITE} for the engine litert, found none; use numpy")
         super().__init__(bundle.manifest)
         self._path = bundle.path / TFLITE
         self._content = bundle.tflite
         self._interpreter_class = Interpreter
         self._steps: dict[int, Call] = {}
         self._x_one, self._h_one = (1, self.input_size), (1, self.state_size)
-        with suppress_native_stderr():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.", once a process
+        with suppress_native_stderr():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.", once per process
             self._one = self._sized_step(1)
             self._scan, self.scan_steps = self._open("scan", None)
 
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
+        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``.  Raises ValueError."""
         if x.shape == self._x_one and h.shape == self._h_one and x.dtype == h.dtype == np.float32:
             return self._one(x, h)
         self._check_step(x, h)
@@ -68,7 +69,7 @@ class LitertEngine(EngineBase):
         return y, state
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
+        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``.  Raises ValueError."""
         self._check_scan(x, h)
         y = np.empty((len(x), self.output_size), np.float32)
         state = np.array(h[None])
@@ -95,7 +96,7 @@ class LitertEngine(EngineBase):
         return self._steps[size]
 
     def _open(self, signature: str, rows: int | None) -> tuple[Call, int]:
-        """Make an interpreter for one signature, ``rows`` at a time (None: as the flatbuffer says)."""
+        """Make an interpreter for one signature and batches of ``rows`` (None: the size in the flatbuffer)."""
         try:
             interpreter = self._interpreter_class(model_content=self._content, num_threads=1)
             runner = interpreter.get_signature_runner(signature)
@@ -111,7 +112,7 @@ class LitertEngine(EngineBase):
         return call, rows
 
     def _check_shapes(self, call: Call, rows: int, streams: int) -> None:
-        """Run once on zeros, so that a flatbuffer of another network is refused before it is trusted."""
+        """Run once on zeros, to reject the flatbuffer of another network.  Raises ValueError."""
         y, state = call(np.zeros((rows, self.input_size), np.float32), self.initial_state(streams))
         expected = (rows, self.output_size), (streams, self.state_size)
         if (y.shape, state.shape) != expected or rows < 1:
@@ -120,7 +121,7 @@ class LitertEngine(EngineBase):
 
 
 def batch_size(rows: int) -> int:
-    """Choose how many of ``rows`` (at least 1) to compute at once; fewer are padded, the rest follows.
+    """Batch size to compute next when ``rows`` (at least 1) are left; a smaller rest is padded to it.
 
     >>> [batch_size(n) for n in (1, 2, 3, 9, 17, 256, 5000)]
     [1, 1, 8, 8, 32, 128, 1024]
@@ -129,35 +130,35 @@ def batch_size(rows: int) -> int:
 
 
 def _native_call(interpreter: Any, signature: str, rows: int, engine: LitertEngine) -> Call | None:
-    """Bind one signature of an interpreter with five native calls a step; None where this LiteRT cannot.
+    """Bind one signature with five native calls per step; None if this LiteRT version lacks them.
 
-    The arrays returned are copies that nobody else holds.
+    The returned arrays are copies.
     """
     native = getattr(interpreter, "_interpreter", None)
     if not all(hasattr(native, name) for name in (*_NATIVE, "GetSubgraphIndexFromSignature", "GetSignatureDefs")):
         return None
-    assert native is not None  # noqa: S101 - told to mypy
+    assert native is not None  # noqa: S101 - for mypy
     graph = native.GetSubgraphIndexFromSignature(signature)
-    ports = native.GetSignatureDefs()[signature]
-    x_port, h_port = ports["inputs"]["x"], ports["inputs"]["h"]
-    y_port, state_port = ports["outputs"]["y"], ports["outputs"]["state"]
+    tensors = native.GetSignatureDefs()[signature]
+    x_index, h_index = tensors["inputs"]["x"], tensors["inputs"]["h"]
+    y_index, state_index = tensors["outputs"]["y"], tensors["outputs"]["state"]
     streams = 1 if signature == "scan" else rows
-    native.ResizeInputTensor(x_port, np.array([rows, engine.input_size], np.int32), True, graph)
-    native.ResizeInputTensor(h_port, np.array([streams, engine.state_size], np.int32), True, graph)
+    native.ResizeInputTensor(x_index, np.array([rows, engine.input_size], np.int32), True, graph)
+    native.ResizeInputTensor(h_index, np.array([streams, engine.state_size], np.int32), True, graph)
     native.AllocateTensors(graph)
     set_tensor, invoke, get_tensor = native.SetTensor, native.Invoke, native.GetTensor
 
     def call(x: F32, h: F32) -> tuple[F32, F32]:
-        set_tensor(x_port, x, graph)
-        set_tensor(h_port, h, graph)
+        set_tensor(x_index, x, graph)
+        set_tensor(h_index, h, graph)
         invoke(graph)
-        return get_tensor(y_port, graph), get_tensor(state_port, graph)
+        return get_tensor(y_index, graph), get_tensor(state_index, graph)
 
     return call
 
 
 def _public_call(runner: Any) -> Call:
-    """Bind one signature through LiteRT's public runner."""
+    """Bind one signature with LiteRT's public runner."""
 
     def call(x: F32, h: F32) -> tuple[F32, F32]:
         outputs = runner(x=x, h=h)

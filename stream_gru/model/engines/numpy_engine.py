@@ -1,7 +1,7 @@
-"""The network written out in numpy: always there, easy to read, equal to the others within rounding.
+"""Engine in numpy: needs no further package; equal to the other engines within rounding.
 
 Semantics and layouts are those of Keras: gates in the order z, r, h (GRU), i, f, c, o (LSTM).
-BLAS sums in another order for another number of rows, so results depend on the batch size in the last bits.
+The order of summation in BLAS depends on the number of rows, so the last bits of results depend on the batch size.
 
 Source: Cho et al. 2014, arXiv:1406.1078 (GRU); Hochreiter and Schmidhuber 1997 (LSTM); Elman 1990 (simple RNN).
 """
@@ -20,7 +20,7 @@ from stream_gru.model.engines.base import EngineBase
 from stream_gru.model.manifest import Categorical, Layer
 
 _ONE = np.float32(1)
-_BLOCK = 4096  # rows of a scan whose projections are computed at once: bounds the memory
+_BLOCK = 4096  # rows of a scan that are projected at once: limits the memory
 
 Cell = Callable[[F32, F32], F32]
 
@@ -45,7 +45,7 @@ class NumpyEngine(EngineBase):
         self._out_scale, self._out_mean = self._w["scaling/scale"][self._column], self._w["scaling/mean"][self._column]
 
     def step(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``; ValueError for other shapes."""
+        """Advance B streams by one sample: ``(B, I), (B, S) -> (B, K), (B, S)``.  Raises ValueError."""
         self._check_step(x, h)
         state = np.empty_like(h, order="C")
         with np.errstate(all="ignore"):
@@ -57,7 +57,7 @@ class NumpyEngine(EngineBase):
             return self._heads(rows, scaled), state
 
     def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
-        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``; ValueError for other shapes."""
+        """Advance one stream by T samples: ``(T, I), (S,) -> (T, K), (S,)``.  Raises ValueError."""
         self._check_scan(x, h)
         y = np.empty((len(x), self.output_size), np.float32)
         state = np.array(h)
@@ -68,7 +68,7 @@ class NumpyEngine(EngineBase):
         return y, state
 
     def _scan_block(self, x: F32, state: F32) -> F32:
-        """Advance ``state`` (S,) in place, layer by layer; what does not recur is one product over all rows."""
+        """Advance ``state`` (S,) in place, layer by layer; projections and heads run once over all rows."""
         scaled = self._scale(x)
         rows = self._features(scaled, x)
         for layer, cell, part in zip(self._layers, self._cells, self._parts, strict=True):
@@ -82,18 +82,18 @@ class NumpyEngine(EngineBase):
         return self._heads(rows, scaled)
 
     def _scale(self, x: F32) -> F32:
-        """All channels in scaled units; categories pass as they are."""
+        """All channels in scaled units, (rows, C); categories unchanged."""
         return (x[:, : self._channels] - self._w["scaling/mean"]) / self._w["scaling/scale"]
 
     def _features(self, scaled: F32, x: F32) -> F32:
-        """What the first layer reads: quantities, calendar inputs, then a vector for each category."""
+        """Inputs of the first layer: quantities, calendar inputs, then a vector for each category."""
         if not self._categorical and self._channels == self.input_size:
             return scaled
         vectors = [vector(scaled[:, part.index]) for part, vector in self._categorical]
         return np.concatenate([scaled[:, self._numeric], x[:, self._channels :], *vectors], axis=1)
 
     def _project(self, layer: Layer, x: F32) -> F32:
-        """The part of a step that does not recur: ``x @ kernel + input bias``, (rows, G*U)."""
+        """The non-recurrent part of a step: ``x @ kernel + input bias``, (rows, G*U)."""
         projected = x @ self._w[f"{layer.name}/kernel"]
         if layer.use_bias:
             projected += self._w[f"{layer.name}/bias"].reshape(-1, layer.gates * layer.units)[0]
@@ -116,7 +116,7 @@ class NumpyEngine(EngineBase):
 
 
 def _logistic(logits: F32) -> F32:
-    """Probabilities of both labels from the one logit of the second."""
+    """Probabilities of both labels, (rows, 2), from the logit of the second."""
     second = sigmoid(logits)
     return np.concatenate([_ONE - second, second], axis=1)
 
@@ -125,7 +125,7 @@ _PROBABILITIES: dict[str, Callable[[F32], F32]] = {"softmax": softmax, "sigmoid"
 
 
 def _vectors(part: Categorical, w: dict[str, F32]) -> Callable[[F32], F32]:
-    """Return ``codes (B,) -> vectors (B, E)``; codes are cut off at the ends of the table, so none reads outside it."""
+    """Return ``codes (B,) -> vectors (B, E)``; codes are clipped to the table."""
     table = w[part.table] if part.units else None
 
     def look_up(codes: F32) -> F32:

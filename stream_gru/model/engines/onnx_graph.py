@@ -2,11 +2,11 @@
 
     x (T, B, I), h (B, S) -> y (T, B, K), state (B, S)     float32; T samples of each of B streams, both free
 
-Every recurrent layer is one GRU, LSTM or RNN operator.  A row of ``h`` is cut into the operators' initial states and
-put together again from their last ones, so that a caller can go on with ``state`` where it stopped.
-Layouts: ONNX wants kernels as (1, G*U, inputs) and the gates in the order z, r, h (GRU) and i, o, f, c (LSTM); Keras
-has (inputs, G*U) and z, r, h and i, f, c, o.
-Decision: opset 17 and IR version 8, which onnxruntime reads since 1.12; nothing newer is needed.
+Every recurrent layer is one GRU, LSTM or RNN operator.  ``h`` is split into the operators' initial states, and
+``state`` is concatenated from their last ones: feed it back as ``h`` to continue a stream.
+Layouts: ONNX has kernels (1, G*U, inputs) and gates in the order z, r, h (GRU) and i, o, f, c (LSTM); Keras has
+(inputs, G*U), and z, r, h and i, f, c, o.
+Decision: opset 17 and IR version 8, which onnxruntime 1.12 and later read; nothing newer is needed.
 
 Source: https://onnx.ai/onnx/operators/ (GRU, LSTM and RNN of opset 14).
 """
@@ -27,7 +27,7 @@ OPSET = 17
 IR_VERSION = 8
 _OPERATORS = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "RNN"}
 _GATES = {"gru": (0, 1, 2), "lstm": (0, 3, 1, 2), "simple_rnn": (0,)}  # block of Keras for each block of ONNX
-# Name, alpha and beta of the operators' own activations; those of Keras that are missing here, they do not have.
+# Name, alpha and beta of the activations that the operators have; the other ones of Keras are not supported.
 _ACTIVATIONS: dict[str, tuple[str, list[float], list[float]]] = {
     "tanh": ("Tanh", [], []),
     "sigmoid": ("Sigmoid", [], []),
@@ -44,7 +44,7 @@ def onnx_model(manifest: Manifest, weights: dict[str, F32]) -> bytes:
     """Return the graph as a checked ONNX file; the same bytes for the same bundle.
 
     ``weights`` are named and shaped as in `stream_gru.model.bundle`.
-    Raises UnsupportedModelError for an activation that ONNX's operators lack, ImportError without the package onnx.
+    Raises UnsupportedModelError for an activation that ONNX lacks, ImportError without the package onnx.
     """
     import onnx
 
@@ -88,14 +88,14 @@ def _check_activations(layer: Layer) -> None:
 
 
 def _layer_activations(layer: Layer) -> list[str]:
-    """The operator's functions, in ONNX's order: of the gates, of the candidate, of an LSTM's output."""
+    """The operator's activations in ONNX's order: gates, candidate, output of an LSTM."""
     if layer.cell == "simple_rnn":
         return [layer.activation]
     return [layer.recurrent_activation, layer.activation, *([layer.activation] if layer.cell == "lstm" else [])]
 
 
 class _Graph:
-    """Collects nodes and constants; names of tensors are strings, as in ONNX."""
+    """Collects nodes and constants; tensors are referred to by name, as in ONNX."""
 
     def __init__(self, manifest: Manifest, weights: dict[str, F32]) -> None:
         from onnx import helper, numpy_helper
@@ -106,7 +106,7 @@ class _Graph:
         self._constants: list[Any] = []
 
     def build(self) -> None:
-        """Draw the network from x and h to y and state."""
+        """Add the nodes from x and h to y and state."""
         scaled = self._scale()
         rows, states = self._features(scaled), []
         parts = self._initial_states()
@@ -117,7 +117,7 @@ class _Graph:
         self._concat(states, "state", axis=1)
 
     def finish(self) -> Any:
-        """The graph with its inputs and outputs."""
+        """Return the graph with its inputs and outputs."""
         m, kind = self._manifest, 1  # TensorProto.FLOAT
         port = self._helper.make_tensor_value_info
         inputs = [
@@ -147,7 +147,7 @@ class _Graph:
         return self._add("Concat", parts, output, axis=axis)
 
     def _scale(self) -> str:
-        """All channels in scaled units, (T, B, C); categories pass as they are."""
+        """All channels in scaled units, (T, B, C); categories unchanged."""
         channels = "x"
         if self._manifest.calendar:
             channels = self._columns("x", 0, len(self._manifest.channels), "channels")
@@ -160,7 +160,7 @@ class _Graph:
         return self._add("Slice", [tensor, *bounds, self._integers(f"{output}/axis", [2])], output)
 
     def _features(self, scaled: str) -> str:
-        """What the first layer reads: quantities, calendar inputs, then a vector for each category."""
+        """Inputs of the first layer: quantities, calendar inputs, then a vector for each category."""
         m, parts = self._manifest, []
         if not m.categorical:
             parts.append(scaled)
@@ -175,26 +175,25 @@ class _Graph:
     def _category(self, part: Categorical) -> str:
         """The vector of a category, (T, B, E).
 
-        Codes are cut off at the ends of the table: before the cast, for what no integer holds, and after it, for what
-        is no number.
+        Codes are clipped to the table before the cast (values beyond the range of integers) and after it (NaN).
         """
         name = f"category_{part.index}"
         value = self._add("Gather", ["x", self._integers(f"{name}/index", part.index)], f"{name}/value", axis=2)
-        value = self._within(value, f"{name}/number", np.array([0, part.categories - 1], np.float32))
+        value = self._clip(value, f"{name}/number", np.array([0, part.categories - 1], np.float32))
         code = self._add("Cast", [value], f"{name}/cast", to=6)  # TensorProto.INT32
-        code = self._within(code, f"{name}/code", np.array([0, part.categories - 1], np.int32))
+        code = self._clip(code, f"{name}/code", np.array([0, part.categories - 1], np.int32))
         if part.units:
             return self._add("Gather", [self._constant(part.table, self._w[part.table]), code], name, axis=0)
         depth = self._constant(f"{name}/depth", np.array(part.categories, np.int32))
         values = self._constant(f"{name}/off_on", np.array([0, 1], np.float32))
         return self._add("OneHot", [code, depth, values], name, axis=-1)
 
-    def _within(self, value: str, name: str, ends: NDArray[Any]) -> str:
+    def _clip(self, value: str, name: str, ends: NDArray[Any]) -> str:
         limits = [self._constant(f"{name}/{end}", ends[place]) for place, end in enumerate(("first", "last"))]
         return self._add("Clip", [value, *limits], name)
 
     def _initial_states(self) -> list[str]:
-        """``h`` cut into (1, B, U) each, in the order of the layers; an LSTM's h, then its c."""
+        """``h`` split into (1, B, U) each, in the order of the layers; of an LSTM h, then c."""
         ports = [("h", "c") if layer.cell == "lstm" else ("h",) for layer in self._manifest.layers]
         pairs = list(zip(self._manifest.layers, ports, strict=True))
         names = [f"{layer.name}/initial_{port}" for layer, ports in pairs for port in ports]
@@ -209,7 +208,7 @@ class _Graph:
     def _layer(self, layer: Layer, x: str, initial: list[str]) -> tuple[str, list[str]]:
         """One recurrent operator: (T, B, W) -> (T, B, U), and its last states (B, U) each."""
         constants = [self._constant(f"{layer.name}/{key}", value) for key, value in _kernels(layer, self._w).items()]
-        bias = [] if layer.use_bias else [""]  # an input that is left out has an empty name
+        bias = [] if layer.use_bias else [""]  # the name of an omitted input is empty
         ends = [f"{layer.name}/last_{port}" for port in "hc"[: len(initial)]]
         self._nodes.append(
             self._helper.make_node(
@@ -261,12 +260,12 @@ class _Graph:
 
 
 def _kernels(layer: Layer, w: dict[str, F32]) -> dict[str, F32]:
-    """W (1, G*U, W), R (1, G*U, U) and B (1, 2*G*U) of an operator, gates in ONNX's order; without bias no B."""
+    """W (1, G*U, W), R (1, G*U, U) and, with a bias, B (1, 2*G*U) of an operator; gates in ONNX's order."""
     kernels = {key: _gates(layer, w[f"{layer.name}/{key}"])[None] for key in ("kernel", "recurrent_kernel")}
     if not layer.use_bias:
         return kernels
     both = w[f"{layer.name}/bias"].reshape(-1, layer.gates * layer.units)
-    if len(both) == 1:  # Keras adds one bias, ONNX two
+    if len(both) == 1:  # Keras has one bias, ONNX two
         both = np.concatenate([both, np.zeros_like(both)])
     return {**kernels, "bias": np.concatenate([_gates(layer, bias[None])[:, 0] for bias in both])[None]}
 

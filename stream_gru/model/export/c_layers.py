@@ -1,7 +1,7 @@
 """The layers and heads of a model as C: their arrays and one function each.
 
-Kernels are turned round, one row for each unit, and cut by gate, so that a unit's sum is a product of two rows and the
-code reads as the formulas do.
+Kernels are transposed, one row per unit, and split by gate: the sum of a unit is the dot product of two rows, and the
+code reads like the equations.
 
 Source: Cho et al. 2014, arXiv:1406.1078 (GRU); Hochreiter and Schmidhuber 1997 (LSTM); Elman 1990 (simple RNN).
 """
@@ -30,18 +30,18 @@ def layer_arrays(layer: Layer, w: dict[str, F32]) -> list[str]:
 
 
 def layer_function(layer: Layer) -> str:
-    """``void <layer>(const float in[W], float h[U])``, which advances h; an LSTM's c stands behind its h."""
+    """``void <layer>(const float in[W], float h[U])``, which advances h; of an LSTM c follows h."""
     return {"gru": _gru, "lstm": _lstm, "simple_rnn": _simple_rnn}[layer.cell](layer)
 
 
 def _input(layer: Layer, gate: str) -> str:
-    """What a unit's gate adds up from the layer's inputs."""
+    """Sum of a unit's gate over the inputs of the layer, as C."""
     bias = f"{layer.name}_bias_{gate}[u] + " if layer.use_bias else ""
     return f"{bias}dot({layer.name}_kernel_{gate} + u * {layer.input_size}, in, {layer.input_size})"
 
 
 def _recurrent(layer: Layer, gate: str, h: str = "h") -> str:
-    """What it adds up from the layer's own last outputs."""
+    """Sum of a unit's gate over the last outputs of the layer, as C."""
     bias = f"{layer.name}_recurrent_bias_{gate}[u] + " if layer.use_bias and layer.reset_after else ""
     return f"{bias}dot({layer.name}_recurrent_{gate} + u * {layer.units}, {h}, {layer.units})"
 

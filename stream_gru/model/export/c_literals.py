@@ -1,4 +1,4 @@
-"""Pieces of C source: literals, comments and arrays that mean exactly what the bundle says, whatever it is called."""
+"""C source text: literals, comments and arrays with the exact values and names of a bundle, safely escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BYTES_PER_LINE = 16
 
 
 def number(value: float) -> str:
-    """A float literal that is read back as the same float32.
+    """A float literal that a compiler reads back as the same float32.
 
     >>> number(1 / 3), number(3)
     ('0.333333333f', '3.0f')
@@ -30,7 +30,7 @@ def string(text: str) -> str:
 
 
 def _character(byte: int) -> str:
-    # Octal, as a hexadecimal escape would go on into the next letter; the question mark because of trigraphs.
+    # Octal, because a hexadecimal escape would include the next letter; the question mark because of trigraphs.
     char = chr(byte)
     if char in '"\\':
         return f"\\{char}"
@@ -38,17 +38,17 @@ def _character(byte: int) -> str:
 
 
 def quoted(text: str) -> str:
-    """A name as it may stand in a comment: it cannot end it, nor hold what is not seen.
+    """A name for a comment: it cannot end the comment and holds printable characters only.
 
     >>> quoted('flow */ x')
     "'flow *_ x'"
     """
-    seen = "".join(char if char.isprintable() and char not in "\\?" else "_" for char in text)
-    return "'" + seen.replace("*/", "*_").replace("/*", "_*") + "'"
+    printable = "".join(char if char.isprintable() and char not in "\\?" else "_" for char in text)
+    return "'" + printable.replace("*/", "*_").replace("/*", "_*") + "'"
 
 
 def array(name: str, values: F32, note: str = "") -> str:
-    """A constant array; a matrix is written row by row, each row from a new line."""
+    """A constant array of float; each row of a matrix starts on a new line."""
     rows = values.reshape(-1, values.shape[-1])
     lines = [line for row in rows for line in _lines([number(value) for value in row.tolist()], _PER_LINE)]
     return _array(f"static const float {name}[{values.size}]", lines, note)
@@ -60,7 +60,7 @@ def integers(name: str, values: Sequence[int]) -> str:
 
 
 def strings(name: str, size: str, values: Sequence[str]) -> str:
-    """A constant array of strings, visible outside."""
+    """A constant array of strings with external linkage."""
     return _array(f"const char *const {name}[{size}]", [f"{string(value)}," for value in values])
 
 
@@ -70,7 +70,7 @@ def byte_lines(data: bytes) -> list[str]:
 
 
 def comment(lines: Iterable[str]) -> str:
-    """A block comment; names in it have been `quoted`."""
+    """A block comment; names in it must be `quoted`."""
     return "\n".join(["/*", *(f" * {line}".rstrip() for line in lines), " */"])
 
 

@@ -1,7 +1,7 @@
-"""The C functions of a step that know nothing of the model: products, exp, tanh and the activations, without a library.
+"""C functions of a step that do not depend on the model: dot product, exp, tanh and the activations, without a library.
 
-Each is emitted only where it is used, so that no compiler warns.  A copy writes through a pointer to volatile: else
-compilers may make a call of memcpy out of it.
+Only functions that are used are emitted, so that compilers do not warn.  A copy writes through a pointer to volatile;
+otherwise compilers may replace it by a call of memcpy.
 Accuracy, measured against float64 over the whole range, in units in the last place: exp and expm1 1.1, tanh and sigmoid
 2.5, softplus 3.5.
 
@@ -28,7 +28,7 @@ static float dot(const float *a, const float *b, int n)
 """
 
 _COPY = """
-/* volatile: so that no compiler calls memcpy, which may not exist here */
+/* volatile: so that compilers do not call memcpy, which may be missing */
 static void copy(volatile float *to, const float *from, int n)
 {
     for (int i = 0; i < n; i++)
@@ -37,7 +37,7 @@ static void copy(volatile float *to, const float *from, int n)
 """
 
 _CATEGORY = """
-/* the code of a category as a row of its table: cut off at the ends, 0 for NaN */
+/* the code of a category as a row of its table: clipped, 0 for NaN */
 static int category(float code, int categories)
 {
     if (!(code > 0.0f))
@@ -222,7 +222,7 @@ _FUNCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def functions(names: Iterable[str]) -> list[str]:
-    """The functions named and all they call, each once, callees first; activations by their Keras names."""
+    """The named functions and all that they call, each once, callees first; activations by their Keras names."""
     wanted = set(names)
     for name in reversed(_FUNCTIONS):
         if name in wanted:

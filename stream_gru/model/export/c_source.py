@@ -1,11 +1,11 @@
-"""A bundle as C99: a reference step that an engineer ports or compiles, without a library, allocation or globals.
+"""A bundle as C99: a reference step to compile or port, without a library, allocation or mutable globals.
 
     stream_gru_model.h    sizes, names of inputs and outputs, prototypes
     stream_gru_model.c    weights, `stream_gru_reset` and `stream_gru_step`
     stream_gru_tflite.h   the flatbuffer as an array, where the bundle has one: for LiteRT for Microcontrollers
     stream_gru_tflite.c
 
-Equal to the other engines within rounding.  The same model gives the same bytes.
+Equal to the engines within rounding.  The same model gives the same bytes.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ def _header(m: Manifest) -> str:
     }
     macros = "\n".join(f"#define STREAM_GRU_{name} {value}" for name, value in sizes.items())
     return _MODEL_HEADER.format(
-        about=comment(_about(m)),
+        about=comment(_header_comment(m)),
         macros=macros,
         names="\n".join(f"extern const char *const {name}[{size}];" for name, size, _ in _names(m)),
     )
 
 
-def _about(m: Manifest) -> Iterator[str]:
-    """What the numbers mean, for the head of the header."""
+def _header_comment(m: Manifest) -> Iterator[str]:
+    """Meaning of inputs and outputs, for the comment of the header."""
     yield f"Model {quoted(m.model_id)}: one step of a recurrent network. Made by stream-gru export; do not edit."
     yield ""
     yield f"One sample every {m.period_s:g} s; the first {m.warm_up} outputs after a reset are warm-up."
     if m.window:
         yield f"Trained on windows: call stream_gru_reset after every {m.window} samples (STREAM_GRU_WINDOW)."
-    yield "Engineering units in and out. Every input must be a finite number; NaN makes the state NaN for good."
+    yield "Engineering units in and out. Inputs must be finite: a NaN makes the state NaN until the next reset."
     yield ""
     yield "Inputs:"
     for index, channel in enumerate(m.channels):
@@ -106,7 +106,7 @@ def _names(m: Manifest) -> list[tuple[str, str, list[str]]]:
 
 def _source(m: Manifest, w: dict[str, F32]) -> str:
     units = m.layers[-1].units
-    parts = [comment(_manual(m)), f'#include "{HEADER}"']
+    parts = [comment(_source_comment(m)), f'#include "{HEADER}"']
     parts += [strings(*name) for name in _names(m)]
     parts += functions(_used_functions(m))
     parts += [*_feature_arrays(m, w), _feature_function(m)]
@@ -116,11 +116,11 @@ def _source(m: Manifest, w: dict[str, F32]) -> str:
     return "\n\n".join(parts)
 
 
-def _manual(m: Manifest) -> Iterator[str]:
-    yield f"Model {quoted(m.model_id)}. Made by stream-gru export; do not edit. What is what: see {HEADER}."
+def _source_comment(m: Manifest) -> Iterator[str]:
+    yield f"Model {quoted(m.model_id)}. Made by stream-gru export; do not edit. Inputs and outputs: see {HEADER}."
     yield ""
     yield "C99, no library, no allocation, no globals but constants: safe for any number of streams and threads."
-    yield f"About {_stack_bytes(m)} bytes of stack. Compile without -ffast-math, which forgets about NaN."
+    yield f"About {_stack_bytes(m)} bytes of stack. Compile without -ffast-math, which breaks the handling of NaN."
 
 
 def _stack_bytes(m: Manifest) -> int:
@@ -170,7 +170,7 @@ def _feature_function(m: Manifest) -> str:
         end += part.width
     return "\n".join(
         [
-            "/* What the first layer reads: scaled quantities, calendar inputs, then a vector for each category */",
+            "/* Inputs of the first layer: scaled quantities, calendar inputs, then a vector for each category */",
             f"static void read_input(const float x[{m.input_size}], float features[{m.feature_size}])",
             "{",
             *body,
@@ -198,7 +198,7 @@ def _tflite_source(tflite: bytes) -> str:
     )
 
 
-_PORTS = "const float x[STREAM_GRU_INPUTS], float h[STREAM_GRU_STATE], float y[STREAM_GRU_OUTPUTS]"
+_PARAMETERS = "const float x[STREAM_GRU_INPUTS], float h[STREAM_GRU_STATE], float y[STREAM_GRU_OUTPUTS]"
 
 _MODEL_HEADER = """{about}
 #ifndef STREAM_GRU_MODEL_H
@@ -212,34 +212,34 @@ extern "C" {{
 
 {names}
 
-/* Makes h the state of a stream that has seen nothing. Every stream has an h of its own. */
+/* Sets h to the initial state of a stream. Every stream has its own h. */
 void stream_gru_reset(float h[STREAM_GRU_STATE]);
 
-/* Takes one sample x of a stream; advances its h and writes the outputs y. The three must not overlap. */
-void stream_gru_step(PORTS);
+/* Applies one sample x of a stream: advances its h and writes the outputs y. The arrays must not overlap. */
+void stream_gru_step(PARAMETERS);
 
 #ifdef __cplusplus
 }}
 #endif
 
 #endif
-""".replace("PORTS", _PORTS)
+""".replace("PARAMETERS", _PARAMETERS)
 
 _RESET = """void stream_gru_reset(float h[STREAM_GRU_STATE])
 {
-    volatile float *state = h; /* volatile: so that no compiler calls memset, which may not exist here */
+    volatile float *state = h; /* volatile: so that compilers do not call memset, which may be missing */
 
     for (int i = 0; i < STREAM_GRU_STATE; i++)
         state[i] = 0.0f;
 }"""
 
-_STEP = """void stream_gru_step(PORTS)
+_STEP = """void stream_gru_step(PARAMETERS)
 {{
     float features[{features}];
 
     read_input(x, features);
 {calls}
-}}""".replace("PORTS", _PORTS)
+}}""".replace("PARAMETERS", _PARAMETERS)
 
 _TFLITE_HEADER = """
 /* The bundle's flatbuffer with the signatures step and scan; made by stream-gru export; do not edit. */
@@ -250,7 +250,7 @@ _TFLITE_HEADER = """
 extern "C" {
 #endif
 
-extern const unsigned char stream_gru_tflite[]; /* on a multiple of 16 bytes */
+extern const unsigned char stream_gru_tflite[]; /* aligned to 16 bytes */
 extern const unsigned long stream_gru_tflite_size;
 
 #ifdef __cplusplus
@@ -271,7 +271,7 @@ _TFLITE_SOURCE = f"""
 #elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
 #define STREAM_GRU_ALIGNED _Alignas(16)
 #else
-#error "define STREAM_GRU_ALIGNED as what makes this compiler put an array on a multiple of 16 bytes"
+#error "define STREAM_GRU_ALIGNED as this compiler's attribute for alignment to 16 bytes"
 #endif
 #endif
 

@@ -1,9 +1,9 @@
 """The plain sequence model (B, T, I) -> (B, T, K) as a file that Keras loads without this package.
 
-Decision: the HDF5 file is a network of layers only.  Keras' older format knows no free operations (slices, ``take``,
-casts, sums): it writes them and cannot read them back.  So columns are cut with Cropping1D between two Permutes and
-repeated with UpSampling1D, a one-hot vector is an Embedding whose table is the identity, and a category is kept inside
-its table by a ReLU with a ceiling.  Layers with weights are those of `stream_gru.model.keras.network`, names included.
+Decision: the HDF5 file contains layers only.  Keras writes free operations (slices, ``take``, casts, sums) to its older
+format but cannot read them back.  So columns are selected with Cropping1D between two Permutes and repeated with
+UpSampling1D, a one-hot vector is an Embedding with the identity as table, and a category is clipped to its table by a
+ReLU with a maximum.  Layers with weights have the names of `stream_gru.model.keras.network`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CHECKED_STEPS = 64
 
 
 def keras_file(request: ExportRequest) -> ExportedFiles:
-    """A ``.keras`` file built from the weights.  Raises ParityError."""
+    """A ``.keras`` file built from the weights.  Raises ParityError when it differs from the numpy engine."""
     weights = request.bundle.weights
     spec = NetworkSpec.from_manifest(request.bundle.manifest)
     model = build_network(spec, weights["scaling/mean"], weights["scaling/scale"], stateless=True)
@@ -39,32 +39,32 @@ def keras_file(request: ExportRequest) -> ExportedFiles:
 
 
 def h5_file(request: ExportRequest) -> ExportedFiles:
-    """An HDF5 file built from the weights.  Raises ParityError."""
+    """An HDF5 file built from the weights.  Raises ParityError when it differs from the numpy engine."""
     weights = request.bundle.weights
     spec = NetworkSpec.from_manifest(request.bundle.manifest)
     return {"": _saved(request.bundle, layers_only(spec, weights["scaling/mean"], weights["scaling/scale"]), ".h5")}
 
 
 def require_equal(bundle: Bundle, call: Callable[[F32], F32], name: str) -> None:
-    """Hold ``call`` (1, T, I) -> (1, T, K) against the numpy engine on random samples.  Raises ParityError."""
+    """Compare ``call`` (1, T, I) -> (1, T, K) with the numpy engine on random samples.  Raises ParityError."""
     x = random_samples(bundle.manifest, bundle.weights)[:_CHECKED_STEPS]
     engine = load_engine("numpy", bundle)
     expected, _ = engine.scan(x, engine.initial_state(1)[0])
     worst = float(scaled_difference(bundle.manifest, bundle.weights, call(x[None])[0], expected).max())
     if worst > CARRIED_TOLERANCE:
         raise ParityError(
-            f"{name}: loaded again, it differs from the bundle by {worst:.3g} in scaled units,"
-            f" more than {CARRIED_TOLERANCE:g}; nothing was written"
+            f"{name}: expected the outputs of the bundle within {CARRIED_TOLERANCE:g} in scaled units,"
+            f" the exported model differs by {worst:.3g}; nothing was written"
         )
 
 
 def _saved(bundle: Bundle, model: keras.Model, suffix: str) -> bytes:
-    """Save the model with the bundle's weights, load it as a stranger would, and compare."""
+    """Save the model with the bundle's weights, load it again with plain Keras and compare."""
     load_weights(model, bundle.weights)
     with (
         tempfile.TemporaryDirectory() as folder,
         suppress_native_stderr(),
-    ):  # Keras calls HDF5 a legacy; whoever asks for it knows
+    ):  # Keras warns that HDF5 is a legacy format
         path = Path(folder) / f"model{suffix}"
         model.save(path)
         loaded = keras.models.load_model(path, compile=False)
@@ -77,7 +77,7 @@ def layers_only(spec: NetworkSpec, mean: F32, scale: F32) -> keras.Model:
     layers = NetworkLayers(spec, mean, scale)
     x = keras.Input((None, spec.input_size), name="x")
     scaled = layers.shrink(layers.centre(_columns(x, 0, spec.channels)))
-    sequence = _joined(_features(layers, scaled, x))
+    sequence = _concatenated(_features(layers, scaled, x))
     for layer in layers.recurrent:
         sequence = layer(sequence)[0]
     parts = []
@@ -91,11 +91,11 @@ def layers_only(spec: NetworkSpec, mean: F32, scale: F32) -> keras.Model:
         if spec.classes.activation == "logistic":
             parts.append(keras.layers.Rescaling(-1.0, 1.0, name="probability_of_the_first")(probabilities))
         parts.append(probabilities)
-    return keras.Model(x, _joined(parts), name="stream_gru")
+    return keras.Model(x, _concatenated(parts), name="stream_gru")
 
 
 def _features(layers: NetworkLayers, scaled: Any, x: Any) -> list[Any]:
-    """What the first layer reads, as `NetworkLayers` does it."""
+    """Inputs of the first layer, as in `NetworkLayers`."""
     spec = layers.spec
     numeric = spec.numeric_index
     parts = [scaled] if len(numeric) == spec.channels else [_columns(scaled, c, c + 1) for c in numeric]
@@ -107,7 +107,7 @@ def _features(layers: NetworkLayers, scaled: Any, x: Any) -> list[Any]:
 def _vector(part: Categorical, embedding: Any, scaled: Any) -> Any:
     """The learnt or one-hot vector of a category, (B, T, E); an Embedding casts codes to integers itself.
 
-    Read behind the scaling, which leaves categories as they are: a layer that nothing reads would not be saved.
+    Taken from the scaled values, which equal the codes: Keras does not save a layer without a consumer.
     """
     if embedding is None:
         name = f"one_hot_{part.index}"
@@ -120,9 +120,9 @@ def _vector(part: Categorical, embedding: Any, scaled: Any) -> Any:
 
 def _last_values(spec: NetworkSpec, scaled: Any) -> Any:
     """The scaled value of the target of each forecast output, (B, T, D * H * Q)."""
-    targets = _joined([_columns(scaled, c, c + 1) for c in spec.target_index])
+    targets = _concatenated([_columns(scaled, c, c + 1) for c in spec.target_index])
     times = spec.forecast_size // len(spec.target_index)
-    return _turned(keras.layers.UpSampling1D(times)(_turned(targets)))
+    return _transposed(keras.layers.UpSampling1D(times)(_transposed(targets)))
 
 
 def _columns(x: Any, first: int, end: int) -> Any:
@@ -130,13 +130,13 @@ def _columns(x: Any, first: int, end: int) -> Any:
     total = x.shape[-1]
     if (first, end) == (0, total):
         return x
-    return _turned(keras.layers.Cropping1D((first, total - end))(_turned(x)))
+    return _transposed(keras.layers.Cropping1D((first, total - end))(_transposed(x)))
 
 
-def _turned(x: Any) -> Any:
+def _transposed(x: Any) -> Any:
     """(B, T, N) to (B, N, T) and back."""
     return keras.layers.Permute((2, 1))(x)
 
 
-def _joined(parts: list[Any]) -> Any:
+def _concatenated(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else keras.layers.Concatenate(axis=-1)(parts)

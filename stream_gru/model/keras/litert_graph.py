@@ -3,13 +3,14 @@
     step  x (B, I), h (B, S) -> y (B, K), state (B, S)     B streams by one sample, B free
     scan  x (T, I), h (1, S) -> y (T, K), state (1, S)     one stream by T = ``scan_steps`` samples, unrolled
 
-Decision: the step is written out operation by operation as a ``tf.Module`` and goes through a SavedModel.
-Converting a one-step Keras functional model through concrete functions gave a file without its weights (NaN).
-Decision: in `scan` everything that does not recur (scaling, input projections, heads) is one operation over all T
-rows; only the recurrent part is unrolled.  A row of a matrix product does not depend on the other rows, so the
-results are those of `step` bit for bit, which the parity gate checks.
-Decision: T is bounded by the weights.  XNNPACK packs a copy of the recurrent kernel for each unrolled step; once the
-copies leave the second-level cache a scan gets slower (measured with 64 units: 1.3 us a sample for T = 16, 2.6 for 32).
+Decision: the step is a ``tf.Module`` of single operations, converted from a SavedModel.  Converting a one-step Keras
+functional model from concrete functions gave a file without its weights (NaN).
+Decision: in `scan` the non-recurrent operations (scaling, input projections, heads) run once over all T rows; only the
+recurrent part is unrolled.  A row of a matrix product does not depend on the other rows, so the results equal those of
+`step` bit for bit, which the parity check verifies.
+Decision: T is limited by the size of the weights.  XNNPACK packs a copy of the recurrent kernel for each unrolled step;
+when the copies exceed the second-level cache a scan gets slower (with 64 units: 1.3 us per sample for T = 16, 2.6 for
+T = 32).
 """
 
 from __future__ import annotations
@@ -27,46 +28,46 @@ from stream_gru.model.manifest import Layer, Manifest
 from stream_gru.model.optional_packages import suppress_native_stderr
 
 MAX_SCAN_STEPS = 32
-_CACHE_BYTES = 512 * 1024  # second-level cache of a core of the gateways this is for
+_CACHE_BYTES = 512 * 1024  # second-level cache per core of a typical gateway
 
 
 def export_tflite(manifest: Manifest, weights: dict[str, F32], scan_steps: int | None = None) -> bytes:
     """Return the flatbuffer of the network: float32, builtin operators only.
 
     ``weights`` are named and shaped as in `stream_gru.model.bundle`; ``scan_steps`` None: see `default_scan_steps`.
-    Raises ValueError when ``scan_steps`` < 1.
+    Raises ValueError when ``scan_steps`` is below 1.
     """
     if scan_steps is None:
         scan_steps = default_scan_steps(manifest)
     if scan_steps < 1:
         msg = f"scan_steps: expected a positive integer, got {scan_steps}"
         raise ValueError(msg)
-    module = module_of(weights)
+    module = weights_module(weights)
     graph = StepGraph(manifest, module.weights)
     inputs, state = manifest.input_size, manifest.state_size
-    step = tf.function(graph.step).get_concrete_function(port(None, inputs, "x"), port(None, state, "h"))
-    scan = tf.function(graph.scan).get_concrete_function(port(scan_steps, inputs, "x"), port(1, state, "h"))
+    step = tf.function(graph.step).get_concrete_function(input_spec(None, inputs, "x"), input_spec(None, state, "h"))
+    scan = tf.function(graph.scan).get_concrete_function(input_spec(scan_steps, inputs, "x"), input_spec(1, state, "h"))
     with tempfile.TemporaryDirectory() as folder, suppress_native_stderr():
         tf.saved_model.save(module, folder, signatures={"step": step, "scan": scan})
         return _convert(Path(folder))
 
 
-def module_of(weights: dict[str, F32]) -> Any:
-    """A ``tf.Module`` that owns the weights, by their names in the bundle, as ``.weights``."""
+def weights_module(weights: dict[str, F32]) -> Any:
+    """A ``tf.Module`` whose ``.weights`` are variables by their names in the bundle."""
     module = tf.Module()
     module.weights = {name: tf.Variable(value, name=name) for name, value in weights.items()}
     return module
 
 
 def default_scan_steps(manifest: Manifest) -> int:
-    """The power of two, at most 32, whose unrolled copies of the recurrent kernels fit into the cache."""
+    """The largest power of two, at most 32, for which the unrolled recurrent kernels fit into the cache."""
     one = max(4 * layer.gates * layer.units**2 for layer in manifest.layers)
     fitting = max(1, _CACHE_BYTES // one)
     return min(MAX_SCAN_STEPS, 1 << (fitting.bit_length() - 1))
 
 
-def port(rows: int | None, columns: int, name: str) -> Any:
-    """The specification of an input of a signature, (rows, columns) float32."""
+def input_spec(rows: int | None, columns: int, name: str) -> Any:
+    """Specification of an input of a signature, (rows, columns) float32."""
     return tf.TensorSpec([rows, columns], tf.float32, name=name)
 
 
@@ -77,18 +78,18 @@ def _convert(folder: Path) -> bytes:
 
 
 class StepGraph:
-    """The network as TensorFlow operations; ``w`` holds the variables by their names in the bundle."""
+    """The network as TensorFlow operations; ``w``: variables by their names in the bundle."""
 
     def __init__(self, manifest: Manifest, w: dict[str, Tensor]) -> None:
         self.manifest = manifest
         self.w = w
 
     def step(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
-        """B streams by one sample."""
+        """Advance B streams by one sample."""
         return self._run(x, h, unroll=1)
 
     def scan(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
-        """One stream by as many samples as ``x`` has rows."""
+        """Advance one stream by as many samples as ``x`` has rows."""
         return self._run(x, h, unroll=int(x.shape[0]))
 
     def _run(self, x: Tensor, h: Tensor, unroll: int) -> dict[str, Tensor]:
@@ -99,25 +100,25 @@ class StepGraph:
             start += layer.state_size
             rows, state = self._layer(layer, rows, state, unroll)
             states.append(state)
-        return {"y": self._heads(rows, scaled), "state": _joined(states, axis=1)}
+        return {"y": self._heads(rows, scaled), "state": _concatenated(states, axis=1)}
 
     def _scale(self, x: Tensor) -> Tensor:
-        """All channels from engineering to scaled units; categories pass as they are."""
+        """All channels in scaled units, (rows, C); categories unchanged."""
         channels = len(self.manifest.channels)
         return (x[:, :channels] - self.w["scaling/mean"]) / self.w["scaling/scale"]
 
     def _features(self, scaled: Tensor, x: Tensor) -> Tensor:
-        """What the first layer reads: quantities, calendar inputs, then a vector for each category."""
+        """Inputs of the first layer: quantities, calendar inputs, then a vector for each category."""
         channels, numeric = len(self.manifest.channels), self.manifest.numeric_index
         parts = [scaled] if len(numeric) == channels else [scaled[:, c : c + 1] for c in numeric]
         if self.manifest.calendar:
             parts.append(x[:, channels:])
         for part in self.manifest.categorical:
-            # Cut off at the ends of the table after the cast: a NaN becomes a number then, and none reads outside it.
+            # Clip to the table after the cast, which turns NaN into a number.
             codes = tf.clip_by_value(tf.cast(x[:, part.index], tf.int32), 0, part.categories - 1)
             table = self.w[part.table] if part.units else None
             parts.append(tf.one_hot(codes, part.categories) if table is None else tf.gather(table, codes))
-        return _joined(parts, axis=1)
+        return _concatenated(parts, axis=1)
 
     def _layer(self, layer: Layer, x: Tensor, state: Tensor, unroll: int) -> tuple[Tensor, Tensor]:
         projected = project(layer, self.w, x)
@@ -136,11 +137,11 @@ class StepGraph:
             outputs.append(self._forecast(h, scaled))
         if self.manifest.classes is not None:
             outputs.append(self._probabilities(h, self.manifest.classes.activation))
-        return _joined(outputs, axis=1)
+        return _concatenated(outputs, axis=1)
 
     def _forecast(self, h: Tensor, scaled: Tensor) -> Tensor:
         """Dense in scaled units, plus the last scaled value with ``residual``; then engineering units."""
-        assert self.manifest.forecast is not None  # noqa: S101 - told to mypy
+        assert self.manifest.forecast is not None  # noqa: S101 - for mypy
         y = dense(h, self.w, "forecast")
         targets = self.manifest.target_index
         column = np.repeat(targets, self.manifest.forecast_size // len(targets))
@@ -150,7 +151,7 @@ class StepGraph:
 
     def _last_values(self, scaled: Tensor, column: I64) -> Tensor:
         """The scaled value of the target of each forecast output, (rows, D * H * Q)."""
-        # A product with zeros and ones: exact, and unlike a gather it stays within XNNPACK.
+        # A product with zeros and ones is exact and, unlike a gather, runs in XNNPACK.
         pick = np.zeros((len(self.manifest.channels), len(column)), np.float32)
         pick[column, np.arange(len(column))] = 1
         return tf.matmul(scaled, pick)
@@ -164,9 +165,9 @@ class StepGraph:
 
 
 def dense(h: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
-    """The products and biases of a head."""
+    """Dense layer of a head: ``h @ kernel + bias``."""
     return tf.nn.bias_add(tf.matmul(h, w[f"{name}/kernel"]), w[f"{name}/bias"])
 
 
-def _joined(parts: list[Tensor], axis: int) -> Tensor:
+def _concatenated(parts: list[Tensor], axis: int) -> Tensor:
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=axis)

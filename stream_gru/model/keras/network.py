@@ -1,12 +1,12 @@
-"""The network in Keras: one set of layers, seen as a sequence model, an explicit-state model and a trainer's view.
+"""The network in Keras: one set of layers, wired as a sequence model, an explicit-state model and a training model.
 
     x ── (x - mean) * 1/scale ── recurrent_0 … ─┬─ forecast ── + last value ── * scale + mean ─┬─ outputs
                                                 └─ classes ─── softmax or sigmoid ─────────────┘
 
-Only standard layers and operations are used, so that a saved model loads in plain Keras.  Weight names and layouts
-are those of `stream_gru.model.bundle`; B batch, T steps, I inputs, S state numbers, K outputs.
+It uses standard layers and operations only, so that a saved model loads in Keras without this package.  Weight names
+and layouts are those of `stream_gru.model.bundle`; B batch, T steps, I inputs, S state numbers, K outputs.
 
-Decision: the state is an input and an output of the graph (never `stateful=True`), so that one row can be reset.
+Decision: the state is an input and an output of the graph, not `stateful=True`: then single rows can be reset.
 
 Source: Cho et al. 2014 (GRU, arXiv:1406.1078); Hochreiter and Schmidhuber 1997 (LSTM); Elman 1990 (simple RNN).
 """
@@ -29,11 +29,11 @@ _WITH_WEIGHTS = ("embedding_", "recurrent_", "forecast", "classes")
 
 @dataclass(frozen=True)
 class Networks:
-    """Views on one set of weights.
+    """Models that share one set of weights.
 
-    ``plain``     x (B, T, I) -> outputs (B, T, K), from the initial state; the one that is saved
+    ``plain``     x (B, T, I) -> outputs (B, T, K), from the initial state; this one is saved
     ``explicit``  [x (B, T, I), h (B, S)] -> [outputs (B, T, K), h' (B, S)]
-    ``trainer``   [x, h] -> a dict of "state" (B, S) and, for each head that is present,
+    ``trainer``   [x, h] -> a dict of "state" (B, S) and, for each head of the model,
                   "forecast" (B, T, D*H*Q) in scaled units, "logits" (B, T, L)
     """
 
@@ -43,7 +43,7 @@ class Networks:
 
 
 def build_network(spec: NetworkSpec, scaling_mean: F32, scaling_scale: F32, stateless: bool) -> keras.Model:
-    """Build one view: ``stateless`` the plain sequence model, otherwise the explicit-state one (see `Networks`).
+    """Build one model of `Networks`: ``stateless`` the plain sequence model, otherwise the explicit-state one.
 
     ``scaling_mean, scaling_scale`` (C,) float32 in engineering units; the scale is never 0.
     """
@@ -52,18 +52,18 @@ def build_network(spec: NetworkSpec, scaling_mean: F32, scaling_scale: F32, stat
 
 
 def build_networks(spec: NetworkSpec, scaling_mean: F32, scaling_scale: F32) -> Networks:
-    """Build all views on one set of layers; arguments as in `build_network`."""
+    """Build all models on one set of layers; arguments as in `build_network`."""
     layers = NetworkLayers(spec, scaling_mean, scaling_scale)
     x = keras.Input((None, spec.input_size), name="x")
     h = keras.Input((spec.state_size,), name="h")
     plain = layers.wire(x, None)
     carried = layers.wire(x, h)
     heads = {"forecast": carried.forecast, "logits": carried.logits}
-    views = {name: tensor for name, tensor in heads.items() if tensor is not None}
+    outputs = {name: tensor for name, tensor in heads.items() if tensor is not None}
     return Networks(
         plain=keras.Model(x, plain.outputs, name="stream_gru"),
         explicit=keras.Model([x, h], [carried.outputs, carried.state], name="stream_gru_step"),
-        trainer=keras.Model([x, h], {**views, "state": carried.state}, name="stream_gru_trainer"),
+        trainer=keras.Model([x, h], {**outputs, "state": carried.state}, name="stream_gru_trainer"),
     )
 
 
@@ -76,10 +76,10 @@ class _Wired:
 
 
 class NetworkLayers:
-    """The layers, made once; `wire` draws them into a graph."""
+    """The layers, created once; `wire` connects them to a graph."""
 
     def __init__(self, spec: NetworkSpec, mean: F32, scale: F32) -> None:
-        """Make every layer; weights are created when the first graph is drawn."""
+        """Create every layer; weights are created when the first graph is wired."""
         self.spec = spec
         # Two layers, the subtraction first: x / scale - mean / scale would lose digits of 101325 Pa.
         self.centre = keras.layers.Rescaling(1.0, (-mean).tolist(), name="scaling_mean")
@@ -104,7 +104,7 @@ class NetworkLayers:
             self.probabilities = keras.layers.Activation(activation, name="probabilities")
 
     def wire(self, x: Any, h: Any) -> _Wired:
-        """Draw the layers over ``x`` (B, T, I), from ``h`` (B, S) on or, without it, from the initial state."""
+        """Connect the layers to ``x`` (B, T, I), starting from ``h`` (B, S), or from the initial state if None."""
         scaled = self.shrink(self.centre(x[:, :, : self.spec.channels] if self.spec.calendar else x))
         sequence, state = self._recur(self._features(scaled, x), h)
         forecast = logits = None
@@ -124,14 +124,14 @@ class NetworkLayers:
         return _Wired(outputs, state, forecast, logits)
 
     def _features(self, scaled: Any, x: Any) -> Any:
-        """What the first layer reads: quantities, calendar inputs, then a vector for each category."""
+        """Inputs of the first layer: quantities, calendar inputs, then a vector for each category."""
         numeric = self.spec.numeric_index
         parts = [scaled] if len(numeric) == self.spec.channels else [scaled[:, :, c : c + 1] for c in numeric]
         if self.spec.calendar:
             parts.append(x[:, :, self.spec.channels :])
         for part in self.spec.categorical:
-            # Their mean is 0, their scale 1.  Cut off at the ends of the table before the cast, for what no integer
-            # holds, and after it, for what is no number.
+            # Scaling leaves categories unchanged (mean 0, scale 1).  Clip to the table before the cast (values beyond
+            # the range of integers) and after it (NaN).
             codes = keras.ops.clip(scaled[:, :, part.index], 0.0, part.categories - 1.0)
             codes = keras.ops.clip(keras.ops.cast(codes, "int32"), 0, part.categories - 1)
             embedding = self.embeddings.get(part.index)
@@ -155,7 +155,7 @@ class NetworkLayers:
 def recurrent_layer(config: LayerConfig, index: int) -> keras.Layer:
     """The Keras layer ``recurrent_<index>``; a layer seed also fixes its three initializers.
 
-    Unrolling is left to training (`stream_gru.training.fit`): a saved model must take any number of steps.
+    It is not unrolled, because a saved model must accept any number of steps; `stream_gru.training.fit` unrolls.
     """
     arguments: dict[str, Any] = {
         "name": f"recurrent_{index}",
@@ -180,7 +180,7 @@ def recurrent_layer(config: LayerConfig, index: int) -> keras.Layer:
 
 
 def network_weights(model: keras.Model) -> dict[str, F32]:
-    """Every array of a bundle, in its names and layouts, from any view or from a loaded ``.keras`` file."""
+    """All arrays of a bundle, by name, from any of the models or from a loaded ``.keras`` file."""
     mean = 0.0 - np.asarray(model.get_layer("scaling_mean").offset, np.float64)
     scale = 1.0 / np.asarray(model.get_layer("scaling_scale").scale, np.float64)
     weights = {"scaling/mean": mean.astype(np.float32), "scaling/scale": scale.astype(np.float32)}
@@ -189,9 +189,9 @@ def network_weights(model: keras.Model) -> dict[str, F32]:
 
 
 def load_weights(model: keras.Model, weights: Mapping[str, F32]) -> None:
-    """Put a bundle's arrays into a model built by `build_network` (the scaling is part of the graph and must agree).
+    """Set the weights of a model from `build_network` to those of a bundle; the scaling, part of the graph, must agree.
 
-    Raises ValueError where a name or shape is missing or the scaling differs.
+    Raises ValueError when an array is missing, has another shape or the scaling differs.
     """
     for name, variable in _variables(model).items():
         if name not in weights or weights[name].shape != tuple(variable.shape):
@@ -207,7 +207,7 @@ def load_weights(model: keras.Model, weights: Mapping[str, F32]) -> None:
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
-    """The model's variables by their names in a bundle."""
+    """The variables of a model by their names in a bundle."""
     found = {}
     for layer in model.layers:
         owner = layer.cell if layer.name.startswith("recurrent_") else layer
@@ -228,7 +228,7 @@ def _regularizer(config: RegularizerConfig) -> Any:
 
 
 def _activity(config: LayerConfig, index: int) -> Any:
-    """The activity penalty as a layer of its own: in the recurrent layer Keras would count the final state twice."""
+    """The activity penalty as a separate layer: in the recurrent layer Keras would count the final state twice."""
     penalty = config.activity_regularizer
     if not (penalty.l1 or penalty.l2):
         return None

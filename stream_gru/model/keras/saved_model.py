@@ -1,10 +1,10 @@
-"""The network as a TensorFlow SavedModel that loads with nothing but TensorFlow.
+"""The network as a TensorFlow SavedModel, which needs only TensorFlow to load.
 
     step      x (B, I), h (B, S)  -> y (B, K), state (B, S)   B streams by one sample
     scan      x (T, I), h (1, S)  -> y (T, K), state (1, S)   one stream by T samples, T free
     sequence  x (B, T, I)         -> y (B, T, K)              whole sequences from the initial state
 
-Decision: `scan` is a loop over `step`, not unrolled as in the flatbuffer: TensorFlow's loops may have any length.
+Decision: `scan` is a loop over `step`, not unrolled as in the flatbuffer: TensorFlow's loops accept any length.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import tensorflow as tf
 
 from stream_gru.model.export.formats import ExportedFiles, ExportRequest
 from stream_gru.model.keras.keras_files import require_equal
-from stream_gru.model.keras.litert_graph import StepGraph, module_of, port
+from stream_gru.model.keras.litert_graph import StepGraph, input_spec, weights_module
 from stream_gru.model.keras.tf_cells import Tensor
 from stream_gru.model.optional_packages import suppress_native_stderr
 
 
 def saved_model_files(request: ExportRequest) -> ExportedFiles:
-    """Every file of the SavedModel's folder.  Raises ParityError."""
+    """All files of the SavedModel folder.  Raises ParityError when it differs from the numpy engine."""
     manifest = request.bundle.manifest
-    module = module_of(request.bundle.weights)
+    module = weights_module(request.bundle.weights)
     graph = _LoopGraph(manifest, module.weights)
     inputs, state = manifest.input_size, manifest.state_size
     sequences = tf.TensorSpec([None, None, inputs], tf.float32, name="x")
     signatures = {
-        "step": _traced(graph.step, port(None, inputs, "x"), port(None, state, "h")),
-        "scan": _traced(graph.scan, port(None, inputs, "x"), port(1, state, "h")),
+        "step": _traced(graph.step, input_spec(None, inputs, "x"), input_spec(None, state, "h")),
+        "scan": _traced(graph.scan, input_spec(None, inputs, "x"), input_spec(1, state, "h")),
         "sequence": _traced(graph.sequence, sequences),
     }
     with tempfile.TemporaryDirectory() as name, suppress_native_stderr():
@@ -44,20 +44,20 @@ def saved_model_files(request: ExportRequest) -> ExportedFiles:
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def _traced(function: Any, *ports: Any) -> Any:
-    return tf.function(function).get_concrete_function(*ports)
+def _traced(function: Any, *inputs: Any) -> Any:
+    return tf.function(function).get_concrete_function(*inputs)
 
 
 class _LoopGraph(StepGraph):
     """The network with loops over time."""
 
     def scan(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
-        """One stream by as many samples as ``x`` has rows."""
+        """Advance one stream by as many samples as ``x`` has rows."""
         y, state = self._carry(x[:, None], h)
         return {"y": y[:, 0], "state": state}
 
     def sequence(self, x: Tensor) -> dict[str, Tensor]:
-        """Whole sequences from the initial state."""
+        """Outputs of whole sequences from the initial state."""
         h = tf.zeros([tf.shape(x)[0], self.manifest.state_size], tf.float32)
         y, _ = self._carry(tf.transpose(x, [1, 0, 2]), h)
         return {"y": tf.transpose(y, [1, 0, 2])}

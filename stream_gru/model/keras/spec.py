@@ -1,4 +1,4 @@
-"""What a network is made of and what it shall minimise, before any of it is built; no keras."""
+"""Specification of a network and of its training objective; needs no keras."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream_gru.model.manifest import Categorical, Classes, Forecast, Layer, Man
 
 @dataclass(frozen=True)
 class Objective:
-    """What training minimises: ``forecast_weight`` * forecast loss + ``classes_weight`` * class loss + penalties."""
+    """Training minimises ``forecast_weight`` * forecast loss + ``classes_weight`` * class loss + penalties."""
 
     forecast_loss: Literal["mse", "mae", "huber"] = "mse"
     forecast_weight: float = 1.0
@@ -22,11 +22,11 @@ class Objective:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """The shape of a network.
+    """Structure of a network.
 
-    ``channels`` C inputs, followed by ``calendar`` unscaled ones (two for each calendar feature); ``categorical`` those
-    of the channels that are categories, the others are scaled; ``target_index`` (D,) the channel of each forecast
-    target.
+    ``channels``      number of channels, C         ``calendar``  unscaled inputs after them, two per calendar feature
+    ``categorical``   channels that are categories; the others are scaled
+    ``target_index``  (D,) channel of each forecast target
     """
 
     layers: tuple[LayerConfig, ...]
@@ -40,7 +40,7 @@ class NetworkSpec:
 
     @classmethod
     def from_config(cls, model: ModelConfig, channels: Sequence[ChannelConfig], labels: Sequence[str]) -> Self:
-        """Resolve a configuration against its channels and class labels (``labels`` when none are configured)."""
+        """Build from a configuration and its channels; ``labels`` are the class labels if none are configured."""
         forecast, classes = model.forecast, model.classes
         names = [channel.name for channel in channels]
         quantities = [channel.name for channel in channels if not channel.categories]
@@ -66,7 +66,7 @@ class NetworkSpec:
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> Self:
-        """The network of a bundle; what only training needs (initializers, dropout, penalties) takes its default."""
+        """The network of a bundle; settings that only training uses (initializers, dropout, penalties) are defaults."""
         return cls(
             layers=tuple(_layer_config(layer) for layer in manifest.layers),
             channels=len(manifest.channels),
@@ -84,7 +84,7 @@ class NetworkSpec:
 
     @property
     def numeric_index(self) -> list[int]:
-        """Channels that are quantities, which are scaled."""
+        """Indices of the channels that are quantities; they are scaled."""
         return [index for index in range(self.channels) if index not in {part.index for part in self.categorical}]
 
     @property
@@ -96,7 +96,7 @@ class NetworkSpec:
 
     @property
     def output_size(self) -> int:
-        """All outputs, K."""
+        """Number of outputs, K."""
         return self.forecast_size + (0 if self.classes is None else len(self.classes.labels))
 
     @property
@@ -105,7 +105,7 @@ class NetworkSpec:
         return sum(layer.state_size for layer in self.manifest_layers())
 
     def manifest_layers(self) -> list[Layer]:
-        """The recurrent layers as a bundle's manifest states them."""
+        """The recurrent layers as in the manifest of a bundle."""
         rows = []
         width = len(self.numeric_index) + self.calendar + sum(part.width for part in self.categorical)
         for index, layer in enumerate(self.layers):

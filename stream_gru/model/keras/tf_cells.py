@@ -18,9 +18,9 @@ Weights = dict[str, Tensor]
 
 
 def column_blocks(layer: Layer) -> list[list[tuple[int, int]]]:
-    """Column ranges of the kernels that are multiplied together: one block for each activation that follows.
+    """Column ranges of the kernels that are multiplied together: one block per activation.
 
-    GRU: z and r, then h.  LSTM: i, f and o, then c.  Fewer operations in one step, and no cut through a product.
+    GRU: z and r, then h.  LSTM: i, f and o, then c.  This saves operations per step.
     """
     u = layer.units
     if layer.cell == "gru":
@@ -31,7 +31,7 @@ def column_blocks(layer: Layer) -> list[list[tuple[int, int]]]:
 
 
 def project(layer: Layer, w: Weights, x: Tensor) -> list[Tensor]:
-    """The part of a step that does not recur, ``x @ kernel + input bias``, one tensor for each column block."""
+    """The non-recurrent part of a step, ``x @ kernel + input bias``, one tensor per column block."""
     bias = None
     if layer.use_bias:
         bias = tf.reshape(w[f"{layer.name}/bias"], [-1, layer.gates * layer.units])[0]
@@ -39,7 +39,7 @@ def project(layer: Layer, w: Weights, x: Tensor) -> list[Tensor]:
 
 
 def cell_step(layer: Layer, w: Weights, projected: list[Tensor], state: Tensor) -> Tensor:
-    """Advance one layer: its projected input and its state (B, U or 2U) give the new state."""
+    """Advance one layer: return its new state (B, U or 2U) from its projected input and its state."""
     return {"gru": _gru, "lstm": _lstm, "simple_rnn": _simple_rnn}[layer.cell](layer, w, projected, state)
 
 
@@ -86,7 +86,7 @@ def _simple_rnn(layer: Layer, w: Weights, projected: list[Tensor], h: Tensor) ->
 
 
 def tf_activation(name: str, x: Tensor) -> Tensor:
-    """Apply an activation by its Keras name, in operations LiteRT has (no expm1, no log1p)."""
+    """Apply an activation by its Keras name, using operations of LiteRT only (no expm1, no log1p)."""
     if name == "linear":
         return x
     if name == "hard_sigmoid":
