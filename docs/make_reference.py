@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_gru.cli.group import cli
 from stream_gru.config.train_schema import Config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.model.bundle import load_bundle
 from stream_gru.runtime.metrics import Metrics
 
@@ -127,7 +128,10 @@ def tables_of(kind: inspect.Type) -> tuple[bool, list[inspect.StructType]]:
         return True, tables_of(kind.item_type)[1]
     if isinstance(kind, inspect.UnionType):
         return False, [struct for each in kind.types for struct in tables_of(each)[1]]
-    return False, [kind] if isinstance(kind, inspect.StructType) else []
+    if isinstance(kind, inspect.StructType):
+        found = map(inspect.type_info, CATALOG.tables(kind.cls))
+        return False, [table for table in found if isinstance(table, inspect.StructType)]
+    return False, []
 
 
 def key_row(field: inspect.Field) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ import click
 import numpy as np
 
 from stream_gru.cli.group import ENGINE, FiniteRange
-from stream_gru.config.run_schema import SourceInputConfig, StdinSourceConfig
+from stream_gru.config.run_schema import SourceInputConfig
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sources.stdin import StdinSourceConfig
 from stream_gru.core.protocols import Engine
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import F32, NS_PER_S, RawMessage

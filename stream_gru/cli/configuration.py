@@ -10,6 +10,7 @@ import click
 from stream_gru.cli.group import CommandGroup
 from stream_gru.config import as_toml, check_purpose, load_config, sample_config
 from stream_gru.config.show import effective
+from stream_gru.connectors.catalog import CATALOG
 
 
 @click.group(cls=CommandGroup)
@@ -37,7 +38,7 @@ def show(file: Path, as_json: bool) -> None:
 
     Secrets are not printed.
     """
-    settings = effective(load_config(file))
+    settings = effective(load_config(file, CATALOG))
     click.echo(json.dumps(settings, ensure_ascii=False) if as_json else as_toml(settings), nl=as_json)
 
 
@@ -48,7 +49,7 @@ def check(file: Path) -> None:
 
     Also checks the bundle and the secrets that FILE names, where they exist on this machine.
     """
-    settings = load_config(file)
+    settings = load_config(file, CATALOG)
     purposes = check_purpose(settings)
     facts = ", ".join(sorted(purposes)) or "neither for training nor for running"
     if "running" in purposes and settings.run is not None:

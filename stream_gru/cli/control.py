@@ -10,6 +10,7 @@ import click
 
 from stream_gru.cli.remote import Remote, remote_of, response_text
 from stream_gru.config import Config, load_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.credentials import read_secret
 from stream_gru.core.errors import ConfigError, StreamGruError
 from stream_gru.runtime.control.commands import Action
@@ -74,7 +75,7 @@ def _command(action: Action) -> click.Command:
     def command(config: Path, stream: str | None, everything: bool, as_json: bool) -> int:
         if (stream is not None) == everything:
             raise click.UsageError("expected one of --stream NAME and --all")
-        client = command_client(load_config(config), config)
+        client = command_client(load_config(config, CATALOG), config)
         succeeded, text = client.send(action, {"all": True} if stream is None else {"stream": stream})
         if as_json:
             click.echo(text)

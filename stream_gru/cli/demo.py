@@ -14,7 +14,7 @@ from stream_gru import __version__
 from stream_gru.cli.daemon import run_daemon, stop_on_signals
 from stream_gru.cli.group import ENGINE, FiniteRange
 from stream_gru.cli.live_view import LiveView, PlainView
-from stream_gru.config.run_schema import ReplaySourceConfig
+from stream_gru.connectors.sources.files import ReplaySourceConfig
 from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import load_bundle
 from stream_gru.model.engines.base import TimedEngine

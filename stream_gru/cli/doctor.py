@@ -8,14 +8,15 @@ from pathlib import Path
 
 import click
 
-from stream_gru.cli.doctor_broker import check_broker
-from stream_gru.cli.doctor_check import Check, State, check_lines
-from stream_gru.cli.doctor_machine import check_clock, check_folder, check_listen, check_memory
+from stream_gru.cli.doctor_check import check_lines
+from stream_gru.cli.doctor_machine import check_clock, check_listen, check_memory
 from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
-from stream_gru.cli.doctor_serial import check_serial, serial_ports
 from stream_gru.cli.doctor_state import check_state
 from stream_gru.config import Config
-from stream_gru.config.run_schema import FileSinkConfig, SerialSourceConfig
+from stream_gru.connectors.folder_check import check_folder
+from stream_gru.connectors.mqtt.broker_check import check_broker
+from stream_gru.connectors.sources.serial_check import serial_ports
+from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import StreamGruError
 from stream_gru.runtime.resolved_config import resolve_file
 from stream_gru.runtime.wiring import commit_interval_s
@@ -68,16 +69,12 @@ def _checks(path: Path | None, bundle: Path | None) -> Iterator[Check]:
 
 def _outside(settings: Config) -> Iterator[Check]:
     """Checks of the ports, brokers, folders and address that a configuration names."""
-    for source in settings.source:
-        if isinstance(source, SerialSourceConfig):
-            yield check_serial(source)
     for broker in settings.broker:
         yield from check_broker(broker)
-    folders = {Path(sink.path).parent for sink in settings.sink if isinstance(sink, FileSinkConfig)}
+    found = [check for part in (*settings.source, *settings.sink) for check in part.checks()]
     if settings.run is not None and settings.run.state_dir:
-        folders.add(Path(settings.run.state_dir))
-    for folder in sorted(folders):
-        yield check_folder(folder)
+        found.append(check_folder(Path(settings.run.state_dir)))
+    yield from {check.name: check for check in found}.values()
     if settings.metrics.enabled:
         yield check_listen(settings.metrics.listen)
 

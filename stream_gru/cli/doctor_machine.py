@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-from stream_gru.cli.doctor_check import Check, State
 from stream_gru.cli.remote import remote_at
+from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import StreamGruError
 
 _MIB = 1_048_576
-_DISK_WARN_BYTES, _DISK_FAIL_BYTES = 512 * _MIB, 16 * _MIB
 _MEMORY_WARN_BYTES, _MEMORY_FAIL_BYTES = 256 * _MIB, 64 * _MIB
 # 2025-01-01; an earlier time means that the clock was never set.
 _CLOCK_SET_S = 1_735_689_600
@@ -50,31 +48,6 @@ def _synchronized() -> bool | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return {"yes": True, "no": False}.get(done.stdout.strip())
-
-
-def check_folder(folder: Path) -> Check:
-    """Check that a folder is writable and has free space; for a missing folder, check its nearest parent."""
-    name = f"disk {folder}"
-    existing = nearest_existing(folder)
-    if not existing.is_dir():
-        return Check(name, State.FAIL, f"{existing}: expected a folder, found a file", "choose another path")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return Check(name, State.FAIL, f"{existing}: not writable by this user", f"sudo chown $USER {existing}")
-    free = shutil.disk_usage(existing).free
-    found = f"{free / _MIB:,.0f} MiB free"
-    if free < _DISK_FAIL_BYTES:
-        return Check(name, State.FAIL, found, "free disk space")
-    if free < _DISK_WARN_BYTES:
-        return Check(
-            name, State.WARN, found, "free disk space, or rotate outputs: rotate_bytes and max_files in [[sink]]"
-        )
-    return Check(name, State.OK, found)
-
-
-def nearest_existing(folder: Path) -> Path:
-    """The folder itself, or the nearest of its parents that exists."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def check_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> Check:

@@ -10,8 +10,9 @@ from statistics import median
 
 import numpy as np
 
-from stream_gru.cli.doctor_check import Check, State
 from stream_gru.config import Config, load_config, require_running
+from stream_gru.connectors.catalog import CATALOG
+from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import BundleError, ConfigError, StreamGruError
 from stream_gru.model.bundle import Bundle, load_bundle, verify_files
 from stream_gru.model.engines.registry import load_engine
@@ -25,7 +26,7 @@ def check_config(path: Path) -> tuple[Config | None, Check]:
     """Load and resolve a configuration.  Returns it, None if it is not readable, and the result."""
     settings = None
     try:
-        settings = load_config(path)
+        settings = load_config(path, CATALOG)
         require_running(settings, str(path))
         resolve_file(path)
     except BundleError:

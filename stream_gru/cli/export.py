@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stream_gru.config import load_config, require_training
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.model.bundle import load_bundle
 from stream_gru.model.export.formats import FORMATS, ExportRequest, default_path, require_new_path, require_suffix
 from stream_gru.model.export.formats import export as export_bundle
@@ -42,7 +43,7 @@ def export(bundle: Path, name: str, out: Path | None, config: Path | None, force
     model = load_bundle(bundle)
     settings = None
     if config is not None:
-        settings = load_config(config)
+        settings = load_config(config, CATALOG)
         require_training(settings, str(config))
     request = ExportRequest(model, settings, force, click.echo, str(config or ""))
     written = export_bundle(request, name, target)

@@ -9,10 +9,10 @@ import click
 import numpy as np
 
 from stream_gru.cli.group import ENGINE, FiniteRange
-from stream_gru.connectors.dataset_reader import read_files, shared_stream
+from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.dataset_writer import recording_format, recording_text, write_recording
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.sources.files import expand
+from stream_gru.connectors.sources.files import expand, shared_stream
 from stream_gru.core.concatenate import concatenate
 from stream_gru.core.types import SampleBatch
 from stream_gru.model.bundle import Bundle, load_bundle
@@ -124,7 +124,7 @@ def _primer(
         return prompt(model.manifest, words, names), None
     if not files:
         return None, names
-    for line in shared_stream(expand(files), fields):
+    for line in shared_stream(expand(files), fields.input.stream):
         click.echo(line, err=True)
     primer = read_files(files, fields)
     if count is not None:

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError, StreamGruError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def chosen_remote(config: Path | None, url: str | None, default: str = "") -> Re
     if config is not None:
         from stream_gru.config import load_config
 
-        return remote_of(load_config(config), config)
+        return remote_of(load_config(config, CATALOG), config)
     if url is None and not default:
         raise click.UsageError("expected CONFIG or --url")
     return remote_at(default if url is None else url)

@@ -13,11 +13,10 @@ from msgspec import structs
 
 from stream_gru.cli.daemon import run_daemon, stop_on_signals
 from stream_gru.cli.group import ENGINE_CHOICE, FiniteRange
-from stream_gru.config.run_schema import ReplaySourceConfig
-from stream_gru.connectors.dataset_reader import shared_stream
-from stream_gru.connectors.sinks.registry import ENCODERS, file_sink
+from stream_gru.connectors.sinks.encoders import ENCODERS
+from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink
-from stream_gru.connectors.sources.files import expand
+from stream_gru.connectors.sources.files import ReplaySourceConfig, expand, shared_stream
 from stream_gru.connectors.sources.message_log import RecordedSource
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Sink
@@ -109,7 +108,7 @@ def _samples_runtime(
     config = resolve_bundle(
         bundle, source, engine=engine or "auto", interval_level=level or _LEVEL, batch_rows=batch_rows
     )
-    for line in shared_stream(paths, config.sources[0].fields):
+    for line in shared_stream(paths, config.sources[0].fields.input.stream):
         click.echo(line, err=True)
     return build_runtime(config, sinks={"output": sink})
 

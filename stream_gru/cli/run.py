@@ -11,9 +11,6 @@ from types import FrameType
 import click
 
 from stream_gru.cli.daemon import log_to_stderr, run_daemon, stop_on_signals
-from stream_gru.config.run_schema import ReplaySourceConfig
-from stream_gru.connectors.dataset_reader import shared_stream
-from stream_gru.connectors.sources.files import expand
 from stream_gru.runtime.delivery_guarantees import delivery_warnings
 from stream_gru.runtime.resolved_config import ResolvedConfig, resolve_file
 
@@ -52,8 +49,7 @@ def run(config: Path, as_json: bool) -> None:
 def _warn(config: ResolvedConfig) -> None:
     """Log the limits of the delivery guarantees, and streams that several recordings share."""
     for source in config.sources:
-        if isinstance(source.config, ReplaySourceConfig):
-            for line in shared_stream(expand(source.config.files), source.fields):
-                click.echo(line, err=True)
+        for line in source.config.input_warnings(source.fields.input.stream):
+            click.echo(line, err=True)
     for line in delivery_warnings(config):
         log.warning("%s", line)

@@ -20,6 +20,7 @@ import numpy as np
 from stream_gru.cli.control import command_client
 from stream_gru.cli.remote import remote_of, response_text
 from stream_gru.config import Config, RunConfig, load_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError, StateError, StoreLocked, StreamGruError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.pipeline.row_schema import RowSchema
@@ -91,7 +92,7 @@ def open_state(config: Path, *, create: bool = False) -> Iterator[StateAccess]:
 
     Raises ConfigError without a state_dir, StateError without a store, StoreError when the store is damaged.
     """
-    settings = load_config(config)
+    settings = load_config(config, CATALOG)
     run = settings.run
     if run is None or not run.state_dir:
         raise ConfigError(f"{config}: run.state_dir: expected the folder of the stored states, got none")

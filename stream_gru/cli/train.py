@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from stream_gru.config import Config, load_config, require_training
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.model.bundle import check_target
 from stream_gru.model.optional_packages import require_training_extra
 from stream_gru.training.evaluation.score_lines import score_lines
@@ -28,7 +29,7 @@ def train(config: Path, out: Path, resume: bool, seed: int | None, epochs: int |
     Checkpoints are kept beside the bundle, in the folder BUNDLE.work, until training ends.  Ctrl-C ends training early
     and writes the best weights so far; before the first validation it writes nothing.
     """
-    settings = load_config(config)
+    settings = load_config(config, CATALOG)
     require_training(settings, str(config))
     settings = with_options(settings, seed, epochs)
     target = out.resolve()

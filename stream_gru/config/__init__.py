@@ -1,17 +1,15 @@
 """The configuration: a TOML file in, a checked `Config` out, or every mistake with its file and line."""
 
+from stream_gru.config.catalog import Catalog
+from stream_gru.config.connector import SinkContext, SinkTable, SourceContext, SourceTable
 from stream_gru.config.load import load_config, parse_config
 from stream_gru.config.paths import resolve_paths
 from stream_gru.config.purpose import Purpose, check_purpose, require_running, require_training
 from stream_gru.config.run_schema import (
     DeadLetterConfig,
-    FileSinkConfig,
     LimitsConfig,
     MetricsConfig,
-    ReplaySourceConfig,
     RunConfig,
-    StdinSourceConfig,
-    StdoutSinkConfig,
 )
 from stream_gru.config.samples import sample_config
 from stream_gru.config.show import as_toml, effective
@@ -31,13 +29,13 @@ from stream_gru.config.train_schema import (
 )
 
 __all__ = [
+    "Catalog",
     "ChannelConfig",
     "ClassesConfig",
     "ConditioningConfig",
     "Config",
     "DataConfig",
     "DeadLetterConfig",
-    "FileSinkConfig",
     "ForecastConfig",
     "InputConfig",
     "LayerConfig",
@@ -46,11 +44,12 @@ __all__ = [
     "ModelConfig",
     "Purpose",
     "RegularizerConfig",
-    "ReplaySourceConfig",
     "RunConfig",
+    "SinkContext",
+    "SinkTable",
+    "SourceContext",
+    "SourceTable",
     "SplitConfig",
-    "StdinSourceConfig",
-    "StdoutSinkConfig",
     "TrainingConfig",
     "as_toml",
     "check_purpose",

@@ -1,4 +1,8 @@
-"""Kinds of values that a configuration holds, with their ranges and what an error says was expected."""
+"""Types of values that a configuration holds, with their ranges and what an error says was expected.
+
+``extra={"expected": ...}`` is the expectation in an error, ``extra={"registry": ...}`` marks a name of a registry of
+`stream_gru.config.catalog`; ``description`` is for the reference and the sample files.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,10 @@ Level = Annotated[float, Meta(gt=0, lt=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Address = Annotated[
     str,
-    Meta(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$", description='an address and port such as "127.0.0.1:9723"'),
+    Meta(
+        pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$",
+        extra={"expected": 'an address and port such as "127.0.0.1:9723"'},
+    ),
 ]
 
 # What no number, time or quoted field can hold, and no line end of any kind.
@@ -27,18 +34,24 @@ Delimiter = Annotated[
     str,
     Meta(
         pattern=r"^[\x01-\x09\x0e-\x1b\x1f-!#-&(-*,/:-@\[-`{-\x7f]\Z",
-        description="one ASCII character that is no letter, digit, quote, line end, '+', '-' or '.'",
+        extra={"expected": "one ASCII character that is no letter, digit, quote, line end, '+', '-' or '.'"},
     ),
 ]
 BrokerUrl = Annotated[
     str,
     Meta(
         pattern=r"^mqtts?://(\[[0-9a-fA-F:]+\]|[^/:@\s]+)(:\d{1,5})?/?\Z",
-        description='an address such as "mqtt://127.0.0.1:1883" or "mqtts://host:8883", without user and password',
+        extra={
+            "expected": 'an address such as "mqtt://127.0.0.1:1883" or "mqtts://host:8883", without user and password'
+        },
     ),
 ]
 HttpUrl = Annotated[
-    str, Meta(pattern=r"^https?://[^\s@]+\Z", description='an address such as "http://127.0.0.1:8086/write?db=sensors"')
+    str,
+    Meta(
+        pattern=r"^https?://[^\s@]+\Z",
+        extra={"expected": 'an address such as "http://127.0.0.1:8086/write?db=sensors"'},
+    ),
 ]
 Topic = Annotated[
     str,
@@ -46,18 +59,24 @@ Topic = Annotated[
         min_length=1,
         max_length=1024,
         pattern=r"^[^+#\x00]+\Z",
-        description='a topic such as "stream_gru/{stream}/prediction", without + and #',
+        extra={"expected": 'a topic such as "stream_gru/{stream}/prediction", without + and #'},
     ),
 ]
-SourceName = Annotated[
+ConnectorName = Annotated[
     str,
-    Meta(pattern=r"^[A-Za-z0-9_.:/-]{0,64}\Z", description="up to 64 letters, digits and _ . : / -"),
+    Meta(
+        pattern=r"^[A-Za-z0-9_.:/-]{0,64}\Z",
+        extra={"expected": "up to 64 letters, digits and _ . : / -"},
+    ),
 ]
-LiveFormat = Literal[
-    "json", "json_array", "json_vector", "jsonl", "csv", "plotter", "line_protocol", "senml", "cbor", "binary", "number"
-]
+_LINES = ("csv", "jsonl", "json_vector", "plotter", "line_protocol", "senml")
+_MESSAGES = ("json", "json_array", *_LINES, "cbor", "binary", "number")
+LineFormat = Annotated[str, Meta(extra={"registry": "decoders", "built_in": _LINES})]
+"""A decoder that takes several lines at once."""
+LiveFormat = Annotated[str, Meta(extra={"registry": "decoders", "built_in": _MESSAGES})]
+EngineName = Annotated[str, Meta(extra={"registry": "engines", "also": ("auto",)})]
 TimeUnit = Literal["iso", "s", "ms", "us", "ns"]
-Format = Literal["auto", "csv", "jsonl", "parquet"]
+FileFormat = Literal["auto", "csv", "jsonl", "parquet"]
 Cell = Literal["gru", "lstm", "simple_rnn"]
 Activation = Literal[
     "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "softsign", "softplus", "elu", "selu", "swish"

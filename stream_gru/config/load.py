@@ -1,6 +1,6 @@
 """A TOML file in, a checked `Config` out, or every mistake at once.
 
-bytes ──▶ text ──▶ tomllib ──▶ walk (form) ──▶ msgspec ──▶ rules (sense) ──▶ Config
+bytes ──▶ text ──▶ tomllib ──▶ validate (form) ──▶ msgspec ──▶ rules (sense) ──▶ Config
                       └──────▶ lines ──────────▶ file:line: of each problem
 """
 
@@ -10,10 +10,14 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import inspect
+from msgspec.structs import replace
 
+from stream_gru.config.catalog import Catalog
+from stream_gru.config.connector import SinkTable, SourceTable
 from stream_gru.config.paths import resolve_paths
 from stream_gru.config.problems import KeyPath, Problem
 from stream_gru.config.rules import check_rules
@@ -22,6 +26,7 @@ from stream_gru.config.train_schema import Config
 from stream_gru.config.validate import check_value
 from stream_gru.core.errors import ConfigError
 
+_Connector = TypeVar("_Connector", SourceTable, SinkTable)
 MAX_FILE_BYTES = 1024 * 1024
 _PLACE = re.compile(r"(.*) \((?:at line (\d+), column (\d+)|at end of document)\)", re.DOTALL)
 # What tomllib says, and what the writer of the file can do about it.
@@ -31,28 +36,47 @@ _HINTS = {
 }
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, catalog: Catalog) -> Config:
     """Read and check a file; relative paths in it become relative to its folder.
 
     Raises: ConfigError with all problems, in the order of their lines.
     """
-    return resolve_paths(parse_config(_read(path), str(path)), path.parent)
+    return resolve_paths(parse_config(_read(path), str(path), catalog), path.parent)
 
 
-def parse_config(text: str, file_name: str) -> Config:
+def parse_config(text: str, file_name: str, catalog: Catalog) -> Config:
     """Check a text; ``file_name`` is what the problems call it.  Paths in it are left as they are.
 
     Raises: ConfigError with all problems, in the order of their lines.
     """
     data, lines = _parse(text, file_name)
-    problems = [*check_value(inspect.type_info(Config), data, ())]
+    problems = [*check_value(inspect.type_info(Config), data, (), catalog)]
     # A table with a mistake of form has no meaning yet; the rules look at the others.
     broken = {str(problem.path[0]) for problem in problems}
-    config = msgspec.convert({key: data[key] for key in data if key not in broken}, Config)
+    config = _convert({key: data[key] for key in data if key not in broken}, catalog)
     problems += check_rules(config, lines, broken)
     if problems:
-        raise ConfigError(*_told(problems, lines, file_name))
+        raise ConfigError(*_lines(problems, lines, file_name))
     return config
+
+
+def _convert(data: Mapping[str, object], catalog: Catalog) -> Config:
+    """The configuration; each source and sink becomes a table of its own type."""
+    config = msgspec.convert({key: value for key, value in data.items() if key not in ("source", "sink")}, Config)
+    return replace(
+        config,
+        source=_connectors(data.get("source"), SourceTable, catalog),
+        sink=_connectors(data.get("sink"), SinkTable, catalog),
+    )
+
+
+def _connectors(tables: object, base: type[_Connector], catalog: Catalog) -> list[_Connector]:
+    found = []
+    for table in tables if isinstance(tables, list) else []:
+        connector = msgspec.convert(table, catalog.table(base, table["type"]))
+        assert isinstance(connector, base)  # noqa: S101 - the catalog gives subclasses of the base
+        found.append(connector)
+    return found
 
 
 def _read(path: Path) -> str:
@@ -93,6 +117,7 @@ def _syntax(message: str, text: str) -> str:
     return f"{line}:{column}: not valid TOML: {_HINTS.get(what, what)}"
 
 
-def _told(problems: Iterable[Problem], lines: Mapping[KeyPath, int], file_name: str) -> list[str]:
-    placed = sorted(((line_of(problem.path, lines), problem.text) for problem in problems), key=lambda told: told[0])
+def _lines(problems: Iterable[Problem], lines: Mapping[KeyPath, int], file_name: str) -> list[str]:
+    """A line of each problem, in the order of the file."""
+    placed = sorted(((line_of(problem.path, lines), problem.text) for problem in problems), key=lambda one: one[0])
     return [f"{file_name}:{line}: {text}" for line, text in placed]

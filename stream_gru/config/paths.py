@@ -1,26 +1,22 @@
 """Relative paths of a configuration are relative to the folder of its file, wherever the process was started.
 
-A secret's name without a folder is first looked for among the credentials that systemd hands over.
-``$NAME`` and ``${NAME}`` stand for environment variables; one that is not set stays as it is written.
+A secret's name without a folder is first looked for among the systemd credentials.  ``$NAME`` and ``${NAME}`` stand for
+environment variables; one that is not set stays as it is written.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from stream_gru.config.run_schema import (
-    BrokerConfig,
-    FileSinkConfig,
-    InfluxSinkConfig,
-    ReplaySourceConfig,
-    SerialSourceConfig,
-    SinkConfig,
-    SourceConfig,
-)
+from stream_gru.config.connector import SinkTable, SourceTable
+from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.config.train_schema import Config
+
+_Connector = TypeVar("_Connector", SourceTable, SinkTable)
 
 
 def resolve_paths(config: Config, base: Path) -> Config:
@@ -41,8 +37,8 @@ def resolve_paths(config: Config, base: Path) -> Config:
         control=control,
         dead_letter=dead_letter,
         broker=[_broker(base, one) for one in config.broker],
-        source=[_source(base, one) for one in config.source],
-        sink=[_sink(base, one) for one in config.sink],
+        source=[_connector(base, one) for one in config.source],
+        sink=[_connector(base, one) for one in config.sink],
     )
 
 
@@ -57,20 +53,13 @@ def _broker(base: Path, broker: BrokerConfig) -> BrokerConfig:
     )
 
 
-def _source(base: Path, source: SourceConfig) -> SourceConfig:
-    if isinstance(source, ReplaySourceConfig):
-        return replace(source, files=[_joined(base, file) for file in source.files])
-    if isinstance(source, SerialSourceConfig) and source.port.startswith("."):
-        return replace(source, port=_joined(base, source.port))
-    return source
-
-
-def _sink(base: Path, sink: SinkConfig) -> SinkConfig:
-    if isinstance(sink, FileSinkConfig):
-        return replace(sink, path=_joined(base, sink.path))
-    if isinstance(sink, InfluxSinkConfig):
-        return replace(sink, token_file=_secret(base, sink.token_file))
-    return sink
+def _connector(base: Path, table: _Connector) -> _Connector:
+    values = asdict(table)
+    changed: dict[str, object] = {key: _secret(base, values[key]) for key in table.secret_keys}
+    for key in table.path_keys:
+        value = values[key]
+        changed[key] = [_joined(base, one) for one in value] if isinstance(value, list) else _joined(base, value)
+    return replace(table, **changed) if changed else table
 
 
 def _secret(base: Path, name: str) -> str:

@@ -6,29 +6,19 @@ nothing outside the file: whether recordings and bundles exist is found out by t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
-from posixpath import normpath
 
+from stream_gru.config.connector import SinkTable, SourceTable
 from stream_gru.config.field_types import MAX_ONE_HOT
 from stream_gru.config.problems import KeyPath, Problem, dotted, listed, one_of, quoted, shown
-from stream_gru.config.run_schema import (
-    FileSinkConfig,
-    MqttSinkConfig,
-    MqttSourceConfig,
-    ReplaySourceConfig,
-    SerialSourceConfig,
-    StdinSourceConfig,
-)
+from stream_gru.config.topic_rules import topic_problems
 from stream_gru.config.train_schema import Config, SplitConfig
-from stream_gru.core.errors import ConfigError
 
 Given = Container[KeyPath]
 """The keys that stand in the file, as against those that have their default."""
 
-_FILE_SINK = re.compile(r".*[^/]\.(jsonl|csv|lp)(\.gz)?", re.DOTALL)
 # Keys of a layer that mean nothing for a cell.
 _WITHOUT = {"gru": (), "lstm": ("reset_after",), "simple_rnn": ("recurrent_activation", "reset_after")}
 _INSTANTS = ("validation_from", "test_from", "until")
@@ -95,61 +85,49 @@ def _recordings(config: Config, given: Given) -> Iterator[Problem]:
         yield Problem(("data", "files"), "at least one file", "none")
 
 
-def _replayed(config: Config, given: Given) -> Iterator[Problem]:
-    for place, source in enumerate(config.source):
-        if isinstance(source, ReplaySourceConfig) and not source.files:
-            yield Problem(("source", place, "files"), "at least one file", "none")
+def _connectors(config: Config, given: Given) -> Iterator[Problem]:
+    """Names are used once, and what only one of a type may have; each source and sink has rules of its own."""
+    tables: dict[str, Sequence[SourceTable | SinkTable]] = {"source": config.source, "sink": config.sink}
+    for key, connectors in tables.items():
+        yield from _once((key,), [one.name for one in connectors], "name")
+        for place, one in enumerate(connectors):
+            yield from _unique((key, place), one, connectors[:place])
+            for problem in one.problems():
+                yield problem._replace(path=(key, place, *problem.path))
+
+
+def _unique(
+    path: KeyPath, table: SourceTable | SinkTable, before: Sequence[SourceTable | SinkTable]
+) -> Iterator[Problem]:
+    unique = table.unique
+    for place, other in enumerate(before):
+        if unique is not None and type(other) is type(table) and other.unique == unique:
+            expected = f"a {unique.key} that no other {path[0]} has (see {dotted((path[0], place, unique.key))})"
+            yield Problem((*path, unique.key), expected, shown(unique.value))
+            return
 
 
 def _sources(config: Config, given: Given) -> Iterator[Problem]:
-    """Names are used once, as are ports and standard input; a recording is played alone at its own speed."""
-    yield from _once(("source",), [source.name for source in config.source], "name")
-    ports = [source.port if isinstance(source, SerialSourceConfig) else "" for source in config.source]
-    yield from _once(("source",), ports, "port")
-    stdin = [place for place, source in enumerate(config.source) if isinstance(source, StdinSourceConfig)]
-    for place in stdin[1:]:
-        yield Problem(("source", place, "type"), f"standard input once (see source[{stdin[0] + 1}])", quoted("stdin"))
+    """A recording is replayed alone at its own speed."""
     for place, source in enumerate(config.source):
         yield from _once(("source", place, "channel"), [channel.name for channel in source.channel], "name")
-        if isinstance(source, ReplaySourceConfig) and source.speed and len(config.source) > 1:
-            yield Problem(("source", place, "speed"), "0, as there are other sources", f"{source.speed:g}")
-        if isinstance(source, SerialSourceConfig) and (source.format == "binary") != (source.framing == "cobs"):
-            wanted = "cobs" if source.format == "binary" else "lines"
-            yield Problem(
-                ("source", place, "framing"),
-                f"{quoted(wanted)}, as format = {quoted(source.format)}",
-                quoted(source.framing),
-            )
-
-
-def _topics(config: Config, given: Given) -> Iterator[Problem]:
-    """What a source subscribes to has the form of a topic filter."""
-    from stream_gru.config.topic_filters import TopicPattern
-
-    for place, source in enumerate(config.source):
-        if not isinstance(source, MqttSourceConfig):
-            continue
-        if not source.topics:
-            yield Problem(("source", place, "topics"), "at least one topic", "none")
-        for number, topic in enumerate(source.topics):
-            try:
-                TopicPattern(topic)
-            except ConfigError as error:
-                expected = str(error).partition(": expected ")[2].partition(", got ")[0]
-                yield Problem(("source", place, "topics", number), expected, shown(topic))
+        if source.replay_speed and len(config.source) > 1:
+            yield Problem(("source", place, "speed"), "0, as there are other sources", f"{source.replay_speed:g}")
 
 
 def _brokers(config: Config, given: Given) -> Iterator[Problem]:
-    """Whoever speaks MQTT names a broker that is there."""
+    """Each table that uses MQTT names a broker that exists."""
     names = [broker.name for broker in config.broker]
     yield from _once(("broker",), names, "name")
-    wanted: list[tuple[KeyPath, str]] = [
-        *((("source", i), one.broker) for i, one in enumerate(config.source) if isinstance(one, MqttSourceConfig)),
-        *((("sink", i), one.broker) for i, one in enumerate(config.sink) if isinstance(one, MqttSinkConfig)),
+    wanted: list[tuple[KeyPath, str | None]] = [
+        *((("source", i), one.broker_name) for i, one in enumerate(config.source)),
+        *((("sink", i), one.broker_name) for i, one in enumerate(config.sink)),
     ]
     if config.control.mqtt:
         wanted.append((("control",), config.control.broker))
     for path, name in wanted:
+        if name is None:
+            continue
         if not names:
             yield Problem(path, "a [[broker]] table with the broker's url", "none")
         elif name and name not in names:
@@ -169,11 +147,8 @@ def _brokers(config: Config, given: Given) -> Iterator[Problem]:
                     )
 
 
-def _availability(config: Config, given: Given) -> Iterator[Problem]:
-    for place, sink in enumerate(config.sink):
-        if isinstance(sink, MqttSinkConfig) and sink.availability_topic and "{stream}" not in sink.availability_topic:
-            expected = 'a topic with {stream} in it, or ""'
-            yield Problem(("sink", place, "availability_topic"), expected, shown(sink.availability_topic))
+def _topics(config: Config, given: Given) -> Iterator[Problem]:
+    yield from topic_problems(config)
 
 
 def _shares(config: Config, given: Given) -> Iterator[Problem]:
@@ -296,18 +271,8 @@ def _channel_shift(config: Config, given: Given) -> Iterator[Problem]:
         yield Problem(path, "0, as a channel has categories", got)
 
 
-def _sinks(config: Config, given: Given) -> Iterator[Problem]:
-    paths = [sink.path if isinstance(sink, FileSinkConfig) else "" for sink in config.sink]
-    for place, path in enumerate(paths):
-        if path and not _FILE_SINK.fullmatch(path):
-            expected = "a name that ends in .jsonl, .csv or .lp, perhaps with .gz after it"
-            yield Problem(("sink", place, "path"), expected, shown(path))
-    yield from _once(("sink",), [sink.name for sink in config.sink], "name")
-    yield from _once(("sink",), [normpath(path) if path else "" for path in paths], "path")
-
-
 def _eviction(config: Config, given: Given) -> Iterator[Problem]:
-    """Who makes room must have somewhere to go."""
+    """Eviction needs a folder, and room for more streams than memory has."""
     run = config.run
     if run is None or run.max_streams_policy != "evict":
         return
@@ -359,11 +324,10 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("channel", "model"), _categories),
     (("input", "channel"), _columns),
     (("data",), _recordings),
-    (("source",), _replayed),
+    (("source", "sink"), _connectors),
     (("source",), _sources),
-    (("source",), _topics),
     (("broker", "source", "sink", "control"), _brokers),
-    (("sink",), _availability),
+    (("broker", "source", "sink", "control"), _topics),
     (("split",), _shares),
     (("split",), _instants),
     (("split",), _patterns),
@@ -375,7 +339,6 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("input", "model"), _labels),
     (("training",), _windows),
     (("training", "model", "channel"), _channel_shift),
-    (("sink",), _sinks),
     (("run",), _eviction),
     (("metrics",), _port),
 )

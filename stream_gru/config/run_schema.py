@@ -1,8 +1,9 @@
-"""Tables of a running daemon: brokers, sources, sinks, and what happens between them."""
+"""Tables of a running daemon, but for sources and sinks: those stand with their connectors, see `config.connector`."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
@@ -10,288 +11,297 @@ from stream_gru.config.field_types import (
     Address,
     BrokerUrl,
     Delimiter,
-    HttpUrl,
+    EngineName,
     Level,
-    LiveFormat,
     Name,
     NonNegative,
     NonNegativeInt,
     PositiveInt,
     Seconds,
-    SourceName,
     Table,
     TimeUnit,
     Topic,
 )
+from stream_gru.core.errors import ConfigError
 
 
 class RunConfig(Table, frozen=True):
-    """The daemon: which bundle, which engine, how much at once.
+    """The daemon: its model, its limits, and how often it commits.
 
-    What was processed is committed (made durable in ``state_dir``, inputs acknowledged) after ``commit_every`` samples
-    or ``commit_interval_s`` seconds, whichever comes first; ``emit``: whether outputs leave after that or at once.  A
-    stream is idle when no sample came for ``stream_idle_timeout_s``; 0: ten periods of the model, at least 10 s.
+    A commit makes what was processed durable in ``state_dir``, releases outputs and acknowledges inputs.
     """
 
-    bundle: str
-    engine: Literal["auto", "litert", "numpy", "onnx", "keras"] = "auto"
-    interval_level: Level = 0.9
-    interval_adapt_rate: NonNegative = 0.5
-    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
-    max_streams: PositiveInt = 1000
-    max_streams_policy: Literal["reject", "evict"] = "reject"
-    max_stored_streams: PositiveInt = 100_000
-    commit_every: PositiveInt = 500
-    commit_interval_s: Seconds = 1.0
-    stream_idle_timeout_s: NonNegative = 0.0
-    state_dir: str = ""
-    emit: Literal["after_commit", "immediate"] = "after_commit"
-    on_model_change: Literal["reset", "reject"] = "reset"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    bundle: Annotated[str, Meta(description="Folder of the model that training wrote.", examples=["pump.bundle"])]
+    engine: Annotated[
+        EngineName,
+        Meta(description='What computes the network; "auto": litert where it is installed, else numpy.'),
+    ] = "auto"
+    interval_level: Annotated[
+        Level, Meta(description="Share of true values that the interval around a forecast holds, above 0 and below 1.")
+    ] = 0.9
+    interval_adapt_rate: Annotated[
+        NonNegative,
+        Meta(description="How fast the interval adapts to its hits and misses; 0: it stays as training measured it."),
+    ] = 0.5
+    batch_rows: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Samples in one batch at most, 1 to 1000000; fewer need less memory."),
+    ] = 1024
+    max_streams: Annotated[PositiveInt, Meta(description="Streams in memory at most, 1 or more.")] = 1000
+    max_streams_policy: Annotated[
+        Literal["reject", "evict"],
+        Meta(
+            description='With more streams than max_streams: "reject" drops the samples of new ones; "evict" moves the '
+            "stream that was idle for longest to state_dir, until it sends again."
+        ),
+    ] = "reject"
+    max_stored_streams: Annotated[
+        PositiveInt,
+        Meta(
+            description='With "evict": streams on disk at most, max_streams or more; samples of further streams are '
+            "dropped."
+        ),
+    ] = 100_000
+    commit_every: Annotated[PositiveInt, Meta(description="Samples after which a commit is due, 1 or more.")] = 500
+    commit_interval_s: Annotated[
+        Seconds, Meta(description="Seconds after which a commit is due, above 0, at most 1000000000.")
+    ] = 1.0
+    stream_idle_timeout_s: Annotated[
+        NonNegative,
+        Meta(
+            description="Seconds without a sample after which a stream is idle; 0: ten periods of the model, at least "
+            "10 s."
+        ),
+    ] = 0.0
+    state_dir: Annotated[
+        str,
+        Meta(
+            description="Folder for all that must survive a restart: states of the streams, positions of the inputs, "
+            "pending outputs. Empty: nothing survives. Under systemd: /var/lib/stream-gru.",
+            examples=["state"],
+        ),
+    ] = ""
+    emit: Annotated[
+        Literal["after_commit", "immediate"],
+        Meta(
+            description='When outputs leave for a broker or server: "after_commit", or "immediate", up to '
+            "commit_interval_s earlier; then a kill sends some of them twice, with the same id."
+        ),
+    ] = "after_commit"
+    on_model_change: Annotated[
+        Literal["reset", "reject"],
+        Meta(
+            description='Where stored states are of another model: "reset" resets all streams; "reject" does not start.'
+        ),
+    ] = "reset"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severe messages that are logged.")
+    ] = "info"
 
 
 class BrokerConfig(Table, frozen=True):
-    """An MQTT broker.  ``url``: ``mqtt://host[:1883]`` or, with TLS, ``mqtts://host[:8883]``.
+    """An MQTT broker, for sources, sinks and [control].
 
-    Secrets stand in files, never here: ``password_file`` and ``user_file`` are paths, or names of systemd credentials.
-    An empty ``client_id`` is made of the machine's name, so that the broker knows the daemon again.
+    Secrets stand in files: ``user_file`` and ``password_file`` are paths, or names of systemd credentials.
     """
 
-    url: BrokerUrl
-    name: Name = "broker"
-    protocol: Literal["5", "3.1.1"] = "5"
-    client_id: Annotated[str, Meta(max_length=128)] = ""
-    keepalive_s: Annotated[int, Meta(ge=1, le=65_535)] = 30
-    session_expiry_s: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 604_800
-    receive_maximum: Annotated[int, Meta(ge=1, le=65_535)] = 1000
-    reconnect_max_delay_s: Seconds = 30.0
-    user: str = ""
-    user_file: str = ""
-    password_file: str = ""
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
-    insecure_skip_verify: bool = False
+    url: Annotated[
+        BrokerUrl,
+        Meta(
+            description="Address: mqtt://host:1883, or mqtts://host:8883 with TLS.",
+            examples=["mqtt://127.0.0.1:1883"],
+        ),
+    ]
+    name: Annotated[Name, Meta(description="Name by which sources, sinks and [control] refer to it.")] = "broker"
+    protocol: Annotated[Literal["5", "3.1.1"], Meta(description="Version of MQTT.")] = "5"
+    client_id: Annotated[
+        str,
+        Meta(
+            max_length=128,
+            description="Beginning of the client ids, by which the broker knows the daemon again, at most 128 "
+            "characters; empty: made of the host name.",
+        ),
+    ] = ""
+    keepalive_s: Annotated[int, Meta(ge=1, le=65_535, description="Keep-alive interval in seconds, 1 to 65535.")] = 30
+    session_expiry_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**32 - 1,
+            description="Seconds for which the broker keeps messages while the daemon is away, 0 to 4294967295.",
+        ),
+    ] = 604_800
+    receive_maximum: Annotated[
+        int,
+        Meta(ge=1, le=65_535, description="Messages that the broker sends before it waits for an acknowledgement."),
+    ] = 1000
+    reconnect_max_delay_s: Annotated[
+        Seconds, Meta(description="Longest pause between attempts to connect, in seconds; pauses start at 0.5 s.")
+    ] = 30.0
+    user: Annotated[str, Meta(description="User name; empty: none.")] = ""
+    user_file: Annotated[str, Meta(description="File with the user name, in place of user.")] = ""
+    password_file: Annotated[
+        str, Meta(description="File with the password, readable by its owner only, or a systemd credential.")
+    ] = ""
+    ca_file: Annotated[
+        str, Meta(description="Certificate (PEM) of the authority that signed the broker's; empty: the system's.")
+    ] = ""
+    cert_file: Annotated[
+        str, Meta(description="Client certificate (PEM), where the broker asks for one; goes with key_file.")
+    ] = ""
+    key_file: Annotated[str, Meta(description="Private key (PEM) of cert_file.")] = ""
+    insecure_skip_verify: Annotated[
+        bool, Meta(description="true: the broker's certificate is not verified; for tests only.")
+    ] = False
+
+    def host_and_port(self) -> tuple[str, int]:
+        """Where the broker is; 1883 and 8883 are the default ports of ``mqtt`` and ``mqtts``.  Raises ConfigError."""
+        parts = urlsplit(self.url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = 0
+        if port == 0 or not parts.hostname:
+            raise ConfigError(f"broker {self.name}: url {self.url!r}: expected a host and a port from 1 to 65535")
+        return parts.hostname, port or (8883 if parts.scheme == "mqtts" else 1883)
 
 
 class SourceInputConfig(Table, frozen=True):
-    """How the records of one source are read; a key that is not given is that of [input], else the bundle's.
+    """How the records of one source are read; a key that is absent is that of [input], else the bundle's."""
 
-    ``time = ""``: records carry no time, that of their arrival counts.  ``clock = "boot"``: the device counts from its
-    start, in ``time_unit``, and begins again after 32 bits.  ``fields``: names of what has none: the columns of CSV
-    without a header, the values of ``json_vector``, the members of ``struct``, the unlabelled values of a plotter.
-    ``struct``: format of Python's `struct` module for ``binary``.
-    """
-
-    delimiter: Delimiter | None = None
-    time: Annotated[str, Meta(max_length=128)] | None = None
-    time_unit: TimeUnit | None = None
-    clock: Literal["epoch", "boot"] = "epoch"
-    stream: str | None = None
-    label: str | None = None
-    reset: str | None = None
-    episode: str | None = None
-    device_seq: str | None = None
-    fields: list[str] = []
-    struct: str = ""
-    checksum: Literal["none", "crc16", "crc32"] = "crc16"
+    delimiter: Annotated[
+        Delimiter | None, Meta(description="ASCII character between the fields of CSV.", examples=[","])
+    ] = None
+    time: Annotated[
+        Annotated[str, Meta(max_length=128)] | None,
+        Meta(description="Field with the time; empty: the time of arrival counts.", examples=["ts"]),
+    ] = None
+    time_unit: Annotated[
+        TimeUnit | None,
+        Meta(description='Form of the time: "iso", or a count since 1970 in "s", "ms", "us" or "ns".', examples=["s"]),
+    ] = None
+    clock: Annotated[
+        Literal["epoch", "boot"],
+        Meta(description='"boot": the device counts from its own start, in time_unit, and wraps after 32 bits.'),
+    ] = "epoch"
+    stream: Annotated[
+        str | None,
+        Meta(description="Field with the name of the device; empty: the topic or the port names it.", examples=[""]),
+    ] = None
+    label: Annotated[str | None, Meta(description="Field with the true class.", examples=[""])] = None
+    reset: Annotated[
+        str | None, Meta(description="Field that resets the stream before its sample: true or 1.", examples=[""])
+    ] = None
+    episode: Annotated[str | None, Meta(description="Field whose change resets the stream.", examples=[""])] = None
+    device_seq: Annotated[
+        str | None,
+        Meta(description="Field with the device's own sample counter; missing samples are counted.", examples=[""]),
+    ] = None
+    fields: Annotated[
+        list[str],
+        Meta(
+            description="Names of fields where records have none: columns of CSV without a header, values of "
+            "json_vector, members of struct, unlabelled values of a plotter."
+        ),
+    ] = []
+    struct: Annotated[
+        str,
+        Meta(description="Layout of binary records, in the notation of Python's struct module; such as <Ifff."),
+    ] = ""
+    checksum: Annotated[
+        Literal["none", "crc16", "crc32"], Meta(description="Checksum at the end of binary records.")
+    ] = "crc16"
 
 
 class SourceChannelConfig(Table, frozen=True):
-    """Where one channel of the model is found in the records of a source: ``value = number * scale + offset``.
+    """Where one channel of the model is found in the records of a source: value = number * scale + offset."""
 
-    ``unit``: the unit that arrives, where records carry one; records of another unit are dropped.
-    """
-
-    name: Name
-    column: str = ""
-    scale: float = 1.0
-    offset: float = 0.0
-    unit: str = ""
-
-
-class LiveSource(Table, frozen=True):
-    """What every source has.  ``name`` is its label in metrics; empty, it is its type, numbered from the second on.
-
-    ``join_channels``: channels arrive in separate records and are joined, see [channel_join].  ``queue_*`` bound what
-    waits to be processed.
-    """
-
-    name: SourceName = ""
-    join_channels: bool = False
-    queue_size: PositiveInt = 10_000
-    queue_bytes: PositiveInt = 67_108_864
-    input: SourceInputConfig = SourceInputConfig()
-    channel: list[SourceChannelConfig] = []
-
-
-class ReplaySourceConfig(LiveSource, frozen=True, kw_only=True, tag_field="type", tag="replay"):
-    """Recorded files, in the order given.  ``speed`` 1 is as recorded, 0 as fast as possible."""
-
-    files: list[str]
-    speed: NonNegative = 0.0
-
-
-class StdinSourceConfig(LiveSource, frozen=True, kw_only=True, tag_field="type", tag="stdin"):
-    """Lines on standard input; ``format`` must be stated, as there is no file name to tell it."""
-
-    format: Literal["csv", "jsonl", "json_vector", "plotter", "line_protocol", "senml"]
-
-
-class MqttSourceConfig(LiveSource, frozen=True, kw_only=True, tag_field="type", tag="mqtt"):
-    """Topics of a broker.  ``{stream}``, ``{channel}`` and other names in braces stand for one level of a topic.
-
-    ``stream_id``: what the stream is called, of the names in braces; empty, all but ``{channel}`` joined by ``/``.
-    """
-
-    topics: list[Annotated[str, Meta(min_length=1, max_length=1024)]]
-    format: LiveFormat
-    broker: str = ""
-    stream_id: str = ""
-    qos: Literal[0, 1] = 1
-    accept_retained: bool = False
-    max_payload_bytes: Annotated[int, Meta(ge=1, le=268_435_455)] = 65_536
-
-
-class SerialSourceConfig(LiveSource, frozen=True, kw_only=True, tag_field="type", tag="serial"):
-    """A serial port: a device, or any URL of pyserial (``socket://``, ``rfc2217://``, ``loop://``, ``hwgrep://``).
-
-    ``framing``: what separates records; ``cobs`` frames end with a zero byte.  ``stream``: the name of the one device
-    behind the port; empty, the name of the source.
-    """
-
-    port: Annotated[str, Meta(min_length=1, max_length=1024)]
-    format: LiveFormat
-    framing: Literal["lines", "cobs"] = "lines"
-    stream: str = ""
-    baud_rate: Annotated[int, Meta(ge=50, le=12_000_000)] = 115_200
-    data_bits: Literal[5, 6, 7, 8] = 8
-    parity: Literal["none", "even", "odd"] = "none"
-    stop_bits: Literal[1, 2] = 1
-    exclusive: bool = True
-    max_frame_bytes: Annotated[int, Meta(ge=16, le=1_048_576)] = 4096
-    reconnect_max_delay_s: Seconds = 10.0
+    name: Annotated[Name, Meta(description="The channel of the model.", examples=["flow"])]
+    column: Annotated[
+        str,
+        Meta(description="Field of the records; empty: the channel's name. Nested fields of JSON: ENERGY.Power."),
+    ] = ""
+    scale: Annotated[float, Meta(description="Factor from the number in the record to the unit of the model.")] = 1.0
+    offset: Annotated[float, Meta(description="Added after the factor, in the unit of the model.")] = 0.0
+    unit: Annotated[
+        str,
+        Meta(
+            description="Unit that arrives, where records carry one (SenML); records in another unit are dropped. "
+            "Empty: any."
+        ),
+    ] = ""
 
 
 class ChannelJoinConfig(Table, frozen=True):
-    """How channels that arrive apart become samples, on the grid of the model's period, by event time.
+    """How channels that arrive in separate records become samples, on the grid of the model's period, by event time."""
 
-    A value is held for ``hold_s`` (0: five periods); a sample waits ``allowed_lateness_s`` (0: one period) for its
-    channels.
-    """
-
-    hold_s: NonNegative = 0.0
-    allowed_lateness_s: NonNegative = 0.0
-
-
-class AnySink(Table, frozen=True):
-    """What every sink has.  ``name`` is its label in metrics, and that under which its outputs are stored; empty, it is
-    its type, numbered from the second on.  ``throttle``: ``none`` writes every output, ``interval`` one of each stream
-    every ``interval_s`` seconds of event time, ``change`` those where class, alarm or trust changes.
-    """
-
-    name: SourceName = ""
-    throttle: Literal["none", "interval", "change"] = "none"
-    interval_s: Seconds = 60.0
-
-
-class FileSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="file"):
-    """One file; ``.jsonl``, ``.csv`` or ``.lp`` (line protocol) by name, compressed when the name ends ``.gz``.
-
-    It is put aside and begun anew at ``rotate_bytes`` or after ``rotate_s`` (0: never); the newest ``max_files`` stay.
-    """
-
-    path: Annotated[str, Meta(min_length=1, max_length=4096)]
-    rotate_bytes: NonNegativeInt = 0
-    rotate_s: NonNegative = 0.0
-    max_files: PositiveInt = 10
-
-
-class StdoutSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="stdout"):
-    """Standard output."""
-
-    format: Literal["jsonl", "csv", "line_protocol"] = "jsonl"
-
-
-class InfluxSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="influx"):
-    """Line protocol over HTTP: InfluxDB, Telegraf, VictoriaMetrics.  ``url`` is the whole address of ``write``.
-
-    ``token_file``: a path or the name of a systemd credential.  ``queue_size`` bounds what waits for the server.
-    """
-
-    url: HttpUrl
-    measurement: Name = "stream_gru"
-    token_file: str = ""
-    queue_size: PositiveInt = 10_000
-    when_full: Literal["block", "drop_oldest"] = "drop_oldest"
-    timeout_s: Seconds = 5.0
-
-
-class MqttSinkConfig(AnySink, frozen=True, kw_only=True, tag_field="type", tag="mqtt"):
-    """Publishes each output as JSON to ``topic``; ``{stream}`` stands for the stream's name.
-
-    ``status_topic``: ``online`` or ``offline``, retained, with a last will.  ``availability_topic`` (has ``{stream}``):
-    the same of each stream, offline while silent and after the end; empty: none.  ``home_assistant``: devices and
-    sensors appear there by themselves.
-    """
-
-    broker: str = ""
-    topic: Topic = "stream_gru/{stream}/prediction"
-    status_topic: Topic = "stream_gru/status"
-    availability_topic: Annotated[str, Meta(max_length=1024)] = "stream_gru/{stream}/availability"
-    qos: Literal[0, 1] = 1
-    retain: bool = False
-    message_expiry_s: NonNegativeInt = 0
-    queue_size: PositiveInt = 10_000
-    when_full: Literal["block", "drop_oldest"] = "block"
-    home_assistant: bool = False
-    discovery_prefix: Topic = "homeassistant"
+    hold_s: Annotated[
+        NonNegative, Meta(description="Seconds for which the last value of a channel is valid; 0: five periods.")
+    ] = 0.0
+    allowed_lateness_s: Annotated[
+        NonNegative, Meta(description="Seconds of event time that a sample waits for its channels; 0: one period.")
+    ] = 0.0
 
 
 class AlarmConfig(Table, frozen=True):
-    """When an output is an alarm: its class is one of ``classes``, or the truth lay outside the one-step interval of
-    any target ``consecutive_misses`` times in a row (0: never).
-    """
+    """Which outputs are alarms."""
 
-    classes: list[str] = []
-    consecutive_misses: NonNegativeInt = 0
+    classes: Annotated[
+        list[str], Meta(description="Classes that are an alarm.", examples=[["cavitation", "bearing_wear"]])
+    ] = []
+    consecutive_misses: Annotated[
+        NonNegativeInt,
+        Meta(
+            description="True values in a row, of any target, outside the one-step interval that are an alarm; 0: "
+            "never."
+        ),
+    ] = 0
 
 
 class ControlConfig(Table, frozen=True):
-    """Who may reset, pause and resume streams: over HTTP with the token in ``token_file``; over MQTT on ``topic``.
+    """Who may reset, pause and resume streams, over HTTP and MQTT."""
 
-    Answers go to the response topic of the request, else to ``topic`` with ``/response`` after it.
-    """
-
-    token_file: str = ""
-    mqtt: bool = False
-    broker: str = ""
-    topic: Topic = "stream_gru/command"
+    token_file: Annotated[
+        str,
+        Meta(
+            description="File, or systemd credential, with the token that HTTP commands must carry; empty: none are "
+            "accepted.",
+            examples=["control.token"],
+        ),
+    ] = ""
+    mqtt: Annotated[bool, Meta(description="Whether commands are accepted over MQTT.")] = False
+    broker: Annotated[str, Meta(description="Name of the [[broker]]; empty: the only one.")] = ""
+    topic: Annotated[
+        Topic,
+        Meta(
+            description="Topic of commands; responses go to the response topic of the request, else to this topic with "
+            "/response after it."
+        ),
+    ] = "stream_gru/command"
 
 
 class LimitsConfig(Table, frozen=True):
-    """How many samples are taken a second, of all sources, by the time of their arrival; 0: no limit.
+    """How many samples per second are accepted, by their time of arrival; the rest is dropped and counted."""
 
-    What is too much is dropped.
-    """
-
-    total_hz: NonNegative = 0.0
-    per_stream_hz: NonNegative = 0.0
+    total_hz: Annotated[NonNegative, Meta(description="Samples per second of all streams together; 0: no limit.")] = 0.0
+    per_stream_hz: Annotated[NonNegative, Meta(description="Samples per second of each stream; 0: no limit.")] = 0.0
 
 
 class DeadLetterConfig(Table, frozen=True):
-    """A file for messages that could not be read, with the reason; empty: none.  At ``max_bytes`` it is put aside."""
+    """A file of messages that could not be decoded, each with the reason."""
 
-    path: Annotated[str, Meta(max_length=4096)] = ""
-    max_bytes: Annotated[int, Meta(ge=65_536)] = 10_485_760
+    path: Annotated[str, Meta(max_length=4096, description="File of JSON lines; empty: none.")] = ""
+    max_bytes: Annotated[
+        int,
+        Meta(ge=65_536, description="Size at which it is renamed with .1 at its end, replacing an earlier one."),
+    ] = 10_485_760
 
 
 class MetricsConfig(Table, frozen=True):
-    """The HTTP endpoints ``/metrics``, ``/-/healthy`` and ``/-/ready``."""
+    """The HTTP server: metrics, health, live outputs, commands."""
 
-    enabled: bool = True
-    listen: Address = "127.0.0.1:9723"
-
-
-SourceConfig = ReplaySourceConfig | StdinSourceConfig | MqttSourceConfig | SerialSourceConfig
-SinkConfig = FileSinkConfig | StdoutSinkConfig | MqttSinkConfig | InfluxSinkConfig
+    enabled: Annotated[bool, Meta(description="Whether there is one.")] = True
+    listen: Annotated[
+        Address,
+        Meta(description="Address and port, 0 to 65535; 0.0.0.0:9723 is reachable from other machines."),
+    ] = "127.0.0.1:9723"

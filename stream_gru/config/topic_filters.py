@@ -1,12 +1,11 @@
-"""Topics and filters: names in braces for levels, what two filters have in common, which topics would make a loop."""
+"""Topics and filters: names in braces for levels, and which topics match two filters."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from urllib.parse import urlsplit
 
-from stream_gru.config.run_schema import BrokerConfig, ControlConfig, MqttSinkConfig, MqttSourceConfig
+from stream_gru.config.problems import Problem, quoted, shown
 from stream_gru.core.errors import ConfigError
 
 _NAMED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -26,7 +25,7 @@ class TopicPattern:
         self.text = text
         problem = _filter_problem(text)
         if problem:
-            raise ConfigError(f"topic {text!r}: {problem}")
+            raise ConfigError(f"topic: expected {problem}, got {shown(text)}")
         self._levels = text.split("/")
         named = [_NAMED.fullmatch(level) for level in self._levels]
         self._names = [found.group(1) if found else "" for found in named]
@@ -67,51 +66,54 @@ class TopicPattern:
         return "/".join(levels[:at] + levels[at + 1 :])
 
 
-def topic_patterns(topics: Sequence[str], stream_id: str) -> tuple[TopicPattern, ...]:
-    """The patterns of a source.  Raises ConfigError with all that is wrong with them, or with ``stream_id``."""
-    problems: list[str] = []
-    patterns: list[TopicPattern] = []
+def pattern_problems(topics: Sequence[str], stream_id: str) -> Iterator[Problem]:
+    """Yield what is wrong with the keys ``topics`` and ``stream_id`` of a source."""
     if not topics:
-        problems.append('topics: expected at least one topic, such as "sensors/{stream}/data"')
-    for text in topics:
-        try:
-            patterns.append(TopicPattern(text))
-        except ConfigError as error:
-            problems += error.problems
-    for index, one in enumerate(patterns):
-        problems += [
-            f"topics {other.text!r} and {one.text!r}: a message could match both and would come twice"
-            for other in patterns[:index]
-            if filters_overlap(one.filter, other.filter)
-        ]
+        yield Problem(("topics",), 'at least one topic, such as "sensors/{stream}/data"', "none")
+    patterns: dict[int, TopicPattern] = {}
+    for index, text in enumerate(topics):
+        problem = _filter_problem(text)
+        if problem:
+            yield Problem(("topics", index), problem, shown(text))
+            continue
+        one = patterns[index] = TopicPattern(text)
+        for other in list(patterns.values())[:-1]:
+            if filters_overlap(one.filter, other.filter):
+                expected = f"a filter that shares no topic with {quoted(other.text)}, as messages would come twice"
+                yield Problem(("topics", index), expected, shown(text))
         missing = sorted(set(_NAMED.findall(stream_id)) - set(one.names))
         if missing:
             names = ", ".join("{" + name + "}" for name in missing)
-            problems.append(f"stream_id {stream_id!r}: expected names that topic {one.text!r} has, got {names}")
+            yield Problem(("stream_id",), f"names that topic {quoted(text)} has", names)
     if stream_id and set("{}") & set(_NAMED.sub("", stream_id)):
-        problems.append(f"stream_id {stream_id!r}: expected names in braces, such as {{stream}}, got a single brace")
+        yield Problem(("stream_id",), "names in braces, such as {stream}", f"a single brace: {shown(stream_id)}")
+
+
+def topic_patterns(topics: Sequence[str], stream_id: str) -> tuple[TopicPattern, ...]:
+    """The patterns of a source.  Raises ConfigError with all that `pattern_problems` finds."""
+    problems = [problem.text for problem in pattern_problems(topics, stream_id)]
     if problems:
         raise ConfigError(*problems)
-    return tuple(patterns)
+    return tuple(map(TopicPattern, topics))
 
 
 def _filter_problem(text: str) -> str:
-    """What is wrong with a filter that may have names in braces; "" when nothing is."""
+    """What was expected of a filter that may have names in braces; empty when it is valid."""
     levels = text.split("/")
     if not text or "\0" in text or len(text.encode(errors="replace")) > _MAX_BYTES:
-        return f"expected 1 to {_MAX_BYTES} bytes without NUL"
+        return f"1 to {_MAX_BYTES} bytes without NUL"
     if levels[0] in ("$share", "$queue"):
-        return "expected a topic of our own: a shared subscription spreads one device's samples over several clients"
+        return "a filter without $share: a shared subscription spreads the samples of one device over several clients"
     if "#" in text and ("#" in text[:-1] or levels[-1] != "#"):
-        return "expected # only as the last level"
+        return "# only as the last level"
     for level in levels:
         if "+" in level and level != "+":
-            return f"expected + as a whole level, got {level!r}"
+            return f"+ only as a whole level, not in {quoted(level)}"
         if set("{}") & set(level) and not _NAMED.fullmatch(level):
-            return f"expected a name in braces as a whole level, such as {{stream}}, got {level!r}"
+            return f"a name in braces only as a whole level, such as {{stream}}, not in {quoted(level)}"
     names = [level for level in levels if _NAMED.fullmatch(level)]
     if len(set(names)) < len(names):
-        return "expected each name in braces once"
+        return "each name in braces once"
     return ""
 
 
@@ -152,6 +154,19 @@ def template_overlaps(template: str, filter_text: str) -> bool:
     return _overlap(tuple(levels), tuple(filter_text.split("/")))
 
 
+def templates_overlap(first: str, second: str) -> bool:
+    """Whether two templates can give one topic, each for any stream; a stream's name may hold any character."""
+    if "{stream}" not in first:
+        return first == second or stream_in(second, first) != ""
+    if "{stream}" not in second:
+        return stream_in(first, second) != ""
+    # Each name can take up what the other template has in its middle: only the ends decide.
+    (head, _, rest), (other_head, _, other_rest) = first.partition("{stream}"), second.partition("{stream}")
+    tail, other_tail = rest.rpartition("{stream}")[2], other_rest.rpartition("{stream}")[2]
+    heads = head.startswith(other_head) or other_head.startswith(head)
+    return heads and (tail.endswith(other_tail) or other_tail.endswith(tail))
+
+
 def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
     for one, other in ((a, b), (b, a)):
         if one[0].startswith("$") and other[0] in ("+", "#", _MANY):
@@ -171,85 +186,3 @@ def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
             waiting.append((i + 1, j + 1))
             waiting += [(i, j + 1)] * (left == (_MANY,)) + [(i + 1, j)] * (right == (_MANY,))
     return False
-
-
-def refuse_loops(
-    sources: Sequence[tuple[str, BrokerConfig | None, MqttSourceConfig]],
-    sinks: Sequence[tuple[str, BrokerConfig | None, MqttSinkConfig]],
-    control: tuple[BrokerConfig | None, ControlConfig],
-) -> None:
-    """Refuse topics that cannot be used, and those on which the daemon would hear itself.
-
-    Sources and sinks come with their names and brokers.  Raises ConfigError with every problem.
-    """
-    control_broker, commands = control
-    problems: list[str] = []
-    hears: list[tuple[str, BrokerConfig, str]] = []
-    for name, broker, source in sources:
-        try:
-            patterns = topic_patterns(source.topics, source.stream_id)
-        except ConfigError as error:
-            problems += [f"source {name}: {problem}" for problem in error.problems]
-            continue
-        if broker is not None:
-            hears += [(f"source {name}: topic {pattern.text!r}", broker, pattern.filter) for pattern in patterns]
-    says: list[tuple[str, BrokerConfig, str]] = []
-    for name, broker, sink in sinks:
-        problems += [f"sink {name}: {problem}" for problem in _sink_problems(sink)]
-        if broker is not None:
-            says += [(f"sink {name}: {key} {topic!r}", broker, topic) for key, topic in _sink_topics(sink)]
-    if control_broker is not None:
-        own = f"control: topic {commands.topic!r}"
-        says.append((own, control_broker, f"{commands.topic}/response"))
-        problems += _clashes(says, [(own, control_broker, commands.topic)])
-        says.append((own, control_broker, commands.topic))
-    problems += _clashes(says, hears)
-    if problems:
-        raise ConfigError(*problems)
-
-
-def _clashes(
-    says: Sequence[tuple[str, BrokerConfig, str]], hears: Sequence[tuple[str, BrokerConfig, str]]
-) -> Iterator[str]:
-    for saying, its_broker, topic in says:
-        for hearing, broker, filter_text in hears:
-            if host_and_port(broker) == host_and_port(its_broker) and template_overlaps(topic, filter_text):
-                yield f"{saying} and {hearing}: expected topics that never meet, as the daemon would read what it wrote"
-
-
-def _sink_topics(sink: MqttSinkConfig) -> Iterator[tuple[str, str]]:
-    yield "topic", sink.topic
-    yield "status_topic", sink.status_topic
-    if sink.availability_topic:
-        yield "availability_topic", sink.availability_topic
-    if sink.home_assistant:
-        yield "discovery_prefix", f"{sink.discovery_prefix}/device/{{stream}}/config"
-
-
-def _sink_problems(sink: MqttSinkConfig) -> Iterator[str]:
-    for key, topic in _sink_topics(sink):
-        rest = topic.replace("{stream}", "")
-        if set("{}") & set(rest) and key != "discovery_prefix":
-            yield f"{key} {topic!r}: expected no braces but {{stream}}"
-        if set("+#\0") & set(rest):
-            yield f"{key} {topic!r}: expected a topic without + and #"
-        if topic.startswith("$"):
-            yield f"{key} {topic!r}: expected a topic that does not begin with $: those are the broker's own"
-    if sink.home_assistant and "{stream}" not in sink.topic:
-        yield f"topic {sink.topic!r}: expected {{stream}} in it: Home Assistant reads each device from its own topic"
-    if "{stream}" in sink.status_topic:
-        yield f"status_topic {sink.status_topic!r}: expected no {{stream}}: it is about the daemon"
-    if sink.availability_topic and "{stream}" not in sink.availability_topic:
-        yield f"availability_topic {sink.availability_topic!r}: expected {{stream}} in it, or an empty text for none"
-
-
-def host_and_port(broker: BrokerConfig) -> tuple[str, int]:
-    """Where a broker is; 1883 and 8883 are the ports of ``mqtt`` and ``mqtts``."""
-    parts = urlsplit(broker.url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if port == 0 or not parts.hostname:
-        raise ConfigError(f"broker {broker.name}: url {broker.url!r}: expected a host and a port from 1 to 65535")
-    return parts.hostname, port or (8883 if parts.scheme == "mqtts" else 1883)

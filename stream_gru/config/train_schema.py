@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from stream_gru.config.connector import SinkTable, SourceTable
 from stream_gru.config.field_types import (
     MAX_CATEGORIES,
     Activation,
@@ -20,7 +21,7 @@ from stream_gru.config.field_types import (
     Cell,
     ClassActivation,
     Delimiter,
-    Format,
+    FileFormat,
     Fraction,
     Initializer,
     Level,
@@ -43,8 +44,6 @@ from stream_gru.config.run_schema import (
     LimitsConfig,
     MetricsConfig,
     RunConfig,
-    SinkConfig,
-    SourceConfig,
 )
 
 
@@ -65,7 +64,7 @@ class ChannelConfig(Table, frozen=True):
 class InputConfig(Table, frozen=True):
     """How a record is read.  Names are columns of CSV and Parquet files, keys of JSON lines."""
 
-    format: Format = "auto"
+    format: FileFormat = "auto"
     delimiter: Delimiter = ","
     time: Name = "time"
     time_unit: TimeUnit = "iso"
@@ -228,11 +227,11 @@ class Config(Table, frozen=True):
     training: TrainingConfig = TrainingConfig()
     run: RunConfig | None = None
     broker: list[BrokerConfig] = []
-    source: list[SourceConfig] = []
+    source: list[SourceTable] = []
     channel_join: ChannelJoinConfig = ChannelJoinConfig()
     limits: LimitsConfig = LimitsConfig()
     dead_letter: DeadLetterConfig = DeadLetterConfig()
     alarm: AlarmConfig = AlarmConfig()
-    sink: list[SinkConfig] = []
+    sink: list[SinkTable] = []
     control: ControlConfig = ControlConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -1,4 +1,4 @@
-"""One walk over the types of the schema and the values of a file side by side, which finds every mistake of form."""
+"""One walk over the types of the schema and the values of a file, side by side, which finds every mistake of form."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import inspect
 
+from stream_gru.config.catalog import Catalog
+from stream_gru.config.connector import SinkTable, SourceTable
+from stream_gru.config.field_types import Table
 from stream_gru.config.problems import INT64, KeyPath, Problem, dotted, listed, one_of, quoted, shown
+from stream_gru.core.errors import ConfigError
 
 _Number = inspect.IntType | inspect.FloatType
 
 
-def check_value(kind: inspect.Type, value: object, path: KeyPath) -> Iterator[Problem]:
+def check_value(kind: inspect.Type, value: object, path: KeyPath, catalog: Catalog) -> Iterator[Problem]:
     """Yield every mistake in a value and in all that is below it."""
     match bare(kind):
+        case inspect.StructType(cls=table) if isinstance(value, dict) and table in (SourceTable, SinkTable):
+            yield from _check_connector(table, value, path, catalog)
         case inspect.StructType() as table if isinstance(value, dict):
-            yield from _check_table(table, value, path)
+            yield from _check_table(table, value, path, catalog)
         case inspect.ListType() as items if isinstance(value, list):
             for place, item in enumerate(value):
-                yield from check_value(items.item_type, item, (*path, place))
-        case inspect.UnionType() as union if isinstance(value, dict):
-            yield from _check_tagged(union, value, path)
+                yield from check_value(items.item_type, item, (*path, place), catalog)
+        case _ if (extra := _extra(kind)).get("registry") and isinstance(value, str):
+            yield from _check_name(extra, value, path, catalog)
         case _ if not _fits(bare(kind), value):
             yield Problem(path, _expected(kind, value, path), shown(value))
 
@@ -37,20 +43,20 @@ def bare(kind: inspect.Type) -> inspect.Type:
     return kind
 
 
-def table_types(kind: inspect.Type) -> list[inspect.StructType]:
-    """Return the tables a value of this type may be: none, one, or one for each ``type``."""
+def table_type(kind: inspect.Type) -> inspect.StructType | None:
+    """Return the table that a value of this type is, if any."""
     kind = bare(kind)
-    if isinstance(kind, inspect.UnionType):
-        return [one for one in kind.types if isinstance(one, inspect.StructType)]
-    return [kind] if isinstance(kind, inspect.StructType) else []
+    return kind if isinstance(kind, inspect.StructType) else None
 
 
-def _check_table(table: inspect.StructType, value: Mapping[str, object], path: KeyPath) -> Iterator[Problem]:
+def _check_table(
+    table: inspect.StructType, value: Mapping[str, object], path: KeyPath, catalog: Catalog
+) -> Iterator[Problem]:
     fields = {field.encode_name: field for field in table.fields}
     known = [table.tag_field, *fields] if table.tag_field else [*fields]
     for key, item in value.items():
         if key in fields:
-            yield from check_value(fields[key].type, item, (*path, key))
+            yield from check_value(fields[key].type, item, (*path, key), catalog)
         elif key not in known:
             yield Problem((*path, key), one_of(key, "known keys", known), quoted(key))
     for key, field in fields.items():
@@ -58,17 +64,46 @@ def _check_table(table: inspect.StructType, value: Mapping[str, object], path: K
             yield Problem((*path, key), _expected(field.type, None, (*path, key)), "none")
 
 
-def _check_tagged(union: inspect.UnionType, value: Mapping[str, object], path: KeyPath) -> Iterator[Problem]:
-    """Check a table whose key ``type`` says which table it is."""
-    tables = table_types(union)
-    tag_field = tables[0].tag_field or "type"
-    tag = value.get(tag_field)
-    for table in tables:
-        if isinstance(tag, str) and table.tag == tag:
-            yield from _check_table(table, value, path)
-            return
-    got = shown(tag) if tag_field in value else "none"
-    yield Problem((*path, tag_field), f"one of {listed(sorted(str(table.tag) for table in tables))}", got)
+def _check_connector(
+    base: type[Table], value: Mapping[str, object], path: KeyPath, catalog: Catalog
+) -> Iterator[Problem]:
+    """Check a table of a source or sink, whose ``type`` says which table it is."""
+    registry = catalog.sources if issubclass(base, SourceTable) else catalog.sinks
+    tag = value.get("type")
+    if not isinstance(tag, str) or tag not in registry:
+        got = shown(tag) if "type" in value else "none"
+        yield Problem((*path, "type"), f"one of {listed(sorted(registry.names()))}", got)
+        return
+    try:
+        table = inspect.type_info(catalog.table(base, tag))
+    except ConfigError as error:
+        yield Problem((*path, "type"), "a type that can be loaded", f"{shown(tag)}: {error}")
+        return
+    if isinstance(table, inspect.StructType):
+        yield from _check_table(table, value, path, catalog)
+
+
+def _check_name(extra: Mapping[str, object], value: str, path: KeyPath, catalog: Catalog) -> Iterator[Problem]:
+    """Check the name of an engine or a decoder: ours, those that fit here, or any of a plugin."""
+    registry = catalog.registry(str(extra["registry"]))
+    ours = sorted([*_texts(extra.get("also")), *(_texts(extra.get("built_in")) or registry.built_in)])
+    if value in ours or (value not in registry.built_in and value in registry):
+        return
+    others = [name for name in registry.names() if name not in registry.built_in]
+    yield Problem(path, f"one of {listed([*ours, *others])}", shown(value))
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, tuple) else []
+
+
+def _extra(kind: inspect.Type) -> Mapping[str, object]:
+    """What `Meta(extra=)` says of a type."""
+    if isinstance(kind, inspect.Metadata):
+        return {**_extra(kind.type), **(kind.extra or {})}
+    if isinstance(kind, inspect.UnionType):  # a key that may be absent
+        return {key: value for one in kind.types for key, value in _extra(one).items()}
+    return {}
 
 
 def _fits(kind: inspect.Type, value: object) -> bool:
@@ -104,10 +139,10 @@ def _has_form(kind: inspect.StrType, value: str) -> bool:
 
 
 def _expected(kind: inspect.Type, value: object, path: KeyPath) -> str:
-    if isinstance(kind, inspect.Metadata) and (description := (kind.extra_json_schema or {}).get("description")):
-        return str(description)
+    if expected := _extra(kind).get("expected"):
+        return str(expected)
     kind = bare(kind)
-    if table_types(kind):
+    if table_type(kind):
         return f"a table, written {_header(path, in_list=isinstance(path[-1], int))}"
     match kind:
         case inspect.BoolType():
@@ -141,7 +176,7 @@ def _length(kind: inspect.StrType) -> str:
 
 
 def _items(kind: inspect.ListType, path: KeyPath) -> str:
-    if table_types(kind.item_type):
+    if table_type(kind.item_type):
         return f"tables, each written {_header(path, in_list=True)}"
     item = bare(kind.item_type)
     if isinstance(item, inspect.LiteralType):

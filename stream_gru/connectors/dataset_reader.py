@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from stream_gru.connectors.decoders.field_map import Fields, stream_id
+from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.registry import load_decoder
-from stream_gru.connectors.sources.files import FileSource, expand, stem
-from stream_gru.connectors.sources.registry import common_format
+from stream_gru.connectors.sources.files import FileSource, common_format, expand
 from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import DataError, EndOfInput
 from stream_gru.core.protocols import Decoder, Source
@@ -50,15 +48,3 @@ def _without_messages(batch: SampleBatch) -> SampleBatch:
     if not batch.rejected:
         return batch
     return replace(batch, rejected=merge_rejected(entry._replace(message=None) for entry in batch.rejected))
-
-
-def shared_stream(paths: Sequence[Path], fields: Fields) -> Iterator[str]:
-    """Yield one warning when files of one name would be taken for one device, as no column names it."""
-    if fields.input.stream:
-        return
-    first: dict[str, Path] = {}
-    twice = [(first[name], path) for path in paths if first.setdefault(name := stream_id(stem(path)), path) != path]
-    if twice:
-        one, other = twice[0]
-        more = f" (and {len(twice) - 1:,} more)" if len(twice) > 1 else ""
-        yield f"warning: {one} and {other}{more} are read as one stream {stream_id(stem(one))!r}; see input.stream"

@@ -75,3 +75,21 @@ class ProcessedPackets:
 
     packets: Mapping[int, bytes] = field(default_factory=dict)
     new_session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxState:
+    """The unfinished outputs of a sink, for the sink that takes its place.
+
+    ``rows``         without an acknowledgement, in order
+    ``acked``        numbers of stored rows that no commit has reported yet
+    ``last_number``  the highest number that was given to an output
+    ``stored``       no row above this number is stored
+    ``durable``      whether there is a store
+    """
+
+    rows: Sequence[OutboxRow] = ()
+    acked: Sequence[int] = ()
+    last_number: int = 0
+    stored: int = 0
+    durable: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from stream_gru.core.commit_records import FlushResult, ProcessedPackets, SinkCheckpoint
+from stream_gru.core.commit_records import FlushResult, OutboxState, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.types import F32, Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
 
@@ -154,6 +154,9 @@ class Stateful(Protocol):
         ...
 
 
+# ---- optional abilities of sources and sinks; whoever needs one asks with isinstance ---------------------------------
+
+
 @runtime_checkable
 class HasState(Protocol):
     """A connector with state of its own for each stream: the checkpointer stores and restores it."""
@@ -161,4 +164,54 @@ class HasState(Protocol):
     @property
     def state(self) -> Stateful:
         """Return the state."""
+        ...
+
+
+@runtime_checkable
+class FlowControlled(Protocol):
+    """A source whose other side waits for acknowledgements: a commit is due before ``max_inflight`` messages."""
+
+    @property
+    def max_inflight(self) -> int:
+        """Messages that it sends before one of them has to be acknowledged."""
+        ...
+
+
+@runtime_checkable
+class Reconfigurable(Protocol):
+    """A source that takes some changes of its table while it is open."""
+
+    def update(self, config: object) -> bool:
+        """Take over another table; False when it has to be closed and opened again.  Raises ConfigError."""
+        ...
+
+
+@runtime_checkable
+class KeepsSession(Protocol):
+    """A source whose other side keeps messages for it while it is closed."""
+
+    def forget(self) -> None:
+        """Close for good: the other side shall keep nothing more."""
+        ...
+
+
+@runtime_checkable
+class TracksStreams(Protocol):
+    """A sink that shows which streams are online."""
+
+    def stream_status(self, stream: str, online: bool) -> None:
+        """A stream is idle, or sends again."""
+        ...
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """A sink with outputs that wait for an acknowledgement, which another sink can continue with."""
+
+    def handoff(self) -> OutboxState:
+        """After `close`: what is not finished; it is the other sink's then."""
+        ...
+
+    def adopt(self, state: OutboxState) -> None:
+        """Before anything is written: continue with what another sink has not finished."""
         ...

@@ -278,6 +278,7 @@ class OutputSpec:
     ``labels``     the L classes; ``exclusive``: exactly one applies at a time
     ``level``      nominal coverage of the intervals
     ``warm_up``    steps after a reset whose outputs are marked as warming
+    ``units``      of the targets; ``period_s`` seconds of a step; ``intervals`` whether forecasts have intervals
     """
 
     model_id: str
@@ -287,6 +288,9 @@ class OutputSpec:
     exclusive: bool = True
     level: float = 0.9
     warm_up: int = 0
+    units: tuple[str, ...] = ()
+    period_s: float = 1.0
+    intervals: bool = False
 
 
 @dataclass(frozen=True, slots=True)

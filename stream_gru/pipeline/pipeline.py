@@ -289,6 +289,7 @@ class Pipeline:
 def output_spec(manifest: Manifest, level: float) -> OutputSpec:
     """Properties that all outputs of a model share; ``level``: nominal coverage of the intervals."""
     head, classes = manifest.forecast, manifest.classes
+    units = {channel.name: channel.unit for channel in manifest.channels}
     return OutputSpec(
         model_id=manifest.model_id,
         targets=() if head is None else tuple(head.targets),
@@ -297,6 +298,9 @@ def output_spec(manifest: Manifest, level: float) -> OutputSpec:
         exclusive=classes is None or classes.activation != "sigmoid",
         level=level,
         warm_up=manifest.warm_up,
+        units=() if head is None else tuple(units.get(target, "") for target in head.targets),
+        period_s=manifest.period_s,
+        intervals=head is not None and (manifest.calibration is not None or bool(head.quantiles)),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from stream_gru.core.protocols import Sink
+from stream_gru.core.protocols import Sink, TracksStreams
 from stream_gru.core.types import PredictionBatch, SampleBatch
 from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.runtime.control.pause_filter import PauseFilter
@@ -144,7 +144,6 @@ class HealthReporter:
                 log.warning("%d more streams: each %s", len(streams) - _MAX_NAMED, words)
             for stream in streams:
                 for sink in sinks.values():
-                    tell = getattr(sink, "stream_status", None)
-                    if tell is not None:
-                        tell(stream, online)
+                    if isinstance(sink, TracksStreams):
+                        sink.stream_status(stream, online)
         return len(became_idle)

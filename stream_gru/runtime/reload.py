@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
-from stream_gru.config.run_schema import FileSinkConfig, MqttSinkConfig, ReplaySourceConfig, StdinSourceConfig
 from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.core.errors import ConfigError
-from stream_gru.core.protocols import Engine, Sink
+from stream_gru.core.protocols import Engine, HandsOver, KeepsSession, Reconfigurable, Sink
 from stream_gru.pipeline.alarms import AlarmRule
 from stream_gru.pipeline.pipeline import output_spec
 from stream_gru.runtime import wiring
@@ -40,7 +37,7 @@ class Reload:
         self._engine, self._surroundings = engine, surroundings
         _require_reloadable(old, new)
         self._sinks = {
-            spec.name: runtime.sinks[spec.name] if self._stays(spec) else wiring.build_sink_of(spec, new)
+            spec.name: runtime.sinks[spec.name] if self._stays(spec) else wiring.build_sink(spec, new)
             for spec in new.sinks
         }
         self._unopened = {spec.name: spec for spec in new.sinks if not self._stays(spec)}
@@ -49,19 +46,14 @@ class Reload:
         """Whether a sink stays open.  Raises ConfigError when it is a CSV file whose columns change."""
         old, new = self._old, self._new
         same = spec in old.sinks and old.run.emit == new.run.emit
-        if same and isinstance(spec.config, MqttSinkConfig):
-            return old.bundle.manifest.model_id == new.bundle.manifest.model_id
-        path = spec.config.path if isinstance(spec.config, FileSinkConfig) else ""
-        if same and ".csv" in Path(path).suffixes and _columns(old) != _columns(new):
-            raise ConfigError(f"{path}: has the columns of the previous model or alarm; expected a new path")
+        if same and spec.config.fixed_columns and _columns(old) != _columns(new):
+            raise ConfigError(f"sink {spec.name}: has the columns of the previous model or alarm; expected a new path")
         return same
 
     def open_sinks(self, undo: ExitStack) -> None:
         """Open new sinks beside the old ones, where both can be open.  Raises what `Sink.open` raises."""
-        written = {spec.config.path for spec in self._old.sinks if isinstance(spec.config, FileSinkConfig)}
         for name, spec in list(self._unopened.items()):
-            # One connection per client id, and one writer per file.
-            if isinstance(spec.config, MqttSinkConfig) or getattr(spec.config, "path", None) in written:
+            if any(spec.config.excludes(old.config) for old in self._old.sinks):
                 continue
             self._runtime.checkpointer.open_sink(name, self._sinks[name])
             undo.callback(self._sinks[name].close)
@@ -118,7 +110,10 @@ class Reload:
         ]
         for gone in running.values():
             # A broker would keep messages for a source that never comes back.
-            getattr(gone.source, "forget", gone.source.close)()
+            if isinstance(gone.source, KeepsSession):
+                gone.source.forget()
+            else:
+                gone.source.close()
         return tuple(inputs)
 
     def _input(self, spec: SourceSpec, one: Input | None, was: SourceSpec | None, shared: SharedStages) -> Input:
@@ -154,9 +149,9 @@ def _require_reloadable(old: ResolvedConfig, new: ResolvedConfig) -> None:
         raise ConfigError(f'{new.path}: run.bundle: is another model, and run.on_model_change = "reject"')
     before = {spec.name: spec.config for spec in old.sources}
     for source in new.sources:
-        was = before.get(source.name, source.config)
-        if isinstance(was, StdinSourceConfig) and was != source.config:
-            raise ConfigError(f"{new.path}: source {source.name}: standard input cannot change; restart the daemon")
+        problem = before.get(source.name, source.config).reload_problem(source.config)
+        if problem:
+            raise ConfigError(f"{new.path}: source {source.name}: {problem}")
     kinds = {spec.name: type(spec.config) for spec in old.sinks}
     for sink in new.sinks:
         if kinds.get(sink.name, type(sink.config)) is not type(sink.config):
@@ -165,30 +160,30 @@ def _require_reloadable(old: ResolvedConfig, new: ResolvedConfig) -> None:
 
 def _same_position(was: SourceSpec, spec: SourceSpec) -> bool:
     """Whether the position of one source means the same for the other."""
-    files = [one.config.files if isinstance(one.config, ReplaySourceConfig) else None for one in (was, spec)]
-    return spec.numbered or files[0] == files[1]
+    return spec.config.continues(was.config)
 
 
 def _decodes_differently(was: SourceSpec, spec: SourceSpec) -> bool:
     """Whether the state that was kept of devices is of records of another form."""
-    return any(getattr(was, key) != getattr(spec, key) for key in ("format", "fields", "assembled"))
+    return any(getattr(was, key) != getattr(spec, key) for key in ("format", "fields", "joins_channels"))
 
 
 def _source_stays(one: Input, was: SourceSpec, spec: SourceSpec) -> bool:
     """Whether a source stays open under its new settings."""
     if was.config == spec.config and was.broker == spec.broker:
         return True
-    update = getattr(one.source, "update", None)
-    return update is not None and was.broker == spec.broker and bool(update(spec.config))
+    return isinstance(one.source, Reconfigurable) and was.broker == spec.broker and one.source.update(spec.config)
 
 
-def _hand_over(name: str, gone: Sink, heir: Any) -> None:
+def _hand_over(name: str, gone: Sink, heir: Sink | None) -> None:
     """Unacknowledged outputs go to the heir; without one they are lost, with a warning."""
-    left = gone.left() if hasattr(gone, "left") else []
-    if heir is not None and hasattr(gone, "left"):
-        heir.take_over(left)
-    elif left:
-        log.warning("sink %s was removed: %d outputs that were not acknowledged are lost", name, len(left))
+    if not isinstance(gone, HandsOver):
+        return
+    state = gone.handoff()
+    if isinstance(heir, HandsOver):
+        heir.adopt(state)
+    elif state.rows:
+        log.warning("sink %s was removed: %d outputs that were not acknowledged are lost", name, len(state.rows))
 
 
 def _columns(config: ResolvedConfig) -> bytes:

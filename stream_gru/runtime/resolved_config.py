@@ -6,34 +6,37 @@ world (ports, brokers, disks).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import convert
 from msgspec.structs import asdict, replace
 
-from stream_gru.config import ChannelConfig, ConditioningConfig, Config, InputConfig, load_config, require_running
-from stream_gru.config.run_schema import (
-    BrokerConfig,
-    InfluxSinkConfig,
-    MqttSinkConfig,
-    MqttSourceConfig,
-    ReplaySourceConfig,
-    RunConfig,
-    SerialSourceConfig,
-    SinkConfig,
-    SourceConfig,
+from stream_gru.config import (
+    ChannelConfig,
+    ConditioningConfig,
+    Config,
+    InputConfig,
+    SinkContext,
+    SinkTable,
+    SourceContext,
+    SourceTable,
+    load_config,
+    require_running,
 )
-from stream_gru.config.topic_filters import refuse_loops
+from stream_gru.config.connector import ignore
+from stream_gru.config.run_schema import BrokerConfig, RunConfig
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.credentials import read_secret
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.connectors.mqtt.auth import credentials, is_tls, tls_context
 from stream_gru.connectors.sinks.registry import build_sink
-from stream_gru.connectors.sources.files import expand
-from stream_gru.connectors.sources.registry import build_source, replay_format
+from stream_gru.connectors.sources.registry import build_source
 from stream_gru.core.errors import ConfigError
+from stream_gru.core.protocols import Sink, Source
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.model.manifest import Channel
 from stream_gru.pipeline.alarms import AlarmRule
@@ -41,38 +44,48 @@ from stream_gru.pipeline.alarms import AlarmRule
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """A source with its name, the format of its bytes, and which field means what; ``broker`` of MQTT only."""
+    """A source with its name, the format of its records, and which field means what; ``broker`` where it uses one."""
 
     name: str
-    config: SourceConfig
+    config: SourceTable
     format: str
     fields: Fields
     broker: BrokerConfig | None = None
 
     @property
     def live(self) -> bool:
-        """Whether it goes on for ever, as against a recording."""
-        return not isinstance(self.config, ReplaySourceConfig)
+        """Whether it goes on without end, as against a recording."""
+        return self.config.live
 
     @property
-    def numbered(self) -> bool:
-        """Whether its messages are numbered, whatever they are, so that another input may take its place."""
-        return isinstance(self.config, MqttSourceConfig | SerialSourceConfig)
+    def joins_channels(self) -> bool:
+        """Whether its channels arrive in separate records: the table, its topics or its format say so."""
+        return self.config.join_channels or self.config.splits_channels or self.format == "number"
 
-    @property
-    def assembled(self) -> bool:
-        """Whether its channels arrive apart: because it says so, or because its topics or format do."""
-        topics = self.config.topics if isinstance(self.config, MqttSourceConfig) else []
-        return self.config.join_channels or self.format == "number" or any("{channel}" in topic for topic in topics)
+    def build(
+        self,
+        *,
+        state_dir: str = "",
+        batch_rows: int = 1024,
+        alone: bool = True,
+        wakeup: Callable[[], None] = ignore,
+    ) -> Source:
+        """Return the source.  Opens nothing.  ``alone``: there is no other.  Raises ConfigError."""
+        context = SourceContext(self.name, self.format, self.broker, state_dir, batch_rows, wakeup)
+        return build_source(self.config, context, alone=alone)
 
 
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
-    """A sink with its name; ``broker`` of MQTT only."""
+    """A sink with its name; ``broker`` where it uses one."""
 
     name: str
-    config: SinkConfig
+    config: SinkTable
     broker: BrokerConfig | None = None
+
+    def build(self, *, immediate: bool = False) -> Sink:
+        """Return the sink.  Opens nothing.  ``immediate``: outputs may leave before a commit.  Raises ConfigError."""
+        return build_sink(self.config, SinkContext(self.name, self.broker, immediate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +103,7 @@ class ResolvedConfig:
 
     @property
     def live(self) -> bool:
-        """Whether any source goes on for ever."""
+        """Whether any source goes on without end."""
         return any(source.live for source in self.sources)
 
 
@@ -101,7 +114,7 @@ def resolve_file(path: Path, *, read_secrets: bool = True) -> ResolvedConfig:
 
     Raises ConfigError, BundleError and DataError, with the file's name and what to change.
     """
-    config = load_config(path)
+    config = load_config(path, CATALOG)
     require_running(config, str(path))
     assert config.run is not None  # noqa: S101 - require_running has made sure
     resolved = resolve(path, config, config.run, load_bundle(config.run.bundle), read_secrets=read_secrets)
@@ -111,7 +124,7 @@ def resolve_file(path: Path, *, read_secrets: bool = True) -> ResolvedConfig:
 
 
 def resolve_bundle(
-    bundle: Bundle, source: SourceConfig, *, engine: str = "auto", interval_level: float = 0.9, batch_rows: int = 1024
+    bundle: Bundle, source: SourceTable, *, engine: str = "auto", interval_level: float = 0.9, batch_rows: int = 1024
 ) -> ResolvedConfig:
     """The configuration of one ``source`` that is read as ``bundle`` says, without sinks and with no limit of streams.
 
@@ -136,56 +149,50 @@ def _check_parts(resolved: ResolvedConfig) -> None:
         if is_tls(broker):
             tls_context(broker)
     for source in resolved.sources:
-        try:
-            build_source(source.config, source.name, source.format, broker=source.broker)
-        except ConfigError as error:
-            raise ConfigError(
-                *(f"{resolved.path}: source {source.name}: {problem}" for problem in error.problems)
-            ) from error
-        if isinstance(source.config, ReplaySourceConfig):
-            expand(source.config.files)
+        with _named(f"{resolved.path}: source {source.name}"):
+            source.build()
+        source.config.verify()
     for sink in resolved.sinks:
-        build_sink(sink.config, sink.name, broker=sink.broker)
-        if isinstance(sink.config, InfluxSinkConfig) and sink.config.token_file:
-            read_secret(sink.config.token_file)
+        with _named(f"{resolved.path}: sink {sink.name}"):
+            sink.build()
+        sink.config.verify()
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Say in a ConfigError of which part it is."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(*(f"{part}: {problem}" for problem in error.problems)) from error
 
 
 def resolve(path: Path, config: Config, run: RunConfig, bundle: Bundle, *, read_secrets: bool) -> ResolvedConfig:
     """Resolve a configuration that has been read.  Raises ConfigError."""
     fields = running_fields(config, bundle, path)
     AlarmRule.of(config.alarm).check(bundle.manifest)
-    names = _names([(source.name, _tag(source)) for source in config.source])
     sources = tuple(
-        _source(source, name, config, bundle, fields) for source, name in zip(config.source, names, strict=True)
+        _source(source, name, config, bundle, fields)
+        for source, name in zip(config.source, _names(config.source), strict=True)
     )
     sinks = tuple(
-        SinkSpec(name, sink, _broker(config, sink.broker) if isinstance(sink, MqttSinkConfig) else None)
-        for sink, name in zip(config.sink, _names([(sink.name, _tag(sink)) for sink in config.sink]), strict=True)
+        SinkSpec(name, sink, _broker(config, sink.broker_name))
+        for sink, name in zip(config.sink, _names(config.sink), strict=True)
     )
     control = _broker(config, config.control.broker) if config.control.mqtt else None
-    refuse_loops(
-        [(one.name, one.broker, one.config) for one in sources if isinstance(one.config, MqttSourceConfig)],
-        [(one.name, one.broker, one.config) for one in sinks if isinstance(one.config, MqttSinkConfig)],
-        (control, config.control),
-    )
     token = read_secret(config.control.token_file) if read_secrets and config.control.token_file else ""
     return ResolvedConfig(path, config, run, bundle, sources, sinks, control, token)
 
 
-def _source(source: SourceConfig, name: str, config: Config, bundle: Bundle, fields: Fields) -> SourceSpec:
-    if isinstance(source, ReplaySourceConfig):
-        own = Fields.for_source(fields.input, _channels(bundle, fields), source.input, source.channel)
-        return SourceSpec(name, source, replay_format(source, own.input), own)
-    # Who sends is told by the topic or the port, unless the records shall say it.
-    named_outside = isinstance(source, MqttSourceConfig | SerialSourceConfig) and source.input.stream is None
+def _source(source: SourceTable, name: str, config: Config, bundle: Bundle, fields: Fields) -> SourceSpec:
+    # A topic or port names the stream, unless the records do.
+    named_outside = source.names_streams and source.input.stream is None
     input_config = replace(fields.input, stream="") if named_outside else fields.input
-    try:
+    with _named(f"source {name}"):
         own = Fields.for_source(input_config, _channels(bundle, fields), source.input, source.channel)
-        load_decoder(source.format, own)
-    except ConfigError as error:
-        raise ConfigError(*(f"source {name}: {problem}" for problem in error.problems)) from error
-    broker = _broker(config, source.broker) if isinstance(source, MqttSourceConfig) else None
-    return SourceSpec(name, source, source.format, own, broker)
+        kind = source.record_format(own.input.format)
+        load_decoder(kind, own)
+    return SourceSpec(name, source, kind, own, _broker(config, source.broker_name))
 
 
 def _channels(bundle: Bundle, fields: Fields) -> list[Channel]:
@@ -195,17 +202,14 @@ def _channels(bundle: Bundle, fields: Fields) -> list[Channel]:
     ]
 
 
-def _broker(config: Config, name: str) -> BrokerConfig:
-    """The broker of this name, or the first one; the rules have made sure that it is there."""
-    return next(broker for broker in config.broker if name in ("", broker.name))
+def _broker(config: Config, name: str | None) -> BrokerConfig | None:
+    """The broker of this name, or the first one; the rules have made sure that it exists."""
+    return None if name is None else next(broker for broker in config.broker if name in ("", broker.name))
 
 
-def _tag(table: SourceConfig | SinkConfig) -> str:
-    return str(table.__struct_config__.tag)
-
-
-def _names(given: Sequence[tuple[str, str]]) -> list[str]:
+def _names(tables: Sequence[SourceTable | SinkTable]) -> list[str]:
     """Names of sources and sinks: their own, else their type, numbered from the second on."""
+    given = [(table.name, table.type_name) for table in tables]
     used: dict[str, int] = {}
     taken = {name for name, _ in given if name}
     names = []

@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stream_gru.config.run_schema import SerialSourceConfig
+from stream_gru.config.connector import ignore
 from stream_gru.connectors.decoders.registry import load_decoder
-from stream_gru.connectors.sinks.registry import build_sink
-from stream_gru.connectors.sources.registry import build_source
-from stream_gru.core.protocols import Engine, HasState, Sink, Source, Stateful
+from stream_gru.core.protocols import Engine, FlowControlled, HasState, Sink, Source, Stateful
 from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import NS_PER_S, Position
 from stream_gru.pipeline.alarms import AlarmRule
@@ -38,7 +36,6 @@ from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceS
 _HOLD_PERIODS = 5
 _UNBOUNDED = 2**31
 _IDLE_PERIODS, _IDLE_LEAST_S = 10, 10.0
-_SERIAL_COMMIT_S = 0.1
 
 
 @dataclass(slots=True)
@@ -92,7 +89,7 @@ class Surroundings:
     each source is read by a thread of its own, also where it is the only one.
     """
 
-    wakeup: Callable[[], None] | None = None
+    wakeup: Callable[[], None] = ignore
     pause_filter: PauseFilter | None = None
     threaded: bool = False
 
@@ -134,7 +131,7 @@ def build_runtime(
         ingests = {spec.name: build_ingest(spec, shared, max_streams(config)) for spec in config.sources}
         inputs = (Input("recording", recording, ingests, speed),)
     if sinks is None:
-        sinks = {spec.name: build_sink_of(spec, config) for spec in config.sinks}
+        sinks = {spec.name: build_sink(spec, config) for spec in config.sinks}
     return assemble(config, pipeline, checkpointer, inputs, sinks, shared)
 
 
@@ -167,20 +164,15 @@ def assemble(
 
 def build_input(spec: SourceSpec, config: ResolvedConfig, shared: SharedStages, surroundings: Surroundings) -> Input:
     """A source with its stages.  Opens nothing."""
-    speed = getattr(spec.config, "speed", 0.0)
-    source = build_source(
-        spec.config,
-        spec.name,
-        spec.format,
-        broker=spec.broker,
+    source = spec.build(
         state_dir=config.run.state_dir,
-        # A paced recording is committed between its blocks: they are small.
-        batch_rows=1 if speed and config.run.state_dir else config.run.batch_rows,
+        batch_rows=config.run.batch_rows,
         alone=len(config.sources) == 1 and not surroundings.threaded,
-        bell=surroundings.wakeup,
+        wakeup=surroundings.wakeup,
     )
-    ingest = build_ingest(spec, shared, max_streams(config))
-    return Input(spec.name, source, {spec.name: ingest}, speed, getattr(source, "window", 0))
+    ingests = {spec.name: build_ingest(spec, shared, max_streams(config))}
+    max_inflight = source.max_inflight if isinstance(source, FlowControlled) else 0
+    return Input(spec.name, source, ingests, spec.config.replay_speed, max_inflight)
 
 
 def build_ingest(spec: SourceSpec, shared: SharedStages, streams: int) -> Ingest:
@@ -192,20 +184,14 @@ def build_ingest(spec: SourceSpec, shared: SharedStages, streams: int) -> Ingest
         load_decoder(spec.format, fields),
         clock=None if fields.clock == "epoch" or unit == "iso" else DeviceClock(2**32 * UNITS_NS[unit], streams),
         gaps=GapCounter(streams) if fields.input.device_seq and spec.live else None,
-        joins=spec.assembled,
+        joins=spec.joins_channels,
         shared=shared,
     )
 
 
-def build_sink_of(spec: SinkSpec, config: ResolvedConfig) -> Sink:
+def build_sink(spec: SinkSpec, config: ResolvedConfig) -> Sink:
     """A configured sink.  Opens nothing."""
-    return build_sink(
-        spec.config,
-        spec.name,
-        broker=spec.broker,
-        manifest=config.bundle.manifest,
-        immediate=config.run.emit == "immediate",
-    )
+    return spec.build(immediate=config.run.emit == "immediate")
 
 
 def build_shared(
@@ -237,7 +223,7 @@ def build_rate_limit(config: ResolvedConfig) -> RateLimit | None:
 
 def joiner_settings(config: ResolvedConfig) -> tuple[tuple[str, ...], int, int, int] | None:
     """Channels, period, hold and lateness (nanoseconds) of the channel join; None where no source needs it."""
-    if not any(spec.assembled for spec in config.sources):
+    if not any(spec.joins_channels for spec in config.sources):
         return None
     manifest, settings = config.bundle.manifest, config.config.channel_join
     period_ns = max(1, round(manifest.period_s * NS_PER_S))
@@ -290,9 +276,8 @@ def stream_idle_timeout_s(config: ResolvedConfig) -> float:
 
 
 def commit_interval_s(config: ResolvedConfig) -> float:
-    """How often to commit, in seconds; more often with a serial port, which sends nothing twice."""
-    serial = any(isinstance(spec.config, SerialSourceConfig) for spec in config.sources)
-    return min(config.run.commit_interval_s, _SERIAL_COMMIT_S) if serial else config.run.commit_interval_s
+    """How often to commit, in seconds; more often where a source asks for it."""
+    return min([config.run.commit_interval_s, *(spec.config.max_commit_interval_s for spec in config.sources)])
 
 
 def checkpoint_policy(config: ResolvedConfig) -> StatePolicy:

@@ -22,6 +22,7 @@ from rich.console import Console
 from stream_gru.cli.remote import Remote, remote_at, remote_of, response_text
 from stream_gru.cli.tap_view import TapView
 from stream_gru.config import parse_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError
 from stream_gru.runtime.http.server import WebServer
 from tests.support.cli import Run
@@ -174,7 +175,7 @@ def test_health_without_arguments_asks_the_default_address(run: Run, monkeypatch
 
     monkeypatch.setattr(Remote, "request", request)
     assert run("health") == (1, "the loop has not turned for 99 s\n", "")
-    assert asked == [f"GET {remote_of(parse_config('', 'run.toml'), Path('run.toml'))}/-/healthy"]
+    assert asked == [f"GET {remote_of(parse_config('', 'run.toml', CATALOG), Path('run.toml'))}/-/healthy"]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_health_without_arguments_asks_the_default_address(run: Run, monkeypatch
 )
 def test_the_address_is_that_of_the_configuration(text: str, expected: Remote) -> None:
     """A daemon that listens on all addresses is reached on loopback."""
-    found = remote_of(parse_config(text, "run.toml"), Path("run.toml"))
+    found = remote_of(parse_config(text, "run.toml", CATALOG), Path("run.toml"))
     assert found == expected
     assert remote_at(str(found)) == expected
 
@@ -204,7 +205,7 @@ def test_the_address_is_that_of_the_configuration(text: str, expected: Remote) -
 def test_commands_need_a_fixed_address(text: str, words: str) -> None:
     """Metrics must be enabled, on a fixed port."""
     with pytest.raises(ConfigError, match=words):
-        remote_of(parse_config(text, "run.toml"), Path("run.toml"))
+        remote_of(parse_config(text, "run.toml", CATALOG), Path("run.toml"))
 
 
 @pytest.mark.parametrize("url", ["", "x", "https://a:1", "http://a", "http://a:x", "http://a:1/b", "http://[a:1"])

@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 
 from stream_gru.cli import doctor_model
-from stream_gru.cli.doctor_broker import check_broker
-from stream_gru.cli.doctor_check import Check, State, check_lines
-from stream_gru.cli.doctor_machine import check_clock, check_folder, check_listen, check_memory
+from stream_gru.cli.doctor_check import check_lines
+from stream_gru.cli.doctor_machine import check_clock, check_listen, check_memory
 from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
-from stream_gru.cli.doctor_serial import check_serial, serial_ports
-from stream_gru.config.run_schema import BrokerConfig, SerialSourceConfig
+from stream_gru.config.run_schema import BrokerConfig
+from stream_gru.connectors.folder_check import check_folder
+from stream_gru.connectors.mqtt.broker_check import check_broker
+from stream_gru.connectors.sources.serial import SerialSourceConfig
+from stream_gru.connectors.sources.serial_check import check_serial, serial_ports
+from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import load_bundle
 from tests.support.brokers import Broker

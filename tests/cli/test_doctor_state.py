@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from stream_gru.cli import doctor_state
-from stream_gru.cli.doctor_check import Check, State
 from stream_gru.cli.doctor_state import check_state
+from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import StoreError
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit
 from tests.support.paths import BUNDLE

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from stream_gru.config import parse_config
 from stream_gru.config.train_schema import InputConfig
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.stdout import StdoutSink
@@ -41,7 +42,7 @@ def run_file(folder: Path, source: str = STDIN, more: str = "") -> Path:
 
 def fields(text: str, bundle: Bundle | None = None) -> Fields:
     """The fields that ``run`` reads with this configuration."""
-    return running_fields(parse_config(text, "run.toml"), bundle or load_bundle(BUNDLE), Path("run.toml"))
+    return running_fields(parse_config(text, "run.toml", CATALOG), bundle or load_bundle(BUNDLE), Path("run.toml"))
 
 
 def test_input_keys_override_those_of_the_bundle() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from stream_gru.config import parse_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError
 from tests.support.paths import CASES
 
@@ -14,7 +15,7 @@ def test_a_wrong_file_is_told_with_file_line_key_expectation_and_value(story: st
     """Every mistake of the file is told, in the order of the lines, in the words of ``error.txt``."""
     text = (CASES / "config" / story / "config.toml").read_text(encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        parse_config(text, "config.toml")
+        parse_config(text, "config.toml", CATALOG)
     assert "\n".join(caught.value.problems) + "\n" == (CASES / "config" / story / "error.txt").read_text(
         encoding="utf-8"
     )

@@ -8,9 +8,6 @@ import pytest
 
 from stream_gru.config import (
     Config,
-    FileSinkConfig,
-    ReplaySourceConfig,
-    StdoutSinkConfig,
     check_purpose,
     load_config,
     parse_config,
@@ -20,6 +17,10 @@ from stream_gru.config import (
     sample_config,
 )
 from stream_gru.config.load import MAX_FILE_BYTES
+from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.sinks.file import FileSinkConfig
+from stream_gru.connectors.sinks.stdout import StdoutSinkConfig
+from stream_gru.connectors.sources.files import ReplaySourceConfig
 from stream_gru.core.errors import ConfigError
 
 BOTH = """
@@ -53,20 +54,20 @@ def written(folder: Path, raw: bytes) -> Path:
 def problems(path: Path) -> tuple[str, ...]:
     """Return what loading the file complains of."""
     with pytest.raises(ConfigError) as caught:
-        load_config(path)
+        load_config(path, CATALOG)
     return caught.value.problems
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     """A file without a key is a configuration, of no use for either purpose."""
-    config = load_config(written(tmp_path, b""))
+    config = load_config(written(tmp_path, b""), CATALOG)
     assert config == Config()
     assert check_purpose(config) == ()
 
 
 def test_a_mark_of_byte_order_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     """A file saved by an editor on Windows is as good as any other."""
-    assert load_config(written(tmp_path, b"\xef\xbb\xbf[training]\r\nepochs = 3\r\n")).training.epochs == 3
+    assert load_config(written(tmp_path, b"\xef\xbb\xbf[training]\r\nepochs = 3\r\n"), CATALOG).training.epochs == 3
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_file_of_another_encoding_is_a_problem(tmp_path: Path) -> None:
 
 def test_a_file_may_be_as_large_as_the_bound_and_not_larger(tmp_path: Path) -> None:
     """One byte more than the bound is refused before anything is understood."""
-    load_config(written(tmp_path, b"#" * MAX_FILE_BYTES))
+    load_config(written(tmp_path, b"#" * MAX_FILE_BYTES), CATALOG)
     path = written(tmp_path, b"#" * (MAX_FILE_BYTES + 1))
     assert problems(path) == (f"{path}:1: expected at most 1048576 bytes, got more",)
 
@@ -105,20 +106,20 @@ def test_a_file_may_be_as_large_as_the_bound_and_not_larger(tmp_path: Path) -> N
 def test_what_tomllib_cannot_read_is_a_problem_with_a_place(text: str, problem: str) -> None:
     """Whatever tomllib raises ends as one line."""
     with pytest.raises(ConfigError) as caught:
-        parse_config(text, "f.toml")
+        parse_config(text, "f.toml", CATALOG)
     assert caught.value.problems == (problem,)
 
 
 def test_an_integer_serves_where_a_number_is_asked_for() -> None:
     """``period_s = 1`` is the number 1.0."""
-    data = parse_config('[data]\nfiles = ["a.csv"]\nperiod_s = 1', "f.toml").data
+    data = parse_config('[data]\nfiles = ["a.csv"]\nperiod_s = 1', "f.toml", CATALOG).data
     assert data is not None
     assert isinstance(data.period_s, float)
 
 
 def test_paths_are_relative_to_the_folder_of_the_file(tmp_path: Path) -> None:
     """All five kinds of paths are joined to the folder; an absolute one stays."""
-    config = load_config(written(tmp_path, BOTH.encode()))
+    config = load_config(written(tmp_path, BOTH.encode()), CATALOG)
     assert config.data is not None
     assert config.run is not None
     (source,) = config.source
@@ -137,14 +138,14 @@ def test_an_empty_path_stays_empty() -> None:
 
 def test_parse_leaves_paths_alone() -> None:
     """Text has no folder, so its paths stay as written."""
-    run = parse_config(BOTH, "f.toml").run
+    run = parse_config(BOTH, "f.toml", CATALOG).run
     assert run is not None
     assert run.bundle == "pump.bundle"
 
 
 def test_a_file_can_serve_both_purposes() -> None:
     """A file with the tables for training and running passes both checks."""
-    config = parse_config(BOTH, "f.toml")
+    config = parse_config(BOTH, "f.toml", CATALOG)
     assert check_purpose(config) == ("training", "running")
     require_training(config, "f.toml")
     require_running(config, "f.toml")
@@ -153,7 +154,7 @@ def test_a_file_can_serve_both_purposes() -> None:
 def test_what_training_lacks_is_told_table_by_table() -> None:
     """Each table that training needs and the file has not is one problem."""
     with pytest.raises(ConfigError) as caught:
-        require_training(parse_config(sample_config("run"), "run.toml"), "run.toml")
+        require_training(parse_config(sample_config("run"), "run.toml", CATALOG), "run.toml")
     assert caught.value.problems == (
         "run.toml:1: channel: expected at least one [[channel]] table for training, got none",
         "run.toml:1: data: expected a [data] table for training, got none",
@@ -164,7 +165,7 @@ def test_what_training_lacks_is_told_table_by_table() -> None:
 def test_what_running_lacks_is_told_table_by_table() -> None:
     """Each table that a run needs and the file has not is one problem."""
     with pytest.raises(ConfigError) as caught:
-        require_running(parse_config(sample_config("train"), "train.toml"), "train.toml")
+        require_running(parse_config(sample_config("train"), "train.toml", CATALOG), "train.toml")
     assert caught.value.problems == (
         "train.toml:1: run: expected a [run] table for running, got none",
         "train.toml:1: source: expected at least one [[source]] table for running, got none",
@@ -188,7 +189,7 @@ def test_what_running_lacks_is_told_table_by_table() -> None:
 )
 def test_what_makes_sense_is_accepted(text: str) -> None:
     """The rules refuse nothing that can be meant."""
-    assert isinstance(parse_config(text, "f.toml"), Config)
+    assert isinstance(parse_config(text, "f.toml", CATALOG), Config)
 
 
 def test_the_room_needs_msgspec_and_nothing_heavier() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msgspec import NODEFAULT, inspect, to_builtins
 
 from stream_gru.config import Config, check_purpose, parse_config, sample_config
-from stream_gru.config.validate import bare, table_types
+from stream_gru.config.validate import bare
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError
 
 Purpose = Literal["train", "run"]
@@ -28,6 +29,15 @@ OF_THE_EXAMPLE = {
     ("ChannelConfig", "categories"),
 }
 EMPTY: tuple[object, ...] = ("", None, [])
+
+
+def table_types(kind: inspect.Type) -> list[inspect.StructType]:
+    """Return the tables a value of this type may be: none, one, or one for each ``type``."""
+    kind = bare(kind)
+    if not isinstance(kind, inspect.StructType):
+        return []
+    found = map(inspect.type_info, CATALOG.tables(kind.cls))
+    return [table for table in found if isinstance(table, inspect.StructType)]
 
 
 def tables(text: str) -> Iterator[tuple[list[str], dict[str, object], set[str]]]:
@@ -94,7 +104,7 @@ def default(field: inspect.Field) -> object:
 @pytest.mark.parametrize(("purpose", "serves"), [("train", "training"), ("run", "running")])
 def test_a_sample_can_be_used_as_it_is(purpose: Purpose, serves: str) -> None:
     """Each sample passes every check and serves its purpose."""
-    assert check_purpose(parse_config(sample_config(purpose), f"{purpose}.toml")) == (serves,)
+    assert check_purpose(parse_config(sample_config(purpose), f"{purpose}.toml", CATALOG)) == (serves,)
 
 
 def test_the_samples_hold_every_key() -> None:
@@ -116,7 +126,7 @@ def test_the_samples_show_the_defaults(purpose: Purpose) -> None:
 def test_a_sample_with_every_key_switched_on_is_read() -> None:
     """The values that stand behind # are good ones, too."""
     text = re.sub(r"^#(?=\w+ = |\[)", "", sample_config("train"), flags=re.MULTILINE)
-    assert check_purpose(parse_config(text, "train.toml")) == ("training",)
+    assert check_purpose(parse_config(text, "train.toml", CATALOG)) == ("training",)
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
@@ -172,7 +182,7 @@ def change(line: str, how: str, name: str, literal: str) -> str:
 def read(text: str) -> Config | tuple[str, ...]:
     """Return the configuration, or the problems."""
     try:
-        return parse_config(text, "sample.toml")
+        return parse_config(text, "sample.toml", CATALOG)
     except ConfigError as error:
         return error.problems
 

@@ -10,15 +10,19 @@ from click.testing import CliRunner
 
 from stream_gru.cli.group import cli
 from stream_gru.config import Config, as_toml, effective, parse_config, sample_config
-from stream_gru.config.run_schema import BrokerConfig, FileSinkConfig, InfluxSinkConfig, RunConfig, SerialSourceConfig
+from stream_gru.config.run_schema import BrokerConfig, RunConfig
+from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.sinks.file import FileSinkConfig
+from stream_gru.connectors.sinks.influx import InfluxSinkConfig
+from stream_gru.connectors.sources.serial import SerialSourceConfig
 
 
 @pytest.mark.parametrize("purpose", ["train", "run"])
 def test_what_is_shown_says_the_same_as_the_file(purpose: str) -> None:
     """Read again it is the same configuration, with every key written out."""
-    config = parse_config(sample_config(purpose), "sample.toml")  # type: ignore[arg-type]
+    config = parse_config(sample_config(purpose), "sample.toml", CATALOG)  # type: ignore[arg-type]
     shown = as_toml(effective(config))
-    assert parse_config(shown, "shown.toml") == config
+    assert parse_config(shown, "shown.toml", CATALOG) == config
     assert "commit_every = 500" in shown or purpose == "train"
 
 

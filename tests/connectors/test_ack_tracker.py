@@ -147,8 +147,8 @@ def test_rows_that_were_not_answered_are_sent_again_first() -> None:
     outbox.put(rows(*"abcd"))
     under_way = [outbox.take() for _ in range(3)]
     assert under_way[0] is not None
-    outbox.settle(under_way[0])
-    assert [row.key for row in outbox.recall()] == ["b", "c"]
+    outbox.ack(under_way[0])
+    assert [row.key for row in outbox.requeue()] == ["b", "c"]
     assert taken(outbox) == ["b", "c", "d"]
     assert len(outbox) == 3
 
@@ -161,7 +161,7 @@ def test_a_full_outbox_takes_what_comes_and_says_that_it_is_full() -> None:
     for _ in range(2):
         row = outbox.take()
         assert row is not None
-        outbox.settle(row)
+        outbox.ack(row)
     assert outbox.ready
 
 
@@ -179,13 +179,13 @@ def test_a_full_outbox_may_give_up_the_oldest() -> None:
 
 
 def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
-    """Between recall and giving up the loop may drop it: it is counted once, and the next row is spared."""
+    """Between requeue and drop the loop may drop it: it is counted once, and the next row is spared."""
     outbox = Outbox(1, drop_oldest=True)
     outbox.put(rows("a"))
     outbox.take()
-    (first,) = outbox.recall()
+    (first,) = outbox.requeue()
     outbox.put(rows("b"))
-    outbox.give_up(first)
+    outbox.drop(first)
     assert (outbox.discarded, outbox.failed) == (1, 0)
     assert taken(outbox) == ["b"]
 
@@ -220,7 +220,7 @@ def test_an_answer_between_flush_and_commit_is_told_by_the_next_commit() -> None
     row = outbox.take()
     assert row is not None
     assert outbox.flush().unacked
-    outbox.settle(row)
+    outbox.ack(row)
     outbox.committed()
     assert [outbox.flush(), outbox.flush()] == [FlushResult(unacked=[], acked=(1,))] * 2
     outbox.committed()
@@ -242,9 +242,9 @@ def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
             row = heir.take()
             assert row is not None
             if row.key == "b":
-                heir.settle(row)
-    old.settle(answered)
-    heir.take_over(old.leave())
+                heir.ack(row)
+    old.ack(answered)
+    heir.adopt(old.handoff())
     heir.resume(None if early else kept)
     assert taken(heir) == (["d"] if early else ["b", "c", "d"])
     written = heir.flush()

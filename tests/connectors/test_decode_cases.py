@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stream_gru.config import parse_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.dataset_reader import read_all
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.registry import load_decoder
@@ -26,7 +27,7 @@ FILE_STORIES = sorted(path.name for path in (CASES / "decode").iterdir() if path
 
 def decode_file(folder: Path, block_rows: int) -> list[dict[str, object]]:
     """What the story's input becomes, in the form of ``expected.jsonl``."""
-    config = parse_config((folder / "config.toml").read_text(encoding="utf-8"), "config.toml")
+    config = parse_config((folder / "config.toml").read_text(encoding="utf-8"), "config.toml", CATALOG)
     (path,) = folder.glob("input.*")
     fields = Fields.of(config.input, config.channel)
     kind = file_format(path, config.input.format)

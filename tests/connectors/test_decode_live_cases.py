@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from stream_gru.config import parse_config
-from stream_gru.config.run_schema import ReplaySourceConfig
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
+from stream_gru.connectors.sources.files import ReplaySourceConfig
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.timestamps import to_ns
 from stream_gru.core.types import DropReason, RawMessage
@@ -25,7 +26,7 @@ from tests.connectors.test_decode_cases import sample_rows
 from tests.support.paths import CASES
 
 LIVE_STORIES = sorted(path.name for path in (CASES / "decode_live").iterdir() if path.is_dir())
-FORMATS = sorted(set(DECODERS) - {"parquet"})
+FORMATS = sorted(set(DECODERS.built_in) - {"parquet"})
 
 
 def whole(text: str | list[tuple[str, int]]) -> str:
@@ -48,7 +49,7 @@ def message(said: dict[str, Any], number: int) -> RawMessage:
 
 def decode_live(folder: Path) -> list[dict[str, object]]:
     """What the story's messages become, in the form of ``expected.jsonl``."""
-    config = parse_config((folder / "config.toml").read_text(encoding="utf-8"), "config.toml")
+    config = parse_config((folder / "config.toml").read_text(encoding="utf-8"), "config.toml", CATALOG)
     (source,) = config.source
     assert not isinstance(source, ReplaySourceConfig)
     lines = (folder / "messages.jsonl").read_text(encoding="utf-8").splitlines()

@@ -220,7 +220,7 @@ def test_a_format_whose_package_is_missing_is_told(
     """The error says what to install."""
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"stream_gru.connectors.decoders.{module}", raising=False)
-    with pytest.raises(ConfigError, match=rf"{kind} cannot be read .*; pip install 'stream-gru\[{extra}\]'"):
+    with pytest.raises(ConfigError, match=rf"{kind} cannot be loaded .*; pip install 'stream-gru\[{extra}\]'"):
         load_decoder(kind, Fields(InputConfig(), ("flow",)))
 
 

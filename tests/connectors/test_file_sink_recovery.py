@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from stream_gru.connectors.sinks.registry import file_sink
+from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.connectors.sinks.rotation import put_aside_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.config.run_schema import MqttSinkConfig
-from stream_gru.connectors.sinks.home_assistant import device_id, discovery, duration, safe
+from stream_gru.connectors.sinks.home_assistant import Discovery, device_id, discovery, duration, safe
+from stream_gru.connectors.sinks.mqtt import MqttSinkConfig
 from stream_gru.model.manifest import Manifest
+from stream_gru.pipeline.pipeline import output_spec
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated
 
@@ -20,7 +22,7 @@ CONFIG = MqttSinkConfig(home_assistant=True)
 
 def device(manifest: Manifest | None = None, stream: str = "p1", config: MqttSinkConfig = CONFIG) -> dict[str, Any]:
     """What Home Assistant reads."""
-    _, payload = discovery(manifest or calibrated(make_bundle()).manifest, config, stream)
+    _, payload = discovery(output_spec(manifest or calibrated(make_bundle()).manifest, 0.9), config, stream)
     found = json.loads(payload)
     assert isinstance(found, dict)
     return found
@@ -28,7 +30,7 @@ def device(manifest: Manifest | None = None, stream: str = "p1", config: MqttSin
 
 def test_the_device_of_a_stream() -> None:
     """Topic, device, origin, where outputs come and what says that it is there."""
-    topic, _ = discovery(make_bundle().manifest, CONFIG, "p1")
+    topic, _ = discovery(output_spec(make_bundle().manifest, 0.9), CONFIG, "p1")
     assert topic == "homeassistant/device/stream_gru_p1/config"
     found = device()
     assert found["dev"]["ids"] == ["stream_gru_p1"]
@@ -138,3 +140,18 @@ def test_any_target_gives_a_template_that_quotes_it(name: str) -> None:
 def test_times_in_words(seconds: float, text: str) -> None:
     """The largest unit that divides it."""
     assert duration(seconds) == text
+
+
+def test_streams_are_announced_with_the_model_of_their_outputs() -> None:
+    """Nothing before the first output; another model is another announcement; switched off there is none."""
+    first = output_spec(make_bundle().manifest, 0.9)
+    found = Discovery(CONFIG)
+    assert found.announcement("p1") is None
+    assert [found.use(first), found.use(first)] == [True, False]
+    assert found.announcement("p1") == discovery(first, CONFIG, "p1")
+    other = replace(first, model_id="another")
+    assert found.use(other)
+    assert found.announcement("p1") == discovery(other, CONFIG, "p1")
+    off = Discovery(MqttSinkConfig())
+    off.use(first)
+    assert (off.enabled, off.announcement("p1")) == (False, None)

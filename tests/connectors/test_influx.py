@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stream_gru.config.run_schema import InfluxSinkConfig
+from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
-from stream_gru.connectors.sinks.influx import InfluxSink, Poster
+from stream_gru.connectors.sinks.influx import InfluxSink, InfluxSinkConfig, Poster
 from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.core.commit_records import OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
@@ -295,10 +295,10 @@ def test_an_heir_goes_on_where_the_old_one_was() -> None:
         old.write(part(OUTPUTS, slice(2, 5)))
         assert away.came.wait(20)
         old.close()
-        left = old.left()
-        assert len(left) == 5
+        left = old.handoff()
+        assert len(left.rows) == 5
     with influx_server(204) as server, sending(server.url) as heir:
-        heir.take_over(left)
+        heir.adopt(left)
         wait_for(lambda: heir.health().queued == 3)
         written = heir.flush()
         assert ([row.number for row in written.unacked], list(written.acked)) == ([3, 4, 5], [1, 2])
@@ -364,7 +364,9 @@ def test_what_is_configured_is_checked(tmp_path: Path) -> None:
     for url in ("http://host:99999/write", "https://:80", "http://[::1/write"):
         with pytest.raises(ConfigError, match=r"sink\.url: expected an address"):
             InfluxSink(InfluxSinkConfig(url=url))
-    sink = build_sink(InfluxSinkConfig(url="https://db:8086/write", token_file=str(tmp_path / "none")), "influx")
+    sink = build_sink(
+        InfluxSinkConfig(url="https://db:8086/write", token_file=str(tmp_path / "none")), SinkContext("influx")
+    )
     with pytest.raises(SinkUnavailable, match="not open"):
         sink.write(OUTPUTS)
     with pytest.raises(ConfigError, match="none: expected a file with a secret"):

@@ -6,9 +6,10 @@ import logging
 
 import pytest
 
-from stream_gru.config.run_schema import BrokerConfig, MqttSinkConfig
+from stream_gru.config.run_schema import BrokerConfig
+from stream_gru.connectors.log_once import LogOnce
 from stream_gru.connectors.sinks.availability import Presence
-from stream_gru.connectors.sinks.mqtt import MqttSink
+from stream_gru.connectors.sinks.mqtt import MqttSink, MqttSinkConfig
 
 
 @pytest.fixture
@@ -44,14 +45,13 @@ def test_a_stream_that_makes_room_is_said_to_be_offline(sink: MqttSink) -> None:
     assert said(sink) == {"a": b"offline", "b": b"online", "c": b"online"}
 
 
-def test_a_thousand_complaints_are_said_once_each_and_then_no_more(
-    sink: MqttSink, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_thousand_complaints_are_logged_once_each_and_then_no_more(caplog: pytest.LogCaptureFixture) -> None:
     """The last one says that it is the last."""
+    complain = LogOnce(logging.getLogger(__name__), "sink mqtt", level=logging.ERROR)
     with caplog.at_level(logging.ERROR):
         for number in [*range(1500), *range(1500)]:
-            sink._say_once(str(number), f"complaint {number}")
-    assert len(sink._said) == 1000
+            complain(number, f"complaint {number}")
     assert len(caplog.messages) == 1000
-    assert caplog.messages[-1] == "sink mqtt: complaint 999; said once; nothing of this kind is said any more"
-    assert sum("any more" in message for message in caplog.messages) == 1
+    assert caplog.messages[0] == "sink mqtt: complaint 0; logged once"
+    assert caplog.messages[-1] == "sink mqtt: complaint 999; logged once; further ones of other kinds are not logged"
+    assert sum("further" in message for message in caplog.messages) == 1

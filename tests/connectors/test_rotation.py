@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_gru.config.run_schema import FileSinkConfig
+from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
-from stream_gru.connectors.sinks.file import Encoder, FileSink
-from stream_gru.connectors.sinks.registry import build_sink, file_sink
+from stream_gru.connectors.sinks.encoders import Encoder
+from stream_gru.connectors.sinks.file import FileSink, FileSinkConfig, file_sink
+from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside, put_aside_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
@@ -191,7 +192,7 @@ def test_a_folder_that_has_gone_is_told(tmp_path: Path) -> None:
 def test_the_configuration_says_when(tmp_path: Path) -> None:
     """`rotate_bytes`, `rotate_s` and `keep` of a table reach the file; a plain one never rotates."""
     path = tmp_path / "out.jsonl"
-    sink = build_sink(FileSinkConfig(path=str(path), rotate_bytes=1, max_files=1), "file")
+    sink = build_sink(FileSinkConfig(path=str(path), rotate_bytes=1, max_files=1), SinkContext("file"))
     plain = file_sink(tmp_path / "plain.jsonl", append=True)
     for one in (sink, plain):
         one.open(None)
@@ -208,8 +209,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import msgspec
+from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.core.commit_records import SinkCheckpoint
-from stream_gru.connectors.sinks.registry import file_sink
 from tests.support.sink_runs import OUTPUTS
 store = Path(sys.argv[2])
 sink = file_sink(Path(sys.argv[1]), append=True, rotate_bytes=1, keep=10**6)

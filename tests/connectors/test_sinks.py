@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.config.run_schema import FileSinkConfig, StdoutSinkConfig
+from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
-from stream_gru.connectors.sinks.file import FileSink
-from stream_gru.connectors.sinks.registry import build_sink, file_sink
-from stream_gru.connectors.sinks.stdout import StdoutSink
+from stream_gru.connectors.sinks.file import FileSink, FileSinkConfig, file_sink
+from stream_gru.connectors.sinks.registry import build_sink
+from stream_gru.connectors.sinks.stdout import StdoutSink, StdoutSinkConfig
 from stream_gru.core.commit_records import FileOffset, FlushResult
 from stream_gru.core.errors import ConfigError, SinkUnavailable
 from stream_gru.core.prediction import prediction_at
@@ -88,7 +88,7 @@ def test_a_file_of_an_unknown_form_is_refused(name: str) -> None:
     if name == "csv":
         assert isinstance(file_sink(Path("a.csv"), append=False), FileSink)
         return
-    with pytest.raises(ConfigError, match=r"expected a name ending in \.jsonl, \.csv"):
+    with pytest.raises(ConfigError, match=r"expected a name that ends in \.jsonl, \.csv or \.lp"):
         file_sink(Path(name), append=False)
 
 
@@ -96,7 +96,7 @@ def test_a_configured_file_is_continued_and_a_replaced_one_is_not(tmp_path: Path
     """The sink of a configuration appends, with one header; the other begins afresh."""
     path = tmp_path / "out.csv"
     for _ in range(2):
-        sink = build_sink(FileSinkConfig(path=str(path)), "file")
+        sink = build_sink(FileSinkConfig(path=str(path)), SinkContext("file"))
         sink.open(None)
         sink.write(outputs())
         sink.close()
@@ -183,7 +183,7 @@ def test_a_full_disk_behind_standard_output_is_told() -> None:
 
 def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """The header of CSV comes once."""
-    sink = build_sink(StdoutSinkConfig(format="csv"), "stdout")
+    sink = build_sink(StdoutSinkConfig(format="csv"), SinkContext("stdout"))
     sink.open(None)
     sink.write(outputs(2))
     sink.write(outputs(3))

@@ -9,14 +9,23 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stream_gru.config.run_schema import MqttSourceConfig, ReplaySourceConfig, SerialSourceConfig, StdinSourceConfig
+from stream_gru.config.connector import SourceContext
 from stream_gru.config.train_schema import InputConfig
-from stream_gru.connectors.dataset_reader import read_files, shared_stream
+from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.sources.csv_header import completed_header
-from stream_gru.connectors.sources.files import FileSource, expand, file_format, stem
-from stream_gru.connectors.sources.registry import build_source, replay_format
-from stream_gru.connectors.sources.stdin import StdinSource
+from stream_gru.connectors.sources.files import (
+    FileSource,
+    ReplaySourceConfig,
+    expand,
+    file_format,
+    shared_stream,
+    stem,
+)
+from stream_gru.connectors.sources.mqtt import MqttSourceConfig
+from stream_gru.connectors.sources.registry import build_source
+from stream_gru.connectors.sources.serial import SerialSourceConfig
+from stream_gru.connectors.sources.stdin import StdinSource, StdinSourceConfig
 from stream_gru.connectors.sources.threaded import Queued
 from stream_gru.core.errors import ConfigError, DataError, SourceUnavailable
 from stream_gru.core.types import Position
@@ -175,35 +184,35 @@ def test_formats_that_are_unknown_or_mixed_are_told() -> None:
         file_format(Path("x.bin"))
     assert file_format(Path("x.bin"), "jsonl") == "jsonl"
     with pytest.raises(ConfigError, match="expected files of one format, got csv, jsonl"):
-        replay_format(ReplaySourceConfig(files=["a.csv", "b.jsonl"]), InputConfig())
+        ReplaySourceConfig(files=["a.csv", "b.jsonl"]).record_format("auto")
     with pytest.raises(ConfigError, match="got no files"):
-        replay_format(ReplaySourceConfig(files=[]), InputConfig())
+        ReplaySourceConfig(files=[]).record_format("auto")
 
 
 def test_a_configuration_becomes_its_source() -> None:
     """Opening is left to the daemon; beside others, and at a port, a source reads in a thread of its own."""
     replay, stdin = ReplaySourceConfig(files=["/nowhere/a.csv"]), StdinSourceConfig(format="jsonl")
     port = SerialSourceConfig(port="loop://", format="json")
-    assert type(build_source(replay, "replay", "csv")) is FileSource
-    assert type(build_source(stdin, "stdin", "jsonl")) is StdinSource
-    assert type(build_source(port, "serial", "json")) is Queued
-    assert type(build_source(stdin, "stdin", "jsonl", alone=False)) is Queued
+    assert type(build_source(replay, SourceContext("replay", "csv"))) is FileSource
+    assert type(build_source(stdin, SourceContext("stdin", "jsonl"))) is StdinSource
+    assert type(build_source(port, SourceContext("serial", "json"))) is Queued
+    assert type(build_source(stdin, SourceContext("stdin", "jsonl"), alone=False)) is Queued
     with pytest.raises(ConfigError, match=r"source mqtt: expected a \[\[broker\]\]"):
-        build_source(MqttSourceConfig(topics=["a"], format="json"), "mqtt", "json")
+        build_source(MqttSourceConfig(topics=["a"], format="json"), SourceContext("mqtt", "json"))
 
 
 def test_a_configured_source_takes_patterns(tmp_path: Path) -> None:
     """Patterns are looked for when the source is opened; before that only where their end tells no format."""
     plain, open_end = (ReplaySourceConfig(files=[f"{tmp_path}/*{end}"]) for end in (".csv", ""))
-    source = build_source(plain, "replay", replay_format(plain, InputConfig()), batch_rows=10)
+    source = build_source(plain, SourceContext("replay", plain.record_format("auto"), batch_rows=10))
     with pytest.raises(DataError, match="no such file"):
-        replay_format(open_end, InputConfig())
+        open_end.record_format("auto")
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text("time,flow\n1,2\n")
     assert isinstance(source, FileSource)
     assert [message.key for message in drain(source)] == ["a", "b"]
-    kind = replay_format(open_end, InputConfig())
-    source = build_source(open_end, "replay", kind, batch_rows=10)
+    kind = open_end.record_format("auto")
+    source = build_source(open_end, SourceContext("replay", kind, batch_rows=10))
     assert isinstance(source, FileSource)
     assert ([message.key for message in drain(source)], kind) == (["a", "b"], "csv")
 
@@ -281,10 +290,10 @@ def test_a_parquet_file_without_rows_has_columns(tmp_path: Path) -> None:
 def test_files_of_one_name_are_told_where_they_would_be_one_stream() -> None:
     """One line names the first two; a column that names the stream, or names that differ, need none."""
     paths = [Path("a/p.csv"), Path("q.csv"), Path("b/p.csv.gz"), Path("c/p.csv")]
-    (line,) = shared_stream(paths, Fields(InputConfig(), ("flow",)))
+    (line,) = shared_stream(paths, "")
     assert line == "warning: a/p.csv and b/p.csv.gz (and 1 more) are read as one stream 'p'; see input.stream"
-    assert not list(shared_stream(paths, Fields(InputConfig(stream="pump"), ("flow",))))
-    assert not list(shared_stream(paths[:2], Fields(InputConfig(), ("flow",))))
+    assert not list(shared_stream(paths, "pump"))
+    assert not list(shared_stream(paths[:2], ""))
 
 
 def test_recordings_are_one_batch(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.config.run_schema import StdoutSinkConfig
+from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.sinks.registry import build_sink
+from stream_gru.connectors.sinks.stdout import StdoutSinkConfig
 from stream_gru.connectors.sinks.throttle import Throttled
-from stream_gru.core.commit_records import FileOffset, FlushResult, SinkCheckpoint
+from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxState, SinkCheckpoint
 from stream_gru.core.protocols import HasState, Sink
 from stream_gru.core.types import NS_PER_S, OutputSpec, PredictionBatch, ResetReason, SinkHealth, Status
 from tests.support.batches import part, prediction_batches
@@ -71,15 +72,15 @@ class Heard:
 
 
 class Telling(Heard):
-    """One that wants to know who is silent, and leaves something."""
+    """One that shows which streams are idle, and hands over its outputs."""
 
-    def left(self) -> str:
+    def handoff(self) -> OutboxState:
         """Something."""
-        return "left"
+        return OutboxState(last_number=3)
 
-    def take_over(self, left: str) -> None:
+    def adopt(self, state: OutboxState) -> None:
         """Remember."""
-        self.calls.append(f"took {left}")
+        self.calls.append(f"adopted {state.last_number}")
 
     def stream_status(self, stream: str, online: bool) -> None:
         """Remember."""
@@ -185,10 +186,12 @@ def test_everything_else_is_the_sink_s() -> None:
     one.close()
     assert one.health() == SinkHealth(queued=4)
     one.stream_status("p", False)
-    one.take_over(one.left())
-    assert sink.calls == ["open None", "ready", "flush", "committed", "close", "p False", "took left"]
-    for name in ("stream_status", "left", "take_over"):
-        assert not hasattr(Throttled(Heard(), "change"), name)
+    one.adopt(one.handoff())
+    assert sink.calls == ["open None", "ready", "flush", "committed", "close", "p False", "adopted 3"]
+    plain = Throttled(Heard(), "change")
+    plain.stream_status("p", False)
+    plain.adopt(plain.handoff())
+    assert plain.handoff() == OutboxState()
 
 
 @given(
@@ -271,5 +274,5 @@ def test_strange_bytes_are_refused_or_usable(data: st.DataObject, mode: str) -> 
 
 def test_the_configuration_puts_it_before_a_sink() -> None:
     """`throttle` of any sink table."""
-    assert isinstance(build_sink(StdoutSinkConfig(throttle="change"), "stdout"), Throttled)
-    assert not isinstance(build_sink(StdoutSinkConfig(), "stdout"), Throttled)
+    assert isinstance(build_sink(StdoutSinkConfig(throttle="change"), SinkContext("stdout")), Throttled)
+    assert not isinstance(build_sink(StdoutSinkConfig(), SinkContext("stdout")), Throttled)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.config.run_schema import InfluxSinkConfig
-from stream_gru.connectors.sinks.influx import InfluxSink
-from stream_gru.connectors.sinks.registry import ENCODERS, file_sink
+from stream_gru.connectors.sinks.encoders import ENCODERS
+from stream_gru.connectors.sinks.file import file_sink
+from stream_gru.connectors.sinks.influx import InfluxSink, InfluxSinkConfig
 from stream_gru.connectors.sinks.stdout import StdoutSink
 from stream_gru.connectors.sinks.throttle import Throttled
 from stream_gru.core.commit_records import FlushResult, SinkCheckpoint

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from stream_gru.config import parse_config
-from stream_gru.config.run_schema import MqttSourceConfig
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.mqtt.auth import client_id
+from stream_gru.connectors.sources.mqtt import MqttSourceConfig
 from stream_gru.core.types import Position, RawMessage
 from stream_gru.examples.simulators.devices import clean_pumps, json_text, sample_of
 from stream_gru.runtime.resolved_config import resolve_file
@@ -150,7 +151,7 @@ def test_secrets_never_reach_the_repository() -> None:
 
 def test_the_configuration_suits_the_container() -> None:
     """gateway.toml has no mistake, and names what the compose file mounts, publishes and calls by these names."""
-    config = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml")
+    config = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml", CATALOG)
     service = SERVICES["stream-gru"]
     targets = {mount.split(":")[1] for mount in service["volumes"]}
     assert config.run is not None
@@ -184,7 +185,7 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
 
 def test_the_daemon_keeps_its_name_at_the_broker() -> None:
     """The name of a container is another one each time; the session is not."""
-    (broker,) = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml").broker
+    (broker,) = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml", CATALOG).broker
     assert broker.client_id == "stream-gru"
     assert client_id(broker, "source", "mqtt") == "stream-gru-source-mqtt"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stream_gru.config import load_config, require_training
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.model.bundle import load_bundle
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"
@@ -21,7 +22,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="STREAM_GRU_DATA: the 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_the_configurations_are_sound(path: Path) -> None:
     """Each passes `check` and is one for training."""
-    require_training(load_config(path), str(path))
+    require_training(load_config(path, CATALOG), str(path))
 
 
 @needs_data

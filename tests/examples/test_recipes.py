@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stream_gru.cli.group import cli
 from stream_gru.config import parse_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.examples.recipes import imdb, mnist, sine, vowels
@@ -30,7 +31,7 @@ PAGE_LINES = 75
 def test_every_variant_is_a_training_configuration(name: str, best: bool, quick: bool) -> None:
     """Without its own table, a recipe is a valid training configuration."""
     variant = load_recipe(name).variant(best=best, quick=quick)
-    config = parse_config(tomli_w.dumps(variant.document), f"{name}.toml")
+    config = parse_config(tomli_w.dumps(variant.document), f"{name}.toml", CATALOG)
     assert config.data is not None
     assert config.model is not None
 
@@ -88,6 +89,7 @@ def test_a_recording_holds_every_sequence_whole_and_in_order(
         '[input]\ntime_unit = "s"\nstream = "stream"\nepisode = "sequence"\nlabel = "label"\n'
         '[[channel]]\nname = "x"\n[data]\nfiles = ["x"]\nperiod_s = 0.5\n',
         "c.toml",
+        CATALOG,
     )
     from stream_gru.connectors.decoders.field_map import Fields
 

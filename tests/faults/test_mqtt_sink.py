@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream_gru.config.run_schema import BrokerConfig, MqttSinkConfig
+from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.mqtt.paho_client import TolerantClient
-from stream_gru.connectors.sinks.mqtt import MqttSink
+from stream_gru.connectors.sinks.mqtt import MqttSink, MqttSinkConfig
 from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
 from stream_gru.core.types import PredictionBatch
@@ -35,7 +35,7 @@ def opened(
     """A sink that is connected; ``keys`` of its table, ``options`` of its constructor or of the broker's table; what
     a store has ``kept`` for it.
     """
-    own = {key: options.pop(key) for key in ("manifest", "immediate") if key in options}
+    own = {key: options.pop(key) for key in ("immediate",) if key in options}
     reach = BrokerConfig(
         **{"url": broker.url, "client_id": "daemon", "reconnect_max_delay_s": 0.5, "keepalive_s": 2, **options}
     )
@@ -213,7 +213,7 @@ def test_too_long_a_row_is_refused_once_and_the_rest_goes_on(tmp_path: Path, cap
             assert sink.health().failed == 1
             assert sink.health().reconnects == 0
             assert sink.connection.limits.max_packet_bytes == 2000
-    assert "takes at most 2000 bytes" in caplog.text
+    assert "accepts 2000 bytes at most" in caplog.text
 
 
 def test_what_the_broker_always_cuts_us_for_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -227,7 +227,7 @@ def test_what_the_broker_always_cuts_us_for_is_given_up(tmp_path: Path, caplog: 
             assert list(dict.fromkeys(seconds(peer))) == list(range(60))
             assert sink.health().failed == 1
             assert sink.health().reconnects <= 6
-    assert "given up" in caplog.text
+    assert "dropped" in caplog.text
 
 
 def long_among_short(sink: MqttSink) -> None:
@@ -267,7 +267,7 @@ def test_what_is_answered_in_a_way_that_is_not_understood_is_given_up(
             assert sink.health().failed == 1
             assert sink.health().reconnects <= 6
     assert "Protocol error" in caplog.text
-    assert "given up" in caplog.text
+    assert "dropped" in caplog.text
 
 
 def test_a_notice_that_the_broker_cuts_us_for_is_not_said_again(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
         with opened(first, keepalive_s=1) as sink:
             first.freeze()
             sink.write(toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0])))
-            wait_for(lambda: sink._under_way)
+            wait_for(lambda: sink._publisher.in_flight)
             second._config.write_text(second._config.read_text().replace(str(second.port), str(first.port)))
             second.port = first.port
             first.kill()
@@ -358,9 +358,8 @@ def test_a_sink_that_is_not_open_says_so() -> None:
 
 def test_home_assistant_is_told_of_each_stream_and_again_when_it_starts(broker: Broker) -> None:
     """A retained device comes with the first output of a stream, after a reconnect, and whenever it starts anew."""
-    manifest = make_bundle().manifest
     topic = "homeassistant/device/stream_gru_p1/config"
-    with broker.client() as peer, opened(broker, {"home_assistant": True}, manifest=manifest) as sink:
+    with broker.client() as peer, opened(broker, {"home_assistant": True}) as sink:
         peer.subscribe("homeassistant/device/#")
         sink.write(outputs(1))
         wait_for(lambda: len(peer.payloads(topic)) == 1)

@@ -37,7 +37,7 @@ def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
             assert list(second.acked) == list(range(1, 31))
             sink.committed()
             sink.write(outputs(5, 70))
-            wait_for(lambda: sink._under_way)
+            wait_for(lambda: sink._publisher.in_flight)
             kill(sink)
             broker.thaw()
         with opened(broker, kept=SinkCheckpoint(unacked=second.unacked, last_number=60)) as sink:
@@ -73,11 +73,11 @@ def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker
         old.committed()
         old.write(outputs(2, 2))
         old.close()
-        left = old.left()
-        assert len(left) == 4
+        left = old.handoff()
+        assert len(left.rows) == 4
         broker.thaw()
         with opened(broker, {"topic": "new/{stream}"}, client_id="heir") as heir:
-            heir.take_over(left)
+            heir.adopt(left)
             heir.connection.wake()
             heir.write(outputs(1, 4))
             wait_for(lambda: heir.health().queued == 3)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
 
-from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
+from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.mqtt.connection import Connection
-from stream_gru.connectors.sources.mqtt import MqttSource
+from stream_gru.connectors.sources.mqtt import MqttSource, MqttSourceConfig
 from stream_gru.core.types import DropReason, Position, RawMessage
 from tests.support.brokers import Broker, Peer
 from tests.support.requirements import needs_mosquitto

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
+from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.mqtt.auth import tls_context, warn_of_risks
-from stream_gru.connectors.sources.mqtt import MqttSource
+from stream_gru.connectors.sources.mqtt import MqttSource, MqttSourceConfig
 from stream_gru.core.errors import ConfigError
 from tests.support.brokers import Broker
 from tests.support.certificates import Authority

@@ -16,8 +16,7 @@ import serial
 from cobs import cobs
 from serial import rfc2217
 
-from stream_gru.config.run_schema import SerialSourceConfig
-from stream_gru.connectors.sources.serial import SerialSource
+from stream_gru.connectors.sources.serial import SerialSource, SerialSourceConfig
 from stream_gru.connectors.sources.threaded import Queued
 from stream_gru.core.errors import ConfigError, SourceUnavailable
 from stream_gru.core.protocols import Source

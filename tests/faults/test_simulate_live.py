@@ -17,8 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from stream_gru.cli.simulate import simulate
-from stream_gru.config.run_schema import SerialSourceConfig
-from stream_gru.connectors.sources.serial import SerialSource
+from stream_gru.connectors.sources.serial import SerialSource, SerialSourceConfig
 from stream_gru.examples.simulators.devices import PseudoTerminal, Sample, clean_pumps, clean_sines, play
 from stream_gru.examples.simulators.recording import Recording
 from stream_gru.examples.simulators.write import pump_recordings

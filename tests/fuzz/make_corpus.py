@@ -42,7 +42,7 @@ def records() -> list[dict[str, object]]:
 def _of_stories(kind: str) -> Iterator[bytes]:
     """Payloads of the stories of a format, live and recorded."""
     for folder in sorted((CASES / "decode_live").glob(f"{kind}_*")):
-        longer = [other for other in DECODERS if other.startswith(f"{kind}_")]
+        longer = [other for other in DECODERS.built_in if other.startswith(f"{kind}_")]
         if any(folder.name.startswith(f"{other}_") for other in longer):
             continue
         for line in (folder / "messages.jsonl").read_text().splitlines():
@@ -188,7 +188,7 @@ def made(name: str) -> Iterator[bytes]:
         yield from {"cbor": _cbor, "binary": _binary, "parquet": _parquet, "topics": _topics, "recording": _recording}[
             name
         ]()
-    if name in DECODERS:
+    if name in DECODERS.built_in:
         yield from islice(_of_stories(name), _MOST_STORIES)
 
 

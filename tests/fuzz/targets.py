@@ -56,7 +56,7 @@ def _recording() -> Target:
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
-    **{kind: partial(_decoder, kind) for kind in DECODERS},
+    **{kind: partial(_decoder, kind) for kind in DECODERS.built_in},
     "framing_lines": _lines,
     "framing_cobs": _cobs,
     "topics": _topics,

@@ -10,6 +10,7 @@ from typing import Self
 
 from stream_gru.config import as_toml, load_config
 from stream_gru.config.show import effective
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError
 
 _LONGEST_LINE = 2000
@@ -41,7 +42,7 @@ class ConfigTarget:
         """The first piece as a file, or all of them."""
         self._file.write_bytes(b"\n".join(pieces) if variant & 1 else pieces[0])
         try:
-            table = effective(load_config(self._file))
+            table = effective(load_config(self._file, CATALOG))
         except ConfigError as error:
             _require_readable(error.problems, str(self._file))
             return ["refused"]

@@ -7,8 +7,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from stream_gru.config import Config
-from stream_gru.config.run_schema import LimitsConfig, MqttSourceConfig, ReplaySourceConfig, RunConfig, SourceConfig
+from stream_gru.config.connector import SourceTable
+from stream_gru.config.run_schema import LimitsConfig, RunConfig
 from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.sources.files import ReplaySourceConfig
+from stream_gru.connectors.sources.mqtt import MqttSourceConfig
 from stream_gru.runtime.delivery_guarantees import delivery_warnings
 from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec
 from tests.support.models import make_bundle
@@ -17,7 +20,7 @@ MODEL = make_bundle()
 MQTT = MqttSourceConfig(format="json", topics=["plant/#"])
 
 
-def weak(source: SourceConfig, *, time: str = "time", form: str = "json", limits: LimitsConfig | None = None) -> str:
+def weak(source: SourceTable, *, time: str = "time", form: str = "json", limits: LimitsConfig | None = None) -> str:
     """All that is said of a plan with one source and no sinks."""
     fields = Fields.of(replace(MODEL.manifest.input, time=time), MODEL.manifest.channels)
     config = Config(limits=limits or LimitsConfig())
@@ -33,7 +36,7 @@ def test_a_plan_that_keeps_its_promise_is_not_blamed() -> None:
 
 def test_a_time_of_arrival_is_another_one_after_a_kill() -> None:
     """Whether [input] says so or the format has no room for a time; a recording has the arrivals in it."""
-    said = "source in: records carry no time: one that comes again after a kill gets that of its new arrival"
+    said = "source in: records carry no time: one that is sent again gets its new time of arrival"
     assert weak(MQTT, time="") == said
     assert weak(MQTT, form="number") == said
     assert weak(ReplaySourceConfig(files=["a.csv"]), time="") == ""
@@ -41,6 +44,6 @@ def test_a_time_of_arrival_is_another_one_after_a_kill() -> None:
 
 def test_limits_are_not_stored() -> None:
     """Either limit has it said."""
-    said = "limits: how much came lately is not stored: after a kill other samples may be dropped than without it"
+    said = "limits: recent rates are not stored: after a kill other samples may be dropped than without it"
     assert weak(MQTT, limits=LimitsConfig(total_hz=5)) == said
     assert weak(MQTT, limits=LimitsConfig(per_stream_hz=5)) == said

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
-from stream_gru.connectors.sinks.file import Encoder, FileSink
+from stream_gru.connectors.sinks.encoders import Encoder
+from stream_gru.connectors.sinks.file import FileSink
 from stream_gru.connectors.sinks.rotation import put_aside_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from tests.support.batches import batch, part

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from stream_gru.cli.group import cli
 from stream_gru.config import SplitConfig, load_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError, ParityError
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32
@@ -59,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     text = text.replace('"pump-6"', '"pump-2"').replace('["pump-7", "pump-8"]', '["pump-3"]')
     (folder / "pump.toml").write_text(text)
     said: list[str] = []
-    config = load_config(folder / "pump.toml")
+    config = load_config(folder / "pump.toml", CATALOG)
     request = ExportRequest(load_bundle(BUNDLE), config, report=said.append, config_name=str(folder / "pump.toml"))
     out = folder / "pump.int8.tflite"
     export(request, "tflite-int8", out)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.config.topic_filters import host_and_port
 from stream_gru.connectors.credentials import read_secret, require_private
 from stream_gru.core.errors import ConfigError
 
@@ -38,7 +37,7 @@ def credentials(broker: BrokerConfig) -> tuple[str | None, str | None]:
 
 def warn_of_risks(broker: BrokerConfig) -> None:
     """Say what an eavesdropper could do."""
-    host, _ = host_and_port(broker)
+    host, _ = broker.host_and_port()
     if not is_tls(broker):
         if broker.password_file and not _is_loopback(host):
             log.warning("broker %s: the password goes over the network in plain text; use mqtts://", broker.name)

@@ -32,7 +32,6 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.config.topic_filters import host_and_port
 from stream_gru.connectors.mqtt.auth import FreshContext, credentials, is_tls, tls_context, warn_of_risks
 from stream_gru.connectors.mqtt.backoff import Backoff
 from stream_gru.connectors.mqtt.callbacks import Handlers, Limits, Will
@@ -189,7 +188,7 @@ class Connection:
         client.on_socket_open = self._on_socket_open
         # Tells paho that the socket is served by somebody else: it must not write from the caller's thread.
         client.on_socket_register_write = lambda _c, _u, _s: None
-        host, port = host_and_port(self._broker)
+        host, port = self._broker.host_and_port()
         if newest:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = self._broker.session_expiry_s

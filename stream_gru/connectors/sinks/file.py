@@ -4,31 +4,101 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from posixpath import normpath
+from typing import IO, Annotated
 
+from msgspec import Meta
+
+from stream_gru.config.connector import SinkContext, SinkTable, Unique
+from stream_gru.config.field_types import NonNegative, NonNegativeInt, PositiveInt
+from stream_gru.config.problems import Problem, shown
+from stream_gru.connectors.folder_check import check_folder
 from stream_gru.connectors.fsync import sync_folder
+from stream_gru.connectors.sinks.encoders import ENCODERS, Encoder
 from stream_gru.connectors.sinks.file_recovery import Detail, recover, repair, tail_of
 from stream_gru.connectors.sinks.gzip_member import GzipMember
 from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside
+from stream_gru.core.checks import Check
 from stream_gru.core.commit_records import FileOffset, FlushResult, SinkCheckpoint
-from stream_gru.core.errors import SinkUnavailable
-from stream_gru.core.types import OutputSpec, PredictionBatch, SinkHealth
+from stream_gru.core.errors import ConfigError, SinkUnavailable
+from stream_gru.core.types import PredictionBatch, SinkHealth
+
+_SUFFIXES = {"jsonl": "jsonl", "csv": "csv", "lp": "line_protocol"}
+_FILE_NAME = re.compile(r".*[^/]\.(jsonl|csv|lp)(\.gz)?", re.DOTALL)
+_EXPECTED_NAME = "a name that ends in .jsonl, .csv or .lp, perhaps with .gz after it"
 
 
-class Encoder(Protocol):
-    """The form of a row."""
+class FileSinkConfig(SinkTable, frozen=True, kw_only=True, tag="file"):
+    """A file."""
 
-    def header(self, spec: OutputSpec, alarm: bool = False) -> bytes:
-        """What stands before the first row; ``alarm``: rows say whether they are one."""
-        ...
+    path: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=4096,
+            description="Name that ends in .jsonl, .csv or .lp (line protocol); with .gz after it the file is "
+            "compressed. 1 to 4096 characters.",
+            examples=["predictions.jsonl.gz"],
+        ),
+    ]
+    rotate_bytes: Annotated[
+        NonNegativeInt,
+        Meta(description="Size in bytes at which the file is renamed, with the time in its name; 0: never."),
+    ] = 0
+    rotate_s: Annotated[NonNegative, Meta(description="Age in seconds at which it is renamed; 0: never.")] = 0.0
+    max_files: Annotated[PositiveInt, Meta(description="Renamed files that are kept, 1 or more.")] = 10
 
-    def encode(self, batch: PredictionBatch) -> bytes:
-        """All rows of a batch."""
-        ...
+    @property
+    def path_keys(self) -> Sequence[str]:
+        """The file."""
+        return ("path",)
+
+    @property
+    def unique(self) -> Unique:
+        """A file has one writer."""
+        return Unique("path", normpath(self.path))
+
+    @property
+    def fixed_columns(self) -> bool:
+        """A table has one header."""
+        return ".csv" in Path(self.path).suffixes
+
+    def problems(self) -> Iterator[Problem]:
+        """The name tells the form of a row."""
+        if not _FILE_NAME.fullmatch(self.path):
+            yield Problem(("path",), _EXPECTED_NAME, shown(self.path))
+
+    def build(self, context: SinkContext) -> FileSink:
+        """Return the sink."""
+        return file_sink(
+            Path(self.path),
+            append=True,
+            rotate_bytes=self.rotate_bytes,
+            rotate_s=self.rotate_s,
+            keep=self.max_files,
+        )
+
+    def checks(self) -> Iterator[Check]:
+        """Whether its folder is writable and has free space."""
+        yield check_folder(Path(self.path).parent)
+
+    def excludes(self, old: SinkTable) -> bool:
+        """A file has one writer."""
+        return isinstance(old, FileSinkConfig) and old.unique == self.unique
+
+
+def file_sink(path: Path, append: bool, *, rotate_bytes: int = 0, rotate_s: float = 0.0, keep: int = 10) -> FileSink:
+    """A file whose name tells the form of a row, see `FileSinkConfig.path`.  Raises ConfigError."""
+    found = _FILE_NAME.fullmatch(str(path))
+    if found is None:
+        raise ConfigError(f"{path}: expected {_EXPECTED_NAME}")
+    encoder = ENCODERS[_SUFFIXES[found[1]]]()
+    return FileSink(path, encoder, append=append, rotate_bytes=rotate_bytes, rotate_s=rotate_s, keep=keep)
 
 
 class FileSink:

@@ -9,49 +9,77 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from stream_gru.config.run_schema import MqttSinkConfig
 from stream_gru.config.topic_filters import fill_stream
-from stream_gru.model.manifest import Manifest
+from stream_gru.core.types import OutputSpec
 
+if TYPE_CHECKING:  # the module of the table imports this one
+    from stream_gru.connectors.sinks.mqtt import MqttSinkConfig
+
+DEFAULT_TOPIC = "stream_gru/{stream}/prediction"
+"""The default of ``topic``: it is left out of the ids of devices."""
 _REFUSED = re.compile(r"[^a-zA-Z0-9_-]")
 _ALARM = "{{ 'ON' if value_json.alarm | default(false) else 'OFF' }}"
 
 Component = dict[str, Any]
 
 
-def discovery(manifest: Manifest, config: MqttSinkConfig, stream: str) -> tuple[str, bytes]:
+class Discovery:
+    """Announces streams to Home Assistant, where the configuration asks for it."""
+
+    def __init__(self, config: MqttSinkConfig) -> None:
+        self._config = config
+        self._spec: OutputSpec | None = None
+        self.enabled = config.home_assistant
+        self.birth_topic = f"{config.discovery_prefix}/status"
+
+    def use(self, spec: OutputSpec) -> bool:
+        """Announce streams as this model's from now on; True when it is another one than before."""
+        same, self._spec = self._spec == spec, spec
+        return not same
+
+    def announcement(self, stream: str) -> tuple[str, bytes] | None:
+        """Topic and payload that announce a stream; None before the first output, or when disabled."""
+        return discovery(self._spec, self._config, stream) if self.enabled and self._spec is not None else None
+
+
+def discovery(spec: OutputSpec, config: MqttSinkConfig, stream: str) -> tuple[str, bytes]:
     """Topic and payload that make Home Assistant know a stream, its forecasts, its class and its alarm."""
     device = device_id(config, stream)
     components: dict[str, Component] = {}
-    for key, component in [*_forecasts(manifest, config, stream), *_classes(manifest), *_alarm()]:
+    for key, component in [*_forecasts(spec, config, stream), *_classes(spec), *_alarm()]:
         component["unique_id"] = f"{device}_{key}"
         entity = re.sub(r"[^a-z0-9_]", "_", component["unique_id"].lower())
         component["default_entity_id"] = f"{component['p']}.{entity}"
         # What is told on change only holds until it changes; availability says whether anybody is there.
         if config.throttle != "change":
-            component["expire_after"] = _expires_s(manifest, config)
+            component["expire_after"] = _expires_s(spec, config)
         components[key] = component
     topics = [config.status_topic]
     if config.availability_topic:
         topics.append(fill_stream(config.availability_topic, stream))
     payload = {
-        "dev": {"ids": [device], "name": stream, "mf": "stream_gru", "mdl": f"model {manifest.model_id}"},
+        "dev": {"ids": [device], "name": stream, "mf": "stream_gru", "mdl": f"model {spec.model_id}"},
         "o": {"name": "stream_gru"},
         "state_topic": fill_stream(config.topic, stream),
         "availability": [{"topic": topic} for topic in topics],
         "availability_mode": "all",
         "cmps": components,
     }
-    return f"{config.discovery_prefix}/device/{device}/config", orjson.dumps(payload)
+    return discovery_topic(config, device), orjson.dumps(payload)
+
+
+def discovery_topic(config: MqttSinkConfig, device: str) -> str:
+    """Where Home Assistant looks for a device."""
+    return f"{config.discovery_prefix}/device/{device}/config"
 
 
 def device_id(config: MqttSinkConfig, stream: str) -> str:
     """A name for the device that Home Assistant takes; different for each stream, and for each topic of outputs."""
-    plain = config.topic == MqttSinkConfig().topic
+    plain = config.topic == DEFAULT_TOPIC
     return safe(f"stream_gru_{stream}", "" if plain else config.topic)
 
 
@@ -64,24 +92,22 @@ def safe(name: str, besides: str = "") -> str:
     return f"{clean[:64]}_{digest[:10]}"
 
 
-def _forecasts(manifest: Manifest, config: MqttSinkConfig, stream: str) -> Iterator[tuple[str, Component]]:
+def _forecasts(spec: OutputSpec, config: MqttSinkConfig, stream: str) -> Iterator[tuple[str, Component]]:
     """A sensor for each target, at the first, the middle and the last horizon; its bounds are attributes."""
-    if manifest.forecast is None:
-        return
-    last = manifest.forecast.horizon
-    units = {channel.name: channel.unit for channel in manifest.channels}
-    for target in manifest.forecast.targets:
+    last = spec.horizon
+    units = dict(zip(spec.targets, spec.units, strict=False))
+    for target in spec.targets:
         for step in sorted({1, (last + 1) // 2, last}):
             place = f"[{json.dumps(target, ensure_ascii=False)}][{step - 1}]"
             component: Component = {
                 "p": "sensor",
-                "name": f"{target} in {duration(step * manifest.period_s)}",
+                "name": f"{target} in {duration(step * spec.period_s)}",
                 "value_template": f"{{{{ value_json.forecast{place} }}}}",
                 "state_class": "measurement",
             }
             if units.get(target):
                 component["unit_of_measurement"] = units[target]
-            if manifest.calibration is not None or manifest.forecast.quantiles:
+            if spec.intervals:
                 component["json_attributes_topic"] = fill_stream(config.topic, stream)
                 component["json_attributes_template"] = (
                     "{% if value_json.interval is defined %}"
@@ -91,17 +117,17 @@ def _forecasts(manifest: Manifest, config: MqttSinkConfig, stream: str) -> Itera
             yield f"forecast_{safe(target)}_{step}", component
 
 
-def _classes(manifest: Manifest) -> Iterator[tuple[str, Component]]:
-    if manifest.classes is None:
+def _classes(spec: OutputSpec) -> Iterator[tuple[str, Component]]:
+    if not spec.labels:
         return
-    if manifest.classes.activation != "sigmoid":
+    if spec.exclusive:
         yield (
             "class",
             {
                 "p": "sensor",
                 "name": "class",
                 "device_class": "enum",
-                "options": list(manifest.classes.labels),
+                "options": list(spec.labels),
                 "value_template": "{{ value_json.class }}",
             },
         )
@@ -113,9 +139,9 @@ def _alarm() -> Iterator[tuple[str, Component]]:
     yield "alarm", {"p": "binary_sensor", "name": "alarm", "device_class": "problem", "value_template": _ALARM}
 
 
-def _expires_s(manifest: Manifest, config: MqttSinkConfig) -> int:
+def _expires_s(spec: OutputSpec, config: MqttSinkConfig) -> int:
     """After how long without an output a value counts for nothing."""
-    every_s = max(manifest.period_s, config.interval_s if config.throttle == "interval" else 0.0)
+    every_s = max(spec.period_s, config.interval_s if config.throttle == "interval" else 0.0)
     return max(60, round(10 * every_s))
 
 

@@ -20,16 +20,20 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from stream_gru.config.run_schema import InfluxSinkConfig
+from msgspec import Meta
+
+from stream_gru.config.connector import SinkContext, SinkTable
+from stream_gru.config.field_types import HttpUrl, Name, PositiveInt, Seconds
 from stream_gru.connectors.credentials import read_secret
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
-from stream_gru.connectors.sinks.outbox import Left, Outbox
-from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
+from stream_gru.connectors.sinks.outbox import Outbox
+from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.core.types import PredictionBatch, SinkHealth
 
@@ -47,6 +51,47 @@ _MENDABLE = {
     404: "look at url: database or bucket",
     **dict.fromkeys(range(300, 400), "look at url: it is the address of something else"),
 }
+
+
+class InfluxSinkConfig(SinkTable, frozen=True, kw_only=True, tag="influx"):
+    """Line protocol over HTTP: InfluxDB, Telegraf, VictoriaMetrics."""
+
+    url: Annotated[
+        HttpUrl,
+        Meta(
+            description="The whole address to write to, with database or bucket.",
+            examples=["http://127.0.0.1:8086/api/v2/write?org=home&bucket=sensors"],
+        ),
+    ]
+    measurement: Annotated[Name, Meta(description="Name of the measurement, 1 to 128 characters.")] = "stream_gru"
+    token_file: Annotated[
+        str, Meta(description="File with the token, or the name of a systemd credential; empty: no token.")
+    ] = ""
+    queue_size: Annotated[PositiveInt, Meta(description="Outputs that wait for the server at most.")] = 10_000
+    when_full: Annotated[
+        Literal["block", "drop_oldest"],
+        Meta(description='When the queue is full: "block" lets the inputs wait; "drop_oldest" drops outputs, counted.'),
+    ] = "drop_oldest"
+    timeout_s: Annotated[Seconds, Meta(description="Seconds to wait for a response of the server, above 0.")] = 5.0
+
+    @property
+    def secret_keys(self) -> Sequence[str]:
+        """The token."""
+        return ("token_file",)
+
+    def verify(self) -> None:
+        """The token can be read."""
+        if self.token_file:
+            read_secret(self.token_file)
+
+    def build(self, context: SinkContext) -> InfluxSink:
+        """Return the sink."""
+        return InfluxSink(self, immediate=context.immediate)
+
+    def delivery_warnings(self) -> Iterator[str]:
+        """A queue that drops loses outputs."""
+        if self.when_full == "drop_oldest":
+            yield 'when_full = "drop_oldest": outputs are lost while the server is away for long'
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +250,13 @@ class InfluxSink:
             then = "; the store keeps them" if self._outbox.durable else ""
             log.warning("%s: %d outputs were not confirmed before the end%s", self._config.url, len(self._outbox), then)
 
-    def left(self) -> Left:
+    def handoff(self) -> OutboxState:
         """After `close`: what is not finished, for a sink that takes the place of this one."""
-        return self._outbox.leave()
+        return self._outbox.handoff()
 
-    def take_over(self, left: Left) -> None:
+    def adopt(self, state: OutboxState) -> None:
         """Before anything is written: send these first."""
-        self._outbox.take_over(left)
+        self._outbox.adopt(state)
 
     def health(self) -> SinkHealth:
         """How it is doing."""
@@ -304,7 +349,7 @@ class InfluxSink:
             log.error("%s: refused outputs with %s; said once", self._config.url, answer.said)
         with self._changed:
             for row in self._sent:
-                self._outbox.settle(row, refused=not answer.accepted)
+                (self._outbox.ack if answer.accepted else self._outbox.nack)(row)
             self._sent.clear()
 
     def _rest(self, pause_s: float) -> bool:

@@ -1,42 +1,42 @@
-"""Publishes each output as JSON to a topic of its stream, and says who is there.
+"""Publishes each output as JSON to a topic of its stream, and the availability of the daemon and of each stream.
 
-A row is kept until the broker has confirmed it, in the store too where there is one, and sent again on the next
-connection or after the next start until then: at least once on the wire, and the ``id`` tells a row that comes twice.
+A row is kept until the broker has acknowledged it, also in the store where there is one, and is sent again on the next
+connection or after the next start until then: at least once on the wire, and the ``id`` tells a repeated row.
 
-Decision: nobody waits for the broker.  With ``drop_oldest`` what overflows is counted as discarded; with ``block`` a
-full queue says that it is not `ready`, and nothing is read until it is.
-
-Decision: rows that were not confirmed when a connection broke are sent anew from here and not by paho, which would send
-them without asking what the new connection lets through: one packet too long for it, and it is cut again for ever.
+Decision: the loop never waits for the broker.  With ``drop_oldest`` what overflows is counted as dropped; with
+``block`` a full queue is not `ready`, and no source is read until it is.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
 
+from msgspec import Meta
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
-from stream_gru.config.run_schema import BrokerConfig, MqttSinkConfig
+from stream_gru.config.connector import SinkContext, SinkTable, TopicUse
+from stream_gru.config.field_types import NonNegativeInt, PositiveInt, Topic
+from stream_gru.config.problems import Problem, shown
+from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.config.topic_filters import fill_stream
+from stream_gru.connectors.log_once import LogOnce
 from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.connectors.mqtt.callbacks import Handlers, Will
 from stream_gru.connectors.mqtt.connection import Connection
+from stream_gru.connectors.mqtt.publisher import Publisher
 from stream_gru.connectors.mqtt.retained_outbox import Notices
 from stream_gru.connectors.sinks.availability import Presence
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
-from stream_gru.connectors.sinks.home_assistant import discovery
-from stream_gru.connectors.sinks.outbox import Left, Outbox
-from stream_gru.connectors.sinks.stale_availability import Leftovers, signed
-from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
-from stream_gru.core.errors import SinkUnavailable, StateError
+from stream_gru.connectors.sinks.home_assistant import DEFAULT_TOPIC, Discovery, discovery_topic
+from stream_gru.connectors.sinks.outbox import Outbox
+from stream_gru.connectors.sinks.stale_availability import Leftovers
+from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, SinkCheckpoint
+from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import PredictionBatch, SinkHealth
-from stream_gru.model.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +44,103 @@ _ONLINE, _OFFLINE = b"online", b"offline"
 # `close` takes at most this long; the rows may have so much of it, then the notices of what goes offline.
 _CLOSE_S = 1.0
 _CLOSE_ROWS_S, _CLOSE_NOTICES_S = 0.5, 0.25
-_MOST_UNDER_WAY = 500
-_MOST_UNDER_WAY_311 = 20
-# Connections that the same output may cost before it is given up: some brokers cut us for what they do not want, or
-# answer it in a way that is not understood.
-_CUTS_OF_ONE = 4
-_TRUSTED_AFTER = 20
-_MOST_SAID = 1000  # complaints that are said once each
-# Fixed header, lengths, packet identifier and the properties without their texts, at their longest.
-_PACKET_BYTES = 64
+
+
+class MqttSinkConfig(SinkTable, frozen=True, kw_only=True, tag="mqtt"):
+    """An MQTT broker: each output as JSON, and the availability of the daemon and of each stream."""
+
+    broker: Annotated[str, Meta(description="Name of the [[broker]]; empty: the only one.")] = ""
+    topic: Annotated[Topic, Meta(description="Topic of each output; {stream} stands for the stream's name.")] = (
+        DEFAULT_TOPIC
+    )
+    status_topic: Annotated[
+        Topic, Meta(description='Topic of the daemon\'s availability, "online" or "offline", retained.')
+    ] = "stream_gru/status"
+    availability_topic: Annotated[
+        str,
+        Meta(
+            max_length=1024,
+            description="Topic of a stream's availability, with {stream}; a stream is offline while it is idle and "
+            "after the end. Empty: none.",
+        ),
+    ] = "stream_gru/{stream}/availability"
+    qos: Annotated[
+        Literal[0, 1], Meta(description="1: outputs are sent until the broker acknowledges them; 0: once.")
+    ] = 1
+    retain: Annotated[bool, Meta(description="Whether the broker retains the last output of each topic.")] = False
+    message_expiry_s: Annotated[
+        NonNegativeInt, Meta(description="Seconds after which the broker drops an undelivered output; 0: never.")
+    ] = 0
+    queue_size: Annotated[PositiveInt, Meta(description="Unacknowledged outputs at most, 1 or more.")] = 10_000
+    when_full: Annotated[
+        Literal["block", "drop_oldest"],
+        Meta(description='When the queue is full: "block" lets the inputs wait; "drop_oldest" drops outputs, counted.'),
+    ] = "block"
+    home_assistant: Annotated[
+        bool, Meta(description="Whether Home Assistant discovers devices and sensors by itself.")
+    ] = False
+    discovery_prefix: Annotated[Topic, Meta(description="Topic under which Home Assistant looks for them.")] = (
+        "homeassistant"
+    )
+
+    @property
+    def broker_name(self) -> str:
+        """The broker to publish to."""
+        return self.broker
+
+    def problems(self) -> Iterator[Problem]:
+        """Topics have a form that a broker takes, and {stream} where it belongs."""
+        for key, topic in self._topics():
+            rest = topic.replace("{stream}", "")
+            if set("{}") & set(rest) and key != "discovery_prefix":
+                yield Problem((key,), "no braces but {stream}", shown(topic))
+            if set("+#\0") & set(rest):
+                yield Problem((key,), "a topic without + and #", shown(topic))
+            if topic.startswith("$"):
+                yield Problem((key,), "a topic that does not begin with $: those are the broker's own", shown(topic))
+        if self.home_assistant and "{stream}" not in self.topic:
+            expected = "a topic with {stream}: Home Assistant reads each device from its own topic"
+            yield Problem(("topic",), expected, shown(self.topic))
+        if "{stream}" in self.status_topic:
+            yield Problem(("status_topic",), "no {stream}, as it is about the daemon", shown(self.status_topic))
+        if self.availability_topic and "{stream}" not in self.availability_topic:
+            yield Problem(("availability_topic",), 'a topic with {stream} in it, or ""', shown(self.availability_topic))
+
+    def build(self, context: SinkContext) -> MqttSink:
+        """Return the sink."""
+        if context.broker is None:
+            raise ConfigError(f"sink {context.name}: expected a [[broker]]")
+        return MqttSink(self, context.broker, name=context.name, immediate=context.immediate)
+
+    def delivery_warnings(self) -> Iterator[str]:
+        """A queue that drops, and QoS 0, lose outputs."""
+        if self.when_full == "drop_oldest":
+            yield 'when_full = "drop_oldest": outputs are lost while the broker is away for long'
+        if self.qos == 0:
+            yield "qos = 0: outputs in flight are lost with a connection"
+
+    def publications(self) -> Iterator[TopicUse]:
+        """Yield all topics; those of Home Assistant hold the id of a device, which differs from sink to sink."""
+        for key, topic in self._topics():
+            yield TopicUse((key,), topic, exclusive=key != "discovery_prefix")
+
+    def excludes(self, old: SinkTable) -> bool:
+        """A client id has one connection."""
+        return isinstance(old, MqttSinkConfig)
+
+    def _topics(self) -> Iterator[tuple[str, str]]:
+        yield "topic", self.topic
+        yield "status_topic", self.status_topic
+        if self.availability_topic:
+            yield "availability_topic", self.availability_topic
+        if self.home_assistant:
+            yield "discovery_prefix", discovery_topic(self, "{stream}")
 
 
 class MqttSink:
     """Rows to ``topic``; ``online`` and ``offline`` of the daemon and of each stream, retained, to two others.
 
-    ``manifest`` is needed for Home Assistant only; ``immediate``: a row may be published before it is stored.
+    ``immediate``: a row may be published before it is stored.
     """
 
     def __init__(
@@ -67,30 +149,36 @@ class MqttSink:
         broker: BrokerConfig,
         *,
         name: str,
-        manifest: Manifest | None = None,
         immediate: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._broker, self._name = config, broker, name
-        self._manifest, self._clock = manifest, clock
+        self._clock = clock
         self._encoder = JsonEncoder()
+        self._discovery = Discovery(config)
         self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
         self._notices = Notices(self._outbox.changed)
-        self._under_way: dict[int, OutboxRow] = {}  # by packet identifier
         self._streams = Presence()
-        self._said: set[str] = set()
-        self._suspect: OutboxRow | None = None
-        self._blamed = self._one_by_one = 0
         self._opened = False
         own_id = client_id(broker, "sink", name)
         self._leftovers = Leftovers(config.availability_topic, own_id, clock)
+        self._publisher = Publisher(
+            self._outbox,
+            self._notices,
+            LogOnce(log, f"sink {name}", level=logging.ERROR),
+            client_id=own_id,
+            newest=broker.protocol == "5",
+            qos=config.qos,
+            retain=config.retain,
+            expiry_s=config.message_expiry_s,
+        )
         self._connection = Connection(
             broker,
             own_id,
             Handlers(
                 connected=self._on_connected,
                 message=self._on_message,
-                published=self._on_published,
+                published=self._publisher.published,
                 subscribed=self._leftovers.subscribed,
                 unsubscribed=self._leftovers.unsubscribed,
                 turn=self._on_turn,
@@ -129,6 +217,9 @@ class MqttSink:
         self._require_open()
         if not len(batch):
             return
+        if self._discovery.use(batch.spec):
+            for stream in self._streams.names():
+                self._announce(stream)
         topics = [fill_stream(self._config.topic, stream) for stream in batch.stream_names]
         lines = self._encoder.encode(batch).splitlines()
         columns = zip(batch.stream_index.tolist(), format_iso(batch.time_ns), lines, strict=True)
@@ -187,13 +278,13 @@ class MqttSink:
         self._opened = False
         self._connection.close(self._say_goodbye, max(0.0, end - self._clock()))
 
-    def left(self) -> Left:
+    def handoff(self) -> OutboxState:
         """After `close`: what is not finished, for a sink that takes the place of this one."""
-        return self._outbox.leave()
+        return self._outbox.handoff()
 
-    def take_over(self, left: Left) -> None:
+    def adopt(self, state: OutboxState) -> None:
         """Before anything is written: publish these first, on the topics they were meant for."""
-        self._outbox.take_over(left)
+        self._outbox.adopt(state)
 
     def health(self) -> SinkHealth:
         """Whether the broker is there, and what waits."""
@@ -226,44 +317,19 @@ class MqttSink:
     # What follows runs on the thread of the connection.
 
     def _on_connected(self, client: Client, _session_present: bool) -> None:
-        client.drop_out_messages()
-        unanswered = list(self._under_way.values())
-        self._under_way.clear()
-        self._outbox.recall()
-        self._notices.recall()
-        self._look_for_culprit(unanswered)
-        for item in unanswered:
-            if not item.key:  # what is true no longer is replaced below
-                self._notices.put(item.topic, item.payload)
+        self._publisher.connected(client, self._connection.limits, self._connection.cuts)
         self._notices.put(self._config.status_topic, _ONLINE)
         for stream, online in self._streams.items():
             self._say_availability(stream, online)
             self._announce(stream)
         self._leftovers.connected(client, cut=self._connection.cuts > 0)
-        if self._discovers:
-            client.subscribe(self._birth_topic, qos=1)
-
-    def _look_for_culprit(self, unanswered: list[OutboxRow]) -> None:
-        """When one connection after the other is cut, send one by one, and give up what it is always cut for."""
-        if not self._connection.cuts or not unanswered:
-            return
-        first, before = unanswered[0], self._suspect
-        same = before is not None and (before.topic, before.number) == (first.topic, first.number)
-        self._suspect, self._blamed = first, self._blamed + 1 if same else 1
-        self._one_by_one = _TRUSTED_AFTER
-        if self._blamed >= _CUTS_OF_ONE:
-            self._blamed = 0
-            text = f"the connection does not outlive {len(first.payload)} bytes to {first.topic!r}: given up"
-            self._say_once(first.topic, text)
-            if first.key:
-                self._outbox.give_up(first)
-            else:
-                self._notices.silence(first.topic)
+        if self._discovery.enabled:
+            client.subscribe(self._discovery.birth_topic, qos=1)
 
     def _on_message(self, message: MQTTMessage) -> None:
         """Home Assistant was started and wants to know everything again; or a stream is online since an earlier run."""
         self._connection.acknowledge(message)
-        if message.topic == self._birth_topic:
+        if message.topic == self._discovery.birth_topic:
             if bytes(message.payload) == _ONLINE:
                 for stream in self._streams.names():
                     self._announce(stream)
@@ -278,91 +344,14 @@ class MqttSink:
             if online is not None:  # its first output came in between
                 self._say_availability(stream, online)
 
-    @property
-    def _birth_topic(self) -> str:
-        return f"{self._config.discovery_prefix}/status"
-
-    @property
-    def _discovers(self) -> bool:
-        return self._config.home_assistant and self._manifest is not None
-
     def _announce(self, stream: str) -> None:
-        if self._config.home_assistant and self._manifest is not None:
-            self._notices.put(*discovery(self._manifest, self._config, stream))
+        announcement = self._discovery.announcement(stream)
+        if announcement is not None:
+            self._notices.put(*announcement)
 
     def _on_turn(self, client: Client) -> None:
         self._leftovers.turn(client)
-        limits = self._connection.limits
-        most = max(1, min(_MOST_UNDER_WAY, limits.receive_maximum, self._outbox.bound // 2))
-        if self._broker.protocol != "5":
-            most = min(most, _MOST_UNDER_WAY_311)
-        if self._one_by_one:
-            most = 1
-        while len(self._under_way) < most:
-            item = self._notices.take() or self._outbox.take()
-            if item is None:
-                return
-            self._publish(client, item)
-
-    def _publish(self, client: Client, item: OutboxRow) -> None:
-        limits = self._connection.limits
-        label = item.key or self._connection.client_id
-        size = len(item.payload) + len(item.topic.encode()) + len(label.encode()) + _PACKET_BYTES
-        if size > limits.max_packet_bytes:
-            self._say_once("size", f"the broker takes at most {limits.max_packet_bytes} bytes, an output has {size}")
-            self._settle(item, refused=True)
-            return
-        qos = min(self._config.qos if item.key else 1, limits.max_qos)
-        retain = limits.retain and (self._config.retain if item.key else True)
-        try:
-            info = client.publish(item.topic, item.payload, qos, retain, self._properties(item))
-        except ValueError as error:
-            self._say_once(item.topic, f"topic {item.topic!r} cannot be published to: {error}")
-            self._settle(item, refused=True)
-            return
-        if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-            raise RuntimeError(f"packet identifier {info.mid} is in use")
-        self._under_way[info.mid] = item
-
-    def _properties(self, item: OutboxRow) -> Properties | None:
-        if self._broker.protocol != "5":
-            return None
-        if not item.key:
-            return signed(self._connection.client_id)
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.PayloadFormatIndicator = 1
-        properties.ContentType = "application/json"
-        properties.UserProperty = ("id", item.key)
-        if self._config.message_expiry_s:
-            properties.MessageExpiryInterval = self._config.message_expiry_s
-        return properties
-
-    def _on_published(self, mid: int, refusal: str) -> None:
-        item = self._under_way.pop(mid, None)
-        if item is None:
-            return
-        if refusal:
-            size = len(item.payload)
-            self._say_once(item.topic, f"the broker refused an output to {item.topic}: {refusal} ({size} bytes)")
-            self._settle(item, refused=True)
-            if self._connection.cuts and not item.key:
-                self._notices.silence(item.topic)  # it may be what we are cut for
-        else:
-            self._settle(item)
-            self._one_by_one = max(0, self._one_by_one - 1)
-
-    def _settle(self, item: OutboxRow, *, refused: bool = False) -> None:
-        if item.key:
-            self._outbox.settle(item, refused=refused)
-        else:
-            self._notices.settle()
-
-    def _say_once(self, key: str, text: str) -> None:
-        if key in self._said or len(self._said) >= _MOST_SAID:
-            return
-        self._said.add(key)
-        last = "" if len(self._said) < _MOST_SAID else "; nothing of this kind is said any more"
-        log.error("sink %s: %s; said once%s", self._name, text, last)
+        self._publisher.send(client)
 
     def _say_goodbye(self, client: Client) -> None:
         limits = self._connection.limits

@@ -14,15 +14,13 @@ from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from stream_gru.config.topic_filters import stream_filters, stream_in
+from stream_gru.connectors.mqtt.publisher import SENDER
 
 log = logging.getLogger(__name__)
 
-_SPEAKER = "by"
 # Brokers send retained messages soon after they have granted the subscription; they do not say when it was the last.
 _LISTEN_S = 5.0
 
@@ -85,14 +83,7 @@ class Leftovers:
         if self.done or not message.retain or bytes(message.payload) != b"online":
             return ""
         properties: Any = message.properties
-        speaker = dict(getattr(properties, "UserProperty", ())).get(_SPEAKER, "")
+        speaker = dict(getattr(properties, "UserProperty", ())).get(SENDER, "")
         if speaker != self._speaker and (speaker or self._strict):
             return ""
         return stream_in(self._template, message.topic)
-
-
-def signed(speaker: str) -> Properties:
-    """What goes with a notice, so that its speaker is known (MQTT 5)."""
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.UserProperty = (_SPEAKER, speaker)
-    return properties

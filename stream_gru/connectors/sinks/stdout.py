@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, Annotated, Literal
 
-from stream_gru.connectors.sinks.file import Encoder
+from msgspec import Meta
+
+from stream_gru.config.connector import SinkContext, SinkTable
+from stream_gru.connectors.sinks.encoders import ENCODERS, Encoder
 from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.core.types import PredictionBatch, SinkHealth
+
+
+class StdoutSinkConfig(SinkTable, frozen=True, kw_only=True, tag="stdout"):
+    """Standard output."""
+
+    format: Annotated[
+        Literal["jsonl", "csv", "line_protocol"],
+        Meta(description='Form of a row: "jsonl" (a JSON object per line), "csv" or "line_protocol" (InfluxDB).'),
+    ] = "jsonl"
+
+    def build(self, context: SinkContext) -> StdoutSink:
+        """Return the sink."""
+        return StdoutSink(ENCODERS[self.format]())
+
+    def delivery_warnings(self) -> Iterator[str]:
+        """A pipe cannot be cut back."""
+        yield "outputs on standard output cannot be taken back: a kill repeats those of up to one commit"
 
 
 class StdoutSink:

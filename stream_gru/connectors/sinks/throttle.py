@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from stream_gru.connectors.sinks.outbox import Left
-from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
+from stream_gru.core.commit_records import FlushResult, OutboxState, SinkCheckpoint
 from stream_gru.core.keyed_state import KeyedState, decode, encode
-from stream_gru.core.protocols import Sink
+from stream_gru.core.protocols import HandsOver, Sink, TracksStreams
 from stream_gru.core.types import NS_PER_S, PredictionBatch, ResetReason, SinkHealth
 
 # Class (or set of classes), alarm, trust.
@@ -60,23 +59,19 @@ class Throttled:
         self._interval_ns = max(1, round(interval_s * NS_PER_S)) if mode == "interval" else 0
         self.state = _LastOutputs(self._interval_ns)
 
-    @property
-    def stream_status(self) -> Callable[[str, bool], None]:
-        """That of the sink.  Raises AttributeError where it has none."""
-        tell: Callable[[str, bool], None] = getattr(self._sink, "stream_status")  # noqa: B009 - it may have none
-        return tell
+    def stream_status(self, stream: str, online: bool) -> None:
+        """Pass on to a sink that shows it."""
+        if isinstance(self._sink, TracksStreams):
+            self._sink.stream_status(stream, online)
 
-    @property
-    def left(self) -> Callable[[], Left]:
-        """That of the sink: what it leaves to another one.  Raises AttributeError where it has none."""
-        leave: Callable[[], Left] = getattr(self._sink, "left")  # noqa: B009 - it may have none
-        return leave
+    def handoff(self) -> OutboxState:
+        """What the sink has not finished; nothing where it keeps no outputs."""
+        return self._sink.handoff() if isinstance(self._sink, HandsOver) else OutboxState()
 
-    @property
-    def take_over(self) -> Callable[[Left], None]:
-        """That of the sink: it takes what another one has left.  Raises AttributeError where it has none."""
-        take: Callable[[Left], None] = getattr(self._sink, "take_over")  # noqa: B009 - it may have none
-        return take
+    def adopt(self, state: OutboxState) -> None:
+        """Pass on to a sink that keeps outputs."""
+        if isinstance(self._sink, HandsOver):
+            self._sink.adopt(state)
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Open the sink."""

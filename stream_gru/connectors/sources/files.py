@@ -10,9 +10,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from stream_gru.config.field_types import Format
+from msgspec import Meta
+
+from stream_gru.config.connector import SourceContext, SourceTable
+from stream_gru.config.field_types import FileFormat, NonNegative
+from stream_gru.config.problems import Problem
+from stream_gru.connectors.decoders.field_map import stream_id
 from stream_gru.connectors.sources.csv_header import completed_header
 from stream_gru.connectors.sources.file_sequence import earlier_names, gone, place_among
 from stream_gru.connectors.sources.fingerprint import Trail, begin_anew, digest, refused, trail_up_to
@@ -28,7 +33,95 @@ _MAX_RECORD_BYTES = 1024 * 1024
 _SUFFIXES = {".csv": "csv", ".txt": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 
-def file_format(path: Path, stated: Format = "auto") -> str:
+class ReplaySourceConfig(SourceTable, frozen=True, kw_only=True, tag="replay"):
+    """Recorded files, one after the other."""
+
+    files: Annotated[
+        list[str],
+        Meta(description="Files, or patterns such as recordings/*.csv, in this order.", examples=[["pump-4.csv"]]),
+    ]
+    format: Annotated[
+        FileFormat, Meta(description='Format of the files; "auto": as [input] says, else by their names.')
+    ] = "auto"
+    speed: Annotated[
+        NonNegative,
+        Meta(description="Multiple of the recorded speed; 60: a minute in a second; 0: as fast as possible."),
+    ] = 0.0
+
+    live = False
+    reader = "loop"
+
+    @property
+    def path_keys(self) -> Sequence[str]:
+        """The files."""
+        return ("files",)
+
+    @property
+    def replay_speed(self) -> float:
+        """As the key says."""
+        return self.speed
+
+    def problems(self) -> Iterator[Problem]:
+        """There is something to replay."""
+        if not self.files:
+            yield Problem(("files",), "at least one file", "none")
+
+    def record_format(self, file_format: str) -> str:
+        """As stated here or in [input], else by the names of the files.
+
+        Folders are searched only for a pattern whose own end names no format, such as ``recordings/*``.
+        """
+        stated = file_format if self.format == "auto" else self.format
+        return common_format(_telling(self.files, stated), stated)
+
+    def verify(self) -> None:
+        """Each name or pattern matches a file."""
+        expand(self.files)
+
+    def build(self, context: SourceContext) -> FileSource:
+        """Return the source.  A paced recording with a store is committed between its blocks: they are small."""
+        rows = 1 if self.speed and context.state_dir else context.batch_rows
+        return FileSource(self.files, context.format, rows, context.name)
+
+    def input_warnings(self, stream_field: str) -> Iterator[str]:
+        """Yield one line when files of one name are read as one stream."""
+        return shared_stream(expand(self.files), stream_field)
+
+    def continues(self, before: SourceTable) -> bool:
+        """A position belongs to a list of files."""
+        return isinstance(before, ReplaySourceConfig) and before.files == self.files
+
+
+def shared_stream(paths: Sequence[Path], stream_field: str) -> Iterator[str]:
+    """Yield one warning when files of one name would be taken for one device, as no column names it."""
+    if stream_field:
+        return
+    first: dict[str, Path] = {}
+    twice = [(first[name], path) for path in paths if first.setdefault(name := stream_id(stem(path)), path) != path]
+    if twice:
+        one, other = twice[0]
+        more = f" (and {len(twice) - 1:,} more)" if len(twice) > 1 else ""
+        yield f"warning: {one} and {other}{more} are read as one stream {stream_id(stem(one))!r}; see input.stream"
+
+
+def common_format(paths: Sequence[Path], stated: str) -> str:
+    """The one format of all files: as stated, else by their names.  Raises ConfigError."""
+    kinds = {file_format(path, stated) for path in paths}
+    if len(kinds) != 1:
+        raise ConfigError(f"files: expected files of one format, got {', '.join(sorted(kinds)) or 'no files'}")
+    return kinds.pop()
+
+
+def _telling(files: Sequence[str], stated: str) -> list[Path]:
+    """The names, where these tell the formats of all files; for a pattern that does not, the files that match it."""
+    paths: list[Path] = []
+    for name in files:
+        unclear = stated == "auto" and glob.has_magic(name) and not named_format(Path(name))
+        paths += expand([name]) if unclear else [Path(name)]
+    return paths
+
+
+def file_format(path: Path, stated: str = "auto") -> str:
     """``csv``, ``jsonl`` or ``parquet``: as stated, else by the file's name.  Raises ConfigError."""
     kind = named_format(path) if stated == "auto" else stated
     if kind:

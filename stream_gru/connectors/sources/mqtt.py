@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from typing import Annotated, Literal
 
+from msgspec import Meta
 from msgspec.structs import replace
 from paho.mqtt.client import Client, MQTTMessage
 
-from stream_gru.config.run_schema import BrokerConfig, MqttSourceConfig
-from stream_gru.config.topic_filters import TopicPattern, topic_patterns
+from stream_gru.config.connector import SourceContext, SourceTable, TopicUse
+from stream_gru.config.problems import Problem
+from stream_gru.config.run_schema import BrokerConfig
+from stream_gru.config.topic_filters import TopicPattern, pattern_problems, topic_patterns
+from stream_gru.connectors.log_once import LogOnce
 from stream_gru.connectors.mqtt.ack_tracker import Ledger
 from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.connectors.mqtt.callbacks import Handlers
@@ -25,7 +30,7 @@ from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.connectors.mqtt.subscriptions import Subscriptions
 from stream_gru.connectors.sources.message_queue import MessageQueue
 from stream_gru.core.commit_records import ProcessedPackets
-from stream_gru.core.errors import SourceUnavailable
+from stream_gru.core.errors import ConfigError, SourceUnavailable
 from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
 
 log = logging.getLogger(__name__)
@@ -34,6 +39,76 @@ log = logging.getLogger(__name__)
 _WINDOW_OF_311 = 20
 _UNHEARD_S = 60
 _PACKETS_KEPT, _WINDOWS_KEPT = 4096, 4
+
+
+class MqttSourceConfig(SourceTable, frozen=True, kw_only=True, tag="mqtt"):
+    """Topics of an MQTT broker."""
+
+    topics: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=1024)]],
+        Meta(
+            description="Topic filters. {stream}, {channel} and other names in braces each stand for one level.",
+            examples=[["sensors/{stream}/data"]],
+        ),
+    ]
+    broker: Annotated[str, Meta(description="Name of the [[broker]]; empty: the only one.")] = ""
+    stream_id: Annotated[
+        str,
+        Meta(
+            description='Name of a stream, made of names in braces, such as "{site}-{stream}"; empty: all but '
+            "{channel}, joined by /."
+        ),
+    ] = ""
+    qos: Annotated[
+        Literal[0, 1],
+        Meta(description="1: the broker sends what was not processed again after a crash; 0: it does not."),
+    ] = 1
+    accept_retained: Annotated[
+        bool, Meta(description="Whether messages that the broker retained from earlier count as samples.")
+    ] = False
+    max_payload_bytes: Annotated[
+        int, Meta(ge=1, le=268_435_455, description="Larger payloads are dropped, 1 to 268435455 bytes.")
+    ] = 65_536
+
+    names_streams = True
+    reader = "own"
+
+    @property
+    def broker_name(self) -> str:
+        """The broker of the topics."""
+        return self.broker
+
+    @property
+    def splits_channels(self) -> bool:
+        """Whether a topic names the channel."""
+        return any("{channel}" in topic for topic in self.topics)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield topics and names of streams that cannot be used."""
+        return pattern_problems(self.topics, self.stream_id)
+
+    def build(self, context: SourceContext) -> MqttSource:
+        """Return the source."""
+        if context.broker is None:
+            raise ConfigError(f"source {context.name}: expected a [[broker]]")
+        return MqttSource(self, context.broker, name=context.name, state_dir=context.state_dir, bell=context.wakeup)
+
+    def delivery_warnings(self, broker: BrokerConfig | None) -> Iterator[str]:
+        """Without QoS 1 and a session the broker keeps nothing for a daemon that is away."""
+        if self.qos == 0:
+            yield "qos = 0: messages are lost while the daemon or the connection is away (at most once)"
+        if broker is not None and broker.session_expiry_s == 0:
+            yield "session_expiry_s = 0: the broker keeps nothing while the connection is away"
+
+    def subscriptions(self) -> Iterator[TopicUse]:
+        """Yield the filters of valid topics."""
+        for index, topic in enumerate(self.topics):
+            if not list(pattern_problems([topic], "")):
+                yield TopicUse(("topics", index), TopicPattern(topic).filter)
+
+    def continues(self, before: SourceTable) -> bool:
+        """Messages are numbered, whatever they are."""
+        return True
 
 
 class MqttSource:
@@ -63,7 +138,7 @@ class MqttSource:
         self._opened = self._closing = False
         self._holding = False
         self._sessions_lost = self._unprotected = 0
-        self._warned: set[DropReason] = set()
+        self._complain = LogOnce(log, f"source {name}")
         self._heard = False
         self._granted_s = 0.0
         own_id = client_id(broker, "source", name)
@@ -88,14 +163,14 @@ class MqttSource:
         return self._connection
 
     @property
-    def window(self) -> int:
+    def max_inflight(self) -> int:
         """How many messages the broker sends before one of them has to be acknowledged."""
         return self._broker.receive_maximum if self._broker.protocol == "5" else _WINDOW_OF_311
 
     @property
     def packets_kept(self) -> int:
         """How many packets that were processed have to be remembered."""
-        return max(_PACKETS_KEPT, _WINDOWS_KEPT * self.window)
+        return max(_PACKETS_KEPT, _WINDOWS_KEPT * self.max_inflight)
 
     def resume(self, packets: Mapping[int, bytes]) -> None:
         """Before `open`: packets that were processed by earlier processes, oldest first."""
@@ -158,11 +233,13 @@ class MqttSource:
             redelivered=self._ledger.redelivered,
         )
 
-    def update(self, config: MqttSourceConfig) -> bool:
+    def update(self, config: object) -> bool:
         """Take over other topics on the same connection; return False when more than that is different.
 
         Raises ConfigError for topics that cannot be used.
         """
+        if not isinstance(config, MqttSourceConfig):
+            return False
         if replace(config, topics=self._config.topics, stream_id=self._config.stream_id) != self._config:
             return False
         self._patterns = topic_patterns(config.topics, config.stream_id)
@@ -226,9 +303,7 @@ class MqttSource:
         position = Position(self._name, number)
 
         def refused(fault: DropReason, why: str) -> RawMessage:
-            if fault not in self._warned:
-                self._warned.add(fault)
-                log.warning("source %s: topic %.200r: %s; said once", self._name, topic, why)
+            self._complain(fault, f"topic {topic!r:.200}: {why}")
             return RawMessage(b"", arrival_ns=arrival_ns, position=position, fault=fault, source=self._name)
 
         if topic is None:
@@ -254,11 +329,8 @@ class MqttSource:
 
     def _count_unprotected(self, topic: str | None) -> None:
         self._unprotected += 1
-        if self._unprotected == 1:
-            log.warning(
-                "source %s: topic %.200r: messages come with QoS 0: a crash or a lost connection loses them; said once",
-                self._name, topic,
-            )  # fmt: skip
+        text = f"topic {topic!r:.200}: messages come with QoS 0: a crash or a lost connection loses them"
+        self._complain("qos", text)
 
 
 def _digest(topic: str | None, payload: bytes | bytearray) -> bytes:

@@ -14,17 +14,22 @@ import select
 import termios
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import serial
+from msgspec import Meta
 
-from stream_gru.config.run_schema import SerialSourceConfig
+from stream_gru.config.connector import SourceContext, SourceTable, Unique
+from stream_gru.config.field_types import Seconds
+from stream_gru.config.problems import Problem, quoted
+from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.sources.framing import CobsFramer, Framer, LineFramer
+from stream_gru.core.checks import Check
 from stream_gru.core.errors import ConfigError, SourceUnavailable
 from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
 
@@ -40,6 +45,82 @@ _HINTS = {
     errno.EAGAIN: "another program has it open",
     errno.EBUSY: "another program has it open",
 }
+
+
+class SerialSourceConfig(SourceTable, frozen=True, kw_only=True, tag="serial"):
+    """A serial port."""
+
+    port: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=1024,
+            description="Device, best by its id, or a URL of pyserial: socket://host:port, rfc2217://host:port, "
+            "hwgrep://VID:PID, loop://.",
+            examples=["/dev/serial/by-id/usb-Arduino_Uno_1234-if00"],
+        ),
+    ]
+    framing: Annotated[
+        Literal["lines", "cobs"],
+        Meta(description='What separates records: "lines", or "cobs": frames that end with a zero byte, for binary.'),
+    ] = "lines"
+    stream: Annotated[
+        str, Meta(description="Stream name of the device behind the port; empty: the name of the source.")
+    ] = ""
+    baud_rate: Annotated[int, Meta(ge=50, le=12_000_000, description="Bits per second, 50 to 12000000.")] = 115_200
+    data_bits: Annotated[Literal[5, 6, 7, 8], Meta(description="Data bits.")] = 8
+    parity: Annotated[Literal["none", "even", "odd"], Meta(description="Parity bit.")] = "none"
+    stop_bits: Annotated[Literal[1, 2], Meta(description="Stop bits.")] = 1
+    exclusive: Annotated[bool, Meta(description="Whether the port is locked against other programs.")] = True
+    max_frame_bytes: Annotated[
+        int, Meta(ge=16, le=1_048_576, description="Longer records are dropped, 16 to 1048576 bytes.")
+    ] = 4096
+    reconnect_max_delay_s: Annotated[
+        Seconds,
+        Meta(description="Longest pause between attempts to open a port that is gone, in seconds; starts at 0.5 s."),
+    ] = 10.0
+
+    names_streams = True
+    max_commit_interval_s = 0.1
+
+    @property
+    def path_keys(self) -> Sequence[str]:
+        """A port that begins with a point is a path."""
+        return ("port",) if self.port.startswith(".") else ()
+
+    @property
+    def unique(self) -> Unique:
+        """A port has one reader."""
+        return Unique("port", self.port)
+
+    @property
+    def reconnect_delay_s(self) -> float:
+        """As the key says."""
+        return self.reconnect_max_delay_s
+
+    def problems(self) -> Iterator[Problem]:
+        """Binary records come in COBS frames, and nothing else does."""
+        if (self.format == "binary") != (self.framing == "cobs"):
+            wanted = quoted("cobs" if self.format == "binary" else "lines")
+            yield Problem(("framing",), f"{wanted}, as format = {quoted(self.format)}", quoted(self.framing))
+
+    def build(self, context: SourceContext) -> SerialSource:
+        """Return the source."""
+        return SerialSource(self, name=context.name)
+
+    def delivery_warnings(self, broker: BrokerConfig | None) -> Iterator[str]:
+        """A serial line keeps nothing."""
+        yield "a serial port repeats nothing: what is sent while nobody reads is lost (at most once)"
+
+    def checks(self) -> Iterator[Check]:
+        """Whether the port exists and may be opened."""
+        from stream_gru.connectors.sources.serial_check import check_serial  # reads the system's tables of users
+
+        yield check_serial(self)
+
+    def continues(self, before: SourceTable) -> bool:
+        """Messages are numbered, whatever they are."""
+        return True
 
 
 class SerialSource:

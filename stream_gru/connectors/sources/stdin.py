@@ -13,8 +13,14 @@ import select
 import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
+from msgspec import Meta
+
+from stream_gru.config.connector import SourceContext, SourceTable, Unique
+from stream_gru.config.field_types import LineFormat
+from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.sources.csv_header import HeaderLine
 from stream_gru.connectors.sources.fingerprint import Trail, begin_anew, refused, trail_up_to
 from stream_gru.connectors.sources.stdin_resume import Beginning, PackedBeginning, Verdict
@@ -24,6 +30,31 @@ from stream_gru.core.types import Position, RawMessage, SourceHealth
 log = logging.getLogger(__name__)
 
 _MAX_LINE_BYTES = 1024 * 1024
+
+
+class StdinSourceConfig(SourceTable, frozen=True, kw_only=True, tag="stdin"):
+    """Lines on standard input."""
+
+    format: Annotated[LineFormat, Meta(description="Decoder of the lines.", examples=["jsonl"])]
+
+    reader = "loop"
+
+    @property
+    def unique(self) -> Unique:
+        """There is one standard input."""
+        return Unique("type", "stdin")
+
+    def build(self, context: SourceContext) -> StdinSource:
+        """Return the source; the first line of CSV is its header, unless names are given."""
+        return StdinSource(header=self.format == "csv" and not self.input.fields, name=context.name)
+
+    def delivery_warnings(self, broker: BrokerConfig | None) -> Iterator[str]:
+        """A pipe keeps nothing."""
+        yield "a pipe repeats nothing: after a restart the same input must be fed again from its beginning"
+
+    def reload_problem(self, new: SourceTable) -> str:
+        """What was read does not come again for another table."""
+        return "" if new == self else "standard input cannot change while the daemon runs; restart it"
 
 
 class StdinSource:

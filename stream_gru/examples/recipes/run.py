@@ -25,6 +25,7 @@ import numpy as np
 import tomli_w
 
 from stream_gru.config import Config, load_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.errors import BundleError, ConfigError, ParityError
@@ -73,7 +74,7 @@ def prepare(variant: Variant, out: Path, data_path: Path | None, log: Log) -> Co
         write_recording(path, part, sequences, channels, module.LABELS, period_s, devices)
         log(f"wrote {path}: {len(sequences.length):,} sequences, {len(sequences.values):,} samples")
     (out / CONFIG).write_text(text)
-    return load_config(out / CONFIG)
+    return load_config(out / CONFIG, CATALOG)
 
 
 def run_recipe(

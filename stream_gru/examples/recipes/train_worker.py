@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from stream_gru.config import load_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.examples.recipes.results import peak_memory
 from stream_gru.model.optional_packages import require_training_extra
 
@@ -17,7 +18,8 @@ def main(arguments: list[str]) -> None:
         from stream_gru.training.progress import default_reporter
         from stream_gru.training.train import train
     config, bundle, report = map(Path, arguments)
-    trained = train(load_config(config), bundle, bundle.with_suffix(".work"), default_reporter(), lambda _: None)
+    settings = load_config(config, CATALOG)
+    trained = train(settings, bundle, bundle.with_suffix(".work"), default_reporter(), lambda _: None)
     seconds = sum(row["seconds"] for row in trained.fitted.history)
     report.write_text(json.dumps({"seconds": seconds, "memory_bytes": peak_memory()}))
 

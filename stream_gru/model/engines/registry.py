@@ -8,24 +8,28 @@ keras    Keras itself on the same weights; the reference, slow, needs the traini
 
 from __future__ import annotations
 
-import importlib
 from importlib.util import find_spec
 
 from stream_gru.core.errors import ConfigError
+from stream_gru.core.plugins import Registry
 from stream_gru.core.protocols import Engine
 from stream_gru.model.bundle import Bundle
 
-ENGINES: dict[str, str] = {
-    "litert": "stream_gru.model.engines.litert:LitertEngine",
-    "numpy": "stream_gru.model.engines.numpy_engine:NumpyEngine",
-    "onnx": "stream_gru.model.engines.onnx_engine:OnnxEngine",
-    "keras": "stream_gru.model.engines.keras_engine:KerasEngine",
-}
-_INSTALL = {
-    "litert": "pip install ai-edge-litert",
-    "onnx": "pip install 'stream-gru[onnx]'",
-    "keras": "pip install 'stream-gru[train]'",
-}
+ENGINES = Registry(
+    "engine",
+    "engine",
+    {
+        "litert": "stream_gru.model.engines.litert:LitertEngine",
+        "numpy": "stream_gru.model.engines.numpy_engine:NumpyEngine",
+        "onnx": "stream_gru.model.engines.onnx_engine:OnnxEngine",
+        "keras": "stream_gru.model.engines.keras_engine:KerasEngine",
+    },
+    packages={
+        "litert": "pip install ai-edge-litert",
+        "onnx": "pip install 'stream-gru[onnx]'",
+        "keras": "pip install 'stream-gru[train]'",
+    },
+)
 
 
 def load_engine(name: str, bundle: Bundle) -> Engine:
@@ -35,12 +39,7 @@ def load_engine(name: str, bundle: Bundle) -> Engine:
     """
     if name == "auto":
         name = "litert" if bundle.tflite is not None and find_spec("ai_edge_litert") else "numpy"
-    if name not in ENGINES:
-        raise ConfigError(f"engine: expected auto, {', '.join(ENGINES)}, got {name!r}")
-    module, _, attribute = ENGINES[name].partition(":")
-    try:
-        engine: Engine = getattr(importlib.import_module(module), attribute)(bundle)
-    except ImportError as error:
-        hint = _INSTALL.get(name, "install stream-gru again")
-        raise ConfigError(f"engine: {name} cannot be loaded ({error}); {hint}") from error
+    engine = ENGINES.build(name, bundle)
+    if not isinstance(engine, Engine):
+        raise ConfigError(f"engine: {name}: expected an object that fulfils Engine, got {engine!r:.100}")
     return engine

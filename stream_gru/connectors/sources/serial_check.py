@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from stream_gru.cli.doctor_check import Check, State
-from stream_gru.config.run_schema import SerialSourceConfig
-from stream_gru.connectors.sources.serial import SerialSource
+from stream_gru.connectors.sources.serial import SerialSource, SerialSourceConfig
+from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import ConfigError
 
 _PORTS = ("ttyUSB*", "ttyACM*", "ttyAMA*")

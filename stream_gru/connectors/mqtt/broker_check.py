@@ -13,10 +13,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from stream_gru.cli.doctor_check import Check, State
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.config.topic_filters import host_and_port
 from stream_gru.connectors.mqtt.auth import credentials, is_tls, tls_context
+from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import ConfigError
 
 _TIMEOUT_S = 5.0
@@ -26,7 +25,7 @@ _SMALL_PACKET_BYTES = 65_536
 def check_broker(broker: BrokerConfig) -> Iterator[Check]:
     """Connect as the daemon would, under a name of its own and without a session; the first failure ends it."""
     name = f"broker {broker.name}"
-    host, port = host_and_port(broker)
+    host, port = broker.host_and_port()
     try:
         user, password = credentials(broker)
         context = tls_context(broker) if is_tls(broker) else None
@@ -62,7 +61,7 @@ def _handshake(name: str, plain: socket.socket, host: str, context: ssl.SSLConte
 def _log_in(broker: BrokerConfig, user: str | None, password: str | None, context: ssl.SSLContext | None) -> Check:
     """What the broker says to CONNECT."""
     name = f"broker {broker.name}"
-    host, port = host_and_port(broker)
+    host, port = broker.host_and_port()
     answers: list[tuple[ReasonCode, Properties | None]] = []
     newest = broker.protocol == "5"
     client = Client(
