@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_gru.cli.group import cli
 from stream_gru.config.train_schema import Config
+from stream_gru.config.validate import extra_of
 from stream_gru.connectors.catalog import CATALOG
 from stream_gru.model.bundle import load_bundle
 from stream_gru.runtime.metrics import Metrics
@@ -162,6 +163,8 @@ def value(data: object) -> str:
 def type_text(kind: inspect.Type) -> str:
     """A type in words, with its range."""
     match kind:
+        case inspect.Metadata() if extra_of(kind).get("registry"):
+            return ", ".join(map(value, CATALOG.names(extra_of(kind), plugins=False))) + ", or one of a plugin"
         case inspect.Metadata():
             return type_text(kind.type)
         case inspect.LiteralType():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stream_gru.config.connector import SinkTable, SourceTable
@@ -24,9 +25,11 @@ class Catalog:
         """All of them."""
         return self.sources, self.decoders, self.sinks, self.engines
 
-    def registry(self, name: str) -> Registry:
-        """The registry called ``decoders`` or ``engines``."""
-        return {"decoders": self.decoders, "engines": self.engines}[name]
+    def names(self, extra: Mapping[str, object], *, plugins: bool = True) -> list[str]:
+        """The names that a key takes whose type has this ``Meta(extra=)``: ours that fit, then those of plugins."""
+        registry = {"decoders": self.decoders, "engines": self.engines}[str(extra["registry"])]
+        ours = sorted([*_texts(extra.get("also")), *(_texts(extra.get("built_in")) or registry.built_in)])
+        return [*ours, *(name for name in registry.names() if name not in registry.built_in)] if plugins else ours
 
     def table(self, base: type[Table], type_name: str) -> type[Table]:
         """The table of ``type = type_name``; ``base`` is `SourceTable` or `SinkTable`.  Raises ConfigError."""
@@ -73,3 +76,7 @@ def checked_table(found: object, base: type[Table], type_name: str) -> type[Tabl
             f"called, got tag={found.__struct_config__.tag!r}"
         )
     return found
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, tuple) else []

@@ -27,7 +27,7 @@ def check_value(kind: inspect.Type, value: object, path: KeyPath, catalog: Catal
         case inspect.ListType() as items if isinstance(value, list):
             for place, item in enumerate(value):
                 yield from check_value(items.item_type, item, (*path, place), catalog)
-        case _ if (extra := _extra(kind)).get("registry") and isinstance(value, str):
+        case _ if (extra := extra_of(kind)).get("registry") and isinstance(value, str):
             yield from _check_name(extra, value, path, catalog)
         case _ if not _fits(bare(kind), value):
             yield Problem(path, _expected(kind, value, path), shown(value))
@@ -85,24 +85,16 @@ def _check_connector(
 
 def _check_name(extra: Mapping[str, object], value: str, path: KeyPath, catalog: Catalog) -> Iterator[Problem]:
     """Check the name of an engine or a decoder: ours, those that fit here, or any of a plugin."""
-    registry = catalog.registry(str(extra["registry"]))
-    ours = sorted([*_texts(extra.get("also")), *(_texts(extra.get("built_in")) or registry.built_in)])
-    if value in ours or (value not in registry.built_in and value in registry):
-        return
-    others = [name for name in registry.names() if name not in registry.built_in]
-    yield Problem(path, f"one of {listed([*ours, *others])}", shown(value))
+    if value not in catalog.names(extra, plugins=False) and value not in (names := catalog.names(extra)):
+        yield Problem(path, f"one of {listed(names)}", shown(value))
 
 
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, tuple) else []
-
-
-def _extra(kind: inspect.Type) -> Mapping[str, object]:
+def extra_of(kind: inspect.Type) -> Mapping[str, object]:
     """What `Meta(extra=)` says of a type."""
     if isinstance(kind, inspect.Metadata):
-        return {**_extra(kind.type), **(kind.extra or {})}
+        return {**extra_of(kind.type), **(kind.extra or {})}
     if isinstance(kind, inspect.UnionType):  # a key that may be absent
-        return {key: value for one in kind.types for key, value in _extra(one).items()}
+        return {key: value for one in kind.types for key, value in extra_of(one).items()}
     return {}
 
 
@@ -139,7 +131,7 @@ def _has_form(kind: inspect.StrType, value: str) -> bool:
 
 
 def _expected(kind: inspect.Type, value: object, path: KeyPath) -> str:
-    if expected := _extra(kind).get("expected"):
+    if expected := extra_of(kind).get("expected"):
         return str(expected)
     kind = bare(kind)
     if table_type(kind):

@@ -153,7 +153,7 @@ def test_a_closed_pipe_ends_the_replay_quietly() -> None:
         ),
         (["replay", BUNDLE, HELD_OUT, "--fast", "--speed", "2"], 2, "exclude each other"),
         (["replay", BUNDLE, HELD_OUT, "--out", "/nowhere/x.jsonl"], 1, "/nowhere/x.jsonl: cannot be written"),
-        (["replay", BUNDLE, HELD_OUT, "--out", "x.txt"], 2, "x.txt: expected a name ending in .jsonl"),
+        (["replay", BUNDLE, HELD_OUT, "--out", "x.txt"], 2, "x.txt: expected a name that ends in .jsonl"),
         (["run", "nowhere.toml"], 2, "nowhere.toml"),
         (["check", "nowhere.toml"], 2, "nowhere.toml"),
         (["train", "nowhere.toml", "--out", "x"], 2, "nowhere.toml"),

@@ -11,7 +11,9 @@ from prometheus_client import CollectorRegistry
 
 import stream_gru
 from stream_gru.cli.main import COMMANDS
+from stream_gru.config.connector import SinkTable, SourceTable
 from stream_gru.config.train_schema import Config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.types import DropReason, ResetReason
 from stream_gru.model.bundle import load_bundle
 from stream_gru.runtime.metrics import Metrics
@@ -56,7 +58,8 @@ def metric_names() -> set[str]:
     return {family.name + suffix.get(family.type, "") for family in metrics.registry.collect()}
 
 
-KEYS = {field.encode_name for struct in structs(inspect.type_info(Config)) for field in struct.fields}
+TABLES = [Config, *CATALOG.tables(SourceTable), *CATALOG.tables(SinkTable)]
+KEYS = {field.encode_name for kind in TABLES for struct in structs(inspect.type_info(kind)) for field in struct.fields}
 METRICS = metric_names()
 SHORT_METRICS = {name.removeprefix("stream_gru_").removesuffix("_total") for name in METRICS}
 REASONS = {reason.text for reason in (*DropReason, *ResetReason)}
