@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
-from stream_gru.cli.doctor_check import check_lines
 from stream_gru.cli.doctor_machine import check_clock, check_listen, check_memory
 from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
 from stream_gru.cli.doctor_state import check_state
@@ -88,3 +87,16 @@ def _state(path: Path, settings: Config) -> Iterator[Check]:
     except StreamGruError:  # reported by the check of the configuration
         seconds = settings.run.commit_interval_s
     yield from check_state(Path(settings.run.state_dir), seconds)
+
+
+def check_lines(checks: Sequence[Check]) -> list[str]:
+    """The checks as a table with advice below each row, and a line with the totals."""
+    width = max((len(check.name) for check in checks), default=0)
+    lines = []
+    for check in checks:
+        for number, text in enumerate(check.found.splitlines() or [""]):
+            lead = f"{check.state:<4}  {check.name:<{width}}  " if not number else " " * (8 + width)
+            lines.append((lead + text).rstrip())
+        lines += [f"{'':<{8 + width}}→ {text}" for text in check.advice.splitlines()]
+    counts = [sum(check.state is state for check in checks) for state in State]
+    return [*lines, "", "{} ok, {} warnings, {} failed".format(*counts)]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from stream_gru.cli import doctor_model
-from stream_gru.cli.doctor_check import check_lines
+from stream_gru.cli.doctor import check_lines
 from stream_gru.cli.doctor_machine import check_clock, check_listen, check_memory
 from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
 from stream_gru.config.run_schema import BrokerConfig
@@ -78,7 +78,7 @@ def test_failed_checks_have_advice_and_exit_code_1(tmp_path: Path) -> None:
     assert "ls -l /dev/serial/by-id" in done.stdout
     assert "fail  broker broker" in done.stdout
     assert f"127.0.0.1:{port}: Connection refused" in done.stdout
-    assert "→ is the broker running" in done.stdout
+    assert "→ check that the broker is running" in done.stdout
     assert "2 failed" in done.stdout.splitlines()[-1]
 
 
@@ -149,12 +149,12 @@ def test_a_missing_engine_fails_only_if_it_is_wanted(monkeypatch: pytest.MonkeyP
 
 
 def serial_check(port: object, folder: Path = Path("/dev"), proc: Path = Path("/proc")) -> Check:
-    """What is found of the port of a source."""
+    """The check of a serial port."""
     return check_serial(SerialSourceConfig(port=str(port), format="csv"), folder, proc)
 
 
-def test_a_serial_port_must_be_there_and_be_one(tmp_path: Path) -> None:
-    """A port that is absent, a file, and a URL are told apart; the ports that are there are named."""
+def test_a_serial_port_must_exist(tmp_path: Path) -> None:
+    """A missing port and a file fail, a URL passes; the message lists the existing ports."""
     by_id = tmp_path / "serial" / "by-id"
     by_id.mkdir(parents=True)
     assert serial_ports(tmp_path).found == "none"
@@ -164,12 +164,12 @@ def test_a_serial_port_must_be_there_and_be_one(tmp_path: Path) -> None:
     absent = serial_check(tmp_path / "ttyUSB1", tmp_path)
     assert absent.state is State.FAIL
     assert str(by_id / "usb-probe") in absent.found
-    assert "no serial port" in serial_check(tmp_path / "ttyUSB0", tmp_path).found
+    assert "not a serial port" in serial_check(tmp_path / "ttyUSB0", tmp_path).found
     assert serial_check("socket://10.0.0.1:4000", tmp_path).state is State.OK
 
 
 @pytest.mark.parametrize("port", ["foo://x", "FOO://x", "://x"])
-def test_a_url_that_nobody_knows_fails(port: str) -> None:
+def test_an_unknown_url_scheme_fails(port: str) -> None:
     """A daemon would not start with it."""
     assert serial_check(port).state is State.FAIL
 
@@ -183,13 +183,13 @@ def serial_port() -> Iterator[str]:
     os.close(far)
 
 
-def test_a_serial_port_that_may_be_opened(tmp_path: Path, serial_port: str) -> None:
-    """A device that may be opened is well, and its stable name is told."""
+def test_an_accessible_serial_port_passes(tmp_path: Path, serial_port: str) -> None:
+    """The advice is its stable name."""
     assert serial_check(serial_port, tmp_path).state is State.OK
     by_id = tmp_path / "serial" / "by-id"
     by_id.mkdir(parents=True)
     (by_id / "usb-probe").symlink_to(serial_port)
-    assert "usb-probe stays the same" in serial_check(serial_port, tmp_path).advice
+    assert "usb-probe, which does not change" in serial_check(serial_port, tmp_path).advice
     assert serial_check(by_id / "usb-probe", tmp_path).advice == ""
 
 
@@ -206,8 +206,8 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("how", ["flock", "exclusive"])
-def test_a_serial_port_that_another_program_has_is_told(tmp_path: Path, serial_port: str, how: str) -> None:
-    """Who has it is named, under whatever name the port is asked for; it runs once the other one has ended."""
+def test_a_serial_port_in_use_is_a_warning(tmp_path: Path, serial_port: str, how: str) -> None:
+    """The program is named, whichever name of the port is checked; after its end the check passes."""
     link = tmp_path / "pump"
     link.symlink_to(serial_port)
     line = [sys.executable, "-c", HOLD, serial_port, how]
@@ -222,8 +222,8 @@ def test_a_serial_port_that_another_program_has_is_told(tmp_path: Path, serial_p
     assert serial_check(serial_port).state is State.OK
 
 
-def test_a_lock_of_another_user_is_told(tmp_path: Path, serial_port: str) -> None:
-    """Where descriptors cannot be read the table of locks says who has it; who waits or is far away does not count."""
+def test_a_lock_of_another_user_is_reported(tmp_path: Path, serial_port: str) -> None:
+    """Without access to its descriptors the lock table names the process; waiting processes do not count."""
     facts = Path(serial_port).stat()
     place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
     (tmp_path / "7").mkdir()
@@ -232,10 +232,10 @@ def test_a_lock_of_another_user_is_told(tmp_path: Path, serial_port: str) -> Non
     for text, found in (
         (lines[0].format(7, place), "used by pid 7 (minicom)"),
         (lines[0].format(8, place), "used by pid 8 (?)"),
-        (lines[0].format(0, place), "there, may be opened"),
-        (lines[0].format(7, place + "1"), "there, may be opened"),
-        (lines[1].format(7, place), "there, may be opened"),
-        ("nonsense", "there, may be opened"),
+        (lines[0].format(0, place), "exists and is accessible"),
+        (lines[0].format(7, place + "1"), "exists and is accessible"),
+        (lines[1].format(7, place), "exists and is accessible"),
+        ("nonsense", "exists and is accessible"),
     ):
         (tmp_path / "locks").write_text(text + "\n")
         assert serial_check(serial_port, tmp_path, tmp_path).found == found
@@ -249,13 +249,13 @@ def test_a_lock_of_another_user_is_told(tmp_path: Path, serial_port: str) -> Non
         ("dialout", ["me"], "log in again"),
         ("root", [], 'GROUP="dialout"'),
         ("root", ["me"], 'GROUP="dialout"'),
-        ("", [], "rule of udev"),
+        ("", [], "udev rule"),
     ],
 )
-def test_a_serial_port_that_may_not_be_opened(
+def test_an_inaccessible_serial_port_fails(
     monkeypatch: pytest.MonkeyPatch, group: str, members: list[str], advice: str
 ) -> None:
-    """Who may not open a port is told how to get in, by the group of the device; never by becoming root."""
+    """The advice depends on the group of the device, and never is to become root."""
 
     def entry(_: int) -> Any:
         if not group:
@@ -272,8 +272,8 @@ def test_a_serial_port_that_may_not_be_opened(
     assert "usermod -aG root" not in check.advice
 
 
-def test_a_group_that_may_not_open_it_is_not_advised(monkeypatch: pytest.MonkeyPatch, serial_port: str) -> None:
-    """Who joins the group of a device that is closed to it gains nothing."""
+def test_a_group_without_access_is_not_advised(monkeypatch: pytest.MonkeyPatch, serial_port: str) -> None:
+    """Joining the group of a device that is closed to it would not help."""
     monkeypatch.setattr("os.access", lambda *_: False)
     monkeypatch.setattr("grp.getgrgid", lambda _: SimpleNamespace(gr_name="tty", gr_mem=[]))
     Path(serial_port).chmod(0o600)
@@ -353,7 +353,7 @@ def test_the_table_shows_advice_below_its_row() -> None:
 
 @pytest.fixture
 def quiet_server() -> Iterator[int]:
-    """A server that takes connections and says nothing, for a while."""
+    """A server that accepts connections and closes them without a response."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         stop = threading.Event()
 
@@ -377,8 +377,8 @@ def states(**keys: Any) -> list[tuple[str, str]]:
     return [(check.name, str(check.state)) for check in check_broker(BrokerConfig(**keys))]
 
 
-def test_a_server_that_is_no_broker_is_told(quiet_server: int, tmp_path: Path) -> None:
-    """One that hangs up without an answer, one that cannot be found, and a secret that is missing."""
+def test_a_server_that_is_no_broker_fails(quiet_server: int, tmp_path: Path) -> None:
+    """No response, an unknown host, and a missing password file."""
     assert states(url=f"mqtt://127.0.0.1:{quiet_server}") == [("broker broker", "fail")]
     assert states(url=f"mqtts://127.0.0.1:{quiet_server}") == [("broker broker TLS", "fail")]
     assert states(url="mqtt://nobody.invalid") == [("broker broker", "fail")]
@@ -388,8 +388,8 @@ def test_a_server_that_is_no_broker_is_told(quiet_server: int, tmp_path: Path) -
 @pytest.mark.servers
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_a_broker_is_asked_for_its_limits(tmp_path: Path, protocol: str) -> None:
-    """A broker that lets us in is well; small packets are a warning where it says so."""
+def test_the_limits_of_a_broker_are_reported(tmp_path: Path, protocol: str) -> None:
+    """A login passes; a small packet size is a warning if the broker reports it."""
     password = tmp_path / "password"
     password.write_text("right")
     password.chmod(0o600)
@@ -405,8 +405,8 @@ def test_a_broker_is_asked_for_its_limits(tmp_path: Path, protocol: str) -> None
 
 @pytest.mark.servers
 @needs_mosquitto
-def test_tls_is_a_check_of_its_own(tmp_path: Path) -> None:
-    """With the authority it is well, without it the certificate is to blame."""
+def test_tls_is_a_separate_check(tmp_path: Path) -> None:
+    """Without the certificate authority it fails, with advice."""
     authority = Authority(tmp_path)
     with Broker(tmp_path, tls=(authority.file, *authority.issue("server", "127.0.0.1"))) as broker:
         assert states(url=broker.url, ca_file=str(authority.file)) == [
@@ -422,8 +422,8 @@ def test_tls_is_a_check_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.servers
 @needs_mosquitto
-def test_a_broker_that_wants_more_is_told(tmp_path: Path) -> None:
-    """One that wants a client certificate, and one that wants TLS, are told from the advice."""
+def test_missing_certificates_have_advice(tmp_path: Path) -> None:
+    """The advice names a client certificate, or TLS."""
     authority = Authority(tmp_path)
     tls = (authority.file, *authority.issue("server", "127.0.0.1"))
     with Broker(tmp_path, tls=tls, client_certificates=True) as broker:

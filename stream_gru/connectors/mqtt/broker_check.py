@@ -1,4 +1,4 @@
-"""Checks of an MQTT broker: name, port, TLS, user and password, limits; each step on its own, so that it is named."""
+"""Checks of an MQTT broker: address, TLS, login and limits, each as a separate step."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ _SMALL_PACKET_BYTES = 65_536
 
 
 def check_broker(broker: BrokerConfig) -> Iterator[Check]:
-    """Connect as the daemon would, under a name of its own and without a session; the first failure ends it."""
+    """Connect as the daemon does, with another client id and without a session; stop at the first failure."""
     name = f"broker {broker.name}"
     host, port = broker.host_and_port()
     try:
         user, password = credentials(broker)
         context = tls_context(broker) if is_tls(broker) else None
     except ConfigError as error:
-        yield Check(name, State.FAIL, str(error), "correct the [[broker]] table or the file it names")
+        yield Check(name, State.FAIL, str(error), "correct the [[broker]] table or the file that it names")
         return
     try:
         with socket.create_connection((host, port), timeout=_TIMEOUT_S) as plain:
             handshake = None if context is None else _handshake(name, plain, host, context)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        yield Check(name, State.FAIL, f"{host}:{port}: {reason}", "is the broker running, and url right?")
+        yield Check(
+            name, State.FAIL, f"{host}:{port}: {reason}", "check that the broker is running, and url in [[broker]]"
+        )
         return
     if handshake is not None:
         yield handshake
@@ -47,22 +49,20 @@ def check_broker(broker: BrokerConfig) -> Iterator[Check]:
 
 
 def _handshake(name: str, plain: socket.socket, host: str, context: ssl.SSLContext) -> Check:
-    """Whether both sides agree on TLS."""
+    """Check the TLS handshake."""
     try:
         with context.wrap_socket(plain, server_hostname=host) as secure:
             return Check(f"{name} TLS", State.OK, f"{secure.version()}, {(secure.cipher() or ('?',))[0]}")
     except OSError as error:
         reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror or str(error)
-        return Check(
-            f"{name} TLS", State.FAIL, f"{host}: {reason}", "look at ca_file, cert_file, the port and the clock"
-        )
+        return Check(f"{name} TLS", State.FAIL, f"{host}: {reason}", "check ca_file, cert_file, the port and the clock")
 
 
 def _log_in(broker: BrokerConfig, user: str | None, password: str | None, context: ssl.SSLContext | None) -> Check:
-    """What the broker says to CONNECT."""
+    """Check the response of the broker to CONNECT."""
     name = f"broker {broker.name}"
     host, port = broker.host_and_port()
-    answers: list[tuple[ReasonCode, Properties | None]] = []
+    responses: list[tuple[ReasonCode, Properties | None]] = []
     newest = broker.protocol == "5"
     client = Client(
         CallbackAPIVersion.VERSION2,
@@ -77,7 +77,7 @@ def _log_in(broker: BrokerConfig, user: str | None, password: str | None, contex
     client.connect_timeout = _TIMEOUT_S
 
     def connected(_: Client, __: object, ___: ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
-        answers.append((code, properties))
+        responses.append((code, properties))
 
     client.on_connect = connected
     try:
@@ -86,36 +86,36 @@ def _log_in(broker: BrokerConfig, user: str | None, password: str | None, contex
         else:
             client.connect(host, port)
         end = time.monotonic() + _TIMEOUT_S
-        while not answers and time.monotonic() < end and client.loop(0.1) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        while not responses and time.monotonic() < end and client.loop(0.1) == MQTTErrorCode.MQTT_ERR_SUCCESS:
             pass
         client.disconnect()
     except OSError as error:
-        return Check(name, State.FAIL, f"{host}:{port}: {error}", "is this an MQTT broker?")
+        return Check(name, State.FAIL, f"{host}:{port}: {error}", "check that this is an MQTT broker")
     finally:
-        client._reset_sockets()  # paho keeps its pair of sockets until it is collected
-    if not answers:
-        other = "want TLS (mqtts://)" if context is None else "want a client certificate (cert_file, key_file)"
-        advice = f"does it speak MQTT {broker.protocol}? does it {other}?"
-        return Check(name, State.FAIL, f"{host}:{port}: no answer to CONNECT", advice)
-    code, properties = answers[0]
+        client._reset_sockets()  # otherwise paho keeps two sockets until garbage collection
+    if not responses:
+        other = "TLS (mqtts://)" if context is None else "a client certificate (cert_file, key_file)"
+        advice = f"check whether the broker supports MQTT {broker.protocol}, and whether it requires {other}"
+        return Check(name, State.FAIL, f"{host}:{port}: no response to CONNECT", advice)
+    code, properties = responses[0]
     if code.is_failure:
-        return Check(name, State.FAIL, f"{host}:{port}: {code}", "look at user, password_file and client_id")
+        return Check(name, State.FAIL, f"{host}:{port}: {code}", "check user, password_file and client_id")
     return _limits(name, f"{host}:{port}, MQTT {broker.protocol}", properties)
 
 
 def _limits(name: str, place: str, properties: Properties | None) -> Check:
-    """What the broker lets through, and what of it will hurt."""
+    """Report the limits of the broker, and advise on those that lose or reject outputs."""
     packet = getattr(properties, "MaximumPacketSize", None)
     qos = getattr(properties, "MaximumQoS", 2)
     retain = bool(getattr(properties, "RetainAvailable", 1))
     found = f"{place}; packets of {f'{packet:,} bytes' if packet else 'any size'}"
-    found += f", {getattr(properties, 'ReceiveMaximum', 65_535):,} unconfirmed, QoS up to {qos}"
+    found += f", {getattr(properties, 'ReceiveMaximum', 65_535):,} unacknowledged, QoS up to {qos}"
     found += ", retained messages" if retain else ", no retained messages"
     advice = []
     if packet is not None and packet < _SMALL_PACKET_BYTES:
-        advice.append("outputs of long horizons may be too large for it: raise max_packet_size of the broker")
+        advice.append("outputs with long horizons may exceed this size: raise max_packet_size of the broker")
     if qos == 0:
-        advice.append("nothing is confirmed at QoS 0, a crash loses messages: raise max_qos of the broker")
+        advice.append("QoS 0 has no acknowledgements, so a crash loses messages: raise max_qos of the broker")
     if not retain:
-        advice.append("whether the daemon is online cannot be stored: allow retained messages at the broker")
+        advice.append("availability needs retained messages: enable them at the broker")
     return Check(name, State.WARN if advice else State.OK, found, "\n".join(advice))
