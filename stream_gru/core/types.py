@@ -308,6 +308,7 @@ class PredictionBatch:
     ``alarm``                   (M,) bool; None without an alarm rule
     ``dropped``                 number of samples that were not applied, rejects included, by reason
     ``resets``                  number of resets, by reason
+    ``encoded``                 the rows in each form that a sink has asked for; see `connectors.sinks.encoders`
     """
 
     spec: OutputSpec
@@ -328,6 +329,7 @@ class PredictionBatch:
     alarm: Mask | None = None
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
     resets: Mapping[ResetReason, int] = field(default_factory=dict)
+    encoded: dict[str, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def scorable(self) -> Mask:

@@ -17,6 +17,7 @@ from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
+from stream_gru.connectors.sinks.encoders import encode_once
 from stream_gru.connectors.sinks.file import FileSink, FileSinkConfig, file_sink
 from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink, StdoutSinkConfig
@@ -224,3 +225,26 @@ def test_a_half_written_header_is_written_again(tmp_path: Path) -> None:
     assert sink.flush() == FlushResult(file_offset=FileOffset(str(path), path.stat().st_size))
     sink.close()
     assert path.read_bytes() == CsvEncoder().header(outputs().spec) + CsvEncoder().encode(outputs())
+
+
+def test_sinks_of_one_form_share_one_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files of one form encode a batch once; a file of another form, and rows taken from it, encode their own."""
+    calls: list[int] = []
+    encode = JsonEncoder.encode
+
+    def counted(self: JsonEncoder, rows: PredictionBatch) -> bytes:
+        calls.append(len(rows))
+        return encode(self, rows)
+
+    monkeypatch.setattr(JsonEncoder, "encode", counted)
+    sinks = [file_sink(tmp_path / name, append=False) for name in ("a.jsonl", "b.jsonl", "c.csv")]
+    out = toy_pipeline().process(batch(["p"] * 3, [0, 1, 2]))
+    for sink in sinks:
+        sink.open(None)
+        sink.write(out)
+        sink.flush()
+        sink.close()
+    assert calls == [3]
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes() == encode(JsonEncoder(), out)
+    assert encode_once(JsonEncoder(), out.take(slice(0, 1))) == encode(JsonEncoder(), out).splitlines(keepends=True)[0]
+    assert calls == [3, 1]

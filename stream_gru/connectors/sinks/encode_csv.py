@@ -15,6 +15,8 @@ from stream_gru.core.types import OutputSpec, PredictionBatch, ResetReason, Stat
 class CsvEncoder:
     """Encodes batches as CSV lines; `header` names the columns, e.g. ``flow+1``, ``flow+1_lower``, ``p_normal``."""
 
+    form = "csv"
+
     def header(self, spec: OutputSpec, alarm: bool = False) -> bytes:
         """The line with the names; ``alarm``: with a column that says whether an output is one."""
         names = ["stream", "time"]

@@ -25,6 +25,8 @@ _RESETS = [b"null" if reason is ResetReason.NONE else b'"%b"' % reason.text.enco
 class JsonEncoder:
     """Encodes batches as JSON lines; the keys are those of `Prediction.as_dict`, and ``seq``."""
 
+    form = "jsonl"
+
     def header(self, spec: OutputSpec, alarm: bool = False) -> bytes:
         """JSON lines need no header."""
         return b""

@@ -32,6 +32,7 @@ class LineEncoder:
     """
 
     def __init__(self, measurement: str = "stream_gru") -> None:
+        self.form = f"line_protocol {measurement}"
         self._measurement = measurement.translate(_MEASUREMENT).encode()
 
     def header(self, spec: OutputSpec, alarm: bool = False) -> bytes:
@@ -40,19 +41,17 @@ class LineEncoder:
 
     def encode(self, batch: PredictionBatch) -> bytes:
         """Return all rows, each ending in a line end; times are nanoseconds."""
-        return b"".join(self.lines(batch))
-
-    def lines(self, batch: PredictionBatch) -> list[bytes]:
-        """The same, a row each."""
         if not len(batch):
-            return []
+            return b""
         model = batch.spec.model_id.translate(_NAME).encode()
         heads = [
             b"%b,stream=%b,model=%b " % (self._measurement, name.translate(_NAME).encode(), model)
             for name in batch.stream_names
         ]
         columns = zip(batch.stream_index.tolist(), _numbers(batch), _words(batch), batch.time_ns.tolist(), strict=True)
-        return [b"%b%b%b %d\n" % (heads[stream], numbers, words, time) for stream, numbers, words, time in columns]
+        return b"".join(
+            [b"%b%b%b %d\n" % (heads[stream], numbers, words, time) for stream, numbers, words, time in columns]
+        )
 
 
 def _numbers(batch: PredictionBatch) -> list[bytes]:

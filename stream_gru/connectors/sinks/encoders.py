@@ -1,4 +1,4 @@
-"""The forms of a row, by name."""
+"""The forms of outputs, by name."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from stream_gru.core.types import OutputSpec, PredictionBatch
 
 
 class Encoder(Protocol):
-    """The form of a row."""
+    """Encodes outputs in one form.  `encode_once` shares its result among all sinks that write this form."""
+
+    form: str
 
     def header(self, spec: OutputSpec, alarm: bool = False) -> bytes:
-        """What stands before the first row; ``alarm``: rows say whether they are one."""
+        """The bytes before the first row; ``alarm``: rows have an alarm field."""
         ...
 
     def encode(self, batch: PredictionBatch) -> bytes:
-        """All rows of a batch."""
+        """All rows of a batch, each ending in a line end."""
         ...
+
+
+def encode_once(encoder: Encoder, batch: PredictionBatch) -> bytes:
+    """All rows of ``batch``; a form that another sink has asked for is not encoded again."""
+    data = batch.encoded.get(encoder.form)
+    if data is None:
+        data = batch.encoded[encoder.form] = encoder.encode(batch)
+    return data
 
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {"jsonl": JsonEncoder, "csv": CsvEncoder, "line_protocol": LineEncoder}

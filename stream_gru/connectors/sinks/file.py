@@ -19,7 +19,7 @@ from stream_gru.config.field_types import NonNegative, NonNegativeInt, PositiveI
 from stream_gru.config.problems import Problem, shown
 from stream_gru.connectors.folder_check import check_folder
 from stream_gru.connectors.fsync import sync_folder
-from stream_gru.connectors.sinks.encoders import ENCODERS, Encoder
+from stream_gru.connectors.sinks.encoders import ENCODERS, Encoder, encode_once
 from stream_gru.connectors.sinks.file_recovery import Detail, recover, repair, tail_of
 from stream_gru.connectors.sinks.gzip_member import GzipMember
 from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside
@@ -177,7 +177,7 @@ class FileSink:
         if not len(batch):
             return
         with self._telling():
-            data = self._encoder.encode(batch)
+            data = encode_once(self._encoder, batch)
             if not self._checked:
                 header = self._encoder.header(batch.spec, batch.alarm is not None)
                 if self._has_rows:

@@ -32,6 +32,7 @@ from stream_gru.config.connector import SinkContext, SinkTable
 from stream_gru.config.field_types import HttpUrl, Name, PositiveInt, Seconds
 from stream_gru.connectors.credentials import read_secret
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
+from stream_gru.connectors.sinks.encoders import encode_once
 from stream_gru.connectors.sinks.outbox import Outbox
 from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
@@ -225,7 +226,7 @@ class InfluxSink:
         """Queue all rows; a full queue loses its oldest ones, if it may.  Raises SinkUnavailable."""
         if self._thread is None:
             raise SinkUnavailable(f"{self._config.url}: not open")
-        self._outbox.put([OutboxRow("", line) for line in self._encoder.lines(batch)])
+        self._outbox.put([OutboxRow("", line) for line in encode_once(self._encoder, batch).splitlines(keepends=True)])
 
     def flush(self) -> FlushResult:
         """Return what the store shall keep until the server has it.  Raises what ended the sender."""

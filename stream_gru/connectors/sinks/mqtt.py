@@ -30,6 +30,7 @@ from stream_gru.connectors.mqtt.publisher import Publisher
 from stream_gru.connectors.mqtt.retained_outbox import Notices
 from stream_gru.connectors.sinks.availability import Presence
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.encoders import encode_once
 from stream_gru.connectors.sinks.home_assistant import DEFAULT_TOPIC, Discovery, discovery_topic
 from stream_gru.connectors.sinks.outbox import Outbox
 from stream_gru.connectors.sinks.stale_availability import Leftovers
@@ -221,7 +222,7 @@ class MqttSink:
             for stream in self._streams.names():
                 self._announce(stream)
         topics = [fill_stream(self._config.topic, stream) for stream in batch.stream_names]
-        lines = self._encoder.encode(batch).splitlines()
+        lines = encode_once(self._encoder, batch).splitlines()
         columns = zip(batch.stream_index.tolist(), format_iso(batch.time_ns), lines, strict=True)
         rows = [OutboxRow(topics[index], line, f"{batch.stream_names[index]}/{when}") for index, when, line in columns]
         for index in dict.fromkeys(batch.stream_index.tolist()):

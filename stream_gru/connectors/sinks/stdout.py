@@ -10,7 +10,7 @@ from typing import IO, Annotated, Literal
 from msgspec import Meta
 
 from stream_gru.config.connector import SinkContext, SinkTable
-from stream_gru.connectors.sinks.encoders import ENCODERS, Encoder
+from stream_gru.connectors.sinks.encoders import ENCODERS, Encoder, encode_once
 from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.core.types import PredictionBatch, SinkHealth
@@ -59,7 +59,7 @@ class StdoutSink:
         """Write all rows.  Raises SinkUnavailable when the reader has gone or the disk behind it is full."""
         data = self._encoder.header(batch.spec, batch.alarm is not None) if self._needs_header else b""
         self._needs_header = False
-        data += self._encoder.encode(batch)
+        data += encode_once(self._encoder, batch)
         if self._stream is None:
             raise SinkUnavailable("standard output: not open")
         try:

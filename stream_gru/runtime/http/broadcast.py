@@ -17,6 +17,7 @@ from contextlib import suppress
 import numpy as np
 
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.encoders import encode_once
 from stream_gru.core.types import I64, PredictionBatch
 
 MAX_CLIENTS = 8
@@ -140,4 +141,4 @@ class OutputBroadcaster:
         else:
             return [], 0
         part = batch if len(chosen) == len(batch) else batch.take(chosen)
-        return self._encoder.encode(part).split(b"\n")[:-1], skipped
+        return encode_once(self._encoder, part).split(b"\n")[:-1], skipped
