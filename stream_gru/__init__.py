@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Status,
     )
     from stream_gru.model.bundle import Bundle, load_bundle
+    from stream_gru.pipeline.alarms import AlarmRule
     from stream_gru.pipeline.pipeline import Pipeline
 
 __version__ = "0.2.0"
@@ -50,11 +51,13 @@ _NAMES = {
         "Status",
     ),
     "model.bundle": ("Bundle", "load_bundle"),
+    "pipeline.alarms": ("AlarmRule",),
     "pipeline.pipeline": ("Pipeline",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "AlarmRule",
     "Bundle",
     "Decoder",
     "DropReason",

@@ -1,4 +1,4 @@
-"""Every engine honours every clause of the Engine contract, on every stored reference model."""
+"""Every engine fulfils the Engine contract on every stored reference model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_matches_keras(engine: Engine, ref: Reference) -> None:
 
 
 def check_scan_equals_steps(engine: Engine, ref: Reference) -> None:
-    """A whole sequence, cut anywhere, gives what its steps give, outputs and last state."""
+    """A sequence cut anywhere gives the outputs and the last state of its steps."""
     whole, last = engine.scan(ref.x, engine.initial_state(1)[0])
     np.testing.assert_allclose(whole, ref.y, rtol=0, atol=TOLERANCE)
     h, parts = engine.initial_state(1)[0], []
@@ -69,7 +69,7 @@ def check_scan_equals_steps(engine: Engine, ref: Reference) -> None:
 
 
 def check_inputs_not_mutated(engine: Engine, ref: Reference) -> None:
-    """Neither samples nor states are written to, not even read-only or non-contiguous ones."""
+    """Samples and states are not written to; read-only and non-contiguous ones are accepted."""
     for rows in (1, 5, 8):
         x, h = ref.x[:rows].copy(), _states(engine, rows)
         x_before, h_before = x.copy(), h.copy()
@@ -83,7 +83,7 @@ def check_inputs_not_mutated(engine: Engine, ref: Reference) -> None:
 
 
 def check_outputs_not_aliased(engine: Engine, ref: Reference) -> None:
-    """Results stay as they are when the engine is called again, and may be written to."""
+    """Results do not change when the engine is called again, and are writable."""
     for rows in (1, 5, 8):
         x, h = ref.x[:rows], _states(engine, rows)
         results = [*engine.step(x, h), *engine.scan(x, h[0])]
@@ -98,7 +98,7 @@ def check_outputs_not_aliased(engine: Engine, ref: Reference) -> None:
 
 
 def check_batch_equals_rows(engine: Engine, ref: Reference) -> None:
-    """B streams in one call give what B calls give, whatever B and the row's position."""
+    """B streams in one call give the results of B calls, for any B and position."""
     sizes = SIZES if engine.name != "keras" else (1, 5, 33)
     x, h = random_inputs(ref.bundle.manifest, max(sizes) + 40), _states(engine, max(sizes) + 40)
     rows = [engine.step(x[i : i + 1], h[i : i + 1]) for i in range(max(sizes) + 40)]
@@ -111,7 +111,7 @@ def check_batch_equals_rows(engine: Engine, ref: Reference) -> None:
 
 
 def check_rows_may_be_permuted(engine: Engine, ref: Reference) -> None:
-    """The order of the rows changes nothing but the order of the results."""
+    """The order of the rows affects only the order of the results."""
     x, h = random_inputs(ref.bundle.manifest, 50), _states(engine, 50)
     order = np.random.default_rng(3).permutation(50)
     y, state = engine.step(x, h)
@@ -146,7 +146,7 @@ def check_no_samples_change_nothing(engine: Engine, ref: Reference) -> None:
 
 
 def check_wrong_shapes_are_refused(engine: Engine, ref: Reference) -> None:
-    """A wrong shape or type is a ValueError that names what was expected and what came."""
+    """A wrong shape or dtype is a ValueError with the expected and the actual one."""
     x, h = random_inputs(ref.bundle.manifest, 4), engine.initial_state(4)
     i, s = engine.input_size, engine.state_size
     wrong = [
@@ -175,7 +175,7 @@ def check_deterministic(engine: Engine, ref: Reference) -> None:
 
 
 def check_nan_stays_in_its_row(engine: Engine, ref: Reference) -> None:
-    """NaN, infinity and huge numbers in one row leave every other row's bits alone, and nothing warns."""
+    """NaN, infinity and huge numbers in one row do not change the bits of other rows, and nothing warns."""
     x, h = random_inputs(ref.bundle.manifest, 20), _states(engine, 20)
     y, state = engine.step(x, h)
     others = np.arange(20) != 7
@@ -205,14 +205,14 @@ CHECKS: list[Check] = [value for name, value in sorted(globals().items()) if nam
 @pytest.mark.parametrize("reference", reference_names())
 @pytest.mark.parametrize("engine", [_engine_row(name) for name in sorted(ENGINES.built_in)])
 def test_engine_contract(engine: str, reference: str, check: Check) -> None:
-    """Every engine honours every clause."""
+    """Every engine fulfils every clause."""
     check(*_case(engine, reference))
 
 
 @pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="litert: ai_edge_litert is not installed")
 @pytest.mark.parametrize("reference", ["gru_reset_after", "lstm"])
 def test_engines_agree_after_a_hundred_thousand_steps(reference: str) -> None:
-    """Rounding does not build up: numpy and litert agree at every one of 100,000 steps."""
+    """Rounding does not accumulate: numpy and litert agree at every one of 100,000 steps."""
     ref = load_reference(reference)
     x = random_inputs(ref.bundle.manifest, 100_000, seed=8)
     results = []

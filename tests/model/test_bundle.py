@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def edit(path: Path, damage: Damage, *, honest: bool = True) -> None:
-    """Change the manifest; ``honest``: with a digest that fits again, as somebody who means it would."""
+    """Change the manifest; ``honest``: with a matching digest, as an attacker would."""
     manifest = json.loads((path / "manifest.json").read_text())
     damage(manifest)
     if honest:
@@ -59,7 +59,7 @@ def edit(path: Path, damage: Damage, *, honest: bool = True) -> None:
 
 
 def replace_weights(path: Path, data: bytes) -> None:
-    """Put other bytes in place of the weights, with size and hash that fit."""
+    """Replace the bytes of the weights, with matching size and hash."""
     (path / "weights.npz").write_bytes(data)
     entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     edit(path, lambda manifest: manifest["files"].update({"weights.npz": entry}))
@@ -94,7 +94,7 @@ def test_a_bundle_is_read_as_it_was_written(tmp_path: Path) -> None:
     verify_files(again)
 
 
-def test_whole_numbers_where_floats_belong_change_nothing(tmp_path: Path) -> None:
+def test_an_integer_in_a_float_key_changes_nothing(tmp_path: Path) -> None:
     """A period of 1 is a period of 1.0, for the id and the digest too."""
     made = make_bundle(labels=2, period_s=1)
     assert write_bundle(tmp_path / "a", made.manifest, made.weights, {}).manifest.period_s == 1.0
@@ -102,13 +102,13 @@ def test_whole_numbers_where_floats_belong_change_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("cell", ["gru", "lstm", "simple_rnn"])
 @pytest.mark.parametrize("options", [{"horizon": 0}, {"quantiles": (0.1, 0.5, 0.9)}, {"units": (4, 3), "calendar": 2}])
-def test_every_kind_of_model_survives(tmp_path: Path, cell: str, options: dict[str, Any]) -> None:
+def test_every_kind_of_model_is_read_back(tmp_path: Path, cell: str, options: dict[str, Any]) -> None:
     """All cells, heads and depths are written and read."""
     write(tmp_path / "a.bundle", cell=cell, **options)
 
 
 def test_scores_of_many_labels_fit_into_a_bundle(tmp_path: Path) -> None:
-    """A model of 1,600 labels, with its scores, is written, and inspected with every label."""
+    """A model of 1,600 labels is written with its scores, and inspect lists every label."""
     made = make_bundle(labels=1600, units=(2,))
     assert made.manifest.classes is not None
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_scores_of_many_labels_fit_into_a_bundle(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_too_large_names_the_bundle(path: Path) -> None:
-    """The error is about the bundle that was asked for, which is left as it was."""
+    """The error names the requested bundle, which stays unchanged."""
     bundle = load_bundle(path)
     huge = bundle.with_manifest(scores={"text": "x" * module.MAX_MANIFEST_BYTES}).manifest
     with pytest.raises(BundleError, match=rf"^{path}: manifest.json would have 16,\d+,\d+ bytes, at most 16,777,216 "):
@@ -134,8 +134,8 @@ def test_a_manifest_that_is_too_large_names_the_bundle(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.npz", "model.tflite"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
-def test_a_truncated_file_is_refused(path: Path, name: str, share: float) -> None:
-    """Whatever is missing at the end, the error names the file."""
+def test_a_truncated_file_is_rejected(path: Path, name: str, share: float) -> None:
+    """The error names the file, however much is missing at its end."""
     data = (path / name).read_bytes()
     (path / name).write_bytes(data[: int(share * (len(data) - 3))])
     with pytest.raises(BundleError, match=name):
@@ -143,7 +143,7 @@ def test_a_truncated_file_is_refused(path: Path, name: str, share: float) -> Non
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "model.tflite", "model.keras", "report.html"])
-def test_a_changed_byte_is_refused_by_its_hash(path: Path, name: str) -> None:
+def test_a_changed_byte_is_detected_by_the_hash(path: Path, name: str) -> None:
     """Files that the runtime reads are compared on loading, the others by `verify_files`."""
     data = bytearray((path / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -157,7 +157,7 @@ def test_a_changed_byte_is_refused_by_its_hash(path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.npz", "model.tflite"])
-def test_a_missing_file_a_link_or_a_folder_in_its_place_is_refused(path: Path, tmp_path: Path, name: str) -> None:
+def test_a_missing_file_a_link_or_a_folder_is_rejected(path: Path, tmp_path: Path, name: str) -> None:
     """Only plain files are opened."""
     shutil.move(path / name, tmp_path / name)
     with pytest.raises(BundleError, match=rf"{name}: cannot be read: No such file"):
@@ -171,8 +171,8 @@ def test_a_missing_file_a_link_or_a_folder_in_its_place_is_refused(path: Path, t
         load_bundle(path)
 
 
-def test_too_large_files_are_refused_before_they_are_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits are on what the manifest says and on what is there."""
+def test_too_large_files_are_rejected_before_they_are_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits apply to the sizes in the manifest and to the actual sizes."""
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
     with pytest.raises(BundleError, match=r"weights\.npz: expected at most 1,000 bytes, the manifest says"):
         load_bundle(path)
@@ -185,7 +185,7 @@ def test_too_large_files_are_refused_before_they_are_read(path: Path, monkeypatc
 
 
 def test_all_files_together_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sum of what is read, and what the layers need in memory, have a limit of their own."""
+    """The total size of the files that are read, and the memory that the layers need, have limits too."""
     monkeypatch.setattr(module, "MAX_READ_BYTES", 3000)
     with pytest.raises(BundleError, match=r"expected files to read of at most 3,000 bytes, got"):
         load_bundle(path)
@@ -201,8 +201,8 @@ def test_all_files_together_are_bounded(path: Path, monkeypatch: pytest.MonkeyPa
         load_bundle(path)
 
 
-def test_a_pipe_in_the_place_of_a_file_holds_up_nobody(path: Path) -> None:
-    """It is refused without waiting for somebody to write to it."""
+def test_a_named_pipe_instead_of_a_file_does_not_block(path: Path) -> None:
+    """It is rejected without waiting for a writer."""
     (path / "weights.npz").unlink()
     os.mkfifo(path / "weights.npz")
     with pytest.raises(BundleError, match=r"weights\.npz: expected a plain file"):
@@ -210,15 +210,15 @@ def test_a_pipe_in_the_place_of_a_file_holds_up_nobody(path: Path) -> None:
 
 
 @pytest.mark.parametrize("units", [0, -1, 4097])
-def test_vectors_have_a_sensible_size(units: int) -> None:
-    """A size of -1 would be whatever is in the file."""
+def test_vectors_have_a_valid_size(units: int) -> None:
+    """Numpy would take a size of -1 from the file."""
     manifest = make_bundle(categories=(5,), embedding=3).manifest
     odd = msgspec.structs.replace(manifest, embeddings=[Embedding(channel="k0", units=units)])
     assert any("embeddings[0].units: expected 1..4,096" in text for text in manifest_rules.validate(odd))
 
 
-def test_a_crowd_of_layers_or_channels_is_refused_at_once() -> None:
-    """Before anything is computed of them."""
+def test_too_many_layers_or_channels_are_rejected_at_once() -> None:
+    """The check runs before anything is computed from them."""
     manifest = make_bundle().manifest
     many = msgspec.structs.replace(manifest, layers=list(manifest.layers) * 257)
     assert [text for text in manifest_rules.validate(many) if "layers: expected at most 256, got 257" in text]
@@ -227,7 +227,7 @@ def test_a_crowd_of_layers_or_channels_is_refused_at_once() -> None:
     assert list(manifest_rules.validate(many)) == ["channels: expected at most 4,096, got 4,097"]
 
 
-def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_no_bundle_is_an_error(tmp_path: Path) -> None:
     """A file, nothing and an empty folder are three different messages."""
     with pytest.raises(BundleError, match="expected a bundle folder, found nothing"):
         load_bundle(tmp_path / "gone")
@@ -264,8 +264,8 @@ UNSUPPORTED: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("story", sorted(UNSUPPORTED))
-def test_what_this_version_does_not_know_is_unsupported(path: Path, story: str) -> None:
-    """An unknown key, layer, option or file is an error that names it, not a guess."""
+def test_unknown_parts_are_unsupported(path: Path, story: str) -> None:
+    """An unknown key, layer, option or file is an error that names it."""
     damage, message = UNSUPPORTED[story]
     edit(path, damage)
     with pytest.raises(UnsupportedModelError, match=message):
@@ -302,8 +302,8 @@ CONTRADICTIONS: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("story", sorted(CONTRADICTIONS))
-def test_a_manifest_that_contradicts_itself_is_refused(path: Path, story: str) -> None:
-    """The error names the key, what was expected and what was found, before any array is read."""
+def test_a_manifest_that_breaks_a_rule_is_rejected(path: Path, story: str) -> None:
+    """The error gives the key, the expected and the actual value, before any array is read."""
     damage, message = CONTRADICTIONS[story]
     edit(path, damage)
     with pytest.raises(BundleError, match=message):
@@ -321,8 +321,8 @@ def test_a_manifest_that_contradicts_itself_is_refused(path: Path, story: str) -
         lambda m: m["files"]["report.html"].update(sha256="0" * 64),
     ],
 )
-def test_an_edited_manifest_is_refused_also_where_the_weights_still_fit(path: Path, damage: Damage) -> None:
-    """Limits, calibration and input are part of what the model says, though not of its id."""
+def test_an_edited_manifest_is_rejected_even_if_the_weights_fit(path: Path, damage: Damage) -> None:
+    """Limits, calibration and input are protected by the digest, though not part of the id."""
     edit(path, damage, honest=False)
     with pytest.raises(BundleError, match="digest: expected the SHA-256 of the other keys"):
         load_bundle(path)
@@ -334,8 +334,8 @@ def test_an_edited_manifest_is_refused_also_where_the_weights_still_fit(path: Pa
      b'{"a":' * 100_000, b'{"format_version":2,"x":' + b"[" * 100_000, b'{"format_version":1,"x":"\xff"}',
      b'{"format_version":' + b"9" * 5000 + b"}", b'{"format_version":2,"period_s":1e999}'],
 )  # fmt: skip
-def test_what_is_no_manifest_is_refused(path: Path, text: bytes) -> None:
-    """Broken, deep or foreign JSON is a BundleError that names the file."""
+def test_invalid_json_is_rejected(path: Path, text: bytes) -> None:
+    """Damaged, deeply nested or unrelated JSON is a BundleError that names the file."""
     (path / "manifest.json").write_bytes(text)
     with pytest.raises(BundleError, match=r"manifest\.json"):
         load_bundle(path)
@@ -375,14 +375,14 @@ def _more(n: int) -> dict[str, Any]:
 
 
 class Boom:
-    """Unpickling this would tell."""
+    """Unpickling this would have a visible effect."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
         return (exec, ("raise SystemExit('a pickle was loaded')",))
 
 
 def _declares_terabyte(weights: dict[str, Any]) -> bytes:
-    """A member whose header declares more than its bytes hold."""
+    """A member whose header declares more bytes than it has."""
     data = packed(weights)
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
@@ -395,7 +395,7 @@ def _declares_terabyte(weights: dict[str, Any]) -> bytes:
 
 
 def _twice(weights: dict[str, Any]) -> bytes:
-    """A member that stands in the archive twice."""
+    """A member that is in the archive twice."""
     buffer = io.BytesIO(packed(weights))
     with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("scaling/mean.npy", b"")
@@ -403,15 +403,15 @@ def _twice(weights: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize(("make", "message"), [pytest.param(m, t, id=n) for n, m, t in _bad_weights()])
-def test_weights_of_another_form_are_refused(path: Path, make: Callable[[Any], bytes], message: str) -> None:
-    """Also where size and hash fit: names, shapes, types and numbers are checked, and nothing is unpickled."""
+def test_invalid_weights_are_rejected(path: Path, make: Callable[[Any], bytes], message: str) -> None:
+    """With matching size and hash: names, shapes, types and numbers are checked, and nothing is unpickled."""
     replace_weights(path, make(arrays(path)))
     with pytest.raises(BundleError, match=message):
         load_bundle(path)
 
 
 def test_writing_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
-    """An older bundle gives way whole; a folder of something else is left alone; a bad one is never written."""
+    """An older bundle is replaced as a whole; another folder stays unchanged; an invalid bundle is not written."""
     first = write(tmp_path / "a.bundle")
     second = write(tmp_path / "a.bundle", seed=3)
     assert second.manifest.model_id != first.manifest.model_id
@@ -430,23 +430,23 @@ def test_writing_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["seen_min", "seen_max", "min", "max"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_limits_of_channels_are_finite(key: str, value: float) -> None:
-    """JSON has no such numbers, but a manifest made in memory may."""
+    """JSON has no such numbers, but a manifest built in memory can have them."""
     manifest = make_bundle().manifest
     channel = msgspec.structs.replace(manifest.channels[0], **{key: value})
     odd = msgspec.structs.replace(manifest, channels=[channel, *manifest.channels[1:]])
     assert f"channels[0].{key}: expected a finite number, got {value}" in list(manifest_rules.validate(odd))
 
 
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file over the limit is refused by the name of the bundle, not of a temporary folder."""
+def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error about a file over the limit names the bundle, not a temporary folder."""
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
     with pytest.raises(BundleError, match=r"a\.bundle: weights\.npz would have [\d,]+ bytes, at most 1,000"):
         write(tmp_path / "a.bundle")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_target_that_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
-    """The root, a file and a path below a file are refused; a new path, an empty folder and a bundle are not."""
+def test_check_target_detects_a_path_that_cannot_be_written(tmp_path: Path) -> None:
+    """The root, a file and a path below a file are rejected; a new path, an empty folder and a bundle are accepted."""
     (tmp_path / "file").write_text("x")
     for target in (Path("/"), tmp_path, tmp_path / "file"):
         with pytest.raises(BundleError, match="expected a new path or an older bundle"):
@@ -458,8 +458,8 @@ def test_a_target_that_cannot_be_written_is_told_beforehand(tmp_path: Path) -> N
         module.check_target(target)
 
 
-def test_the_id_is_that_of_weights_and_contract() -> None:
-    """A changed weight, label or order of channels is another model; a changed date is not."""
+def test_the_id_depends_on_weights_and_contract() -> None:
+    """A changed weight, label or channel order gives another id; a changed date does not."""
     made = make_bundle(labels=2)
     known = model_id(made.manifest, made.weights)
     other = {**made.weights, "scaling/mean": made.weights["scaling/mean"] + 1}
@@ -513,7 +513,7 @@ def _damaged(data: bytes, places: list[tuple[float, int]]) -> bytes:
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(FILES), damages)
 def test_damaged_bytes_never_give_another_model(name: str, places: list[tuple[float, int]]) -> None:
-    """Any bytes changed in any file: a BundleError, or (white space in the manifest) the very same bundle."""
+    """Any changed bytes in any file give a BundleError or (white space in the manifest) the same bundle."""
     assert WHOLE is not None
     found = _load({**STORED, name: _damaged(STORED[name], places)})
     assert found is None or _said(found) == _said(WHOLE)
@@ -522,7 +522,7 @@ def test_damaged_bytes_never_give_another_model(name: str, places: list[tuple[fl
 @settings(max_examples=300, deadline=None)
 @given(damages)
 def test_damaged_weights_with_hashes_that_fit_never_give_another_model(places: list[tuple[float, int]]) -> None:
-    """Also where somebody made size, hash and digest fit, the archive is read safely, and its numbers are its id's."""
+    """With matching size, hash and digest the archive is read safely, and the id is that of its numbers."""
     assert WHOLE is not None
     data = _damaged(STORED["weights.npz"], places)
     entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))

@@ -1,4 +1,4 @@
-"""The exported C: it compiles without a warning or a library, and computes what the numpy engine computes."""
+"""The exported C compiles without a warning or a library, and gives the outputs of the numpy engine."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_three_hundred_steps_equal_the_numpy_engine(name: str, tmp_path: Path) -
 
 @needs_gcc
 @pytest.mark.parametrize("name", ["gru_reset_after", "lstm", "gru_categories"])
-def test_stored_keras_outputs_are_met(name: str, tmp_path: Path) -> None:
-    """The C code gives what Keras gave for the stored samples."""
+def test_stored_keras_outputs_are_reproduced(name: str, tmp_path: Path) -> None:
+    """The C code gives Keras' outputs for the stored samples."""
     ref = load_reference(name)
     model = CModel(replace(ref.bundle, tflite=None), tmp_path)
     y, _ = model.scan(ref.x, model.reset())
@@ -81,8 +81,8 @@ def test_stored_keras_outputs_are_met(name: str, tmp_path: Path) -> None:
     ("cell", "activation"),
     [*(("gru", name) for name in get_args(Activation)), ("lstm", "selu"), ("lstm", "relu"), ("simple_rnn", "linear")],
 )
-def test_every_activation_equals_numpys(cell: Cell, activation: Activation, tmp_path: Path) -> None:
-    """As activation and as gate, from any state; gates above 1 let a state grow, so single steps are compared."""
+def test_every_activation_equals_numpy(cell: Cell, activation: Activation, tmp_path: Path) -> None:
+    """As activation and as gate, from random states; single steps, because gates above 1 make a state grow."""
     bundle = make_bundle(cell=cell, activation=activation, recurrent_activation=activation, seed=4)
     engine, model = load_engine("numpy", bundle), CModel(bundle, tmp_path)
     x = random_inputs(bundle.manifest, 60)
@@ -104,8 +104,8 @@ _HOSTED = ("-std=c99", "-O3", *(_CALLS if platform.machine() == "x86_64" else ()
 @needs_gcc
 @pytest.mark.parametrize("options", [(*STRICT, "-O2"), _HOSTED], ids=["freestanding", "hosted"])
 @pytest.mark.parametrize("name", ["large", "wide_rnn"])
-def test_nothing_is_missing_from_the_object(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
-    """It needs no library: no warning and no undefined symbol, not even a memcpy or memset of the compiler's own."""
+def test_the_object_has_no_undefined_symbol(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    """It needs no library: no warning and no undefined symbol, not even memcpy or memset from the compiler."""
     for source in write_c(replace(make_bundle(**MODELS[name]), tflite=b"abc"), tmp_path):
         run_checked(
             "gcc", *options, "-fno-pie", "-fno-stack-protector", "-c", str(source), "-o", str(source.with_suffix(".o"))
@@ -115,8 +115,8 @@ def test_nothing_is_missing_from_the_object(name: str, options: tuple[str, ...],
 
 @needs_gpp
 @pytest.mark.parametrize("name", ["lstm", "embedding"])
-def test_it_is_cpp_too(name: str, tmp_path: Path) -> None:
-    """A C++ compiler takes the files, and their symbols keep their C names."""
+def test_it_compiles_as_cpp(name: str, tmp_path: Path) -> None:
+    """A C++ compiler accepts the files, and their symbols keep their C names."""
     for source in write_c(replace(make_bundle(**MODELS[name]), tflite=b"abc"), tmp_path):
         target = str(source.with_suffix(".o"))
         run_checked(
@@ -148,7 +148,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], float, float, float]] = {
 
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The functions themselves, callable on arrays."""
+    """The C functions, callable on arrays."""
     source = tmp_path_factory.mktemp("c") / "probe.c"
     loop = "void probe_{0}(const float *x, float *y, int n) {{ for (int i = 0; i < n; i++) y[i] = sg_{0}(x[i]); }}"
     wrappers = [loop.format(name) for name in FUNCTIONS]
@@ -164,7 +164,7 @@ def _call(probes: ctypes.CDLL, name: str, x: F32) -> F32:
 
 @needs_gcc
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_are_right_to_a_few_ulp(name: str, probes: ctypes.CDLL) -> None:
+def test_functions_are_accurate_to_a_few_ulp(name: str, probes: ctypes.CDLL) -> None:
     """Over the whole range, and close to zero, against float64."""
     true, low, high, ulps = FUNCTIONS[name]
     tiny = np.geomspace(1e-30, 1, 20_000)
@@ -176,7 +176,7 @@ def test_functions_are_right_to_a_few_ulp(name: str, probes: ctypes.CDLL) -> Non
 
 @needs_gcc
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_at_the_ends(name: str, probes: ctypes.CDLL) -> None:
+def test_functions_at_extreme_arguments(name: str, probes: ctypes.CDLL) -> None:
     """NaN stays NaN; huge and infinite arguments give the limit."""
     assert np.isnan(_call(probes, name, np.array([np.nan], np.float32))).all()
     true, _, high, _ = FUNCTIONS[name]
@@ -187,7 +187,7 @@ def test_functions_at_the_ends(name: str, probes: ctypes.CDLL) -> None:
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_numbers_are_written_exactly(value: float) -> None:
-    """A literal is a float constant and reads back as the very same number."""
+    """A literal is a float constant and reads back as the same number."""
     text = number(value)
     assert re.fullmatch(r"-?\d+(\.\d+)?(e[-+]\d+)?f", text)
     assert re.search(r"[.e]", text)
@@ -195,8 +195,8 @@ def test_numbers_are_written_exactly(value: float) -> None:
 
 
 @needs_gcc
-def test_nan_spreads_and_a_category_that_is_nan_is_the_first(tmp_path: Path) -> None:
-    """A missing quantity is never turned into a likely number; codes outside the table are cut off, as in numpy."""
+def test_nan_propagates_and_a_nan_category_is_the_first(tmp_path: Path) -> None:
+    """A missing quantity makes the outputs NaN; codes outside the table are clipped, as in numpy."""
     bundle = make_bundle(**MODELS["embedding"])
     model, engine = CModel(bundle, tmp_path), load_engine("numpy", bundle)
     x = random_inputs(bundle.manifest, 1)[0]
@@ -212,8 +212,8 @@ def test_nan_spreads_and_a_category_that_is_nan_is_the_first(tmp_path: Path) -> 
 
 
 @needs_gcc
-def test_strings_survive_whatever_they_hold(tmp_path: Path) -> None:
-    """Quotes, ends of comments, trigraphs, line ends and other alphabets neither break the code nor change."""
+def test_strings_are_escaped(tmp_path: Path) -> None:
+    """Quotes, ends of comments, trigraphs, line ends and other alphabets do not break the code and are unchanged."""
     names = ['a "b" */ \\', "??/", "°C\n\t/* \u202e µ7"]
     bundle = make_bundle()
     channels = [
@@ -233,15 +233,15 @@ def test_strings_survive_whatever_they_hold(tmp_path: Path) -> None:
 
 @given(st.text())
 def test_a_name_cannot_end_a_comment(text: str) -> None:
-    """Nor open another, continue a line or hold a character that is not seen."""
+    """It cannot open another one, continue a line or hold a character that is not printable."""
     written = quoted(text)
     assert not re.search(r"\*/|/\*|\\|\?\?", written)
     assert written.isprintable()
 
 
 @needs_gcc
-def test_the_flatbuffer_is_there_whole_and_aligned(tmp_path: Path) -> None:
-    """The array holds the file, on a multiple of 16 bytes, with its length."""
+def test_the_flatbuffer_is_complete_and_aligned(tmp_path: Path) -> None:
+    """The array holds the file, aligned to 16 bytes, with its length."""
     bundle = load_reference("lstm").bundle
     assert bundle.tflite is not None
     library = CModel(bundle, tmp_path).library
@@ -252,7 +252,7 @@ def test_the_flatbuffer_is_there_whole_and_aligned(tmp_path: Path) -> None:
 
 
 def test_without_a_flatbuffer_there_are_two_files() -> None:
-    """Nothing empty is written."""
+    """No empty file is written."""
     bundle = make_bundle()
     assert set(c_files(bundle.manifest, bundle.weights, None)) == {"stream_gru_model.h", "stream_gru_model.c"}
 
@@ -263,8 +263,8 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     assert first == second
 
 
-def test_the_header_of_a_model_of_windows_says_when_to_reset() -> None:
-    """The state of such a model lives as long as a window; a stateful one has none."""
+def test_the_header_of_a_windowed_model_gives_the_window() -> None:
+    """The state of such a model is reset after each window; a stateful one has no window."""
     bundle = make_bundle().with_manifest(regime="windowed", window=12)
     windowed, stateful = (
         c_files(one.manifest, one.weights, None)["stream_gru_model.h"].decode() for one in (bundle, make_bundle())
@@ -275,7 +275,7 @@ def test_the_header_of_a_model_of_windows_says_when_to_reset() -> None:
     assert "after every" not in stateful
 
 
-def test_the_header_says_what_every_number_is() -> None:
+def test_the_header_describes_every_input_and_output() -> None:
     """Sizes as macros, and each input and output by index, name and unit."""
     bundle = make_bundle(calendar=1, quantiles=(0.1, 0.5, 0.9), warm_up=20, period_s=0.25)
     header = c_files(bundle.manifest, bundle.weights, None)["stream_gru_model.h"].decode()

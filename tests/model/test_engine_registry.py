@@ -1,4 +1,4 @@
-"""Which engine is made for a name, and what is said where it cannot be."""
+"""Which engine is loaded for a name, and the error when it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def test_auto_is_numpy_without_a_flatbuffer() -> None:
 
 @needs_litert
 def test_auto_is_litert_with_a_flatbuffer() -> None:
-    """The fast engine is taken where it can run."""
+    """The fast engine is chosen when it can run."""
     assert load_engine("auto", load_reference("lstm").bundle).name == "litert"
 
 
 def test_auto_is_numpy_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no LiteRT wheel exists, numpy runs the same bundle."""
+    """Without a LiteRT wheel for the platform, numpy runs the same bundle."""
     monkeypatch.setattr(engines, "find_spec", lambda _: None)
     assert load_engine("auto", load_reference("lstm").bundle).name == "numpy"
 
 
 def test_unknown_name_lists_the_engines() -> None:
-    """The message says what could have been meant."""
+    """The message lists the valid names."""
     with pytest.raises(ConfigError, match=r"expected auto, litert, numpy, onnx, keras, got 'torch'"):
         load_engine("torch", make_bundle())
 
@@ -52,7 +52,7 @@ def test_unknown_name_lists_the_engines() -> None:
         ("keras", "stream_gru.model.keras.network", r"pip install 'stream-gru\[train\]'"),
     ],
 )
-def test_missing_package_says_what_to_install(
+def test_the_error_of_a_missing_package_has_the_command_to_install_it(
     monkeypatch: pytest.MonkeyPatch, name: str, package: str, hint: str
 ) -> None:
     """An engine whose package is missing is a configuration error with the command that helps."""
@@ -62,15 +62,15 @@ def test_missing_package_says_what_to_install(
 
 
 @needs_litert
-def test_litert_refuses_a_bundle_without_flatbuffer() -> None:
-    """Nothing is guessed: the message names the file."""
+def test_litert_rejects_a_bundle_without_flatbuffer() -> None:
+    """The message names the missing file."""
     with pytest.raises(BundleError, match=r"model\.tflite"):
         load_engine("litert", make_bundle())
 
 
 @needs_litert
 @pytest.mark.parametrize("other", ["gru_quantiles", "gru_stacked", "gru_reset_after"])
-def test_litert_refuses_the_flatbuffer_of_another_network(other: str) -> None:
+def test_litert_rejects_the_flatbuffer_of_another_network(other: str) -> None:
     """Inputs, state or outputs of other sizes than the manifest's are a BundleError."""
     bundle = replace(load_reference("lstm").bundle, tflite=load_reference(other).bundle.tflite)
     with pytest.raises(BundleError, match=r"model\.tflite: signature"):
@@ -78,8 +78,8 @@ def test_litert_refuses_the_flatbuffer_of_another_network(other: str) -> None:
 
 
 @needs_litert
-def test_litert_refuses_outputs_the_manifest_does_not_name() -> None:
-    """Even where inputs and state fit, the number of outputs must."""
+def test_litert_rejects_outputs_that_are_not_in_the_manifest() -> None:
+    """The number of outputs is checked even if inputs and state fit."""
     bundle = load_reference("lstm").bundle
     classes = Classes(labels=["a", "b", "c", "d"], activation="softmax")
     manifest = msgspec.structs.replace(bundle.manifest, classes=classes)
@@ -88,15 +88,15 @@ def test_litert_refuses_outputs_the_manifest_does_not_name() -> None:
 
 
 @needs_litert
-def test_litert_refuses_bytes_that_are_no_model() -> None:
-    """Garbage is a BundleError, not a crash."""
+def test_litert_rejects_bytes_that_are_not_a_model() -> None:
+    """Random bytes are a BundleError, not a crash."""
     with pytest.raises(BundleError, match=r"model\.tflite: signature step"):
         load_engine("litert", replace(load_reference("lstm").bundle, tflite=b"not a flatbuffer at all" * 9))
 
 
 @needs_litert
 def test_litert_runs_without_the_native_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A LiteRT whose native object changed is driven through its public runner, to the same bits."""
+    """If the native object of LiteRT has changed, the public runner gives the same bits."""
     from stream_gru.model.engines import litert
 
     ref = load_reference("gru_stacked")
@@ -108,8 +108,8 @@ def test_litert_runs_without_the_native_object(monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_litert
-def test_batches_are_cut_and_padded_without_much_waste() -> None:
-    """However many rows come, no more than half of what is computed is padding (above 8 rows)."""
+def test_batches_are_split_and_padded_with_little_waste() -> None:
+    """For any number of rows above 8, at most half of the computed rows are padding."""
     from stream_gru.model.engines.litert import SIZES, batch_size
 
     for rows in range(1, 3000):
@@ -122,8 +122,8 @@ def test_batches_are_cut_and_padded_without_much_waste() -> None:
 
 
 @needs_litert
-def test_litert_says_nothing_on_stderr_and_loads_no_keras() -> None:
-    """A user's terminal stays clean, and the run time stays small."""
+def test_litert_writes_nothing_to_stderr_and_loads_no_keras() -> None:
+    """The terminal stays clean, and the runtime stays small."""
     code = (
         "import sys; from tests.support.reference_models import load_reference;"
         "from stream_gru.model.engines.registry import load_engine;"
@@ -148,7 +148,7 @@ def test_activations_are_float32_and_leave_their_input(name: str) -> None:
 
 
 def test_sigmoid_and_softmax_are_stable() -> None:
-    """Huge arguments saturate, without overflow warnings."""
+    """Large arguments saturate without overflow warnings."""
     huge = np.array([[-1e30, -100, 0, 100, 1e30]], np.float32)
     np.testing.assert_array_equal(sigmoid(huge), [[0, 0, 0.5, 1, 1]])
     np.testing.assert_array_equal(softmax(huge), [[0, 0, 0, 0, 1]])

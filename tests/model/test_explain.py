@@ -1,4 +1,4 @@
-"""What `inspect` says of cells: equations that hold, formulas that count."""
+"""The explanation of cells: its equations and formulas are correct."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SIZES = list(itertools.product((1, 7, 32), (1, 5), (True, False)))
 
 
 def bundle_of(kind: tuple[Cell, bool], units: int = 4, inputs: int = 3, **options: Any) -> Bundle:
-    """A bundle whose only layer is of that kind."""
+    """A bundle with one layer of this kind."""
     return make_bundle(cell=kind[0], reset_after=kind[1], units=(units,), channels=inputs, targets=1, **options)
 
 
 def by_equations(layer: Layer, weights: dict[str, F32], x: F32, state: F32) -> F32:
-    """One step computed by the text of the printed equations on the printed blocks."""
+    """One step computed from the text of the printed equations and blocks."""
     u = layer.units
     kernel, recurrent = weights["recurrent_0/kernel"], weights["recurrent_0/recurrent_kernel"]
     bias = weights.get("recurrent_0/bias")
@@ -54,7 +54,7 @@ def by_equations(layer: Layer, weights: dict[str, F32], x: F32, state: F32) -> F
 
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_printed_equations_are_what_the_engine_computes(kind: tuple[Cell, bool], use_bias: bool) -> None:
+def test_the_printed_equations_give_the_state_of_the_engine(kind: tuple[Cell, bool], use_bias: bool) -> None:
     """Equations, blocks of columns and rows of the bias, as they are printed, give the engine's next state."""
     bundle = bundle_of(kind, use_bias=use_bias, activation="softsign", recurrent_activation="hard_sigmoid")
     layer, weights = bundle.manifest.layers[0], bundle.weights
@@ -68,7 +68,7 @@ def test_the_printed_equations_are_what_the_engine_computes(kind: tuple[Cell, bo
 
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_an_update_gate_of_one_keeps_the_state(kind: tuple[Cell, bool]) -> None:
-    """The sense of z that is printed is that of the engine: 1 keeps, 0 takes the candidate."""
+    """The printed meaning of z is that of the engine: 1 keeps the state, 0 replaces it."""
     bundle = bundle_of(kind)
     layer, weights = bundle.manifest.layers[0], bundle.weights
     h = np.linspace(-0.9, 0.9, 4, dtype=np.float32)[None]
@@ -81,7 +81,7 @@ def test_an_update_gate_of_one_keeps_the_state(kind: tuple[Cell, bool]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_formulas_count_the_arrays_of_a_bundle(kind: tuple[Cell, bool]) -> None:
-    """What the formula says is the sum over the arrays that a bundle holds, for every size, with and without bias."""
+    """The formula gives the number of weights in a bundle, for every size, with and without bias."""
     for units, inputs, use_bias in SIZES:
         bundle = bundle_of(kind, units, inputs, use_bias=use_bias)
         layer = bundle.manifest.layers[0]
@@ -90,8 +90,8 @@ def test_formulas_count_the_arrays_of_a_bundle(kind: tuple[Cell, bool]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_formulas_can_be_worked_out_by_hand(kind: tuple[Cell, bool]) -> None:
-    """The text of the formula, computed, is the number beside it."""
+def test_the_text_of_a_formula_gives_its_number(kind: tuple[Cell, bool]) -> None:
+    """The evaluated text of the formula equals the number beside it."""
     for units, inputs, use_bias in SIZES:
         formula, number = parameter_formula(bundle_of(kind, units, inputs, use_bias=use_bias).manifest.layers[0])
         assert formula.endswith(f", U = {units}, I = {inputs}")
@@ -103,7 +103,7 @@ def test_formulas_can_be_worked_out_by_hand(kind: tuple[Cell, bool]) -> None:
 @pytest.mark.train
 @pytest.mark.parametrize("kind", KINDS)
 def test_formulas_count_the_parameters_of_keras_layers(kind: tuple[Cell, bool]) -> None:
-    """Keras' own count of the same layer is the same number, for every size, with and without bias."""
+    """Keras counts the same number for the layer, for every size, with and without bias."""
     keras = pytest.importorskip("keras")
     for units, inputs, use_bias in SIZES:
         maker = {"gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM}[kind[0]]
@@ -113,8 +113,8 @@ def test_formulas_count_the_parameters_of_keras_layers(kind: tuple[Cell, bool]) 
         assert parameter_formula(layer)[1] == made.count_params()
 
 
-def test_each_layer_stands_beside_the_other_kinds() -> None:
-    """All four kinds have the layer's own U and I; only the bundle's own kind has arrays to be counted."""
+def test_each_layer_is_compared_with_the_other_kinds() -> None:
+    """All four kinds have the layer's U and I; only the kind of the bundle has arrays to count."""
     bundle = make_bundle(cell="lstm", units=(6, 5), channels=2, calendar=1)
     for one, layer in zip(explain(bundle), bundle.manifest.layers, strict=True):
         assert [variant.own for variant in one.variants] == [False, False, False, True]
@@ -127,8 +127,8 @@ def test_each_layer_stands_beside_the_other_kinds() -> None:
     assert [one.inputs for one in explain(bundle)] == ["4 (2 quantities + 2 of the calendar)", "6 units of recurrent_0"]
 
 
-def test_without_a_bias_none_is_spoken_of() -> None:
-    """Equations and notes name what the layer has."""
+def test_without_a_bias_none_is_mentioned() -> None:
+    """Equations and notes name only parts of the layer."""
     told = explain(bundle_of(("gru", True), use_bias=False))
     own = next(variant for variant in told[0].variants if variant.own)
     assert own.equations[0] == "z = sigmoid(x @ W_z + h @ R_z)"
@@ -137,7 +137,7 @@ def test_without_a_bias_none_is_spoken_of() -> None:
 
 
 def test_the_default_view_compares_and_explain_adds_the_equations(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table of the four kinds is always there; equations and gates come with --explain."""
+    """The table of the four kinds is always printed; equations and gates with --explain."""
     assert run_cli(["inspect", str(BUNDLE)]) == 0
     short = capsys.readouterr().out
     assert run_cli(["inspect", str(BUNDLE), "--explain"]) == 0
@@ -153,7 +153,7 @@ def test_the_default_view_compares_and_explain_adds_the_equations(capsys: pytest
     assert "--explain" in short
 
 
-def test_json_carries_what_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_explanation(capsys: pytest.CaptureFixture[str]) -> None:
     """Equations, blocks, roles, formulas and counts of the four kinds."""
     assert run_cli(["inspect", str(BUNDLE), "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
@@ -192,7 +192,7 @@ def test_categories_and_a_single_logit_are_explained(tmp_path: Path, capsys: pyt
         assert words in text
 
 
-def test_labels_that_would_not_be_seen_are_written_out() -> None:
+def test_labels_that_are_not_printable_are_escaped() -> None:
     """A space and a line end among the labels do not tear the line."""
     made = make_bundle(channels=0, categories=(3,), labels=3, horizon=0)
     assert made.manifest.classes is not None

@@ -95,7 +95,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StreamExport
 
 
 def run_stranger(code: str, folder: Path, *arguments: str) -> str:
-    """Run code in a fresh process and return what it printed."""
+    """Run code in a new process and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -108,8 +108,10 @@ def run_stranger(code: str, folder: Path, *arguments: str) -> str:
 @pytest.mark.train
 @pytest.mark.parametrize("way", ["keras", "h5", "sequence", "scan", "step"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_what_a_stranger_loads_computes_the_same(exported: dict[str, StreamExport], network: str, way: str) -> None:
-    """Plain Keras and plain TensorFlow give the outputs of the engine, in engineering units."""
+def test_exported_files_give_the_outputs_of_the_engine(
+    exported: dict[str, StreamExport], network: str, way: str
+) -> None:
+    """Keras and TensorFlow without this package give the outputs of the engine, in engineering units."""
     one = exported[network]
     np.testing.assert_allclose(one.found[way], one.engine, rtol=1e-4, atol=1e-4)
 
@@ -127,7 +129,7 @@ print(json.dumps(out["y"].tolist()))
 
 @needs_litert
 def test_the_flatbuffer_runs_in_plain_litert(tmp_path: Path) -> None:
-    """`tflite` is the bundle's own flatbuffer, and a stranger's first step is the engine's."""
+    """`tflite` is the bundle's flatbuffer, and LiteRT alone gives the engine's first step."""
     bundle = load_bundle(BUNDLE)
     export(ExportRequest(bundle), "tflite", tmp_path / "pump.tflite")
     assert (tmp_path / "pump.tflite").read_bytes() == bundle.tflite
@@ -137,8 +139,8 @@ def test_the_flatbuffer_runs_in_plain_litert(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(y, np.float32), engine.step(x, engine.initial_state(1))[0])
 
 
-def test_the_bundles_own_keras_file_is_taken(tmp_path: Path) -> None:
-    """Where its hash is right, `keras` is a copy, for which nothing of TensorFlow is loaded."""
+def test_the_keras_file_of_the_bundle_is_copied(tmp_path: Path) -> None:
+    """If its hash is right, `keras` is a copy, without loading TensorFlow."""
     bundle = load_bundle(BUNDLE)
     written = export(ExportRequest(bundle), "keras", tmp_path / "pump.keras")
     data = (tmp_path / "pump.keras").read_bytes()
@@ -148,8 +150,8 @@ def test_the_bundles_own_keras_file_is_taken(tmp_path: Path) -> None:
 
 @needs_tensorflow
 @pytest.mark.train
-def test_a_damaged_keras_file_is_not_handed_on(tmp_path: Path) -> None:
-    """Where the hash is wrong, the network is built from the weights, and that is said."""
+def test_a_damaged_keras_file_is_not_exported(tmp_path: Path) -> None:
+    """If the hash is wrong, the network is built from the weights, and a message reports it."""
     bundle = replace(load_bundle(BUNDLE), path=tmp_path)
     (tmp_path / KERAS).write_bytes(b"damaged")
     said: list[str] = []
@@ -160,10 +162,10 @@ def test_a_damaged_keras_file_is_not_handed_on(tmp_path: Path) -> None:
 
 @needs_tensorflow
 @pytest.mark.train
-def test_a_file_that_computes_something_else_is_not_written(
+def test_a_file_with_other_outputs_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    """What was saved is loaded again and compared before it gets its name."""
+    """The saved file is loaded again and compared before it is renamed."""
     from stream_gru.core.errors import ParityError
     from stream_gru.model.keras import keras_files as export_keras
 
@@ -178,7 +180,7 @@ def test_a_file_that_computes_something_else_is_not_written(
 
 @needs_tensorflow
 @pytest.mark.train
-def test_hdf5_keeps_codes_inside_their_table() -> None:
+def test_hdf5_clips_codes_to_their_table() -> None:
     """A code outside 0..N-1 counts as the nearest one, as in the engines."""
     from stream_gru.model.keras.keras_files import layers_only
     from stream_gru.model.keras.network import load_weights
@@ -195,43 +197,43 @@ def test_hdf5_keeps_codes_inside_their_table() -> None:
     np.testing.assert_allclose(np.asarray(model(x[None]))[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
-    """An existing file or folder, even an empty one, is left alone."""
+def test_an_existing_path_is_not_replaced(tmp_path: Path) -> None:
+    """An existing file or folder, even an empty one, stays unchanged."""
     for name, form in (("pump.tflite", "tflite"), ("folder", "saved-model")):
         (tmp_path / name).mkdir()
         with pytest.raises(ConfigError, match="already exists; remove it"):
             export(ExportRequest(load_bundle(BUNDLE)), form, tmp_path / name)
 
 
-def test_a_file_is_no_folder_to_write_into(tmp_path: Path) -> None:
-    """A path through a file is refused before anything is computed."""
+def test_a_file_is_not_a_parent_folder(tmp_path: Path) -> None:
+    """A path below a file is rejected before anything is computed."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file is not a folder"):
         export(ExportRequest(load_bundle(BUNDLE)), "tflite", tmp_path / "file" / "pump.tflite")
 
 
-def test_folders_on_the_way_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
-    """Beside what was written stands nothing temporary."""
+def test_parent_folders_are_created_and_no_temporary_file_is_left(tmp_path: Path) -> None:
+    """Only the exported file is in the folder."""
     export(ExportRequest(load_bundle(BUNDLE)), "tflite", tmp_path / "a" / "b" / "pump.tflite")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["pump.tflite"]
 
 
 def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message says what to install."""
+    """The message has the command to install it."""
     monkeypatch.setitem(FORMATS, "h5", ExportFormat("no_such_package:h5_file", ".h5", "", extra="train"))
     with pytest.raises(ConfigError, match=r"no_such_package.*pip install 'stream-gru\[train\]'"):
         export(ExportRequest(load_bundle(BUNDLE)), "h5", tmp_path / "pump.h5")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bundle_without_flatbuffer_has_none_to_give(tmp_path: Path) -> None:
-    """The message names the file that is missing."""
+def test_a_bundle_without_flatbuffer_cannot_be_exported_as_tflite(tmp_path: Path) -> None:
+    """The message names the missing file."""
     with pytest.raises(BundleError, match=r"expected model\.tflite"):
         export(ExportRequest(make_bundle()), "tflite", tmp_path / "model.tflite")
 
 
-def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    """The message names the known ones."""
+def test_an_unknown_format_is_rejected(tmp_path: Path) -> None:
+    """The message lists the known ones."""
     with pytest.raises(ConfigError, match="expected one of keras, h5, "):
         export(ExportRequest(load_bundle(BUNDLE)), "pt", tmp_path / "pump.pt")
 
@@ -240,8 +242,8 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     ("bundle", "form", "name"),
     [("pump.bundle", "h5", "pump.h5"), ("model", "tflite-int8", "model.int8.tflite"), ("a.b", "c", "a.b_c")],
 )
-def test_the_default_name_is_that_of_the_bundle(bundle: str, form: str, name: str) -> None:
-    """In the current folder, with the ending of the format."""
+def test_the_default_name_comes_from_the_bundle(bundle: str, form: str, name: str) -> None:
+    """It is in the current folder, with the suffix of the format."""
     assert default_path(Path("somewhere") / bundle, form) == Path(name)
 
 
@@ -250,8 +252,8 @@ def run_export(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["export", *arguments])
 
 
-def test_the_command_says_what_it_wrote_and_how_to_load_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Path, size and a line of code, on standard output; the name is the bundle's, here."""
+def test_the_command_prints_what_it_wrote_and_how_to_load_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Path, size and a line of code on standard output; the name comes from the bundle."""
     monkeypatch.chdir(tmp_path)
     done = run_export(str(BUNDLE), "--format", "tflite")
     assert done.exit_code == 0
@@ -277,34 +279,34 @@ def test_the_command_line_is_checked_first(arguments: list[str], message: str) -
     assert message in done.stderr
 
 
-def test_a_training_configuration_is_what_int8_takes(tmp_path: Path) -> None:
-    """A configuration without recordings is refused."""
+def test_int8_needs_a_training_configuration(tmp_path: Path) -> None:
+    """A configuration without recordings is rejected."""
     (tmp_path / "run.toml").write_text('[[channel]]\nname = "flow"\n')
     with pytest.raises(ConfigError, match="data"):
         run_raising(str(BUNDLE), "--format", "tflite-int8", "--config", str(tmp_path / "run.toml"), "--out", "x.tflite")
 
 
 def run_raising(*arguments: str) -> None:
-    """Run a command line and let its errors through."""
+    """Run a command line without catching its errors."""
     CliRunner().invoke(cli, ["export", *arguments], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(("name", "out"), [("keras", "model.h5"), ("h5", "model.keras"), ("h5", "model")])
-def test_a_name_that_keras_takes_for_another_format_is_refused(name: str, out: str, tmp_path: Path) -> None:
-    """Keras goes by the end of a name, so the file could not be loaded again."""
+def test_a_suffix_of_another_keras_format_is_rejected(name: str, out: str, tmp_path: Path) -> None:
+    """Keras chooses the format by the suffix, so the file could not be loaded again."""
     with pytest.raises(ConfigError, match=f"expected a name that ends in .{name}"):
         run_raising(str(BUNDLE), "--format", name, "--out", str(tmp_path / out))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_format_says_how_to_load_it() -> None:
-    """The line of code names the path."""
+def test_every_format_has_a_line_to_load_it() -> None:
+    """The line of code contains the path."""
     lines = {name: form.load.format(path="'p'") for name, form in FORMATS.items()}
     assert all("'p'" in line for line in lines.values()), lines
 
 
 def test_c_is_a_folder_of_sources(tmp_path: Path) -> None:
-    """The folder holds a header and a source, and what was written is listed with its size."""
+    """The folder holds a header and a source, and the result lists them with their sizes."""
     written = export(ExportRequest(load_bundle(BUNDLE)), "c", tmp_path / "pump_c")
     assert {path.suffix for path in written} == {".c", ".h"}
     assert written == {path: path.stat().st_size for path in (tmp_path / "pump_c").iterdir()}

@@ -1,4 +1,4 @@
-"""The exported flatbuffer is the network: small, builtin operators, the same bits for every batch size."""
+"""The exported flatbuffer: small, builtin operators, the same bits for every batch size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_export_equals_keras_and_itself(network: str) -> None:
-    """For every cell and activation: Keras' outputs; a row's bits depend neither on batch size nor on scan or step."""
+    """For every cell and activation: Keras' outputs; a row has the same bits in any batch, scan or step."""
     bundle = make_bundle(**NETWORKS[network], with_tflite=True, scan_steps=4)
     engine = load_engine("litert", bundle)
     # Few and small samples: gates that are not bounded (relu, linear, ...) make the state grow without limit.
@@ -62,7 +62,7 @@ def _assert_bits_do_not_depend_on_the_batch(engine: Any, bundle: Bundle) -> None
 
 
 def test_weights_are_stored_once() -> None:
-    """Neither the second signature nor the unrolled steps repeat the weights."""
+    """The second signature and the unrolled steps do not duplicate the weights."""
     small, large = (
         make_bundle(units=(16,), with_tflite=True, scan_steps=8),
         make_bundle(units=(128,), with_tflite=True, scan_steps=8),
@@ -75,17 +75,17 @@ def test_weights_are_stored_once() -> None:
 
 @pytest.mark.parametrize(("units", "steps"), [(8, 32), (32, 32), (64, 8), (128, 2), (256, 1), (512, 1)])
 def test_scan_is_unrolled_while_its_kernels_fit_the_cache(units: int, steps: int) -> None:
-    """Wide layers get short scans."""
+    """Wide layers have short scans."""
     assert default_scan_steps(make_bundle(units=(units,)).manifest) == steps
 
 
 def test_scan_steps_are_read_from_the_flatbuffer() -> None:
-    """The engine asks the file how long a scan is."""
+    """The engine reads the length of a scan from the file."""
     bundle = make_bundle(with_tflite=True, scan_steps=5)
     assert LitertEngine(bundle).scan_steps == 5
 
 
-def test_scan_of_no_steps_is_refused() -> None:
+def test_scan_of_no_steps_is_rejected() -> None:
     """A scan has at least one step."""
     bundle = make_bundle()
     with pytest.raises(ValueError, match="scan_steps: expected a positive integer, got 0"):

@@ -1,4 +1,4 @@
-"""The network: explicit state equals the whole sequence, weights keep their names, files load in plain Keras."""
+"""The network: explicit state equals the whole sequence, weights have their names, files load in plain Keras."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def sample(spec: NetworkSpec, steps: int = 20) -> F32:
 @pytest.mark.parametrize("calendar", [False, True])
 @pytest.mark.parametrize("stack", STACKS)
 def test_explicit_state_in_chunks_is_the_whole_sequence(stack: str, calendar: bool) -> None:
-    """Fed in pieces of any length with the state handed on, the outputs are those of the whole sequence."""
+    """In parts of any length with the state passed on, the outputs are those of the whole sequence."""
     spec = spec_of(STACKS[stack], calendar)
     networks = build_networks(spec, MEAN, SCALE)
     x = sample(spec)
@@ -76,7 +76,7 @@ def test_explicit_state_in_chunks_is_the_whole_sequence(stack: str, calendar: bo
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_saved_file_loads_in_plain_keras(stack: str, tmp_path: Path) -> None:
-    """A saved model needs no custom object, gives equal outputs and still holds every array of a bundle."""
+    """A saved model needs no custom object, gives equal outputs and has every array of a bundle."""
     spec = spec_of(STACKS[stack], calendar=True)
     model = build_network(spec, MEAN, SCALE, stateless=True)
     model.save(tmp_path / "model.keras")
@@ -92,15 +92,15 @@ def test_saved_file_loads_in_plain_keras(stack: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_parameter_formula(stack: str) -> None:
-    """The formula of the papers counts exactly the trainable numbers Keras makes."""
+    """The formula counts exactly the trainable parameters of Keras."""
     spec = spec_of(STACKS[stack])
     weights = network_weights(build_network(spec, MEAN, SCALE, stateless=True))
     for layer in spec.manifest_layers():
         assert parameter_formula(layer)[1] == sum(v.size for name, v in weights.items() if name.startswith(layer.name))
 
 
-def test_weights_travel_between_views() -> None:
-    """Weights taken from one network make another one equal, and a wrong shape or scaling is refused."""
+def test_weights_can_be_moved_between_models() -> None:
+    """The weights of one network make another one equal; a wrong shape or scaling is rejected."""
     spec = spec_of(STACKS["gru"])
     one, other = (build_network(spec, MEAN, SCALE, stateless=True) for _ in range(2))
     x, weights = sample(spec), network_weights(one)
@@ -113,7 +113,7 @@ def test_weights_travel_between_views() -> None:
         load_weights(other, {**weights, "scaling/mean": MEAN + 1})
 
 
-def test_residual_forecast_of_a_silent_network_is_the_last_value() -> None:
+def test_residual_forecast_of_zero_weights_is_the_last_value() -> None:
     """With all weights 0 the residual head forecasts persistence, in engineering units, target by target."""
     spec = spec_of(STACKS["gru"], quantiles=())
     model = build_network(spec, MEAN, SCALE, stateless=True)
@@ -126,7 +126,7 @@ def test_residual_forecast_of_a_silent_network_is_the_last_value() -> None:
 
 
 def test_layer_options_reach_keras() -> None:
-    """Every key of a layer arrives in the Keras layer under the same name."""
+    """Every key of a layer is set in the Keras layer under the same name."""
     penalty = RegularizerConfig(l1=0.1, l2=0.2)
     config = LayerConfig(
         units=4, activation="relu", recurrent_activation="hard_sigmoid", use_bias=False, reset_after=False, dropout=0.1,
@@ -160,7 +160,7 @@ def test_layer_seed_fixes_the_initial_weights() -> None:
 
 
 def test_quantiles_are_sorted_and_hold_the_median() -> None:
-    """The head has one column a quantile, ascending, 0.5 among them."""
+    """The head has one column per quantile, ascending, 0.5 among them."""
     spec = spec_of(STACKS["gru"])
     assert spec.forecast is not None
     assert spec.forecast.quantiles == [0.1, 0.5, 0.9]

@@ -1,4 +1,4 @@
-"""The ONNX graph: plain onnxruntime runs it, with ONNX's own recurrent operators, to the numpy engine's numbers."""
+"""The ONNX graph: onnxruntime runs it with ONNX's recurrent operators and gives the outputs of the numpy engine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _loaded(bundle: Bundle) -> Any:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_any_steps_of_any_streams_equal_the_numpy_engine(name: str) -> None:
-    """T and B are free; every stream goes its own way from its own state, and the state comes out."""
+    """T and B are free; every stream starts from its own state, and the last state is an output."""
     bundle = make_bundle(**CELLS[name], seed=5)
     engine = load_engine("numpy", bundle)
     for steps, streams in ((1, 1), (40, 3)):
@@ -59,8 +59,8 @@ def test_any_steps_of_any_streams_equal_the_numpy_engine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lstm_stacked", "embedding"])
-def test_a_sequence_may_be_cut_where_one_likes(name: str) -> None:
-    """The state that comes out goes in again, and nothing is lost in between."""
+def test_a_sequence_can_be_cut_anywhere(name: str) -> None:
+    """The output state is the next input state, without any difference in the outputs."""
     bundle = make_bundle(**CELLS[name])
     x, h = random_inputs(bundle.manifest, 60)[:, None], np.zeros((1, bundle.manifest.state_size), np.float32)
     whole, last = _run(bundle, x, h)
@@ -72,8 +72,8 @@ def test_a_sequence_may_be_cut_where_one_likes(name: str) -> None:
 
 @pytest.mark.parametrize("activation", CAN)
 @pytest.mark.parametrize("cell", ["gru", "lstm", "simple_rnn"])
-def test_every_activation_equals_numpys(cell: Cell, activation: Activation) -> None:
-    """As activation and as gate, from any state; gates above 1 let a state grow, so single steps are compared."""
+def test_every_activation_equals_numpy(cell: Cell, activation: Activation) -> None:
+    """As activation and as gate, from random states; single steps, because gates above 1 make a state grow."""
     bundle = make_bundle(cell=cell, activation=activation, recurrent_activation=activation, seed=4)
     engine = load_engine("numpy", bundle)
     x = random_inputs(bundle.manifest, 60)
@@ -85,8 +85,8 @@ def test_every_activation_equals_numpys(cell: Cell, activation: Activation) -> N
 
 @pytest.mark.parametrize("activation", ["selu", "swish"])
 @pytest.mark.parametrize("cell", ["gru", "lstm", "simple_rnn"])
-def test_other_activations_are_refused_by_layer_and_name(cell: Cell, activation: Activation) -> None:
-    """What the operators lack is an error that says what to do, not another function."""
+def test_unsupported_activations_are_rejected_by_layer_and_name(cell: Cell, activation: Activation) -> None:
+    """An activation that the operators lack is an error with the next step, not another function."""
     bundle = make_bundle(cell=cell, units=(4, 3), activation=activation)
     with pytest.raises(
         UnsupportedModelError, match=rf"layer recurrent_0: activation {activation} .*use another format"
@@ -94,8 +94,8 @@ def test_other_activations_are_refused_by_layer_and_name(cell: Cell, activation:
         onnx_model(bundle.manifest, bundle.weights)
 
 
-def test_a_gates_activation_is_refused_where_there_is_a_gate() -> None:
-    """A simple RNN has none, so it does not matter there."""
+def test_a_gate_activation_is_checked_only_for_a_cell_with_gates() -> None:
+    """A simple RNN has no gate, so its gate activation is ignored."""
     gated = make_bundle(recurrent_activation="swish")
     with pytest.raises(UnsupportedModelError, match="swish"):
         onnx_model(gated.manifest, gated.weights)
@@ -104,8 +104,8 @@ def test_a_gates_activation_is_refused_where_there_is_a_gate() -> None:
 
 
 @pytest.mark.parametrize(("cell", "operator"), [("gru", "GRU"), ("lstm", "LSTM"), ("simple_rnn", "RNN")])
-def test_a_layer_is_one_operator_of_onnx(cell: Cell, operator: str) -> None:
-    """A tool that knows ONNX knows the layers; their states are slices of h."""
+def test_a_layer_is_one_onnx_operator(cell: Cell, operator: str) -> None:
+    """ONNX tools recognise the layers; their states are slices of h."""
     model = _loaded(make_bundle(cell=cell, units=(4, 3)))
     recurrent = [node for node in model.graph.node if node.op_type in ("GRU", "LSTM", "RNN", "Loop", "Scan")]
     assert [(node.op_type, node.name) for node in recurrent] == [(operator, "recurrent_0"), (operator, "recurrent_1")]
@@ -120,7 +120,7 @@ def test_the_reset_gate_is_where_keras_has_it() -> None:
         assert [a.i for a in gru.attribute if a.name == "linear_before_reset"] == [int(reset_after)]
 
 
-def test_ports_are_free_in_steps_and_streams() -> None:
+def test_inputs_and_outputs_have_free_steps_and_streams() -> None:
     """Inputs x and h, outputs y and state, with T and B as names."""
     bundle = make_bundle()
     graph = _loaded(bundle).graph
@@ -131,8 +131,8 @@ def test_ports_are_free_in_steps_and_streams() -> None:
     assert shapes == {"x": ["T", "B", 3], "h": ["B", 8], "y": ["T", "B", 11], "state": ["B", 8]}
 
 
-def test_the_file_says_what_it_is() -> None:
-    """Model, period and the names of all inputs and outputs stand in the file; old readers can read it."""
+def test_the_file_describes_itself() -> None:
+    """Model, period and the names of all inputs and outputs are in the file; old readers can read it."""
     bundle = make_bundle(calendar=1, quantiles=(0.1, 0.5, 0.9), horizon=2, targets=1, labels=2, warm_up=7)
     model = _loaded(bundle)
     props = {entry.key: entry.value for entry in model.metadata_props}
@@ -167,8 +167,8 @@ def test_names_of_any_alphabet_are_kept() -> None:
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm", "simple_rnn"])
-def test_the_engine_turns_nan_into_no_likely_number(cell: Cell) -> None:
-    """From the first NaN on a stream is NaN, as in numpy; onnxruntime's operators alone would go on."""
+def test_the_engine_propagates_nan(cell: Cell) -> None:
+    """From its first NaN on a stream is NaN, as in numpy; onnxruntime's operators alone would continue."""
     bundle = make_bundle(cell=cell)
     engines = [load_engine(name, bundle) for name in ("onnx", "numpy")]
     x = random_inputs(bundle.manifest, 20)
@@ -181,8 +181,8 @@ def test_the_engine_turns_nan_into_no_likely_number(cell: Cell) -> None:
             np.testing.assert_array_equal(np.isnan(ours).all(axis=-1), np.isnan(theirs).any(axis=-1))
 
 
-def test_a_category_that_is_nan_is_the_first() -> None:
-    """A missing code does not end the state; one outside the table is cut off, in onnx as in numpy."""
+def test_a_nan_category_is_the_first() -> None:
+    """A missing code does not make the state NaN; one outside the table is clipped, in onnx as in numpy."""
     bundle = make_bundle(**CELLS["embedding"])
     x = random_inputs(bundle.manifest, 4)
     x[:, 3] = x[:, 4] = np.nan, -5, 1.9, 100

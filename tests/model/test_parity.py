@@ -1,4 +1,4 @@
-"""The parity gate lets equal engines pass and stops every other one, with an error that says where."""
+"""The parity check accepts equal engines and rejects others with an error that names the position."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_one_wrong_weight_is_found(weight: str) -> None:
 
 
 def test_error_names_engine_step_and_column() -> None:
-    """The message points at the one output that differs."""
+    """The message names the output that differs."""
     ref = load_reference("gru_reset_after")
     y = ref.y.copy()
     y[31, 9] += 0.01
@@ -59,8 +59,8 @@ def test_error_names_engine_step_and_column() -> None:
         _gate(ref.bundle, y, ref.x)
 
 
-def test_outputs_that_are_not_finite_are_refused() -> None:
-    """A model that gives NaN is no model, even if all engines agree."""
+def test_outputs_that_are_not_finite_are_rejected() -> None:
+    """A model with NaN outputs is rejected, even if all engines agree."""
     ref = load_reference("lstm")
     y = ref.y.copy()
     y[3] = np.nan
@@ -68,15 +68,15 @@ def test_outputs_that_are_not_finite_are_refused() -> None:
         _gate(ref.bundle, y, ref.x)
 
 
-def test_outputs_of_another_length_are_refused() -> None:
-    """Samples and outputs belong together."""
+def test_outputs_of_another_length_are_rejected() -> None:
+    """Samples and outputs must have the same length."""
     ref = load_reference("lstm")
     with pytest.raises(ValueError, match=r"expected shape \(75, 11\), got \(74, 11\)"):
         _gate(ref.bundle, ref.y[:-1], ref.x)
 
 
 def test_difference_is_in_scaled_units() -> None:
-    """Forecasts are divided by their target's scale, probabilities are not; two roundings are no difference."""
+    """Forecasts are divided by their target's scale, probabilities are not; two units in the last place count as 0."""
     bundle = make_bundle(targets=1, horizon=1, labels=2)
     weights = {**bundle.weights, "scaling/scale": np.full(3, 50, np.float32)}
     weights["scaling/mean"] = np.full(3, 101_325, np.float32)
@@ -88,7 +88,7 @@ def test_difference_is_in_scaled_units() -> None:
 
 
 def test_difference_from_nan_is_infinite() -> None:
-    """Only equal values and two NaN are no difference."""
+    """Only equal values and two NaN have the difference 0."""
     bundle = make_bundle(targets=1, horizon=1, labels=2)
     a = np.array([[np.nan, np.nan, np.inf]], np.float32)
     b = np.array([[np.nan, 0.5, np.inf]], np.float32)
@@ -96,7 +96,7 @@ def test_difference_from_nan_is_infinite() -> None:
 
 
 def test_columns_have_names() -> None:
-    """Every output can be named, in the order of the bundle."""
+    """Every output has a name, in the order of the bundle."""
     manifest = make_bundle(targets=2, horizon=2, labels=1, quantiles=(0.1, 0.5, 0.9)).manifest
     names = manifest.output_names
     assert names[0] == "c1 +1 quantile 0.1"
@@ -105,8 +105,8 @@ def test_columns_have_names() -> None:
     assert len(set(names)) == 13
 
 
-def test_a_long_recording_is_compared_in_segments_and_carried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reference's own states every step is compared from the segment's state, and the whole once carried."""
+def test_a_long_recording_is_compared_in_blocks_and_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reference's states each block is compared from its own state, and the whole once with carried state."""
     monkeypatch.setattr("stream_gru.model.parity.BLOCK_STEPS", 30)
     ref = load_reference("gru_reset_after")
     assert ref.bundle.tflite is not None

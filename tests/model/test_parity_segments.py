@@ -1,4 +1,4 @@
-"""The parity gate on recordings of many short sequences: the beginnings of further runs are compared as well."""
+"""The parity check on recordings of many short sequences: the starts of further segments are compared too."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.support.models import make_bundle, random_inputs
 
 LENGTHS = (5, 28, 1, 12)
 WRONG = 4
-"""The category of which both engines know nothing."""
+"""The category whose vector is wrong in both engines."""
 
 
 class Named(NumpyEngine):
-    """The numpy engine under the name it was asked for."""
+    """The numpy engine under the requested name."""
 
     def __init__(self, name: str, bundle: Bundle) -> None:
         super().__init__(bundle)
@@ -32,7 +32,7 @@ class Named(NumpyEngine):
 
 @pytest.fixture(autouse=True)
 def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both engines are numpy's, so that they are wrong in the same way."""
+    """Both engines are the numpy engine, so that they have the same error."""
     monkeypatch.setattr(parity, "load_engine", Named)
 
 
@@ -43,20 +43,20 @@ def bundle() -> Bundle:
 
 
 def one_run(bundle: Bundle) -> F32:
-    """The longest run, (40, I), which never meets the category `WRONG`."""
+    """The longest segment, (40, I), which does not contain the category `WRONG`."""
     x = random_inputs(bundle.manifest, 40)
     x[x[:, 1] == WRONG, 1] = 0
     return x
 
 
 def answers(bundle: Bundle, x: F32) -> F32:
-    """What is right, from the initial state: (T, I) -> (T, K)."""
+    """The correct outputs from the initial state: (T, I) -> (T, K)."""
     engine = NumpyEngine(bundle)
     return engine.scan(x, engine.initial_state(1)[0])[0]
 
 
 def beginnings(bundle: Bundle, lengths: Sequence[int] = LENGTHS) -> SegmentStarts:
-    """Runs of these lengths with the right answers."""
+    """Segment starts of these lengths with the correct outputs."""
     x, length = pad_segment_starts([random_inputs(bundle.manifest, n, seed) for seed, n in enumerate(lengths)], 1000)
     return SegmentStarts(x, length, np.stack([answers(bundle, row) for row in x]))
 
@@ -69,7 +69,7 @@ def damaged(bundle: Bundle) -> Bundle:
 
 
 def gate(bundle: Bundle, engines: Bundle, runs: SegmentStarts | None) -> list[EngineParity]:
-    """Hold engines on the weights of ``engines`` against the answers of ``bundle``."""
+    """Compare engines on the weights of ``engines`` with the outputs of ``bundle``."""
     x = one_run(bundle)
     states = np.zeros((1, bundle.manifest.state_size), np.float32)
     y = answers(bundle, x)
@@ -77,7 +77,7 @@ def gate(bundle: Bundle, engines: Bundle, runs: SegmentStarts | None) -> list[En
 
 
 def test_equal_engines_pass_and_every_sample_is_counted(bundle: Bundle) -> None:
-    """The steps of the run, of the further runs and, for litert, the random ones."""
+    """The steps of the segment, of the segment starts and, for litert, the random ones."""
     rows = gate(bundle, bundle, beginnings(bundle))
     assert [row.engine for row in rows] == ["litert", "numpy", "litert carried", "numpy carried"]
     assert [row.samples for row in rows] == [40 + sum(LENGTHS) + 256, 40 + sum(LENGTHS), 40, 40]
@@ -85,7 +85,7 @@ def test_equal_engines_pass_and_every_sample_is_counted(bundle: Bundle) -> None:
 
 
 def test_an_engine_that_is_wrong_on_one_category_is_found(bundle: Bundle) -> None:
-    """The longest run does not hold the category and lets both engines pass, the short ones stop them."""
+    """The longest segment lacks the category and does not find the error; the short ones do."""
     wrong = damaged(bundle)
     gate(bundle, wrong, None)
     with pytest.raises(ParityError, match=r"litert \(segment \d, batch\): step \d+, .*: expected .*, got "):
@@ -94,10 +94,10 @@ def test_an_engine_that_is_wrong_on_one_category_is_found(bundle: Bundle) -> Non
 
 @pytest.mark.parametrize("name", ["litert", "numpy"])
 @pytest.mark.parametrize("way", ["batch", "scan"])
-def test_each_engine_is_held_against_the_runs_in_both_ways(
+def test_each_engine_is_compared_on_the_starts_as_scan_and_batch(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str, way: str
 ) -> None:  # fmt: skip
-    """An engine that is wrong only in sequences of five steps, or in batches of three rows, is found."""
+    """An engine that is wrong only in scans of five steps, or in batches of three rows, is found."""
 
     class Broken(Named):
         def scan(self, x: F32, h: F32) -> tuple[F32, F32]:
@@ -114,8 +114,8 @@ def test_each_engine_is_held_against_the_runs_in_both_ways(
         gate(bundle, bundle, beginnings(bundle))
 
 
-def test_padding_is_not_looked_at(bundle: Bundle) -> None:
-    """What Keras answers behind the end of a run is no output, but within it every number must be finite."""
+def test_padding_is_ignored(bundle: Bundle) -> None:
+    """Outputs of Keras after the end of a segment are ignored; within it every number must be finite."""
     runs = beginnings(bundle)
     short = int(runs.length.argmin())
     output = runs.output.copy()
@@ -127,12 +127,12 @@ def test_padding_is_not_looked_at(bundle: Bundle) -> None:
 
 
 def drawn(lengths: Sequence[int], steps: int) -> tuple[F32, I64]:
-    """SegmentStarts of runs that count from 1, of one input."""
+    """Starts of segments that count from 1, of one input."""
     return pad_segment_starts([np.arange(1, n + 1, dtype=np.float32)[:, None] for n in lengths], steps)
 
 
-def test_runs_are_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as fill the steps, padding included, each cut at a segment; the same every time, one at least."""
+def test_segment_starts_are_drawn_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit into the steps, padding included, each at most a block long; deterministic, one at least."""
     x, length = drawn([28] * 100, 1000)
     assert x.shape == (1000 // 28, 28, 1)
     x, length = drawn([3, 5000, 7], 1000)

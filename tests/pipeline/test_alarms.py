@@ -1,4 +1,4 @@
-"""What is an alarm, and which models can raise it."""
+"""Which outputs are alarms, and which models can raise them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NOISE = np.random.default_rng(0).normal(0, 3, (40, CHANNELS)).tolist()
 
 
 @given(prediction_batches())
-def test_an_alarm_is_a_trusted_output_of_a_named_class_or_a_run_of_misses(out: PredictionBatch) -> None:
-    """Row by row, from what the row itself says; with one class or several at a time."""
+def test_an_alarm_is_a_scorable_output_of_a_named_class_or_a_run_of_misses(out: PredictionBatch) -> None:
+    """Row by row, from the values of the row; with one class or several at a time."""
     found = AlarmRule((HEAD_NAMES[0], HEAD_NAMES[2]), consecutive_misses=5).alarms(out)
     assert found is not None
     assert found.dtype == np.bool_
@@ -36,13 +36,13 @@ def test_an_alarm_is_a_trusted_output_of_a_named_class_or_a_run_of_misses(out: P
 
 
 @given(prediction_batches())
-def test_nothing_configured_is_no_answer(out: PredictionBatch) -> None:
-    """Then outputs do not say whether they are an alarm."""
+def test_an_empty_rule_gives_no_alarm_column(out: PredictionBatch) -> None:
+    """Then outputs have no alarm value."""
     assert AlarmRule().alarms(out) is None
 
 
 def test_a_warming_output_is_no_alarm() -> None:
-    """What is said while warming up does not count as a class."""
+    """The class during warm-up does not count."""
     out = PredictionBatch(
         OutputSpec("m", labels=("good", "bad")),
         ("p",),
@@ -63,8 +63,8 @@ def test_a_warming_output_is_no_alarm() -> None:
     assert not quiet.any()
 
 
-def test_a_model_that_cannot_raise_the_alarm_is_refused() -> None:
-    """Unknown classes are named beside the labels there are; misses need calibrated intervals."""
+def test_a_model_that_cannot_raise_the_alarm_is_rejected() -> None:
+    """The error lists unknown classes and the labels of the model; misses need calibrated intervals."""
     both = calibrated(make_bundle(labels=2)).manifest
     assert both.classes is not None
     AlarmRule(tuple(both.classes.labels), consecutive_misses=3).check(both)
@@ -79,7 +79,7 @@ def test_a_model_that_cannot_raise_the_alarm_is_refused() -> None:
 
 
 def test_the_pipeline_marks_alarms_itself() -> None:
-    """Each output carries the alarm of the rule; without a rule there is no such column, and push says None."""
+    """Each output carries the alarm of the rule; without a rule there is no such column, and push gives None."""
     pipeline = toy_pipeline(BOTH, alarm=RULE)
     out = pipeline.process(batch(["a"] * 40, range(40), NOISE))
     expected = RULE.alarms(out)
@@ -94,7 +94,7 @@ def test_the_pipeline_marks_alarms_itself() -> None:
 
 
 def test_a_swap_keeps_or_ends_the_rule() -> None:
-    """None keeps it, an empty rule ends it; a model that cannot raise its alarms is refused, and nothing changes."""
+    """None keeps it, an empty rule ends it; a model that cannot raise its alarms is rejected, and nothing changes."""
     pipeline = toy_pipeline(BOTH, alarm=RULE)
     pipeline.swap(BOTH, pipeline.engine)
     assert pipeline.alarm == RULE

@@ -1,4 +1,4 @@
-"""Which samples become steps, what is filled in, and where a stream is reset."""
+"""Which samples become steps, what is imputed, and when a stream is reset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resets(out: PredictionBatch) -> list[str]:
 
 
 def test_the_first_sample_resets_and_no_later_one() -> None:
-    """A stream's state begins with a counted reset and is carried from then on."""
+    """The state of a stream starts with a counted reset and is carried from then on."""
     out, _ = feed([0, 1, 2])
     assert resets(out) == ["first_sample", "none", "none"]
     assert out.steps_since_reset.tolist() == [1, 2, 3]
@@ -43,8 +43,8 @@ def test_a_repeated_time_is_a_duplicate_and_an_older_one_is_late() -> None:
     assert out.dropped == {DropReason.DUPLICATE: 1, DropReason.LATE: 1}
 
 
-def test_a_short_gap_is_filled_and_said() -> None:
-    """Up to max_fill_steps missing steps are made with the last values; the sample behind the gap says so."""
+def test_a_short_gap_is_filled_and_reported() -> None:
+    """Up to max_fill_steps missing steps are inserted with the last values; the sample after the gap reports them."""
     out, pipeline = feed([0, 4])
     assert resets(out) == ["first_sample", "none"]
     assert out.steps_since_reset.tolist() == [1, 5]
@@ -68,22 +68,22 @@ def test_the_limit_of_a_gap_is_counted_in_whole_periods(seconds: float, reason: 
     assert resets(out)[2] == reason
 
 
-def test_a_clock_set_back_resets_and_goes_on() -> None:
-    """A sample older by more than clock_backwards_s is taken, after a reset; the order begins there."""
+def test_a_clock_set_back_resets_and_continues() -> None:
+    """A sample older by more than clock_backwards_s is applied after a reset; the order restarts there."""
     out, _ = feed([10_000, 10_001, 5, 6, 6, 7])
     assert resets(out) == ["first_sample", "none", "clock_backwards", "none", "none"]
     assert out.dropped == {DropReason.DUPLICATE: 1}
 
 
 def test_a_flag_in_the_data_resets() -> None:
-    """The device's reset flag is obeyed, also when its clock started afresh."""
+    """The device's reset flag resets the stream, also when its clock restarted."""
     flags = np.array([False, False, True, False])
     out, _ = feed([100, 101, 50, 51], reset=flags)
     assert resets(out) == ["first_sample", "none", "flag", "none"]
 
 
-def test_a_new_sequence_resets_at_its_boundary() -> None:
-    """A change of the sequence key is a boundary; time may begin again in it."""
+def test_a_new_episode_resets_at_its_boundary() -> None:
+    """A change of the episode is a boundary; event times may restart there."""
     out, _ = feed([0, 1, 0, 1], episode=np.array([7, 7, 8, 8]))
     assert resets(out) == ["first_sample", "none", "boundary", "none"]
 
@@ -96,8 +96,8 @@ def test_the_windowed_regime_resets_every_window() -> None:
     assert resets(out) == ["first_sample", "none", "none", "window", "none", "window", "none"]
 
 
-def test_a_window_reset_on_a_filled_step_is_shown_at_the_sample_behind_it() -> None:
-    """No reset is silent, not even one that falls on a step nobody sent."""
+def test_a_window_reset_on_an_inserted_step_is_reported_at_the_next_sample() -> None:
+    """Every reset is reported, even one at an inserted step."""
     pipeline = toy_pipeline(calibrated(make_bundle(channels=CHANNELS, labels=2), regime="windowed", window=3))
     out, _ = feed([0, 1, 2, 5], pipeline)
     assert resets(out) == ["first_sample", "none", "none", "window"]
@@ -115,8 +115,8 @@ def test_a_command_resets_before_the_next_sample() -> None:
         pipeline.reset("unknown")
 
 
-def test_a_state_that_is_lost_is_replaced_at_the_next_step() -> None:
-    """An overflow gives one degraded output; the next step starts from the initial state and says why."""
+def test_a_non_finite_state_is_replaced_at_the_next_step() -> None:
+    """An overflow gives one degraded output; the next step starts from the initial state and reports the reason."""
     wild = [[3e38, 3e38, 3e38], [1, 1, 1], [1, 1, 1]]
     out, pipeline = feed([0, 1, 2], values=wild)
     assert [Status(int(code)).name for code in out.status] == ["DEGRADED", "WARMING", "WARMING"]
@@ -125,8 +125,8 @@ def test_a_state_that_is_lost_is_replaced_at_the_next_step() -> None:
     assert np.isfinite(pipeline.table["h"]).all()
 
 
-def test_a_missing_channel_is_held_and_marked() -> None:
-    """A value that is not there is replaced by the last good one."""
+def test_a_missing_value_is_imputed_and_marked() -> None:
+    """A missing value is replaced by the last valid one."""
     out, pipeline = feed([0, 1, 2], values=[[1, 2, 3], [4, nan, 6], [7, 8, 9]])
     assert out.imputed.tolist() == [0, 1, 0]
     held = toy_pipeline()
@@ -134,8 +134,8 @@ def test_a_missing_channel_is_held_and_marked() -> None:
     assert np.array_equal(pipeline.table["h"][0], held.table["h"][0])
 
 
-def test_a_channel_is_held_for_so_long_and_no_longer() -> None:
-    """Beyond max_fill_steps bad values in a row the sample is dropped; the gap that leaves is a gap."""
+def test_a_value_is_imputed_for_a_limited_time() -> None:
+    """After max_fill_steps invalid values in a row the sample is dropped, which leaves a gap."""
     values = [[1, 2, 3]] + [[1, nan, 3]] * 7 + [[1, 2, 3]]
     out, _ = feed(list(range(9)), values=values)
     assert out.dropped == {DropReason.NON_FINITE: 2}
@@ -143,23 +143,23 @@ def test_a_channel_is_held_for_so_long_and_no_longer() -> None:
     assert out.imputed.tolist() == [0, 1, 1, 1, 1, 1, 2]
 
 
-def test_before_any_good_value_a_sample_is_dropped() -> None:
-    """There is nothing to hold at the beginning."""
+def test_before_any_valid_value_a_sample_is_dropped() -> None:
+    """At the start there is no value to repeat."""
     out, pipeline = feed([0, 1], values=[[nan, 2, 3], [1, 2, 3]])
     assert out.dropped == {DropReason.NON_FINITE: 1}
     assert resets(out) == ["first_sample"]
     assert pipeline.streams == ("a",)
 
 
-def test_values_from_before_a_long_gap_are_not_held() -> None:
-    """A value is held for max_fill_steps, not across a gap that resets the stream."""
+def test_values_from_before_a_long_gap_are_not_repeated() -> None:
+    """A value is repeated for max_fill_steps, not across a gap that resets the stream."""
     out, _ = feed([0, 1, 100, 101], values=[[1, 2, 3], [1, 2, 3], [1, nan, 3], [1, 2, 3]])
     assert out.dropped == {DropReason.NON_FINITE: 1}
     assert resets(out) == ["first_sample", "none", "gap"]
 
 
 def test_values_out_of_range_count_as_missing() -> None:
-    """Outside the channel's range a value is held like a missing one, and drops the sample for its own reason."""
+    """A value out of range is imputed like a missing one, and drops the sample for its own reason."""
     bundle = calibrated(make_bundle(channels=CHANNELS, labels=2))
     first = bundle.manifest.channels[0]
     limited = type(first)(name="c0", seen_min=0, seen_max=1, min=0, max=10)
@@ -169,8 +169,8 @@ def test_values_out_of_range_count_as_missing() -> None:
     assert out.imputed.tolist() == [0, 1]
 
 
-def test_warm_up_is_marked_with_how_far_it_is() -> None:
-    """The first outputs after a reset say ``warming k/n``."""
+def test_warm_up_is_marked_with_its_progress() -> None:
+    """The first outputs after a reset have the status ``warming k/n``."""
     out, _ = feed([0, 1, 2])
     texts = [
         status_text(Status(int(s)), int(k), out.spec.warm_up)
@@ -180,7 +180,7 @@ def test_warm_up_is_marked_with_how_far_it_is() -> None:
 
 
 def test_calendar_inputs_follow_the_event_time_of_filled_steps() -> None:
-    """Inserted steps have times of their own, so calendar inputs move on through a gap."""
+    """Inserted steps have their own event times, so calendar inputs change within a gap."""
     bundle = calibrated(make_bundle(channels=CHANNELS, labels=2, calendar=1, period_s=3600.0))
     gap, whole = toy_pipeline(bundle), toy_pipeline(bundle)
     gap.process(batch(["a"] * 2, [0, 3 * 3600], [[1, 1, 1]] * 2))
@@ -188,8 +188,8 @@ def test_calendar_inputs_follow_the_event_time_of_filled_steps() -> None:
     assert np.array_equal(gap.table["h"][0], whole.table["h"][0])
 
 
-def test_another_model_resets_every_stream_and_keeps_its_clock() -> None:
-    """After a swap to another model the state begins anew, for that reason; order and last values are remembered."""
+def test_another_model_resets_every_stream_and_keeps_its_order() -> None:
+    """After a swap to another model the state is reset for that reason; order and last values are kept."""
     out, pipeline = feed([0, 1, 2])
     other = calibrated(make_bundle(channels=CHANNELS, labels=2, seed=5))
     assert pipeline.swap(other, toy_pipeline(other).engine) == 1
@@ -213,7 +213,7 @@ def test_the_same_model_keeps_every_state() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"interval_level": 0.5}, {"interval_adapt_rate": 0.0}, {"max_streams": 7}])
 def test_the_same_model_copies_no_row(options: dict[str, float]) -> None:
-    """A swap goes on with the table itself, whatever options change, so it takes no longer with many streams."""
+    """A swap reuses the table itself, whichever options change: its time does not grow with the streams."""
     _, pipeline = feed([0, 1, 2])
     table = pipeline.table
     bundle = calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2))
@@ -225,7 +225,7 @@ def test_the_same_model_copies_no_row(options: dict[str, float]) -> None:
 
 
 def test_a_model_of_other_channels_resets_every_stream() -> None:
-    """After a swap to a model of other channels each stream begins anew, for that reason, and keeps its order."""
+    """After a swap to a model of other channels each stream is reset for that reason and keeps its order."""
     _, pipeline = feed([0, 1])
     other = calibrated(make_bundle(channels=2, labels=2, seed=5))
     assert pipeline.swap(other, toy_pipeline(other).engine) == 1
@@ -235,8 +235,8 @@ def test_a_model_of_other_channels_resets_every_stream() -> None:
     assert out.dropped == {DropReason.LATE: 1}
 
 
-def test_a_lost_state_does_not_hide_a_reset_that_was_deferred() -> None:
-    """The reset of a dropped sample keeps its reason when the state was lost as well, however batches are cut."""
+def test_a_non_finite_state_does_not_hide_a_deferred_reset() -> None:
+    """The reset of a dropped sample keeps its reason when the state is not finite as well, however batches are cut."""
     times = [10_000, 10_001, 0, 1]
     values = [[1.0, 1.0, 1.0], [3e38, 3e38, 3e38], [nan, nan, nan], [1.0, 1.0, 1.0]]
     for cuts in ([4], [2, 4], [3, 4], [1, 2, 3, 4]):
@@ -249,14 +249,14 @@ def test_a_lost_state_does_not_hide_a_reset_that_was_deferred() -> None:
 
 
 @pytest.mark.parametrize("stream", ["", "a\nb", "x" * 129, "a#b"])
-def test_push_takes_no_stream_id_that_a_decoder_would_refuse(stream: str) -> None:
-    """The Python door has the same lock as the others."""
+def test_push_rejects_a_stream_id_that_a_decoder_would_reject(stream: str) -> None:
+    """The Python API has the same rule as the decoders."""
     with pytest.raises(ValueError, match="stream: expected"):
         toy_pipeline().push(stream, 0.0, [1, 2, 3])
 
 
-def test_a_level_that_is_no_share_is_refused() -> None:
-    """Neither 0, 1, more, nor not a number."""
+def test_a_level_out_of_range_is_rejected() -> None:
+    """0, 1, more and NaN are rejected."""
     for level in (0.0, 1.0, 2.0, nan):
         with pytest.raises(ValueError, match="level: expected"):
             toy_pipeline(interval_level=level)

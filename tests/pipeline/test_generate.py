@@ -1,4 +1,4 @@
-"""Generation: what is fed back is what the pipeline would have been given by hand."""
+"""Generation: it equals pushing the generated samples by hand."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def stream_values(samples: SampleBatch, name: str) -> list[list[float]]:
 
 
 def test_categories_equal_a_push_of_the_same_values_by_hand() -> None:
-    """The likeliest category after each pushed sample is the one that is generated next."""
+    """The most likely category after each pushed sample is the next generated one."""
     bundle = text_bundle()
     made = generate(Pipeline(bundle, "numpy"), text_primer(), 20, temperature=0)
     by_hand = Pipeline(bundle, "numpy")
@@ -78,7 +78,7 @@ def test_categories_equal_a_push_of_the_same_values_by_hand() -> None:
 
 @pytest.mark.parametrize("quantiles", [(), (0.1, 0.5, 0.9)])
 def test_forecasts_equal_a_push_of_the_same_values_by_hand(quantiles: Sequence[float]) -> None:
-    """The sample that is generated is the (median) forecast of one step ahead, channel by channel."""
+    """The generated sample is the (median) forecast one step ahead, channel by channel."""
     bundle = forecast_bundle(quantiles=quantiles, calendar=1)
     made = generate(Pipeline(bundle, "numpy"), wave(), 10)
     by_hand = Pipeline(bundle, "numpy")
@@ -94,7 +94,7 @@ def test_forecasts_equal_a_push_of_the_same_values_by_hand(quantiles: Sequence[f
 
 
 def test_the_state_is_that_after_the_primer_and_not_the_initial_one() -> None:
-    """Two primers that end alike, but begin differently, are continued differently."""
+    """Two primers with the same end and different starts are continued differently."""
     bundle = forecast_bundle()
     whole = generate(Pipeline(bundle, "numpy"), wave(), 5).samples.values
     ending = generate(Pipeline(bundle, "numpy"), wave().take(slice(5, None)), 5).samples.values
@@ -106,7 +106,7 @@ def test_the_state_is_that_after_the_primer_and_not_the_initial_one() -> None:
 
 
 def test_the_same_seed_draws_the_same_and_another_one_does_not() -> None:
-    """Draws are repeatable, and the seed counts."""
+    """Equal seeds give equal samples, another seed gives others."""
     bundle = text_bundle()
     one, same, other = (generate(Pipeline(bundle, "numpy"), text_primer(), 60, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(one.samples.values, same.samples.values)
@@ -115,7 +115,7 @@ def test_the_same_seed_draws_the_same_and_another_one_does_not() -> None:
 
 
 def test_fewer_steps_are_the_beginning_of_more() -> None:
-    """What is generated does not depend on how much is asked for."""
+    """The generated samples do not depend on their number."""
     bundle = text_bundle()
     short, long = (generate(Pipeline(bundle, "numpy"), text_primer(), n).samples.values for n in (7, 30))
     assert np.array_equal(short, long[:7])
@@ -136,14 +136,14 @@ def test_a_stream_alone_generates_what_it_generates_among_others(kind: str) -> N
 
 
 def test_only_the_chosen_streams_move() -> None:
-    """Streams of the primer that are not asked for are not applied."""
+    """Streams of the primer that are not chosen are not applied."""
     pipeline = toy_pipeline(text_bundle())
     generate(pipeline, text_primer(("a", "b")), 3, streams=["b"])
     assert pipeline.streams == ("b",)
 
 
-def test_streams_without_a_primer_begin_with_a_category_drawn_uniformly() -> None:
-    """The first categories of many streams are all there, about equally often, whatever the temperature."""
+def test_streams_without_a_primer_start_with_a_uniform_category() -> None:
+    """Over many streams all first categories occur about equally often, at any temperature."""
     names = [f"s{n}" for n in range(500)]
     made = generate(Pipeline(text_bundle(), "numpy"), None, 2, streams=names, temperature=0)
     first = made.samples.values[:500, 0].astype(int)
@@ -153,8 +153,8 @@ def test_streams_without_a_primer_begin_with_a_category_drawn_uniformly() -> Non
     assert made.samples.time_ns[[0, 500]].tolist() == [0, NS_PER_S]
 
 
-def test_probabilities_are_those_the_model_gave() -> None:
-    """Replaying what was generated gives each drawn category the probability that is reported."""
+def test_probabilities_are_those_of_the_model() -> None:
+    """A replay of the generated samples gives each drawn category its reported probability."""
     bundle = text_bundle()
     made = generate(Pipeline(bundle, "numpy"), text_primer(("a", "b")), 12, temperature=2.0)
     out = Pipeline(bundle, "numpy").process(concatenate([text_primer(("a", "b")), made.samples], 1))
@@ -167,15 +167,15 @@ def test_probabilities_are_those_the_model_gave() -> None:
 
 
 def test_a_label_is_the_category_that_follows() -> None:
-    """So that what was generated can be evaluated: the truth of a class is the next category."""
+    """So generated samples can be evaluated: the true class is the next category."""
     made = generate(Pipeline(text_bundle(), "numpy"), text_primer(("a", "b")), 4).samples
     assert made.label is not None
     assert made.label.tolist() == [*made.values[2:, 0].astype(int).tolist(), -1, -1]
     assert made.labels == ("a", "b", "c", " ", "\n")
 
 
-def test_a_continuation_goes_on_as_if_it_had_not_been_cut() -> None:
-    """The last sample, which the pipeline has not seen, is the primer of what follows."""
+def test_a_continuation_equals_one_generation() -> None:
+    """The last sample, which is not applied yet, is the primer of the continuation."""
     bundle = forecast_bundle()
     whole = generate(toy_pipeline(bundle), wave(("a", "b")), 9).samples
     pipeline = toy_pipeline(bundle)
@@ -185,8 +185,8 @@ def test_a_continuation_goes_on_as_if_it_had_not_been_cut() -> None:
     assert np.array_equal(np.concatenate([begun.samples.time_ns, more.time_ns]), whole.time_ns)
 
 
-def test_a_forecast_outside_its_channel_is_moved_to_the_end_of_the_range() -> None:
-    """The pipeline would take it for missing; how often is told."""
+def test_a_forecast_outside_its_range_is_clipped() -> None:
+    """The pipeline would treat it as missing; the result counts them."""
     bundle = forecast_bundle()
     narrow = [msgspec.structs.replace(c, min=-1e-3, max=1e-3) for c in bundle.manifest.channels]
     primer = replace(wave(), values=np.zeros((6, 3), np.float32))
@@ -196,8 +196,8 @@ def test_a_forecast_outside_its_channel_is_moved_to_the_end_of_the_range() -> No
     assert generate(Pipeline(bundle, "numpy"), primer, 5).clipped == 0
 
 
-def test_a_windowed_model_is_reset_as_it_always_is() -> None:
-    """Every W steps the state begins anew, also where its own outputs are the inputs."""
+def test_a_windowed_model_is_reset_every_window() -> None:
+    """The state is reset every W steps, also when the outputs are the inputs."""
     bundle = forecast_bundle()
     windowed = bundle.with_manifest(regime="windowed", window=4)
     made = generate(Pipeline(windowed, "numpy"), wave(steps=4), 5).samples
@@ -206,8 +206,8 @@ def test_a_windowed_model_is_reset_as_it_always_is() -> None:
     assert np.allclose(made.values[4], fresh.forecast[3, ::-1, 0], rtol=1e-5)
 
 
-def test_copies_of_one_primer_go_on_in_different_ways() -> None:
-    """Each copy is a stream that draws for itself."""
+def test_copies_of_one_primer_are_continued_differently() -> None:
+    """Each copy is a stream with its own draws."""
     made = generate(Pipeline(text_bundle(), "numpy"), copies(text_primer(), ["x", "y"]), 40).samples
     assert stream_values(made, "x") != stream_values(made, "y")
     with pytest.raises(ConfigError, match="expected a primer of one stream to copy, got a, b"):
@@ -215,7 +215,7 @@ def test_copies_of_one_primer_go_on_in_different_ways() -> None:
 
 
 def test_a_prompt_is_a_primer_of_characters() -> None:
-    """Characters become the categories they are labels of."""
+    """Characters become the categories whose labels they are."""
     primer = prompt(text_bundle(period_s=0.5).manifest, "ca\n", ["x", "y"])
     assert primer.values[:, 0].tolist() == [2, 0, 4, 2, 0, 4]
     assert primer.time_ns[:3].tolist() == [0, NS_PER_S // 2, NS_PER_S]
@@ -240,15 +240,15 @@ def test_a_prompt_is_a_primer_of_characters() -> None:
         ),
     ],
 )
-def test_models_whose_outputs_are_not_their_inputs_are_refused(options: dict[str, Any], words: str) -> None:
-    """Everything but the two cases of the contract is an error that says what is missing."""
+def test_models_whose_outputs_cannot_be_inputs_are_rejected(options: dict[str, Any], words: str) -> None:
+    """Every other model is an error that names what is missing."""
     pipeline = Pipeline(forecast_bundle(**options), "numpy")
     with pytest.raises(ConfigError, match="generate: expected outputs that can be the next inputs") as caught:
         generate(pipeline, None, 1)
     assert words in str(caught.value)
 
 
-def test_a_model_with_outputs_only_at_the_end_of_windows_is_refused() -> None:
+def test_a_model_with_outputs_only_at_the_end_of_windows_is_rejected() -> None:
     """Nine of ten outputs of such a model were never trained and cannot be next inputs."""
     windowed = text_bundle().with_manifest(regime="windowed", window=10, warm_up=9)
     with pytest.raises(ConfigError, match="got outputs only at the end of each window of 10 steps"):
@@ -257,8 +257,8 @@ def test_a_model_with_outputs_only_at_the_end_of_windows_is_refused() -> None:
     assert len(generate(Pipeline(every, "numpy"), None, 3).samples) == 3
 
 
-def test_two_categories_may_stand_on_one_logit() -> None:
-    """A logistic head gives the probabilities of both labels, which are drawn from like any."""
+def test_two_categories_can_share_one_logit() -> None:
+    """A logistic head gives the probabilities of both labels, which are drawn from like others."""
     bundle = make_bundle(channels=0, categories=(2,), labels=2, horizon=0, class_activation="logistic")
     made = generate(Pipeline(bundle, "numpy"), None, 200)
     assert set(made.samples.values[:, 0].tolist()) == {0.0, 1.0}
@@ -278,22 +278,22 @@ def test_two_categories_may_stand_on_one_logit() -> None:
         ({"primer": None, "streams": ["a\n"]}, "streams: expected 1 to 128 of the characters"),
     ],
 )
-def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], words: str) -> None:
-    """What was given and what was expected is said."""
+def test_arguments_out_of_range_are_rejected(arguments: dict[str, Any], words: str) -> None:
+    """The message has the expected and the actual value."""
     given = {"primer": text_primer(), "steps": 1, **arguments}
     with pytest.raises(ConfigError, match=words):
         generate(Pipeline(text_bundle(), "numpy"), **given)
 
 
-def test_what_forecasts_have_no_use_for_is_refused() -> None:
-    """A forecast needs a sample to go on from and draws nothing."""
+def test_arguments_that_forecasts_cannot_use_are_rejected() -> None:
+    """A forecast needs a primer and draws nothing."""
     with pytest.raises(ConfigError, match="primer: expected samples to start from, got none"):
         generate(Pipeline(forecast_bundle(), "numpy"), None, 1)
     with pytest.raises(ConfigError, match="temperature: expected none for forecasts, where nothing is drawn, got 0"):
         generate(Pipeline(forecast_bundle(), "numpy"), wave(), 1, temperature=0)
 
 
-def test_a_stream_that_has_a_state_is_not_begun_again() -> None:
+def test_a_stream_with_a_state_is_not_started_again() -> None:
     """Its time would run backwards."""
     pipeline = Pipeline(text_bundle(), "numpy")
     generate(pipeline, None, 2, streams=["a"])
@@ -302,21 +302,21 @@ def test_a_stream_that_has_a_state_is_not_begun_again() -> None:
 
 
 def test_a_primer_must_be_applied_to_its_last_sample() -> None:
-    """Where the last samples were dropped there is no output to go on from."""
+    """If its last samples were dropped there is no output to continue from."""
     for values in ([[9.0]] * 3, [[1.0], *[[9.0]] * 7]):
         primer = batch(["p"] * len(values), [float(n) for n in range(len(values))], values)
         with pytest.raises(DataError, match="stream 'p': expected its last sample to be applied, dropped"):
             generate(Pipeline(text_bundle(), "numpy"), primer, 1)
 
 
-def test_outputs_that_are_no_numbers_end_the_generation() -> None:
-    """A model that runs away is told of, with the stream."""
+def test_outputs_that_are_not_finite_end_the_generation() -> None:
+    """The error of a model that diverges names the stream."""
     with pytest.raises(DataError, match="stream 'p': expected finite outputs"):
         generate(toy_pipeline(forecast_bundle()), wave(), 2000)
 
 
 def test_draws_follow_the_temperature() -> None:
-    """Shares are p ** (1 / t), renormalised; 0 takes the likeliest; what is impossible is never drawn."""
+    """Shares are p ** (1 / t), renormalised; 0 takes the most likely; probability 0 is never drawn."""
     p = np.tile(np.array([[0, 0.1, 0.2, 0.7, 0]], np.float32), (40_000, 1))
     uniform = (np.arange(40_000) + 0.5) / 40_000
     for temperature in (0.25, 1.0, 3.0):
@@ -337,7 +337,7 @@ UNITS = [("iso", "csv"), ("s", "csv"), ("ms", "jsonl"), ("ns", "jsonl.gz"), ("us
 @pytest.mark.parametrize(("unit", "suffix"), UNITS)
 @pytest.mark.parametrize("kind", ["categories", "forecast"])
 def test_a_written_file_replays_to_the_same_outputs(unit: str, suffix: str, kind: str, tmp_path: Path) -> None:
-    """Samples come back with every bit, in columns the bundle's input names, and give the outputs they had."""
+    """Samples are read back bit for bit, in the columns of the bundle's input, and give the same outputs."""
     bundle, primer = (text_bundle(), text_primer) if kind == "categories" else (forecast_bundle(), wave)
     line_end = kind == "categories" and "csv" in suffix
     wanted = InputConfig(time="at", time_unit=unit, stream="device", label="" if line_end else "next")  # type: ignore[arg-type]
@@ -357,7 +357,7 @@ def test_a_written_file_replays_to_the_same_outputs(unit: str, suffix: str, kind
 
 
 def test_flags_sequences_and_missing_values_are_written() -> None:
-    """A primer that is written too brings its resets and boundaries along; sequences go on in what is generated."""
+    """A written primer keeps its resets and boundaries; generated samples continue its episodes."""
     wanted = InputConfig(stream="s", reset="r", episode="q", device_seq="n")
     bundle = forecast_bundle().with_manifest(input=wanted)
     primer = wave().take(slice(0, 3))
@@ -388,7 +388,7 @@ def test_flags_sequences_and_missing_values_are_written() -> None:
 def test_files_that_could_not_be_read_back_are_not_written(
     name: str, stated: str, stream: str, words: str, tmp_path: Path
 ) -> None:
-    """Each with its reason, and nothing on the disk."""
+    """Each has its error, and nothing is written."""
     wanted = InputConfig(format=stated, stream=stream, label="l")  # type: ignore[arg-type]
     bundle = text_bundle().with_manifest(input=wanted)
     samples = prompt(bundle.manifest, "a\n", ["x", "y"])
@@ -398,8 +398,8 @@ def test_files_that_could_not_be_read_back_are_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_times_begin_where_the_primer_ends() -> None:
-    """One period after each stream's own last sample, also where streams stand at different times."""
+def test_times_start_where_the_primer_ends() -> None:
+    """One period after the last sample of each stream, also when streams have different times."""
     primer = batch(["a", "b", "a"], [0, 100.25, 1], [[0], [1], [2]])
     made = generate(Pipeline(text_bundle(), "numpy"), primer, 2).samples
     offsets = (made.time_ns - START_NS) / NS_PER_S

@@ -1,4 +1,4 @@
-"""Order, decided on whole columns, is what a walk from row to row decides."""
+"""The vectorised order equals the order decided row by row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Decided = list[tuple[int, int]]
 
 @st.composite
 def batches(draw: st.DrawFn) -> SampleBatch:
-    """Up to 60 rows of up to three streams: repeats, late rows, clocks set back, perhaps flags and sequences."""
+    """Up to 60 rows of up to three streams: repeats, late rows, clocks set back, perhaps flags and episodes."""
     n = draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     streams = draw(st.integers(1, 3))
@@ -43,7 +43,7 @@ def batches(draw: st.DrawFn) -> SampleBatch:
 
 
 def walked(batch: SampleBatch, memory: dict[str, tuple[int, int]]) -> Decided:
-    """Rule 1 as it is told, one row after the other; ``memory``: newest time and sequence of each stream."""
+    """Rule 1, one row after the other; ``memory``: largest event time and episode of each stream."""
     decided: Decided = []
     for row in range(len(batch)):
         stream = batch.stream_names[batch.stream_index[row]]
@@ -70,7 +70,7 @@ def walked(batch: SampleBatch, memory: dict[str, tuple[int, int]]) -> Decided:
 
 
 def decided_at_once(batch: SampleBatch, table: StateTable) -> tuple[list[tuple[int, int]], dict[DropReason, int]]:
-    """What `order` says of each row (1 kept, 0 not; reset), and what it counted."""
+    """The result of `order` for each row (1 kept, 0 dropped; reset), and its drop counts."""
     slot = table.slots_for(batch.stream_names, 99)[batch.stream_index]
     by_slot = np.argsort(slot, kind="stable")
     rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), {})
@@ -83,8 +83,8 @@ def decided_at_once(batch: SampleBatch, table: StateTable) -> tuple[list[tuple[i
 
 @settings(max_examples=400, deadline=None)
 @given(batches(), st.lists(st.integers(0, 60), max_size=4))
-def test_columns_decide_as_a_walk_does(batch: SampleBatch, places: list[int]) -> None:
-    """Kept rows, resets, drop counts and what is remembered are those of the walk, wherever the batch is cut."""
+def test_columns_decide_as_rows_do(batch: SampleBatch, places: list[int]) -> None:
+    """Kept rows, resets, drop counts and table are those of the row-by-row rule, wherever the batch is cut."""
     table = StateTable(conditioning_columns(1))
     memory: dict[str, tuple[int, int]] = {}
     for a, b in pairwise([0, *sorted({min(p, len(batch)) for p in places}), len(batch)]):

@@ -1,4 +1,4 @@
-"""Forecasts are scored when their truth arrives; intervals adapt until they hold what they promise."""
+"""Forecasts are scored when their truth arrives; intervals adapt to their nominal coverage."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def score_values(
 
 
 def test_errors_are_those_of_the_recording() -> None:
-    """The live mean absolute error by horizon is what the recording itself gives."""
+    """The live mean absolute error by horizon equals that of the recording."""
     values = walk(500)
     _, scores = score_values(values)
     y = np.array(values, np.float32)[:, 0]
@@ -68,13 +68,13 @@ def test_errors_are_those_of_the_recording() -> None:
 
 
 def test_repeating_the_last_value_has_no_skill() -> None:
-    """A forecaster that is persistence has skill 0 against persistence."""
+    """Persistence itself has skill 0 against persistence."""
     _, scores = score_values(walk(200))
     assert np.allclose(scores.skill(), 0)
 
 
 def test_coverage_is_counted_against_the_interval_that_was_issued() -> None:
-    """The coverage that is reported equals that of the intervals in the outputs, truth by truth."""
+    """The reported coverage equals that of the intervals in the outputs, truth by truth."""
     values = walk(2000, spread=1.3)
     out, scores = score_values(values)
     y = np.array(values, np.float32)[:, 0]
@@ -86,7 +86,7 @@ def test_coverage_is_counted_against_the_interval_that_was_issued() -> None:
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
 def test_adaptive_intervals_reach_their_level_whatever_the_noise(spread: float) -> None:
-    """Residuals three times smaller or five times larger than calibrated: coverage comes to 90 % all the same."""
+    """With residuals three times smaller or five times larger than calibrated, coverage still reaches 90 %."""
     values = walk(8000, seed=1, spread=spread)
     out, _ = score_values(values)
     assert out.lower is not None
@@ -100,13 +100,13 @@ def test_adaptive_intervals_reach_their_level_whatever_the_noise(spread: float) 
 
 
 def test_without_adaptation_the_same_intervals_fail() -> None:
-    """The detector of the test above: with rate 0 and five times the noise, coverage is far below its level."""
+    """The counter-test of the one above: with rate 0 and five times the noise, coverage is far below its level."""
     _, scores = score_values(walk(4000, seed=1, spread=5.0), rate=0.0)
     assert (scores.coverage() < 0.6).all()
 
 
 def test_forecasts_do_not_reach_across_a_reset() -> None:
-    """What was forecast before a reset is never scored with what came after it."""
+    """A forecast from before a reset is never scored with a truth after it."""
     pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
     pipeline.process(batch(["a"] * 4, [0, 1, 50, 51]))
     scores = pipeline.scores()
@@ -114,8 +114,8 @@ def test_forecasts_do_not_reach_across_a_reset() -> None:
     assert scores.truths[0].tolist() == [2, 0, 0, 0]
 
 
-def test_a_truth_that_was_filled_in_is_no_truth() -> None:
-    """A held value neither counts nor hurts; forecasts for later steps are still scored."""
+def test_an_imputed_truth_is_not_scored() -> None:
+    """An imputed value is not counted; forecasts for later steps are still scored."""
     nan = float("nan")
     pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
     pipeline.process(batch(["a"] * 3, [0, 1, 2], [[1, 1, 1], [nan, nan, 1], [1, 1, 1]]))
@@ -124,8 +124,8 @@ def test_a_truth_that_was_filled_in_is_no_truth() -> None:
     assert scores.truths[0].tolist() == [1, 1, 0, 0]
 
 
-def test_scores_are_kept_by_stream() -> None:
-    """Each stream has scores of its own, and all together are their sum."""
+def test_scores_are_kept_per_stream() -> None:
+    """Each stream has its own scores; the totals are their sum."""
     pipeline = toy_pipeline(calibrated(make_bundle(channels=3, labels=2)))
     pipeline.process(batch(["a", "b"] * 5, [t for t in range(5) for _ in "ab"]))
     a, b, both = pipeline.scores("a"), pipeline.scores("b"), pipeline.scores()
@@ -136,8 +136,8 @@ def test_scores_are_kept_by_stream() -> None:
     assert np.allclose(a.absolute_error + b.absolute_error, both.absolute_error)
 
 
-def test_totals_count_streams_that_have_left() -> None:
-    """What was scored stays counted when a stream is evicted and is not counted again when it is back, to the bit."""
+def test_totals_include_evicted_streams() -> None:
+    """Scores stay in the totals when a stream is evicted and are not added again when it is restored, to the bit."""
     pipeline, alone = toy_pipeline(), toy_pipeline()
     rows: dict[str, bytes] = {}
     for step in range(40):
@@ -157,7 +157,7 @@ def test_totals_count_streams_that_have_left() -> None:
 
 
 def test_totals_are_those_of_this_process() -> None:
-    """A stream that comes from elsewhere brings its own scores, and adds nothing to what was scored here."""
+    """A restored stream keeps its own scores and adds nothing to the totals of this process."""
     first, second = toy_pipeline(), toy_pipeline()
     first.process(batch(["a"] * 30, list(range(30))))
     second.restore_stream("a", first.row_schema, first.table.row("a"))
@@ -168,8 +168,8 @@ def test_totals_are_those_of_this_process() -> None:
     assert not totals.truths.any()
 
 
-def test_totals_go_on_with_other_options_and_begin_anew_with_another_model() -> None:
-    """A swap keeps what was scored as long as the model is the same."""
+def test_totals_continue_with_other_options_and_restart_with_another_model() -> None:
+    """A swap keeps the totals if the model is the same."""
     bundle = calibrated(make_bundle(channels=3))
     other = bundle.with_manifest(model_id="0" * len(bundle.manifest.model_id))
     pipeline = Pipeline(bundle, "numpy")
@@ -210,7 +210,7 @@ def test_live_scores_equal_the_evaluation() -> None:
 
 
 def test_interval_offsets_come_from_the_stored_quantiles() -> None:
-    """A level between stored ones is interpolated; the interval always holds the forecast itself."""
+    """A level between stored ones is interpolated; the interval always contains the forecast."""
     row = [-2.0, -1.0, 0.5, 1.0, 4.0]
     calibration = Calibration(levels=[0.05, 0.25, 0.5, 0.75, 0.95], residuals=[[row]], samples=9)
     low, high = interval_offsets(calibration, 0.7, (1, 1))
@@ -227,7 +227,7 @@ def runs_of(out: PredictionBatch) -> list[int]:
 
 
 def test_a_run_of_misses_is_counted_from_the_outputs_alone() -> None:
-    """Each output says how many truths in a row, itself included, lay outside the interval issued one step before."""
+    """Each output counts the consecutive truths, its own included, outside the interval issued one step before."""
     values = walk(3000, seed=5, spread=1.5)
     out, _ = score_values(values)
     assert out.lower is not None
@@ -241,7 +241,7 @@ def test_a_run_of_misses_is_counted_from_the_outputs_alone() -> None:
 
 
 def test_a_missing_truth_leaves_a_run_and_a_reset_ends_it() -> None:
-    """Held and filled-in values are no truths; after a reset there is nothing that could have been missed."""
+    """Imputed values are no truths; after a reset no interval has been issued."""
     bundle = calibrated(make_bundle(channels=1, targets=1, horizon=1, labels=0))
     pipeline = Pipeline(bundle, LastValueEngine(1), interval_adapt_rate=0)
     nan = float("nan")
@@ -251,7 +251,7 @@ def test_a_missing_truth_leaves_a_run_and_a_reset_ends_it() -> None:
 
 
 def test_the_longest_run_of_any_target_counts() -> None:
-    """Targets have runs of their own; streams do too, and an uncalibrated model has none."""
+    """Each target and each stream has its own run; an uncalibrated model has none."""
     bundle = calibrated(make_bundle(channels=2, targets=2, horizon=1, labels=0))
     engine = LastValueEngine(2)
     engine.input_size = 2
@@ -266,13 +266,13 @@ def test_the_longest_run_of_any_target_counts() -> None:
 
 
 def test_times_of_the_toy_streams_are_today() -> None:
-    """The tests run at a time of day as real data has it, not at 1970."""
+    """The tests use current event times, not 1970."""
     assert START_NS > 1.7e18
 
 
 @pytest.mark.parametrize("row", [(0.5, 1.0, 2.0), (-3.0, -2.0, -1.0), (0.0, 0.0, 0.0)])
 def test_intervals_of_a_biased_calibration_are_counted_right_and_recover(row: tuple[float, ...]) -> None:
-    """Residual quantiles all on one side, or none at all: live coverage is that of the outputs, and comes to 90 %."""
+    """With residual quantiles on one side, or all 0: live coverage equals that of the outputs and reaches 90 %."""
     values = walk(8000, seed=2)
     out, scores = score_values(values, row=row)
     assert out.lower is not None
@@ -283,8 +283,8 @@ def test_intervals_of_a_biased_calibration_are_counted_right_and_recover(row: tu
     assert inside[4000:].mean() == pytest.approx(0.9, abs=0.03)
 
 
-def test_crossing_quantiles_give_an_interval_all_the_same() -> None:
-    """A quantile head whose quantiles cross is widened a little, never turned inside out or blown up."""
+def test_crossing_quantiles_still_give_an_interval() -> None:
+    """Crossing quantiles give a slightly widened interval, neither inverted nor very wide."""
     bundle = calibrated(make_bundle(channels=3, labels=0, quantiles=(0.1, 0.5, 0.9)))
     pipeline = toy_pipeline(bundle)  # its outputs ascend by 1: column k is the k-th quantile
     out = pipeline.process(batch(["a"] * 50, list(range(50))))

@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def fill(table: StateTable, stream: str, seed: int) -> bytes:
-    """Give a stream contents that no other has; return them."""
+    """Give a stream unique contents; return them."""
     rng = np.random.default_rng(seed)
     slot = table.slot(stream)
     for column in COLUMNS:
@@ -38,7 +38,7 @@ def columns_of(table: StateTable, stream: str) -> dict[str, NDArray[Any]]:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefghij"), st.booleans()), max_size=60), st.integers(1, 4))
 def test_the_table_is_a_dictionary_of_rows(actions: list[tuple[str, bool]], capacity: int) -> None:
-    """Whatever streams come, go and grow the table, each keeps its own contents and nobody else's."""
+    """Whichever streams are added and evicted, each keeps its own contents only."""
     table, expected = StateTable(COLUMNS, capacity), dict[str, bytes]()
     for step, (stream, evict) in enumerate(actions):
         if evict and stream in expected:
@@ -56,8 +56,8 @@ def test_the_table_is_a_dictionary_of_rows(actions: list[tuple[str, bool]], capa
 @given(
     st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["batch", "mark_dirty", "evict", "mark_clean"])))
 )
-def test_rows_that_changed_since_the_last_commit_are_told(actions: list[tuple[str, str]]) -> None:
-    """Those that were in a batch or touched and are still there, with their contents of now, and no others."""
+def test_dirty_rows_are_those_changed_since_mark_clean(actions: list[tuple[str, str]]) -> None:
+    """Those that were in a batch or marked dirty and are still there, with their current contents, and no others."""
     table, expected = StateTable(COLUMNS, 1), set[str]()
     for step, (stream, action) in enumerate(actions):
         if action == "batch":
@@ -78,8 +78,8 @@ def test_rows_that_changed_since_the_last_commit_are_told(actions: list[tuple[st
         assert len(changed) == len(expected)
 
 
-def test_all_streams_are_touched_at_once() -> None:
-    """As a reset of all of them does; of an empty table nothing has changed."""
+def test_all_streams_can_be_marked_dirty() -> None:
+    """As a reset of all streams does; an empty table has no dirty rows."""
     table = StateTable(COLUMNS)
     table.mark_dirty()
     assert table.dirty_rows() == []
@@ -89,15 +89,15 @@ def test_all_streams_are_touched_at_once() -> None:
     assert [name for name, _ in table.dirty_rows()] == ["a", "b"]
 
 
-def test_a_stream_that_was_put_back_has_not_changed() -> None:
-    """It is what is stored already."""
+def test_a_restored_stream_is_clean() -> None:
+    """Its row is already stored."""
     table = StateTable(COLUMNS)
     table.restore("a", {"flag": np.array(True)})
     assert table.dirty_rows() == []
 
 
-def test_a_refused_stream_has_not_changed() -> None:
-    """Its place -1 is nobody's row."""
+def test_a_stream_over_the_limit_is_not_dirty() -> None:
+    """The slot -1 is not the last row."""
     table = StateTable(COLUMNS, 2)
     table.slots_for(["a"], 1)
     table.mark_clean()
@@ -105,8 +105,8 @@ def test_a_refused_stream_has_not_changed() -> None:
     assert table.dirty_rows() == []
 
 
-def test_a_fresh_slot_is_initial_also_after_another_stream_had_it() -> None:
-    """Nothing of an evicted stream is left for the next one."""
+def test_a_reused_slot_has_initial_values() -> None:
+    """Nothing of the evicted stream is left."""
     table = StateTable(COLUMNS, 1)
     table.slots_for(["old"], 1)
     fresh = table.row("old")
@@ -116,8 +116,8 @@ def test_a_fresh_slot_is_initial_also_after_another_stream_had_it() -> None:
     assert table.row("new") == fresh
 
 
-def test_growth_keeps_rows_and_begins_new_ones_afresh() -> None:
-    """A table of one slot takes a hundred streams; the first one's contents stand."""
+def test_growth_keeps_rows_and_initialises_new_ones() -> None:
+    """A table of one slot grows to a hundred streams; the contents of the first are kept."""
     table = StateTable(COLUMNS, 1)
     table.slots_for(["first"], 1000)
     kept = fill(table, "first", 5)
@@ -129,7 +129,7 @@ def test_growth_keeps_rows_and_begins_new_ones_afresh() -> None:
 
 
 def test_over_the_limit_there_is_no_slot() -> None:
-    """Known streams keep theirs, one more gets -1, and a place is free again after an eviction."""
+    """Known streams keep theirs, one more gets -1, and an eviction frees a slot."""
     table = StateTable(COLUMNS, 2)
     assert (table.slots_for(["a", "b", "c", "a"], 2) >= 0).tolist() == [True, True, False, True]
     assert "c" not in table
@@ -137,8 +137,8 @@ def test_over_the_limit_there_is_no_slot() -> None:
     assert table.slots_for(["c"], 2)[0] >= 0
 
 
-def test_rows_travel_between_tables_of_any_size() -> None:
-    """A row is put back bit for bit, also over an older one and into a full table."""
+def test_rows_can_be_moved_between_tables() -> None:
+    """A row is restored bit for bit, also over an older one and into a full table."""
     one, other = StateTable(COLUMNS, 4), StateTable(COLUMNS, 1)
     one.slots_for(["a", "b"], 10)
     rows = {name: fill(one, name, i) for i, name in enumerate("ab")}
@@ -150,8 +150,8 @@ def test_rows_travel_between_tables_of_any_size() -> None:
     assert len(rows["a"]) == other.nbytes()
 
 
-def test_what_is_not_given_back_begins_afresh() -> None:
-    """A stream of another model keeps its clock, and nothing of the row that was in its place."""
+def test_columns_that_are_not_restored_get_initial_values() -> None:
+    """A stream of another model keeps its event time, and nothing of the row that it replaces."""
     table, fresh = StateTable(COLUMNS), StateTable(COLUMNS)
     table.slots_for(["a"], 10)
     fresh.slots_for(["a"], 10)
@@ -169,8 +169,8 @@ def test_what_is_not_given_back_begins_afresh() -> None:
         ("h", np.zeros(3), r"a: h: expected \(3,\) of float32, got \(3,\) of float64"),
     ],
 )
-def test_columns_of_another_form_are_refused(column: str, array: NDArray[Any], words: str) -> None:
-    """The message says what was expected, and the table is as it was, whatever else was given."""
+def test_columns_of_another_layout_are_rejected(column: str, array: NDArray[Any], words: str) -> None:
+    """The message has the expected layout, and the table is unchanged."""
     table = StateTable(COLUMNS)
     table.slots_for(["a"], 10)
     row = fill(table, "a", 1)
@@ -181,8 +181,8 @@ def test_columns_of_another_form_are_refused(column: str, array: NDArray[Any], w
 
 
 @given(st.binary(max_size=100))
-def test_a_row_of_another_length_is_refused(data: bytes) -> None:
-    """Bytes are split into columns only where they are as many as the form asks for."""
+def test_a_row_of_another_length_is_rejected(data: bytes) -> None:
+    """Bytes are split into columns only if their number fits the layout."""
     table = StateTable(COLUMNS)
     if len(data) == table.nbytes():
         assert b"".join(array.tobytes() for array in split_row(table.row_layout, data).values()) == data
@@ -203,20 +203,20 @@ def test_a_row_of_another_length_is_refused(data: bytes) -> None:
         (("a", "S", ()), b""),
     ],
 )
-def test_a_form_that_cannot_be_read_is_a_state_error(column: tuple[str, str, tuple[int, ...]], data: bytes) -> None:
-    """A state that somebody imports may say anything."""
+def test_an_invalid_layout_is_a_state_error(column: tuple[str, str, tuple[int, ...]], data: bytes) -> None:
+    """An imported state can have any layout."""
     with pytest.raises(StateError, match="the layout of a stored row cannot be read"):
         split_row((column,), data)
 
 
-def test_columns_of_the_same_name_are_no_form() -> None:
-    """Which of them should it be."""
+def test_two_columns_of_the_same_name_are_rejected() -> None:
+    """The layout would be ambiguous."""
     with pytest.raises(StateError, match="cannot be read"):
         split_row((("a", "<f4", ()), ("a", "<f4", ())), bytes(8))
 
 
 def test_a_row_has_the_same_bytes_on_every_machine() -> None:
-    """Columns stand in their order, little-endian whatever the machine's order is, without gaps."""
+    """Columns are in their order, little-endian on every machine, without gaps."""
     table = StateTable([Column("a", (2,), np.dtype(">f4")), Column("b", (), np.int64)])
     table.restore("s", {"a": np.array([1, 2], ">f4"), "b": np.array(3, np.int64)})
     assert table.row_layout == (("a", "<f4", (2,)), ("b", "<i8", ()))
@@ -224,8 +224,8 @@ def test_a_row_has_the_same_bytes_on_every_machine() -> None:
     assert columns_of(table, "s")["a"].tolist() == [1, 2]
 
 
-def test_slots_are_used_again_from_the_lowest_on() -> None:
-    """So that the same streams in the same order stand in the same rows."""
+def test_slots_are_assigned_from_the_lowest() -> None:
+    """So the same streams in the same order have the same slots."""
     table = StateTable(COLUMNS, 1)
     slots = [int(table.slots_for([name], 10)[0]) for name in "abcdefgh"]
     assert all(a < b for a, b in pairwise(slots))
@@ -233,6 +233,6 @@ def test_slots_are_used_again_from_the_lowest_on() -> None:
 
 @pytest.mark.parametrize("action", ["slot", "evict", "row", "mark_dirty"])
 def test_unknown_streams_are_key_errors(action: str) -> None:
-    """Nobody asks for a stream that is not there by accident."""
+    """A method for one stream never ignores an unknown name."""
     with pytest.raises(KeyError):
         getattr(StateTable(COLUMNS), action)("nobody")

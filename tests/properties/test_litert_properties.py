@@ -1,4 +1,4 @@
-"""The same invariants on the engine that runs in the field."""
+"""The same invariants on the litert engine."""
 
 from __future__ import annotations
 

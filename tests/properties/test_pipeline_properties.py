@@ -1,4 +1,4 @@
-"""The invariants of the road: batches, interleaving and neighbours change nothing; every sample is accounted for."""
+"""Invariants of the pipeline: batch cuts and other streams change nothing; every sample is counted."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ models = st.sampled_from(sorted(MODELS))
 
 
 def states_of(pipeline: Pipeline) -> dict[str, bytes]:
-    """Everything that is remembered, by stream."""
+    """The whole state of each stream."""
     return {stream: pipeline.table.row(stream) for stream in pipeline.streams}
 
 
 def cut(batch: SampleBatch, places: list[int]) -> list[SampleBatch]:
-    """The batch in portions."""
+    """The batch cut into parts."""
     edges = [0, *sorted({min(p, len(batch)) for p in places}), len(batch)]
     return [batch.take(slice(a, b)) for a, b in pairwise(edges)]
 
@@ -40,7 +40,7 @@ def cut(batch: SampleBatch, places: list[int]) -> list[SampleBatch]:
 @settings(max_examples=150, deadline=None)
 @given(hostile_batches(), models, st.lists(st.integers(0, 120), max_size=12))
 def test_batch_boundaries_change_no_bit(batch: SampleBatch, model: str, places: list[int]) -> None:
-    """Wherever a batch is cut, outputs and remembered states are the same, bit for bit."""
+    """Wherever a batch is cut, outputs and states are the same, bit for bit."""
     alarm = AlarmRule(("label0",), consecutive_misses=0 if MODELS[model].manifest.forecast is None else 2)
     whole, portions = toy_pipeline(MODELS[model], alarm=alarm), toy_pipeline(MODELS[model], alarm=alarm)
     expected = rows_of([whole.process(batch)])
@@ -51,7 +51,7 @@ def test_batch_boundaries_change_no_bit(batch: SampleBatch, model: str, places: 
 @settings(max_examples=60, deadline=None)
 @given(hostile_batches(), models)
 def test_one_sample_at_a_time_equals_one_batch(batch: SampleBatch, model: str) -> None:
-    """Live (one sample a batch) equals replay (one batch), bit for bit."""
+    """Live (one sample per batch) equals replay (one batch), bit for bit."""
     whole, live = toy_pipeline(MODELS[model]), toy_pipeline(MODELS[model])
     expected = rows_of([whole.process(batch)])
     assert rows_of([live.process(batch.take(slice(i, i + 1))) for i in range(len(batch))]) == expected
@@ -73,7 +73,7 @@ def test_streams_do_not_influence_each_other(batch: SampleBatch, model: str) -> 
 @settings(max_examples=100, deadline=None)
 @given(hostile_batches(), models)
 def test_every_sample_is_applied_or_dropped_for_one_reason(batch: SampleBatch, model: str) -> None:
-    """Received = applied + dropped{reason}, and outputs stand in the order of arrival."""
+    """Received = applied + dropped{reason}, and outputs are in the order of arrival."""
     pipeline = toy_pipeline(MODELS[model])
     out = pipeline.process(batch)
     assert batch.received == len(out) + sum(out.dropped.values())
@@ -89,7 +89,7 @@ def test_every_sample_is_applied_or_dropped_for_one_reason(batch: SampleBatch, m
 @settings(max_examples=100, deadline=None)
 @given(hostile_batches(), models)
 def test_states_are_always_finite(batch: SampleBatch, model: str) -> None:
-    """Whatever came in, the hidden states that are kept are numbers."""
+    """For any input the kept hidden states are finite."""
     pipeline = toy_pipeline(MODELS[model])
     pipeline.process(batch)
     assert np.isfinite(pipeline.table["h"]).all()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_gru import (
+    AlarmRule,
     Bundle,
     DropReason,
     Pipeline,
@@ -31,7 +32,8 @@ def push_one(path: Path) -> Prediction:
     """Push samples with each kind of time and values; return the last prediction."""
     bundle = load_bundle(path)
     assert_type(bundle, Bundle)
-    pipeline = Pipeline(bundle, "numpy", interval_level=0.8, interval_adapt_rate=0.5, max_streams=10)
+    alarm = AlarmRule(classes=("cavitation",), consecutive_misses=3)
+    pipeline = Pipeline(bundle, "numpy", interval_level=0.8, interval_adapt_rate=0.5, max_streams=10, alarm=alarm)
     assert_type(pipeline, Pipeline)
     pipeline.push("pump-1", "2026-03-01T00:00:00Z", VALUES)
     pipeline.push("pump-1", datetime(2026, 3, 1, 0, 0, 1, tzinfo=UTC), {**VALUES, "flow": None})
