@@ -131,5 +131,5 @@ def part(batch: PredictionBatch, rows: slice) -> PredictionBatch:
     def cut(column: object) -> object:
         return column[rows] if isinstance(column, np.ndarray) else column
 
-    names = PredictionBatch.__dataclass_fields__
+    names = [name for name, field in PredictionBatch.__dataclass_fields__.items() if field.init]
     return PredictionBatch(**{name: cut(getattr(batch, name)) for name in names})  # type: ignore[arg-type]
