@@ -137,4 +137,4 @@ def _status(code: int, steps: int, warm_up: int) -> bytes:
 
 def status_text(status: Status, steps: int, warm_up: int) -> str:
     """Return ``ok``, ``warming 3/60``, ``imputed`` or ``degraded``."""
-    return f"warming {steps}/{warm_up}" if status is Status.WARMING else status.name.lower()
+    return f"warming {steps}/{warm_up}" if status is Status.WARMING else status.text

@@ -27,7 +27,16 @@ NS_PER_S = 1_000_000_000
 STREAM_ID = re.compile(r"[A-Za-z0-9_.:/ -]{1,128}")
 
 
-class ResetReason(IntEnum):
+class Code(IntEnum):
+    """A code stored in columns and written as text."""
+
+    @property
+    def text(self) -> str:
+        """The code as written in outputs, metric labels and summaries, e.g. ``clock_backwards``."""
+        return self.name.lower()
+
+
+class ResetReason(Code):
     """Why a stream's hidden state was reset to the initial state; a ``uint8`` column."""
 
     NONE = 0
@@ -42,13 +51,8 @@ class ResetReason(IntEnum):
     COMMAND = 9
     STATE_DAMAGED = 10
 
-    @property
-    def text(self) -> str:
-        """The reason as written in outputs and metric labels, e.g. ``clock_backwards``."""
-        return self.name.lower()
 
-
-class DropReason(IntEnum):
+class DropReason(Code):
     """Why a sample was not applied.  Every dropped sample has exactly one reason."""
 
     LATE = 1
@@ -72,13 +76,8 @@ class DropReason(IntEnum):
     TOO_MANY_FIELDS = 19
     RATE = 20
 
-    @property
-    def text(self) -> str:
-        """The reason as written in metric labels and summaries, e.g. ``out_of_range``."""
-        return self.name.lower()
 
-
-class Status(IntEnum):
+class Status(Code):
     """How reliable an output is; a ``uint8`` column."""
 
     OK = 0

@@ -101,7 +101,7 @@ class Application:
             store.acquire_lock()  # a second daemon learns who holds the state, not that a port is taken
         self._server = self._open_server(self.config)
         self._open_control(self.config)
-        self.metrics.observe_reload(time.time(), well=True)
+        self.metrics.observe_reload(time.time(), ok=True)
 
     def close(self) -> None:
         """Close what `open` opened."""
@@ -127,10 +127,10 @@ class Application:
         api = Api(
             status=self.status,
             streams=self.streams,
-            feed=self._broadcaster,
+            broadcaster=self._broadcaster,
             commands=self._commands,
             token=config.token,
-            refused=self._rejected,
+            rejected=self._rejected,
         )
         server = WebServer(
             config.config.metrics.listen, self.metrics.registry, healthy=self.healthy, ready=self.ready, api=api
@@ -211,10 +211,10 @@ class Application:
             raise
         except StreamGruError as error:
             log.error("configuration rejected, the previous one keeps running: %s", error)
-            self.metrics.observe_reload(time.time(), well=False)
+            self.metrics.observe_reload(time.time(), ok=False)
         else:
             log.info("configuration applied: %s", self._apply(prepared))
-            self.metrics.observe_reload(time.time(), well=True)
+            self.metrics.observe_reload(time.time(), ok=True)
         self._health.notifier.ready()
 
     def _prepare(self, new: ResolvedConfig) -> _Prepared:
@@ -247,7 +247,7 @@ class Application:
         self._control.close()
         self._open_control(new)
         if self._idle is not None:
-            self._idle.after_s = wiring.stream_idle_timeout_s(new)
+            self._idle.timeout_s = wiring.stream_idle_timeout_s(new)
             self._idle.max_streams = wiring.watched_streams(new)
         logging.getLogger().setLevel(new.run.log_level.upper())
         self.daemon.commit()

@@ -104,7 +104,7 @@ class Daemon:
     def heartbeat(self) -> None:
         """Show the watchdog that the loop makes progress, though it may be waiting."""
         self.last_turn_s = self._clock()
-        self.health.notifier.alive()
+        self.health.notifier.heartbeat()
 
     def run(self) -> RunSummary:
         """Run to the end of the input, or until stopped.

@@ -106,7 +106,7 @@ class HealthReporter:
             return
         self._reported_s = now_s
         timeouts = 0 if waiting_for_sinks else self._report_idle(now_s - self._waited_s, runtime.sinks)
-        idle = 0 if self._idle is None else self._idle.idle
+        idle = 0 if self._idle is None else self._idle.count
         paused = 0 if self._pause_filter is None else self._pause_filter.count(runtime.pipeline.streams)
         self._notify_systemd(f"{len(runtime.pipeline.table)} streams, {idle} idle, {paused} paused")
         if self._metrics is None:
@@ -114,7 +114,7 @@ class HealthReporter:
         self._metrics.observe_loop(wall_s)
         counts = runtime.checkpointer.counts
         self._metrics.observe_store(runtime.checkpointer.healthy, counts.damaged, counts.evicted, counts.restored)
-        self._metrics.observe_silence(idle, paused, timeouts)
+        self._metrics.observe_idle(idle, paused, timeouts)
         for one in runtime.inputs:
             self._metrics.observe_source(one.name, one.source.health())
         for name, sink in runtime.sinks.items():

@@ -1,7 +1,7 @@
-"""Every metric: name, unit, labels, buckets.  Nobody else names one.
+"""All Prometheus metrics: names, help texts, labels, buckets.  No other module defines one.
 
-Counters are advanced once a batch, never once a sample.  Labels come from closed sets (reasons, classes, targets and a
-few horizons), never from stream names, so that the number of series is known when the daemon starts.
+Counters advance once per batch, never per sample.  Label values come from closed sets (reasons, classes, targets and a
+few horizons), never from stream names, so the number of series is known when the daemon starts.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _END_TO_END_BUCKETS = (1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 
 
 
 def build_registry() -> CollectorRegistry:
-    """A registry of its own, with the metrics of the process."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
+    """Return a new registry with the metrics of the process."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # would add a second series for each counter
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -39,15 +39,15 @@ def build_registry() -> CollectorRegistry:
 
 
 class Metrics:
-    """All metrics of one daemon in ``registry``; `add_source` and `add_sink` begin the series of those."""
+    """All metrics of one daemon in ``registry``; `add_source` and `add_sink` create the series of theirs."""
 
     def __init__(self, registry: CollectorRegistry, manifest: Manifest, engine: str, version: str) -> None:
         self.registry = registry
         self._version = version
-        self._of_the_model: list[Collector] = []
+        self._model_metrics: list[Collector] = []
         self._sources: dict[str, SourceHealth] = {}
         self._sinks: dict[str, SinkHealth] = {}
-        self._kept = 0, 0, 0
+        self._stored_counts = 0, 0, 0
         self._samples()
         self._delivery()
         self._operation()
@@ -55,10 +55,10 @@ class Metrics:
         self.set_model(manifest, engine)
 
     def set_model(self, manifest: Manifest, engine: str) -> None:
-        """Name the model that runs now; series that belong to a model before it end, and scores begin anew."""
-        for family in self._of_the_model:
+        """Publish the running model; series of an earlier model end, and scores start at 0."""
+        for family in self._model_metrics:
             self.registry.unregister(family)
-        self._of_the_model = []
+        self._model_metrics = []
         self._horizons = shown_horizons(0 if manifest.forecast is None else manifest.forecast.horizon)
         self._targets = [] if manifest.forecast is None else manifest.forecast.targets
         self._labels = [] if manifest.classes is None else manifest.classes.labels
@@ -67,9 +67,9 @@ class Metrics:
         self._scores()
 
     def add_source(self, source: str, *, connected: bool = True) -> None:
-        """Begin the series of a source at 0, so that alerts on them work from the start.
+        """Create the series of a source at 0, so that alerts on them work from the start.
 
-        ``connected``: whether it is there already, as a file is.
+        ``connected``: True for a source that is always connected, such as a file.
         """
         self._sources.setdefault(source, SourceHealth(connected=connected))
         for family in (self._received, self._applied, self._messages, self._joined, self._missing, self._last_sample):
@@ -79,7 +79,7 @@ class Metrics:
         self.observe_source(source, self._sources[source])
 
     def add_sink(self, sink: str, *, connected: bool = True) -> None:
-        """Begin the series of a sink at 0; ``connected`` as in `add_source`."""
+        """Create the series of a sink at 0; ``connected`` as in `add_source`."""
         self._sinks.setdefault(sink, SinkHealth(connected=connected))
         self._outputs.labels(sink)
         self.observe_sink(sink, self._sinks[sink])
@@ -91,77 +91,85 @@ class Metrics:
         return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
     def _info(self, manifest: Manifest, engine: str) -> None:
-        build = Info(f"{PREFIX}_build", "Version of the software", registry=self.registry)
+        build = Info(f"{PREFIX}_build", "Version of stream_gru, Python and the engine", registry=self.registry)
         build.info({"version": self._version, "python": platform.python_version(), "engine": engine})
-        model = Info(f"{PREFIX}_model", "The model that runs", registry=self.registry)
+        model = Info(f"{PREFIX}_model", "Running model", registry=self.registry)
         model.info({"model_id": manifest.model_id, "regime": manifest.regime, "created": manifest.created})
-        self._of_the_model += [build, model]
+        self._model_metrics += [build, model]
 
     def _samples(self) -> None:
         counter, gauge = self._counter, self._gauge
-        self._messages = counter("messages_received", "Messages that arrived, before anybody looked inside", "source")
-        self._received = counter("samples_received", "Samples that arrived", "source")
-        self._applied = counter("samples_applied", "Samples that became a step", "source")
-        self._dropped = counter("samples_dropped", "Samples that were not applied", "source", "reason")
-        self._joined = counter("records_joined", "Records of single channels that were joined to samples", "source")
-        self._missing = counter("device_seq_missing", "Samples that a device counted and nobody saw", "source")
-        self._last_sample = gauge("last_sample_timestamp_seconds", "Event time of the newest applied sample", "source")
-        self._imputed = counter("steps_imputed", "Steps filled in, and samples with a channel held")
-        resets = counter("stream_resets", "Hidden states replaced by the initial one", "reason")
+        self._messages = counter("messages_received", "Messages received, before decoding", "source")
+        self._received = counter("samples_received", "Samples received", "source")
+        self._applied = counter("samples_applied", "Samples applied to a hidden state", "source")
+        self._dropped = counter("samples_dropped", "Samples not applied, by reason", "source", "reason")
+        self._joined = counter("records_joined", "Records of single channels joined to samples", "source")
+        self._missing = counter("device_seq_missing", "Samples missing by the device's own counter", "source")
+        self._last_sample = gauge(
+            "last_sample_timestamp_seconds", "Event time of the newest applied sample, Unix time", "source"
+        )
+        self._imputed = counter("steps_imputed", "Steps inserted for gaps, and samples with an imputed channel")
+        resets = counter("stream_resets", "Hidden states reset to the initial state, by reason", "reason")
         self._resets = {reason: resets.labels(reason.text) for reason in ResetReason if reason}
-        self._streams = gauge("streams", "Streams that have a state")
-        self._silent = gauge("streams_idle", "Streams from which nothing comes any more")
-        self._paused = gauge("streams_paused", "Streams that were paused by a command")
-        self._silences = counter("stream_timeouts", "How often a stream fell silent")
-        self._labelled = counter("labelled_samples", "Samples whose true class was known")
-        self._correct = counter("labelled_samples_correct", "Samples whose true class was recognised")
+        self._streams = gauge("streams", "Streams with a state in memory")
+        self._idle = gauge("streams_idle", "Streams without a sample for longer than the idle timeout")
+        self._paused = gauge("streams_paused", "Streams paused by a command")
+        self._timeouts = counter("stream_timeouts", "Times a stream became idle")
+        self._labelled = counter("labelled_samples", "Classified samples with a known true class")
+        self._correct = counter("labelled_samples_correct", "Classified samples whose class was correct")
         self._alarms = counter("alarms", "Outputs that were an alarm")
 
     def _delivery(self) -> None:
         counter, gauge = self._counter, self._gauge
-        self._connected = gauge("source_connected", "1 while the port is open or the broker answers", "source")
-        self._queue = gauge("source_queue_messages", "Messages that wait to be processed", "source")
-        self._queue_bytes = gauge("source_queue_bytes", "Bytes that wait to be processed", "source")
-        self._reconnects = counter("source_reconnects", "How often a source was lost and found again", "source")
-        self._sessions = counter("source_sessions_lost", "How often a broker had forgotten the session", "source")
-        self._unprotected = counter("source_qos0_messages", "Messages that came without acknowledgement", "source")
-        self._redelivered = counter("source_redelivered", "Messages that came again and were known already", "source")
-        self._outputs = counter("outputs", "Outputs handed to a sink", "sink")
-        self._sink_connected = gauge("sink_connected", "1 while the file is open or the server answers", "sink")
-        self._sink_queue = gauge("sink_queue", "Outputs that are not confirmed yet", "sink")
-        self._failed = counter("sink_failed", "Outputs that the other side refused", "sink")
-        self._discarded = counter("sink_dropped", "Outputs given up because the queue was full", "sink")
-        self._sink_reconnects = counter("sink_reconnects", "How often a sink was lost and found again", "sink")
+        self._connected = gauge("source_connected", "1 while the port is open or the broker connected", "source")
+        self._queue = gauge("source_queue_messages", "Messages waiting to be processed", "source")
+        self._queue_bytes = gauge("source_queue_bytes", "Bytes waiting to be processed", "source")
+        self._reconnects = counter("source_reconnects", "Connections of a source lost and restored", "source")
+        self._sessions = counter(
+            "source_sessions_lost", "Sessions discarded by a broker; messages may be lost", "source"
+        )
+        self._qos0 = counter("source_qos0_messages", "Messages received at QoS 0; a crash loses them", "source")
+        self._redelivered = counter("source_redelivered", "Messages delivered again and skipped", "source")
+        self._outputs = counter("outputs", "Outputs written to a sink", "sink")
+        self._sink_connected = gauge("sink_connected", "1 while the file is open or the server connected", "sink")
+        self._sink_queue = gauge("sink_queue", "Outputs not acknowledged yet", "sink")
+        self._sink_failed = counter("sink_failed", "Outputs rejected by the broker or server", "sink")
+        self._sink_dropped = counter("sink_dropped", "Outputs dropped because the queue was full", "sink")
+        self._sink_reconnects = counter("sink_reconnects", "Connections of a sink lost and restored", "sink")
 
     def _operation(self) -> None:
         counter, gauge = self._counter, self._gauge
-        self._level = gauge("interval_nominal_coverage_ratio", "Share of truths that intervals shall hold")
-        self._loop = gauge("loop_last_timestamp_seconds", "When the loop was last at its top")
-        self._commits = counter("commits", "Commits: what was processed is durable, its inputs are acknowledged")
+        self._level = gauge("interval_nominal_coverage_ratio", "Nominal coverage of the intervals")
+        self._loop = gauge("loop_last_timestamp_seconds", "Last iteration of the daemon's loop, Unix time")
+        self._commits = counter("commits", "Commits: processed samples are durable and acknowledged")
         self._store_up = gauge("state_store_up", "1 while states are stored, 0 without a store or after it failed")
-        self._damaged = counter("states_damaged", "Stored states and memories that could not be used")
-        self._evicted = counter("streams_evicted", "Streams that made room in memory and are stored")
-        self._restored = counter("streams_restored", "Evicted streams that came back")
-        commands = counter("commands", "Commands from outside", "action", "result")
+        self._damaged = counter("states_damaged", "Stored states that could not be used")
+        self._evicted = counter("streams_evicted", "Streams evicted from memory to the store")
+        self._restored = counter("streams_restored", "Evicted streams loaded again")
+        commands = counter("commands", "Commands received, by action and result", "action", "result")
         self._commands = {
-            (action, well): commands.labels(action, "ok" if well else "refused")
+            (action, ok): commands.labels(action, "ok" if ok else "rejected")
             for action in ("reset", "pause", "resume", "export", "import", "list", "forget", "unknown")
-            for well in (True, False)
+            for ok in (True, False)
         }
-        reloads = counter("reloads", "Reloads of the configuration", "result")
-        self._reloads = {True: reloads.labels("ok"), False: reloads.labels("refused")}
-        self._reload_ok = gauge("config_last_reload_successful", "1 when the last reload was taken, 0 when refused")
-        self._reload_time = gauge("config_last_reload_success_timestamp_seconds", "When the configuration was taken")
+        reloads = counter("reloads", "Reloads of the configuration, by result", "result")
+        self._reloads = {True: reloads.labels("ok"), False: reloads.labels("rejected")}
+        self._reload_ok = gauge("config_last_reload_successful", "1 if the last reload was applied, 0 if rejected")
+        self._reload_time = gauge(
+            "config_last_reload_success_timestamp_seconds", "Last applied configuration, Unix time"
+        )
 
     def _latencies(self) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"{PREFIX}_{name}_seconds", text, registry=self.registry, buckets=buckets)
 
-        self._inference = histogram("inference_duration", "One call of the engine", _STEP_BUCKETS)
-        self._batch = histogram("batch_duration", "From bytes to written outputs, a batch", (*_STEP_BUCKETS, 0.5, 1.0))
-        self._end_to_end = histogram("end_to_end_latency", "From arrival to written output", _END_TO_END_BUCKETS)
+        self._inference = histogram("inference_duration", "Duration of one engine call", _STEP_BUCKETS)
+        self._batch = histogram("batch_duration", "Duration of a batch, bytes to outputs", (*_STEP_BUCKETS, 0.5, 1.0))
+        self._end_to_end = histogram(
+            "end_to_end_latency", "Age of a batch's oldest sample when written", _END_TO_END_BUCKETS
+        )
         self._commit = histogram(
-            "commit_duration", "From the beginning of a commit until its inputs were acknowledged", _END_TO_END_BUCKETS
+            "commit_duration", "Duration of a commit, until its inputs are acknowledged", _END_TO_END_BUCKETS
         )
 
     def _scores(self) -> None:
@@ -169,29 +177,31 @@ class Metrics:
 
         def counter(name: str, text: str) -> list[list[Counter]]:
             family = self._counter(name, text, *keys)
-            self._of_the_model.append(family)
+            self._model_metrics.append(family)
             return [[family.labels(target, str(h)) for h in self._horizons] for target in self._targets]
 
         def gauge(name: str, text: str) -> list[list[Gauge]]:
             family = self._gauge(name, text, *keys)
-            self._of_the_model.append(family)
+            self._model_metrics.append(family)
             return [[family.labels(target, str(h)) for h in self._horizons] for target in self._targets]
 
-        classes = self._counter("classifications", "Samples by the class they were given", "class")
-        self._of_the_model.append(classes)
+        classes = self._counter("classifications", "Samples by predicted class", "class")
+        self._model_metrics.append(classes)
         self._classes = [classes.labels(label) for label in self._labels]
         self._counters = {
-            "truths": counter("forecasts_scored", "Forecasts whose truth has arrived"),
+            "truths": counter("forecasts_scored", "Forecasts scored against the true value"),
             "absolute_error": counter("forecast_absolute_error", "Sum of absolute errors, unit of the channel"),
-            "persistence_error": counter("persistence_absolute_error", "The same for repeating the last value"),
-            "covered": counter("interval_covered", "Truths that lay inside their interval"),
+            "persistence_error": counter(
+                "persistence_absolute_error", "Sum of absolute errors of persistence (last value)"
+            ),
+            "covered": counter("interval_covered", "True values inside their interval"),
         }
         self._mae = gauge("forecast_mae", "Mean absolute error since start, unit of the channel")
-        self._skill = gauge("forecast_skill_ratio", "1 - error / error of repeating the last value, since start")
-        self._coverage = gauge("interval_coverage_ratio", "Share of truths inside their interval, since start")
+        self._skill = gauge("forecast_skill_ratio", "1 - error / error of persistence, since start")
+        self._coverage = gauge("interval_coverage_ratio", "Share of true values inside their interval, since start")
 
     def observe_batch(self, source: str, counts: BatchCounts, streams: int) -> None:
-        """Count one processed batch; ``streams``: how many have a state after it."""
+        """Count one processed batch; ``streams``: number of streams with a state after it."""
         self._received.labels(source).inc(counts.received)
         self._applied.labels(source).inc(counts.applied)
         for reason, n in counts.dropped.items():
@@ -210,7 +220,7 @@ class Metrics:
         self._correct.inc(counts.correct)
 
     def observe_arrival(self, source: str, messages: int, joined: int, missing: int) -> None:
-        """Count messages of a source, records joined, and samples that are missing by a device's own counter."""
+        """Count messages of a source, joined records, and samples missing by the devices' counters."""
         self._messages.labels(source).inc(messages)
         if joined:
             self._joined.labels(source).inc(joined)
@@ -218,104 +228,104 @@ class Metrics:
             self._missing.labels(source).inc(missing)
 
     def observe_outputs(self, sink: str, outputs: int) -> None:
-        """Count outputs handed to a sink."""
+        """Count outputs written to a sink."""
         self._outputs.labels(sink).inc(outputs)
 
     def observe_source(self, source: str, health: SourceHealth) -> None:
-        """Publish how a source is doing."""
+        """Publish the state of a source."""
         before = self._sources.get(source, SourceHealth())
         self._sources[source] = health
         self._connected.labels(source).set(health.connected)
         self._queue.labels(source).set(health.queued)
         self._queue_bytes.labels(source).set(health.queued_bytes)
-        self._reconnects.labels(source).inc(_more(health.reconnects, before.reconnects))
-        self._sessions.labels(source).inc(_more(health.sessions_lost, before.sessions_lost))
-        self._unprotected.labels(source).inc(_more(health.qos0_messages, before.qos0_messages))
-        self._redelivered.labels(source).inc(_more(health.redelivered, before.redelivered))
+        self._reconnects.labels(source).inc(_increase(health.reconnects, before.reconnects))
+        self._sessions.labels(source).inc(_increase(health.sessions_lost, before.sessions_lost))
+        self._qos0.labels(source).inc(_increase(health.qos0_messages, before.qos0_messages))
+        self._redelivered.labels(source).inc(_increase(health.redelivered, before.redelivered))
 
     def observe_sink(self, sink: str, health: SinkHealth) -> None:
-        """Publish how a sink is doing."""
+        """Publish the state of a sink."""
         before, self._sinks[sink] = self._sinks[sink], health
         self._sink_connected.labels(sink).set(health.connected)
         self._sink_queue.labels(sink).set(health.queued)
-        self._failed.labels(sink).inc(_more(health.failed, before.failed))
-        self._discarded.labels(sink).inc(_more(health.dropped, before.dropped))
-        self._sink_reconnects.labels(sink).inc(_more(health.reconnects, before.reconnects))
+        self._sink_failed.labels(sink).inc(_increase(health.failed, before.failed))
+        self._sink_dropped.labels(sink).inc(_increase(health.dropped, before.dropped))
+        self._sink_reconnects.labels(sink).inc(_increase(health.reconnects, before.reconnects))
 
-    def observe_silence(self, silent: int, paused: int, new: int) -> None:
-        """Publish how many streams are silent and paused; ``new`` have just fallen silent."""
-        self._silent.set(silent)
+    def observe_idle(self, idle: int, paused: int, timeouts: int) -> None:
+        """Publish the number of idle and paused streams; ``timeouts`` of them have just become idle."""
+        self._idle.set(idle)
         self._paused.set(paused)
-        self._silences.inc(new)
+        self._timeouts.inc(timeouts)
 
     def observe_level(self, level: float) -> None:
-        """Publish what the intervals promise."""
+        """Publish the nominal coverage of the intervals."""
         self._level.set(level)
 
     def observe_loop(self, time_s: float) -> None:
-        """The loop is at its top; ``time_s``: seconds since 1970."""
+        """Publish an iteration of the loop; ``time_s``: seconds since 1970."""
         self._loop.set(time_s)
 
     def observe_commit(self, seconds: float) -> None:
-        """Count a commit that took so long."""
+        """Count a commit and its duration."""
         self._commits.inc()
         self._commit.observe(seconds)
 
     def observe_store(self, up: bool, damaged: int, evicted: int, restored: int) -> None:
-        """Publish how the store is doing; counts since the process began."""
+        """Publish the state of the store; counts since the process started."""
         self._store_up.set(up)
         for index, (family, now) in enumerate(
             ((self._damaged, damaged), (self._evicted, evicted), (self._restored, restored))
         ):
-            family.inc(_more(now, self._kept[index]))
-        self._kept = damaged, evicted, restored
+            family.inc(_increase(now, self._stored_counts[index]))
+        self._stored_counts = damaged, evicted, restored
 
     def observe_command(self, action: str, *, ok: bool) -> None:
-        """Count a command from outside."""
+        """Count a command; ``ok`` False: it was rejected."""
         self._commands[action, ok].inc()
 
-    def observe_reload(self, time_s: float, *, well: bool) -> None:
-        """Count a reload; the start of the daemon is the first that was taken."""
-        self._reload_ok.set(well)
-        self._reloads[well].inc()
-        if well:
+    def observe_reload(self, time_s: float, *, ok: bool) -> None:
+        """Count a reload; the start of the daemon counts as the first.  ``ok`` False: it was rejected."""
+        self._reload_ok.set(ok)
+        self._reloads[ok].inc()
+        if ok:
             self._reload_time.set(time_s)
 
     def observe_inference(self, seconds: float) -> None:
-        """Record one call of the engine."""
+        """Record the duration of one engine call."""
         self._inference.observe(seconds)
 
     def observe_latency(self, batch_s: float, end_to_end_s: float | None) -> None:
-        """Record how long one batch took, and how old its oldest sample was when its output stood written."""
+        """Record the duration of a batch, and the age of its oldest sample once the outputs are written."""
         self._batch.observe(batch_s)
         if end_to_end_s is not None:
             self._end_to_end.observe(end_to_end_s)
 
     def observe_scores(self, totals: ScoreTotals) -> None:
-        """Publish what forecasts were worth so far."""
+        """Publish the scores of the forecasts so far."""
         new = totals if self._scored is None else totals.minus(self._scored)
         self._scored = totals
         for name, children in self._counters.items():
             for counter, value in self._shown(children, getattr(new, name)):
-                counter.inc(max(0.0, value))  # a counter that fell would stop the daemon
+                counter.inc(max(0.0, value))  # a negative increment would raise
         gauges = ((self._mae, totals.mae()), (self._skill, totals.skill()), (self._coverage, totals.coverage()))
         for family, values in gauges:
             for gauge, value in self._shown(family, values):
                 gauge.set(value)
 
     def _shown(self, children: list[list[_Child]], values: F64) -> Iterator[tuple[_Child, float]]:
-        """Each child with its value, where that is a number."""
+        """Yield each child with its value, if that is finite."""
         for row, numbers in zip(children, values, strict=True):
             for child, horizon in zip(row, self._horizons, strict=True):
                 if np.isfinite(numbers[horizon - 1]):
                     yield child, float(numbers[horizon - 1])
 
 
-def _more(now: int, before: int) -> int:
-    """What a counter gained; one that fell began anew."""
+def _increase(now: int, before: int) -> int:
+    """Return the increase of a counter; one that fell was restarted at 0."""
     return now - before if now >= before else now
 
 
 def shown_horizons(horizon: int) -> list[int]:
-    """The horizons that have series: first, middle, last."""
+    """Return the horizons that have series: first, middle, last."""
     return sorted({1, (horizon + 1) // 2, horizon}) if horizon else []

@@ -1,4 +1,4 @@
-"""The summary of a run: what came, what went, what it was worth."""
+"""The summary of a run: counts, throughput, latency, scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.scoring import ScoreTotals
 
-_KEPT_LATENCIES = 4096  # of the newest batches: a daemon runs for years
+_LATENCIES = 4096  # of the last batches: the memory of a daemon must not grow
 
 
 @dataclass
@@ -29,7 +29,7 @@ class RunSummary:
     streams: int = 0
     seconds: float = 0.0
     first_output_s: float | None = None
-    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_LATENCIES))
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
 
     def add(self, counts: BatchCounts, seconds: float, streams: int) -> None:
         """Count one batch that took ``seconds`` from bytes to written outputs."""
@@ -45,11 +45,11 @@ class RunSummary:
 
     @property
     def balanced(self) -> bool:
-        """Whether every sample is accounted for: received = applied + dropped."""
+        """Whether received = applied + dropped."""
         return self.received == self.applied + self.dropped.total()
 
     def as_dict(self, scores: ScoreTotals | None, level: float) -> dict[str, Any]:
-        """Everything as plain values, absent heads absent."""
+        """Return the summary as plain values, without the heads that the model does not have."""
         result: dict[str, Any] = {
             "samples": self.received,
             "applied": self.applied,
@@ -91,12 +91,12 @@ def _forecast(scores: ScoreTotals, level: float) -> dict[str, Any]:
 
 
 def resident_mib() -> float:
-    """Largest resident memory of this process so far, in MiB."""
+    """Return the peak resident memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def summary_lines(result: dict[str, Any], targets: tuple[str, ...]) -> list[str]:
-    """The summary for people, a fact a line."""
+    """Return the summary as text, one fact per line."""
     lines = [
         f"samples     {result['samples']:,} of {result['streams']} streams in {result['seconds']} s"
         f" ({result['samples_per_second'] or 0:,}/s)",

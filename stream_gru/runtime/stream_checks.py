@@ -1,4 +1,7 @@
-"""Checks of live streams: which are idle, and which send at another rate than in training."""
+"""Checks of live streams: which are idle, and which do not sample at the rate of the training data.
+
+The callers pass the time.
+"""
 
 from __future__ import annotations
 
@@ -9,94 +12,97 @@ from statistics import median
 
 from stream_gru.core.types import NS_PER_S, PredictionBatch
 
+_SAMPLES = 20
+_FACTOR = 1.5
+
 
 class IdleStreams:
-    """Finds idle streams: those without a sample for ``after_s`` seconds.
+    """Tracks the last sample of each stream; after ``timeout_s`` seconds without one a stream is idle.
 
-    Streams are kept in the order of their latest sample, so a check costs as much as has changed.  Beyond
-    ``max_streams`` the least recent ones are dropped, idle ones first.  Once an idle one was dropped, an unknown stream
-    may be it, so it counts as one that sends again.
+    A stream is tracked from its first sample on.  Streams are ordered by their last sample, so that a check costs as
+    much as has changed.
+
+    Beyond ``max_streams`` the least recently seen streams are forgotten, idle ones first: the ``max_streams`` most
+    recently seen are always tracked.  After an idle stream was forgotten, an unknown stream may be that one: it counts
+    as resumed.
     """
 
-    def __init__(self, after_s: float, *, max_streams: int = 1_000_000) -> None:
-        self.after_s, self.max_streams = after_s, max_streams
-        self._heard: OrderedDict[str, float] = OrderedDict()
+    def __init__(self, timeout_s: float, *, max_streams: int = 1_000_000) -> None:
+        self.timeout_s, self.max_streams = timeout_s, max_streams
+        self._seen_s: OrderedDict[str, float] = OrderedDict()  # active streams
         self._idle: OrderedDict[str, None] = OrderedDict()
-        self._resumed: dict[str, bool] = {}  # whether it is certain that the stream was idle
-        self._dropped_idle = False
+        self._resumed: dict[str, bool] = {}  # since the last check; whether it was certainly idle before
+        self._forgot_idle = False
 
     @property
-    def idle(self) -> int:
-        """How many streams are idle."""
+    def count(self) -> int:
+        """Number of idle streams."""
         return len(self._idle)
 
     def is_idle(self, stream: str) -> bool:
-        """Whether a stream is idle."""
+        """Return whether a stream is idle."""
         return stream in self._idle
 
     def seen(self, streams: Iterable[str], now_s: float) -> None:
-        """Note samples of these streams; ``now_s`` never decreases."""
-        heard = self._heard
+        """Record samples of these streams; ``now_s`` must not decrease."""
+        seen_s = self._seen_s
         for stream in streams:
-            if stream in heard:
-                heard.move_to_end(stream)
+            if stream in seen_s:
+                seen_s.move_to_end(stream)
             elif stream in self._idle:
                 del self._idle[stream]
                 self._resumed[stream] = True
-            elif self._dropped_idle:
+            elif self._forgot_idle:
                 self._resumed[stream] = False
-            heard[stream] = now_s
-        self._drop_surplus()
+            seen_s[stream] = now_s
+        self._forget_surplus()
 
     def check(self, now_s: float) -> tuple[list[str], list[str]]:
-        """Return the streams that became idle and those that send again since the last check.
+        """Return the streams that became idle and those that resumed since the last check.
 
-        A stream that sent and became idle again in between is in neither list.
+        A stream that resumed and became idle again in between is in neither list.
         """
         resumed, self._resumed = self._resumed, {}
         became_idle = []
-        for stream in self._overdue(now_s):
-            del self._heard[stream]
+        for stream in self._timed_out(now_s):
+            del self._seen_s[stream]
             self._idle[stream] = None
             if not resumed.pop(stream, False):
                 became_idle.append(stream)
         return became_idle, list(resumed)
 
     def forget(self, stream: str) -> None:
-        """Forget a stream; no error when it is unknown."""
-        self._heard.pop(stream, None)
+        """Stop tracking a stream until its next sample.  Does nothing if it is unknown."""
+        self._seen_s.pop(stream, None)
         self._idle.pop(stream, None)
         self._resumed.pop(stream, None)
 
-    def _drop_surplus(self) -> None:
-        """Drop the streams beyond ``max_streams``."""
-        for _ in range(len(self._heard) + len(self._idle) - self.max_streams):
+    def _forget_surplus(self) -> None:
+        for _ in range(len(self._seen_s) + len(self._idle) - self.max_streams):
             if self._idle:
                 self._idle.popitem(last=False)
-                self._dropped_idle = True
+                self._forgot_idle = True
             else:
-                stream, _heard_s = self._heard.popitem(last=False)
+                stream, _seen_s = self._seen_s.popitem(last=False)
                 self._resumed.pop(stream, None)
 
-    def _overdue(self, now_s: float) -> list[str]:
-        """The least recent streams, whose latest sample is ``after_s`` or more ago."""
-        overdue = 0
-        for last_s in self._heard.values():
-            if now_s - last_s < self.after_s:
+    def _timed_out(self, now_s: float) -> list[str]:
+        """Return the active streams whose last sample is too old, oldest first."""
+        count = 0
+        for last_s in self._seen_s.values():
+            if now_s - last_s < self.timeout_s:
                 break
-            overdue += 1
-        return list(islice(self._heard, overdue))
-
-
-_SAMPLES = 20
-_FACTOR = 1.5
+            count += 1
+        return list(islice(self._seen_s, count))
 
 
 class SampleRateCheck:
-    """Compares the median time between samples with ``period_s``: a model learns steps, not seconds.
+    """Compares the median time between the first samples of each stream with ``period_s``, once.
 
-    Fed five times as fast, its forecast for ten steps is two seconds ahead.  Checks the first samples of each stream
-    once, for the first ``max_streams`` streams.
+    A model learns steps, not seconds: at five times the rate a forecast ten steps ahead covers a fifth of the time, and
+    nothing else would show it.
+
+    Checks at most ``max_streams`` streams, those that come first.
     """
 
     def __init__(self, period_s: float, max_streams: int = 10_000) -> None:
@@ -105,11 +111,11 @@ class SampleRateCheck:
         self._done: set[str] = set()
 
     def observe(self, out: PredictionBatch) -> list[tuple[str, float]]:
-        """Return the streams with another period, and that period in seconds; each stream is returned once."""
+        """Return the streams found to have another period, with that in seconds; each stream once."""
         found: list[tuple[str, float]] = []
         for index in set(out.stream_index.tolist()):
             stream = out.stream_names[index]
-            if stream in self._done or (stream not in self._times and self._known >= self._max_streams):
+            if stream in self._done or (stream not in self._times and self._tracked >= self._max_streams):
                 continue
             times = self._times.setdefault(stream, [])
             times += out.time_ns[out.stream_index == index][: _SAMPLES - len(times)].tolist()
@@ -117,11 +123,11 @@ class SampleRateCheck:
                 continue
             del self._times[stream]
             self._done.add(stream)
-            seen_ns = median(after - before for before, after in pairwise(times))
-            if not self._period_ns / _FACTOR < seen_ns < self._period_ns * _FACTOR:
-                found.append((stream, seen_ns / NS_PER_S))
+            found_ns = median(after - before for before, after in pairwise(times))
+            if not self._period_ns / _FACTOR < found_ns < self._period_ns * _FACTOR:
+                found.append((stream, found_ns / NS_PER_S))
         return found
 
     @property
-    def _known(self) -> int:
+    def _tracked(self) -> int:
         return len(self._done) + len(self._times)

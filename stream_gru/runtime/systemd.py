@@ -1,7 +1,7 @@
-"""What systemd is told: ready, reloading, stopping, alive.  See sd_notify(3) and WatchdogSec= in systemd.service(5).
+"""Notifies systemd: ready, reloading, stopping, watchdog.  See sd_notify(3) and WatchdogSec= in systemd.service(5).
 
-Decision: twenty lines of our own, as the protocol is one datagram and its libraries are larger than what they do.
-Nobody who listens, or a socket that is full, is no reason for a daemon to stop: nothing here raises.
+Decision: own code, as the protocol is one datagram.  Nothing here raises: a missing receiver or a full socket must not
+stop the daemon.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _US_PER_S = 1_000_000
 
 
 def sd_notify(address: str, text: str) -> bool:
-    """Send ``text`` to the datagram socket at ``address`` (``@`` begins an abstract name); whether it was taken."""
+    """Send ``text`` to the datagram socket at ``address`` (``@``: abstract name); return whether it was sent."""
     if not address.startswith(("/", "@")):
         return False
     try:
@@ -26,15 +26,15 @@ def sd_notify(address: str, text: str) -> bool:
             sender.connect("\0" + address[1:] if address[0] == "@" else address)
             sender.send(text.encode("utf-8", "replace"))
     except (OSError, ValueError) as error:  # ValueError: a NUL inside a path
-        log.debug("systemd was not told %r: %s", text, error)
+        log.debug("systemd: cannot send %r: %s", text, error)
         return False
     return True
 
 
 class SystemdNotifier:
-    """Speaks for this process to the manager that ``environ`` names; where it names none, it is silent.
+    """Sends this process' state to the manager named by ``environ``; does nothing without one.
 
-    ``clock``: monotonic seconds, CLOCK_MONOTONIC where a reload is to be announced.
+    ``clock``: monotonic seconds; `reloading` needs CLOCK_MONOTONIC.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,19 +48,19 @@ class SystemdNotifier:
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """A reload has begun; `ready` ends it."""
+        """A reload has started; `ready` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={int(self._clock() * _US_PER_S)}")
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """The daemon shuts down."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
         """Show ``text`` in ``systemctl status``."""
-        self._send("STATUS=" + " ".join(text.split()))  # a line end would begin another assignment
+        self._send("STATUS=" + " ".join(text.split()))  # a newline would start another assignment
 
-    def alive(self) -> None:
-        """Called at the top of each loop; feeds the watchdog, three times in the time it allows."""
+    def heartbeat(self) -> None:
+        """Feed the watchdog, at most three times per timeout; called in each iteration of the loop."""
         if not self._every_s:
             return
         now = self._clock()
@@ -74,8 +74,8 @@ class SystemdNotifier:
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float:
-    """Return the time the watchdog allows between two signs of life; 0 when it does not watch this process."""
-    allowed, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
-    if not (allowed.isascii() and allowed.isdigit()) or (pid and pid != str(os.getpid())):
+    """Return the watchdog's timeout in seconds; 0 if it does not watch this process."""
+    timeout, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not (timeout.isascii() and timeout.isdigit()) or (pid and pid != str(os.getpid())):
         return 0.0
-    return int(allowed[:20]) / _US_PER_S  # no more digits than 64 bits have
+    return int(timeout[:20]) / _US_PER_S  # at most the digits of 64 bits

@@ -170,7 +170,7 @@ def test_a_stored_command_is_not_carried_out(broker: Broker, fake: FakeDaemon, p
             peer.publish(TOPIC, RESET)
     assert fake.done == [("pause", "a")] * 2
     # MQTT 5 lets us say that stored messages shall not be sent at all.
-    refused = [("reset", f"a retained message on {TOPIC} is not carried out; delete it")] * 2
+    refused = [("reset", f"{TOPIC} has a retained message, which is not executed; delete it")] * 2
     assert fake.refused == ([] if protocol == "5" else refused)
 
 

@@ -134,7 +134,7 @@ def test_a_mistake_is_not_taken(system: System) -> None:
         "[run\n": "not valid TOML",
         system.text().replace("engine", "engien"): 'did you mean "engine"?',
         system.text(system.folder / "gone.bundle"): "gone.bundle",
-        system.text().replace("127.0.0.1:0", f"127.0.0.1:{system.broker.port}"): "cannot be had",
+        system.text().replace("127.0.0.1:0", f"127.0.0.1:{system.broker.port}"): "is not available",
         system.text() + '[control]\ntoken_file = "no.token"\n': "no.token",
         system.text().replace("[[broker]]", '[[broker]]\nuser = "x"\npassword_file = "no.password"'): "no.password",
         with_named_broker(system.text()) + SECURE_SINK: "no.pem",

@@ -149,7 +149,7 @@ def test_the_newest_rows_are_kept_and_the_loss_is_told(daemon: FakeDaemon, serve
 
 def test_a_queue_drops_its_oldest_rows(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer) -> None:
     """Rows that a client is too slow for make room for newer ones, by number and by bytes."""
-    monkeypatch.setattr(events, "_GATHER_S", 0.5)
+    monkeypatch.setattr(events, "_BATCH_S", 0.5)
     with closing(Listener(server)) as listener:
         daemon.feed.write(daemon_outputs(["a"]))
         assert listener.row()["steps"] == 0
@@ -187,7 +187,7 @@ def test_one_who_does_not_read_is_cut_off(
 ) -> None:
     """Silent listeners starve neither the other listeners nor the metrics, and are cut off after a while."""
     monkeypatch.setattr(events, "_SEND_S", 0.3)
-    monkeypatch.setattr(events, "_GATHER_S", 0.0)
+    monkeypatch.setattr(events, "_BATCH_S", 0.0)
     with ExitStack() as stack:
         quiet = [stack.enter_context(closing(silent(server))) for _ in range(7)]
         listener = stack.enter_context(closing(Listener(server)))
@@ -238,7 +238,7 @@ def test_a_server_stops_in_time_with_listeners(
     daemon: FakeDaemon, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also with one who has stopped reading, closing takes less than two seconds and nothing is complained of."""
-    monkeypatch.setattr(events, "_GATHER_S", 0.0)
+    monkeypatch.setattr(events, "_BATCH_S", 0.0)
     with ExitStack() as stack:
         server = stack.enter_context(serving(daemon))
         listener = stack.enter_context(closing(Listener(server)))

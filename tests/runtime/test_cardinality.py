@@ -39,7 +39,7 @@ def test_five_thousand_streams_make_no_series() -> None:
         metrics.observe_outputs("file", 500)
         metrics.observe_sink("file", SinkHealth())
         metrics.observe_source("mqtt", SourceHealth(queued=first))
-        metrics.observe_silence(first, first, 1)
+        metrics.observe_idle(first, first, 1)
         metrics.observe_command("unknown", ok=False)
     after = series(metrics.registry)
     assert after == before

@@ -146,7 +146,7 @@ def test_a_taken_port_is_told(server: WebServer) -> None:
     """Two servers on one port: the second one says so and what to do."""
     place = server.address.removeprefix("http://")
     second = WebServer(place, CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))
-    with pytest.raises(ConfigError, match=r"cannot be had: .*choose another port"):
+    with pytest.raises(ConfigError, match=r"is not available: .*choose another port"):
         second.open()
 
 

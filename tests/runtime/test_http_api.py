@@ -208,7 +208,7 @@ def test_refusals_are_told_without_the_token(caplog: pytest.LogCaptureFixture) -
         for path in COMMANDS:
             assert ask_api(server, path, "POST", {"all": True}, {**JSON, "Authorization": "Bearer guessed"})[0] == 401
     assert daemon.refused == [(str(action), "wrong token (from 127.0.0.1)") for action in Action]
-    assert caplog.messages == ["commands: reset over HTTP is refused: wrong token (from 127.0.0.1)"]
+    assert caplog.messages == ["commands: reset over HTTP rejected: wrong token (from 127.0.0.1)"]
     assert TOKEN not in caplog.text
     assert "guessed" not in caplog.text
 
@@ -232,17 +232,17 @@ def test_a_body_that_does_not_come_ends_quietly(
         wait_for(lambda: bool(daemon.refused))
         monkeypatch.setattr(connection, "IDLE_S", 20)
         assert ask_api(server, "/-/healthy")[0] == 200
-    assert daemon.refused == [("reset", "the client went away before the end of its body (from 127.0.0.1)")]
+    assert daemon.refused == [("reset", "the client disconnected before the end of the body (from 127.0.0.1)")]
     assert daemon.done == []
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_busy_daemon_is_told(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon that does not answer, and a full queue, are answered 503 in time; a late reply harms nobody."""
-    monkeypatch.setattr(api_module, "_ANSWER_S", 0.1)
+    monkeypatch.setattr(api_module, "_RESULT_S", 0.1)
     served_daemon.daemon.awake = False
     status, text = post(served_daemon, "/api/v1/reset", {"all": True})
-    assert (status, text) == (503, "no answer within 0.1 s; the command may still be carried out")
+    assert (status, text) == (503, "no result within 0.1 s; the command may still be executed")
     while served_daemon.daemon.commands.put(Command(Action.RESET, "a", lambda _: None)):
         pass
     assert served_daemon.daemon.refused == []

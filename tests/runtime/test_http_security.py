@@ -206,7 +206,7 @@ def test_what_took_long_is_used_again_for_a_while() -> None:
     assert lately.get("a", make) == "6.9"
     for kind in "cdefghijkl":
         lately.get(kind, make)
-    assert len(lately._made) <= 8
+    assert len(lately._cached) <= 8
 
 
 def test_metrics_are_not_old(served_daemon: ServedDaemon) -> None:
@@ -228,8 +228,8 @@ def test_metrics_are_not_old(served_daemon: ServedDaemon) -> None:
     [
         ("127.0.0.1:0", "", ""),
         ("[::1]:0", "", ""),
-        ("0.0.0.0:0", "", "there is no token: everybody who can reach it reads all"),
-        ("0.0.0.0:0", TOKEN, "the token goes over the network in plain text"),
+        ("0.0.0.0:0", "", "no token: anyone who can connect can read everything"),
+        ("0.0.0.0:0", TOKEN, "the token is sent in plain text"),
     ],
 )
 def test_leaving_loopback_is_warned_of(listen: str, token: str, words: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,10 +17,10 @@ def test_a_stream_falls_idle_once_and_comes_back_once() -> None:
     assert watch.check(9.9) == ([], [])
     watch.seen(["b"], 9.9)
     assert watch.check(10) == (["a"], [])
-    assert (watch.idle, watch.is_idle("a"), watch.is_idle("b")) == (1, True, False)
+    assert (watch.count, watch.is_idle("a"), watch.is_idle("b")) == (1, True, False)
     assert watch.check(11) == ([], [])
     watch.seen(["a"], 12)
-    assert (watch.idle, watch.is_idle("a")) == (0, False)
+    assert (watch.count, watch.is_idle("a")) == (0, False)
     assert watch.check(13) == ([], ["a"])
     assert watch.check(14) == ([], [])
     assert watch.check(50) == (["b", "a"], [])
@@ -47,7 +47,7 @@ def test_a_stream_never_heard_or_forgotten_is_not_waited_for() -> None:
     watch.forget("b")
     watch.seen(["c"], 103)
     watch.forget("c")
-    assert watch.idle == 0
+    assert watch.count == 0
     assert watch.check(200) == ([], [])
 
 
@@ -58,7 +58,7 @@ def test_beyond_the_bound_who_was_heard_last_is_watched() -> None:
     watch.seen(["b"], 5)
     assert watch.check(10) == (["a"], [])
     watch.seen(["c"], 11)
-    assert (watch.is_idle("a"), watch.idle) == (False, 0)
+    assert (watch.is_idle("a"), watch.count) == (False, 0)
     watch.seen(["d"], 12)
     assert watch.check(100) == (["c", "d"], [])
 
@@ -100,15 +100,15 @@ def test_the_bound_holds_and_the_newest_are_watched(steps: list[tuple[int, list[
             watch.check(now)
             for stream in list(last)[-most:]:
                 assert watch.is_idle(stream) == (now - last[stream] >= 5)
-        assert len(watch._heard) + len(watch._idle) <= most
-        assert watch._resumed.keys() <= watch._heard.keys()
+        assert len(watch._seen_s) + len(watch._idle) <= most
+        assert watch._resumed.keys() <= watch._seen_s.keys()
 
 
 def test_patience_can_be_changed() -> None:
     """The next look goes by the new one."""
     watch = IdleStreams(10)
     watch.seen(["a"], 0)
-    watch.after_s = 3
+    watch.timeout_s = 3
     assert watch.check(3) == (["a"], [])
 
 
@@ -127,7 +127,7 @@ def test_the_changes_add_up_to_who_is_idle(steps: list[tuple[int, set[str], bool
             assert set(back) <= told
             told = (told | set(fallen)) - set(back)
             assert told == {stream for stream, heard in last.items() if now - heard >= 5}
-            assert watch.idle == len(told)
+            assert watch.count == len(told)
 
 
 def test_a_look_at_a_hundred_thousand_streams_costs_nothing() -> None:

@@ -64,7 +64,7 @@ def test_the_watchdog_is_fed_three_times_in_its_time(manager: Manager) -> None:
     notifier = SystemdNotifier(environ, lambda: now[0])
     for tenth in range(301):
         now[0] = 100.0 + tenth / 10
-        notifier.alive()
+        notifier.heartbeat()
     assert manager.heard() == ["WATCHDOG=1"] * 4  # at 0, 10, 20 and 30 s
 
 
@@ -83,7 +83,7 @@ def test_the_watchdog_is_fed_three_times_in_its_time(manager: Manager) -> None:
 def test_no_watchdog_no_sign_of_life(manager: Manager, watchdog: dict[str, str]) -> None:
     """Where the watchdog is off, or watches another process, `alive` sends nothing."""
     notifier = SystemdNotifier({"NOTIFY_SOCKET": manager.address, **watchdog})
-    notifier.alive()
+    notifier.heartbeat()
     assert manager.heard() == []
 
 
@@ -93,7 +93,7 @@ def test_no_watchdog_no_sign_of_life(manager: Manager, watchdog: dict[str, str])
 def test_nobody_who_listens_is_no_error(address: str) -> None:
     """Without a manager, or with an address of no use, every call returns."""
     notifier = SystemdNotifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
-    for tell in (notifier.ready, notifier.reloading, notifier.stopping, notifier.alive):
+    for tell in (notifier.ready, notifier.reloading, notifier.stopping, notifier.heartbeat):
         tell()
     notifier.status("text")
     assert not sd_notify(address, "READY=1")
@@ -112,7 +112,7 @@ def test_the_environment_is_that_of_the_process(manager: Manager) -> None:
     """Another process with the variables of systemd is heard, and its time is that of CLOCK_MONOTONIC."""
     script = (
         "from stream_gru.runtime.systemd import SystemdNotifier; n = SystemdNotifier(); n.reloading(); "
-        "n.alive(); n.alive()"
+        "n.heartbeat(); n.heartbeat()"
     )
     environ = {**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000"}
     environ.pop("WATCHDOG_PID", None)

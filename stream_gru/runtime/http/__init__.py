@@ -1,10 +1,11 @@
-"""The HTTP server of a running daemon: metrics, status, streams, outputs as events, and commands.
+"""The HTTP server of a running daemon: metrics, probes, status, streams, outputs, commands.
 
     server.py     the server and its routes
     api.py        status, streams, commands
-    broadcast.py  hands outputs to the clients that listen
+    broadcast.py  distributes outputs to connected clients
     sse.py        outputs as server-sent events
     limits.py     connections, time and work of clients; host names
 
-Nothing here changes pipeline or sinks: callables of the daemon answer, and commands go to its queue.
+Nothing here touches the pipeline or the sinks: callables of the daemon return what is shown, and commands go into its
+queue.
 """

@@ -1,6 +1,6 @@
-"""Status, streams and commands: what is asked of the daemon, and how it is answered.
+"""The routes for status, streams, outputs and commands.
 
-Commands change something, so they need a token, a POST with JSON in it, and an answer of the daemon's loop.
+Commands change state: they need a token, a POST with JSON, and a result from the daemon's loop.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from stream_gru.runtime.http.broadcast import MAX_CLIENTS, OutputBroadcaster
 from stream_gru.runtime.http.limits import BoundedConnection, FairLimiter
 from stream_gru.runtime.http.sse import EventStream
 
-_ANSWER_S = 2.0
+_RESULT_S = 2.0
 _LIMIT = re.compile(r"[1-9][0-9]{0,4}")
 _NOT_SET = "control.token_file is not set"
-# While clients have not taken so much yet, long answers are refused.
+# While clients together have this much unread, long responses are rejected.
 _UNSENT_BYTES = 8_388_608
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The daemon at a glance.
+    """The response of ``/api/v1/status``.
 
-    ``counts``  since the process began, by name (received, applied, dropped, resets, ...)
-    ``paused``  streams held by name; ``paused_all``: all are held, but for those ``resumed`` since
+    ``counts``  since the process started, by name (received, applied, dropped_REASON)
+    ``paused``  streams paused by name; ``paused_all``: all are paused except those in ``resumed``
     """
 
     version: str
@@ -64,7 +64,7 @@ class DaemonStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """One stream: event time of its last sample (ISO 8601), steps since its reset, ``online, silent`` or ``paused``."""
+    """One stream: event time of its last sample (ISO 8601), steps since its reset, ``online, idle`` or ``paused``."""
 
     stream: str
     time: str | None
@@ -74,142 +74,141 @@ class StreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the daemon lends to the server.
+    """What the server needs from the daemon.
 
-    ``status`` and ``streams(limit)`` are called in the web thread: they must be quick and safe to call beside the loop.
-    Without a ``token`` no command is taken.  ``refused`` is told of each command that does not reach ``commands``: the
-    action and a short text without secrets; it is called in the web thread and must neither raise nor wait.
+    ``status`` and ``streams(limit)`` are called in the server's thread: they must be fast and thread-safe.  Without a
+    ``token`` all commands are rejected.  ``rejected`` is called for each command that does not reach ``commands``, as
+    in `RejectedCommands`.
     """
 
     status: Callable[[], DaemonStatus]
     streams: Callable[[int], Sequence[StreamStatus]]
-    feed: OutputBroadcaster
+    broadcaster: OutputBroadcaster
     commands: Commands
     token: str = field(default="", repr=False)
-    refused: Callable[[str, str], None] = lambda action, why: None
+    rejected: Callable[[str, str], None] = lambda action, reason: None
 
 
 def status_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
     """``GET /api/v1/status``."""
 
-    async def answer(_: Request) -> Response:
+    async def respond(_: Request) -> Response:
         return _json(200, api.status())
 
-    return answer
+    return respond
 
 
 def streams_route(api: Api) -> Callable[[Request], Awaitable[Response]]:
     """``GET /api/v1/streams?limit=1000``."""
-    turn = FairLimiter()
+    limiter = FairLimiter()
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         text = request.query_params.get("limit", "1000")
         if not _LIMIT.fullmatch(text):
-            return _told(400, f"limit: expected a number from 1 to 99999, got {text!r:.80}")
+            return _error(400, f"limit: expected a number from 1 to 99999, got {text!r:.80}")
         connection: BoundedConnection = request.scope["state"]["connection"]
 
-        def look() -> Response:
-            if connection.gone or connection.unsent_bytes() > _UNSENT_BYTES:
-                return _told(503, "clients do not take what they asked for: ask again in a moment")
+        def collect() -> Response:
+            if connection.closing or connection.unsent_bytes() > _UNSENT_BYTES:
+                return _error(503, "too many unread responses: try again in a moment")
             return _json(200, list(api.streams(int(text))))
 
-        return await turn.do(look)
+        return await limiter.run(collect)
 
-    return answer
+    return respond
 
 
 def outputs_route(api: Api) -> Callable[[Request], Awaitable[EventStream | Response]]:
-    """``GET /api/v1/outputs``, perhaps ``?stream=NAME``."""
+    """``GET /api/v1/outputs``, optionally ``?stream=NAME``."""
 
-    async def answer(request: Request) -> EventStream | Response:
+    async def respond(request: Request) -> EventStream | Response:
         stream = request.query_params.get("stream")
         if stream is not None and not STREAM_ID.fullmatch(stream):
-            return _told(400, f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {stream!r:.80}")
+            return _error(400, f"stream: expected 1 to 128 of the characters {STREAM_ID.pattern}, got {stream!r:.80}")
         if request.method == "HEAD":
             return Response(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        client = api.feed.subscribe(stream)
+        client = api.broadcaster.subscribe(stream)
         if client is None:
-            return _told(503, f"{MAX_CLIENTS} clients are listening already")
-        return EventStream(api.feed, client)
+            return _error(503, f"expected at most {MAX_CLIENTS} clients of this endpoint; disconnect one")
+        return EventStream(api.broadcaster, client)
 
-    return answer
-
-
-class _Refused(Exception):
-    """A command that is not taken: the answer to it, and why where the log shall say more than the answer."""
-
-    def __init__(self, status: int, text: str, *, why: str = "", headers: dict[str, str] | None = None) -> None:
-        super().__init__(why or text)
-        self.answer = _told(status, text, headers)
+    return respond
 
 
-def command_route(api: Api, action: Action, refusals: RejectedCommands) -> Callable[[Request], Awaitable[Response]]:
-    """``POST /api/v1/reset``, ``pause``, ``resume``, ``export``, ``forget`` or ``list``, of one stream or all.
+class _Rejected(Exception):
+    """A rejected command: ``response`` for the client; ``reason`` for the log where it may know more."""
 
-    With ``{"stream": NAME}`` or ``{"all": true}``.  The body of ``import`` is the ``state`` that ``export`` gave;
-    ``?replace=1``: also where the stream is known.
+    def __init__(self, status: int, text: str, *, reason: str = "", headers: dict[str, str] | None = None) -> None:
+        super().__init__(reason or text)
+        self.response = _error(status, text, headers)
+
+
+def command_route(api: Api, action: Action, rejected: RejectedCommands) -> Callable[[Request], Awaitable[Response]]:
+    """``POST /api/v1/ACTION`` with ``{"stream": NAME}`` or ``{"all": true}``.
+
+    The body of ``import`` is the ``state`` that ``export`` returned; ``?replace=1`` replaces an existing stream.
     """
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         try:
-            _admit(request, api.token.strip())
-            stream, state = await _asked(request, action)
-            request.scope["state"]["connection"].spare()
+            _authorize(request, api.token.strip())
+            stream, state = await _arguments(request, action)
+            request.scope["state"]["connection"].protect()
             replace = request.query_params.get("replace") == "1"
-            return await _ask(api.commands, partial(Command, action, stream, state=state, replace=replace))
-        except _Refused as refused:
+            return await _execute(api.commands, partial(Command, action, stream, state=state, replace=replace))
+        except _Rejected as error:
             client = f" (from {request.client.host})" if request.client is not None else ""
-            refusals.report(str(action), f"{refused}{client}")
-            return refused.answer
+            rejected.report(str(action), f"{error}{client}")
+            return error.response
 
-    return answer
+    return respond
 
 
-def _admit(request: Request, token: str) -> None:
-    """Look at who asks, before anything is read.  Raises _Refused."""
+def _authorize(request: Request, token: str) -> None:
+    """Check the headers before the body is read.  Raises _Rejected."""
     if not token:
-        raise _Refused(403, _NOT_SET)
+        raise _Rejected(403, _NOT_SET)
     if not _authorized(request, token):
-        why = "wrong token" if "authorization" in request.headers else "no token"
+        reason = "wrong token" if "authorization" in request.headers else "no token"
         text = "expected the header Authorization: Bearer TOKEN"
-        raise _Refused(401, text, why=why, headers={"WWW-Authenticate": "Bearer"})
+        raise _Rejected(401, text, reason=reason, headers={"WWW-Authenticate": "Bearer"})
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise _Refused(415, "expected Content-Type: application/json")
+        raise _Rejected(415, "expected Content-Type: application/json")
 
 
-async def _asked(request: Request, action: Action) -> tuple[str | None, bytes]:
-    """The stream that a request means, None for all, or the state that it brings.  Raises _Refused."""
+async def _arguments(request: Request, action: Action) -> tuple[str | None, bytes]:
+    """Return the stream of a request, None for all, and the state to import.  Raises _Rejected."""
     try:
         if action is Action.IMPORT:
             return None, await _body(request, MAX_STATE_BYTES)
         return _stream_of(await _body(request, MAX_COMMAND_BYTES), action), b""
     except ValueError as error:
-        raise _Refused(400, str(error)) from None
-    except ClientDisconnect:  # the server drops the answer
-        raise _Refused(400, "the client went away before the end of its body") from None
+        raise _Rejected(400, str(error)) from None
+    except ClientDisconnect:  # the server discards the response
+        raise _Rejected(400, "the client disconnected before the end of the body") from None
 
 
-async def _ask(commands: Commands, build: Callable[..., Command]) -> Response:
-    """Give the command to the daemon and wait for what it says.  Raises _Refused when too many wait already."""
+async def _execute(commands: Commands, build: Callable[..., Command]) -> Response:
+    """Queue a command and wait for its result.  Raises _Rejected when the queue is full."""
     loop = asyncio.get_running_loop()
-    answered: asyncio.Future[CommandResult] = loop.create_future()
+    future: asyncio.Future[CommandResult] = loop.create_future()
 
-    def tell(answer: CommandResult) -> None:
-        if not answered.done():  # else nobody waits any more
-            answered.set_result(answer)
+    def resolve(result: CommandResult) -> None:
+        if not future.done():  # else the request timed out
+            future.set_result(result)
 
-    def reply(answer: CommandResult) -> None:
+    def reply(result: CommandResult) -> None:
         with suppress(RuntimeError):  # the server has stopped meanwhile
-            loop.call_soon_threadsafe(tell, answer)
+            loop.call_soon_threadsafe(resolve, result)
 
     if not commands.put(build(reply=reply)):
-        raise _Refused(503, "too many commands are waiting")
+        raise _Rejected(503, "too many commands are waiting")
     try:
-        async with asyncio.timeout(_ANSWER_S):
-            answer = await answered
+        async with asyncio.timeout(_RESULT_S):
+            result = await future
     except TimeoutError:
-        return _told(503, f"no answer within {_ANSWER_S:g} s; the command may still be carried out")
-    return _json(200 if answer.ok else 404, answer.as_dict())
+        return _error(503, f"no result within {_RESULT_S:g} s; the command may still be executed")
+    return _json(200 if result.ok else 404, result.as_dict())
 
 
 def _authorized(request: Request, token: str) -> bool:
@@ -218,18 +217,18 @@ def _authorized(request: Request, token: str) -> bool:
     return same and scheme.lower() == "bearer"
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """The body.  Raises _Refused when it is too long, ClientDisconnect when it does not come to its end."""
+async def _body(request: Request, limit: int) -> bytes:
+    """Return the body.  Raises _Rejected when it is too long, ClientDisconnect when the client leaves."""
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > most:
-            raise _Refused(413, f"expected at most {most} bytes")
+        if len(body) > limit:
+            raise _Rejected(413, f"expected at most {limit} bytes")
     return body
 
 
 def _stream_of(body: bytes, action: Action) -> str | None:
-    """The stream a body names, None for all.  Raises ValueError."""
+    """Return the stream that a body names, None for all.  Raises ValueError."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -239,10 +238,10 @@ def _stream_of(body: bytes, action: Action) -> str | None:
     return parse_command({**data, "action": action.value}, tuple(Action))[1]
 
 
-def _told(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     return _json(status, CommandResult(False, text).as_dict(), headers)
 
 
 def _json(status: int, data: object, headers: dict[str, str] | None = None) -> Response:
-    kept = {"Cache-Control": "no-store", **(headers or {})}
-    return Response(orjson.dumps(data), status, kept, "application/json")
+    all_headers = {"Cache-Control": "no-store", **(headers or {})}
+    return Response(orjson.dumps(data), status, all_headers, "application/json")

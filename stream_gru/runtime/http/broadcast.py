@@ -1,9 +1,9 @@
-"""Outputs for HTTP clients: a short queue for each of a few clients.
+"""Distributes outputs to HTTP clients: a short queue for each of a few clients.
 
     daemon's loop ──▶ OutputBroadcaster.write ──▶ Client.put (encoded rows) ┄┄ wakes ┄┄▶ Client.take ──▶ sse.py
 
-Nobody waits for a client: the oldest rows of a full queue are dropped, and the client is told how many.  What a batch
-holds beyond the length of a queue is not even encoded.
+The loop never waits for a client: a full queue drops its oldest rows, and the client receives their number.  Rows of a
+batch beyond the length of a queue are not encoded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _QUEUE_BYTES = 1_048_576
 
 
 class Client:
-    """One who listens: to all streams, or to ``stream``.  Made, awaited and taken from in ``loop``'s thread only."""
+    """Queue of one client, for all streams or one ``stream``; only ``loop``'s thread creates and empties it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stream: str | None) -> None:
         self.stream = stream
@@ -42,7 +42,7 @@ class Client:
         return len(self._rows)
 
     def put(self, rows: list[bytes], skipped: int) -> int:
-        """Leave encoded rows, and say how many before them were not encoded; return how many were dropped in all."""
+        """Add encoded rows, after ``skipped`` rows that were not encoded; return how many rows were dropped in all."""
         with self._lock:
             self._rows.extend(rows)
             self._bytes += sum(map(len, rows))
@@ -57,7 +57,7 @@ class Client:
         return dropped
 
     def take(self) -> tuple[list[bytes], int]:
-        """Return the rows that wait, and how many were dropped since the last time."""
+        """Remove and return all rows, and the number of rows dropped since the last call."""
         with self._lock:
             rows, dropped = list(self._rows), self._dropped
             self._rows.clear()
@@ -67,34 +67,34 @@ class Client:
         return rows, dropped
 
     async def wait(self, timeout_s: float) -> None:
-        """Sleep until there is something to take, or the time is over."""
+        """Wait until there are rows, at most ``timeout_s``."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), timeout_s)
 
     def end(self) -> None:
-        """Say that nothing more will come; from any thread."""
+        """Signal that no more rows will come; may be called from any thread."""
         self._call(self.ended.set)
         self._call(self._ready.set)
 
     def _call(self, call: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the server has stopped, nobody listens
+        with suppress(RuntimeError):  # the loop is closed: the server has stopped
             self._loop.call_soon_threadsafe(call)
 
 
 class OutputBroadcaster:
-    """Hands rows as JSON to its clients; without any, `write` costs next to nothing.
+    """Sends outputs as JSON to the connected clients; without clients `write` costs almost nothing.
 
-    ``dropped``: rows that clients were too slow for.
+    ``dropped``: rows that clients were too slow to receive.
     """
 
     def __init__(self) -> None:
         self._encoder = JsonEncoder()
-        self._clients: tuple[Client, ...] = ()  # replaced in the web thread, read in that of the daemon
+        self._clients: tuple[Client, ...] = ()  # replaced by the server's thread, read by the loop's
         self._closed = False
         self.dropped = 0
 
     def write(self, batch: PredictionBatch) -> None:
-        """Hand the newest rows to each client that wants them."""
+        """Queue the newest rows for each client that subscribes to their stream."""
         clients = self._clients
         if not clients or not len(batch):
             return
@@ -107,17 +107,17 @@ class OutputBroadcaster:
                 self.dropped += client.put(rows, skipped)
 
     def close(self) -> None:
-        """End what the clients listen to, also those who come later; may be called twice."""
+        """Disconnect all clients, also future ones; may be called twice."""
         self._closed = True
-        self.dismiss()
+        self.disconnect_all()
 
-    def dismiss(self) -> None:
-        """End what the clients of now listen to: their server stops, the feed may go on behind another one."""
+    def disconnect_all(self) -> None:
+        """Disconnect the current clients: their server stops, another one may use this broadcaster."""
         for client in self._clients:
             client.end()
 
     def subscribe(self, stream: str | None) -> Client | None:
-        """Let one more client listen; None when there are eight.  Called in the web thread, within its loop."""
+        """Add a client; return None if there are `MAX_CLIENTS`.  Called within the server's event loop."""
         if len(self._clients) >= MAX_CLIENTS:
             return None
         client = Client(asyncio.get_running_loop(), stream)
@@ -126,19 +126,19 @@ class OutputBroadcaster:
             client.end()
         return client
 
-    def leave(self, client: Client) -> None:
-        """Forget a client.  Called in the web thread."""
+    def unsubscribe(self, client: Client) -> None:
+        """Remove a client.  Called in the server's thread."""
         self._clients = tuple(one for one in self._clients if one is not client)
 
     def _encode(self, batch: PredictionBatch, stream: str | None) -> tuple[list[bytes], int]:
-        """The newest rows of a stream, or of all, as many as a queue holds; and how many were left out."""
+        """Return the newest rows of a stream, or of all, as many as a queue holds, and how many were skipped."""
         if stream is None:
-            chosen: I64 = np.arange(max(0, len(batch) - QUEUE_ROWS), len(batch))
-            skipped = len(batch) - len(chosen)
+            selected: I64 = np.arange(max(0, len(batch) - QUEUE_ROWS), len(batch))
+            skipped = len(batch) - len(selected)
         elif stream in batch.stream_names:
             found = np.flatnonzero(batch.stream_index == batch.stream_names.index(stream))
-            chosen, skipped = found[-QUEUE_ROWS:], max(0, len(found) - QUEUE_ROWS)
+            selected, skipped = found[-QUEUE_ROWS:], max(0, len(found) - QUEUE_ROWS)
         else:
             return [], 0
-        part = batch if len(chosen) == len(batch) else batch.take(chosen)
+        part = batch if len(selected) == len(batch) else batch.take(selected)
         return encode_once(self._encoder, part).split(b"\n")[:-1], skipped

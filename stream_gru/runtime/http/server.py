@@ -1,10 +1,10 @@
-"""The server: its routes, and uvicorn in a thread of its own.
+"""The HTTP server: its routes, and uvicorn in a thread of its own.
 
     GET  /metrics, /-/healthy, /-/ready
-    GET  /api/v1/status, /api/v1/streams, /api/v1/outputs     where there is an `Api`
-    POST /api/v1/reset, /api/v1/pause, /api/v1/resume, /api/v1/export, /api/v1/import
+    GET  /api/v1/status, streams, outputs                     with an `Api`
+    POST /api/v1/reset, pause, resume, export, import, list, forget
 
-A slow or greedy client harms nobody: see connection.py.
+`limits` bounds what slow and greedy clients can do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from stream_gru.runtime.http.limits import (
 log = logging.getLogger(__name__)
 
 _STOP_S = 2.0
-# Of every answer: nothing but our own files may be loaded by a page, nobody may frame it, and kinds are not guessed.
+# On every response: pages may load only our own files, may not be framed, and content types are not guessed.
 _HEADERS = [
     ("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
     ("X-Content-Type-Options", "nosniff"),
@@ -53,20 +53,20 @@ _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>\d{1,5})")
 
 
 class _Server(uvicorn.Server):
-    """Accepts few at a time from a long queue; asyncio has one number for both."""
+    """Accepts few connections at a time from a long queue; asyncio has one number for both."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve."""
+        """Start to serve."""
         await super().startup(sockets)
         for listener in sockets or []:
             listener.listen(QUEUE)
 
 
 class WebServer:
-    """Serves the endpoints on ``listen`` (``host:port``; port 0 chooses a free one) until `close`.
+    """Serves the endpoints on ``listen`` (``host:port``; port 0 picks a free one) until `close`.
 
-    ``healthy`` and ``ready`` answer the probes: (is it well, why); without an ``api`` there are only they and the
-    metrics.  Raises ConfigError for another form of address.
+    ``healthy`` and ``ready`` return the result of a probe and a line that explains it.  Without an ``api`` there are
+    only probes and metrics.  Raises ConfigError for an invalid address.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class WebServer:
         self.address = ""
 
     def open(self) -> None:
-        """Bind and serve.  Raises ConfigError when the address cannot be had."""
+        """Bind the address and serve.  Raises ConfigError when it is not available."""
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,8 +100,8 @@ class WebServer:
         except OSError as error:
             listener.close()
             raise ConfigError(
-                f"metrics.listen: {self._host}:{self._port} cannot be had: {error.strerror};"
-                " choose another port (0 takes a free one)"
+                f"metrics.listen: {self._host}:{self._port} is not available: {error.strerror};"
+                " choose another port (0 picks a free one)"
             ) from error
         shown = f"[{self._host}]" if family == socket.AF_INET6 else self._host
         self.address = f"http://{shown}:{listener.getsockname()[1]}"
@@ -109,7 +109,7 @@ class WebServer:
         config = uvicorn.Config(
             self._app,
             log_config=None,
-            log_level="error",  # of what clients do wrong nothing is logged: a flood of it would fill a disk
+            log_level="error",  # errors of clients are not logged: a flood would fill the disk
             access_log=False,
             headers=_HEADERS,
             backlog=BACKLOG,
@@ -125,22 +125,22 @@ class WebServer:
         self._thread.start()
 
     def close(self) -> None:
-        """End what clients listen to and stop serving; may be called twice."""
+        """Disconnect clients and stop serving; may be called twice."""
         if self._api is not None:
-            self._api.feed.dismiss()
+            self._api.broadcaster.disconnect_all()
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(_STOP_S)
             self._server = self._thread = None
 
     def _warn(self, bound: str) -> None:
-        """Say what others can do from elsewhere."""
+        """Warn about what other machines can do."""
         if is_loopback(bound):
             return
         if self._api is None or not self._api.token.strip():
-            log.warning("metrics.listen: %s: there is no token: everybody who can reach it reads all", self.address)
+            log.warning("metrics.listen: %s: no token: anyone who can connect can read everything", self.address)
         else:
-            log.warning("metrics.listen: %s: the token goes over the network in plain text", self.address)
+            log.warning("metrics.listen: %s: the token is sent in plain text", self.address)
 
     @staticmethod
     def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
@@ -156,20 +156,20 @@ def build_app(
     host: str,
     api: Api | None,
 ) -> ASGIApp:
-    """The endpoints as an ASGI application that is known as ``host``."""
+    """Return the endpoints as an ASGI application for the host name ``host``."""
 
     def probe(check: Callable[[], tuple[bool, str]]) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(_: Request) -> Response:
-            well, why = check()
-            return PlainTextResponse(f"{why}\n", 200 if well else 503)
+        async def respond(_: Request) -> Response:
+            ok, text = check()
+            return PlainTextResponse(f"{text}\n", 200 if ok else 503)
 
-        return answer
+        return respond
 
-    lately: CostCache[bytes] = CostCache()
+    cache: CostCache[bytes] = CostCache()
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        text = lately.get(content_type, lambda: encode(registry))
+        text = cache.get(content_type, lambda: encode(registry))
         return Response(text, headers={"Content-Type": content_type})
 
     routes = [
@@ -178,13 +178,13 @@ def build_app(
         Route("/metrics", metrics, methods=["GET"]),
     ]
     if api is not None:
-        refusals = RejectedCommands("HTTP", api.refused)
+        rejected = RejectedCommands("HTTP", api.rejected)
         routes += [
             Route("/api/v1/status", status_route(api), methods=["GET"]),
             Route("/api/v1/streams", streams_route(api), methods=["GET"]),
             Route("/api/v1/outputs", outputs_route(api), methods=["GET"]),
-            *(Route(f"/api/v1/{action}", command_route(api, action, refusals), methods=["POST"]) for action in Action),
+            *(Route(f"/api/v1/{action}", command_route(api, action, rejected), methods=["POST"]) for action in Action),
         ]
     app = Starlette(routes=routes)
-    app.router.redirect_slashes = False  # the address of a redirection would be what the client says it is
+    app.router.redirect_slashes = False  # the target of a redirect would come from the client
     return HostGuard(app, host)

@@ -1,7 +1,7 @@
 """Outputs as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
-An event's data is one JSON row.  An event ``dropped`` says how many rows this client was too slow for; a comment is
-sent while it is quiet, so that both sides notice when the other one is gone.
+The data of an event is one JSON row.  An event ``dropped`` contains the number of rows that this client was too slow to
+receive.  A comment is sent while there are no rows, so that both sides detect a lost connection.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from stream_gru.runtime.http.broadcast import Client, OutputBroadcaster
 _PING_S = 10.0
 _SEND_S = 5.0
 _END_S = 0.5
-# Rows of so long are sent together: fewer switches between the threads.
-_GATHER_S = 0.05
+# Rows of this interval are sent together, which saves thread switches.
+_BATCH_S = 0.05
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -26,25 +26,25 @@ _HEADERS = [
 
 
 class Connection(Protocol):
-    """What the server's connection lets its longest guest do."""
+    """The methods of `BoundedConnection` used here."""
 
     def keep(self) -> None:
-        """Let the connection live longer than a request may take."""
+        """Lift the time limit of the connection."""
         ...
 
     def abort(self) -> None:
-        """Cut it off."""
+        """Close the connection at once."""
         ...
 
 
 class EventStream:
-    """The answer to one client, as an ASGI application: runs until the client leaves, stalls, or the feed ends."""
+    """The response to one client, as an ASGI application: ends when the client leaves or stalls, or the outputs end."""
 
-    def __init__(self, feed: OutputBroadcaster, client: Client) -> None:
-        self._feed, self._client = feed, client
+    def __init__(self, broadcaster: OutputBroadcaster, client: Client) -> None:
+        self._broadcaster, self._client = broadcaster, client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stay until one side ends it."""
+        """Send events until either side closes."""
         connection: Connection = scope["state"]["connection"]
         connection.keep()
         sending = asyncio.create_task(self._send_all(send))
@@ -56,14 +56,14 @@ class EventStream:
                 await asyncio.wait({sending, leaving}, timeout=_END_S, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done() or sending.exception() is not None:
                 connection.abort()
-                await asyncio.wait({leaving}, timeout=_END_S)  # the server shall know it before this returns
+                await asyncio.wait({leaving}, timeout=_END_S)  # the server must notice before this returns
         finally:
-            self._feed.leave(self._client)
+            self._broadcaster.unsubscribe(self._client)
             for task in (sending, leaving, ending):
                 task.cancel()
 
     async def _send_all(self, send: Send) -> None:
-        """Raises TimeoutError when the client does not read."""
+        """Send all rows.  Raises TimeoutError when the client does not read."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await _send_body(send, b": outputs of stream_gru\n\n")
         while True:
@@ -73,7 +73,7 @@ class EventStream:
             await _send_body(send, _events(rows, dropped) or b": ping\n\n")
             if ended:
                 break
-            await asyncio.sleep(_GATHER_S)
+            await asyncio.sleep(_BATCH_S)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -84,12 +84,12 @@ async def _send_body(send: Send, body: bytes) -> None:
 
 
 async def _until_gone(receive: Receive) -> None:
-    """Until the client leaves, or sends what nobody asked for."""
+    """Return when the client disconnects or sends unexpected data."""
     message = await receive()
     while message["type"] != "http.disconnect" and not message.get("body"):
         message = await receive()
 
 
 def _events(rows: list[bytes], dropped: int) -> bytes:
-    told = b'event: dropped\ndata: {"rows":%d}\n\n' % dropped if dropped else b""
-    return told + b"".join([b"data: %b\n\n" % row for row in rows])
+    dropped_event = b'event: dropped\ndata: {"rows":%d}\n\n' % dropped if dropped else b""
+    return dropped_event + b"".join([b"data: %b\n\n" % row for row in rows])
