@@ -66,8 +66,23 @@ def invoke(arguments: list[str]) -> int:
         raise KeyboardInterrupt from error
 
 
-ENGINE_CHOICE = click.Choice(["auto", "litert", "numpy", "onnx", "keras"])
-ENGINE = click.option("--engine", type=ENGINE_CHOICE, default="auto", show_default=True, help="Use this engine.")
+def check_engine(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Check the name of an engine, of this package or of a plugin.  Raises click.BadParameter."""
+    from stream_gru.model.engines.registry import ENGINES
+
+    if value not in (None, "auto") and value not in ENGINES:
+        raise click.BadParameter(f"expected one of auto, {', '.join(ENGINES.names())}, got {value!r}", ctx, param)
+    return value
+
+
+ENGINE = click.option(
+    "--engine",
+    callback=check_engine,
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="Use this engine: auto, litert, numpy, onnx, keras or a plugin.",
+)
 
 
 class FiniteRange(click.FloatRange):

@@ -12,7 +12,7 @@ import click
 from msgspec import structs
 
 from stream_gru.cli.daemon import run_daemon, stop_on_signals
-from stream_gru.cli.group import ENGINE_CHOICE, FiniteRange
+from stream_gru.cli.group import FiniteRange, check_engine
 from stream_gru.connectors.sinks.encoders import ENCODERS
 from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink
@@ -46,7 +46,7 @@ _LEVEL = 0.9
     "--speed", type=FiniteRange(min=0, min_open=True), metavar="X", help="Replay X times as fast as recorded."
 )
 @click.option("--fast", is_flag=True, help="Replay as fast as possible (default).")
-@click.option("--engine", type=ENGINE_CHOICE, help="Use this engine.  [default: auto, or CONFIG]")
+@click.option("--engine", callback=check_engine, metavar="NAME", help="Use this engine.  [default: auto, or CONFIG]")
 @click.option(
     "--interval-level",
     type=FiniteRange(0, 1, min_open=True, max_open=True),

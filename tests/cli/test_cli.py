@@ -149,7 +149,7 @@ def test_a_closed_pipe_ends_the_replay_quietly() -> None:
         (
             ["replay", BUNDLE, HELD_OUT, "--engine", "fast"],
             2,
-            "Invalid value for '--engine'",
+            "expected one of auto, litert, numpy",
         ),
         (["replay", BUNDLE, HELD_OUT, "--fast", "--speed", "2"], 2, "exclude each other"),
         (["replay", BUNDLE, HELD_OUT, "--out", "/nowhere/x.jsonl"], 1, "/nowhere/x.jsonl: cannot be written"),
