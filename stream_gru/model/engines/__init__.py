@@ -1,1 +1,1 @@
-"""Engines compute the network: one file an engine, one row in `registry.ENGINES`."""
+"""Engines compute the network: one file per engine, one row in `registry.ENGINES`."""

@@ -1,9 +1,9 @@
-"""Engines compute the network.  One file an engine, one row in `ENGINES`; all of them give the same numbers.
+"""Registry of engines, which compute the network: one file per engine and one row in `ENGINES`.
 
-litert   ai-edge-litert on the bundle's flatbuffer; bit-identical for every batch size, step and scan
-numpy    written out in numpy, always there; equal within rounding
-onnx     onnxruntime on a graph made from the weights; equal within rounding, never chosen by ``auto``
-keras    Keras itself on the same weights; the reference, slow, needs the training extra
+litert   ai-edge-litert on the bundle's flatbuffer; the same bits for every batch size, step and scan
+numpy    numpy only, always available; equal within rounding
+onnx     onnxruntime on a graph built from the weights; equal within rounding, not chosen by ``auto``
+keras    Keras on the same weights; the slow reference, needs the training extra
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ ENGINES = Registry(
 
 
 def load_engine(name: str, bundle: Bundle) -> Engine:
-    """Make the engine ``name`` for a bundle; ``auto`` is litert where it can run, else numpy.
+    """Load the engine ``name`` for a bundle; ``auto`` is litert if it can run, else numpy.
 
-    Raises ConfigError for an unknown name or a missing package, BundleError where the bundle does not fit.
+    Raises ConfigError for an unknown name or a missing package, BundleError if the bundle does not fit the engine.
     """
     if name == "auto":
         name = "litert" if bundle.tflite is not None and find_spec("ai_edge_litert") else "numpy"

@@ -1,1 +1,1 @@
-"""A bundle as a file of another tool."""
+"""Export of a bundle as a file of another tool."""
