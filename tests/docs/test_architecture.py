@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def traced(out: Path, *arguments: str) -> subprocess.Popen[bytes]:
         )
 
 
+def subscribed(port: int) -> bool:
+    """Whether the source of the daemon listens: the broker keeps nothing for it before."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return b'stream_gru_source_connected{source="mqtt"} 1.0' in answer.read()
+    except OSError:
+        return False
+
+
 def test_the_rooms_are_those_of_the_package() -> None:
     """The table names each folder at the top of the package, and no other."""
     section = PAGE.partition("## Rooms\n")[2].partition("\n## ")[0]
@@ -78,9 +88,8 @@ def test_the_walks_of_a_message_and_of_a_command_are_what_a_daemon_calls(tmp_pat
         text = text.replace("127.0.0.1:0", f"127.0.0.1:{port}")
         config.write_text(f'{text}\n[control]\ntoken_file = "{token}"\n')
         client.subscribe("stream_gru/+/prediction")
-        client.subscribe("stream_gru/status")
         daemon = traced(out, "run", str(config))
-        wait_for(lambda: client.payloads("stream_gru/status") == [b"online"], timeout_s=60, what="the daemon")
+        wait_for(lambda: subscribed(port), timeout_s=60, what="the subscription")
         for second in range(3):
             record = {"ts": BEGIN_S + second, **dict.fromkeys(CHANNELS, 1.0)}
             client.publish("sensors/pump-1/data", json.dumps(record))
