@@ -11,8 +11,12 @@ so that the command line handles signals before it loads anything.
 TYPE_CHECKING = False  # type checkers take it as true; `typing` is not loaded
 
 if TYPE_CHECKING:
+    from stream_gru.config.connector import SinkContext, SinkTable, SourceContext, SourceTable
+    from stream_gru.config.problems import Problem
+    from stream_gru.connectors.decoders.field_map import Fields
+    from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
     from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
-    from stream_gru.core.errors import EndOfInput, SinkUnavailable, SourceUnavailable, StreamGruError
+    from stream_gru.core.errors import ConfigError, EndOfInput, SinkUnavailable, SourceUnavailable, StreamGruError
     from stream_gru.core.prediction import Prediction
     from stream_gru.core.protocols import Decoder, Engine, Sink, Source
     from stream_gru.core.types import (
@@ -28,14 +32,19 @@ if TYPE_CHECKING:
         Status,
     )
     from stream_gru.model.bundle import Bundle, load_bundle
+    from stream_gru.model.engines.base import EngineBase
     from stream_gru.pipeline.alarms import AlarmRule
     from stream_gru.pipeline.pipeline import Pipeline
 
 __version__ = "0.2.0"
 
 _NAMES = {
+    "config.connector": ("SinkContext", "SinkTable", "SourceContext", "SourceTable"),
+    "config.problems": ("Problem",),
+    "connectors.decoders.field_map": ("Fields",),
+    "connectors.decoders.record_batch": ("RecordBatch", "RecordDecoder"),
     "core.commit_records": ("FlushResult", "SinkCheckpoint"),
-    "core.errors": ("EndOfInput", "SinkUnavailable", "SourceUnavailable", "StreamGruError"),
+    "core.errors": ("ConfigError", "EndOfInput", "SinkUnavailable", "SourceUnavailable", "StreamGruError"),
     "core.prediction": ("Prediction",),
     "core.protocols": ("Decoder", "Engine", "Sink", "Source"),
     "core.types": (
@@ -51,6 +60,7 @@ _NAMES = {
         "Status",
     ),
     "model.bundle": ("Bundle", "load_bundle"),
+    "model.engines.base": ("EngineBase",),
     "pipeline.alarms": ("AlarmRule",),
     "pipeline.pipeline": ("Pipeline",),
 }
@@ -59,25 +69,35 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "AlarmRule",
     "Bundle",
+    "ConfigError",
     "Decoder",
     "DropReason",
     "EndOfInput",
     "Engine",
+    "EngineBase",
+    "Fields",
     "FlushResult",
     "Pipeline",
     "Position",
     "Prediction",
     "PredictionBatch",
+    "Problem",
     "RawMessage",
+    "RecordBatch",
+    "RecordDecoder",
     "Rejected",
     "ResetReason",
     "SampleBatch",
     "Sink",
     "SinkCheckpoint",
+    "SinkContext",
     "SinkHealth",
+    "SinkTable",
     "SinkUnavailable",
     "Source",
+    "SourceContext",
     "SourceHealth",
+    "SourceTable",
     "SourceUnavailable",
     "Status",
     "StreamGruError",

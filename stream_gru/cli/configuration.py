@@ -50,6 +50,8 @@ def check(file: Path) -> None:
     Also checks the bundle and the secrets that FILE names, where they exist on this machine.
     """
     settings = load_config(file, CATALOG)
+    for line in CATALOG.warnings():
+        click.echo(line, err=True)
     purposes = check_purpose(settings)
     facts = ", ".join(sorted(purposes)) or "neither for training nor for running"
     if "running" in purposes and settings.run is not None:
@@ -59,4 +61,6 @@ def check(file: Path) -> None:
             facts += f", model {resolve_file(file).bundle.manifest.model_id}"
         else:
             click.echo(f"{settings.run.bundle}: no such bundle; the keys that depend on it were not checked", err=True)
+    for plugin in CATALOG.used_plugins(settings):
+        facts += f", {plugin.kind} {plugin.name} of {plugin.origin}"
     click.echo(f"{file}: ok ({facts})")

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from stream_gru.cli.doctor_machine import check_clock, check_listen, check_memory
-from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
+from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines, check_plugin
 from stream_gru.cli.doctor_state import check_state
 from stream_gru.config import Config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.folder_check import check_folder
 from stream_gru.connectors.mqtt.broker_check import check_broker
 from stream_gru.connectors.sources.serial_check import serial_ports
@@ -62,6 +63,7 @@ def _checks(path: Path | None, bundle: Path | None) -> Iterator[Check]:
         yield from _outside(settings)
         if path is not None:
             yield from _state(path, settings)
+    yield from map(check_plugin, CATALOG.plugins())
     yield check_clock()
     yield check_memory()
 

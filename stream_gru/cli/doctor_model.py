@@ -14,6 +14,7 @@ from stream_gru.config import Config, load_config, require_running
 from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import BundleError, ConfigError, StreamGruError
+from stream_gru.core.plugins import Plugin
 from stream_gru.model.bundle import Bundle, load_bundle, verify_files
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.runtime.resolved_config import resolve_file
@@ -34,6 +35,20 @@ def check_config(path: Path) -> tuple[Config | None, Check]:
     except StreamGruError as error:
         return settings, Check(_CONFIGURATION, State.FAIL, str(error), "correct the file; see `stream-gru config run`")
     return settings, Check(_CONFIGURATION, State.OK, str(path))
+
+
+def check_plugin(plugin: Plugin) -> Check:
+    """Check that a plugin loads, and that it has a name of its own."""
+    name = f"plugin {plugin.kind} {plugin.name}"
+    if plugin.shadowed:
+        found = f"{plugin.origin}: ignored, as {plugin.name!r} is built in"
+        return Check(name, State.WARN, found, f"rename the entry point, or: pip uninstall {plugin.distribution}")
+    try:
+        CATALOG.try_plugin(plugin)
+    except ConfigError as error:
+        advice = f"install another version of {plugin.distribution}, or: pip uninstall {plugin.distribution}"
+        return Check(name, State.WARN, str(error), advice)
+    return Check(name, State.OK, f"{plugin.origin}: {plugin.target}")
 
 
 def check_bundle(path: Path) -> tuple[Bundle | None, Check]:

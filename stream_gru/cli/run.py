@@ -11,6 +11,7 @@ from types import FrameType
 import click
 
 from stream_gru.cli.daemon import log_to_stderr, run_daemon, stop_on_signals
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.runtime.delivery_guarantees import delivery_warnings
 from stream_gru.runtime.resolved_config import ResolvedConfig, resolve_file
 
@@ -51,5 +52,5 @@ def _warn(config: ResolvedConfig) -> None:
     for source in config.sources:
         for line in source.config.input_warnings(source.fields.input.stream):
             click.echo(line, err=True)
-    for line in delivery_warnings(config):
+    for line in (*CATALOG.warnings(), *delivery_warnings(config)):
         log.warning("%s", line)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stream_gru.config.connector import SinkTable, SourceTable
 from stream_gru.config.field_types import Table
+from stream_gru.config.train_schema import Config
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.plugins import Plugin, Registry, load_plugin
 
@@ -46,6 +47,19 @@ class Catalog:
     def plugins(self) -> list[Plugin]:
         """What installed distributions offer, of all kinds."""
         return [plugin for registry in self.registries for plugin in registry.plugins()]
+
+    def used_plugins(self, config: Config) -> list[Plugin]:
+        """The plugins that a configuration uses."""
+        used = {
+            *(("source", one.type_name) for one in config.source),
+            *(("decoder", one.format) for one in config.source),
+            *(("sink", one.type_name) for one in config.sink),
+        }
+        if config.run is not None:
+            used.add(("engine", config.run.engine))
+        ours = {(registry.kind, name) for registry in self.registries for name in registry.built_in}
+        foreign = used - ours - {("engine", "auto"), ("decoder", "auto")}
+        return [one for one in self.plugins() if (one.kind, one.name) in foreign] if foreign else []
 
     def warnings(self) -> list[str]:
         """A line for each plugin that is ignored, as its name is ours."""
