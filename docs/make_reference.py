@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
@@ -204,12 +205,19 @@ def metrics_page() -> str:
         [
             f"{HEAD}# Metrics\n",
             "The daemon serves them at `/metrics`, with the usual `process_` and `python_` metrics. Counters advance "
-            "once a batch. Series of horizons exist for the first, a middle and the last one. No "
-            "metric has a label with the name of a stream. [Alerts and a dashboard]"
-            "(https://github.com/stream-gru/stream-gru/blob/main/deploy/README.md) use these metrics.\n",
+            "once a batch. Series of horizons exist for the first, a middle and the last one. No metric has a label "
+            "with the name of a stream.\n",
+            "For a mean error over time, divide the rate of a sum of errors by the rate of "
+            "`stream_gru_forecasts_scored_total`. The [alerts and the dashboard]"
+            "(https://github.com/stream-gru/stream-gru/blob/main/deploy/README.md) do.\n",
             table(("metric", "type", "labels", "meaning"), rows),
         ]
     )
+
+
+def wrapped(line: str) -> str:
+    """A paragraph in lines of the usual length; lines of tables stay."""
+    return line if line.startswith("|") else textwrap.fill(line, 120, break_long_words=False, break_on_hyphens=False)
 
 
 PAGES = {"commands.md": commands_page, "configuration.md": configuration_page, "metrics.md": metrics_page}
@@ -219,7 +227,7 @@ def main(folder: Path) -> None:
     """Write all pages into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
-        (folder / name).write_text(page())
+        (folder / name).write_text("\n".join(map(wrapped, page().split("\n"))))
 
 
 if __name__ == "__main__":
