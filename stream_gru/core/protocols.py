@@ -69,7 +69,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Turns bytes into samples.  Bad rows are counted by reason in ``batch.rejected``; they raise nothing."""
+    """Turns bytes into samples.  Unreadable records go to ``batch.rejected`` (see `Rejected`) and raise nothing."""
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order.  Raises DataError when the whole input cannot fit (a column is missing)."""

@@ -1,4 +1,4 @@
-"""Stories of inputs: ``tests/cases/decode/<story>/{config.toml, input.*}`` is read as ``expected.jsonl`` says.
+"""Decoding of files: ``tests/cases/decode/<case>/{config.toml, input.*}`` gives ``expected.jsonl``.
 
 Each line of ``expected.jsonl`` is a sample; the last one holds the rejects by reason, or the error of the whole input.
 """
@@ -22,11 +22,11 @@ from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import SampleBatch
 from tests.support.paths import CASES
 
-FILE_STORIES = sorted(path.name for path in (CASES / "decode").iterdir() if path.is_dir())
+FILE_CASES = sorted(path.name for path in (CASES / "decode").iterdir() if path.is_dir())
 
 
 def decode_file(folder: Path, block_rows: int) -> list[dict[str, object]]:
-    """What the story's input becomes, in the form of ``expected.jsonl``."""
+    """Decode the input of a case, in the form of ``expected.jsonl``."""
     config = parse_config((folder / "config.toml").read_text(encoding="utf-8"), "config.toml", CATALOG)
     (path,) = folder.glob("input.*")
     fields = Fields.of(config.input, config.channel)
@@ -64,13 +64,13 @@ def _plain(value: float) -> float | str | None:
     return str(value) if math.isinf(value) else value
 
 
-@pytest.mark.parametrize("story", FILE_STORIES)
-def test_an_input_is_read_as_the_story_says(story: str) -> None:
+@pytest.mark.parametrize("case", FILE_CASES)
+def test_an_input_is_decoded_as_expected(case: str) -> None:
     """Samples, rejects by reason and errors of an input are those of ``expected.jsonl``."""
-    lines = (CASES / "decode" / story / "expected.jsonl").read_text(encoding="utf-8").splitlines()
-    assert decode_file(CASES / "decode" / story, 65_536) == [json.loads(line) for line in lines]
+    lines = (CASES / "decode" / case / "expected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert decode_file(CASES / "decode" / case, 65_536) == [json.loads(line) for line in lines]
 
 
-def test_the_stories_are_found() -> None:
-    """A moved folder of cases would not pass unseen."""
-    assert len(FILE_STORIES) >= 30
+def test_the_cases_are_found() -> None:
+    """A moved folder of cases fails the test."""
+    assert len(FILE_CASES) >= 30

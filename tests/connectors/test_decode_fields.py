@@ -33,8 +33,8 @@ def for_source(*channels: SourceChannelConfig, **keys: object) -> Fields:
     return Fields.for_source(base, CHANNELS, SourceInputConfig(**keys), channels)  # type: ignore[arg-type]
 
 
-def test_a_source_that_says_nothing_has_the_fields_of_the_bundle() -> None:
-    """Nothing is overridden, and nothing costs anything."""
+def test_a_source_without_own_keys_has_the_fields_of_the_bundle() -> None:
+    """Nothing is overridden."""
     base = InputConfig(time="ts", time_unit="s", stream="dev", delimiter=";")
     assert for_source() == Fields.of(base, CHANNELS)
     assert for_source().columns == ("T", "hum")
@@ -42,7 +42,7 @@ def test_a_source_that_says_nothing_has_the_fields_of_the_bundle() -> None:
 
 
 def test_each_key_of_a_source_overrides_that_of_the_input() -> None:
-    """Empty text is an answer too: no time, no stream."""
+    """Empty text overrides, too: no time, no stream."""
     names = InputConfig(time="", stream="", delimiter="\t", label="l", reset="r", episode="s", device_seq="n")
     given = {key: getattr(names, key) for key in names.__struct_fields__ if key not in ("format", "time_unit")}
     assert for_source(**given, time_unit="ms").input == replace(names, time_unit="ms")
@@ -51,7 +51,7 @@ def test_each_key_of_a_source_overrides_that_of_the_input() -> None:
 
 
 def test_channels_of_a_source_are_found_by_name() -> None:
-    """A channel that is not mentioned is as the bundle says."""
+    """A channel that is not listed is that of the bundle."""
     fields = for_source(SourceChannelConfig(name="hum", column="h", scale=0.5, unit="%RH"))
     assert fields.columns == ("T", "h")
     assert (fields.scale, fields.offset, fields.units) == ((1.0, 0.5), (0.0, 0.0), ("", "%RH"))
@@ -86,19 +86,19 @@ def test_channels_of_a_source_are_found_by_name() -> None:
         ),
     ],
 )
-def test_what_can_never_be_meant_is_told(
+def test_impossible_settings_are_errors(
     channels: list[SourceChannelConfig], keys: dict[str, object], words: str
 ) -> None:
-    """The error says what was expected, and what is there."""
+    """The error has the expected and the actual value."""
     with pytest.raises(ConfigError) as caught:
         for_source(*channels, **keys)
     assert str(caught.value) == words
 
 
 @pytest.mark.parametrize("kind", ["csv", "json_vector", "plotter", "binary"])
-def test_names_without_a_channel_are_told_before_the_first_message(kind: str) -> None:
-    """A decoder that could never find anything is not made."""
-    with pytest.raises(ConfigError, match=r"fields: expected a channel's among them \(T or hum\), got a"):
+def test_names_without_a_channel_are_an_error_before_the_first_message(kind: str) -> None:
+    """A decoder that could never read a value is not built."""
+    with pytest.raises(ConfigError, match=r"fields: expected the field of a channel \(T or hum\), got a"):
         load_decoder(kind, for_source(fields=["a"], struct="<f"))
 
 
@@ -114,7 +114,7 @@ def build(fields: Fields, column: Callable[[str], Column | None], *messages: Raw
 
 
 def test_a_scale_is_computed_in_float64_and_its_absence_leaves_every_bit() -> None:
-    """An offset that cancels the number loses nothing to float32; a channel without is as it came, minus zero too."""
+    """An offset that cancels the number loses no digits to float32; unscaled values keep every bit, -0.0 included."""
     recorded = RawMessage(b"", "p")
     plain = build(for_source(), columns(1).get, recorded)
     scale = SourceChannelConfig(name="temp", scale=10.0, offset=-1.0 + 1e-9)
@@ -123,8 +123,8 @@ def test_a_scale_is_computed_in_float64_and_its_absence_leaves_every_bit() -> No
     assert scaled.values.tobytes() == np.array([[0.1 * 10.0 + (-1.0 + 1e-9), -0.0]], np.float32).tobytes()
 
 
-def test_keys_and_arrivals_may_be_of_each_row() -> None:
-    """Rows of a recording and of live messages may stand side by side."""
+def test_each_row_has_the_key_and_the_arrival_of_its_message() -> None:
+    """Rows of a recording and of live messages may be in one batch."""
     messages = [RawMessage(b"", key, arrival_ns=time) for key, time in (("a", NOON_NS), ("b+", 0), ("b+", NOON_NS))]
     batch = build(for_source(stream=""), columns(3).get, *messages)
     assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b_"]
@@ -136,7 +136,7 @@ def test_keys_and_arrivals_may_be_of_each_row() -> None:
 
 
 def test_without_a_time_the_arrival_is_the_time_and_a_recording_has_none() -> None:
-    """``time = ""`` in a file leaves nothing to go by."""
+    """``time = ""`` in a file gives no time: the row is rejected."""
     live, recorded = RawMessage(b"", "p", arrival_ns=NOON_NS + 5), RawMessage(b"", "p")
     batch = build(for_source(time="", stream=""), columns(2).get, live, recorded)
     assert batch.time_ns.tolist() == [NOON_NS + 5]
@@ -145,7 +145,7 @@ def test_without_a_time_the_arrival_is_the_time_and_a_recording_has_none() -> No
 
 @pytest.mark.parametrize(("clock", "kept"), [("epoch", 1), ("boot", 2)])
 def test_a_day_ahead_is_the_limit_of_a_clock_that_tells_the_time(clock: str, kept: int) -> None:
-    """A device that counts from its start is not compared with ours."""
+    """The clock of a device that counts from its start is not compared with ours."""
     cells = columns(2) | {"ts": [NOON_NS // 10**9 + 86_400, NOON_NS // 10**9 + 86_401]}
     batch = build(for_source(clock=clock), cells.get, *[RawMessage(b"", "p", arrival_ns=NOON_NS)] * 2)
     assert len(batch) == kept
@@ -153,8 +153,8 @@ def test_a_day_ahead_is_the_limit_of_a_clock_that_tells_the_time(clock: str, kep
 
 @pytest.mark.parametrize("name", ["stream", "label", "episode", "device_seq", "reset"])
 @pytest.mark.parametrize("kind", ["json", "cbor"])
-def test_no_depth_of_a_value_where_a_name_is_expected_is_too_much(kind: str, name: str) -> None:
-    """Lists as deep as the parser takes them exhaust no stack afterwards."""
+def test_deep_values_in_place_of_names_exhaust_no_stack(kind: str, name: str) -> None:
+    """Lists as deep as the parser accepts are one record each, without a RecursionError."""
     import cbor2
 
     decoder = load_decoder(kind, Fields(InputConfig(time="", **{name: "x"}), ("T",)))  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ BLANKS = (b"", b" ", b"\t\r\n", b"\n\n  \n", b"\xef\xbb\xbf", "\u2003\n".encode(
 @pytest.mark.parametrize("payload", BLANKS)
 @pytest.mark.parametrize("kind", sorted(set(DECODERS.built_in) - {"parquet", "binary", "cbor"}))
 def test_a_blank_message_is_one_reject(kind: str, payload: bytes) -> None:
-    """In every format of text, whatever the topic says; formats of bytes know no white space."""
+    """In every text format, for any channel of the topic; binary formats have no white space."""
     decoder = load_decoder(kind, Fields(InputConfig(time=""), ("temp", "hum")))
     for channel in ("", "temp", "unknown"):
         batch = decoder.decode([RawMessage(payload, "p", arrival_ns=NOON_NS, channel=channel)])
@@ -180,19 +180,19 @@ def test_a_blank_message_is_one_reject(kind: str, payload: bytes) -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"\n\r\n"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "json_vector", "plotter", "line_protocol", "senml"])
-def test_blank_lines_of_a_recording_are_nothing(kind: str, payload: bytes) -> None:
-    """A message is a portion of a file there."""
+def test_blank_lines_of_a_recording_are_no_records(kind: str, payload: bytes) -> None:
+    """There a message is a portion of a file."""
     decoder = load_decoder(kind, Fields(InputConfig(time=""), ("temp", "hum")))
     assert decoder.decode([RawMessage(payload, "p", b"temp,hum")]).received == 0
 
 
-def test_a_table_of_nothing_but_its_header_is_no_reject() -> None:
-    """Standard input hands it on so that its columns are checked."""
+def test_a_header_without_rows_is_no_reject() -> None:
+    """Standard input passes it on so that its columns are checked."""
     decoder = load_decoder("csv", Fields(InputConfig(time=""), ("temp", "hum")))
     assert decoder.decode([RawMessage(b"", "stdin", b"temp,hum", NOON_NS)]).received == 0
 
 
-# How a payload begins, what it repeats, and how it ends.
+# The first part of a payload, the part that is repeated, and the last part.
 HOSTILE = [
     (b"m,", b"a=b,", b""),
     (b"m", b"\\", b""),
@@ -220,8 +220,8 @@ HOSTILE = [
 
 
 @pytest.fixture
-def an_end(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Whatever does not come to an end within minutes is shown where it is, and the tests end."""
+def time_limit(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """A decoder that takes minutes ends the test run with a traceback."""
     with capfd.disabled():
         shown = os.dup(2)
     faulthandler.dump_traceback_later(300, exit=True, file=shown)
@@ -230,14 +230,13 @@ def an_end(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     os.close(shown)
 
 
-@pytest.mark.usefixtures("an_end")
+@pytest.mark.usefixtures("time_limit")
 @pytest.mark.parametrize("payload", HOSTILE, ids=lambda payload: repr(b"".join(payload)))
 @pytest.mark.parametrize("kind", sorted(set(DECODERS.built_in) - {"parquet", "binary"}))
 def test_no_payload_takes_long(kind: str, payload: tuple[bytes, bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work of a hostile payload grows with its length, not faster.
+    """The time to decode a hostile payload is linear in its length.
 
-    So one 32 times as long as a line may be is decoded in a moment.  Growing with the square of the length, what takes
-    a third of a second for the longest line would not come to an end here.
+    A payload 32 times as long as the longest line is decoded at once; with quadratic time it would take minutes.
     """
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 64 * lines.MAX_LINE_BYTES)
     begin, part, end = payload
@@ -249,8 +248,8 @@ def test_no_payload_takes_long(kind: str, payload: tuple[bytes, bytes, bytes], m
 SOURCES = sorted(Path(stream_gru.__file__).parent.rglob("*.py"))
 
 
-def test_no_expression_is_one_that_python_3_11_2_reads_wrongly() -> None:
-    """Possessive quantifiers and atomic groups match other text there, and lose their very purpose."""
+def test_no_expression_uses_syntax_that_python_3_11_2_misreads() -> None:
+    """Possessive quantifiers and atomic groups match other text in that version."""
     with_expressions = [path for path in SOURCES if re.search(r"^import re$", path.read_text(), re.MULTILINE)]
     assert len(with_expressions) > 5
     for path in with_expressions:

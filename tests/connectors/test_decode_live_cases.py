@@ -1,9 +1,9 @@
-"""Stories of devices: ``tests/cases/decode_live/<format>_<story>/{config.toml, messages.jsonl}`` is read as
-``expected.jsonl`` says.
+"""Decoding of live messages: ``tests/cases/decode_live/<format>_<case>/{config.toml, messages.jsonl}`` gives
+``expected.jsonl``.
 
-A line of ``messages.jsonl`` is a message: its ``payload`` or its ``hex`` (see `whole`) and what is not as usual (see
-`message`).  Each line of ``expected.jsonl`` is a sample; the last one holds the rejects by reason, or why the source is
-refused.
+A line of ``messages.jsonl`` is a message: its ``payload`` or its ``hex`` (see `whole`) and everything that differs from
+the defaults (see `message`).  Each line of ``expected.jsonl`` is a sample; the last one holds the rejects by reason, or
+the error of the configuration.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from stream_gru.core.types import DropReason, RawMessage
 from tests.connectors.test_decode_cases import sample_rows
 from tests.support.paths import CASES
 
-LIVE_STORIES = sorted(path.name for path in (CASES / "decode_live").iterdir() if path.is_dir())
+LIVE_CASES = sorted(path.name for path in (CASES / "decode_live").iterdir() if path.is_dir())
 FORMATS = sorted(set(DECODERS.built_in) - {"parquet"})
 
 
 def whole(text: str | list[tuple[str, int]]) -> str:
-    """A long text is a list of parts, and how often each stands there."""
+    """A long text is written as a list of parts and their repetitions."""
     return text if isinstance(text, str) else "".join(part * times for part, times in text)
 
 
-def message(said: dict[str, Any], number: int) -> RawMessage:
-    """A message as a line of ``messages.jsonl`` says it: from ``p1``, a second after the one before it."""
+def message(line: dict[str, Any], number: int) -> RawMessage:
+    """The message of a line of ``messages.jsonl``: by default of ``p1``, one second after the previous one."""
     return RawMessage(
-        bytes.fromhex(whole(said["hex"])) if "hex" in said else whole(said["payload"]).encode(),
-        said.get("key", "p1"),
-        said.get("header", "").encode(),
-        to_ns(said.get("arrival", f"2024-05-01T12:00:{number:02}Z")),
-        channel=said.get("channel", ""),
-        fault=DropReason[said["fault"].upper()] if "fault" in said else None,
-        source=said.get("source", "plant"),
+        bytes.fromhex(whole(line["hex"])) if "hex" in line else whole(line["payload"]).encode(),
+        line.get("key", "p1"),
+        line.get("header", "").encode(),
+        to_ns(line.get("arrival", f"2024-05-01T12:00:{number:02}Z")),
+        channel=line.get("channel", ""),
+        fault=DropReason[line["fault"].upper()] if "fault" in line else None,
+        source=line.get("source", "plant"),
     )
 
 
 def decode_live(folder: Path) -> list[dict[str, object]]:
-    """What the story's messages become, in the form of ``expected.jsonl``."""
+    """Decode the messages of a case, in the form of ``expected.jsonl``."""
     config = parse_config((folder / "config.toml").read_text(encoding="utf-8"), "config.toml", CATALOG)
     (source,) = config.source
     assert not isinstance(source, ReplaySourceConfig)
@@ -63,15 +63,15 @@ def decode_live(folder: Path) -> list[dict[str, object]]:
     return [*sample_rows(batch), {"rejected": {reason.text: n for reason, n in sorted(batch.rejected_counts.items())}}]
 
 
-@pytest.mark.parametrize("story", LIVE_STORIES)
-def test_messages_are_read_as_the_story_says(story: str) -> None:
+@pytest.mark.parametrize("case", LIVE_CASES)
+def test_messages_are_decoded_as_expected(case: str) -> None:
     """Samples and rejects by reason are those of ``expected.jsonl``."""
-    lines = (CASES / "decode_live" / story / "expected.jsonl").read_text(encoding="utf-8").splitlines()
-    assert decode_live(CASES / "decode_live" / story) == [json.loads(line) for line in lines]
+    lines = (CASES / "decode_live" / case / "expected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert decode_live(CASES / "decode_live" / case) == [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_has_its_stories(kind: str) -> None:
-    """A format without stories, or a moved folder of cases, would not pass unseen."""
-    mine = [story for story in LIVE_STORIES if max((k for k in FORMATS if story.startswith(f"{k}_")), key=len) == kind]
-    assert len(mine) >= 4
+def test_every_format_has_its_cases(kind: str) -> None:
+    """A format without cases, or a moved folder of cases, fails the test."""
+    own = [case for case in LIVE_CASES if max((k for k in FORMATS if case.startswith(f"{k}_")), key=len) == kind]
+    assert len(own) >= 4

@@ -80,8 +80,8 @@ def decode(kind: str, messages: Sequence[bytes], **options: str) -> SampleBatch:
     return load_decoder(kind, fields).decode([RawMessage(payload, "p", HEADER) for payload in messages])
 
 
-def said(batch: SampleBatch) -> tuple[list[tuple[object, ...]], Counter[DropReason]]:
-    """All a batch says, without how it says it."""
+def content(batch: SampleBatch) -> tuple[list[tuple[object, ...]], Counter[DropReason]]:
+    """The rows and reject counts of a batch as plain values, independent of the order of its tables."""
 
     def cell(column: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None, row: int) -> object:
         return None if column is None else column[row].item()
@@ -102,8 +102,8 @@ def said(batch: SampleBatch) -> tuple[list[tuple[object, ...]], Counter[DropReas
 
 
 @pytest.mark.parametrize(("kind", "good"), [("csv", csv_lines), ("jsonl", json_lines)])
-def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str, good: st.SearchStrategy[bytes]) -> None:
-    """Any lines, cut into messages anywhere between lines, give what each line gives alone."""
+def test_a_row_does_not_depend_on_other_rows(kind: str, good: st.SearchStrategy[bytes]) -> None:
+    """Lines, split into messages at any line ends, give the same rows as each line alone."""
 
     @settings(max_examples=250, deadline=None)
     @given(
@@ -117,20 +117,20 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str, good: st.SearchS
         edges = [0, *sorted(min(cut, len(lines)) for cut in cuts), len(lines)]
         messages = [b"".join(lines[a:b]) for a, b in pairwise(edges)]
         whole = decode(kind, [b"".join(lines)], time_unit=unit, **options)
-        assert said(decode(kind, messages, time_unit=unit, **options)) == said(whole)
+        assert content(decode(kind, messages, time_unit=unit, **options)) == content(whole)
         rows: list[tuple[object, ...]] = []
         rejected: Counter[DropReason] = Counter()
         for line in lines:
-            alone, bad = said(decode(kind, [line], time_unit=unit, **options))
+            alone, bad = content(decode(kind, [line], time_unit=unit, **options))
             rows, rejected = rows + alone, rejected + bad
-        assert said(whole) == (rows, rejected)
+        assert content(whole) == (rows, rejected)
 
     holds()
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_any_bytes_become_rows_or_rejects(kind: str) -> None:
-    """Whatever comes, nothing is raised and every line that is not blank is a row or one reject."""
+    """No bytes raise an error, and every line that is not blank is a row or one reject."""
 
     @settings(max_examples=250, deadline=None)
     @given(st.lists(st.one_of(junk, csv_lines, json_lines), max_size=6), st.sampled_from(UNITS))
@@ -152,7 +152,7 @@ def _is_space(kind: str, line: bytes) -> bool:
 @settings(deadline=None)  # the first Parquet loads pyarrow
 @given(st.binary(max_size=200), st.sampled_from(["csv", "jsonl", "parquet"]), st.binary(max_size=60))
 def test_any_bytes_and_header_raise_nothing_but_data_error(payload: bytes, kind: str, header: bytes) -> None:
-    """A header that cannot be read is a DataError; nothing else is ever raised."""
+    """An unreadable header raises DataError; no other error is ever raised."""
     decoder = load_decoder(kind, Fields(InputConfig(), ("flow",)))
     try:
         batch = decoder.decode([RawMessage(payload, "p", header)])
@@ -161,14 +161,14 @@ def test_any_bytes_and_header_raise_nothing_but_data_error(payload: bytes, kind:
     assert batch.values.shape == (len(batch), 1)
 
 
-def test_the_channels_column_is_its_name_unless_said_otherwise() -> None:
-    """`Fields.of` takes ``column`` where it is given."""
+def test_the_column_of_a_channel_is_its_name_by_default() -> None:
+    """`Fields.of` uses ``column`` where it is given."""
     channels = [ChannelConfig(name="flow"), ChannelConfig(name="level", column="LT-7")]
     assert Fields.of(InputConfig(), channels).columns == ("flow", "LT-7")
 
 
 def test_the_stream_of_a_file_is_its_name() -> None:
-    """Without a stream column the file's name is the stream, in letters a stream may have."""
+    """Without a stream column the file's name is the stream; invalid characters become ``_``."""
     batch = load_decoder("csv", Fields(InputConfig(), ("flow",))).decode(
         [RawMessage(b"2024-05-01T12:00:00Z,1", "Pumpe #3 größe", b"time,flow")]
     )
@@ -187,18 +187,18 @@ def test_messages_of_different_files_keep_their_headers() -> None:
             RawMessage(b"2024-05-01T12:00:02Z,3\n", "a", b"time,flow"),
         ]
     )
-    assert [row[0] for row in said(batch)[0]] == ["a", "b", "a"]
-    assert [row[4] for row in said(batch)[0]] == ["on", "off", None]
+    assert [row[0] for row in content(batch)[0]] == ["a", "b", "a"]
+    assert [row[4] for row in content(batch)[0]] == ["on", "off", None]
 
 
-def test_an_unknown_format_is_told() -> None:
-    """The error lists the known ones."""
+def test_an_unknown_format_is_an_error() -> None:
+    """The error lists the known formats."""
     with pytest.raises(ConfigError, match=r"format: expected one of csv, jsonl, .*, number, got 'xml'"):
         load_decoder("xml", Fields(InputConfig(), ("flow",)))
 
 
-def test_a_line_at_the_limit_is_read_and_one_beyond_is_not() -> None:
-    """The limit is 64 KiB a line, wherever the line stands."""
+def test_a_line_at_the_limit_is_read_and_a_longer_one_is_rejected() -> None:
+    """The limit is 64 KiB a line, at any place of the payload."""
     good = b'{"time":"2024-05-01T12:00:00Z","flow":1,"x":"' + b"x" * (64 * 1024 - 47) + b'"}'
     assert len(good) == 64 * 1024
     assert len(decode("jsonl", [good + b"\n" + good])) == 2
@@ -214,10 +214,10 @@ def test_a_line_at_the_limit_is_read_and_one_beyond_is_not() -> None:
         ("binary", "binary", "cobs", "binary"),
     ],
 )
-def test_a_format_whose_package_is_missing_is_told(
+def test_a_format_whose_package_is_missing_is_an_error(
     kind: str, module: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error says what to install."""
+    """The error names the package to install."""
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"stream_gru.connectors.decoders.{module}", raising=False)
     with pytest.raises(ConfigError, match=rf"{kind} cannot be loaded .*; pip install 'stream-gru\[{extra}\]'"):
@@ -232,8 +232,8 @@ def test_a_format_whose_package_is_missing_is_told(
             "expected a column 'flow' in the header, got time, level; see [input] and [[channel]] column",
         ),
         (b"", "expected a column 'time' in the header, got nothing; see [input] and [[channel]] column"),
-        (b"time;flow\n", "expected a column 'time' in the header, got time;flow; is input.delimiter right?"),
-        (b"time\tflow\n", "expected a column 'time' in the header, got time\\tflow; is input.delimiter right?"),
+        (b"time;flow\n", "expected a column 'time' in the header, got time;flow; check input.delimiter"),
+        (b"time\tflow\n", "expected a column 'time' in the header, got time\\tflow; check input.delimiter"),
         (b"a\x1b[2J\x00\n", "expected a column 'time' in the header, got a\\x1b[2J\\x00; see [input]"),
         (b"x" * 999, f"expected a column 'time' in the header, got {'x' * 80}...; see [input]"),
         (b"\x1b" * 50, f"expected a column 'time' in the header, got {chr(92)}x1b" + "\\x1b" * 19 + "...; see [input]"),
@@ -242,8 +242,8 @@ def test_a_format_whose_package_is_missing_is_told(
         (b"time,flow,flow\n", "expected one column 'flow' in the header, got several"),
     ],
 )
-def test_a_header_that_cannot_be_used_is_told_so_that_a_terminal_shows_it(header: bytes, words: str) -> None:
-    """The error names the whole path, what is expected and the beginning of what is there, without control codes."""
+def test_an_unusable_header_is_an_error_that_is_safe_to_print(header: bytes, words: str) -> None:
+    """The error has the whole path, what was expected and the first part of the header, without control characters."""
     decoder = load_decoder("csv", Fields(InputConfig(), ("flow",)))
     with pytest.raises(DataError) as caught:
         decoder.decode([RawMessage(b"", "p", header, position=Position("data/p.csv", 0))])

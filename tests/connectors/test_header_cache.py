@@ -1,4 +1,4 @@
-"""What decoders remember of devices: headers and labels, of so many, over restarts."""
+"""The header cache of decoders: bounded, and restored after a restart."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def of(key: str, payload: bytes = b"", source: str = "") -> RawMessage:
     return RawMessage(payload, key, arrival_ns=NOON_NS, source=source)
 
 
-def test_a_memory_is_bounded() -> None:
-    """However many devices speak, only so many are remembered: those that spoke or were asked for last."""
+def test_the_cache_is_bounded() -> None:
+    """Only the most recently used devices are kept."""
     memory = HeaderCache(list)
     for number in range(10_000):
         memory.learn(of(f"p{number}"), [str(number)])
@@ -36,8 +36,8 @@ def test_a_memory_is_bounded() -> None:
     assert known == [7, *range(10_000 - 4095, 10_000)]
 
 
-def test_saying_it_again_is_use_and_replaces_what_was_said() -> None:
-    """A device that repeats its header is not the oldest."""
+def test_a_repeated_header_counts_as_use_and_replaces_the_names() -> None:
+    """A device that repeats its header has used it."""
     memory = HeaderCache("".join)
     for number in range(4096):
         memory.learn(of(f"p{number}"), ["a"])
@@ -47,8 +47,8 @@ def test_saying_it_again_is_use_and_replaces_what_was_said() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a+b", "ü", "x" * 129])
-def test_what_is_no_stream_id_is_not_remembered(key: str) -> None:
-    """Its samples would be refused, so that it may not take the place of another."""
+def test_a_key_that_is_no_stream_id_is_not_kept(key: str) -> None:
+    """Its samples would be rejected, so it takes no place in the cache."""
     memory = HeaderCache(list)
     memory.learn(of(key), ["a"])
     assert memory.lookup(of(key)) is None
@@ -68,8 +68,8 @@ def test_devices_of_the_same_key_of_two_sources_are_two() -> None:
 @pytest.mark.parametrize(
     ("kind", "header", "line"), [("csv", b"temp,hum", b"1,2"), ("plotter", b"temp hum", b"1 2")], ids=["csv", "plotter"]
 )
-def test_other_devices_do_not_make_a_speaking_one_forgotten(kind: str, header: bytes, line: bytes) -> None:
-    """However many topics say a header besides, the one that says its values too is still known."""
+def test_other_devices_do_not_evict_an_active_one(kind: str, header: bytes, line: bytes) -> None:
+    """A device that sends values stays in the cache, however many others send only headers."""
     decoder = load_decoder(kind, FIELDS)
     decoder.decode([RawMessage(header, "good", arrival_ns=NOON_NS)])
     for number in range(5):
@@ -81,8 +81,8 @@ uses = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("pqrs"), st.boo
 
 
 @given(uses)
-def test_restarts_change_nothing_not_even_who_is_forgotten_next(moves: list[tuple[str, str, bool, bool]]) -> None:
-    """Stored whatever has changed, restored in any order: the same devices are known at any time, by the same bytes."""
+def test_restarts_keep_the_order_of_eviction(moves: list[tuple[str, str, bool, bool]]) -> None:
+    """Changes are stored and restored in any order: the cache has the same devices and the same bytes at any time."""
     whole, one, shelf = HeaderCache(list, devices=3), HeaderCache(list, devices=3), Shelf()
     names = [f"{source}\t{key}" for source in "ab" for key in "pqrs"]
     for number, (source, key, says, restart) in enumerate(moves):
@@ -107,10 +107,8 @@ lines = st.sampled_from(
 
 @pytest.mark.parametrize("kind", ["csv", "plotter"])
 @given(said=st.lists(st.tuples(st.sampled_from("pq"), lines), max_size=15), place=st.integers(0, 15))
-def test_a_decoder_goes_on_after_a_restart_as_if_there_had_been_none(
-    kind: str, said: list[tuple[str, bytes]], place: int
-) -> None:
-    """Wherever it was: between a header and its values too."""
+def test_a_decoder_continues_after_a_restart(kind: str, said: list[tuple[str, bytes]], place: int) -> None:
+    """At any message, also between a header and its values."""
     messages = [of(key, line, "s") for key, line in said]
     whole, one, shelf = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS), Shelf()
     assert isinstance(one, CsvDecoder | PlotterDecoder)
@@ -127,8 +125,8 @@ def test_a_decoder_goes_on_after_a_restart_as_if_there_had_been_none(
 
 @pytest.mark.parametrize("kind", ["csv", "plotter"])
 @given(data=st.data())
-def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(kind: str, data: st.DataObject) -> None:
-    """Or they can be used: whatever they say, later lines raise nothing."""
+def test_foreign_bytes_are_a_state_error_only(kind: str, data: st.DataObject) -> None:
+    """Or they can be used, and later lines raise nothing."""
     one, other = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS)
     assert isinstance(one, CsvDecoder | PlotterDecoder)
     assert isinstance(other, CsvDecoder | PlotterDecoder)
@@ -141,7 +139,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(kind: str, data:
 
 @pytest.mark.parametrize("name", ["", "p", "s\t", "s\tü", "s\tp\t"])
 def test_a_name_of_no_device_is_an_error(name: str) -> None:
-    """What is stored of it was not stored by a decoder."""
+    """Such a state was not stored by a decoder."""
     memory = HeaderCache(list)
     memory.learn(of("p", source="s"), ["a"])
     genuine = memory.snapshot("s\tp")

@@ -1,4 +1,4 @@
-"""Every decoder honours every clause of the Decoder contract."""
+"""Every decoder fulfils every clause of the Decoder contract."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def check_is_a_decoder(kind: str) -> None:
 
 
 def check_reads_every_column(kind: str) -> None:
-    """Rows stand in order of arrival with all that was said of them; missing is NaN, -1 or None."""
+    """Rows are in order of arrival with all their columns; a missing value is NaN, -1 or None."""
     rows = record_rows(decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS))
     for record, (stream, time, values, seq, label, flag, _) in zip(RECORDS, rows, strict=True):
         assert (stream, label, flag) == (record["pump"], record["mode"], record["restart"])
@@ -213,7 +213,7 @@ def check_reads_every_column(kind: str) -> None:
 
 
 def check_agrees_with_csv(kind: str) -> None:
-    """All formats mean the same by the same records, sequence keys included."""
+    """All formats read the same records alike, episode keys included."""
     assert record_rows(decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS)) == record_rows(
         decode_records("csv", csv_messages(RECORDS), **OPTIONS)
     )
@@ -228,7 +228,7 @@ def check_messages_do_not_matter(kind: str) -> None:
 
 
 def check_nothing_is_an_empty_batch(kind: str) -> None:
-    """No messages, no rows, but as many channels as ever."""
+    """No messages give a batch of no rows and all channels."""
     batch = decode_records(kind, [])
     assert (batch.values.shape, batch.received) == ((0, 2), 0)
 
@@ -248,7 +248,7 @@ def check_columns_have_their_types(kind: str) -> None:
 
 
 def check_missing_times_are_counted(kind: str) -> None:
-    """A row without a time is one reject, and harms no row beside it."""
+    """A row without a time is one reject and affects no other row."""
     rows = [{**record, "time": None} if i % 5 == 0 else record for i, record in enumerate(RECORDS)]
     batch = decode_records(kind, MESSAGES[kind](rows), **OPTIONS)
     assert batch.rejected_counts == {DropReason.MISSING_FIELD: 4}
@@ -272,15 +272,15 @@ def check_rejects_hold_their_messages(kind: str) -> None:
 
 
 def check_absent_optional_columns_are_missing_in_each_row(kind: str) -> None:
-    """A column that was asked for and is not there is missing everywhere, and no reason to drop a row."""
+    """A configured optional column that is absent is missing in each row and rejects none."""
     rows = [{k: v for k, v in r.items() if k in ("time", "pump", "flow", "level")} for r in RECORDS]
     batch = decode_records(kind, MESSAGES[kind](rows), **OPTIONS)
     assert {row[3:] for row in record_rows(batch)} == {(-1, None, False, -1)}
     assert not batch.rejected
 
 
-def check_an_absent_channel_is_told(kind: str) -> None:
-    """A table without a channel's column can never fit; a record without it may be one of many kinds."""
+def check_an_absent_channel_is_an_error_in_tables(kind: str) -> None:
+    """A table without a channel's column is a DataError; records without it are read, since records may differ."""
     rows = [{k: v for k, v in r.items() if k != "level"} | {"flow": 1.5} for r in RECORDS]
     if kind in ("csv", "parquet"):
         with pytest.raises(DataError, match="p: expected a column 'level'"):
@@ -292,7 +292,7 @@ def check_an_absent_channel_is_told(kind: str) -> None:
 
 
 def check_damaged_bytes_raise_only_data_error(kind: str) -> None:
-    """Changed and cut bytes are rejects or a DataError, never another error."""
+    """Changed and truncated bytes are rejects or a DataError, never another error."""
     rng = np.random.default_rng(4)
     messages = MESSAGES[kind](RECORDS)
     for turn in range(150):
@@ -309,7 +309,7 @@ def check_damaged_bytes_raise_only_data_error(kind: str) -> None:
 
 
 def check_a_fault_is_one_reject(kind: str) -> None:
-    """A message with a fault is not looked at, harms nothing, and is counted under its reason."""
+    """A message with a fault is not decoded, is counted under its reason and affects no other one."""
     good = MESSAGES[kind](RECORDS)
     faulty = [replace(message, fault=DropReason.TOO_LARGE) for message in good]
     batch = decode_records(kind, [*faulty, *good], **OPTIONS)
@@ -318,7 +318,7 @@ def check_a_fault_is_one_reject(kind: str) -> None:
 
 
 def check_arrivals_stay_with_their_rows(kind: str) -> None:
-    """Each row tells when its message came; in recordings nobody knows."""
+    """Each row has the arrival of its message; rows of recordings have none."""
     good = [message for record in RECORDS for message in MESSAGES[kind]([record])]
     assert decode_records(kind, good, **OPTIONS).arrival_ns is None
     live = [replace(message, arrival_ns=to_ns(START) + i) for i, message in enumerate(good)]
@@ -327,8 +327,8 @@ def check_arrivals_stay_with_their_rows(kind: str) -> None:
     assert arrival_ns.tolist() == [to_ns(START) + i for i in range(20)]
 
 
-def check_a_clock_far_ahead_is_refused(kind: str) -> None:
-    """A live row more than a day after its arrival would block its stream; a recording knows of no arrival."""
+def check_a_clock_far_ahead_is_rejected(kind: str) -> None:
+    """A live row more than a day after its arrival is rejected: it would block its stream."""
     late = [replace(message, arrival_ns=to_ns(START) - 86_400 * 10**9) for message in MESSAGES[kind](RECORDS)]
     batch = decode_records(kind, late, **OPTIONS)
     assert batch.rejected_counts == {DropReason.TIMESTAMP: 19}
@@ -336,7 +336,7 @@ def check_a_clock_far_ahead_is_refused(kind: str) -> None:
 
 
 def check_streams_are_named_by_keys(kind: str) -> None:
-    """What names no stream is of its message's key; a device's bad name is a reject, a file's is made good."""
+    """Rows that name no stream have their message's key; a device's invalid key is a reject, a file's is converted."""
     messages = [
         replace(message, key=key)
         for key, record in zip(["a", "b", "c+", "a"], RECORDS, strict=False)
@@ -360,12 +360,12 @@ def _format_row(kind: str) -> object:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("kind", [_format_row(kind) for kind in sorted(MESSAGES)])
 def test_decoder_contract(kind: str, check: Callable[[str], None]) -> None:
-    """Every decoder honours every clause."""
+    """Every decoder fulfils every clause."""
     check(kind)
 
 
 def test_every_format_is_under_contract() -> None:
-    """Only a bare number cannot say what the records say."""
+    """Only bare numbers cannot hold the records."""
     assert set(DECODERS.built_in) - set(MESSAGES) == {"number"}
 
 
@@ -381,13 +381,13 @@ def live_messages(kind: str) -> list[RawMessage]:
     return [replace(message, arrival_ns=to_ns(START) + i) for i, message in enumerate(good)]
 
 
-# What some format takes for nothing: blanks, separators, comments.
+# Text that some format reads as no record: blanks, separators, comments.
 NOTHING = re.compile(r"(\s|,|\ufeff|#[^\n]*)*")
 
 
 @pytest.mark.parametrize("kind", LIVE)
-def test_any_bytes_are_rejects_and_harm_no_message_beside_them(kind: str) -> None:
-    """Whatever comes, nothing is raised, each message that is not blank is counted, and each is read as it is alone."""
+def test_any_bytes_are_rejects_and_affect_no_other_message(kind: str) -> None:
+    """No bytes raise an error, each message that is not blank is counted, and each is read as it is alone."""
     good = live_messages(kind)
     options = {} if kind == "number" else OPTIONS
     names = tuple(RECORDS[0]) if kind in ("binary", "csv") else ()
@@ -422,8 +422,8 @@ def test_any_bytes_are_rejects_and_harm_no_message_beside_them(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", sorted(set(LIVE) - {"csv"}))
-def test_a_channel_that_nobody_knows_is_a_reject(kind: str) -> None:
-    """Where a topic names the channel, one that the model has not is counted as such (tables name their own)."""
+def test_an_unknown_channel_is_a_reject(kind: str) -> None:
+    """A topic's channel that the model does not have rejects the message (tables name their own channels)."""
     messages = [replace(message, channel="door") for message in live_messages(kind)]
     assert decode_records(kind, messages, **OPTIONS).rejected_counts == {DropReason.UNKNOWN_STREAM: len(messages)}
 
@@ -431,7 +431,7 @@ def test_a_channel_that_nobody_knows_is_a_reject(kind: str) -> None:
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_arrow_instants_out_of_range_harm_no_other_row(unit: str) -> None:
-    """A nonsensical or missing instant beside a good one is one reject, whatever the unit of the column."""
+    """An invalid or missing instant is one reject and affects no other row, for any unit of the column."""
     import pyarrow as pa
 
     factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
@@ -449,7 +449,7 @@ def test_arrow_instants_out_of_range_harm_no_other_row(unit: str) -> None:
 @pytest.mark.parametrize("name", ["pump", "mode", "restart", "run", "n", "flow"])
 @pytest.mark.parametrize("kind", ["date", "instant", "time", "short duration", "long duration", "list", "bytes"])
 def test_arrow_columns_of_a_type_no_field_has_are_rejects(name: str, kind: str) -> None:
-    """Whatever the type of a column and whatever its values, its rows are dropped one by one, and nothing is raised."""
+    """Columns of any type and any values reject single rows and raise nothing."""
     import pyarrow as pa
 
     odd = {
@@ -474,7 +474,7 @@ def test_arrow_columns_of_a_type_no_field_has_are_rejects(name: str, kind: str) 
 
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
 def test_arrow_dates_are_instants() -> None:
-    """A date is its first moment; one that is out of range is one reject; a duration is no time."""
+    """A date is its first instant; one out of range is one reject; a duration is no time."""
     import pyarrow as pa
 
     for times, expected, rejected in (

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz [--target NAME ...] --cases N --seed S``: fuzz readers, one after the other.
+"""``python -m tests.fuzz [--target NAME ...] --cases N --seed S``: fuzz the readers one by one.
 
 Exit code 1 when a property was broken; failing cases are in ``out/fuzz/NAME``, ``--again FILE`` runs one of them.
 """
@@ -23,7 +23,7 @@ _LONGEST_S = 5.0
 
 
 def main() -> int:
-    """Run the campaigns that the command line asks for."""
+    """Run the campaigns of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="all, where none is given")
     parser.add_argument("--cases", type=int, default=100_000)
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _campaign(name: str, cases: int, seed: int, first: int, out: Path) -> Outcome:
-    """One target.  Its current case is in a file while it runs: who ends the process there is found by it."""
+    """Run one target.  Its current case is in a file, which remains if the process dies."""
     with tempfile.NamedTemporaryFile(prefix=f"fuzz-{name}-", delete=False) as file:
         file.write(b" " * 20)
         file.flush()

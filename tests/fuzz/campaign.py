@@ -1,4 +1,4 @@
-"""A campaign: so many cases of a target, and what came of them."""
+"""A campaign: a number of cases of a target, and their outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_FAILURES = 10
 
 @dataclass
 class Outcome:
-    """What a campaign found: ``seen`` counts cases by what became of them, ``failures`` are the numbers of cases."""
+    """The result of a campaign: ``seen`` counts cases by outcome, ``failures`` are numbers of cases."""
 
     cases: int = 0
     seconds: float = 0.0
@@ -50,8 +50,8 @@ def run(
 ) -> Outcome:
     """Run cases ``first`` to ``first + cases``; failing ones are written into ``out``, with the error.
 
-    ``begun`` is told each case before it runs, so that one survives that ends the process; a case that takes more than
-    ``longest_s`` (0: any time) is a failure.
+    ``begun`` is called with each case before it runs, so that the case is known if the process dies; a case that takes
+    more than ``longest_s`` (0: any time) is a failure.
     """
     mutator, outcome = Mutator(seeds, target.words), Outcome()
     begin = last = time.perf_counter()
@@ -81,7 +81,7 @@ def run(
 
 
 def write_case(folder: Path, seed: int, number: int, pieces: list[bytes], variant: int, why: str) -> Path:
-    """Write a failing case down; `read_case` reads it."""
+    """Write a failing case to a file for `read_case`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"case-{seed}-{number}.json"
     shown = {
@@ -95,6 +95,6 @@ def write_case(folder: Path, seed: int, number: int, pieces: list[bytes], varian
 
 
 def read_case(path: Path) -> tuple[list[bytes], int]:
-    """Pieces and variant of a case that was written down."""
+    """Read pieces and variant of a failing case."""
     read = json.loads(path.read_text())
     return [base64.b64decode(piece) for piece in read["pieces"]], read["variant"]

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz.make_corpus``: the seeds, from the stories of the decoders and from what is written here."""
+"""``python -m tests.fuzz.make_corpus``: the seeds, from the cases of the decoders and from this file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 def records() -> list[dict[str, object]]:
-    """Good ones, with all that may be missing."""
+    """Good records, with every optional part."""
     return [
         {
             "time": (START + timedelta(seconds=i)).isoformat(),
@@ -40,7 +40,7 @@ def records() -> list[dict[str, object]]:
 
 
 def _of_stories(kind: str) -> Iterator[bytes]:
-    """Payloads of the stories of a format, live and recorded."""
+    """Payloads of the decode cases of a format, live and recorded."""
     for folder in sorted((CASES / "decode_live").glob(f"{kind}_*")):
         longer = [other for other in DECODERS.built_in if other.startswith(f"{kind}_")]
         if any(folder.name.startswith(f"{other}_") for other in longer):
@@ -193,7 +193,7 @@ def made(name: str) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Write the seeds anew; each is short, and none comes twice."""
+    """Write all seeds again; each is short and unique."""
     for name in TARGETS:
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -32,14 +32,14 @@ _Change = Callable[["Mutator", bytearray], None]
 
 
 class Mutator:
-    """Makes cases of ``seeds``, with ``words`` of the format; all chance is that of ``case``'s generator."""
+    """Makes cases of ``seeds`` and ``words`` of the format; the only random generator is that of `case`."""
 
     def __init__(self, seeds: Sequence[bytes], words: Sequence[bytes]) -> None:
         self._seeds, self._words = list(seeds), [*words, *_NUMBERS, *_TEXTS]
         self._random = random.Random()
 
     def case(self, seed: int, number: int) -> tuple[list[bytes], int]:
-        """The pieces of a case, and a number by which the target chooses everything else."""
+        """The pieces of a case, and a number from which the target derives all other choices."""
         self._random.seed(seed << 40 | number)
         pieces = [self._piece() for _ in range(self._random.choice((1, 1, 1, 2, _MOST_PIECES)))]
         return pieces, self._random.getrandbits(32)
@@ -52,78 +52,78 @@ class Mutator:
         return bytes(piece)
 
     def place(self, piece: bytearray) -> int:
-        """Somewhere in a piece, its end included."""
+        """A random place in a piece, its end included."""
         return int(self._random.random() * (len(piece) + 1))
 
     def flip_bit(self, piece: bytearray) -> None:
-        """One bit turns over."""
+        """Flip one bit."""
         if piece:
             piece[int(self._random.random() * len(piece))] ^= 1 << self._random.getrandbits(3)
 
     def set_byte(self, piece: bytearray) -> None:
-        """One byte becomes another."""
+        """Replace one byte."""
         if piece:
             piece[int(self._random.random() * len(piece))] = self._random.getrandbits(8)
 
     def truncate(self, piece: bytearray) -> None:
-        """The end is missing."""
+        """Cut the end."""
         del piece[self.place(piece) :]
 
     def behead(self, piece: bytearray) -> None:
-        """The beginning is missing."""
+        """Cut the beginning."""
         del piece[: self.place(piece)]
 
     def cut_out(self, piece: bytearray) -> None:
-        """Some bytes are missing."""
+        """Delete some bytes."""
         at = self.place(piece)
         del piece[at : at + self._random.choice((1, 1, 2, 4, 16))]
 
     def double(self, piece: bytearray) -> None:
-        """A part comes again, perhaps many times."""
+        """Repeat a part, up to many times."""
         at = self.place(piece)
         part = piece[at : at + self._random.choice((1, 4, 16, 64, 256))]
         piece[at:at] = part * self._random.choice((1, 1, 2, 10, 300))
 
     def splice(self, piece: bytearray) -> None:
-        """It goes on as another seed does."""
+        """Continue with a part of another seed."""
         other = self._random.choice(self._seeds)
         piece[self.place(piece) :] = other[int(self._random.random() * (len(other) + 1)) :]
 
     def insert_word(self, piece: bytearray) -> None:
-        """A word of the format, an odd number or text stands somewhere."""
+        """Insert a word of the format, an odd number or odd text."""
         at = self.place(piece)
         piece[at:at] = self._random.choice(self._words)
 
     def replace_number(self, piece: bytearray) -> None:
-        """A number becomes an odd one."""
+        """Replace a number by an odd one."""
         found = self._run_at(piece, b"0123456789.+-eE")
         piece[found] = self._random.choice(_NUMBERS)
 
     def replace_text(self, piece: bytearray) -> None:
-        """A word becomes another."""
+        """Replace a word by another."""
         found = self._run_at(piece, b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
         piece[found] = self._random.choice(self._words)
 
     def lengthen(self, piece: bytearray) -> None:
-        """A byte comes many times."""
+        """Repeat one byte many times."""
         at = self.place(piece)
         what = piece[at : at + 1] or b"x"
         piece[at:at] = what * self._random.choice(_LENGTHS)
 
     def nest(self, piece: bytearray) -> None:
-        """Something opens many times, and perhaps closes as often."""
+        """Open brackets many times, and sometimes close them as often."""
         opening, depth = self._random.choice(_OPENINGS), self._random.choice(_DEPTHS)
         closing = opening[:1].translate(bytes.maketrans(b"[{(", b"]})")) if self._random.random() < 0.7 else b""
         at = self.place(piece)
         piece[at:at] = opening * depth + b"0" + closing * depth
 
     def random_bytes(self, piece: bytearray) -> None:
-        """Noise on the line."""
+        """Insert random bytes."""
         at = self.place(piece)
         piece[at:at] = self._random.randbytes(self._random.choice((1, 2, 8, 64)))
 
     def _run_at(self, piece: bytearray, kind: bytes) -> slice:
-        """Where bytes of one kind stand together, somewhere."""
+        """The place of a run of bytes of one kind."""
         begin = self.place(piece)
         while begin < len(piece) and piece[begin] not in kind:
             begin += 1

@@ -42,7 +42,7 @@ MAY_REFUSE_ALL = frozenset({"csv", "parquet"})
 
 
 class DecoderTarget:
-    """One format, read with many configurations; the state that lines leave behind is that of one case."""
+    """One format, read with many configurations; each case has a decoder of its own."""
 
     words = (
         *(name.encode() for name in NAMES), b'"time":', b'"flow":', b'"v":', b'"fields":{', b'"tags":', b'"n":',
@@ -61,7 +61,7 @@ class DecoderTarget:
         self._fields: dict[int, Fields] = {}
 
     def check(self, pieces: list[bytes], variant: int) -> Iterable[str]:
-        """Decode; see that nothing is raised, all that comes out is sound, and that calls do not matter."""
+        """Decode; check that nothing is raised, the batch is sound, and messages decoded alone give the same."""
         choose = variant % CONFIGURATIONS
         fields = self._fields.get(choose)
         if fields is None:
@@ -97,7 +97,7 @@ class DecoderTarget:
 
 
 def check_sound(batch: SampleBatch, channels: int) -> None:
-    """Columns are as long and of the kind that `SampleBatch` promises; numbers are finite or missing, names are ids."""
+    """Columns have the length and type of `SampleBatch`; numbers are finite or missing, names are stream ids."""
     n = len(batch)
     assert batch.values.shape == (n, channels)
     assert batch.values.dtype == np.float32
@@ -144,7 +144,7 @@ def content(batch: SampleBatch) -> tuple[object, ...]:
 
 
 def _framed(inside: bytes, checksum: str) -> bytes:
-    """A good frame with bytes of any kind inside, as chance would never make one."""
+    """A valid frame around any bytes, which mutation would never produce."""
     inside = inside.ljust(_STRUCT.size, b"\x01")[: _STRUCT.size]
     if checksum == "crc16":
         inside += binascii.crc_hqx(inside, 0xFFFF).to_bytes(2, "little")
@@ -166,7 +166,7 @@ def _message(payload: bytes, choose: int) -> RawMessage:
 
 
 def _fields(kind: str, choose: int) -> Fields:
-    """One of `CONFIGURATIONS`: the plain one, or others by chance."""
+    """One of `CONFIGURATIONS`: 0 is the plain one, the others are random."""
     chance = Random(choose)
 
     def once_in(times: int) -> bool:

@@ -1,4 +1,4 @@
-"""Framers: bytes of a port that begin, break and end anywhere."""
+"""Framers: bytes of a port, cut at any place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FramerTarget:
         self._kind = kind
 
     def check(self, pieces: list[bytes], variant: int) -> Iterable[str]:
-        """The same frames wherever the bytes are cut; none holds its end or is too long; little is kept."""
+        """The same frames for any cuts; no frame contains its end mark or is too long; the buffer is bounded."""
         limit, discard = _LIMITS[variant % 4], bool(variant & 4)
         whole = self._framer(limit, discard)
         frames = [frame for piece in pieces for frame in whole.feed(piece)]

@@ -1,4 +1,4 @@
-"""Recordings of messages: what a file holds that somebody else wrote, or that was cut off."""
+"""Message logs: files of other programs, and truncated ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIRST = b'{"stream_gru_recording": 1}\n'
 
 
 class RecordingTarget:
-    """A piece is what stands after, or in place of, the first line."""
+    """The pieces are the file after its first line, or the whole file."""
 
     words = (
         b'{"stream_gru_recording": 1}\n', b'"payload":', b'"base64":', b'{"base64": "/wA="}', b'"arrival_ns":',
@@ -31,7 +31,7 @@ class RecordingTarget:
         finalize(self, rmtree, self._folder)
 
     def check(self, pieces: list[bytes], variant: int) -> Iterable[str]:
-        """Messages or DataError; going on after any message gives the rest; what is written again is read again."""
+        """Messages or DataError; a resume after any message gives the rest; written again, they are read again."""
         path = self._folder / ("r.jsonl.gz" if variant & 6 == 6 else "r.jsonl")
         text = (b"" if variant & 1 else FIRST) + b"".join(pieces)
         path.write_bytes(gzip.compress(text, 1) if path.suffix == ".gz" and not variant & 8 else text)

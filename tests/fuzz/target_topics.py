@@ -1,4 +1,4 @@
-"""Topics: filters of a configuration, and topics of whoever publishes."""
+"""Topics: filters of a configuration, and topics of publishers."""
 
 from __future__ import annotations
 

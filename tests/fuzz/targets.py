@@ -1,4 +1,4 @@
-"""What is fuzzed: a row a reader, in `TARGETS`."""
+"""The fuzzed readers: one row each, in `TARGETS`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 class Target(Protocol):
-    """A reader and what must hold of it."""
+    """A reader and its properties."""
 
     @property
     def words(self) -> tuple[bytes, ...]:
-        """What the format is made of."""
+        """Words of the format."""
         ...
 
     def check(self, pieces: list[bytes], variant: int) -> Iterable[str]:
-        """Read ``pieces``; return what became of them, in few words.  Raises anything where a property is broken."""
+        """Read ``pieces`` and return the outcomes in a few words.  Raises any error when a property is broken."""
         ...
 
 

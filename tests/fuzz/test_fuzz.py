@@ -1,4 +1,4 @@
-"""Every target for a moment, and that a campaign finds what it is there to find."""
+"""A short campaign of every target, and a campaign that finds a known fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CASES = {"recording": 300, "jsonl": 1000, "line_protocol": 1000}
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Refusals are what is asked for here."""
+    """Warnings about rejected input are expected here."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -25,7 +25,7 @@ def _quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_holds_in_some_thousand_cases(name: str, tmp_path: Path) -> None:
-    """Nothing is raised that the contract does not know, and all that comes out is sound."""
+    """No error outside the contract is raised, and all results are sound."""
     outcome = run(TARGETS[name](), seeds(name), _CASES.get(name, 2000), 2026, out=tmp_path)
     assert not outcome.failures, outcome.files[0].read_text()
     assert len(outcome.seen) >= 2
@@ -33,18 +33,18 @@ def test_a_target_holds_in_some_thousand_cases(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_has_seeds(name: str) -> None:
-    """At least ten, each short: a moved folder would not pass unseen."""
+    """At least ten short seeds each: a moved folder fails the test."""
     assert len(seeds(name)) >= 10
     assert max(map(len, seeds(name))) <= 2000
 
 
 def test_every_folder_of_seeds_has_its_target() -> None:
-    """None is left over."""
+    """No folder without a target."""
     assert {folder.name for folder in CORPUS.iterdir()} == set(TARGETS)
 
 
 def test_a_case_is_found_again_by_its_numbers() -> None:
-    """Whatever ran before it."""
+    """Independent of the cases before it."""
     first, second = (Mutator(seeds("json"), TARGETS["json"]().words) for _ in range(2))
     cases = [first.case(7, number) for number in range(50)]
     assert second.case(7, 31) == cases[31]
@@ -52,7 +52,7 @@ def test_a_case_is_found_again_by_its_numbers() -> None:
 
 
 class _Fragile:
-    """A reader that fails where braces stand in one another."""
+    """A reader that fails on nested braces."""
 
     words = (b"{",)
 
@@ -63,7 +63,7 @@ class _Fragile:
 
 
 def test_a_broken_property_is_found_and_written_down(tmp_path: Path) -> None:
-    """Within some hundred cases, and it fails again when it is read."""
+    """Within a few hundred cases; the written case fails again."""
     outcome = run(_Fragile(), seeds("json"), 500, 1, out=tmp_path)
     assert outcome.failures
     pieces, variant = read_case(outcome.files[0])
@@ -72,7 +72,7 @@ def test_a_broken_property_is_found_and_written_down(tmp_path: Path) -> None:
 
 
 def test_a_case_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
-    """The limit is the caller's."""
+    """The limit is an argument."""
     outcome = run(TARGETS["json"](), seeds("json"), 3, 1, out=tmp_path, longest_s=1e-9)
     assert len(outcome.failures) == 3
     assert "TimeoutError" in outcome.files[0].read_text()

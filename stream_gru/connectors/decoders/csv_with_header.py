@@ -86,7 +86,7 @@ class CsvDecoder:
             one = len(names) == 1 and any(mark in names[0] for mark in _DELIMITERS)
             raise DataError(
                 f"{place}: expected a column {missing[0]!r} in the header, got {shown(', '.join(names)) or 'nothing'};"
-                + (" is input.delimiter right?" if one else " see [input] and [[channel]] column")
+                + (" check input.delimiter" if one else " see [input] and [[channel]] column")
             )
         return names
 

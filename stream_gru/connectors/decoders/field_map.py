@@ -34,7 +34,7 @@ from stream_gru.connectors.decoders.parsing import (
 )
 from stream_gru.connectors.decoders.rejects import Line, Origin, Rejects
 from stream_gru.core.errors import ConfigError
-from stream_gru.core.types import I32, NS_PER_S, STREAM_ID, DropReason, Mask, RawMessage, SampleBatch, empty_batch
+from stream_gru.core.types import F32, I32, NS_PER_S, STREAM_ID, DropReason, Mask, RawMessage, SampleBatch, empty_batch
 from stream_gru.model.manifest import Channel
 
 __all__ = ["OWN_TIME", "Column", "DictionaryColumn", "Fields", "InvalidColumn", "build_batch", "stream_id"]
@@ -151,10 +151,10 @@ def checked_names(fields: Fields, *, complete: bool = False) -> tuple[str, ...]:
     shown = ", ".join(names) or "none"
     if set(names).isdisjoint(fields.columns):
         channels = " or ".join(fields.columns)
-        raise ConfigError(f"source.input: fields: expected a channel's among them ({channels}), got {shown}")
+        raise ConfigError(f"source.input: fields: expected the field of a channel ({channels}), got {shown}")
     for name in (fields.input.time, fields.input.stream) if complete else ():
         if name and name not in names:
-            raise ConfigError(f"source.input: fields: expected {name!r} among them, got {shown}")
+            raise ConfigError(f"source.input: fields: expected {name!r} as one of the names, got {shown}")
     return names
 
 
@@ -233,20 +233,7 @@ def build_batch(
     else:
         time_ns = arrival.copy()
         rows.reject(arrival == 0, DropReason.MISSING_FIELD)
-    values = np.full((count, len(fields.columns)), np.nan, np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for index, name in enumerate(fields.columns):
-            numbers = read_numbers(cells(name), rows)
-            if fields.scale and (fields.scale[index], fields.offset[index]) != (1.0, 0.0):
-                values[:, index] = numbers * fields.scale[index] + fields.offset[index]
-                reject_unrepresentable(cells(name), numbers, values[:, index], rows)
-            else:
-                values[:, index] = numbers
-        large = np.abs(values) >= EXACT
-        if large.any():
-            for index in np.flatnonzero(large.any(axis=0)).tolist():
-                name = fields.columns[index]
-                reject_unrepresentable(cells(name), read_numbers(cells(name), rows), values[:, index], rows)
+    values = _read_values(fields, cells, rows)
     if wanted.stream:
         streams, stream = read_streams(cells(wanted.stream), rows)
     else:
@@ -271,6 +258,25 @@ def build_batch(
     for reason, bad in rows.rejected.items():
         rejects.add_rows(reason, np.flatnonzero(bad), origin, line_of)
     return batch.take(rows.good)
+
+
+def _read_values(fields: Fields, cells: Callable[[str], Column], rows: RowFilter) -> F32:
+    """The values of all channels, (N, C) float32, after scale and offset; NaN where there is none."""
+    values = np.full((len(rows.good), len(fields.columns)), np.nan, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index, name in enumerate(fields.columns):
+            numbers = read_numbers(cells(name), rows)
+            if fields.scale and (fields.scale[index], fields.offset[index]) != (1.0, 0.0):
+                values[:, index] = numbers * fields.scale[index] + fields.offset[index]
+                reject_unrepresentable(cells(name), numbers, values[:, index], rows)
+            else:
+                values[:, index] = numbers
+        large = np.abs(values) >= EXACT
+        if large.any():
+            for index in np.flatnonzero(large.any(axis=0)).tolist():
+                name = fields.columns[index]
+                reject_unrepresentable(cells(name), read_numbers(cells(name), rows), values[:, index], rows)
+    return values
 
 
 def stream_id(text: str) -> str:
