@@ -14,6 +14,7 @@ import msgspec
 
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK
 from stream_gru.core.types import DropReason, RawMessage
 
 _T = TypeVar("_T")
@@ -65,7 +66,7 @@ class JsonLinesDecoder(RecordDecoder):
         """Add an object for each line."""
         for line in batch.lines(message):
             if line and not line.isspace():
-                found = parsed(self._decoder, line)
+                found = parsed(self._decoder, line.removeprefix(BYTE_ORDER_MARK))
                 batch.add(found, message, line)
 
 
@@ -91,7 +92,7 @@ def documents(
     """
     payload_lines = batch.lines(message)
     complete = len(payload_lines) > message.payload.count(b"\n")  # no line was rejected
-    lines = [text for line in payload_lines if (text := line.strip())]
+    lines = [text for line in payload_lines if (text := line.removeprefix(BYTE_ORDER_MARK).strip())]
     if len(lines) > 1 and complete:
         whole = parsed(decoder, "\n".join(lines))
         if not isinstance(whole, DropReason):

@@ -14,6 +14,7 @@ import re
 from stream_gru.connectors.decoders.field_map import OWN_TIME, Fields
 from stream_gru.connectors.decoders.field_resolver import Record
 from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK
 from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import DropReason, RawMessage
 
@@ -56,7 +57,7 @@ class LineProtocolDecoder(RecordDecoder):
     def read(self, message: RawMessage, batch: RecordBatch) -> None:
         """Add a record for each line."""
         for line in batch.lines(message):
-            text = line.strip(" \t\r")
+            text = line.removeprefix(BYTE_ORDER_MARK).strip(" \t\r")
             if text and text[0] != "#":
                 batch.add(self._record(text, message.arrival_ns), message, line)
 

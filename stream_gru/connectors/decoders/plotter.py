@@ -13,6 +13,7 @@ from stream_gru.connectors.decoders.field_resolver import MAX_FIELDS, Record, is
 from stream_gru.connectors.decoders.header_cache import HeaderCache
 from stream_gru.connectors.decoders.parsing import MISSING, NUMBER
 from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK
 from stream_gru.core.types import DropReason, RawMessage
 
 _SEPARATORS = re.compile(r"[ \t,]+")
@@ -37,7 +38,7 @@ class PlotterDecoder(RecordDecoder):
     def read(self, message: RawMessage, batch: RecordBatch) -> None:
         """Add a record for each line with values."""
         for line in batch.lines(message):
-            text = line.strip(" \t\r,")
+            text = line.removeprefix(BYTE_ORDER_MARK).strip(" \t\r,")
             found = self._record(text, message) if text else None
             if found is not None:
                 batch.add(found, message, line)

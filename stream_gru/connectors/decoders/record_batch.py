@@ -41,8 +41,8 @@ class RecordBatch:
         return text[1:] if text[:1] == BYTE_ORDER_MARK else text
 
     def lines(self, message: RawMessage) -> list[str]:
-        """The lines of the payload without byte order marks, which Windows tools write; bad lines are rejected."""
-        return [line.removeprefix(BYTE_ORDER_MARK) for line in decoded_lines(message, self._rejects)]
+        """The lines of the payload as text; those that are not UTF-8, hold NUL or are too long are rejected."""
+        return decoded_lines(message, self._rejects)
 
     def add(self, record: object, message: RawMessage, line: Line = b"", key: str | None = None) -> None:
         """Add an object of a message, or reject it where it is a `DropReason` or no object.

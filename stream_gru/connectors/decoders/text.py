@@ -5,7 +5,7 @@ from __future__ import annotations
 from stream_gru.connectors.decoders.rejects import Rejects
 from stream_gru.core.types import DropReason, RawMessage
 
-BYTE_ORDER_MARK = "\ufeff"
+BYTE_ORDER_MARK = "\ufeff"  # some tools write it at the beginning of a file or of each line
 MAX_LINE_BYTES = 64 * 1024
 _SHOWN = 80
 
