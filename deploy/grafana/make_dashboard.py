@@ -1,6 +1,6 @@
 """Print the dashboard: ``python deploy/grafana/make_dashboard.py > deploy/grafana/dashboard.json``.
 
-Grafana's Classic model, which every version since 9 imports.  The panels stand in `ROWS`, a line of queries each.
+Grafana's Classic model, which every version since 9 imports.  `ROWS` lists the panels with their queries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLUMNS = 24
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: ``queries`` are (legend, expression); ``section`` is that of the runbook."""
+    """One panel: ``queries`` are (legend, expression); ``section`` is the anchor in the runbook."""
 
     title: str
     description: str
@@ -34,12 +34,12 @@ class Panel:
 
 
 def rate(metric: str, which: str = WHICH) -> str:
-    """A counter by the second."""
+    """Return the rate of a counter per second."""
     return f"rate(stream_gru_{metric}{{{which}}}{EACH})"
 
 
 def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
-    """Median and slowest hundredth of a histogram."""
+    """Return the queries for the median and the 99th percentile of a histogram."""
     buckets = f"sum by (instance, le) ({rate(f'{metric}_seconds_bucket')})"
     return tuple(
         (f"{{{{instance}}}} {name}", f"histogram_quantile({q}, {buckets})") for name, q in (("p50", 0.5), ("p99", 0.99))
@@ -47,7 +47,7 @@ def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
 
 
 def by_target(numerator: str, denominator: str) -> str:
-    """The quotient of two counters of scored forecasts, where something was scored."""
+    """Return the quotient of two counters of scored forecasts, where any were scored."""
     by = "sum by (instance, target, horizon)"
     return f"{by} ({rate(numerator)}) / ({by} ({rate(denominator)}) > 0)"
 
@@ -91,7 +91,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Sources connected",
-            "Whether the broker answers or the port is open.",
+            "Whether the port is open or the broker connected.",
             "streamgrusourcelost",
             "none",
             ((_SOURCE, f"stream_gru_source_connected{{{OF_SOURCE}}}"),),
@@ -102,7 +102,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Sinks connected",
-            "Whether the file is open or the server answers.",
+            "Whether the file is open or the server connected.",
             "streamgrusinkfailing",
             "none",
             ((_SINK, f"stream_gru_sink_connected{{{WHICH}}}"),),
@@ -392,20 +392,20 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Queue of sinks",
-            "Unconfirmed outputs. They are stored, and block nothing until the queue is full.",
+            "Unacknowledged outputs. They are stored, and block nothing until the queue is full.",
             "streamgruoutputswaiting",
             "short",
             ((_SINK, f"stream_gru_sink_queue{{{WHICH}}}"),),
         ),
         Panel(
             "Outputs lost",
-            "Outputs that the other side rejected, and outputs dropped because the queue was full.",
+            "Outputs rejected by the broker or server, and outputs dropped because the queue was full.",
             "streamgrusinkfailing",
             "short",
             (
                 (f"{_SINK} rejected", f"increase(stream_gru_sink_failed_total{{{WHICH}}}{EACH})"),
                 (f"{_SINK} dropped", f"increase(stream_gru_sink_dropped_total{{{WHICH}}}{EACH})"),
-                (f"{_SINK} found again", f"increase(stream_gru_sink_reconnects_total{{{WHICH}}}{EACH})"),
+                (f"{_SINK} reconnects", f"increase(stream_gru_sink_reconnects_total{{{WHICH}}}{EACH})"),
             ),
         ),
         Panel(
@@ -512,14 +512,14 @@ ANNOTATIONS = {
     "Start": ("orange", "Start of {{instance}}", f"changes(process_start_time_seconds{{{WHICH}}}[2m]) > 0"),
     "Reload": (
         "green",
-        "Configuration of {{instance}} taken",
+        "Configuration of {{instance}} applied",
         f"changes(stream_gru_config_last_reload_success_timestamp_seconds{{{WHICH}}}[2m]) > 0",
     ),
 }
 
 
 def panel_of(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
-    """The panel in Grafana's words."""
+    """Return a panel as Grafana's JSON."""
     instant = panel.kind == "table"
     options = dict(panel.options)
     custom: dict[str, Any] = {}
@@ -577,7 +577,7 @@ _COLUMNS_OF_TABLE = [
 
 
 def query_variable(name: str, label: str, expression: str) -> dict[str, Any]:
-    """A variable with the values of a label; several may be chosen."""
+    """Return a variable with the values of a label; several can be selected."""
     return {
         "name": name,
         "label": label,
@@ -596,20 +596,20 @@ def query_variable(name: str, label: str, expression: str) -> dict[str, Any]:
 
 
 def plain_variable(kind: str, name: str, label: str, value: str) -> dict[str, Any]:
-    """A variable with one value."""
+    """Return a variable with one value."""
     return {
         "name": name,
         "label": label,
         "type": kind,
         "query": value,
-        # Grafana chooses a data source of its own.
+        # Grafana selects a data source itself.
         "current": {} if kind == "datasource" else {"selected": True, "text": value, "value": value},
         "hide": 0,
     }
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole dashboard."""
+    """Return the dashboard as Grafana's JSON."""
     panels: list[dict[str, Any]] = []
     y = 0
     for title, row in ROWS.items():
