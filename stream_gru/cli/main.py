@@ -29,7 +29,7 @@ COMMANDS = {
     "evaluate": "stream_gru.cli.evaluate:evaluate",
     "export": "stream_gru.cli.export:export",
     "generate": "stream_gru.cli.generate:generate",
-    "health": "stream_gru.cli.health:health",
+    "health": "stream_gru.cli.control:health",
     "inspect": "stream_gru.cli.inspect:inspect",
     "pause": "stream_gru.cli.control:pause",
     "probe": "stream_gru.cli.probe:probe",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from stream_gru.cli.daemon import log_to_stderr
 from stream_gru.cli.group import FiniteRange
-from stream_gru.cli.source_reader import SourceReader
+from stream_gru.cli.probe import SourceReader
+from stream_gru.cli.run import log_to_stderr
 from stream_gru.connectors.sources.message_log import RecordingWriter
 from stream_gru.runtime.resolved_config import resolve_file
 

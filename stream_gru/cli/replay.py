@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 import click
 from msgspec import structs
 
-from stream_gru.cli.daemon import run_daemon, stop_on_signals
 from stream_gru.cli.group import FiniteRange, check_engine
+from stream_gru.cli.run import run_daemon, stop_on_signals
 from stream_gru.connectors.sinks.encoders import ENCODERS
 from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink

@@ -17,8 +17,7 @@ from typing import Any, NoReturn, Protocol
 import click
 import numpy as np
 
-from stream_gru.cli.control import command_client
-from stream_gru.cli.remote import remote_of, response_text
+from stream_gru.cli.control import command_client, remote_of, response_text
 from stream_gru.config import Config, RunConfig, load_config
 from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError, StateError, StoreLocked, StreamGruError

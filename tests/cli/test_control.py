@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stream_gru.cli.remote import Remote, remote_at, remote_of, response_text
-from stream_gru.cli.tap_view import TapView
+from stream_gru.cli.control import Remote, remote_at, remote_of, response_text
+from stream_gru.cli.tap import TapView
 from stream_gru.config import parse_config
 from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError

@@ -17,10 +17,16 @@ from typing import Any
 
 import pytest
 
-from stream_gru.cli import doctor_model
-from stream_gru.cli.doctor import check_lines
-from stream_gru.cli.doctor_machine import check_clock, check_listen, check_memory
-from stream_gru.cli.doctor_model import check_bundle, check_config, check_engines
+from stream_gru.cli import doctor as doctor_model
+from stream_gru.cli.doctor import (
+    check_bundle,
+    check_clock,
+    check_config,
+    check_engines,
+    check_lines,
+    check_listen,
+    check_memory,
+)
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.folder_check import check_folder
 from stream_gru.connectors.mqtt.broker_check import check_broker
