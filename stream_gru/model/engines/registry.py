@@ -39,6 +39,8 @@ def load_engine(name: str, bundle: Bundle) -> Engine:
     """
     if name == "auto":
         name = "litert" if bundle.tflite is not None and find_spec("ai_edge_litert") else "numpy"
+    if name not in ENGINES:
+        raise ConfigError(f"engine: expected auto, {', '.join(ENGINES.names())}, got {name!r}")
     engine = ENGINES.build(name, bundle)
     if not isinstance(engine, Engine):
         raise ConfigError(f"engine: {name}: expected an object that fulfils Engine, got {engine!r:.100}")
