@@ -154,7 +154,7 @@ class Stateful(Protocol):
         ...
 
 
-# ---- optional abilities of sources and sinks; whoever needs one asks with isinstance ---------------------------------
+# ---- optional abilities of sources, decoders and sinks, tested with isinstance ----------------------------------------
 
 
 @runtime_checkable
@@ -169,29 +169,29 @@ class HasState(Protocol):
 
 @runtime_checkable
 class FlowControlled(Protocol):
-    """A source whose other side waits for acknowledgements: a commit is due before ``max_inflight`` messages."""
+    """A source whose peer waits for acknowledgements: a commit is due before ``max_inflight`` messages."""
 
     @property
     def max_inflight(self) -> int:
-        """Messages that it sends before one of them has to be acknowledged."""
+        """Number of messages that the peer sends before it waits for an acknowledgement."""
         ...
 
 
 @runtime_checkable
 class Reconfigurable(Protocol):
-    """A source that takes some changes of its table while it is open."""
+    """A source that can apply some changes of its configuration while it is open."""
 
     def update(self, config: object) -> bool:
-        """Take over another table; False when it has to be closed and opened again.  Raises ConfigError."""
+        """Apply another configuration; return False if the source has to be reopened.  Raises ConfigError."""
         ...
 
 
 @runtime_checkable
 class KeepsSession(Protocol):
-    """A source whose other side keeps messages for it while it is closed."""
+    """A source whose peer keeps messages for it while it is closed."""
 
     def forget(self) -> None:
-        """Close for good: the other side shall keep nothing more."""
+        """Close permanently: the peer deletes what it keeps."""
         ...
 
 
@@ -200,18 +200,18 @@ class TracksStreams(Protocol):
     """A sink that shows which streams are online."""
 
     def stream_status(self, stream: str, online: bool) -> None:
-        """A stream is idle, or sends again."""
+        """Publish that a stream became idle or sends again."""
         ...
 
 
 @runtime_checkable
 class HandsOver(Protocol):
-    """A sink with outputs that wait for an acknowledgement, which another sink can continue with."""
+    """A sink whose unacknowledged outputs another sink can take over."""
 
     def handoff(self) -> OutboxState:
-        """After `close`: what is not finished; it is the other sink's then."""
+        """Return the unacknowledged outputs; called after `close`."""
         ...
 
     def adopt(self, state: OutboxState) -> None:
-        """Before anything is written: continue with what another sink has not finished."""
+        """Take over the outputs of another sink; called before the first `write`."""
         ...
