@@ -154,7 +154,7 @@ class Stateful(Protocol):
         ...
 
 
-# ---- optional abilities of sources, decoders and sinks, tested with isinstance ----------------------------------------
+# ---- optional abilities of sources, decoders and sinks, tested with isinstance ---------------------------------------
 
 
 @runtime_checkable
