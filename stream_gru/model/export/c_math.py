@@ -198,7 +198,7 @@ static float sg_linear(float x)
 }
 """
 
-# Function -> what it calls and its text, in an order in which each stands behind what it calls.
+# Function -> its callees and its text; callees come first.
 _FUNCTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "dot": ((), _DOT),
     "copy": ((), _COPY),

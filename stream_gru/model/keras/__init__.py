@@ -1,1 +1,1 @@
-"""The network in Keras and the files made of it; needs TensorFlow."""
+"""The network in Keras and the files built from it; needs TensorFlow."""
