@@ -37,7 +37,7 @@ from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import load_bundle
 from tests.support.brokers import Broker
 from tests.support.certificates import Authority
-from tests.support.cli import run_command
+from tests.support.cli import run_command, run_here
 from tests.support.fake_daemon import FakeDaemon, serving
 from tests.support.network import free_port
 from tests.support.paths import BUNDLE
@@ -78,7 +78,7 @@ def test_failed_checks_have_advice_and_exit_code_1(tmp_path: Path) -> None:
         '[[source]]\ntype = "serial"\nname = "probe"\nport = "/dev/nowhere"\nformat = "csv"\n'
         f'[[broker]]\nurl = "mqtt://127.0.0.1:{port}"\n'
     )
-    done = run_command("doctor", doctor_config(tmp_path, more))
+    done = run_here("doctor", doctor_config(tmp_path, more))
     assert done.returncode == 1, done.stdout
     assert "fail  serial /dev/nowhere" in done.stdout
     assert "ls -l /dev/serial/by-id" in done.stdout
@@ -90,17 +90,15 @@ def test_failed_checks_have_advice_and_exit_code_1(tmp_path: Path) -> None:
 
 def test_without_a_configuration_the_machine_is_checked() -> None:
     """Serial ports, clock and memory, and a bundle if one is named."""
-    names = [check["name"] for check in json.loads(run_command("doctor", "--json").stdout)["checks"]]
+    names = [check["name"] for check in json.loads(run_here("doctor", "--json").stdout)["checks"]]
     assert names == ["serial ports", "clock", "memory"]
-    names = [
-        check["name"] for check in json.loads(run_command("doctor", "--bundle", BUNDLE, "--json").stdout)["checks"]
-    ]
+    names = [check["name"] for check in json.loads(run_here("doctor", "--bundle", BUNDLE, "--json").stdout)["checks"]]
     assert names[:3] == ["bundle", "engine litert", "engine numpy"]
 
 
 def test_a_configuration_and_a_bundle_exclude_each_other(tmp_path: Path) -> None:
     """The configuration names its bundle."""
-    assert run_command("doctor", doctor_config(tmp_path), "--bundle", BUNDLE).returncode == 2
+    assert run_here("doctor", doctor_config(tmp_path), "--bundle", BUNDLE).returncode == 2
 
 
 def test_an_invalid_configuration_fails(tmp_path: Path) -> None:

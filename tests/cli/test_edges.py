@@ -15,6 +15,7 @@ from stream_gru.cli.bench import free_name, header_of, pipeline_rows
 from stream_gru.cli.inspect import describe
 from stream_gru.model.bundle import load_bundle, write_bundle
 from stream_gru.model.engines.registry import load_engine
+from tests.support.cli import PUMP_HEADER, pump_rows, run_here
 from tests.support.models import make_bundle
 from tests.support.paths import BUNDLE, ROOT
 
@@ -41,11 +42,10 @@ def sh(text: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> Path:
+def short_recording(tmp_path: Path) -> Path:
     """Three minutes of one pump with a single class."""
     path = tmp_path / "p.csv"
-    rows = "".join(f"2026-03-01T00:{i // 60:02d}:{i % 60:02d}Z,p,100,300,5,1.5,normal\n" for i in range(180))
-    path.write_text("time,pump,flow,pressure,current,vibration,mode\n" + rows)
+    path.write_text(PUMP_HEADER + pump_rows(180))
     return path
 
 
@@ -62,19 +62,19 @@ def recording(tmp_path: Path) -> Path:
         ("$S simulate sine --hours 0.01 --out p.csv", "p.csv: File exists"),
     ],
 )
-def test_unwritable_output_is_one_line(recording: Path, line: str, words: str) -> None:
+def test_unwritable_output_is_one_line(short_recording: Path, line: str, words: str) -> None:
     """A full disk, a closed output or an impossible path gives one line and exit code 1."""
-    done = sh(line, recording.parent)
+    done = sh(line, short_recording.parent)
     assert done.returncode == 1
     assert done.stderr == f"stream-gru: {words}\n"
 
 
-def test_a_closed_standard_output_does_not_harm_a_file(recording: Path) -> None:
+def test_a_closed_standard_output_does_not_harm_a_file(short_recording: Path) -> None:
     """Results go to their file, whichever descriptors are free."""
-    assert sh("$S replay $B p.csv --out a.jsonl >&- 2>&-", recording.parent).returncode == 0
-    assert sh("$S replay $B p.csv --out b.jsonl -q", recording.parent).returncode == 0
-    assert (recording.parent / "a.jsonl").read_bytes() == (recording.parent / "b.jsonl").read_bytes()
-    assert sh("$S inspect nowhere 2> /dev/full", recording.parent).returncode == 2
+    assert sh("$S replay $B p.csv --out a.jsonl >&- 2>&-", short_recording.parent).returncode == 0
+    assert sh("$S replay $B p.csv --out b.jsonl -q", short_recording.parent).returncode == 0
+    assert (short_recording.parent / "a.jsonl").read_bytes() == (short_recording.parent / "b.jsonl").read_bytes()
+    assert sh("$S inspect nowhere 2> /dev/full", short_recording.parent).returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_a_closed_standard_output_does_not_harm_a_file(recording: Path) -> None:
         "evaluate $B p.csv --window 5 --regime stateful",
     ],
 )
-def test_invalid_option_values_are_usage_errors(recording: Path, line: str) -> None:
+def test_invalid_option_values_are_usage_errors(short_recording: Path, line: str) -> None:
     """A number that is not finite, or an option that needs another one, is rejected by name with exit code 2."""
-    done = sh(f"$S {line}", recording.parent)
+    done = run_here(*line.replace("$B", str(BUNDLE)).split(), cwd=short_recording.parent)
     assert done.returncode == 2
     option = next(word for word in reversed(line.split()) if word in ("--window", *line.split()) and word[:2] == "--")
     assert ("--window" if "--window" in line else option) in done.stderr
 
 
-def test_evaluate_prints_null_for_missing_scores(recording: Path) -> None:
+def test_evaluate_prints_null_for_missing_scores(short_recording: Path) -> None:
     """A class that never occurs has no recall, which is null in JSON."""
-    done = sh("$S evaluate $B p.csv --json", recording.parent)
+    done = run_here("evaluate", BUNDLE, "p.csv", "--json", cwd=short_recording.parent)
     assert None in msgspec.json.decode(done.stdout)["classes"]["recall"]
 
 

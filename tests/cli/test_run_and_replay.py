@@ -21,7 +21,7 @@ from stream_gru.core.errors import ConfigError, SinkUnavailable
 from stream_gru.model.bundle import Bundle, document_digest, load_bundle
 from stream_gru.model.manifest import Manifest
 from stream_gru.runtime.resolved_config import running_fields
-from tests.support.cli import PUMP_HEADER, run_command
+from tests.support.cli import PUMP_HEADER, run_command, run_here
 from tests.support.paths import BUNDLE
 
 ROW = "2026-03-01T00:00:0{},p,100,300,5,1.5,normal\n"
@@ -126,7 +126,7 @@ def test_run_and_replay_expand_the_same_patterns(tmp_path: Path, pattern: str) -
     done = run_command("run", run_file(tmp_path, f'[[source]]\ntype = "replay"\nfiles = ["{pattern}"]\n'))
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 3
-    assert done.stdout == run_command("replay", BUNDLE, tmp_path / pattern).stdout
+    assert done.stdout == run_here("replay", BUNDLE, tmp_path / pattern).stdout
 
 
 def test_a_wrong_header_is_an_error_and_empty_input_is_not(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_unnamed_columns_are_ignored_live_and_in_replay(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(text)
     live = run_command("run", run_file(tmp_path), stdin=text)
     assert len(live.stdout.splitlines()) == 3
-    assert live.stdout == run_command("replay", BUNDLE, tmp_path / "p.csv").stdout
+    assert live.stdout == run_here("replay", BUNDLE, tmp_path / "p.csv").stdout
 
 
 @pytest.mark.parametrize(
@@ -166,21 +166,21 @@ def test_a_replay_without_applied_rows_fails(tmp_path: Path, name: str, text: st
     """All rows dropped, no rows, no header or a wrong one: exit code 1 and one line."""
     (tmp_path / name).write_bytes(text.encode())
     for options in ([], ["-q"], ["--json"]):
-        done = run_command("replay", BUNDLE, name, *options, cwd=tmp_path)
+        done = run_here("replay", BUNDLE, name, *options, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(f"stream-gru: {words}")
 
 
 def test_a_folder_is_rejected_as_a_recording(tmp_path: Path) -> None:
     """The message says what is expected."""
-    done = run_command("replay", BUNDLE, tmp_path)
+    done = run_here("replay", BUNDLE, tmp_path)
     assert (done.returncode, done.stderr) == (1, f"stream-gru: {tmp_path}: is a folder; expected files\n")
 
 
 def test_file_suffixes_are_case_insensitive(tmp_path: Path) -> None:
     """A compressed table from Windows is accepted."""
     (tmp_path / "P.CSV.GZ").write_bytes(gzip.compress((PUMP_HEADER + ROW.format("0Z")).encode()))
-    assert len(run_command("replay", BUNDLE, tmp_path / "P.CSV.GZ").stdout.splitlines()) == 1
+    assert len(run_here("replay", BUNDLE, tmp_path / "P.CSV.GZ").stdout.splitlines()) == 1
 
 
 def test_files_that_share_a_stream_are_reported(tmp_path: Path) -> None:
@@ -193,11 +193,11 @@ def test_files_that_share_a_stream_are_reported(tmp_path: Path) -> None:
     config = run_file(tmp_path, '[[source]]\ntype = "replay"\nfiles = ["*/p.csv"]\n')
     config.write_text(config.read_text().replace(str(BUNDLE), str(bundle)))
     words = f"warning: {tmp_path}/a/p.csv and {tmp_path}/b/p.csv are read as one stream 'p'"
-    for done in (run_command("run", config), run_command("replay", bundle, tmp_path / "*" / "p.csv")):
+    for done in (run_command("run", config), run_here("replay", bundle, tmp_path / "*" / "p.csv")):
         assert done.returncode == 0
         assert done.stderr.count("warning") == 1
         assert words in done.stderr
-    assert "warning" not in run_command("replay", BUNDLE, tmp_path / "*" / "p.csv").stderr
+    assert "warning" not in run_here("replay", BUNDLE, tmp_path / "*" / "p.csv").stderr
 
 
 def nameless_bundle(path: Path) -> None:
