@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
     from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
     from stream_gru.core.errors import ConfigError, EndOfInput, SinkUnavailable, SourceUnavailable, StreamGruError
-    from stream_gru.core.prediction import Prediction
+    from stream_gru.core.prediction import Prediction, prediction_at
     from stream_gru.core.protocols import Decoder, Engine, Sink, Source
     from stream_gru.core.types import (
         DropReason,
@@ -45,7 +45,7 @@ _NAMES = {
     "connectors.decoders.record_batch": ("RecordBatch", "RecordDecoder"),
     "core.commit_records": ("FlushResult", "SinkCheckpoint"),
     "core.errors": ("ConfigError", "EndOfInput", "SinkUnavailable", "SourceUnavailable", "StreamGruError"),
-    "core.prediction": ("Prediction",),
+    "core.prediction": ("Prediction", "prediction_at"),
     "core.protocols": ("Decoder", "Engine", "Sink", "Source"),
     "core.types": (
         "DropReason",
@@ -102,6 +102,7 @@ __all__ = [
     "Status",
     "StreamGruError",
     "load_bundle",
+    "prediction_at",
 ]
 
 
