@@ -95,8 +95,6 @@ io-faults: $(DEV)/.ready
 CASES ?= 1000000
 fuzz: $(DEV)/.ready
 	$(DEV)/bin/python -m tests.fuzz --cases $(CASES)
-	for target in bundle config http; do \
-	  $(DEV)/bin/python -m tests.fuzz_security --target $$target --cases $$(( $(CASES) / 10 )) || exit 1; done
 
 # Run at a constant rate with faults: memory, threads and open files must not grow.
 MINUTES ?= 60

@@ -4,5 +4,5 @@
     seeds, in the tree     seeded      1..3 bytes   properties
 
 Case ``n`` of a seed is always the same, so that two numbers reproduce a failure.  To add a target, add a class with
-`check`, a row in `tests.fuzz.targets.TARGETS` and a folder of seeds.
+`words` and `check`, a row in `tests.fuzz.targets.TARGETS` and a folder of seeds.
 """

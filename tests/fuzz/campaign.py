@@ -37,7 +37,7 @@ class Outcome:
         )
 
 
-def run(
+def run_campaign(
     target: Target,
     seeds: list[bytes],
     cases: int,
@@ -69,7 +69,7 @@ def run(
             last = time.perf_counter()
             outcome.failures.append(number)
             if out is not None:
-                outcome.files.append(write_case(out, seed, number, pieces, variant, traceback.format_exc()))
+                outcome.files.append(write_failing_case(out, seed, number, pieces, variant, traceback.format_exc()))
             if len(outcome.failures) >= _MOST_FAILURES:
                 outcome.cases = number + 1 - first
                 break
@@ -80,7 +80,7 @@ def run(
     return outcome
 
 
-def write_case(folder: Path, seed: int, number: int, pieces: list[bytes], variant: int, why: str) -> Path:
+def write_failing_case(folder: Path, seed: int, number: int, pieces: list[bytes], variant: int, why: str) -> Path:
     """Write a failing case to a file for `read_case`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"case-{seed}-{number}.json"
@@ -94,7 +94,7 @@ def write_case(folder: Path, seed: int, number: int, pieces: list[bytes], varian
     return path
 
 
-def read_case(path: Path) -> tuple[list[bytes], int]:
+def read_failing_case(path: Path) -> tuple[list[bytes], int]:
     """Read pieces and variant of a failing case."""
     read = json.loads(path.read_text())
     return [base64.b64decode(piece) for piece in read["pieces"]], read["variant"]

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz.make_corpus``: the seeds, from the cases of the decoders and from this file."""
+"""``python -m tests.fuzz.make_corpus``: the seeds, from the cases of the decoders, this file and `security_seeds`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from stream_gru.connectors.decoders.registry import DECODERS
+from tests.fuzz.security_seeds import SEEDS
 from tests.fuzz.target_decoders import NAMES, STRUCT
 from tests.fuzz.targets import CORPUS, TARGETS
 from tests.support.paths import CASES
@@ -19,14 +20,14 @@ from tests.support.paths import CASES
 _MOST_BYTES = 2000
 _MOST_SEEDS = 40
 _MOST_STORIES = 12
-START = datetime(2024, 5, 1, 12, tzinfo=UTC)
+FIRST_TIME = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
-def records() -> list[dict[str, object]]:
+def good_records() -> list[dict[str, object]]:
     """Good records, with every optional part."""
     return [
         {
-            "time": (START + timedelta(seconds=i)).isoformat(),
+            "time": (FIRST_TIME + timedelta(seconds=i)).isoformat(),
             "pump": f"p{i % 3}",
             "mode": ["on", "off", None][i % 3],
             "restart": i == 3,
@@ -58,7 +59,7 @@ def _of_stories(kind: str) -> Iterator[bytes]:
 
 
 def _json(kind: str) -> Iterator[bytes]:
-    every = records()
+    every = good_records()
     if kind == "json":
         yield from (json.dumps(record).encode() for record in every)
         yield b'{"time":"2024-05-01T12:00:00Z","fields":{"flow":1.5},"tags":{"pump":"p1"}}'
@@ -83,7 +84,7 @@ def _json(kind: str) -> Iterator[bytes]:
 
 
 def _lines(kind: str) -> Iterator[bytes]:
-    every = records()
+    every = good_records()
     rows = [["" if value is None else str(value) for value in record.values()] for record in every]
     if kind == "csv":
         yield "\n".join([",".join(NAMES), *map(",".join, rows)]).encode()
@@ -107,7 +108,7 @@ def _lines(kind: str) -> Iterator[bytes]:
 def _cbor() -> Iterator[bytes]:
     import cbor2
 
-    every = records()
+    every = good_records()
     yield cbor2.dumps(every)
     yield from (cbor2.dumps(record) for record in every)
     yield cbor2.dumps({1: 2, "flow": 1.5, b"k": None, "time": 1714564800})
@@ -127,7 +128,7 @@ def _binary() -> Iterator[bytes]:
 def _parquet() -> Iterator[bytes]:
     import pyarrow as pa
 
-    every = records()
+    every = good_records()
     instants = [{**record, "time": datetime.fromisoformat(str(record["time"]))} for record in every]
     kinds = [pa.timestamp("us", "UTC"), pa.timestamp("ns"), pa.timestamp("s"), pa.date32()]
     for number, kind in enumerate(kinds):
@@ -176,7 +177,7 @@ def _recording() -> Iterator[bytes]:
     yield b"{}\n" * 5
 
 
-def made(name: str) -> Iterator[bytes]:
+def parser_seeds(name: str) -> Iterator[bytes]:
     """All seeds of a target."""
     if name in ("json", "jsonl", "json_array", "json_vector", "senml"):
         yield from _json(name)
@@ -199,8 +200,11 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
             old.unlink()
-        kept = [seed for seed in dict.fromkeys(made(name)) if len(seed) <= _MOST_BYTES][:_MOST_SEEDS]
-        for number, seed in enumerate(kept):
+        if name in SEEDS:
+            chosen = list(SEEDS[name]())
+        else:
+            chosen = [seed for seed in dict.fromkeys(parser_seeds(name)) if len(seed) <= _MOST_BYTES][:_MOST_SEEDS]
+        for number, seed in enumerate(chosen):
             (folder / f"{number:02}").write_bytes(seed)
 
 

@@ -1,14 +1,16 @@
-"""The fuzzed readers: one row each, in `TARGETS`."""
+"""The fuzzed readers: one row each, in `TARGETS`; entering a row opens what the reader needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from stream_gru.connectors.decoders.registry import DECODERS
 
+Framing = Literal["lines", "cobs"]
 CORPUS = Path(__file__).parent / "corpus"
 
 
@@ -25,43 +27,61 @@ class Target(Protocol):
         ...
 
 
-def _decoder(kind: str) -> Target:
+Opened = AbstractContextManager[Target]
+
+
+def _decoder(kind: str) -> Opened:
     from tests.fuzz.target_decoders import DecoderTarget
 
-    return DecoderTarget(kind)
+    return nullcontext(DecoderTarget(kind))
 
 
-def _lines() -> Target:
+def _framer(framing: Framing) -> Opened:
     from tests.fuzz.target_framers import FramerTarget
 
-    return FramerTarget("lines")
+    return nullcontext(FramerTarget(framing))
 
 
-def _cobs() -> Target:
-    from tests.fuzz.target_framers import FramerTarget
-
-    return FramerTarget("cobs")
-
-
-def _topics() -> Target:
+def _topics() -> Opened:
     from tests.fuzz.target_topics import TopicTarget
 
-    return TopicTarget()
+    return nullcontext(TopicTarget())
 
 
-def _recording() -> Target:
+def _recording() -> Opened:
     from tests.fuzz.target_recording import RecordingTarget
 
-    return RecordingTarget()
+    return nullcontext(RecordingTarget())
 
 
-TARGETS: dict[str, Callable[[], Target]] = {
+def _bundle() -> Opened:
+    from tests.fuzz.target_bundle import BundleTarget
+
+    return BundleTarget()
+
+
+def _config() -> Opened:
+    from tests.fuzz.target_config import ConfigTarget
+
+    return ConfigTarget()
+
+
+def _http() -> Opened:
+    from tests.fuzz.target_http import HttpTarget
+
+    return HttpTarget()
+
+
+PARSERS: dict[str, Callable[[], Opened]] = {
     **{kind: partial(_decoder, kind) for kind in DECODERS.built_in},
-    "framing_lines": _lines,
-    "framing_cobs": _cobs,
+    "framing_lines": partial(_framer, "lines"),
+    "framing_cobs": partial(_framer, "cobs"),
     "topics": _topics,
     "recording": _recording,
 }
+# Readers of files and of connections: slower, and given to strangers.
+SECURITY: dict[str, Callable[[], Opened]] = {"bundle": _bundle, "config": _config, "http": _http}
+TARGETS = {**PARSERS, **SECURITY}
 
 
 def seeds(name: str) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz_security.make_corpus``: the seeds: a small model, the samples, requests."""
+"""Seeds of the targets `bundle`, `config` and `http`: a small model, configurations, requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 
 from stream_gru.config import sample_config
 from stream_gru.model.bundle import MANIFEST, TFLITE, WEIGHTS, write_bundle
-from tests.fuzz_security.target_bundle import good_bundle
-from tests.fuzz_security.targets import CORPUS
+from tests.fuzz.target_bundle import good_bundle
 from tests.support.fake_daemon import TOKEN
 from tests.support.paths import CASES
 
@@ -19,7 +18,7 @@ _HOST = b"Host: localhost\r\n"
 _JSON = b"Content-Type: application/json\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"
 
 
-def bundle() -> Iterator[bytes]:
+def bundle_seeds() -> Iterator[bytes]:
     """Its manifest, its weights, arrays of them, something in the place of a flatbuffer."""
     made = good_bundle()
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +56,7 @@ _GOOD = (
 )  # fmt: skip
 
 
-def config() -> Iterator[bytes]:
+def config_seeds() -> Iterator[bytes]:
     """The samples, tables of all kinds, and some of the cases of mistakes."""
     for purpose in ("train", "run"):
         lines = sample_config(purpose).splitlines()
@@ -69,7 +68,7 @@ def config() -> Iterator[bytes]:
         yield file.read_bytes()
 
 
-def http() -> Iterator[bytes]:
+def request_seeds() -> Iterator[bytes]:
     """Requests of all routes, good and bad."""
     for path in (
         "/metrics",
@@ -101,16 +100,4 @@ def http() -> Iterator[bytes]:
     )
 
 
-def main() -> None:
-    """Write all seeds anew."""
-    for name, made in (("bundle", bundle), ("config", config), ("http", http)):
-        folder = CORPUS / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.iterdir():
-            file.unlink()
-        for number, data in enumerate(made()):
-            (folder / f"{number:02}").write_bytes(data)
-
-
-if __name__ == "__main__":
-    main()
+SEEDS = {"bundle": bundle_seeds, "config": config_seeds, "http": request_seeds}

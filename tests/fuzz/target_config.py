@@ -44,13 +44,13 @@ class ConfigTarget:
         try:
             table = effective(load_config(self._file, CATALOG))
         except ConfigError as error:
-            _require_readable(error.problems, str(self._file))
+            _require_readable_problems(error.problems, str(self._file))
             return ["refused"]
         assert tomllib.loads(as_toml(table)) == table
         return ["taken"]
 
 
-def _require_readable(problems: tuple[str, ...], file: str) -> None:
+def _require_readable_problems(problems: tuple[str, ...], file: str) -> None:
     assert problems
     for problem in problems:
         assert problem.startswith(file), problem

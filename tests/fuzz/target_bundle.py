@@ -81,7 +81,7 @@ class BundleTarget:
         try:
             loaded = load_bundle(self._bundle.path)
         except BundleError as error:
-            _require_readable(str(error))
+            _require_readable_message(str(error))
             return type(error).__name__
         for name, shape in weight_shapes(loaded.manifest).items():
             array = loaded.weights[name]
@@ -115,7 +115,7 @@ def good_bundle() -> Bundle:
     return make_bundle(units=(3, 2), horizon=2, quantiles=(0.1, 0.5, 0.9), calendar=1, categories=(4,), embedding=2)
 
 
-def _require_readable(message: str) -> None:
+def _require_readable_message(message: str) -> None:
     assert len(message) < _LONGEST_MESSAGE, len(message)
     assert message.isprintable(), message
 
