@@ -21,7 +21,7 @@ from tests.support.cli import Run
 from tests.support.models import make_bundle
 from tests.support.network import free_port
 from tests.support.pipelines import calibrated
-from tests.support.stores import change, feed, keeper_of, model, opened, store_content
+from tests.support.stores import change, checkpointer_of, feed, model, opened, store_content
 
 
 def store_config(folder: Path, more: str = "[metrics]\nenabled = false\n", state_dir: str = "state") -> Path:
@@ -43,12 +43,14 @@ def pipeline_of(config: Path) -> Pipeline:
 def site(tmp_path: Path) -> Path:
     """The configuration of a stopped daemon with the streams a, b and c, of which a part stores notes."""
     config = store_config(tmp_path / "here")
-    keeper = keeper_of(tmp_path / "here" / "state", pipeline_of(config), parts={"p": notes(a="of a", b="of b")})
+    checkpointer = checkpointer_of(
+        tmp_path / "here" / "state", pipeline_of(config), parts={"p": notes(a="of a", b="of b")}
+    )
     for count, name in enumerate("cba", 1):
-        feed(keeper, name, *range(1, count + 1))
-    keeper.commit({}, {})
-    keeper.mark_clean_shutdown()
-    keeper.close()
+        feed(checkpointer, name, *range(1, count + 1))
+    checkpointer.commit({}, {})
+    checkpointer.mark_clean_shutdown()
+    checkpointer.close()
     return config
 
 

@@ -16,7 +16,7 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.protocols import HasState
 from stream_gru.core.types import RawMessage
 from tests.support.batches import NOON_NS
-from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 FIELDS = Fields(InputConfig(time=""), ("temp", "hum"))
 
@@ -83,7 +83,7 @@ uses = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("pqrs"), st.boo
 @given(uses)
 def test_restarts_keep_the_order_of_eviction(moves: list[tuple[str, str, bool, bool]]) -> None:
     """Changes are stored and restored in any order: the cache has the same devices and the same bytes at any time."""
-    whole, one, shelf = HeaderCache(list, devices=3), HeaderCache(list, devices=3), Shelf()
+    whole, one, stored = HeaderCache(list, devices=3), HeaderCache(list, devices=3), StateStore()
     names = [f"{source}\t{key}" for source in "ab" for key in "pqrs"]
     for number, (source, key, says, restart) in enumerate(moves):
         message = of(key, source=source)
@@ -93,11 +93,11 @@ def test_restarts_keep_the_order_of_eviction(moves: list[tuple[str, str, bool, b
         assert one.lookup(message) == whole.lookup(message)
         held = {name: one.snapshot(name) for name in names}
         assert held == {name: whole.snapshot(name) for name in names}
-        assert {name for name in names if held[name] != shelf.rows.get(name)} <= set(one.dirty_keys())
+        assert {name for name in names if held[name] != stored.rows.get(name)} <= set(one.dirty_keys())
         if restart:
-            shelf.commit(one)
+            stored.commit(one)
             one = HeaderCache(list, devices=3)
-            shelf.fill(one, number)
+            stored.fill(one, number)
 
 
 lines = st.sampled_from(
@@ -110,13 +110,13 @@ lines = st.sampled_from(
 def test_a_decoder_continues_after_a_restart(kind: str, said: list[tuple[str, bytes]], place: int) -> None:
     """At any message, also between a header and its values."""
     messages = [of(key, line, "s") for key, line in said]
-    whole, one, shelf = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS), Shelf()
+    whole, one, stored = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS), StateStore()
     assert isinstance(one, CsvDecoder | PlotterDecoder)
     found = [one.decode(messages[:place])]
-    shelf.commit(one.state)
+    stored.commit(one.state)
     one = load_decoder(kind, FIELDS)
     assert isinstance(one, CsvDecoder | PlotterDecoder)
-    shelf.fill(one.state)
+    stored.fill(one.state)
     found.append(one.decode(messages[place:]))
     expected = [whole.decode(messages[:place]), whole.decode(messages[place:])]
     assert [batch.values.tolist() for batch in found] == [batch.values.tolist() for batch in expected]
@@ -134,7 +134,7 @@ def test_foreign_bytes_are_a_state_error_only(kind: str, data: st.DataObject) ->
     one.decode(said)
     genuine = one.state.snapshot("s\tp")
     assert genuine is not None
-    refused_or_usable(other.state, "s\tp", data.draw(strange_bytes(genuine)), lambda: other.decode(said[1:]))
+    rejected_or_usable(other.state, "s\tp", data.draw(hostile_bytes(genuine)), lambda: other.decode(said[1:]))
 
 
 @pytest.mark.parametrize("name", ["", "p", "s\t", "s\tü", "s\tp\t"])

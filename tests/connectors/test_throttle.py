@@ -19,7 +19,7 @@ from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxState,
 from stream_gru.core.protocols import HasState, Sink
 from stream_gru.core.types import NS_PER_S, OutputSpec, PredictionBatch, ResetReason, SinkHealth, Status
 from tests.support.batches import part, prediction_batches
-from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 WRITTEN = FlushResult(file_offset=FileOffset("somewhere", 17))
 
@@ -208,18 +208,18 @@ def test_a_restart_lets_nothing_more_through(
     """One that goes on behind its last commit lets the same rows through as one that was never stopped."""
     out = replace(out, time_ns=np.sort(out.time_ns % (600 * NS_PER_S)))
     commit, kill = sorted((min(commit, len(out)), min(kill, len(out))))
-    whole, first, second, shelf = Heard(), Heard(), Heard(), Shelf()
+    whole, first, second, stored = Heard(), Heard(), Heard(), StateStore()
     Throttled(whole, mode).write(out)  # type: ignore[arg-type]
     killed, again = Throttled(first, mode), Throttled(second, mode)  # type: ignore[arg-type]
     assert isinstance(killed, HasState)
     for row in range(commit):
         killed.write(part(out, slice(row, row + 1)))
         if row % 3 == 0:
-            shelf.commit(killed.state)
-    shelf.commit(killed.state)
+            stored.commit(killed.state)
+    stored.commit(killed.state)
     committed = list(first.rows)
     killed.write(part(out, slice(commit, kill)))
-    shelf.fill(again.state, seed)
+    stored.fill(again.state, seed)
     again.write(part(out, slice(commit, len(out))))
     assert committed + second.rows == whole.rows
 
@@ -267,8 +267,8 @@ def test_strange_bytes_are_refused_or_usable(data: st.DataObject, mode: str) -> 
     before.write(outputs([1], classes="a", alarm="!"))
     genuine = before.state.snapshot("p")
     assert genuine is not None
-    refused_or_usable(
-        one.state, "p", data.draw(strange_bytes(genuine)), lambda: one.write(outputs([2, 3], classes="ab", alarm="! "))
+    rejected_or_usable(
+        one.state, "p", data.draw(hostile_bytes(genuine)), lambda: one.write(outputs([2, 3], classes="ab", alarm="! "))
     )
 
 

@@ -15,7 +15,7 @@ from stream_gru.core.concatenate import concatenate
 from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch, empty_batch
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from tests.support.batches import CHANNELS
-from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 settings_of = st.tuples(st.sampled_from([0, 1, 2, 5]), st.sampled_from([0, 1, 2, 80]))
 
@@ -164,21 +164,21 @@ def test_no_records_give_no_rows() -> None:
 def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
     """Cut anywhere, stored, thrown away and restored in another order: the same rows, the same counts."""
     whole, joined = join_batches(build(options), [batch])
-    one, shelf, parts, count = build(options), Shelf(), [], 0
+    one, stored, parts, count = build(options), StateStore(), [], 0
     edges = [0, *sorted({min(place, len(batch)) for place in places}), len(batch)]
     for begin, end in pairwise(edges):
         done = one.join(batch.take(slice(begin, end)))
         parts.append(done.batch)
         count += done.joined
-        shelf.commit(one.state)
+        stored.commit(one.state)
         one = build(options)
-        shelf.fill(one.state, seed=begin)
+        stored.fill(one.state, seed=begin)
     found = concatenate([*parts, one.flush()], CHANNELS)
     assert plain_rows(found) == plain_rows(whole)
     assert (found.rejected, count) == (whole.rejected, joined)
-    shelf.commit(one.state)
+    stored.commit(one.state)
     after = build(options)
-    shelf.fill(after.state)
+    stored.fill(after.state)
     assert not len(after.flush())
 
 
@@ -248,5 +248,5 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(
     name = batch.stream_names[batch.stream_index[0]]
     genuine = one.state.snapshot(name)
     assert genuine is not None
-    strange = data.draw(strange_bytes(genuine))
-    refused_or_usable(other.state, name, strange, lambda: (other.join(batch), other.flush()))
+    strange = data.draw(hostile_bytes(genuine))
+    rejected_or_usable(other.state, name, strange, lambda: (other.join(batch), other.flush()))

@@ -125,11 +125,11 @@ class KeepingMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """However it went, nothing is left on the disk."""
-        if hasattr(self, "keeper"):
+        if hasattr(self, "checkpointer"):
             try:
                 self.come_to_rest()
             finally:
-                self.keeper.close()
+                self.checkpointer.close()
                 shutil.rmtree(self.root)
 
     def come_to_rest(self) -> None:
@@ -153,11 +153,11 @@ class KeepingMachine(RuleBasedStateMachine):
         shared = SharedStages(lambda batch: batch, pause_filter=PauseFilter())
         ingest = Ingest(SOURCE, _Decoder(self.decoded_batches), gaps=self.watch, shared=shared)
         parts = {"gaps:b": self.watch.state}
-        self.keeper = Checkpointer(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
+        self.checkpointer = Checkpointer(pipeline, _MortalStore(self.folder, self.at), parts, policy=self.policy)
         sinks: dict[str, Sink] = {"disk": DiskSink(self.disk, self.lines), "wire": self.wire}
         self.input = Input(SOURCE, self.source, {SOURCE: ingest})
-        self.daemon = daemon_of([self.input], pipeline, sinks, checkpointer=self.keeper, batch_rows=self.rows)
-        self.input.position = self.keeper.recover({SOURCE: self.source}, sinks).get(SOURCE)
+        self.daemon = daemon_of([self.input], pipeline, sinks, checkpointer=self.checkpointer, batch_rows=self.rows)
+        self.input.position = self.checkpointer.recover({SOURCE: self.source}, sinks).get(SOURCE)
         assert self.input.position == self.position
         self.check_committed()
 
@@ -178,7 +178,7 @@ class KeepingMachine(RuleBasedStateMachine):
     def start_again(self) -> None:
         """Bury the dead process, whose last words nobody reads, and begin another one."""
         self.pending.clear()
-        self.keeper.close()
+        self.checkpointer.close()
         shutil.rmtree(self.dead)
         if self.reference.pipeline.manifest.model_id != bundle_of(self.seed).manifest.model_id:
             self.reference.swap(self.seed)
@@ -295,20 +295,20 @@ class KeepingMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(_NAMES) | st.none())
     def reset(self, name: str | None) -> None:
         """One stream or all, in memory or not."""
-        if self.keeper.cache.reset(name):
+        if self.checkpointer.cache.reset(name):
             self.pending.append(lambda reference: reference.reset(name))
 
     @rule(name=st.sampled_from(_NAMES))
     def forget(self, name: str) -> None:
         """One stream, in memory or not."""
-        if self.keeper.cache.has_stream(name):
-            self.keeper.cache.delete_stream(name)
+        if self.checkpointer.cache.has_stream(name):
+            self.checkpointer.cache.delete_stream(name)
             self.pending.append(lambda reference: reference.forget(name))
 
     @rule(name=st.sampled_from(_NAMES))
     def export(self, name: str) -> None:
         """Keep a stream as it is now."""
-        self.exported = self.keeper.export_stream(name) or self.exported
+        self.exported = self.checkpointer.export_stream(name) or self.exported
 
     @rule()
     def take_in(self) -> None:
@@ -317,7 +317,7 @@ class KeepingMachine(RuleBasedStateMachine):
         if state is None:
             return
         with suppress(StateError):
-            self.keeper.import_stream(export_from_json(export_to_json(state)))
+            self.checkpointer.import_stream(export_from_json(export_to_json(state)))
             self.pending.append(lambda reference: reference.take_in(state))
 
     @rule(other=st.booleans())
@@ -327,7 +327,7 @@ class KeepingMachine(RuleBasedStateMachine):
         self.settle()
         self.seed += other
         swap(self.daemon.pipeline, self.seed)
-        self.keeper.cache.set_policy(self.policy)
+        self.checkpointer.cache.set_policy(self.policy)
         self.reference.swap(self.seed)
         self.commit()
 
@@ -341,9 +341,9 @@ class KeepingMachine(RuleBasedStateMachine):
         self.starts += 1
         copy = copy_of_now(self.folder, self.root / str(self.starts))
         found, watch = toy_pipeline(bundle_of(self.seed)), GapCounter(UNBOUNDED)
-        keeper = Checkpointer(found, Store(copy), {"gaps:b": watch.state})
-        keeper.recover({}, {"disk": DiskSink(self.disk), "wire": WireSink({})})
-        keeper.close()
+        checkpointer = Checkpointer(found, Store(copy), {"gaps:b": watch.state})
+        checkpointer.recover({}, {"disk": DiskSink(self.disk), "wire": WireSink({})})
+        checkpointer.close()
         shutil.rmtree(copy)
         assert {name: self.seen(found, name) for name in found.streams} == expected
         for name in _NAMES:

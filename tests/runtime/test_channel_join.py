@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stream_gru.core.errors import IncompatibleStateError, StateError
 from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
-from tests.support.stateful_parts import Shelf
+from tests.support.stateful_parts import StateStore
 
 Record = tuple[str, float, int, float]  # stream, seconds, channel, value
 
@@ -310,9 +310,9 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
     )
     one, other = joiner(), joiner()
     one.join(batch)
-    shelf = Shelf()
-    shelf.commit(one.state)
-    shelf.fill(other.state)
+    stored = StateStore()
+    stored.commit(one.state)
+    stored.fill(other.state)
     first, second = one.flush(), other.flush()
     assert first.values.tobytes() == second.values.tobytes()
     assert first.time_ns.tolist() == second.time_ns.tolist()

@@ -1,4 +1,4 @@
-"""The keeper: what a commit makes durable, in which order it tells whom, and how all of it comes back."""
+"""The checkpointer: what a commit makes durable, in which order, and how recovery restores it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.store import Commit, Store
 from tests.support.batches import batch
 from tests.support.fake_connectors import ListSink, ListSource, PacketSource
-from tests.support.stores import change, copy_of_now, feed, keeper_of, model, opened, store_content, table_rows
+from tests.support.stores import change, checkpointer_of, copy_of_now, feed, model, opened, store_content, table_rows
 
 AT = Position("a", 5)
 
 
 class Note(Struct, array_like=True):
-    """What the part of these tests remembers."""
+    """The record of the component under test."""
 
     text: str
 
 
 def notes(**records: str) -> KeyedState[Note]:
-    """A part that remembers these."""
+    """Return a component with these records."""
     part: KeyedState[Note] = KeyedState(Note, "notes")
     for name, text in records.items():
         part.put(name, Note(text))
@@ -36,21 +36,21 @@ def notes(**records: str) -> KeyedState[Note]:
 
 
 def read_of(part: KeyedState[Note]) -> dict[str, str]:
-    """What it remembers of some names."""
+    """Return the text of the records under some keys."""
     return {name: note.text for name in ("a", "b", "c", "d", "") if (note := part.get(name)) is not None}
 
 
-def changes_of(keeper: Checkpointer) -> int:
-    """How many commits the store has."""
-    assert keeper.store is not None
-    return keeper.store.commit_no
+def commits_of(checkpointer: Checkpointer) -> int:
+    """Return the number of commits in the store."""
+    assert checkpointer.store is not None
+    return checkpointer.store.commit_no
 
 
 # ---- the commit
 
 
-def test_all_is_told_in_the_one_safe_order(tmp_path: Path) -> None:
-    """Outputs are flushed, one transaction, outputs are let out, and only then inputs are acknowledged."""
+def test_a_commit_flushes_writes_releases_and_acknowledges_in_this_order(tmp_path: Path) -> None:
+    """Flush all sinks, run one transaction, release the outputs, and only then acknowledge the inputs."""
     told: list[str] = []
     source, one, two = PacketSource(), ListSink(), ListSink()
     for name, part in (("source", source), ("one", one), ("two", two)):
@@ -61,42 +61,42 @@ def test_all_is_told_in_the_one_safe_order(tmp_path: Path) -> None:
             told.append("write")
             super().write(changes)
 
-    keeper = Checkpointer(model(), Telling(tmp_path))
-    keeper.recover({"s": source}, {"one": one, "two": two})
+    checkpointer = Checkpointer(model(), Telling(tmp_path))
+    checkpointer.recover({"s": source}, {"one": one, "two": two})
     assert told == ["one open", "two open", "source resume", "source open"]
     told.clear()
-    feed(keeper, "a", 1, 2)
-    keeper.commit({"s": (source, AT)}, {"one": one, "two": two})
+    feed(checkpointer, "a", 1, 2)
+    checkpointer.commit({"s": (source, AT)}, {"one": one, "two": two})
     assert told == [
         "one flush", "two flush", "source receipts", "write", "one committed", "two committed", "source commit",
     ]  # fmt: skip
     assert source.committed == [AT]
 
 
-def test_without_a_store_a_commit_is_the_same_but_for_the_transaction() -> None:
-    """Sinks open on nothing, are flushed and told; sources are acknowledged."""
+def test_a_commit_without_a_store_only_lacks_the_transaction() -> None:
+    """Sinks open without a checkpoint, are flushed and released; sources are acknowledged."""
     source, sink = PacketSource(), ListSink()
-    keeper = Checkpointer(model())
-    assert keeper.recover({"s": source}, {"f": sink}) == {}
+    checkpointer = Checkpointer(model())
+    assert checkpointer.recover({"s": source}, {"f": sink}) == {}
     assert (sink.kept, source.packets, source.position) == (None, None, None)
-    feed(keeper, "a", 1, 2)
-    keeper.commit({"s": (source, AT)}, {"f": sink})
+    feed(checkpointer, "a", 1, 2)
+    checkpointer.commit({"s": (source, AT)}, {"f": sink})
     assert sink.calls == ["open", "flush", "committed"]
     assert source.committed == [AT]
-    assert not keeper.healthy
-    keeper.mark_clean_shutdown()
-    keeper.close()
+    assert not checkpointer.healthy
+    checkpointer.mark_clean_shutdown()
+    checkpointer.close()
 
 
 def test_an_idle_commit_writes_nothing(tmp_path: Path) -> None:
-    """While nothing is read nothing is written or acknowledged, though sinks are asked and told each time."""
+    """Without new samples nothing is written or acknowledged, though each sink is flushed each time."""
     source, sink, part = PacketSource(), ListSink(), notes(a="x")
-    keeper = keeper_of(tmp_path, parts={"p": part})
+    checkpointer = checkpointer_of(tmp_path, parts={"p": part})
     read = {"s": (source, AT), "never read": (ListSource([]), None)}
-    feed(keeper, "a", 1, 2)
+    feed(checkpointer, "a", 1, 2)
     for _ in range(3):
-        keeper.commit(read, {"f": sink})
-    assert (changes_of(keeper), keeper.counts.commits) == (1, 1)
+        checkpointer.commit(read, {"f": sink})
+    assert (commits_of(checkpointer), checkpointer.counts.commits) == (1, 1)
     assert source.committed == [AT]
     assert sink.calls == ["flush", "committed"] * 3
 
@@ -109,29 +109,29 @@ def test_an_idle_commit_writes_nothing(tmp_path: Path) -> None:
         FlushResult(acked=[4]),
     ],
 )
-def test_what_a_sink_has_to_say_is_written_once(tmp_path: Path, written: FlushResult) -> None:
-    """Each part of it alone is news; the same mark again is none."""
+def test_each_field_of_a_flush_result_is_written_once(tmp_path: Path, written: FlushResult) -> None:
+    """Each field alone causes a commit; an unchanged file offset does not."""
     sink = ListSink()
-    keeper = keeper_of(tmp_path)
+    checkpointer = checkpointer_of(tmp_path)
     for _ in range(2):
         sink.answer = FlushResult(file_offset=written.file_offset) if sink.calls else written
-        keeper.commit({}, {"f": sink})
-    assert changes_of(keeper) == 1
+        checkpointer.commit({}, {"f": sink})
+    assert commits_of(checkpointer) == 1
 
 
-def test_sinks_and_sources_go_on_where_the_last_commit_left_them(tmp_path: Path) -> None:
-    """The file offset, outputs that wait, position and packets come back to those of the same names."""
+def test_sinks_and_sources_continue_after_the_last_commit(tmp_path: Path) -> None:
+    """File offset, unacknowledged outputs, position and packets return to the sink and source of the same name."""
     sink, source = ListSink(), PacketSource()
-    keeper = keeper_of(tmp_path / "a")
+    checkpointer = checkpointer_of(tmp_path / "a")
     row = OutboxRow("t", b"p", "k", 3)
     sink.answer = FlushResult(FileOffset("f", 7, "d"), [row])
     source.said = ProcessedPackets({9: b"nine"})
-    keeper.commit({"s": (source, AT)}, {"f": sink})
-    keeper.close()
+    checkpointer.commit({"s": (source, AT)}, {"f": sink})
+    checkpointer.close()
 
     sink, source, other = ListSink(), PacketSource(), PacketSource()
-    keeper = Checkpointer(model(), Store(tmp_path / "a"))
-    assert keeper.recover({"s": source, "t": other}, {"f": sink}) == {"s": AT}
+    checkpointer = Checkpointer(model(), Store(tmp_path / "a"))
+    assert checkpointer.recover({"s": source, "t": other}, {"f": sink}) == {"s": AT}
     assert sink.kept is not None
     assert (sink.kept.file_offset, list(sink.kept.unacked), sink.kept.last_number) == (
         FileOffset("f", 7, "d"),
@@ -140,154 +140,154 @@ def test_sinks_and_sources_go_on_where_the_last_commit_left_them(tmp_path: Path)
     )
     assert (source.packets, source.position, other.packets, other.position) == ({9: b"nine"}, AT, {}, None)
     sink.answer = FlushResult(file_offset=FileOffset("f", 7, "d"))
-    keeper.commit({"s": (source, AT)}, {"f": sink})
-    assert (changes_of(keeper), source.committed) == (1, [])  # nothing of that is news
+    checkpointer.commit({"s": (source, AT)}, {"f": sink})
+    assert (commits_of(checkpointer), source.committed) == (1, [])  # nothing of that is news
 
 
-def test_a_lost_session_is_written_and_told_though_nothing_was_read(tmp_path: Path) -> None:
-    """The position is the same, but what is known of packets is void."""
+def test_a_new_session_is_committed_without_new_messages(tmp_path: Path) -> None:
+    """The position is unchanged, but the known packets are deleted and the source is acknowledged."""
     source = PacketSource()
-    keeper = keeper_of(tmp_path)
+    checkpointer = checkpointer_of(tmp_path)
     source.said = ProcessedPackets({9: b"nine"})
-    keeper.commit({"s": (source, AT)}, {})
+    checkpointer.commit({"s": (source, AT)}, {})
     source.said = ProcessedPackets(new_session=True)
-    keeper.commit({"s": (source, AT)}, {})
-    assert keeper.store is not None
-    assert keeper.store.packets("s") == {}
+    checkpointer.commit({"s": (source, AT)}, {})
+    assert checkpointer.store is not None
+    assert checkpointer.store.packets("s") == {}
     assert source.committed == [AT, AT]
 
 
-def test_a_source_that_is_opened_anew_may_begin_at_its_beginning(tmp_path: Path) -> None:
-    """After a reload another input may have the same name: its first commit is news, whatever its position."""
-    keeper = keeper_of(tmp_path)
-    keeper.commit({"s": (ListSource([]), AT)}, {})
+def test_a_reopened_source_can_start_at_its_beginning(tmp_path: Path) -> None:
+    """After a reload another input may have the same name: its first commit is written at any position."""
+    checkpointer = checkpointer_of(tmp_path)
+    checkpointer.commit({"s": (ListSource([]), AT)}, {})
     other = ListSource([])
-    assert keeper.open_source("s", other, resume=False) is None
+    assert checkpointer.open_source("s", other, resume=False) is None
     assert other.position is None
-    keeper.commit({"s": (other, AT)}, {})
+    checkpointer.commit({"s": (other, AT)}, {})
     assert other.committed == [AT]
-    assert changes_of(keeper) == 2
+    assert commits_of(checkpointer) == 2
 
 
-def test_outputs_of_a_sink_that_is_gone_are_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log says how many; those of others are kept."""
+def test_outputs_of_a_removed_sink_are_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names their number; outputs of other sinks are kept."""
     gone, stays = ListSink(), ListSink()
-    keeper = keeper_of(tmp_path)
+    checkpointer = checkpointer_of(tmp_path)
     gone.answer = stays.answer = FlushResult(unacked=[OutboxRow("t", b"p", "k", 1), OutboxRow("t", b"p", "k", 2)])
-    keeper.commit({}, {"gone": gone, "stays": stays})
-    keeper.close()
-    keeper = Checkpointer(model(), Store(tmp_path))
-    keeper.recover({}, {"stays": ListSink()})
+    checkpointer.commit({}, {"gone": gone, "stays": stays})
+    checkpointer.close()
+    checkpointer = Checkpointer(model(), Store(tmp_path))
+    checkpointer.recover({}, {"stays": ListSink()})
     assert "sink gone: no longer configured; 2 unacknowledged outputs are deleted" in caplog.text
-    assert keeper.store is not None
-    assert keeper.store.outputs_waiting() == {"stays": 2}
+    assert checkpointer.store is not None
+    assert checkpointer.store.outputs_waiting() == {"stays": 2}
 
 
 # ---- errors
 
 
 def test_nothing_is_acknowledged_when_the_store_fails(tmp_path: Path) -> None:
-    """Neither a source nor a sink hears of a commit, and the error comes out."""
+    """No source is acknowledged, no sink is released, and the error is raised."""
     source, sink = PacketSource(), ListSink()
-    keeper = keeper_of(tmp_path)
-    feed(keeper, "a", 1, 2)
-    assert keeper.store is not None
-    assert keeper.store._connection is not None
-    keeper.store._connection.execute("PRAGMA query_only=ON")
+    checkpointer = checkpointer_of(tmp_path)
+    feed(checkpointer, "a", 1, 2)
+    assert checkpointer.store is not None
+    assert checkpointer.store._connection is not None
+    checkpointer.store._connection.execute("PRAGMA query_only=ON")
     for words in ("readonly database; nothing is acknowledged", "not open"):
         with pytest.raises(StoreError, match=words):
-            keeper.commit({"s": (source, AT)}, {"f": sink})
+            checkpointer.commit({"s": (source, AT)}, {"f": sink})
     assert (source.committed, sink.calls) == ([], ["flush", "flush"])
-    assert not keeper.healthy
-    keeper.close()
+    assert not checkpointer.healthy
+    checkpointer.close()
     assert store_content(tmp_path)["stream"] == []
 
 
 def test_nothing_is_acknowledged_when_a_sink_cannot_be_flushed(tmp_path: Path) -> None:
-    """Nothing is written either, and no other sink lets out what it has."""
+    """Nothing is written, and no other sink releases its outputs."""
     source, well, ill = ListSource([]), ListSink(), ListSink("flush", SinkUnavailable("disk full"))
-    keeper = keeper_of(tmp_path)
-    feed(keeper, "a", 1, 2)
+    checkpointer = checkpointer_of(tmp_path)
+    feed(checkpointer, "a", 1, 2)
     with pytest.raises(SinkUnavailable):
-        keeper.commit({"s": (source, AT)}, {"well": well, "ill": ill})
-    assert (source.committed, changes_of(keeper)) == ([], 0)
+        checkpointer.commit({"s": (source, AT)}, {"well": well, "ill": ill})
+    assert (source.committed, commits_of(checkpointer)) == ([], 0)
     assert "committed" not in well.calls
 
 
-def test_what_was_not_committed_is_not_there_after_a_kill(tmp_path: Path) -> None:
-    """The state after it is that of the last commit."""
-    keeper = keeper_of(tmp_path / "a")
-    feed(keeper, "a", 1, 2, 3)
-    keeper.commit({}, {})
-    committed = table_rows(keeper._pipeline)
-    feed(keeper, "a", 4)
-    feed(keeper, "b", 1)
+def test_uncommitted_samples_are_gone_after_a_kill(tmp_path: Path) -> None:
+    """The state is that of the last commit."""
+    checkpointer = checkpointer_of(tmp_path / "a")
+    feed(checkpointer, "a", 1, 2, 3)
+    checkpointer.commit({}, {})
+    committed = table_rows(checkpointer._pipeline)
+    feed(checkpointer, "a", 4)
+    feed(checkpointer, "b", 1)
     again = model()
-    keeper_of(copy_of_now(tmp_path / "a", tmp_path / "b"), again)
+    checkpointer_of(copy_of_now(tmp_path / "a", tmp_path / "b"), again)
     assert table_rows(again) == committed
 
 
 # ---- what other parts remember
 
 
-def test_memories_come_back_to_the_part_of_their_name(tmp_path: Path) -> None:
-    """Also of what is no stream, and of a name that has no row; what a part let go of is deleted."""
+def test_component_states_return_to_the_component_of_their_name(tmp_path: Path) -> None:
+    """Also states that belong to no stream, and those of a name without a row; deleted ones stay deleted."""
     part, shared = notes(a="x", b="y"), notes()
     shared.put("", Note("gate"))
-    keeper = keeper_of(tmp_path, parts={"p": part}, shared={"g": shared})
-    keeper.commit({}, {})
+    checkpointer = checkpointer_of(tmp_path, parts={"p": part}, shared={"g": shared})
+    checkpointer.commit({}, {})
     part.put("b", Note("newer"))
     part._records.pop("a")
     part.touch("a")
-    keeper.commit({}, {})
-    keeper.close()
+    checkpointer.commit({}, {})
+    checkpointer.close()
     part, shared = notes(), notes()
-    keeper_of(tmp_path, parts={"p": part}, shared={"g": shared})
+    checkpointer_of(tmp_path, parts={"p": part}, shared={"g": shared})
     assert (read_of(part), read_of(shared)) == ({"b": "newer"}, {"": "gate"})
     assert part.dirty_keys() == shared.dirty_keys() == ()
 
 
-def test_memories_of_a_part_that_is_no_more_are_dropped(tmp_path: Path) -> None:
-    """A part of that name that comes later does not go on with them."""
-    keeper = keeper_of(tmp_path, parts={"p": notes(a="old")})
-    keeper.commit({}, {})
-    keeper.close()
-    keeper = keeper_of(tmp_path)
-    keeper.commit({}, {})
-    keeper.close()
+def test_states_of_a_removed_component_are_deleted(tmp_path: Path) -> None:
+    """A later component of the same name starts without them."""
+    checkpointer = checkpointer_of(tmp_path, parts={"p": notes(a="old")})
+    checkpointer.commit({}, {})
+    checkpointer.close()
+    checkpointer = checkpointer_of(tmp_path)
+    checkpointer.commit({}, {})
+    checkpointer.close()
     part = notes()
-    keeper_of(tmp_path, parts={"p": part})
+    checkpointer_of(tmp_path, parts={"p": part})
     assert read_of(part) == {}
 
 
-def test_a_part_that_takes_the_place_of_another_begins_with_nothing(tmp_path: Path) -> None:
-    """Only what the new one remembers is stored under the name."""
-    keeper = keeper_of(tmp_path, parts={"p": notes(a="old", b="old")})
-    keeper.commit({}, {})
-    keeper.discard_component("p")
-    keeper.set_components({"p": notes(b="new")}, {})
-    keeper.commit({}, {})
-    assert keeper.store is not None
-    assert list(keeper.store.states_of_component("p")) == ["b"]
+def test_a_component_that_replaces_another_starts_empty(tmp_path: Path) -> None:
+    """Only its own states are stored under the name."""
+    checkpointer = checkpointer_of(tmp_path, parts={"p": notes(a="old", b="old")})
+    checkpointer.commit({}, {})
+    checkpointer.discard_component("p")
+    checkpointer.set_components({"p": notes(b="new")}, {})
+    checkpointer.commit({}, {})
+    assert checkpointer.store is not None
+    assert list(checkpointer.store.states_of_component("p")) == ["b"]
 
 
 # ---- what is damaged
 
 
 def test_a_damaged_row_resets_its_stream_and_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It begins anew for this reason at its next sample; the others go on; it is counted and named."""
-    keeper = keeper_of(tmp_path)
+    """The stream is reset with this reason at its next sample, counted and logged; the others continue."""
+    checkpointer = checkpointer_of(tmp_path)
     for name in "abc":
-        feed(keeper, name, 1, 2)
-    keeper.commit({}, {})
-    before = table_rows(keeper._pipeline)
-    keeper.close()
+        feed(checkpointer, name, 1, 2)
+    checkpointer.commit({}, {})
+    before = table_rows(checkpointer._pipeline)
+    checkpointer.close()
     change(tmp_path, "UPDATE stream SET crc=crc+1 WHERE name='b'")
     pipeline = model()
-    keeper = keeper_of(tmp_path, pipeline)
+    checkpointer = checkpointer_of(tmp_path, pipeline)
     after = table_rows(pipeline)
     assert (after["a"], after["c"]) == (before["a"], before["c"])
-    assert keeper.counts.damaged == 1
+    assert checkpointer.counts.damaged == 1
     assert "stream b: stored state cannot be used: wrong checksum; the stream is reset" in caplog.text
     out = pipeline.process(batch(["a", "b", "c"], [3, 3, 3]))
     assert out.resets == {ResetReason.STATE_DAMAGED: 1}
@@ -296,101 +296,101 @@ def test_a_damaged_row_resets_its_stream_and_no_other(tmp_path: Path, caplog: py
     ]  # fmt: skip
 
 
-def test_a_stream_that_begins_anew_is_stored_as_such(tmp_path: Path) -> None:
-    """After the next commit it is damaged no more, and its reason outlives another restart."""
-    keeper = keeper_of(tmp_path)
-    feed(keeper, "a", 1)
-    keeper.commit({}, {})
-    keeper.close()
+def test_a_reset_for_damage_survives_another_restart(tmp_path: Path) -> None:
+    """After the next commit the row is valid, and the reason is kept."""
+    checkpointer = checkpointer_of(tmp_path)
+    feed(checkpointer, "a", 1)
+    checkpointer.commit({}, {})
+    checkpointer.close()
     change(tmp_path, "UPDATE stream SET row=x'00'")
-    keeper = keeper_of(tmp_path)
-    keeper.commit({}, {})
-    keeper.close()
+    checkpointer = checkpointer_of(tmp_path)
+    checkpointer.commit({}, {})
+    checkpointer.close()
     pipeline = model()
-    keeper = keeper_of(tmp_path, pipeline)
-    assert keeper.counts.damaged == 0
+    checkpointer = checkpointer_of(tmp_path, pipeline)
+    assert checkpointer.counts.damaged == 0
     assert pipeline.process(batch(["a"], [1])).resets == {ResetReason.STATE_DAMAGED: 1}
 
 
 @pytest.mark.parametrize("form", ["", "rubbish", '{"model_id": "test-0"}'])
-def test_a_row_without_a_form_is_damaged(tmp_path: Path, form: str) -> None:
-    """Whatever stands in the place of its form, though the checksums are right."""
+def test_a_row_with_an_invalid_schema_is_damaged(tmp_path: Path, form: str) -> None:
+    """Although all checksums are right."""
     with opened(tmp_path) as store:
         store.write(Commit(schema=form, streams=[("a", b"row")]))
-    keeper = keeper_of(tmp_path)
-    assert keeper.counts.damaged == 1
+    checkpointer = checkpointer_of(tmp_path)
+    assert checkpointer.counts.damaged == 1
 
 
 def test_a_row_of_another_length_is_damaged(tmp_path: Path) -> None:
-    """Its form is read, and does not fit."""
+    """Its schema is valid but does not fit."""
     with opened(tmp_path) as store:
         store.write(Commit(schema=model().row_schema.text, streams=[("a", b"row")]))
-    keeper = keeper_of(tmp_path)
-    assert keeper.counts.damaged == 1
+    checkpointer = checkpointer_of(tmp_path)
+    assert checkpointer.counts.damaged == 1
 
 
 @pytest.mark.parametrize("text", ["crc=crc+1", "data=x'93', crc=0"])
-def test_a_damaged_memory_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
-    """The part goes on without it; it is counted and named."""
-    keeper = keeper_of(tmp_path, parts={"p": notes(a="x", b="y")})
-    keeper.commit({}, {})
-    keeper.close()
+def test_a_damaged_component_state_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    """The component continues without it; it is counted and logged."""
+    checkpointer = checkpointer_of(tmp_path, parts={"p": notes(a="x", b="y")})
+    checkpointer.commit({}, {})
+    checkpointer.close()
     change(tmp_path, f"UPDATE component_state SET {text} WHERE key='a'")  # noqa: S608
     part = notes()
-    keeper = keeper_of(tmp_path, parts={"p": part})
+    checkpointer = checkpointer_of(tmp_path, parts={"p": part})
     assert read_of(part) == {"b": "y"}
-    assert keeper.counts.damaged == 1
+    assert checkpointer.counts.damaged == 1
     assert "stream a: stored state of p cannot be used: wrong checksum" in caplog.text
 
 
-def test_a_memory_that_its_part_cannot_read_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its checksum is right, its form is another one; what is of no stream is named so."""
+def test_a_component_state_of_another_form_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its checksum is right; a state that belongs to no stream is logged as one of all streams."""
     with opened(tmp_path) as store:
         store.write(Commit(component_states=[("g", "", b"\x93"), ("g", "b", b"\x91\xa1y")]))
     part = notes()
-    keeper = keeper_of(tmp_path, shared={"g": part})
-    assert (read_of(part), keeper.counts.damaged) == ({"b": "y"}, 1)
+    checkpointer = checkpointer_of(tmp_path, shared={"g": part})
+    assert (read_of(part), checkpointer.counts.damaged) == ({"b": "y"}, 1)
     assert "all streams: stored state of g cannot be used" in caplog.text
 
 
 def test_many_damaged_rows_do_not_fill_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Ten are named, then one line says where to look; all are counted."""
+    """Ten are logged, then one line names the metric; all are counted."""
     with opened(tmp_path) as store:
         store.write(Commit(schema="", streams=[(f"s{number}", b"") for number in range(30)]))
     with caplog.at_level(logging.ERROR):
-        keeper = keeper_of(tmp_path)
-    assert keeper.counts.damaged == 30
+        checkpointer = checkpointer_of(tmp_path)
+    assert checkpointer.counts.damaged == 30
     assert len(caplog.records) == 11
     assert "stream_gru_states_damaged_total" in caplog.text
 
 
-def test_a_damaged_file_is_an_empty_store(tmp_path: Path) -> None:
-    """The daemon starts; the keeper's store tells where the old one is."""
+def test_a_damaged_file_is_replaced_by_an_empty_store(tmp_path: Path) -> None:
+    """The daemon starts; the store knows where the damaged file is."""
     (tmp_path / "state.db").write_bytes(b"rubbish" * 1000)
-    keeper = keeper_of(tmp_path)
-    assert keeper._pipeline.streams == ()
-    assert keeper.store is not None
-    assert keeper.store.moved_aside is not None
+    checkpointer = checkpointer_of(tmp_path)
+    assert checkpointer._pipeline.streams == ()
+    assert checkpointer.store is not None
+    assert checkpointer.store.moved_aside is not None
 
 
 # ---- starts
 
 
-def test_a_start_says_whether_the_last_run_was_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And behind which commit it goes on, and how many streams do."""
-    keeper = keeper_of(tmp_path)
-    feed(keeper, "a", 1)
-    feed(keeper, "b", 1)
-    keeper.commit({}, {})
-    keeper.mark_clean_shutdown()
-    keeper.close()
+def test_a_start_logs_an_unclean_shutdown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the commit, and how many streams are resumed."""
+    checkpointer = checkpointer_of(tmp_path)
+    feed(checkpointer, "a", 1)
+    feed(checkpointer, "b", 1)
+    checkpointer.commit({}, {})
+    checkpointer.mark_clean_shutdown()
+    checkpointer.close()
     change(tmp_path, "UPDATE stream SET row=x'' WHERE name='a'")
     with caplog.at_level(logging.INFO):
-        keeper_of(tmp_path).close()
-        keeper = keeper_of(tmp_path)
+        checkpointer_of(tmp_path).close()
+        checkpointer = checkpointer_of(tmp_path)
         assert "the last run was killed" not in caplog.text
         assert "1 streams resumed, 1 reset" in caplog.text
-        keeper.commit({}, {})
-        keeper.close()
-        keeper_of(tmp_path).close()
+        checkpointer.commit({}, {})
+        checkpointer.close()
+        checkpointer_of(tmp_path).close()
         assert "unclean shutdown; resuming from commit 2" in caplog.text

@@ -1,4 +1,4 @@
-"""Commands and the gate of paused streams."""
+"""Commands and the pauses of paused streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stream_gru.runtime.control.commands import (
 )
 from stream_gru.runtime.control.pause_filter import PauseFilter
 from tests.support.batches import batch, hostile_batches
-from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 
 def quiet(_: CommandResult) -> None:
@@ -132,123 +132,123 @@ def test_refusals_are_counted_each_and_logged_seldom(caplog: pytest.LogCaptureFi
 
 def test_an_open_gate_hands_on_the_very_batch() -> None:
     """With nothing paused, or nothing of the batch, no row is copied."""
-    gate, rows = PauseFilter(), batch(["a", "b"], [0, 0])
-    assert gate.apply(rows) is rows
-    gate.pause("c")
-    assert gate.apply(rows) is rows
-    assert gate.names == ("c",)
+    pauses, rows = PauseFilter(), batch(["a", "b"], [0, 0])
+    assert pauses.apply(rows) is rows
+    pauses.pause("c")
+    assert pauses.apply(rows) is rows
+    assert pauses.names == ("c",)
 
 
 def test_rows_of_paused_streams_are_counted_not_applied() -> None:
     """Rows of a paused stream become rejects with their own reason, beside those that were there."""
-    gate = PauseFilter()
-    gate.pause("b")
+    pauses = PauseFilter()
+    pauses.pause("b")
     rows = batch(["a", "b", "a", "b"], [0, 0, 1, 1], device_seq=np.arange(4), rejected=(Rejected(DropReason.PARSE, 2),))
-    left = gate.apply(rows)
+    left = pauses.apply(rows)
     assert names_of(left) == ["a", "a"]
     assert left.device_seq is not None
     assert left.device_seq.tolist() == [0, 2]
     assert left.rejected_counts == {DropReason.PARSE: 2, DropReason.PAUSED: 2}
     assert rows.rejected_counts == {DropReason.PARSE: 2}
-    gate.resume("b")
-    assert gate.apply(rows) is rows
+    pauses.resume("b")
+    assert pauses.apply(rows) is rows
 
 
 def test_all_may_be_paused_but_one() -> None:
-    """A stream that is resumed while all are paused runs alone; resuming all opens the gate again."""
-    gate, rows = PauseFilter(), batch(["a", "b", "new"], [0, 0, 0])
-    gate.pause(None)
-    assert gate.all_paused
-    assert gate.count(rows.stream_names) == 3
-    assert len(gate.apply(rows)) == 0
-    gate.resume("b")
-    assert names_of(gate.apply(rows)) == ["b"]
-    assert not gate.names
-    assert gate.resumed == ("b",)
-    assert "a" in gate
-    assert "b" not in gate
-    gate.pause("b")
-    assert gate.count(rows.stream_names) == 3
-    gate.resume("b")
-    gate.resume(None)
-    assert not gate.all_paused
-    assert not gate.names
-    assert not gate.resumed
-    assert gate.apply(rows) is rows
+    """A stream that is resumed while all are paused runs alone; resuming all opens the pauses again."""
+    pauses, rows = PauseFilter(), batch(["a", "b", "new"], [0, 0, 0])
+    pauses.pause(None)
+    assert pauses.all_paused
+    assert pauses.count(rows.stream_names) == 3
+    assert len(pauses.apply(rows)) == 0
+    pauses.resume("b")
+    assert names_of(pauses.apply(rows)) == ["b"]
+    assert not pauses.names
+    assert pauses.resumed == ("b",)
+    assert "a" in pauses
+    assert "b" not in pauses
+    pauses.pause("b")
+    assert pauses.count(rows.stream_names) == 3
+    pauses.resume("b")
+    pauses.resume(None)
+    assert not pauses.all_paused
+    assert not pauses.names
+    assert not pauses.resumed
+    assert pauses.apply(rows) is rows
 
 
 def test_a_batch_of_rejects_passes() -> None:
-    """A batch without rows goes through a closed gate as it is."""
-    gate, rows = PauseFilter(), empty_batch(3, (Rejected(DropReason.PARSE, 1),))
-    gate.pause(None)
-    assert gate.apply(rows) is rows
+    """A batch without rows goes through a closed pauses as it is."""
+    pauses, rows = PauseFilter(), empty_batch(3, (Rejected(DropReason.PARSE, 1),))
+    pauses.pause(None)
+    assert pauses.apply(rows) is rows
 
 
 @given(hostile_batches(), st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c", "d", "x"]))))
 def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | None]]) -> None:
     """Whatever is paused, every sample is a row or a reject, and the rows left are those of running streams."""
-    gate = PauseFilter()
+    pauses = PauseFilter()
     model: dict[str, bool] = dict.fromkeys(["a", "b", "c", "d", "x", *rows.stream_names], False)
     for pause, stream in changes:
-        (gate.pause if pause else gate.resume)(stream)
+        (pauses.pause if pause else pauses.resume)(stream)
         for name in model if stream is None else [stream]:
             model[name] = pause
-    left = gate.apply(rows)
+    left = pauses.apply(rows)
     assert left.received == rows.received
     assert names_of(left) == [name for name in names_of(rows) if not model[name]]
-    assert gate.count(model) == sum(model.values())
+    assert pauses.count(model) == sum(model.values())
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c"]), st.booleans())))
 def test_pauses_survive_a_restart(changes: list[tuple[bool, str | None, bool]]) -> None:
     """By name, or all but those resumed; a difference to what is stored is dirty, and nothing is without a change."""
-    gate, shelf = PauseFilter(), Shelf()
+    pauses, stored = PauseFilter(), StateStore()
     changed = False
     for pause, stream, stop in changes:
-        before = gate.state.snapshot("")
-        (gate.pause if pause else gate.resume)(stream)
-        changed |= gate.state.snapshot("") != before
-        differs = gate.state.snapshot("") != shelf.rows.get("")
-        assert differs <= (gate.state.dirty_keys() == ("",)) <= changed
+        before = pauses.state.snapshot("")
+        (pauses.pause if pause else pauses.resume)(stream)
+        changed |= pauses.state.snapshot("") != before
+        differs = pauses.state.snapshot("") != stored.rows.get("")
+        assert differs <= (pauses.state.dirty_keys() == ("",)) <= changed
         if stop:
-            shelf.commit(gate.state)
+            stored.commit(pauses.state)
             changed = False
             after = PauseFilter()
-            shelf.fill(after.state)
-            assert (after.all_paused, after.names, after.resumed) == (gate.all_paused, gate.names, gate.resumed)
-            gate = after
+            stored.fill(after.state)
+            assert (after.all_paused, after.names, after.resumed) == (pauses.all_paused, pauses.names, pauses.resumed)
+            pauses = after
 
 
 def test_an_open_gate_has_nothing_to_store() -> None:
     """Nothing under any name; what was stored goes with the last pause, and other names mean nothing."""
-    gate, shelf = PauseFilter(), Shelf()
-    assert gate.state.snapshot("") is None
-    gate.pause("a")
-    assert gate.state.snapshot("a") is None
-    shelf.commit(gate.state)
-    assert list(shelf.rows) == [""]
-    gate.state.evict("a")
-    assert "a" in gate
-    gate.resume("a")
-    shelf.commit(gate.state)
-    assert not shelf.rows
-    gate.pause("a")
-    gate.state.evict("")
-    assert "a" not in gate
-    assert not gate.state.dirty_keys()
+    pauses, stored = PauseFilter(), StateStore()
+    assert pauses.state.snapshot("") is None
+    pauses.pause("a")
+    assert pauses.state.snapshot("a") is None
+    stored.commit(pauses.state)
+    assert list(stored.rows) == [""]
+    pauses.state.evict("a")
+    assert "a" in pauses
+    pauses.resume("a")
+    stored.commit(pauses.state)
+    assert not stored.rows
+    pauses.pause("a")
+    pauses.state.evict("")
+    assert "a" not in pauses
+    assert not pauses.state.dirty_keys()
 
 
 @given(st.data())
 def test_a_gate_takes_only_what_a_gate_stored(data: st.DataObject) -> None:
     """Anything else is an error, as is another name, and leaves it as it was."""
-    gate, other, rows = PauseFilter(), PauseFilter(), batch(["a", "b"], [0, 0])
-    gate.pause("a")
-    gate.pause("x/y")
-    genuine = gate.state.snapshot("")
+    pauses, other, rows = PauseFilter(), PauseFilter(), batch(["a", "b"], [0, 0])
+    pauses.pause("a")
+    pauses.pause("x/y")
+    genuine = pauses.state.snapshot("")
     assert genuine is not None
     with pytest.raises(StateError, match="stored state of paused streams is corrupt"):
         other.state.restore("a", genuine)
-    refused_or_usable(other.state, "", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
+    rejected_or_usable(other.state, "", data.draw(hostile_bytes(genuine)), lambda: other.apply(rows))
 
 
 def test_the_same_pauses_are_the_same_bytes() -> None:

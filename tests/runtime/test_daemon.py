@@ -304,8 +304,8 @@ def test_a_stop_ends_a_paced_block_at_once(tmp_path: Path, durable: bool) -> Non
     source = ListSource([message(0), message(1)])
     slow = [batch(["p"] * 5, list(range(5))), batch(["p"] * 50, list(range(5, 55)))]
     pipeline = toy_pipeline()
-    keeper = Checkpointer(pipeline, Store(tmp_path)) if durable else None
-    daemon = make(source, sink, batches=slow, time=time, speed=1.0, pipeline=pipeline, checkpointer=keeper)
+    checkpointer = Checkpointer(pipeline, Store(tmp_path)) if durable else None
+    daemon = make(source, sink, batches=slow, time=time, speed=1.0, pipeline=pipeline, checkpointer=checkpointer)
     time.stop_after = 200
     sink.on_write = lambda: daemon.stop() if len(time.waits) > 150 else None
     summary = daemon.run()

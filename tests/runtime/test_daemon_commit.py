@@ -34,8 +34,8 @@ def durable(
 ) -> Daemon:
     """A daemon with a store."""
     pipeline = pipeline or toy_pipeline()
-    keeper = Checkpointer(pipeline, Store(folder))
-    return make(source, *sinks, pipeline=pipeline, checkpointer=keeper, **options)  # type: ignore[arg-type]
+    checkpointer = Checkpointer(pipeline, Store(folder))
+    return make(source, *sinks, pipeline=pipeline, checkpointer=checkpointer, **options)  # type: ignore[arg-type]
 
 
 def commits_of(folder: Path) -> int:
@@ -85,8 +85,8 @@ def test_in_the_middle_of_a_paced_block_nothing_is_committed(tmp_path: Path) -> 
     slow = [batch(["p"] * 30, list(range(30)))]
     for folder, flushes in ((tmp_path, 5), (None, 14)):
         source, sink, pipeline = ListSource([message(0)]), ListSink(), toy_pipeline()
-        keeper = Checkpointer(pipeline, None if folder is None else Store(folder))
-        make(source, sink, batches=slow, speed=1.0, pipeline=pipeline, checkpointer=keeper).run()
+        checkpointer = Checkpointer(pipeline, None if folder is None else Store(folder))
+        make(source, sink, batches=slow, speed=1.0, pipeline=pipeline, checkpointer=checkpointer).run()
         assert sink.calls.count("write") >= 30
         assert (sink.calls.count("flush") <= flushes) if folder else (sink.calls.count("flush") >= flushes)
         assert source.committed == [Position("a", 1)]
@@ -138,8 +138,10 @@ def test_what_waits_for_other_channels_outlives_a_stop(tmp_path: Path) -> None:
         joiner = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
         shared = SharedStages(lambda batch: batch, joiner=joiner)
         ingest = Ingest("replay", ReadyDecoder([half]), joins=True, shared=shared)
-        keeper = Checkpointer(pipeline, Store(tmp_path), {"channel_join": joiner.state})
-        daemon = daemon_of([Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=keeper)
+        checkpointer = Checkpointer(pipeline, Store(tmp_path), {"channel_join": joiner.state})
+        daemon = daemon_of(
+            [Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=checkpointer
+        )
         if not number:
             source.items.append(daemon.stop)
         daemon.run()
@@ -270,9 +272,9 @@ def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
     joiner = ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9)
     shared = SharedStages(lambda batch: batch, joiner=joiner)
     ingest = Ingest("replay", ReadyDecoder(halves), joins=True, shared=shared)
-    keeper = Checkpointer(pipeline, Store(tmp_path), {"channel_join": joiner.state})
+    checkpointer = Checkpointer(pipeline, Store(tmp_path), {"channel_join": joiner.state})
     summary = daemon_of(
-        [Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=keeper
+        [Input("replay", source, {"replay": ingest})], pipeline, by_name(sink), checkpointer=checkpointer
     ).run()
     assert summary.balanced
     assert sum(len(out) for out in sink.written) == 2
@@ -291,7 +293,7 @@ def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None
         turns.append(batch([name], [turn], device_seq=np.array([10 * (turn // 3)])))
     source = ListSource([message(i) for i in range(6)])
     ingest = Ingest("s", ReadyDecoder(turns), gaps=watch)
-    keeper = Checkpointer(
+    checkpointer = Checkpointer(
         pipeline, Store(tmp_path), {"gaps:s": watch.state}, policy=StatePolicy(max_streams=1, evict=True)
     )
     missing: list[int] = []
@@ -303,9 +305,9 @@ def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None
         return result
 
     ingest.apply = noting  # type: ignore[method-assign, assignment]
-    daemon_of([Input("s", source, {"s": ingest})], pipeline, {}, checkpointer=keeper, commit_every=1).run()
+    daemon_of([Input("s", source, {"s": ingest})], pipeline, {}, checkpointer=checkpointer, commit_every=1).run()
     assert missing == [0, 0, 0, 9, 9, 9]
-    assert keeper.counts.restored == 3
+    assert checkpointer.counts.restored == 3
 
 
 def test_of_several_sources_none_is_read_after_a_stop(tmp_path: Path) -> None:

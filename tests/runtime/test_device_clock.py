@@ -12,7 +12,7 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.keyed_state import encode
 from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch
 from stream_gru.runtime.ingest.device_clock import DeviceClock
-from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 S = NS_PER_S
 START = 1_772_323_200 * S
@@ -158,7 +158,7 @@ def test_restarts_and_streams_let_go_of_change_nothing(
     """Stored and restored, all or one stream until its next row: the same events.  All that differs has changed."""
     rows = rows_after(moves)
     whole = DeviceClock(WRAP).apply(batch_of(rows)).time_ns.tolist() if rows else []
-    clock, shelf, away = DeviceClock(WRAP), Shelf(), dict[str, bytes]()
+    clock, state_store, away = DeviceClock(WRAP), StateStore(), dict[str, bytes]()
     found: list[int] = []
     stored: dict[str, bytes | None] = dict.fromkeys("abc")
     for number, row in enumerate(rows):
@@ -171,15 +171,15 @@ def test_restarts_and_streams_let_go_of_change_nothing(
             for name, saved in away.items():
                 clock.state.restore(name, saved)
             away.clear()
-            shelf.commit(clock.state)
+            state_store.commit(clock.state)
             clock = DeviceClock(WRAP)
-            shelf.fill(clock.state, number)
+            state_store.fill(clock.state, number)
             stored = {name: clock.state.snapshot(name) for name in "abc"}
         gone = data.draw(st.sampled_from(["", "", "a", "b", "c"]))
         saved_now = clock.state.snapshot(gone)
         if saved_now is not None:
             # What is let go of before it was stored is in the hands of who did so.
-            away[gone] = shelf.rows[gone] = saved_now
+            away[gone] = state_store.rows[gone] = saved_now
             stored[gone] = saved_now
             clock.state.evict(gone)
     assert found == whole
@@ -194,7 +194,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
     genuine = clock.state.snapshot("a")
     assert genuine is not None
     other = DeviceClock(WRAP)
-    refused_or_usable(other.state, "a", data.draw(strange_bytes(genuine)), lambda: other.apply(rows))
+    rejected_or_usable(other.state, "a", data.draw(hostile_bytes(genuine)), lambda: other.apply(rows))
 
 
 def test_an_offset_at_the_end_of_time_is_rejected() -> None:

@@ -21,7 +21,7 @@ from stream_gru.runtime.ingest.ingest import Ingest, IngestResult, SharedStages,
 from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 from tests.support.batches import START_NS, batch
 from tests.support.fake_connectors import ReadyDecoder
-from tests.support.stateful_parts import Shelf
+from tests.support.stateful_parts import StateStore
 
 
 def message(number: int, source: str = "a") -> RawMessage:
@@ -115,12 +115,12 @@ def test_a_restart_changes_nothing(place: int) -> None:
     whole = ingested(stateful_ingest(), *raw)
     one = stateful_ingest()
     found = [ingested(one, *raw[:place])]
-    shelves = {name: Shelf() for name in one.stateful_parts()}
+    stores = {name: StateStore() for name in one.stateful_parts()}
     for name, part in one.stateful_parts().items():
-        shelves[name].commit(part)
+        stores[name].commit(part)
     one = stateful_ingest()
     for name, part in one.stateful_parts().items():
-        shelves[name].fill(part)
+        stores[name].fill(part)
     found.append(ingested(one, *raw[place:]))
     assert whole.missing == sum(part.missing for part in found) == 3
     assert [t for part in found for t in part.batch.time_ns.tolist()] == whole.batch.time_ns.tolist()

@@ -1,4 +1,4 @@
-"""Stored streams under another model: what of them goes on, or that none of them may."""
+"""Stored streams under another model: what they keep, or that none is accepted."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import Commit, Store
 from tests.support.batches import CHANNELS, batch, rows_of
-from tests.support.stores import feed, keeper_of, model, opened, store_content
+from tests.support.stores import checkpointer_of, feed, model, opened, store_content
 
 
 def test_streams_of_another_model_are_reset_and_keep_their_clock(tmp_path: Path) -> None:
-    """What is late under the old model is late under the new one; the first step says why the state is new."""
-    keeper = keeper_of(tmp_path)
-    feed(keeper, "a", 1, 2, 3)
-    keeper.commit({}, {})
-    keeper.close()
+    """A sample that was late is still late; the first step reports why the state was reset."""
+    checkpointer = checkpointer_of(tmp_path)
+    feed(checkpointer, "a", 1, 2, 3)
+    checkpointer.commit({}, {})
+    checkpointer.close()
     other = model(seed=1, units=5)
-    keeper = keeper_of(tmp_path, other)
+    checkpointer = checkpointer_of(tmp_path, other)
     out = other.process(batch(["a", "a", "a"], [2, 3, 4], [[1.0] * CHANNELS] * 3))
     assert out.dropped == {DropReason.LATE: 1, DropReason.DUPLICATE: 1}
     assert out.resets == {ResetReason.MODEL_CHANGED: 1}
     fresh = model(seed=1, units=5)
     same = fresh.process(batch(["a"], [4], [[1.0] * CHANNELS]))
     assert rows_of([out])[0][4:] == rows_of([same])[0][4:]
-    assert keeper.counts.damaged == 0
+    assert checkpointer.counts.damaged == 0
 
 
-def test_streams_of_another_model_are_refused_where_that_is_wanted(tmp_path: Path) -> None:
-    """The message names both models and what to do; the store is as it was."""
-    keeper = keeper_of(tmp_path)
-    feed(keeper, "a", 1)
-    keeper.commit({}, {})
-    keeper.close()
+def test_streams_of_another_model_are_rejected_on_request(tmp_path: Path) -> None:
+    """The message names both models and what to do; the store is unchanged."""
+    checkpointer = checkpointer_of(tmp_path)
+    feed(checkpointer, "a", 1)
+    checkpointer.commit({}, {})
+    checkpointer.close()
     before = store_content(tmp_path)["stream"]
     refusing = Checkpointer(model(seed=1), Store(tmp_path), policy=StatePolicy(reject_other_model=True))
     with pytest.raises(
@@ -47,37 +47,37 @@ def test_streams_of_another_model_are_refused_where_that_is_wanted(tmp_path: Pat
         refusing.recover({}, {})
     refusing.close()
     assert store_content(tmp_path)["stream"] == before
-    keeper_of(tmp_path, model(), reject_other_model=True)
+    checkpointer_of(tmp_path, model(), reject_other_model=True)
 
 
-def test_a_model_with_other_channels_takes_the_clock_alone(tmp_path: Path) -> None:
+def test_a_model_with_other_channels_keeps_only_the_clock(tmp_path: Path) -> None:
     """Values of other channels mean nothing to it."""
-    keeper = keeper_of(tmp_path)
-    feed(keeper, "a", 1, 2)
-    keeper.commit({}, {})
-    keeper.close()
+    checkpointer = checkpointer_of(tmp_path)
+    feed(checkpointer, "a", 1, 2)
+    checkpointer.commit({}, {})
+    checkpointer.close()
     other = model(seed=1, channels=CHANNELS - 1)
-    keeper_of(tmp_path, other)
+    checkpointer_of(tmp_path, other)
     late = batch(["a", "a"], [2, 3], [[1.0] * (CHANNELS - 1)] * 2)
     out = other.process(late)
     assert (out.dropped, out.resets) == ({DropReason.DUPLICATE: 1}, {ResetReason.MODEL_CHANGED: 1})
 
 
-def test_only_the_last_run_decides_whether_the_model_is_another_one(tmp_path: Path) -> None:
-    """A stream that was evicted under an older model is no reason not to start: it is reset when it comes back."""
-    keeper = keeper_of(tmp_path, max_streams=1, evict=True)
+def test_only_the_model_of_the_last_run_is_compared(tmp_path: Path) -> None:
+    """A stream evicted under an older model does not prevent a start: it is reset when it is loaded."""
+    checkpointer = checkpointer_of(tmp_path, max_streams=1, evict=True)
     for name in "ab":
-        feed(keeper, name, 1, 2)
-        keeper.commit({}, {})
-    keeper.close()
-    keeper = keeper_of(tmp_path, model(seed=1), max_streams=1, evict=True)
-    keeper.commit({}, {})
-    keeper.close()
+        feed(checkpointer, name, 1, 2)
+        checkpointer.commit({}, {})
+    checkpointer.close()
+    checkpointer = checkpointer_of(tmp_path, model(seed=1), max_streams=1, evict=True)
+    checkpointer.commit({}, {})
+    checkpointer.close()
     other = model(seed=1)
-    keeper = keeper_of(tmp_path, other, max_streams=1, evict=True, reject_other_model=True)
-    out = other.process(keeper.cache.load_streams(batch(["a"], [3])))
+    checkpointer = checkpointer_of(tmp_path, other, max_streams=1, evict=True, reject_other_model=True)
+    out = other.process(checkpointer.cache.load_streams(batch(["a"], [3])))
     assert out.resets == {ResetReason.MODEL_CHANGED: 1}
-    keeper.close()
+    checkpointer.close()
     refusing = Checkpointer(model(), Store(tmp_path), policy=StatePolicy(evict=True, reject_other_model=True))
     with pytest.raises(
         IncompatibleStateError, match=r"expected states of model test-0, .*, got states of model test-1"
@@ -86,7 +86,7 @@ def test_only_the_last_run_decides_whether_the_model_is_another_one(tmp_path: Pa
     refusing.close()
 
 
-def test_where_no_run_has_said_its_model_the_rows_do(tmp_path: Path) -> None:
+def test_without_a_last_model_the_rows_are_compared(tmp_path: Path) -> None:
     """They were imported before the first start."""
     with opened(tmp_path) as store:
         store.write(Commit(schema="rubbish", streams=[("b", b"")]))
@@ -97,15 +97,15 @@ def test_where_no_run_has_said_its_model_the_rows_do(tmp_path: Path) -> None:
     ):
         refusing.recover({}, {})
     refusing.close()
-    keeper_of(tmp_path, reject_other_model=True)
+    checkpointer_of(tmp_path, reject_other_model=True)
 
 
-def test_the_model_is_written_where_it_is_news(tmp_path: Path) -> None:
-    """With the first rows of a run under it, and not with each commit."""
-    keeper = keeper_of(tmp_path)
+def test_the_model_is_written_when_it_changes(tmp_path: Path) -> None:
+    """With the first rows of a run, and not with each commit."""
+    checkpointer = checkpointer_of(tmp_path)
     written = list[dict[str, str]]()
     for seconds in (1, 2):
-        feed(keeper, "a", seconds)
-        written.append(dict(keeper._collect({}, {}, {}).texts))
-        keeper.commit({}, {})
+        feed(checkpointer, "a", seconds)
+        written.append(dict(checkpointer._collect({}, {}, {}).texts))
+        checkpointer.commit({}, {})
     assert written == [{"model_id": "test-0"}, {}]

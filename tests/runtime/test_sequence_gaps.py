@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from stream_gru.core.types import SampleBatch
 from stream_gru.runtime.ingest.sequence_gaps import GapCounter
-from tests.support.stateful_parts import Shelf, refused_or_usable, strange_bytes
+from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 MOVES = st.lists(
     st.tuples(st.sampled_from("abc"), st.sampled_from([1, 1, 1, 2, 5, 0, -1, -3, -250, 10**6, 2**20])), max_size=40
@@ -96,23 +96,23 @@ def test_restarts_and_streams_let_go_of_change_nothing(
     """Stored and restored, all or one stream until its next row: the same numbers are missing."""
     rows = rows_after(moves)
     whole = GapCounter().observe(batch_of(rows)) if rows else 0
-    watch, shelf, total = GapCounter(), Shelf(), 0
+    watch, stored, total = GapCounter(), StateStore(), 0
     away: set[str] = set()
     for number, row in enumerate(rows):
         if row[0] in away:
-            watch.state.restore(row[0], shelf.rows[row[0]])
+            watch.state.restore(row[0], stored.rows[row[0]])
             away.remove(row[0])
         total += watch.observe(batch_of([row]))
         held = {name: watch.state.snapshot(name) for name in {row[0] for row in rows} - away}
-        assert {name for name in held if held[name] != shelf.rows.get(name)} <= set(watch.state.dirty_keys())
+        assert {name for name in held if held[name] != stored.rows.get(name)} <= set(watch.state.dirty_keys())
         if number in restarts or number in leaves:
-            shelf.commit(watch.state)
-        if number in leaves and row[0] in shelf.rows:
+            stored.commit(watch.state)
+        if number in leaves and row[0] in stored.rows:
             watch.state.evict(row[0])
             away.add(row[0])
         if number in restarts:
             watch = GapCounter()
-            shelf.fill(watch.state, number)
+            stored.fill(watch.state, number)
             away.clear()
     assert total == whole
 
@@ -125,7 +125,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
     watch.observe(rows)
     genuine = watch.state.snapshot("a")
     assert genuine is not None
-    refused_or_usable(other.state, "a", data.draw(strange_bytes(genuine)), lambda: other.observe(rows))
+    rejected_or_usable(other.state, "a", data.draw(hostile_bytes(genuine)), lambda: other.observe(rows))
 
 
 def test_numbers_at_the_ends_of_their_range_are_stored_as_they_are() -> None:

@@ -1,4 +1,4 @@
-"""The file of the store: who may have it, where it may lie, and what becomes of one that is damaged."""
+"""The database file: who can use it, where it can be, and what happens to a damaged one."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ sys.stdin.read()
 # ---- the lock
 
 
-def test_a_second_process_is_told_who_has_the_store(tmp_path: Path) -> None:
-    """The message has the number of the process; when that is killed the store is free, and whole."""
+def test_a_second_process_learns_which_process_uses_the_store(tmp_path: Path) -> None:
+    """The message has its process id; after a kill of that process the store is free and whole."""
     with opened(tmp_path) as store:
         store.write(FULL)
     line = [sys.executable, "-c", _HOLD, str(tmp_path)]
@@ -48,8 +48,8 @@ def test_a_second_process_is_told_who_has_the_store(tmp_path: Path) -> None:
         assert_full(store)
 
 
-def test_a_store_that_was_refused_does_not_free_the_lock_of_the_holder(tmp_path: Path) -> None:
-    """Nor harm its file."""
+def test_a_rejected_store_does_not_release_the_lock_of_the_holder(tmp_path: Path) -> None:
+    """Nor does it change the file."""
     with opened(tmp_path) as store:
         other = Store(tmp_path)
         for _ in range(2):
@@ -60,7 +60,7 @@ def test_a_store_that_was_refused_does_not_free_the_lock_of_the_holder(tmp_path:
         assert_full(store)
 
 
-def test_a_holder_without_a_number_is_another_process(tmp_path: Path) -> None:
+def test_a_lock_without_a_process_id_is_held_by_another_process(tmp_path: Path) -> None:
     """It may be about to write it."""
     lock = StoreLock(tmp_path / "lock")
     lock.acquire()
@@ -73,8 +73,8 @@ def test_a_holder_without_a_number_is_another_process(tmp_path: Path) -> None:
     StoreLock(tmp_path / "lock").acquire()
 
 
-def test_a_full_disk_is_told_by_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the lock is free again."""
+def test_a_full_disk_is_an_error_of_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is free again."""
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
@@ -86,8 +86,8 @@ def test_a_full_disk_is_told_by_the_lock(tmp_path: Path, monkeypatch: pytest.Mon
     StoreLock(tmp_path / "lock").acquire()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    """So is a lock in the place of which something else stands."""
+def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
+    """So is a lock file whose name is taken by a directory."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file/state: cannot be created: Not a directory"):
         Store(tmp_path / "file" / "state").open()
@@ -96,8 +96,8 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         Store(tmp_path).open()
 
 
-def test_an_interrupted_start_frees_the_lock(tmp_path: Path) -> None:
-    """Whatever is wrong with the file, the next one who tries is not told that somebody uses it."""
+def test_a_failed_start_releases_the_lock(tmp_path: Path) -> None:
+    """The next attempt reports the same error, not a lock."""
     (tmp_path / FILE_NAME).mkdir()
     for _ in range(2):
         with pytest.raises(StoreError, match=r"state\.db: cannot be opened: .*Is a directory"):
@@ -123,8 +123,8 @@ _LINE = "36 25 0:32 / {place} rw,relatime shared:1 - {kind} /dev/sda1 rw\n"
         ([("/srv", "ext4"), ("/srv", "nfs")], "nfs"),
     ],
 )
-def test_network_file_systems_are_refused(tmp_path: Path, mounts: list[tuple[str, str]], refused: str) -> None:
-    """The mount that is nearest, and newest, decides; the message names its type."""
+def test_network_file_systems_are_rejected(tmp_path: Path, mounts: list[tuple[str, str]], refused: str) -> None:
+    """The nearest and newest mount decides; the message names its type."""
     table = tmp_path / "mountinfo"
     table.write_text("".join(_LINE.format(place=place, kind=kind) for place, kind in mounts))
     folder = Path("/srv/state")
@@ -138,15 +138,15 @@ def test_network_file_systems_are_refused(tmp_path: Path, mounts: list[tuple[str
 
 
 def test_a_mount_may_have_any_name(tmp_path: Path) -> None:
-    """Blanks stand in the table as octal numbers, other characters as they are."""
+    """Spaces are octal escapes in the table, other characters are plain."""
     table = tmp_path / "mountinfo"
     table.write_text(_LINE.format(place="/mnt/my\\040disk\u00a0für", kind="nfs"))
     with pytest.raises(StoreError, match="expected a local disk, got nfs"):
         require_local(Path("/mnt/my disk\u00a0für/state"), table)
 
 
-def test_where_nobody_knows_the_file_system_it_is_taken(tmp_path: Path) -> None:
-    """No table of mounts, or one that is written in another way."""
+def test_an_unknown_file_system_is_accepted(tmp_path: Path) -> None:
+    """No mount table, or one in another format."""
     require_local(tmp_path, tmp_path / "absent")
     (tmp_path / "strange").write_text("a b c\n\n36 25 0:32 / / rw shared:1 nfs more\n")
     require_local(tmp_path, tmp_path / "strange")
@@ -170,7 +170,7 @@ def test_a_file_of_another_format_is_rejected_and_left_alone(tmp_path: Path, num
 
 @pytest.mark.parametrize("version", [0, 1, 7])
 def test_tables_of_another_program_are_moved_aside(tmp_path: Path, version: int) -> None:
-    """Unchanged, whatever that program counts its versions by."""
+    """Unchanged, at any version number of that program."""
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
         connection.executescript(f"CREATE TABLE mine(x); INSERT INTO mine VALUES(1); PRAGMA user_version={version}")
     before = (tmp_path / FILE_NAME).read_bytes()
@@ -182,7 +182,7 @@ def test_tables_of_another_program_are_moved_aside(tmp_path: Path, version: int)
 
 
 def test_a_damaged_file_is_moved_aside_with_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Both keep their bytes under a name with the time, and an empty store takes their place."""
+    """Both keep their bytes under a name with the time, and an empty store replaces them."""
     with opened(tmp_path / "a") as store:
         store.write(FULL)
         checkpoint(store)
@@ -202,7 +202,7 @@ def test_a_damaged_file_is_moved_aside_with_its_log(tmp_path: Path, caplog: pyte
     store.close()
 
 
-def test_who_only_looks_leaves_a_damaged_file_and_its_log(tmp_path: Path) -> None:
+def test_without_repair_a_damaged_file_and_its_log_are_unchanged(tmp_path: Path) -> None:
     """The error says what to do; file and log keep names and bytes, and the lock is free."""
     with opened(tmp_path / "a") as store:
         store.write(Commit(schema="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
@@ -226,8 +226,8 @@ def test_who_only_looks_leaves_a_damaged_file_and_its_log(tmp_path: Path) -> Non
         assert store.moved_aside is not None
 
 
-def test_who_only_looks_sees_a_whole_file(tmp_path: Path) -> None:
-    """It is opened as ever."""
+def test_without_repair_a_whole_file_opens(tmp_path: Path) -> None:
+    """As with repair."""
     with opened(tmp_path) as store:
         store.write(FULL)
     store = Store(tmp_path)
@@ -237,7 +237,7 @@ def test_who_only_looks_sees_a_whole_file(tmp_path: Path) -> None:
 
 
 def test_damaged_files_of_the_same_second_do_not_replace_each_other(tmp_path: Path) -> None:
-    """Each is numbered."""
+    """Each gets a number."""
     for number in range(3):
         (tmp_path / FILE_NAME).write_bytes(b"%d" % number * 5000)
         store = Store(tmp_path, wall_s=lambda: 0.0)
@@ -248,8 +248,8 @@ def test_damaged_files_of_the_same_second_do_not_replace_each_other(tmp_path: Pa
     assert found == {name: b"0", f"{name}.1": b"1", f"{name}.2": b"2"}
 
 
-def test_a_file_that_contradicts_itself_is_damaged(tmp_path: Path) -> None:
-    """A page of zeros in the middle is found by the check at the start."""
+def test_an_inconsistent_file_is_damaged(tmp_path: Path) -> None:
+    """The check at the start finds a page of zeros in the middle."""
     with opened(tmp_path) as store:
         store.write(Commit(schema="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
     with (tmp_path / FILE_NAME).open("r+b") as file:
@@ -260,8 +260,8 @@ def test_a_file_that_contradicts_itself_is_damaged(tmp_path: Path) -> None:
         assert store.names() == []
 
 
-def test_a_file_whose_tables_are_other_ones_is_damaged(tmp_path: Path) -> None:
-    """One wrong letter in the words that say what a table is passes every other check."""
+def test_a_file_with_other_tables_is_damaged(tmp_path: Path) -> None:
+    """One wrong letter in the SQL of a table passes every other check."""
     with opened(tmp_path) as store:
         store.write(FULL)
     data = (tmp_path / FILE_NAME).read_bytes()
@@ -273,8 +273,8 @@ def test_a_file_whose_tables_are_other_ones_is_damaged(tmp_path: Path) -> None:
         assert_full(store)
 
 
-def test_a_disk_that_damages_at_once_again_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second file is not moved: it would go on for ever."""
+def test_a_disk_that_damages_a_new_file_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second file is not moved, which could repeat forever."""
 
     def damaged(*_: object) -> None:
         raise database.Damaged("row 7 missing")
@@ -285,8 +285,8 @@ def test_a_disk_that_damages_at_once_again_is_not_used(tmp_path: Path, monkeypat
     assert len(list(tmp_path.glob("*.damaged-*"))) == 1
 
 
-def test_a_damaged_file_that_cannot_be_moved_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is begun beside it."""
+def test_a_damaged_file_that_cannot_be_moved_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No new file is created beside it."""
 
     def read_only(*_: object) -> None:
         raise OSError(30, "Read-only file system")
@@ -297,8 +297,8 @@ def test_a_damaged_file_that_cannot_be_moved_is_told(tmp_path: Path, monkeypatch
         Store(tmp_path).open()
 
 
-def test_a_file_that_somebody_else_has_open_is_not_damaged(tmp_path: Path) -> None:
-    """It is refused and stays where it is."""
+def test_a_file_that_another_process_has_open_is_not_damaged(tmp_path: Path) -> None:
+    """It is an error, and the file stays in place."""
     with opened(tmp_path) as store:
         store.write(FULL)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other:
@@ -309,8 +309,8 @@ def test_a_file_that_somebody_else_has_open_is_not_damaged(tmp_path: Path) -> No
         assert_full(store)
 
 
-def test_an_old_log_without_its_file_means_nothing(tmp_path: Path) -> None:
-    """A kill between two renames leaves one; the new file does not take it for its own."""
+def test_an_old_log_without_its_file_is_ignored(tmp_path: Path) -> None:
+    """A kill between two renames leaves one; the new file does not use it."""
     with opened(tmp_path / "a") as store:
         store.write(FULL)
         folder = copy_of_now(tmp_path / "a", tmp_path / "b")
@@ -321,10 +321,10 @@ def test_an_old_log_without_its_file_means_nothing(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.integers(1, 200), st.booleans(), st.sampled_from(["state.db", "state.db-wal"]))
-def test_whatever_is_damaged_a_start_is_possible(
+def test_a_start_is_possible_after_any_damage(
     tmp_path_factory: pytest.TempPathFactory, place: int, length: int, zeros: bool, name: str
 ) -> None:
-    """Bytes that are wrong anywhere in the file or its log: it is used or moved aside, and rows are whole or absent.
+    """Wrong bytes anywhere in the file or its log: it is used or moved aside, and rows are whole or absent.
 
     But for its first 100 bytes, by which it may become one of a newer version.
     """
@@ -362,11 +362,11 @@ def test_whatever_is_damaged_a_start_is_possible(
 
 
 @given(st.lists(st.binary(max_size=8), max_size=4), st.lists(st.binary(max_size=8), max_size=4))
-def test_a_checksum_knows_where_its_parts_end(one: list[bytes], other: list[bytes]) -> None:
-    """The same bytes in other parts are something else."""
+def test_a_checksum_depends_on_where_its_parts_end(one: list[bytes], other: list[bytes]) -> None:
+    """The same bytes in other parts give another checksum."""
     assert (checksum(*one) == checksum(*other)) == (one == other)
 
 
 def test_text_counts_as_its_bytes() -> None:
-    """UTF-8, as in the file."""
+    """In UTF-8, as in the file."""
     assert checksum("ä", b"x") == checksum("ä".encode(), b"x")

@@ -1,4 +1,4 @@
-"""One stream as a file: read again as it was written, refused when anything of it was changed."""
+"""One stream as a file: read back unchanged, rejected if anything was changed."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from stream_gru.runtime.checkpoint.state_export import (
 from stream_gru.runtime.control.commands import MAX_STATE_BYTES
 from tests.runtime.test_checkpointer import Note, notes, read_of
 from tests.support.batches import batch, rows_of
-from tests.support.stores import change, feed, keeper_of, model, opened, table_rows
+from tests.support.stores import change, checkpointer_of, feed, model, opened, table_rows
 
 
 def trained(*times_s: float, pipeline: Pipeline | None = None) -> Pipeline:
-    """A pipeline in which stream a has seen these."""
+    """Return a pipeline in which stream a has samples at these times."""
     pipeline = pipeline or model()
     pipeline.process(batch(["a"] * len(times_s), times_s))
     return pipeline
 
 
 def state_of(pipeline: Pipeline, **memories: bytes) -> StreamExport:
-    """Stream a."""
+    """Return an export of stream a."""
     return build_export("a", pipeline.row_schema, pipeline.table.row("a"), memories)
 
 
@@ -48,14 +48,14 @@ TEXT = export_to_json(STATE)
 
 
 def test_a_state_is_read_as_it_was_written() -> None:
-    """The same state always gives the same bytes."""
+    """Equal states give equal bytes."""
     assert export_from_json(TEXT) == STATE
     assert export_to_json(export_from_json(TEXT)) == TEXT
 
 
 @given(st.integers(0, len(TEXT) - 1), st.binary(min_size=1, max_size=3))
-def test_a_state_that_was_changed_is_refused_or_the_same(place: int, other: bytes) -> None:
-    """No change of any byte gives another stream, row or memory."""
+def test_a_changed_state_is_rejected_or_equal(place: int, other: bytes) -> None:
+    """No change of any byte gives another stream, row or component state."""
     data = TEXT[:place] + other + TEXT[place + len(other) :]
     try:
         assert export_from_json(data) == msgspec.structs.replace(STATE, model_id=export_from_json(data).model_id)
@@ -74,25 +74,25 @@ def test_a_state_that_was_changed_is_refused_or_the_same(place: int, other: byte
         ({"row": "AAAA"}, "wrong checksum"),
     ],
 )
-def test_what_is_no_state_of_ours_is_told(changes: dict[str, object], words: str) -> None:
-    """With what was expected."""
+def test_an_invalid_state_is_rejected(changes: dict[str, object], words: str) -> None:
+    """The message names what was expected."""
     with pytest.raises(StateError, match=words):
         export_from_json(json.dumps({**json.loads(TEXT), **changes}).encode())
 
 
-def test_a_row_that_does_not_fit_its_form_is_refused() -> None:
-    """Though the checksum is right."""
+def test_a_row_that_does_not_fit_its_schema_is_rejected() -> None:
+    """Although the checksum is right."""
     with pytest.raises(StateError, match="expected a row of 385 bytes, got 5"):
         export_from_json(export_to_json(build_export("a", model().row_schema, b"short", {})))
 
 
 def test_a_file_that_is_too_large_is_not_read() -> None:
-    """The most is far above any real state."""
+    """The limit is far above any real state."""
     with pytest.raises(StateError, match=f"at most {MAX_STATE_BYTES} bytes"):
         export_from_json(b" " * (MAX_STATE_BYTES + 1))
 
 
-def test_a_state_of_another_model_is_refused() -> None:
+def test_a_state_of_another_model_is_rejected() -> None:
     """So is one of the same model with other columns."""
     require_same_model(STATE, model().row_schema)
     with pytest.raises(IncompatibleStateError, match="expected a state of model test-1, got one of test-0"):
@@ -101,8 +101,8 @@ def test_a_state_of_another_model_is_refused() -> None:
         require_same_model(STATE, model(units=5).row_schema)
 
 
-def test_people_see_what_a_state_is() -> None:
-    """Time and steps, the size of the hidden state, and a reset that is still to come."""
+def test_describe_returns_the_facts_of_a_state() -> None:
+    """Time and steps, the size of the hidden state, and a pending reset."""
     pipeline = trained(1, 2, 3)
     facts = describe(state_of(pipeline, clock=b"12"))
     assert (facts["stream"], facts["model_id"], facts["steps_since_reset"]) == ("a", "test-0", 3)
@@ -119,7 +119,7 @@ def test_people_see_what_a_state_is() -> None:
 
 
 def test_a_row_is_reset_as_a_pipeline_would() -> None:
-    """The first reason stands."""
+    """The first reason is kept."""
     pipeline = trained(1, 2, 3)
     row = reset_row(pipeline.row_schema, pipeline.table.row("a"))
     pipeline.reset("a")
@@ -131,13 +131,13 @@ def test_a_row_is_reset_as_a_pipeline_would() -> None:
 # ---- between stores and running daemons
 
 
-def test_a_state_comes_out_of_a_store(tmp_path: Path) -> None:
-    """With the memories that are whole; an unknown stream is none, a damaged one is told."""
-    keeper = keeper_of(tmp_path, parts={"p": notes(a="x"), "q": notes(a="y")})
-    feed(keeper, "a", 1, 2)
-    keeper.commit({}, {})
-    expected = keeper.export_stream("a")
-    keeper.close()
+def test_a_state_is_exported_from_a_store(tmp_path: Path) -> None:
+    """With its undamaged component states; None for an unknown stream, an error for a damaged one."""
+    checkpointer = checkpointer_of(tmp_path, parts={"p": notes(a="x"), "q": notes(a="y")})
+    feed(checkpointer, "a", 1, 2)
+    checkpointer.commit({}, {})
+    expected = checkpointer.export_stream("a")
+    checkpointer.close()
     with opened(tmp_path) as store:
         assert export_from_store(store, "a") == expected
         assert export_from_store(store, "b") is None
@@ -151,15 +151,15 @@ def test_a_state_comes_out_of_a_store(tmp_path: Path) -> None:
         export_from_store(store, "a")
 
 
-def test_a_stream_goes_on_at_another_gateway(tmp_path: Path) -> None:
-    """Outputs are those of one that never moved; what was taken in is stored, and old memories of the name are gone."""
-    here = keeper_of(tmp_path / "here", parts={"p": notes(a="of a")})
+def test_a_stream_continues_at_another_gateway(tmp_path: Path) -> None:
+    """Outputs equal those of a stream that never moved; the import is stored, and old component states are gone."""
+    here = checkpointer_of(tmp_path / "here", parts={"p": notes(a="of a")})
     feed(here, "a", 1, 2)
     state = here.export_stream("a")
     assert state is not None
     assert here.export_stream("b") is None
     parts = {"p": notes(a="old"), "q": notes(a="old")}
-    there = keeper_of(tmp_path / "there", parts=parts)
+    there = checkpointer_of(tmp_path / "there", parts=parts)
     feed(there, "a", 50)
     there.commit({}, {})
     more = msgspec.structs.replace(state, components={**state.components, "absent": b"x"})
@@ -168,52 +168,54 @@ def test_a_stream_goes_on_at_another_gateway(tmp_path: Path) -> None:
     there.close()
 
     pipeline, parts = model(), {"p": notes(), "q": notes()}
-    keeper_of(tmp_path / "there", pipeline, parts=parts)
+    checkpointer_of(tmp_path / "there", pipeline, parts=parts)
     assert table_rows(pipeline) == table_rows(here._pipeline)
     assert (read_of(parts["p"]), read_of(parts["q"])) == ({"a": "of a"}, {})
     alone = trained(1, 2)
     assert rows_of([pipeline.process(batch(["a"], [3]))]) == rows_of([alone.process(batch(["a"], [3]))])
 
 
-def test_a_state_that_a_part_cannot_read_changes_nothing(tmp_path: Path) -> None:
-    """Neither the row nor what any part remembers, now and after a restart."""
+def test_a_state_that_a_component_cannot_read_changes_nothing(tmp_path: Path) -> None:
+    """Neither the row nor any component state, now and after a restart."""
     parts = {"p": notes(a="of a"), "q": notes(), "r": notes(a="of a")}
-    keeper = keeper_of(tmp_path, parts=parts)
-    feed(keeper, "a", 1, 2)
-    row = keeper._pipeline.table.row("a")
+    checkpointer = checkpointer_of(tmp_path, parts=parts)
+    feed(checkpointer, "a", 1, 2)
+    row = checkpointer._pipeline.table.row("a")
     memories = {"p": b"\x91\xa3new", "q": b"\x91\xa3new", "r": b"\xc1"}
     with pytest.raises(StateError, match="stored state of notes, a is corrupt"):
-        keeper.import_stream(build_export("a", keeper._pipeline.row_schema, trained(5).table.row("a"), memories))
+        checkpointer.import_stream(
+            build_export("a", checkpointer._pipeline.row_schema, trained(5).table.row("a"), memories)
+        )
     for _ in range(2):
         assert [read_of(part) for part in parts.values()] == [{"a": "of a"}, {}, {"a": "of a"}]
-        assert keeper._pipeline.table.row("a") == row
-        keeper.commit({}, {})
-        keeper.close()
+        assert checkpointer._pipeline.table.row("a") == row
+        checkpointer.commit({}, {})
+        checkpointer.close()
         parts = {"p": notes(), "q": notes(), "r": notes()}
-        keeper = keeper_of(tmp_path, parts=parts)
+        checkpointer = checkpointer_of(tmp_path, parts=parts)
 
 
 def test_an_evicted_stream_is_exported_as_it_is_stored(tmp_path: Path) -> None:
-    """It need not come back for it."""
-    keeper = keeper_of(tmp_path, max_streams=1, evict=True)
+    """It is not loaded for that."""
+    checkpointer = checkpointer_of(tmp_path, max_streams=1, evict=True)
     for name in "ab":
-        feed(keeper, name, 1, 2)
-        keeper.commit({}, {})
-    assert keeper._pipeline.streams == ("b",)
-    state = keeper.export_stream("a")
+        feed(checkpointer, name, 1, 2)
+        checkpointer.commit({}, {})
+    assert checkpointer._pipeline.streams == ("b",)
+    state = checkpointer.export_stream("a")
     assert state is not None
     assert state.row == trained(1, 2).table.row("a")
-    assert keeper.export_stream("x") is None
-    assert keeper.import_stream(state) == []
-    keeper.commit({}, {})
-    assert keeper._pipeline.streams == ("a",)
+    assert checkpointer.export_stream("x") is None
+    assert checkpointer.import_stream(state) == []
+    checkpointer.commit({}, {})
+    assert checkpointer._pipeline.streams == ("a",)
 
 
 def test_without_a_store_streams_are_exported_from_memory() -> None:
-    """There is nowhere else."""
-    keeper = Checkpointer(model(), components={"p": notes(a="x")})
-    feed(keeper, "a", 1)
-    state = keeper.export_stream("a")
+    """There is no other place."""
+    checkpointer = Checkpointer(model(), components={"p": notes(a="x")})
+    feed(checkpointer, "a", 1)
+    state = checkpointer.export_stream("a")
     assert state is not None
     assert msgspec.msgpack.decode(state.components["p"], type=Note) == Note("x")
-    assert keeper.export_stream("b") is None
+    assert checkpointer.export_stream("b") is None

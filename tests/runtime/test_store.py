@@ -1,4 +1,4 @@
-"""The store: what was written comes back, after a kill as after an end, or nothing of it does."""
+"""The store: a commit is complete after a kill or a clean end, or nothing of it is there."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ FULL = Commit(
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """An open store."""
+    """Return an open store."""
     with opened(tmp_path / "state") as store:
         yield store
 
 
 def assert_full(store: Store) -> None:
-    """All of `FULL` is there."""
+    """Assert that all of `FULL` is there."""
     assert list(store.rows()) == [StoredRow(name, "form one", b"row of " + name.encode(), 1) for name in "ab"]
     assert store.states_of_stream("a") == {"clock:s": b"twelve"}
     assert store.states_of_component("gate") == {"": b""}
@@ -50,8 +50,8 @@ def assert_full(store: Store) -> None:
     assert (store.commit_no, store.count(), store.count_known(), store.names()) == (1, 2, 3, ["a", "b"])
 
 
-def test_everything_comes_back_after_a_kill(store: Store, tmp_path: Path) -> None:
-    """A commit is on the disk when `write` returns; the next start knows that the last run was killed."""
+def test_a_commit_survives_a_kill(store: Store, tmp_path: Path) -> None:
+    """It is on the disk when `write` returns; the next start reports an unclean shutdown."""
     store.write(FULL)
     assert_full(store)
     with opened(copy_of_now(tmp_path / "state", tmp_path / "killed")) as again:
@@ -60,8 +60,8 @@ def test_everything_comes_back_after_a_kill(store: Store, tmp_path: Path) -> Non
         assert again.moved_aside is None
 
 
-def test_everything_comes_back_after_an_end(tmp_path: Path) -> None:
-    """Closed and opened again, it is the same; a run that ended well is known, but of the last run only."""
+def test_a_commit_survives_a_clean_end(tmp_path: Path) -> None:
+    """Closed and opened again, the content is equal; a clean shutdown is known, but only of the last run."""
     with opened(tmp_path) as store:
         assert store.clean_shutdown
         store.write(FULL)
@@ -82,7 +82,7 @@ def test_everything_comes_back_after_an_end(tmp_path: Path) -> None:
         assert not store.clean_shutdown
 
 
-def test_of_an_empty_store_nothing_is_kept(store: Store) -> None:
+def test_an_empty_store_has_defaults(store: Store) -> None:
     """What was never written is absent, not an error."""
     assert (list(store.rows()), store.row("a"), store.states_of_stream("a"), store.states_of_component("p")) == (
         [],
@@ -97,7 +97,7 @@ def test_of_an_empty_store_nothing_is_kept(store: Store) -> None:
 
 
 def test_later_commits_replace_what_has_changed_and_leave_the_rest(store: Store) -> None:
-    """The newest of each name stands; streams come in the order of their commits."""
+    """The newest of each name counts; streams are in the order of their commits."""
     store.write(FULL)
     store.write(
         Commit(
@@ -123,8 +123,8 @@ def test_later_commits_replace_what_has_changed_and_leave_the_rest(store: Store)
     assert ([one.number for one in kept.unacked], kept.last_number) == ([2, 3], 3)
 
 
-def test_numbers_of_outputs_go_on_when_all_were_answered(store: Store) -> None:
-    """The highest number that was ever given outlives its output."""
+def test_output_numbers_continue_when_all_are_acknowledged(store: Store) -> None:
+    """The highest number outlives its output."""
     store.write(FULL)
     store.write(Commit(acked={"mqtt": [1, 2]}, unacked={"mqtt": []}))
     assert store.sink_checkpoint("mqtt") == SinkCheckpoint(None, [], 2)
@@ -138,22 +138,22 @@ def test_the_newest_streams_are_those_of_the_last_commits(store: Store) -> None:
     assert [row.name for row in store.rows(3)] == ["s3", "s4", "s1"]
 
 
-def test_memories_of_a_part_that_is_void_are_deleted_before_new_ones_are_written(store: Store) -> None:
-    """A part of the same name begins with nothing of the old one."""
+def test_states_of_a_discarded_component_are_deleted_before_new_ones_are_written(store: Store) -> None:
+    """A component of the same name starts without the old ones."""
     store.write(Commit(component_states=[("p", "a", b"1"), ("p", "b", b"2"), ("q", "a", b"3")]))
     store.write(Commit(component_states=[("p", "b", b"new")], discarded_components=["p"]))
     assert (store.states_of_component("p"), store.states_of_component("q")) == ({"b": b"new"}, {"a": b"3"})
 
 
 def test_a_file_may_have_any_name(store: Store) -> None:
-    """Also one that is not UTF-8, as it stands in a folder."""
+    """Also one that is not UTF-8."""
     strange = Position(b"m\xe4rz \xe2\x82\xac.csv".decode(errors="surrogateescape"), 5)
     store.write(Commit(positions={"s": strange}))
     assert store.positions() == {"s": strange}
 
 
-def test_packets_come_back_in_the_order_of_their_last_commit(store: Store) -> None:
-    """An identifier that is used again counts as new; each source has its own."""
+def test_packets_are_in_the_order_of_their_last_commit(store: Store) -> None:
+    """A reused identifier counts as new; each source has its own."""
     store.write(
         Commit(processed_packets={"s": ProcessedPackets({1: b"a", 2: b"b", 3: b"c"}), "t": ProcessedPackets({1: b"t"})})
     )
@@ -162,23 +162,23 @@ def test_packets_come_back_in_the_order_of_their_last_commit(store: Store) -> No
     assert store.packets("t") == {1: b"t"}
 
 
-def test_a_lost_session_forgets_all_earlier_packets(store: Store) -> None:
-    """And keeps what came with the news, and the packets of others."""
+def test_a_new_session_deletes_all_earlier_packets(store: Store) -> None:
+    """It keeps packets of the same commit, and those of other sources."""
     store.write(Commit(processed_packets={"s": ProcessedPackets({1: b"a", 2: b"b"}), "t": ProcessedPackets({1: b"t"})}))
     store.write(Commit(processed_packets={"s": ProcessedPackets({5: b"e"}, new_session=True)}))
     assert (store.packets("s"), store.packets("t")) == ({5: b"e"}, {1: b"t"})
 
 
-def test_a_window_of_any_size_is_kept(store: Store) -> None:
-    """As many packets as there are identifiers, however often they have gone round, and no more."""
+def test_packets_of_any_number_are_kept(store: Store) -> None:
+    """As many as there are identifiers, however often they wrap around, and no more."""
     ids = range(1, 65_536)
     for turn in range(2):
         store.write(Commit(processed_packets={"s": ProcessedPackets({id_: b"%d %d" % (turn, id_) for id_ in ids})}))
     assert store.packets("s") == {id_: b"1 %d" % id_ for id_ in ids}
 
 
-def test_a_commit_does_not_look_for_the_newest_packet(tmp_path: Path) -> None:
-    """It would have to read all of them; the order is right over a start, and over a lost session."""
+def test_a_commit_does_not_search_for_the_newest_packet(tmp_path: Path) -> None:
+    """It would have to read all packets; the order is right across a start and a new session."""
     with opened(tmp_path) as store:
         store.write(
             Commit(processed_packets={"s": ProcessedPackets({3: b"c", 2: b"b"}), "t": ProcessedPackets({1: b"t"})})
@@ -197,7 +197,7 @@ def test_a_commit_does_not_look_for_the_newest_packet(tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_huge_commit_does_not_stay_huge(store: Store) -> None:
-    """Once it is in the file itself the log is cut, with the next commit."""
+    """Once it is checkpointed into the file, the next commit truncates it."""
     log = store.path.with_name("state.db-wal")
     store.write(Commit(schema="f", streams=[(f"s{number}", bytes(3000)) for number in range(10_000)]))
     assert log.stat().st_size > 30_000_000
@@ -221,14 +221,14 @@ def test_the_log_of_a_huge_commit_does_not_stay_huge(store: Store) -> None:
         Commit(deleted_streams=["a"]),
     ],
 )
-def test_each_part_alone_is_a_change(changes: Commit) -> None:
-    """An empty commit is false: nothing is written for them."""
+def test_each_field_alone_makes_a_commit(changes: Commit) -> None:
+    """An empty commit is false: nothing is written for it."""
     assert changes
     assert not Commit(schema="a form alone says nothing", texts={"nor": "a text"})
 
 
-def test_of_a_hundred_thousand_streams_only_what_has_changed_is_written(store: Store) -> None:
-    """A commit writes a row for each stream that has changed, and one for its number."""
+def test_of_a_hundred_thousand_streams_only_changed_ones_are_written(store: Store) -> None:
+    """A commit writes a row for each changed stream, and one for its number."""
     store.write(Commit(schema="f", streams=[(f"s{number}", b"r" * 100) for number in range(100_000)]))
     connection = store._connection
     assert connection is not None
@@ -238,8 +238,8 @@ def test_of_a_hundred_thousand_streams_only_what_has_changed_is_written(store: S
     assert store.count() == 100_000
 
 
-def test_what_was_asked_to_be_forgotten_is_gone(store: Store) -> None:
-    """Outputs of a sink, the position of a source, a stream with all that is remembered of it; nothing else."""
+def test_deleting_on_request(store: Store) -> None:
+    """Outputs of a sink, the position of a source, a stream with its component states; nothing else."""
     store.write(FULL)
     store.delete_outbox("mqtt")
     store.delete_position("s")
@@ -251,8 +251,8 @@ def test_what_was_asked_to_be_forgotten_is_gone(store: Store) -> None:
     assert store.sink_checkpoint("mqtt").last_number == 2
 
 
-def test_streams_are_forgotten_all_or_none(tmp_path: Path) -> None:
-    """A kill before the end leaves every one of them."""
+def test_streams_are_deleted_all_or_none(tmp_path: Path) -> None:
+    """A kill before the end leaves all of them."""
     with opened(tmp_path / "a") as store:
         store.write(FULL)
         store._end = lambda: None  # type: ignore[method-assign]
@@ -261,8 +261,8 @@ def test_streams_are_forgotten_all_or_none(tmp_path: Path) -> None:
             assert_full(killed)
 
 
-def test_what_is_forgotten_goes_before_new_things_are_written(store: Store) -> None:
-    """A stream that takes the place of another has nothing of its memories, of whatever part."""
+def test_a_commit_deletes_before_it_writes(store: Store) -> None:
+    """A stream that replaces another has none of its component states."""
     store.write(FULL)
     store.write(
         Commit(
@@ -274,14 +274,14 @@ def test_what_is_forgotten_goes_before_new_things_are_written(store: Store) -> N
     assert store.states_of_component("gate") == {"": b""}
 
 
-def test_texts_come_back(store: Store) -> None:
-    """Beside numbers; what is no text is none."""
+def test_texts_are_stored(store: Store) -> None:
+    """Beside numbers; a value that is not text is none."""
     store.write(Commit(numbers={"n": 7}, texts={"model_id": "m1"}))
     assert (store.text("model_id", ""), store.text("n", "?"), store.text("x", "none")) == ("m1", "?", "none")
 
 
-def test_nobody_else_may_read_it(tmp_path: Path) -> None:
-    """The folder is 0700, every file in it 0600, whatever the process allows others."""
+def test_other_users_cannot_read_it(tmp_path: Path) -> None:
+    """The directory is 0700, every file in it 0600, at any umask."""
     with opened(tmp_path / "deep" / "state") as store:
         store.write(FULL)
         folder = store.path.parent
@@ -302,8 +302,8 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
         ("UPDATE stream SET row=(SELECT row FROM stream WHERE name='b') WHERE name='a'", ()),
     ],
 )
-def test_a_damaged_row_is_recognised(tmp_path: Path, text: str, values: tuple[object, ...]) -> None:
-    """Other bytes, another checksum, type or form, the row of another stream: no row; the others are whole."""
+def test_a_damaged_row_is_detected(tmp_path: Path, text: str, values: tuple[object, ...]) -> None:
+    """Other bytes, another checksum, type or schema, the row of another stream: no row; the others are whole."""
     with opened(tmp_path) as store:
         store.write(FULL)
     change(tmp_path, text, *values)
@@ -311,8 +311,8 @@ def test_a_damaged_row_is_recognised(tmp_path: Path, text: str, values: tuple[ob
         assert {row.name: row.row for row in store.rows()} == {"a": None, "b": b"row of b"}
 
 
-def test_a_row_that_only_the_table_has_is_left_out(tmp_path: Path) -> None:
-    """Where the name is damaged its index still has the old one: it is nobody's, and no obstacle."""
+def test_a_row_missing_from_the_index_is_left_out(tmp_path: Path) -> None:
+    """Where the name is damaged, the index still has the old one: it belongs to no stream and does no harm."""
     with opened(tmp_path) as store:
         store.write(FULL)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
@@ -327,8 +327,8 @@ def test_a_row_that_only_the_table_has_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["data=x'00'", "crc=crc+1", "data=7", "data=CAST(data AS TEXT)", "component='other'"])
-def test_a_damaged_memory_is_recognised(tmp_path: Path, text: str) -> None:
-    """By either way to it."""
+def test_a_damaged_component_state_is_detected(tmp_path: Path, text: str) -> None:
+    """Read by stream and by component."""
     with opened(tmp_path) as store:
         store.write(FULL)
     change(tmp_path, f"UPDATE component_state SET {text} WHERE component='clock:s'")  # noqa: S608
@@ -339,8 +339,8 @@ def test_a_damaged_memory_is_recognised(tmp_path: Path, text: str) -> None:
         assert store.states_of_component("gate") == {"": b""}
 
 
-def test_a_commit_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
-    """When the disk is full in the middle of it, the error says so, nothing was written, and nothing more is."""
+def test_a_failed_commit_leaves_the_previous_one(tmp_path: Path) -> None:
+    """When the disk is full in the middle of it, the error is raised, nothing is written, and nothing more is."""
     with opened(tmp_path) as store:
         store.write(FULL)
         store.mark_clean_shutdown()
@@ -361,8 +361,8 @@ def test_a_commit_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     assert after == before
 
 
-def test_any_error_of_sqlite_is_one_of_the_store(store: Store) -> None:
-    """Also where a connection cannot even be closed any more."""
+def test_any_error_of_sqlite_is_a_store_error(store: Store) -> None:
+    """Also when the connection cannot be closed."""
 
     class Broken(sqlite3.Connection):
         def execute(self, *_: object) -> sqlite3.Cursor:
@@ -384,7 +384,7 @@ def test_any_error_of_sqlite_is_one_of_the_store(store: Store) -> None:
 
 
 def test_a_closed_store_can_be_opened_again(store: Store) -> None:
-    """Closing twice is quiet."""
+    """Closing twice does nothing."""
     store.write(FULL)
     assert store.is_open
     store.close()

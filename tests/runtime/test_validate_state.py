@@ -1,4 +1,4 @@
-"""A state from elsewhere, whoever wrote it, is refused or harmless: no sample after it ends the daemon."""
+"""An imported state is rejected or harmless: no later sample ends the daemon."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ KINDS = ["plain", "categories", "quantiles", "classes"]
 
 
 def row_of(pipeline: Pipeline, columns: dict[str, np.ndarray]) -> bytes:
-    """The bytes of a row of these columns."""
+    """Return the bytes of a row with these columns."""
     form = pipeline.row_schema.columns
     return b"".join(np.ascontiguousarray(columns[name], dtype=kind).tobytes() for name, kind, _ in form)
 
 
 def begun(kind: str, stream: str = "s0") -> Pipeline:
-    """A pipeline in which a stream has seen a few samples."""
+    """Return a pipeline in which a stream has a few samples."""
     pipeline = Pipeline(_bundle(kind), "numpy")
     pipeline.process(batch([stream] * 3, [-3, -2, -1], [[1.0, 2.0, 1.0]] * 3))
     return pipeline
 
 
 def changed(pipeline: Pipeline, **changes: object) -> StreamExport:
-    """Stream s0 with other numbers in some columns, and a right checksum."""
+    """Return stream s0 with other numbers in some columns, and a right checksum."""
     columns = split_row(pipeline.row_schema.columns, pipeline.table.row("s0"))
     for name, value in changes.items():
         columns[name] = np.full_like(columns[name], value)
@@ -71,7 +71,7 @@ _REAL = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-40, -1.0, 0.0, 0.5, 7.0]
 
 @st.composite
 def _rows(draw: st.DrawFn, pipeline: Pipeline) -> bytes:
-    """A row in which some numbers of up to three columns are extreme, or any bytes."""
+    """Draw a row with extreme numbers in up to three columns, or any bytes."""
     columns = {
         name: array.copy() for name, array in split_row(pipeline.row_schema.columns, pipeline.table.row("s0")).items()
     }
@@ -94,8 +94,8 @@ def _rows(draw: st.DrawFn, pipeline: Pipeline) -> bytes:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_no_row_that_is_taken_in_can_end_the_loop(kind: str, data: st.DataObject) -> None:
-    """Whatever is in it, samples of any kind are processed, and the state can be looked at and stored again."""
+def test_no_accepted_row_can_end_the_loop(kind: str, data: st.DataObject) -> None:
+    """Samples of any kind are processed, and the state can be described and stored again."""
     pipeline = begun(kind)
     row = data.draw(_rows(pipeline))
     try:
@@ -116,8 +116,8 @@ def test_no_row_that_is_taken_in_can_end_the_loop(kind: str, data: st.DataObject
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(hostile_batches(60), min_size=1, max_size=3), st.booleans())
-def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBatch], numpy: bool) -> None:
-    """Whatever it has seen."""
+def test_every_row_that_a_pipeline_writes_is_accepted(batches: list[SampleBatch], numpy: bool) -> None:
+    """After any samples."""
     pipeline = Pipeline(_bundle("plain"), "numpy") if numpy else toy_pipeline()
     with np.errstate(all="ignore"):
         for one in batches:
@@ -146,14 +146,14 @@ def test_every_row_that_a_pipeline_leaves_behind_is_taken(batches: list[SampleBa
         ({"applied_values": np.nan}, "applied_values: expected numbers, as no reset is pending"),
     ],
 )
-def test_a_row_that_no_pipeline_leaves_behind_is_refused(changes: dict[str, object], words: str) -> None:
+def test_a_row_that_no_pipeline_writes_is_rejected(changes: dict[str, object], words: str) -> None:
     """The message names the stream and the column."""
     with pytest.raises(StateError, match=f"stream s0: {words}"):
         export_from_json(export_to_json(changed(begun("plain"), **changes)))
 
 
-def test_a_hidden_state_that_is_lost_is_taken_and_reset() -> None:
-    """As one that was lost here: at the second sample, for this reason."""
+def test_a_non_finite_hidden_state_is_accepted_and_reset() -> None:
+    """As one that became non-finite here: at the second sample, for this reason."""
     pipeline = begun("plain")
     state = export_from_json(export_to_json(changed(pipeline, h=np.nan)))
     pipeline.restore_stream("s0", RowSchema.read(state.row_schema), state.row)
@@ -187,30 +187,30 @@ def _with(**changes: object) -> str:
         "7",
     ],
 )
-def test_a_form_of_any_kind_is_no_more_than_a_state_error(text: str) -> None:
-    """Numbers that are too large, brackets that are too deep, types that numpy would guess at."""
+def test_an_invalid_schema_is_only_a_state_error(text: str) -> None:
+    """Numbers that are too large, brackets nested too deep, types that numpy would guess."""
     forged = StreamExport(1, "a", FORM.model_id, text, b"x", {}, checksum("a", text, b"x"))
     with pytest.raises(StateError, match=r"form|column|row"):
         export_from_json(export_to_json(forged))
 
 
-def test_a_form_without_the_columns_that_all_have_is_refused() -> None:
-    """Nobody could say what such a state is."""
+def test_a_schema_without_the_common_columns_is_rejected() -> None:
+    """Such a state cannot be described."""
     columns = tuple(one for one in FORM.columns if one[0] != "max_event_ns")
     with pytest.raises(StateError, match="max_event_ns: expected a column"):
-        export_from_json(export_to_json(build_export("a", form_of(columns), bytes(377), {})))
+        export_from_json(export_to_json(build_export("a", schema_of(columns), bytes(377), {})))
     columns = tuple((name, kind, (2, 4) if name == "h" else shape) for name, kind, shape in FORM.columns)
     with pytest.raises(StateError, match="h: expected a column"):
-        export_from_json(export_to_json(build_export("a", form_of(columns), bytes(385), {})))
+        export_from_json(export_to_json(build_export("a", schema_of(columns), bytes(385), {})))
 
 
-def test_a_state_that_names_another_model_than_its_row_is_refused() -> None:
-    """People look at the one, the gateway at the other."""
+def test_a_state_that_names_another_model_than_its_row_is_rejected() -> None:
+    """People read the one, the gateway uses the other."""
     state = changed(begun("plain"))
     with pytest.raises(StateError, match="expected a row of model 'other', got 'test-0'"):
         export_from_json(export_to_json(msgspec.structs.replace(state, model_id="other")))
 
 
-def form_of(columns: tuple[tuple[str, str, tuple[int, ...]], ...]) -> RowSchema:
-    """The form with other columns."""
+def schema_of(columns: tuple[tuple[str, str, tuple[int, ...]], ...]) -> RowSchema:
+    """Return the schema with other columns."""
     return RowSchema(FORM.model_id, FORM.channels, FORM.period_s, columns)

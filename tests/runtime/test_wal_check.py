@@ -1,4 +1,4 @@
-"""A damaged log is found out, and one that a kill has left is not."""
+"""A damaged log is detected, and one left by a kill is not taken for damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAME = 24 + 4096
 
 @pytest.fixture
 def killed(tmp_path: Path) -> Path:
-    """A folder as a kill has left it: commits that stand in the log alone."""
+    """Return a directory as a kill leaves it, with commits only in the log."""
     store = Store(tmp_path / "running")
     store.open()
     for number in range(COMMITS):
@@ -26,7 +26,7 @@ def killed(tmp_path: Path) -> Path:
 
 
 def names(folder: Path) -> tuple[list[str], bool]:
-    """The streams of a store that is opened again, and whether the file was moved aside."""
+    """Return the streams of a reopened store, and whether the file was moved aside."""
     store = Store(folder)
     store.open()
     try:
@@ -35,14 +35,14 @@ def names(folder: Path) -> tuple[list[str], bool]:
         store.close()
 
 
-def test_a_log_that_a_kill_has_left_is_read_to_its_end(killed: Path) -> None:
+def test_a_log_left_by_a_kill_is_read_to_its_end(killed: Path) -> None:
     """Every commit is there, and nothing is moved aside."""
     assert (killed / "state.db-wal").stat().st_size > COMMITS * FRAME
     assert names(killed) == (sorted(f"s-{number}" for number in range(COMMITS)), False)
 
 
-def test_a_torn_last_commit_is_no_damage(killed: Path) -> None:
-    """What was under way when the power went is left out; it was acknowledged to nobody."""
+def test_a_torn_last_commit_is_not_damage(killed: Path) -> None:
+    """An unfinished commit is ignored; it was never acknowledged."""
     log = killed / "state.db-wal"
     log.write_bytes(log.read_bytes()[:-100])
     found, moved = names(killed)
@@ -51,8 +51,8 @@ def test_a_torn_last_commit_is_no_damage(killed: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [32 + 5, 32 + 2 * FRAME + 100, 32 + 5 * FRAME + 2000])
-def test_a_log_that_is_damaged_before_commits_is_told(killed: Path, place: int) -> None:
-    """Going on in silence would take back what was acknowledged."""
+def test_damage_before_later_commits_is_detected(killed: Path, place: int) -> None:
+    """Continuing silently would roll back what was acknowledged."""
     log = killed / "state.db-wal"
     data = bytearray(log.read_bytes())
     data[place] ^= 0x10
@@ -61,7 +61,7 @@ def test_a_log_that_is_damaged_before_commits_is_told(killed: Path, place: int) 
     assert list(killed.glob("state.db.damaged-*"))
 
 
-def test_a_log_without_a_whole_header_says_nothing(killed: Path) -> None:
-    """As a kill leaves it that comes between the making of the file and its first commit."""
+def test_a_log_without_a_whole_header_is_empty(killed: Path) -> None:
+    """As a kill leaves it between the creation of the file and its first commit."""
     (killed / "state.db-wal").write_bytes(b"\x37\x7f")
     assert names(killed)[1] is False

@@ -13,14 +13,14 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.protocols import Stateful
 
 
-class Shelf:
-    """What a store has of one part: it takes what the part says has changed, and nothing else."""
+class StateStore:
+    """A store of one component's states: takes only the dirty ones."""
 
     def __init__(self) -> None:
         self.rows: dict[str, bytes] = {}
 
     def commit(self, part: Stateful) -> None:
-        """Take down what has changed."""
+        """Store the dirty states."""
         for name in part.dirty_keys():
             data = part.snapshot(name)
             if data is None:
@@ -31,7 +31,7 @@ class Shelf:
         assert not part.dirty_keys()
 
     def fill(self, part: Stateful, seed: int = 0) -> None:
-        """Give all of it to another part, in any order; nothing of that is news."""
+        """Restore all states into another component, in any order; none is dirty then."""
         for name in Random(seed).sample(sorted(self.rows), len(self.rows)):
             part.restore(name, self.rows[name])
         assert not part.dirty_keys()
@@ -46,8 +46,8 @@ _trees = st.recursive(_leaves, lambda inner: st.lists(inner, max_size=10), max_l
 
 
 @st.composite
-def strange_bytes(draw: st.DrawFn, genuine: bytes) -> bytes:
-    """Any bytes; msgpack of anything; ``genuine`` bytes damaged, cut, or with one other value in them."""
+def hostile_bytes(draw: st.DrawFn, genuine: bytes) -> bytes:
+    """Draw any bytes; msgpack of anything; ``genuine`` bytes damaged, cut, or with one other value in them."""
     kind = draw(st.sampled_from(["any", "tree", "damaged", "cut", "changed", "changed", "changed"]))
     if kind == "any":
         return draw(st.binary(max_size=100))
@@ -62,15 +62,15 @@ def strange_bytes(draw: st.DrawFn, genuine: bytes) -> bytes:
 
 
 def _changed(draw: st.DrawFn, tree: Any) -> Any:
-    """The tree with another value at one place."""
+    """Return the tree with another value at one place."""
     if not isinstance(tree, list) or not tree or draw(st.sampled_from([True, *[False] * 9])):
         return draw(_trees)
     place = draw(st.integers(0, len(tree) - 1))
     return [*tree[:place], _changed(draw, tree[place]), *tree[place + 1 :]]
 
 
-def refused_or_usable(part: Stateful, name: str, data: bytes, use: Callable[[], object]) -> None:
-    """Strange bytes are a StateError that changes nothing; or the part goes on with them, and stores what it reads."""
+def rejected_or_usable(part: Stateful, name: str, data: bytes, use: Callable[[], object]) -> None:
+    """Assert that bytes are a StateError that changes nothing, or that the component works on and stores them."""
     before = part.snapshot(name)
     try:
         part.restore(name, data)

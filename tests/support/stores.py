@@ -20,7 +20,7 @@ from tests.support.pipelines import calibrated, toy_pipeline
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Store]:
-    """A store that is closed at the end."""
+    """Yield an open store, closed at the end."""
     store = Store(folder)
     store.open()
     try:
@@ -30,7 +30,7 @@ def opened(folder: Path) -> Iterator[Store]:
 
 
 def copy_of_now(folder: Path, target: Path) -> Path:
-    """What a kill at this instant would leave on the disk; return ``target``.
+    """Copy what a kill at this instant would leave on the disk; return ``target``.
 
     The files are copied while they are open, so nothing that a destructor writes is among them.
     """
@@ -41,51 +41,51 @@ def copy_of_now(folder: Path, target: Path) -> Path:
 
 
 def checkpoint(store: Store) -> None:
-    """Have all of the log in the file itself, and an empty log."""
+    """Move all of the log into the file, and empty the log."""
     connection = store._connection
     assert connection is not None
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def change(folder: Path, text: str, *values: object) -> None:
-    """Change a closed store by SQL, behind its back."""
+    """Change a closed store by SQL."""
     with closing(sqlite3.connect(folder / FILE_NAME)) as connection, connection:
         assert connection.execute(text, values).rowcount > 0
 
 
 def store_content(folder: Path) -> dict[str, list[tuple[object, ...]]]:
-    """All rows of all tables of a closed store."""
+    """Return all rows of all tables of a closed store."""
     with closing(sqlite3.connect(folder / FILE_NAME)) as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type='table'")]
         return {name: sorted(connection.execute(f"SELECT * FROM {name}"), key=repr) for name in sorted(names)}  # noqa: S608
 
 
 def model(seed: int = 0, channels: int = CHANNELS, units: int = 8) -> Pipeline:
-    """A pipeline over the model test-<seed>."""
+    """Return a pipeline over the model test-<seed>."""
     bundle = calibrated(make_bundle(channels=channels, labels=2, warm_up=2, seed=seed, units=(units,), targets=1))
     return toy_pipeline(bundle)
 
 
-def keeper_of(
+def checkpointer_of(
     folder: Path,
     pipeline: Pipeline | None = None,
     parts: Mapping[str, Stateful] | None = None,
     shared: Mapping[str, Stateful] | None = None,
     **policy: object,
 ) -> Checkpointer:
-    """A keeper that has recovered what is in the folder."""
+    """Return a checkpointer that has recovered what is in the folder."""
     found = Checkpointer(pipeline or model(), Store(folder), parts, shared, StatePolicy(**policy))  # type: ignore[arg-type]
     found.recover({}, {})
     return found
 
 
-def feed(keeper: Checkpointer, stream: str, *times_s: float) -> None:
-    """Samples of one stream, as the daemon hands them on."""
-    keeper._pipeline.process(keeper.cache.load_streams(batch([stream] * len(times_s), times_s)))
+def feed(checkpointer: Checkpointer, stream: str, *times_s: float) -> None:
+    """Process samples of one stream, as the daemon does."""
+    checkpointer._pipeline.process(checkpointer.cache.load_streams(batch([stream] * len(times_s), times_s)))
 
 
 def table_rows(pipeline: Pipeline) -> dict[str, bytes]:
-    """Everything that the table has, by stream."""
+    """Return all rows of the state table, by stream."""
     return {name: pipeline.table.row(name) for name in pipeline.streams}
 
 
