@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-from stream_gru.connectors.folder_check import nearest_existing
+from stream_gru.connectors.folders import nearest_existing
 from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import StoreError
 from stream_gru.runtime.checkpoint.sqlite_file import require_local

@@ -2,17 +2,22 @@
 
 from stream_gru.config.catalog import Catalog
 from stream_gru.config.connector import SinkContext, SinkTable, SourceContext, SourceTable
-from stream_gru.config.load import load_config, parse_config
-from stream_gru.config.paths import resolve_paths
-from stream_gru.config.purpose import Purpose, check_purpose, require_running, require_training
+from stream_gru.config.load import (
+    Purpose,
+    check_purpose,
+    load_config,
+    parse_config,
+    require_running,
+    require_training,
+    resolve_paths,
+)
 from stream_gru.config.run_schema import (
     DeadLetterConfig,
     LimitsConfig,
     MetricsConfig,
     RunConfig,
 )
-from stream_gru.config.samples import sample_config
-from stream_gru.config.show import as_toml, effective
+from stream_gru.config.show import as_toml, effective, sample_config
 from stream_gru.config.train_schema import (
     ChannelConfig,
     ClassesConfig,

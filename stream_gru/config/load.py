@@ -2,25 +2,29 @@
 
 bytes ──▶ text ──▶ tomllib ──▶ validate (form) ──▶ msgspec ──▶ rules (sense) ──▶ Config
                       └──────▶ lines ──────────▶ file:line: of each problem
+
+Relative paths are relative to the folder of the file.  A secret's name without a folder is first looked up among the
+systemd credentials.  ``$NAME`` and ``${NAME}`` are environment variables; an unset one is left as it is.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import inspect
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from stream_gru.config.catalog import Catalog
 from stream_gru.config.connector import SinkTable, SourceTable
-from stream_gru.config.paths import resolve_paths
 from stream_gru.config.problems import KeyPath, Problem
 from stream_gru.config.rules import check_rules
+from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.config.toml_positions import line_of, scan_lines
 from stream_gru.config.train_schema import Config
 from stream_gru.config.validate import check_value
@@ -121,3 +125,96 @@ def _lines(problems: Iterable[Problem], lines: Mapping[KeyPath, int], file_name:
     """A line of each problem, in the order of the file."""
     placed = sorted(((line_of(problem.path, lines), problem.text) for problem in problems), key=lambda one: one[0])
     return [f"{file_name}:{line}: {text}" for line, text in placed]
+
+
+Purpose = Literal["training", "running"]
+
+_ONE, _SOME = "a [{0}] table", "at least one [[{0}]] table"
+_NEEDS: dict[Purpose, dict[str, str]] = {
+    "training": {"channel": _SOME, "data": _ONE, "model": _ONE},
+    "running": {"run": _ONE, "source": _SOME, "sink": _SOME},
+}
+
+
+def check_purpose(config: Config) -> tuple[Purpose, ...]:
+    """Return the purposes that the configuration holds all tables for; maybe none."""
+    return tuple(purpose for purpose in _NEEDS if not _missing(config, purpose))
+
+
+def require_training(config: Config, file_name: str) -> None:
+    """Raise ConfigError, with one problem for each missing table, unless the configuration can train."""
+    _require(config, file_name, "training")
+
+
+def require_running(config: Config, file_name: str) -> None:
+    """Raise ConfigError, with one problem for each missing table, unless the configuration can run."""
+    _require(config, file_name, "running")
+
+
+def _require(config: Config, file_name: str, purpose: Purpose) -> None:
+    needs = _NEEDS[purpose]
+    problems = [
+        f"{file_name}:1: {table}: expected {needs[table].format(table)} for {purpose}, got none"
+        for table in _missing(config, purpose)
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _missing(config: Config, purpose: Purpose) -> list[str]:
+    return [table for table in _NEEDS[purpose] if not getattr(config, table)]
+
+
+def resolve_paths(config: Config, base: Path) -> Config:
+    """Return the configuration with its paths joined to ``base``; absolute and empty ones stay.  Opens nothing."""
+    data, run = config.data, config.run
+    if data is not None:
+        data = replace(data, files=[_joined(base, file) for file in data.files])
+    if run is not None:
+        run = replace(run, bundle=_joined(base, run.bundle), state_dir=_joined(base, run.state_dir))
+    training = replace(config.training, tensorboard=_joined(base, config.training.tensorboard))
+    dead_letter = replace(config.dead_letter, path=_joined(base, config.dead_letter.path))
+    control = replace(config.control, token_file=_secret(base, config.control.token_file))
+    return replace(
+        config,
+        data=data,
+        run=run,
+        training=training,
+        control=control,
+        dead_letter=dead_letter,
+        broker=[_broker(base, one) for one in config.broker],
+        source=[_connector(base, one) for one in config.source],
+        sink=[_connector(base, one) for one in config.sink],
+    )
+
+
+def _broker(base: Path, broker: BrokerConfig) -> BrokerConfig:
+    return replace(
+        broker,
+        user_file=_secret(base, broker.user_file),
+        password_file=_secret(base, broker.password_file),
+        ca_file=_joined(base, broker.ca_file),
+        cert_file=_joined(base, broker.cert_file),
+        key_file=_secret(base, broker.key_file),
+    )
+
+
+def _connector(base: Path, table: _Connector) -> _Connector:
+    values = asdict(table)
+    changed: dict[str, object] = {key: _secret(base, values[key]) for key in table.secret_keys}
+    for key in table.path_keys:
+        value = values[key]
+        changed[key] = [_joined(base, one) for one in value] if isinstance(value, list) else _joined(base, value)
+    return replace(table, **changed) if changed else table
+
+
+def _secret(base: Path, name: str) -> str:
+    """The path of a secret: that of a systemd credential of this name, where there is one, else a file's."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder and name and "/" not in name and (Path(folder) / name).is_file():
+        return str(Path(folder) / name)
+    return _joined(base, name)
+
+
+def _joined(base: Path, path: str) -> str:
+    return str(base / os.path.expandvars(path)) if path else path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import TypeGuard
+from importlib import resources
+from typing import Literal, TypeGuard
 
 import msgspec
 
@@ -71,3 +72,8 @@ def _value(value: object) -> str:
     if isinstance(value, str):  # JSON's escapes are TOML's, too, but for this character
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)
+
+
+def sample_config(purpose: Literal["train", "run"]) -> str:
+    """Return a TOML text with every key for that purpose, its default and one line on what it does."""
+    return resources.files("stream_gru.config").joinpath(f"{purpose}.toml").read_text(encoding="utf-8")

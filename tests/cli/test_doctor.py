@@ -28,7 +28,7 @@ from stream_gru.cli.doctor import (
     check_memory,
 )
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.folder_check import check_folder
+from stream_gru.connectors.folders import check_folder
 from stream_gru.connectors.mqtt.broker_check import check_broker
 from stream_gru.connectors.sources.serial import SerialSourceConfig
 from stream_gru.connectors.sources.serial_check import check_serial, serial_ports

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from stream_gru.connectors.mqtt.ack_tracker import Ledger
-from stream_gru.connectors.mqtt.backoff import Backoff
-from stream_gru.connectors.mqtt.retained_outbox import Notices
+from stream_gru.connectors.mqtt.publisher import Notices
+from stream_gru.connectors.mqtt.reconnect import Backoff
 from stream_gru.connectors.sinks.outbox import Outbox
 from stream_gru.core.commit_records import FlushResult, OutboxRow, ProcessedPackets, SinkCheckpoint
 

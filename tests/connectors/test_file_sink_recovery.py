@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from stream_gru.connectors.sinks.file import file_sink
-from stream_gru.connectors.sinks.rotation import put_aside_files
+from stream_gru.connectors.sinks.file_recovery import put_aside_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
 from tests.support.sink_runs import FILE_NAMES, OUTPUTS, SinkRun, content, folder_content, rows_in

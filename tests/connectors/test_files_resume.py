@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream_gru.connectors.sources.files import FileSource, file_format
-from stream_gru.connectors.sources.fingerprint import Trail, digest
+from stream_gru.connectors.sources.resume import Trail, digest
 from stream_gru.connectors.sources.threaded import Queued
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import Position, RawMessage
@@ -203,7 +203,7 @@ def test_of_many_files_the_nearest_are_known(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a position keeps is bounded; a new file among the known ones is told, the others are not taken for new."""
-    monkeypatch.setattr("stream_gru.connectors.sources.file_sequence._MAX_NAMES", 3)
+    monkeypatch.setattr("stream_gru.connectors.sources.resume._MAX_NAMES", 3)
     for number in range(0, 20, 2):
         write(tmp_path / f"{number:02}.csv", b"time,flow\n1,2\n")
     pattern = tmp_path / "*.csv"

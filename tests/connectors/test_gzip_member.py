@@ -8,7 +8,7 @@ import io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.connectors.sinks.gzip_member import GzipMember, ending
+from stream_gru.connectors.sinks.file_recovery import GzipMember, ending
 
 
 @given(st.lists(st.binary(max_size=300)))

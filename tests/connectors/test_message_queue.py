@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from stream_gru.connectors.sources.message_queue import MessageQueue
+from stream_gru.connectors.sources.threaded import MessageQueue
 from stream_gru.core.types import RawMessage
 from tests.support.waiting import wait_for
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.mqtt.callbacks import Handlers
 from stream_gru.connectors.mqtt.connection import Connection
+from stream_gru.connectors.mqtt.paho_client import Handlers
 
 BROKER = BrokerConfig(url="mqtt://127.0.0.1:9")
 

@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.log_once import LogOnce
 from stream_gru.connectors.sinks.availability import Presence
 from stream_gru.connectors.sinks.mqtt import MqttSink, MqttSinkConfig
+from stream_gru.core.log_limiter import LogOnce
 
 
 @pytest.fixture

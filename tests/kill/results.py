@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
-from stream_gru.connectors.sinks.rotation import put_aside_files
+from stream_gru.connectors.sinks.file_recovery import put_aside_files
 from tests.kill.points import CHANGES, ROWS, TABLE
 
 _Name = TypeVar("_Name", str, tuple[str, str])

@@ -12,7 +12,7 @@ from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.encoders import Encoder
 from stream_gru.connectors.sinks.file import FileSink
-from stream_gru.connectors.sinks.rotation import put_aside_files
+from stream_gru.connectors.sinks.file_recovery import put_aside_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from tests.support.batches import batch, part
 from tests.support.pipelines import toy_pipeline

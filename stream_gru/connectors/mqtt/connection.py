@@ -33,9 +33,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.mqtt.auth import FreshContext, credentials, is_tls, tls_context, warn_of_risks
-from stream_gru.connectors.mqtt.backoff import Backoff
-from stream_gru.connectors.mqtt.callbacks import Handlers, Limits, Will
-from stream_gru.connectors.mqtt.paho_client import TolerantClient, refusal
+from stream_gru.connectors.mqtt.paho_client import Handlers, Limits, TolerantClient, Will, refusal
+from stream_gru.connectors.mqtt.reconnect import Backoff
 from stream_gru.core.errors import ConfigError, TakenOver
 
 log = logging.getLogger(__name__)

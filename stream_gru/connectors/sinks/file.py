@@ -17,12 +17,18 @@ from msgspec import Meta
 from stream_gru.config.connector import SinkContext, SinkTable, Unique
 from stream_gru.config.field_types import NonNegative, NonNegativeInt, PositiveInt
 from stream_gru.config.problems import Problem, shown
-from stream_gru.connectors.folder_check import check_folder
-from stream_gru.connectors.fsync import sync_folder
+from stream_gru.connectors.folders import check_folder, sync_folder
 from stream_gru.connectors.sinks.encoders import ENCODERS, Encoder, encode_once
-from stream_gru.connectors.sinks.file_recovery import Detail, recover, repair, tail_of
-from stream_gru.connectors.sinks.gzip_member import GzipMember
-from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside
+from stream_gru.connectors.sinks.file_recovery import (
+    Detail,
+    GzipMember,
+    aside_name,
+    keep_newest,
+    put_aside,
+    recover,
+    repair,
+    tail_of,
+)
 from stream_gru.core.checks import Check
 from stream_gru.core.commit_records import FileOffset, FlushResult, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable

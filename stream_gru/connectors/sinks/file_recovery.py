@@ -9,6 +9,12 @@
     offset, aside   another one, or none                  the rename was done: begun anew
 
 What lies behind an offset is no loss: its inputs were not acknowledged, so they come and are written again.
+
+A gzip file is a sequence of members, written piece by piece, which another process can end after a kill.
+
+Source: RFC 1951 (an empty last block), RFC 1952 (header and trailer of a member).
+
+A rotated file is renamed: ``out.jsonl`` becomes ``out.20261121T101500Z.jsonl``, the next ``….1.jsonl``.
 """
 
 from __future__ import annotations
@@ -16,13 +22,15 @@ from __future__ import annotations
 import gzip
 import logging
 import os
+import re
+import struct
 import zlib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from stream_gru.connectors.sinks.gzip_member import ending
-from stream_gru.connectors.sinks.rotation import aside_name, keep_newest, put_aside
+from stream_gru.connectors.folders import sync_folder
 from stream_gru.core.commit_records import FileOffset
 from stream_gru.core.errors import StateError
 
@@ -150,3 +158,92 @@ def _uncompressed_size(path: Path) -> int | None:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         return None
     return size
+
+
+def aside_name(path: Path, wall_s: float) -> Path:
+    """A name for a file to be put aside at the UTC time ``wall_s``, which no other one has.  Raises OSError.
+
+    It sorts behind those that are there, also where the clock was set back: the newest file has the last name.
+    """
+    stem, suffix = _parts(path)
+    now = datetime.fromtimestamp(wall_s, UTC).strftime("%Y%m%dT%H%M%SZ")
+    # Behind all others of this second, also where the first ones have been deleted since.
+    time, n = max([(now, 0), *((time, n + 1) for time, n, _ in _numbered(path))])
+    return path.with_name(f"{stem}.{time}.{n}.{suffix}" if n else f"{stem}.{time}.{suffix}")
+
+
+def put_aside(path: Path, target: Path) -> None:
+    """Rename a file, durably.  Raises OSError."""
+    path.rename(target)
+    sync_folder(path.parent)
+
+
+def put_aside_files(path: Path) -> list[Path]:
+    """The files that were put aside for ``path``, oldest first.  Raises OSError."""
+    return [other for _, _, other in sorted(_numbered(path))]
+
+
+def _numbered(path: Path) -> list[tuple[str, int, Path]]:
+    """Time, number and name of each file that was put aside."""
+    stem, suffix = _parts(path)
+    form = re.compile(rf"{re.escape(stem)}\.(\d{{8}}T\d{{6}}Z)(?:\.(\d+))?\.{re.escape(suffix)}")
+    named = [(form.fullmatch(other.name), other) for other in path.parent.iterdir()]
+    return [(found[1], int(found[2] or 0), other) for found, other in named if found]
+
+
+def keep_newest(path: Path, keep: int) -> None:
+    """Delete all but the newest ``keep`` files that were put aside; what cannot be deleted is logged."""
+    for old in put_aside_files(path)[:-keep]:
+        try:
+            old.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: cannot be deleted: %s", old, error.strerror)
+
+
+def _parts(path: Path) -> tuple[str, str]:
+    """``out.jsonl.gz`` -> ``out`` and ``jsonl.gz``."""
+    compressed = ".gz" if path.name.endswith(".gz") else ""
+    stem, _, form = path.name.removesuffix(".gz").rpartition(".")
+    return stem, form + compressed
+
+
+# No name and no time are inside, so that outputs can be compared by their hash.
+_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_LAST_BLOCK = b"\x03\x00"
+_LEVEL = 6
+
+
+class GzipMember:
+    """One member under way; ``crc32`` and ``size`` are of the uncompressed bytes so far."""
+
+    def __init__(self) -> None:
+        self._deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._begun = False
+        self.crc32 = self.size = 0
+
+    def write(self, data: bytes) -> bytes:
+        """Compress; return what came out, perhaps nothing."""
+        self.crc32 = zlib.crc32(data, self.crc32)
+        self.size += len(data)
+        return self._head() + self._deflate.compress(data)
+
+    def sync(self) -> bytes:
+        """End on a whole byte: a reader can read everything up to here, and `ending` may follow."""
+        return self._head() + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+
+    def finish(self) -> bytes:
+        """End the member; nothing can be written after it."""
+        return self._head() + self._deflate.flush(zlib.Z_FINISH) + _trailer(self.crc32, self.size)
+
+    def _head(self) -> bytes:
+        begun, self._begun = self._begun, True
+        return b"" if begun else _HEADER
+
+
+def ending(crc32: int, size: int) -> bytes:
+    """What makes a member whole behind a `GzipMember.sync` at which it had this checksum and size."""
+    return _LAST_BLOCK + _trailer(crc32, size)
+
+
+def _trailer(crc32: int, size: int) -> bytes:
+    return struct.pack("<II", crc32, size & 0xFFFFFFFF)

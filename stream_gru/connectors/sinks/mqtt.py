@@ -22,20 +22,18 @@ from stream_gru.config.field_types import NonNegativeInt, PositiveInt, Topic
 from stream_gru.config.problems import Problem, shown
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.config.topic_filters import fill_stream
-from stream_gru.connectors.log_once import LogOnce
 from stream_gru.connectors.mqtt.auth import client_id
-from stream_gru.connectors.mqtt.callbacks import Handlers, Will
 from stream_gru.connectors.mqtt.connection import Connection
-from stream_gru.connectors.mqtt.publisher import Publisher
-from stream_gru.connectors.mqtt.retained_outbox import Notices
-from stream_gru.connectors.sinks.availability import Presence
+from stream_gru.connectors.mqtt.paho_client import Handlers, Will
+from stream_gru.connectors.mqtt.publisher import Notices, Publisher
+from stream_gru.connectors.sinks.availability import Leftovers, Presence
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.encoders import encode_once
 from stream_gru.connectors.sinks.home_assistant import DEFAULT_TOPIC, Discovery, discovery_topic
 from stream_gru.connectors.sinks.outbox import Outbox
-from stream_gru.connectors.sinks.stale_availability import Leftovers
 from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
+from stream_gru.core.log_limiter import LogOnce
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import PredictionBatch, SinkHealth
 

@@ -19,8 +19,16 @@ from stream_gru.config.field_types import FileFormat, NonNegative
 from stream_gru.config.problems import Problem
 from stream_gru.connectors.decoders.field_map import stream_id
 from stream_gru.connectors.sources.csv_header import completed_header
-from stream_gru.connectors.sources.file_sequence import earlier_names, gone, place_among
-from stream_gru.connectors.sources.fingerprint import Trail, begin_anew, digest, refused, trail_up_to
+from stream_gru.connectors.sources.resume import (
+    Trail,
+    begin_anew,
+    digest,
+    earlier_names,
+    gone,
+    place_among,
+    refused,
+    trail_up_to,
+)
 from stream_gru.core.errors import ConfigError, DataError, EndOfInput
 from stream_gru.core.types import Position, RawMessage, SourceHealth
 

@@ -22,9 +22,8 @@ from typing import IO, Self
 
 import msgspec
 
-from stream_gru.connectors.sources.file_sequence import earlier_names, gone, place_among
 from stream_gru.connectors.sources.files import expand
-from stream_gru.connectors.sources.fingerprint import begin_anew, refused
+from stream_gru.connectors.sources.resume import begin_anew, earlier_names, gone, place_among, refused
 from stream_gru.core.errors import ConfigError, DataError, EndOfInput, SinkUnavailable
 from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
 

@@ -22,15 +22,15 @@ from stream_gru.config.connector import SourceContext, SourceTable, TopicUse
 from stream_gru.config.problems import Problem
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.config.topic_filters import TopicPattern, pattern_problems, topic_patterns
-from stream_gru.connectors.log_once import LogOnce
 from stream_gru.connectors.mqtt.ack_tracker import Ledger
 from stream_gru.connectors.mqtt.auth import client_id
-from stream_gru.connectors.mqtt.callbacks import Handlers
 from stream_gru.connectors.mqtt.connection import Connection
+from stream_gru.connectors.mqtt.paho_client import Handlers
 from stream_gru.connectors.mqtt.subscriptions import Subscriptions
-from stream_gru.connectors.sources.message_queue import MessageQueue
+from stream_gru.connectors.sources.threaded import MessageQueue
 from stream_gru.core.commit_records import ProcessedPackets
 from stream_gru.core.errors import ConfigError, SourceUnavailable
+from stream_gru.core.log_limiter import LogOnce
 from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
 
 log = logging.getLogger(__name__)

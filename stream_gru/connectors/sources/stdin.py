@@ -22,8 +22,15 @@ from stream_gru.config.connector import SourceContext, SourceTable, Unique
 from stream_gru.config.field_types import LineFormat
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.sources.csv_header import HeaderLine
-from stream_gru.connectors.sources.fingerprint import Trail, begin_anew, refused, trail_up_to
-from stream_gru.connectors.sources.stdin_resume import Beginning, PackedBeginning, Verdict
+from stream_gru.connectors.sources.resume import (
+    Beginning,
+    PackedBeginning,
+    Trail,
+    Verdict,
+    begin_anew,
+    refused,
+    trail_up_to,
+)
 from stream_gru.core.errors import ConfigError, EndOfInput, SourceUnavailable
 from stream_gru.core.types import Position, RawMessage, SourceHealth
 

@@ -23,7 +23,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from stream_gru.connectors.fsync import sync_folder
+from stream_gru.connectors.folders import sync_folder
 from stream_gru.core.errors import StoreError, StoreLocked
 
 log = logging.getLogger(__name__)

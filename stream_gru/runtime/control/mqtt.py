@@ -25,8 +25,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from stream_gru.config.run_schema import BrokerConfig, ControlConfig
 from stream_gru.connectors.mqtt.auth import client_id
-from stream_gru.connectors.mqtt.callbacks import Handlers
 from stream_gru.connectors.mqtt.connection import Connection
+from stream_gru.connectors.mqtt.paho_client import Handlers
 from stream_gru.runtime.control.commands import (
     MAX_COMMAND_BYTES,
     UNKNOWN,

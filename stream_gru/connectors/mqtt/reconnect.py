@@ -1,14 +1,36 @@
-"""Finds the output for which a broker cuts the connection.
+"""Connecting again: how long to wait, and which output makes a broker cut the connection.
 
-Some brokers cut a client for an output that they do not accept, or answer it in a way that is not understood.  Sent
-again on the next connection, it would cut that one too, without end.
+Some brokers cut a client for an output that they do not accept, or answer it in a way that paho does not understand.
+Sent again on the next connection, it would cut that one too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 
 from stream_gru.core.commit_records import OutboxRow
+
+_FIRST_S = 0.5
+# A connection that the broker cuts sooner than this has not cured what was wrong.
+_STABLE_S = 2.0
+
+
+class Backoff:
+    """Pauses that double from half a second to ``longest_s``, each shortened by a random part of its half."""
+
+    def __init__(self, longest_s: float, uniform: Callable[[], float] = random.random) -> None:
+        self._longest_s, self._uniform = longest_s, uniform
+        self._next_s = min(_FIRST_S, longest_s)
+
+    def pause_s(self, lasted_s: float) -> float:
+        """The next pause, after a connection that lasted so long (0: there was none)."""
+        if lasted_s >= _STABLE_S:
+            self._next_s = min(_FIRST_S, self._longest_s)
+        pause = self._next_s
+        self._next_s = min(2.0 * pause, self._longest_s)
+        return pause * (1.0 - 0.5 * self._uniform())
+
 
 # Connections that one output may cost before it is dropped.
 _CUTS_OF_ONE = 4

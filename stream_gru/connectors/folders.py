@@ -1,4 +1,4 @@
-"""The check of a folder that a sink or the store writes to."""
+"""Folders: the check that files can be written there, and syncing one so that a new name survives a power cut."""
 
 from __future__ import annotations
 
@@ -35,3 +35,12 @@ def nearest_existing(folder: Path) -> Path:
     """The folder itself, or the nearest of its parents that exists."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder durable.  Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
