@@ -13,7 +13,7 @@ from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.training.evaluation.evaluate import Baselines
 from stream_gru.training.evaluation.evaluate import evaluate as evaluate_bundle
-from stream_gru.training.evaluation.score_lines import score_lines
+from stream_gru.training.evaluation.scores import score_lines
 
 
 @click.command()

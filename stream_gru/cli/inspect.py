@@ -13,8 +13,7 @@ from stream_gru.model.bundle import Bundle, load_bundle, verify_files
 from stream_gru.model.explain import comparison_lines, explain, explanation_lines, parameter_rows
 from stream_gru.model.manifest import Channel, Manifest
 from stream_gru.model.text_table import table
-from stream_gru.training.evaluation.score_lines import class_lines, forecast_lines
-from stream_gru.training.evaluation.scores import ClassScores, ForecastScores
+from stream_gru.training.evaluation.scores import ClassScores, ForecastScores, class_lines, forecast_lines
 
 
 @click.command()

@@ -17,8 +17,7 @@ import click
 from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.runtime.daemon import Daemon
-from stream_gru.runtime.delivery_guarantees import delivery_warnings
-from stream_gru.runtime.resolved_config import ResolvedConfig, resolve_file
+from stream_gru.runtime.resolved_config import ResolvedConfig, delivery_warnings, resolve_file
 from stream_gru.runtime.run_summary import summary_lines
 
 log = logging.getLogger(__name__)

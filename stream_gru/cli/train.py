@@ -12,7 +12,7 @@ from stream_gru.config import Config, load_config, require_training
 from stream_gru.connectors.catalog import CATALOG
 from stream_gru.model.bundle import check_target
 from stream_gru.model.optional_packages import require_training_extra
-from stream_gru.training.evaluation.score_lines import score_lines
+from stream_gru.training.evaluation.scores import score_lines
 
 
 @click.command()

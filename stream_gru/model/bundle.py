@@ -38,10 +38,10 @@ from msgspec import Struct
 
 from stream_gru.core.errors import BundleError, UnsupportedModelError
 from stream_gru.core.types import F32
-from stream_gru.model import manifest_rules
 from stream_gru.model.manifest import (
     FileEntry,
     Manifest,
+    manifest_problems,
     weight_shapes,
 )
 
@@ -232,7 +232,7 @@ def _check_contract(path: Path, manifest: Manifest) -> None:
         raise UnsupportedModelError(f"{path / MANIFEST}: files: unknown file {_safe(unknown[0])!r}")
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{path / MANIFEST}: files: expected an entry for {WEIGHTS}, got none")
-    for problem in manifest_rules.validate(manifest):
+    for problem in manifest_problems(manifest):
         raise BundleError(f"{path / MANIFEST}: {_safe(problem)}")
     for size, what in (
         (sum(entry.bytes for name, entry in manifest.files.items() if name in _READ), "files to read"),

@@ -2,6 +2,8 @@
 
 `run`, a reload, `record` and `probe` resolve the file first.  What resolves can be started, apart from the outside
 world (ports, brokers, disks).
+
+`delivery_warnings` names the delivery guarantees that a configuration cannot give.
 """
 
 from __future__ import annotations
@@ -260,3 +262,20 @@ def channel_problems(trained: Channel, given: ChannelConfig | None, file_name: s
         if value not in ("", None, expected):
             wanted = f"{key} = {expected!r}" if expected is not None else f"no {key}"
             yield f"{file_name}: channel: expected {wanted} for {trained.name!r}, as trained, got {value!r}"
+
+
+def delivery_warnings(resolved: ResolvedConfig) -> Iterator[str]:
+    """Where a configuration gives less than exactly once, a sentence each."""
+    run = resolved.run
+    if not run.state_dir and resolved.live:
+        yield "run.state_dir is not set: states and pending outputs are lost with the process"
+    for source in resolved.sources:
+        if source.live and (not source.fields.input.time or source.format == "number"):
+            yield f"source {source.name}: records carry no time: one that is sent again gets its new time of arrival"
+        for line in source.config.delivery_warnings(source.broker):
+            yield f"source {source.name}: {line}"
+    if resolved.config.limits.total_hz or resolved.config.limits.per_stream_hz:
+        yield "limits: recent rates are not stored: after a kill other samples may be dropped than without it"
+    for sink in resolved.sinks:
+        for line in sink.config.delivery_warnings():
+            yield f"sink {sink.name}: {line}"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.config.train_schema import InputConfig
-from stream_gru.connectors.decoders.csv_with_header import CsvDecoder
+from stream_gru.connectors.decoders.csv_decoders import CsvDecoder
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.header_cache import HeaderCache
 from stream_gru.connectors.decoders.plotter import PlotterDecoder

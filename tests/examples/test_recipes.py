@@ -16,9 +16,8 @@ from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.dataset_reader import read_files
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.examples.recipes import imdb, mnist, sine, vowels
-from stream_gru.examples.recipes.data_files import find_arrays
 from stream_gru.examples.recipes.recipe import RECIPES, load_recipe, merged, read_recipe
-from stream_gru.examples.recipes.sequences import Sequences, label_at_end, write_recording
+from stream_gru.examples.recipes.sequences import Sequences, find_arrays, label_at_end, write_recording
 from tests.support.small_datasets import write_digits, write_reviews
 
 tomli_w = pytest.importorskip("tomli_w")

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from stream_gru.cli.inspect import describe
 from stream_gru.core.errors import BundleError, UnsupportedModelError
 from stream_gru.model import bundle as module
-from stream_gru.model import manifest_rules
 from stream_gru.model.bundle import Bundle, load_bundle, model_id, verify_files, write_bundle
-from stream_gru.model.manifest import Embedding, FileEntry, Manifest
+from stream_gru.model.manifest import Embedding, FileEntry, Manifest, manifest_problems
 from stream_gru.training.evaluation.scores import Scores, class_scores
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated
@@ -214,17 +213,17 @@ def test_vectors_have_a_valid_size(units: int) -> None:
     """Numpy would take a size of -1 from the file."""
     manifest = make_bundle(categories=(5,), embedding=3).manifest
     odd = msgspec.structs.replace(manifest, embeddings=[Embedding(channel="k0", units=units)])
-    assert any("embeddings[0].units: expected 1..4,096" in text for text in manifest_rules.validate(odd))
+    assert any("embeddings[0].units: expected 1..4,096" in text for text in manifest_problems(odd))
 
 
 def test_too_many_layers_or_channels_are_rejected_at_once() -> None:
     """The check runs before anything is computed from them."""
     manifest = make_bundle().manifest
     many = msgspec.structs.replace(manifest, layers=list(manifest.layers) * 257)
-    assert [text for text in manifest_rules.validate(many) if "layers: expected at most 256, got 257" in text]
+    assert [text for text in manifest_problems(many) if "layers: expected at most 256, got 257" in text]
     crowd = [msgspec.structs.replace(manifest.channels[0], name=f"c{i}") for i in range(4097)]
     many = msgspec.structs.replace(manifest, channels=crowd)
-    assert list(manifest_rules.validate(many)) == ["channels: expected at most 4,096, got 4,097"]
+    assert list(manifest_problems(many)) == ["channels: expected at most 4,096, got 4,097"]
 
 
 def test_a_path_that_is_no_bundle_is_an_error(tmp_path: Path) -> None:
@@ -434,7 +433,7 @@ def test_limits_of_channels_are_finite(key: str, value: float) -> None:
     manifest = make_bundle().manifest
     channel = msgspec.structs.replace(manifest.channels[0], **{key: value})
     odd = msgspec.structs.replace(manifest, channels=[channel, *manifest.channels[1:]])
-    assert f"channels[0].{key}: expected a finite number, got {value}" in list(manifest_rules.validate(odd))
+    assert f"channels[0].{key}: expected a finite number, got {value}" in list(manifest_problems(odd))
 
 
 def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from stream_gru.config.field_types import Activation, Cell
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.model.export.c_literals import number, quoted
+from stream_gru.model.export.c_layers import number, quoted
 from stream_gru.model.export.c_math import functions
 from stream_gru.model.export.c_source import c_files
 from tests.support.c_compiler import FLOATS, STRICT, CModel, run_checked, shared_object, write_c

@@ -15,9 +15,9 @@ import pytest
 
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.core.types import PredictionBatch
+from stream_gru.runtime.http import broadcast as events
 from stream_gru.runtime.http import broadcast as feed
 from stream_gru.runtime.http import limits as connection
-from stream_gru.runtime.http import sse as events
 from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
 from tests.support.fake_daemon import FakeDaemon, Listener, daemon_outputs, serving

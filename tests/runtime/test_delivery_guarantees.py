@@ -12,8 +12,7 @@ from stream_gru.config.run_schema import LimitsConfig, RunConfig
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.sources.files import ReplaySourceConfig
 from stream_gru.connectors.sources.mqtt import MqttSourceConfig
-from stream_gru.runtime.delivery_guarantees import delivery_warnings
-from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec
+from stream_gru.runtime.resolved_config import ResolvedConfig, SourceSpec, delivery_warnings
 from tests.support.models import make_bundle
 
 MODEL = make_bundle()

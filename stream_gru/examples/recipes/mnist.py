@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import F32, I32
-from stream_gru.examples.recipes.data_files import find_arrays, require
 from stream_gru.examples.recipes.results import RecipeResult
-from stream_gru.examples.recipes.sequences import Sequences, label_at_end
+from stream_gru.examples.recipes.sequences import Sequences, find_arrays, label_at_end, require
 
 LABELS = tuple("0123456789")
 ROWS = 28

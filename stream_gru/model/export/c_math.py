@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stream_gru.model.engines.activations import SELU_ALPHA, SELU_SCALE
-from stream_gru.model.export.c_literals import number
+from stream_gru.model.export.c_layers import number
 
 _DOT = """
 /* the sum of a[i] * b[i] */

@@ -14,8 +14,19 @@ from collections.abc import Iterator
 
 from stream_gru.core.types import F32
 from stream_gru.model.calendar_features import CYCLE_S
-from stream_gru.model.export.c_layers import classes_code, forecast_code, layer_arrays, layer_function
-from stream_gru.model.export.c_literals import array, byte_lines, comment, integers, quoted, string, strings
+from stream_gru.model.export.c_layers import (
+    array,
+    byte_lines,
+    classes_code,
+    comment,
+    forecast_code,
+    integers,
+    layer_arrays,
+    layer_function,
+    quoted,
+    string,
+    strings,
+)
 from stream_gru.model.export.c_math import functions
 from stream_gru.model.manifest import Manifest
 

@@ -58,7 +58,7 @@ FORMATS: dict[str, ExportFormat] = {
     ),
     "onnx": ExportFormat(f"{__name__}:onnx_file", ".onnx", "onnxruntime.InferenceSession({path})", extra="onnx"),
     "saved-model": ExportFormat(
-        "stream_gru.model.keras.saved_model:saved_model_files",
+        "stream_gru.model.keras.keras_files:saved_model_files",
         ".saved_model",
         "tensorflow.saved_model.load({path}).signatures['step']",
         folder=True,

@@ -4,6 +4,14 @@ Decision: the HDF5 file contains layers only.  Keras writes free operations (sli
 format but cannot read them back.  So columns are selected with Cropping1D between two Permutes and repeated with
 UpSampling1D, a one-hot vector is an Embedding with the identity as table, and a category is clipped to its table by a
 ReLU with a maximum.  Layers with weights have the names of `stream_gru.model.keras.network`.
+
+As a SavedModel, which needs only TensorFlow to load, the network has three signatures:
+
+    step      x (B, I), h (B, S)  -> y (B, K), state (B, S)   B streams by one sample
+    scan      x (T, I), h (1, S)  -> y (T, K), state (1, S)   one stream by T samples, T free
+    sequence  x (B, T, I)         -> y (B, T, K)              whole sequences from the initial state
+
+Decision: `scan` is a loop over `step`, not unrolled as in the flatbuffer: TensorFlow's loops accept any length.
 """
 
 from __future__ import annotations
@@ -15,14 +23,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from stream_gru.core.errors import ParityError
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.formats import ExportedFiles, ExportRequest
+from stream_gru.model.keras.litert_graph import StepGraph, input_spec, weights_module
 from stream_gru.model.keras.network import NetworkLayers, build_network, load_weights
 from stream_gru.model.keras.spec import NetworkSpec
+from stream_gru.model.keras.tf_cells import Tensor
 from stream_gru.model.manifest import Categorical
 from stream_gru.model.optional_packages import suppress_native_stderr
 from stream_gru.model.parity import CARRIED_TOLERANCE, random_samples, scaled_difference
@@ -140,3 +151,55 @@ def _transposed(x: Any) -> Any:
 
 def _concatenated(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else keras.layers.Concatenate(axis=-1)(parts)
+
+
+def saved_model_files(request: ExportRequest) -> ExportedFiles:
+    """All files of the SavedModel folder.  Raises ParityError when it differs from the numpy engine."""
+    manifest = request.bundle.manifest
+    module = weights_module(request.bundle.weights)
+    graph = _LoopGraph(manifest, module.weights)
+    inputs, state = manifest.input_size, manifest.state_size
+    sequences = tf.TensorSpec([None, None, inputs], tf.float32, name="x")
+    signatures = {
+        "step": _traced(graph.step, input_spec(None, inputs, "x"), input_spec(None, state, "h")),
+        "scan": _traced(graph.scan, input_spec(None, inputs, "x"), input_spec(1, state, "h")),
+        "sequence": _traced(graph.sequence, sequences),
+    }
+    with tempfile.TemporaryDirectory() as name, suppress_native_stderr():
+        folder = Path(name)
+        tf.saved_model.save(module, name, signatures=signatures)
+        loaded = tf.saved_model.load(name).signatures["sequence"]
+        require_equal(request.bundle, lambda x: np.asarray(loaded(x=tf.constant(x))["y"]), "saved-model")
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def _traced(function: Any, *inputs: Any) -> Any:
+    return tf.function(function).get_concrete_function(*inputs)
+
+
+class _LoopGraph(StepGraph):
+    """The network with loops over time."""
+
+    def scan(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
+        """Advance one stream by as many samples as ``x`` has rows."""
+        y, state = self._carry(x[:, None], h)
+        return {"y": y[:, 0], "state": state}
+
+    def sequence(self, x: Tensor) -> dict[str, Tensor]:
+        """Outputs of whole sequences from the initial state."""
+        h = tf.zeros([tf.shape(x)[0], self.manifest.state_size], tf.float32)
+        y, _ = self._carry(tf.transpose(x, [1, 0, 2]), h)
+        return {"y": tf.transpose(y, [1, 0, 2])}
+
+    def _carry(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """``(T, B, I), (B, S) -> (T, B, K), (B, S)``."""
+        steps = tf.shape(x)[0]
+        rows = tf.TensorArray(tf.float32, size=steps, element_shape=[None, self.manifest.output_size])
+
+        def body(t: Tensor, h: Tensor, rows: Any) -> tuple[Tensor, Tensor, Any]:
+            out = self.step(x[t], h)
+            return t + 1, out["state"], rows.write(t, out["y"])
+
+        _, state, rows = tf.while_loop(lambda t, *_: t < steps, body, (tf.constant(0), h, rows))
+        return rows.stack(), state

@@ -28,8 +28,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream_gru.core.types import I64, DropReason, ResetReason, SampleBatch
-from stream_gru.pipeline.conditioning.gap_filling import Steps, insert_missing_steps
-from stream_gru.pipeline.conditioning.imputation import impute
+from stream_gru.pipeline.conditioning.gap_filling import Steps, impute, insert_missing_steps
 from stream_gru.pipeline.conditioning.ordering import order
 from stream_gru.pipeline.conditioning.rows import Rows
 from stream_gru.pipeline.conditioning.spec import ConditioningSpec

@@ -29,9 +29,8 @@ from stream_gru.runtime.control.commands import (
     RejectedCommands,
     parse_command,
 )
-from stream_gru.runtime.http.broadcast import MAX_CLIENTS, OutputBroadcaster
+from stream_gru.runtime.http.broadcast import MAX_CLIENTS, EventStream, OutputBroadcaster
 from stream_gru.runtime.http.limits import BoundedConnection, FairLimiter
-from stream_gru.runtime.http.sse import EventStream
 
 _RESULT_S = 2.0
 _LIMIT = re.compile(r"[1-9][0-9]{0,4}")
