@@ -6,7 +6,7 @@ Four rules use event time only, never the wall clock.  They apply to each sample
    dropped.  A sample older by more than ``clock_backwards_s`` shows that the device's clock was set back: it is applied
    after a reset.  A ``reset`` flag or a new episode restarts the order, because a device that restarts may restart its
    clock.
-2. Values (`imputation`).  A value that is missing, not finite or outside the channel's range is replaced by the last
+2. Values.  A value that is missing, not finite or outside the channel's range is replaced by the last
    valid one, for at most ``max_fill_steps`` samples in a row.  After that, or before any valid value, the sample is
    dropped.
 3. Gaps (`gap_filling`).  Up to ``max_fill_steps`` missing steps are inserted with the last values, so that the network

@@ -1,4 +1,4 @@
-"""Rules 2 to 4: replace invalid values, insert missing steps, decide the resets and count the steps since the last one."""
+"""Rules 2 to 4: replace invalid values, insert missing steps, decide resets, count steps since the last reset."""
 
 from __future__ import annotations
 
