@@ -1,4 +1,4 @@
-"""What is remembered of names: what has changed, and bytes that are taken back or refused."""
+"""Per-stream state: which keys are dirty, and bytes that are restored or rejected."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Note(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     words: Annotated[list[str], msgspec.Meta(max_length=3)] = []
 
 
-def test_a_record_is_news_until_it_is_stored() -> None:
-    """Begun, and again when it was touched; what was restored or forgotten is none."""
+def test_a_record_is_dirty_until_it_is_committed() -> None:
+    """After it is set or touched; not after it is restored or evicted."""
     notes: KeyedState[Note] = KeyedState(Note, "a test")
     note = notes.put("b", Note(1))
     notes.put("a", Note(2))
@@ -41,8 +41,8 @@ def test_a_record_is_news_until_it_is_stored() -> None:
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 2**63 - 1])
-def test_whole_numbers_of_64_bits_are_stored_as_they_are(number: int) -> None:
-    """Up to both ends."""
+def test_64_bit_integers_are_stored_exactly(number: int) -> None:
+    """Up to both ends of the range."""
     assert decode(encode(Note(number, ["ü"])), Note, "p") == Note(number, ["ü"])
 
 
@@ -62,7 +62,7 @@ def test_whole_numbers_of_64_bits_are_stored_as_they_are(number: int) -> None:
         b"\x91" * 100_000,
     ],
 )
-def test_bytes_of_another_form_are_an_error_that_says_whose(data: bytes) -> None:
-    """And what to do; a few bytes that announce very much cost nothing."""
+def test_invalid_bytes_are_an_error_that_names_the_owner(data: bytes) -> None:
+    """With what to do; a few bytes that announce a huge list cost nothing."""
     with pytest.raises(StateError, match=r"stored state of p is corrupt: .*; move the state directory away"):
         decode(data, Note, "p")

@@ -15,7 +15,7 @@ from tests.support.pipelines import toy_pipeline
 
 @given(prediction_batches())
 def test_a_record_is_json_and_absent_heads_are_absent_keys(batch: PredictionBatch) -> None:
-    """Every row can be written by a strict JSON writer; heads that the model has not leave no key."""
+    """A strict JSON writer accepts every row; absent heads have no key."""
     for row in range(len(batch)):
         record = prediction_at(batch, row).as_dict()
         assert json.loads(json.dumps(record, allow_nan=False)) == record
@@ -29,7 +29,7 @@ def test_a_record_is_json_and_absent_heads_are_absent_keys(batch: PredictionBatc
 
 @given(prediction_batches())
 def test_the_label_is_the_most_likely_class_or_all_likely_ones(batch: PredictionBatch) -> None:
-    """Exclusive classes give the largest probability, independent ones all from a half on, broken ones none."""
+    """Exclusive classes give the largest probability, independent ones all from 0.5, non-finite ones none."""
     if batch.probabilities is None:
         return
     for row, numbers in enumerate(batch.probabilities.tolist()):
@@ -42,8 +42,8 @@ def test_the_label_is_the_most_likely_class_or_all_likely_ones(batch: Prediction
             assert label == [name for name, p in zip(batch.spec.labels, numbers, strict=True) if p >= 0.5]
 
 
-def test_a_dropped_sample_says_why() -> None:
-    """The answer to a sample that was not applied names its reason, also as a record, and holds no forecast."""
+def test_a_dropped_sample_has_its_reason() -> None:
+    """Also as a JSON record, and without a forecast."""
     pipeline = toy_pipeline()
     pipeline.push("p", 10.0, [1, 2, 3])
     again = pipeline.push("p", 10.0, [1, 2, 3])
@@ -53,20 +53,20 @@ def test_a_dropped_sample_says_why() -> None:
 
 
 @pytest.mark.parametrize("time", [10**30, float("nan"), "9999-01-01", "soon", True])
-def test_a_time_that_cannot_be_is_a_value_error(time: float | str) -> None:
-    """`Pipeline.push` refuses an unreadable time by the error it promises."""
+def test_an_invalid_time_is_a_value_error(time: float | str) -> None:
+    """As `Pipeline.push` documents."""
     with pytest.raises(ValueError, match=r"time|isoformat"):
         toy_pipeline().push("p", time, [1, 2, 3])
 
 
 def test_numbers_keep_their_value() -> None:
-    """A forecast comes back as the float32 it is."""
+    """A forecast is returned as the float32 it is."""
     pipeline = toy_pipeline()
     forecast = pipeline.push("p", 0.0, [0.1, 0.2, 0.3]).forecast
     assert forecast is not None
     assert all(float(np.float32(number)) == number for numbers in forecast.values() for number in numbers)
 
 
-def test_the_words_of_the_status() -> None:
-    """Only a warming output says how far it is."""
+def test_the_texts_of_the_status() -> None:
+    """Only a warming output has its progress."""
     assert [status_text(status, 3, 60) for status in Status] == ["ok", "warming 3/60", "imputed", "degraded"]

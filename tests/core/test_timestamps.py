@@ -29,7 +29,7 @@ common_forms = st.builds(
 
 
 def slow(text: str) -> tuple[int, bool]:
-    """What the parser of single texts says."""
+    """Return the result of the parser of single texts."""
     try:
         return iso_to_ns(text), True
     except ValueError:
@@ -37,8 +37,8 @@ def slow(text: str) -> tuple[int, bool]:
 
 
 @given(st.lists(instants, max_size=20))
-def test_what_is_written_is_read_back(times: list[int]) -> None:
-    """Every instant in range survives being written and read, to the nanosecond."""
+def test_formatted_times_are_parsed_exactly(times: list[int]) -> None:
+    """Every instant in range, to the nanosecond."""
     texts = format_iso(np.array(times, np.int64))
     found, good = parse_iso(texts)
     assert found.tolist() == times
@@ -47,8 +47,8 @@ def test_what_is_written_is_read_back(times: list[int]) -> None:
 
 
 @given(st.lists(instants, min_size=1, max_size=20))
-def test_an_instant_is_written_the_same_way_in_every_batch(times: list[int]) -> None:
-    """The text of an instant does not depend on its neighbours, and has no more digits than it needs."""
+def test_an_instant_has_the_same_text_in_every_batch(times: list[int]) -> None:
+    """It does not depend on other rows, and has no more digits than needed."""
     together = format_iso(np.array(times, np.int64))
     assert together == [format_iso(np.array([time], np.int64))[0] for time in times]
     for time, text in zip(times, together, strict=True):
@@ -57,22 +57,22 @@ def test_an_instant_is_written_the_same_way_in_every_batch(times: list[int]) -> 
 
 
 @given(st.lists(st.one_of(common_forms, st.text(max_size=30)), max_size=8))
-def test_reading_together_equals_reading_one_by_one(texts: list[str]) -> None:
-    """The parser of columns of digits and the parser of single texts agree on every text, readable or not."""
+def test_parsing_together_equals_parsing_one_by_one(texts: list[str]) -> None:
+    """On every text, valid or not."""
     times, good = parse_iso(texts)
     assert list(zip(times.tolist(), good.tolist(), strict=True)) == [slow(text) for text in texts]
 
 
 @given(common_forms, st.integers(1, 5))
-def test_equal_forms_take_the_fast_way_and_agree(text: str, count: int) -> None:
-    """Also where all texts have one form, which is read as columns, single texts are read alike."""
+def test_the_parser_of_columns_agrees_too(text: str, count: int) -> None:
+    """Where all texts have one form."""
     times, good = parse_iso([text] * count)
     assert set(zip(times.tolist(), good.tolist(), strict=True)) == {slow(text)}
 
 
 @given(st.datetimes(datetime(1850, 1, 1), datetime(2100, 1, 1)), st.integers(-1439, 1439))
 def test_instants_equal_those_of_the_standard_library(naive: datetime, offset: int) -> None:
-    """A text with an offset and the datetime itself mean what `datetime` says they mean."""
+    """For a text with an offset and for a datetime."""
     time = naive.replace(tzinfo=timezone(timedelta(minutes=offset)))
     expected = (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
     assert to_ns(time.isoformat()) == expected
@@ -81,13 +81,13 @@ def test_instants_equal_those_of_the_standard_library(naive: datetime, offset: i
 
 @given(st.floats(-4e9, 4e9))
 def test_seconds_mean_the_same_live_and_replayed(seconds: float) -> None:
-    """A number of seconds given to `Pipeline.push` is the instant that a decoder makes of it."""
+    """A number given to `Pipeline.push` is the instant that a decoder returns for it."""
     assert to_ns(seconds) == int(epoch_to_ns(np.array([seconds]), "s")[0])
 
 
 @given(st.integers(-(10**9), 4 * 10**9), st.sampled_from(["s", "ms", "us", "ns"]))
 def test_whole_numbers_of_any_unit_are_exact(number: int, unit: str) -> None:
-    """Whole numbers lose nothing, as integers and as floats."""
+    """As integers and as floats."""
     expected = number * {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
     assert int(epoch_to_ns(np.array([number]), unit)[0]) == expected  # type: ignore[arg-type]
     assert int(epoch_to_ns(np.array([float(number)]), unit)[0]) == expected  # type: ignore[arg-type]
@@ -101,14 +101,14 @@ def test_whole_numbers_of_any_unit_are_exact(number: int, unit: str) -> None:
         "2024-05-01T12:00:00+01:00:00.5", datetime(1, 1, 1), datetime(9999, 1, 1, tzinfo=UTC),
     ],
 )  # fmt: skip
-def test_what_is_no_time_in_range_is_a_value_error(time: datetime | str | float) -> None:
-    """Unreadable times and those that 64 bits cannot subtract raise ValueError and nothing else."""
+def test_a_time_out_of_range_is_a_value_error(time: datetime | str | float) -> None:
+    """So is an invalid text."""
     with pytest.raises(ValueError, match=r"time|isoformat|day|month|year"):
         to_ns(time)
 
 
 def test_numbers_of_numpy_are_seconds() -> None:
-    """A number taken from an array is as good as Python's own."""
+    """A number from an array is as good as Python's own."""
     for number in (np.int64(5), np.float32(5), np.float64(5), 5):
         assert to_ns(number) == 5 * 10**9  # type: ignore[arg-type]
 

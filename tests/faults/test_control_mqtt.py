@@ -29,7 +29,7 @@ RESET = '{"action": "reset", "stream": "a"}'
 
 @pytest.fixture
 def fake() -> Iterator[FakeDaemon]:
-    """A daemon that carries out commands."""
+    """Return a daemon that executes commands."""
     made = FakeDaemon()
     worker = threading.Thread(target=made.work)
     worker.start()
@@ -39,19 +39,19 @@ def fake() -> Iterator[FakeDaemon]:
 
 
 def control_of(broker: Broker, fake: FakeDaemon, protocol: str = "5") -> ControlMqtt:
-    """The control of a daemon, not opened."""
+    """Return the control of a daemon, not opened."""
     config = BrokerConfig(url=broker.url, client_id="gateway", protocol=protocol, reconnect_max_delay_s=0.2)  # type: ignore[arg-type]
     return ControlMqtt(ControlConfig(mqtt=True, topic=TOPIC), config, fake.commands, fake.refuse)
 
 
 def until_connected(control: ControlMqtt) -> None:
-    """Wait until it listens."""
+    """Wait until it is subscribed."""
     wait_for(lambda: control.connected, what="control")
 
 
 @pytest.fixture(params=["5", "3.1.1"])
 def control(request: pytest.FixtureRequest, broker: Broker, fake: FakeDaemon) -> Iterator[ControlMqtt]:
-    """The control of that daemon, connected, in both versions of the protocol."""
+    """Yield the control of that daemon, connected, in both versions of the protocol."""
     made = control_of(broker, fake, request.param)
     made.open()
     until_connected(made)
@@ -60,18 +60,18 @@ def control(request: pytest.FixtureRequest, broker: Broker, fake: FakeDaemon) ->
     made.close()
 
 
-def first_answers(peer: Peer, n: int) -> list[dict[str, Any]]:
-    """The first ``n`` answers."""
+def first_results(peer: Peer, n: int) -> list[dict[str, Any]]:
+    """Return the first ``n`` results."""
     wait_for(lambda: len(peer.heard) >= n, what=f"{n} answers")
     return [json.loads(payload) for payload in peer.payloads()]
 
 
-def test_a_command_is_carried_out_and_answered(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
-    """A request without a response topic is answered beside the topic; one that fails too."""
+def test_a_command_is_executed_and_its_result_published(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
+    """Without a response topic beside the command topic; also for a command that fails."""
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, RESET, '{"action": "pause", "all": true}', '{"action": "resume", "stream": "x"}')
-        assert first_answers(peer, 3) == [
+        assert first_results(peer, 3) == [
             {"ok": True, "text": "reset done", "streams": 1},
             {"ok": True, "text": "pause done", "streams": 2},
             {"ok": False, "text": "unknown stream 'x'", "streams": 0},
@@ -81,7 +81,7 @@ def test_a_command_is_carried_out_and_answered(broker: Broker, fake: FakeDaemon,
 
 
 def ask_mqtt(broker: Broker, payload: str, response_topic: str, listen: str) -> MQTTMessage:
-    """The answer to a request of MQTT 5 that asks for one elsewhere."""
+    """Return the result of a request of MQTT 5 with a response topic."""
     heard: list[MQTTMessage] = []
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
     client.on_message = lambda _c, _u, message: heard.append(message)
@@ -110,8 +110,8 @@ def ask_mqtt(broker: Broker, payload: str, response_topic: str, listen: str) -> 
     ("wanted", "listen"),
     [("mine/answers", "mine/answers"), (TOPIC, f"{TOPIC}/response"), ("$mine", f"{TOPIC}/response")],
 )
-def test_the_answer_goes_where_the_request_says(broker: Broker, control: ControlMqtt, wanted: str, listen: str) -> None:
-    """A response topic is honoured with its correlation data, unless it is the topic of commands or the broker's."""
+def test_the_result_goes_to_the_response_topic(broker: Broker, control: ControlMqtt, wanted: str, listen: str) -> None:
+    """With its correlation data, unless it is the command topic or a topic of the broker."""
     message = ask_mqtt(broker, RESET, wanted, listen)
     assert json.loads(message.payload)["ok"] is True
     assert message.topic == listen
@@ -120,17 +120,17 @@ def test_the_answer_goes_where_the_request_says(broker: Broker, control: Control
     assert properties.ContentType == "application/json"
 
 
-def test_nonsense_is_answered(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
-    """Whatever is sent, it is answered, counted and harms nobody; what is far too long is passed over."""
+def test_an_invalid_request_gets_an_error(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
+    """It is counted and does no harm; a far too long one is ignored."""
     nonsense: list[bytes | str] = [b"", b"\xff", "[" * 4000, "{}", "null", "{" + " " * 4096 + "}"]
     nonsense += ['{"action": "pause"}', '{"action": "resume", "stream": "a\\n"}', '{"action": ["reset"], "all": true}']
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, b"x" * 200_000, *nonsense, RESET)
-        first_answers(peer, len(nonsense) + 1)
+        first_results(peer, len(nonsense) + 1)
         wait_for(lambda: json.loads(peer.payloads()[-1])["ok"], what="the last answer")
         # MQTT 3.1.1 cannot keep the first one away, so that it is answered too.
-        found = first_answers(peer, len(nonsense) + 1)[-1 - len(nonsense) : -1]
+        found = first_results(peer, len(nonsense) + 1)[-1 - len(nonsense) : -1]
     assert {answer["ok"] for answer in found} == {False}
     assert any("4096 bytes" in answer["text"] for answer in found)
     assert fake.done == [("reset", "a")]
@@ -140,22 +140,22 @@ def test_nonsense_is_answered(broker: Broker, fake: FakeDaemon, control: Control
     ]
 
 
-def test_a_full_queue_is_answered(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
-    """When too many commands wait, those that come are refused, and the daemon carries out the others later."""
+def test_a_full_queue_is_an_error(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
+    """Further commands are rejected, and the daemon executes those in the queue later."""
     fake.awake = False
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, *[RESET] * 66)
-        assert first_answers(peer, 2) == [{"ok": False, "text": "too many commands are waiting", "streams": 0}] * 2
+        assert first_results(peer, 2) == [{"ok": False, "text": "too many commands are waiting", "streams": 0}] * 2
         fake.awake = True
-        assert len(first_answers(peer, 66)) == 66
+        assert len(first_results(peer, 66)) == 66
     assert len(fake.done) == 64
     assert fake.refused == [("reset", "too many commands are waiting")] * 2
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_a_stored_command_is_not_carried_out(broker: Broker, fake: FakeDaemon, protocol: str) -> None:
-    """A retained command, and one that was sent while the daemon was away, do nothing, at no connection."""
+def test_a_stored_command_is_not_executed(broker: Broker, fake: FakeDaemon, protocol: str) -> None:
+    """A retained command, and one sent while the daemon was offline, do nothing, at no connection."""
     with broker.client() as peer:
         peer.publish(TOPIC, RESET, retain=True)
         peer.subscribe(f"{TOPIC}/response")
@@ -165,7 +165,7 @@ def test_a_stored_command_is_not_carried_out(broker: Broker, fake: FakeDaemon, p
             until_connected(control)
             answered = len(peer.heard)
             peer.publish(TOPIC, '{"action": "pause", "stream": "a"}')
-            first_answers(peer, answered + 1)
+            first_results(peer, answered + 1)
             control.close()
             peer.publish(TOPIC, RESET)
     assert fake.done == [("pause", "a")] * 2
@@ -174,8 +174,8 @@ def test_a_stored_command_is_not_carried_out(broker: Broker, fake: FakeDaemon, p
     assert fake.refused == ([] if protocol == "5" else refused)
 
 
-def test_it_survives_the_broker(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
-    """After the broker was killed and is back, commands are carried out again."""
+def test_it_survives_a_kill_of_the_broker(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
+    """When the broker is back, commands are executed again."""
     broker.kill()
     wait_for(lambda: not control.connected, what="loss")
     broker.start()
@@ -183,7 +183,7 @@ def test_it_survives_the_broker(broker: Broker, fake: FakeDaemon, control: Contr
     with broker.client() as peer:
         peer.subscribe(f"{TOPIC}/response")
         peer.publish(TOPIC, RESET)
-        assert first_answers(peer, 1)[0]["ok"]
+        assert first_results(peer, 1)[0]["ok"]
     assert fake.done == [("reset", "a")]
 
 

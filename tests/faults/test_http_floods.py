@@ -28,7 +28,7 @@ GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def _tls_hello() -> bytes:
-    """What a client of https says first."""
+    """The first bytes of an https client."""
     out = ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
         ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
@@ -86,7 +86,7 @@ class Client:
 
 
 class Attacker:
-    """Holds many connections in a thread of its own; those that are cut off, and some of the others, are made anew."""
+    """Holds many connections on a thread of its own; replaces closed ones and some of the others."""
 
     def __init__(self, flooded: WebProcess, begin: bytes, then: bytes) -> None:
         self._address, self._begin, self._then = (flooded.host, flooded.port), begin, then
@@ -119,13 +119,13 @@ class Attacker:
 
 @pytest.fixture(scope="module")
 def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
-    """One server for all attacks, so that what one leaves behind is seen in the end."""
+    """One server for all attacks, so that leftovers of one are seen in the end."""
     with web_process(tmp_path_factory.mktemp("web")) as running:
         yield running
 
 
 def status_of(flooded: WebProcess, path: str = "/metrics") -> int:
-    """The status that a well-behaved client gets."""
+    """Return the status that a well-behaved client gets."""
     url = f"http://{flooded.host}:{flooded.port}{path}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         answer.read()
@@ -145,8 +145,8 @@ def calm(flooded: WebProcess) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_others_are_answered_meanwhile(flooded: WebProcess, name: str) -> None:
-    """While hundreds do this, metrics are answered each time, with few descriptors, threads and little memory."""
+def test_other_clients_are_served_during_a_flood(flooded: WebProcess, name: str) -> None:
+    """With hundreds of bad connections metrics are served each time, with few descriptors, threads and memory."""
     status_of(flooded)
     threads = flooded.fact("Threads")
     with calm(flooded), Attacker(flooded, *ATTACKS[name]) as attacker:

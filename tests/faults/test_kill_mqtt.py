@@ -15,22 +15,22 @@ SEED = 2026
 
 
 def test_nothing_is_lost_or_doubled_by_a_hundred_kills(tmp_path: Path) -> None:
-    """States, memories, files and published outputs are byte for byte those of a daemon that nobody has killed."""
+    """States, files and published outputs are byte for byte those of a daemon that was not killed."""
     outcome = run_mqtt(tmp_path, kills=100, messages=10_000, seed=SEED)
     assert outcome.tally.total == 100
     assert not outcome.said, "\n".join(outcome.said)
 
 
 def test_acknowledging_on_arrival_is_detected(tmp_path: Path) -> None:
-    """The same comparison finds what is lost where messages are acknowledged before they are stored."""
+    """The same comparison finds losses if messages are acknowledged before they are stored."""
     assert run_ablation(tmp_path, "ack", kills=6, seed=SEED).said
 
 
 def test_samples_without_a_time_are_applied_once(tmp_path: Path) -> None:
-    """Kills between the transaction and the acknowledgement double nothing, as packets are known again."""
+    """Kills between transaction and acknowledgement double nothing, because processed packets are recognised."""
     assert not run_ablation(tmp_path, "packets", kills=10, seed=SEED, whole=True).said
 
 
 def test_forgetting_packets_is_detected(tmp_path: Path) -> None:
-    """The same comparison finds what is doubled where packets that were processed are not known after a start."""
+    """The same comparison finds doubled samples if processed packets are unknown after a start."""
     assert run_ablation(tmp_path, "packets", kills=6, seed=SEED).said

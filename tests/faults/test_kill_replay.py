@@ -16,20 +16,20 @@ SEED = 2026
 
 
 def test_nothing_is_lost_or_doubled_by_a_hundred_kills(tmp_path: Path) -> None:
-    """States, memories and files are byte for byte those of a daemon that nobody has killed."""
+    """States and files are byte for byte those of a daemon that was not killed."""
     outcome = run_replay(tmp_path, kills=100, seed=SEED)
     assert outcome.tally.total == 100
     assert not outcome.said, "\n".join(outcome.said)
 
 
 def test_files_that_are_not_cut_back_are_detected(tmp_path: Path) -> None:
-    """The same comparison finds rows that stand in a file twice."""
+    """The same comparison finds rows that are in a file twice."""
     outcome = run_ablation(tmp_path, "truncate", kills=6, seed=SEED)
     assert any("rows.jsonl" in text and " 0 too many" not in text for text in outcome.said)
 
 
 @pytest.mark.parametrize("point", POINTS.values(), ids=lambda point: point.name)
-def test_a_point_names_a_function_of_the_product(point: Point) -> None:
-    """A step that was renamed is noticed here, and not as a kill that never comes."""
+def test_every_point_names_an_existing_function(point: Point) -> None:
+    """A renamed step fails here, instead of a kill that never happens."""
     module, _, path = point.function.partition(":")
     assert callable(reduce(getattr, path.split("."), importlib.import_module(module)))

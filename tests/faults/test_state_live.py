@@ -23,8 +23,8 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
-def well(*words: str) -> str:
-    """The same, for one that must be carried out; what it prints."""
+def succeeds(*words: str) -> str:
+    """Run a command that must succeed; return its output."""
     done = run_command("state", *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -32,7 +32,7 @@ def well(*words: str) -> str:
 
 @contextmanager
 def gateway(folder: Path, name: str, broker: Broker, run: str = "") -> Iterator[tuple[Running, Path]]:
-    """A daemon of its own name, topics and state; ``run``: more lines of [run]."""
+    """Yield a daemon with its own name, topics and state; ``run``: more lines of [run]."""
     own = folder / name
     own.mkdir()
     (own / "token").write_text("0123456789abcdef-token\n")
@@ -48,52 +48,52 @@ def gateway(folder: Path, name: str, broker: Broker, run: str = "") -> Iterator[
 
 
 def rows(config: Path) -> list[bytes]:
-    """What a gateway has written so far."""
+    """Return what a gateway has written so far."""
     path = config.with_name("out.jsonl")
     return path.read_bytes().splitlines() if path.exists() else []
 
 
 def test_a_stream_moves_to_another_gateway_as_if_it_had_stayed(tmp_path: Path) -> None:
-    """Half of a stream at one daemon, exported while it runs, imported by another that runs: the rows of one replay."""
+    """Half of a stream at one daemon, exported while it runs, imported by another one: the rows of one replay."""
     (records,) = pump_records(1, 300).values()
     expected = replayed({"dev-0": records}, tmp_path)
     with Broker(tmp_path) as broker, broker.client("device") as device:
         with gateway(tmp_path, "here", broker) as (_, here), gateway(tmp_path, "there", broker) as (daemon, there):
             device.publish("here/dev-0/data", *(json.dumps(row) for row in records[:150]))
             wait_for(lambda: len(rows(here)) == 150, what="the first half")
-            assert [row["stream"] for row in json.loads(well("list", str(here), "--json"))] == ["dev-0"]
-            assert json.loads(well("show", str(here), "--stream", "dev-0", "--json"))["steps_since_reset"] == 150
-            well("export", str(here), "--stream", "dev-0", "--out", str(tmp_path / "moved.json"))
+            assert [row["stream"] for row in json.loads(succeeds("list", str(here), "--json"))] == ["dev-0"]
+            assert json.loads(succeeds("show", str(here), "--stream", "dev-0", "--json"))["steps_since_reset"] == 150
+            succeeds("export", str(here), "--stream", "dev-0", "--out", str(tmp_path / "moved.json"))
             assert (tmp_path / "moved.json").stat().st_mode & 0o777 == 0o600
-            well("import", str(there), str(tmp_path / "moved.json"))
+            succeeds("import", str(there), str(tmp_path / "moved.json"))
             device.publish("there/dev-0/data", *(json.dumps(row) for row in records[150:]))
             wait_for(lambda: len(rows(there)) == 150, what="the second half")
             assert daemon.metric('stream_gru_commands_total{action="import",result="ok"}') == 1
         assert sorted(rows(here) + rows(there)) == expected
 
 
-def test_what_was_imported_is_durable_when_the_command_ends(tmp_path: Path) -> None:
-    """A daemon that is killed right after an import has the stream when it is started again."""
+def test_an_import_is_durable_when_the_command_ends(tmp_path: Path) -> None:
+    """A daemon that is killed right after it has the stream at its next start."""
     (records,) = pump_records(1, 50).values()
     with Broker(tmp_path) as broker, broker.client("device") as device:
         with gateway(tmp_path, "here", broker) as (_, here):
             device.publish("here/dev-0/data", *(json.dumps(row) for row in records))
             wait_for(lambda: len(rows(here)) == 50, what="all rows")
-        moved = well("export", str(here), "--all")
+        moved = succeeds("export", str(here), "--all")
         with gateway(tmp_path, "there", broker) as (daemon, there):
             (tmp_path / "moved.json").write_text(moved)
-            well("import", str(there), str(tmp_path / "moved.json"))
+            succeeds("import", str(there), str(tmp_path / "moved.json"))
             daemon.process.kill()
             daemon.process.wait()
-            assert well("export", str(there), "--all") == moved
+            assert succeeds("export", str(there), "--all") == moved
             again = Running(there)
             with again:
                 again.stop()
             daemon._process = again._process
 
 
-def test_streams_that_made_room_are_there_as_well(tmp_path: Path) -> None:
-    """A daemon that runs lists, exports and resets those that are not in memory; what it forgets is gone."""
+def test_evicted_streams_are_listed_exported_and_reset(tmp_path: Path) -> None:
+    """By a daemon that runs; forgotten ones are gone."""
     (records,) = pump_records(1, 5).values()
     evict = 'max_streams = 1\nmax_streams_policy = "evict"\ncommit_interval_s = 0.05'
     with (
@@ -107,23 +107,23 @@ def test_streams_that_made_room_are_there_as_well(tmp_path: Path) -> None:
         device.publish("here/dev-1/data", *lines)
         wait_for(lambda: len(rows(here)) == 10, what="all rows of the second")
         wait_for(lambda: daemon.metric("stream_gru_streams_evicted_total") == 1, what="that one made room")
-        listed = {row["stream"]: row["steps"] for row in json.loads(well("list", str(here), "--json"))}
+        listed = {row["stream"]: row["steps"] for row in json.loads(succeeds("list", str(here), "--json"))}
         assert listed == {"dev-0": None, "dev-1": 5}
-        build_export = well("export", str(here), "--all").splitlines()
+        build_export = succeeds("export", str(here), "--all").splitlines()
         assert [json.loads(line)["stream"] for line in build_export] == ["dev-0", "dev-1"]
-        assert "all streams: reset before the next sample" in well("reset", str(here), "--all")
-        assert well("forget", str(here), "--stream", "dev-0") == "stream dev-0: forgotten\n"
-        assert [row["stream"] for row in json.loads(well("list", str(here), "--json"))] == ["dev-1"]
+        assert "all streams: reset before the next sample" in succeeds("reset", str(here), "--all")
+        assert succeeds("forget", str(here), "--stream", "dev-0") == "stream dev-0: forgotten\n"
+        assert [row["stream"] for row in json.loads(succeeds("list", str(here), "--json"))] == ["dev-1"]
 
 
-def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
-    """Import reports that the stream exists already, on a daemon that runs and on one that does not."""
+def test_an_existing_stream_is_replaced_only_on_request(tmp_path: Path) -> None:
+    """Import reports that it exists, on a running and on a stopped daemon."""
     (records,) = pump_records(1, 20).values()
     with Broker(tmp_path) as broker, broker.client("device") as device:
         with gateway(tmp_path, "here", broker) as (_, here):
             device.publish("here/dev-0/data", *(json.dumps(row) for row in records))
             wait_for(lambda: len(rows(here)) == 20, what="all rows")
-            (tmp_path / "moved.json").write_text(well("export", str(here), "--all"))
+            (tmp_path / "moved.json").write_text(succeeds("export", str(here), "--all"))
             for words in (["import", str(here), str(tmp_path / "moved.json")],):
                 assert "exists already" in run_command("state", *words).stderr
                 assert run_command("state", *words).returncode == 1
@@ -144,8 +144,8 @@ def test_a_stream_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> N
             assert refused.returncode == 1
             assert "stream dev-1: expected a state of model" in refused.stderr
             assert "0 of 1 streams were imported before" in refused.stderr
-            well("reset", str(here), "--stream", "dev-0")
-            facts = json.loads(well("show", str(here), "--stream", "dev-0", "--json"))
+            succeeds("reset", str(here), "--stream", "dev-0")
+            facts = json.loads(succeeds("show", str(here), "--stream", "dev-0", "--json"))
             assert facts["reset_before_next"] == "command"
             assert "the daemon is running" in run_command("state", "reset", str(here), "--source", "mqtt").stderr
         assert run_command("state", "import", str(here), str(tmp_path / "moved.json")).returncode == 1

@@ -30,8 +30,8 @@ FAULTS = 21
         pytest.param("mqtt", marks=[pytest.mark.servers, needs_mosquitto]),
     ],
 )
-def test_any_call_of_the_system_may_fail(kind: str, tmp_path: Path) -> None:
-    """After a write, sync, open or rename that failed, the daemon has ended, and the next start mends all."""
+def test_any_system_call_may_fail(kind: str, tmp_path: Path) -> None:
+    """After a failed write, sync, open or rename the daemon ends, and the next start recovers everything."""
     with case_of(kind, tmp_path / kind, SEED) as case:
         found = case.verdict(random.Random(SEED), FAULTS)
     assert not found.said, "\n".join(found.said)
@@ -43,14 +43,14 @@ def test_any_call_of_the_system_may_fail(kind: str, tmp_path: Path) -> None:
 @pytest.mark.servers
 @needs_mosquitto
 def test_acknowledging_on_arrival_is_detected(tmp_path: Path) -> None:
-    """The same comparison finds what is lost where messages are acknowledged before they are stored."""
+    """The same comparison finds losses if messages are acknowledged before they are stored."""
     with case_of("mqtt", tmp_path / "mqtt", SEED, without="ack") as case:
         assert case.verdict(random.Random(SEED), FAULTS, first=True).said
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, too small for what a daemon writes."""
+    """Yield a disk that is too small for what a daemon writes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
@@ -64,8 +64,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_the_daemon_and_a_larger_one_lets_it_go_on(small_disk: Path, tmp_path: Path) -> None:
-    """Nothing is lost or doubled by a disk that was full, however often the daemon was started on it."""
+def test_a_full_disk_ends_the_daemon_and_a_larger_one_lets_it_continue(small_disk: Path, tmp_path: Path) -> None:
+    """A full disk loses and doubles nothing, at any number of starts on it."""
     sent = list(field_messages(600, 12, SEED))
     reference = undisturbed_replay(tmp_path / "reference", sent)
     write_recording(tmp_path / "messages.jsonl", sent)

@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 
 
 def main() -> int:
-    """Run the campaign that the command line asks for."""
+    """Run the campaign of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.kill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,7 +68,7 @@ def _run(given: argparse.Namespace, folder: Path) -> bool:
 
 
 def _ablate(folder: Path, which: str, given: argparse.Namespace) -> bool:
-    """Whether the comparison finds the missing part, and nothing where none is missing."""
+    """Return whether the comparison detects the missing part, and finds no difference without an ablation."""
     whole = _report(run_ablation(folder / "whole", which, given.kills, given.seed, whole=True))
     print(f"without {which}:")  # noqa: T201
     found = not _report(run_ablation(folder / "without", which, given.kills, given.seed))
@@ -77,7 +77,7 @@ def _ablate(folder: Path, which: str, given: argparse.Namespace) -> bool:
 
 
 def _report(outcome: Outcome) -> bool:
-    """Print how a campaign went; return whether nothing was lost or doubled."""
+    """Print the result of a campaign; return whether nothing was lost or doubled."""
     tally = outcome.tally
     print(*tally.table(), sep="\n")  # noqa: T201
     print(*(f"DIFFERENCE: {text}" for text in outcome.said), sep="\n", end="\n" if outcome.said else "")  # noqa: T201

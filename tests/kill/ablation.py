@@ -19,7 +19,7 @@ _MESSAGES_OF_A_KILL = 60
 
 
 def run_ablation(folder: Path, which: str, kills: int, seed: int, *, whole: bool = False) -> Outcome:
-    """Remove a part and kill; ``whole``: remove nothing, so that the comparison has to find no difference."""
+    """Remove a part and kill; ``whole``: remove nothing, so that the comparison must find no difference."""
     without = "" if whole else which
     if which == "ack":
         return run_mqtt(folder, kills, _MESSAGES_OF_A_KILL * kills, seed, without=without)

@@ -20,7 +20,7 @@ from tests.kill.points import POINTS, SIDES, Point
 
 
 def main() -> None:
-    """Change what shall be changed, then be ``stream-gru``."""
+    """Apply the options, then run ``stream-gru``."""
     parser = argparse.ArgumentParser(prog="python -m tests.kill.child")
     parser.add_argument("--point", choices=sorted(POINTS))
     parser.add_argument("--side", choices=SIDES, default="before")
@@ -32,7 +32,7 @@ def main() -> None:
     if given.without:
         ABLATIONS[given.without]()
     if given.tell is not None:
-        tell(given.tell)
+        report_progress(given.tell)
     if given.point:
         arm(POINTS[given.point], given.side, given.nth)
     from stream_gru.cli.main import main as cli
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def patch(function: str, change: Callable[[Any], Any]) -> None:
-    """Put ``change(function)`` in the place of ``module:function``."""
+    """Replace the function ``module:name`` by ``change(function)``."""
     module, _, path = function.partition(":")
     owner: Any = importlib.import_module(module)
     *way, name = path.split(".")
@@ -52,7 +52,7 @@ def patch(function: str, change: Callable[[Any], Any]) -> None:
 
 
 def arm(point: Point, side: str, nth: int) -> None:
-    """Have the ``nth`` call of a point be the last thing that happens."""
+    """Kill the process at the ``nth`` call of a point."""
     calls = count(1)
 
     def change(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,8 +76,8 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def tell(descriptor: int) -> None:
-    """Say when recovery and the loop begin."""
+def report_progress(descriptor: int) -> None:
+    """Write a letter when recovery and the loop start."""
     for function, letter in (
         ("runtime.checkpoint.checkpointer:Checkpointer.recover", b"r"),
         ("runtime.daemon:Daemon._loop", b"l"),
@@ -94,7 +94,7 @@ def tell(descriptor: int) -> None:
 
 
 def _acknowledge_on_arrival() -> None:
-    """As paho does by default."""
+    """Acknowledge messages before they are stored, as paho does by default."""
 
     def change(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(source: Any, message: Any) -> None:
@@ -108,12 +108,12 @@ def _acknowledge_on_arrival() -> None:
 
 
 def _know_no_packets() -> None:
-    """After a start nothing is known of packets that earlier processes have processed."""
+    """Forget, at the start, the packets that earlier processes have processed."""
     patch("stream_gru.connectors.sources.mqtt:MqttSource.resume", lambda _: lambda _source, _packets: None)
 
 
 def _cut_nothing() -> None:
-    """A file goes on behind whatever it holds."""
+    """Append to a file without cutting it back."""
     patch("stream_gru.connectors.sinks.file:recover", lambda _: lambda path, _mark, _keep: _size(path))
 
 
@@ -122,7 +122,7 @@ def _size(path: Any) -> int:
 
 
 def _keep_every_batch() -> None:
-    """A leak: nothing that was processed is ever let go."""
+    """Leak every processed batch."""
     kept: list[Any] = []
 
     def change(function: Callable[..., Any]) -> Callable[..., Any]:

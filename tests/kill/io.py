@@ -49,7 +49,7 @@ _PATIENCE_S = 15.0
 
 @dataclass(frozen=True)
 class Fault:
-    """The ``nth`` call fails with ``error``; ``sticky``: all later ones too.  ``nth`` 0: none, they are counted."""
+    """The ``nth`` call fails with ``error``; ``sticky``: all later ones too.  ``nth`` 0: calls are only counted."""
 
     nth: int
     error: int = errno.EIO
@@ -61,7 +61,7 @@ class Fault:
 
 @dataclass
 class Verdict:
-    """What became of all faults of one kind: how often which call failed, and what went wrong."""
+    """The results of all faults of one kind: how often which call failed, and what went wrong."""
 
     calls: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -135,7 +135,7 @@ RunOnce = Callable[[Fault | None], int | None]
 
 @dataclass
 class KindOfRun:
-    """A kind of run, and what it leaves when nothing fails.  ``prepare`` makes everything as before the first run."""
+    """A kind of run, and its results without faults.  ``prepare`` restores everything as before the first run."""
 
     server: CountingServer
     prepare: Callable[[], None]
@@ -193,7 +193,7 @@ class KindOfRun:
 
 
 def _sample(rng: random.Random, kinds: str, count: int) -> list[int]:
-    """Numbers of ``count`` calls, the kinds of calls in turn."""
+    """Return the numbers of ``count`` calls, the kinds of calls in turn."""
     numbers = {kind: [nth for nth, one in enumerate(kinds, 1) if one == kind] for kind in sorted(set(kinds))}
     for calls in numbers.values():
         rng.shuffle(calls)
@@ -203,7 +203,7 @@ def _sample(rng: random.Random, kinds: str, count: int) -> list[int]:
 
 @contextmanager
 def case_of(kind: str, folder: Path, seed: int, messages: int = 300, without: str = "") -> Iterator[KindOfRun]:
-    """A case of one of `KINDS`."""
+    """Return a case of one of `KINDS`."""
     folder.mkdir(parents=True)
     server = CountingServer(folder, without)
     try:
@@ -242,7 +242,7 @@ def _replay(server: CountingServer, seed: int, messages: int, *, killed: bool) -
 
 
 def _mqtt(server: CountingServer, broker: Broker, seed: int, messages: int) -> KindOfRun:
-    """Each attempt has a session and topics of its own; the device sends while the daemon runs."""
+    """Each attempt has its own session and topics; the device sends while the daemon runs."""
     folder, sent = server.folder, list(field_messages(messages, _STREAMS, seed))
     numbers = itertools.count(1)
     state: dict[str, Path | str] = {"config": folder, "client_id": "", "sent": ""}
@@ -283,7 +283,7 @@ def _mqtt(server: CountingServer, broker: Broker, seed: int, messages: int) -> K
 
 
 def _until(server: CountingServer, pid: int, true: Callable[[], bool]) -> int | None:
-    """Wait until something is true, and return None, or for the end of the daemon, and return its exit code."""
+    """Wait until a condition holds and return None, or until the daemon ends and return its exit code."""
     end = time.monotonic() + _PATIENCE_S
     code = None
     while code is None and not true() and time.monotonic() < end:

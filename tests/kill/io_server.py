@@ -18,7 +18,7 @@ from tests.kill.child import ABLATIONS
 
 
 def main() -> None:
-    """Serve until standard input ends; what still runs is killed."""
+    """Serve until standard input ends; then kill what still runs."""
     alive: set[int] = set()
     for line in sys.stdin:
         asked = json.loads(line)

@@ -37,7 +37,7 @@ class Tally:
         return [*lines, *(f"  {key}: {self.kills[key]}" for key in (_RANDOM, _MISSED) if self.kills[key])]
 
 
-class Executioner:
+class KillPlan:
     """Chooses how a life ends; every point and side comes once before one comes twice.
 
     ``share``: of kills at any moment.  ``patience_s``: how long a life may wait for its point.  ``longest_s``: behind
@@ -105,10 +105,10 @@ class Executioner:
 
 
 def few_streams(rng: random.Random, point: Point | None) -> bool:
-    """Whether streams shall have to make room for each other: by chance, and where a point needs it."""
+    """Return whether streams shall be evicted: by chance, and if a point needs it."""
     return rng.random() < 0.5 or (point is not None and point.evicts)
 
 
 def points_of(*, mqtt: bool) -> list[Point]:
-    """The points that a run with or without a broker comes by."""
+    """Return the points that a run with or without a broker passes."""
     return [point for point in POINTS.values() if mqtt or not point.mqtt_only]

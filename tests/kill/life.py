@@ -17,7 +17,7 @@ _SORROWS = ("Traceback", "unaccounted", "unexpected error", "damaged")
 
 
 class Life:
-    """A process of `tests.kill.child` with ``options``; what it says is appended to ``log``.
+    """A process of `tests.kill.child` with ``options``; its output is appended to ``log``.
 
     ``more``: options of ``stream-gru run``.
     """

@@ -24,7 +24,7 @@ _BAD = (
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a device; ``seq`` is its counter, -1 in what cannot be read."""
+    """One message of a device; ``seq`` is its counter, -1 in an invalid message."""
 
     stream: str
     payload: bytes
@@ -58,7 +58,7 @@ class _Device:
 
 
 def field_messages(count: int, streams: int, seed: int) -> Iterator[Message]:
-    """``count`` messages; the last one is of the stream `LAST` and always applied.
+    """Return ``count`` messages; the last one is of the stream `LAST` and always applied.
 
     Streams come in turn, in bursts of one, and by chance, some of them seldom.  Event times of one stream never come
     twice but in a sample sent twice, so that ids stay unique also where a clock is set back.
@@ -112,7 +112,7 @@ def _usual(rng: random.Random, device: _Device, odd: float) -> Message:
 
 
 def plain_messages(count: int, streams: int, seed: int) -> Iterator[Message]:
-    """``count`` messages of which each is applied once, whatever time it is; the last one is of the stream `LAST`."""
+    """Return ``count`` messages, each applied once at any time; the last one is of the stream `LAST`."""
     rng = random.Random(seed)
     devices = _devices(streams)
     for _ in range(count - 1):

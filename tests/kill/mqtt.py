@@ -13,7 +13,7 @@ from pathlib import Path
 from paho.mqtt.client import Client, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from tests.kill.kills import Executioner, Tally, few_streams, points_of
+from tests.kill.kills import KillPlan, Tally, few_streams, points_of
 from tests.kill.life import Life
 from tests.kill.messages import Message, field_messages
 from tests.kill.points import ROWS, Point
@@ -32,7 +32,7 @@ _EXPECTED_LIFE_S = 1.0
 
 @dataclass
 class Outcome:
-    """How a campaign went: ``said`` is empty when nothing was lost or doubled."""
+    """The result of a campaign: ``said`` is empty when nothing was lost or doubled."""
 
     tally: Tally
     said: list[str]
@@ -41,7 +41,7 @@ class Outcome:
 
 
 class Device:
-    """Publishes messages with QoS 1 in one order on one connection, never further than it is allowed to.
+    """Publishes messages with QoS 1 in order on one connection, never further than it is allowed to.
 
     ``root``: what its topics begin with.
     """
@@ -93,19 +93,19 @@ class Device:
 
 
 def run_mqtt(folder: Path, kills: int, messages: int, seed: int, *, without: str = "") -> Outcome:
-    """Kill a daemon so often while that many messages come, and let one more run to the end."""
+    """Kill a daemon so often while that many messages arrive, and let one more run to the end."""
     begin, rng = time.monotonic(), random.Random(seed)
     sent = list(field_messages(messages, _STREAMS, seed))
     reference = undisturbed(_made(folder / "reference"), sent)
-    executioner = Executioner(rng, points_of(mqtt=True), without=without)
+    plan = KillPlan(rng, points_of(mqtt=True), without=without)
     disturbed = _made(folder / "killed")
     with _system(disturbed, "ts") as (broker, subscriber):
-        said = _campaign(disturbed, broker, sent, kills, executioner, lambda point: _chosen(rng, point), "ts")
+        said = _campaign(disturbed, broker, sent, kills, plan, lambda point: _chosen(rng, point), "ts")
         last = Life(write_config(disturbed, Settings(), url=broker.url), disturbed / LOG, *_options(without))
         said += _last_life(disturbed, last, lambda: len(subscriber.ids) >= len(reference.files[ROWS]))
         heard = dict(subscriber.ids)
     said += differences(reference, read_results(disturbed)) + of_published(reference.files[ROWS], heard)
-    return Outcome(executioner.tally, said, len(sent), time.monotonic() - begin)
+    return Outcome(plan.tally, said, len(sent), time.monotonic() - begin)
 
 
 def run_counting(
@@ -113,18 +113,18 @@ def run_counting(
 ) -> Outcome:
     """The same where samples have the time of their arrival: compared is which samples were applied, in which order."""
     begin, rng = time.monotonic(), random.Random(seed)
-    executioner = Executioner(rng, points, share=0.0, without=without)
+    plan = KillPlan(rng, points, share=0.0, without=without)
     disturbed = _made(folder / "counted")
     with _system(disturbed, "") as (broker, _):
-        said = _campaign(disturbed, broker, sent, kills, executioner, lambda _: Settings(commit_interval_s=0.05), "")
+        said = _campaign(disturbed, broker, sent, kills, plan, lambda _: Settings(commit_interval_s=0.05), "")
         last = Life(write_config(disturbed, Settings(), url=broker.url, time=""), disturbed / LOG, *_options(without))
         said += _last_life(disturbed, last, lambda: True)
     said += of_applied(sent, read_results(disturbed))
-    return Outcome(executioner.tally, said, len(sent), time.monotonic() - begin)
+    return Outcome(plan.tally, said, len(sent), time.monotonic() - begin)
 
 
 def of_applied(sent: Iterable[Message], found: Results) -> list[str]:
-    """In what the applied samples differ from all that was sent."""
+    """Return the differences between the applied samples and all that were sent."""
     wanted, got = [(one.stream, one.seq) for one in sent], applied(found.files[ROWS])
     if wanted == got:
         return []
@@ -132,7 +132,7 @@ def of_applied(sent: Iterable[Message], found: Results) -> list[str]:
 
 
 def undisturbed(folder: Path, sent: Sequence[Message]) -> Results:
-    """What a daemon leaves behind that runs from the first message to the last."""
+    """Return the results of a daemon that runs from the first message to the last."""
     with _system(folder, "ts") as (broker, _):
         life = Life(write_config(folder, Settings(), url=broker.url), folder / LOG)
         device = Device(broker.port, sent)
@@ -153,12 +153,12 @@ def _campaign(
     broker: Broker,
     sent: Sequence[Message],
     kills: int,
-    executioner: Executioner,
+    plan: KillPlan,
     settings: Callable[[Point | None], Settings],
     time_field: str,
 ) -> list[str]:
     """All lives that are cut short; the device is ahead of them by no more than its share of the messages."""
-    device, tally = Device(broker.port, sent), executioner.tally
+    device, tally = Device(broker.port, sent), plan.tally
     begun = time.monotonic()
 
     def pace() -> float:
@@ -171,7 +171,7 @@ def _campaign(
         device.begin(pace)
         while tally.total < kills:
             begun = time.monotonic()
-            code = executioner.end_one(configure, folder / LOG)
+            code = plan.end_one(configure, folder / LOG)
             if code is not None:
                 return [*tally.said, f"the daemon ended by itself: {code}: {(folder / LOG).read_text()[-2000:]}"]
         device.hurry()
@@ -189,7 +189,7 @@ def _last_life(folder: Path, life: Life, quiet: Callable[[], bool]) -> list[str]
 
 @contextmanager
 def _system(folder: Path, time_field: str) -> Iterator[tuple[Broker, Subscriber]]:
-    """A broker that has a session for the daemon, and somebody who hears its outputs."""
+    """A broker that has a session for the daemon, and a subscriber to its outputs."""
     with Broker(folder, lines=_BROKER) as broker:
         first = Life(write_config(folder, Settings(), url=broker.url, time=time_field), folder / LOG)
         subscriber = Subscriber(broker.port)
@@ -204,7 +204,7 @@ def _system(folder: Path, time_field: str) -> Iterator[tuple[Broker, Subscriber]
 
 
 def _chosen(rng: random.Random, point: Point | None) -> Settings:
-    """Anything that may not show in the results."""
+    """Return random settings that must not change the results."""
     few = few_streams(rng, point)
     return Settings(
         batch_rows=rng.choice((1, 17, 1024)),

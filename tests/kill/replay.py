@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.kill.kills import Executioner, few_streams, points_of
+from tests.kill.kills import KillPlan, few_streams, points_of
 from tests.kill.life import Life
 from tests.kill.messages import Message, field_messages
 from tests.kill.mqtt import Outcome
@@ -26,22 +26,20 @@ def run_replay(
     begin, rng = time.monotonic(), random.Random(seed)
     sent = list(field_messages(_MESSAGES_OF_A_KILL * min(kills, 100), _STREAMS, seed))
     reference = undisturbed_replay(folder / "reference", sent)
-    executioner = Executioner(
-        rng, points or points_of(mqtt=False), share=0.0 if points else 0.2, longest_s=0.15, without=without
-    )
+    plan = KillPlan(rng, points or points_of(mqtt=False), share=0.0 if points else 0.2, longest_s=0.15, without=without)
     said: list[str] = []
     messages = turn = 0
-    while executioner.tally.total < kills and not said:
+    while plan.tally.total < kills and not said:
         turn += 1
         disturbed = folder / f"killed-{turn}"
-        said += _one_recording(disturbed, sent, executioner, kills, rng, without)
-        said += executioner.tally.said or differences(reference, read_results(disturbed))
+        said += _one_recording(disturbed, sent, plan, kills, rng, without)
+        said += plan.tally.said or differences(reference, read_results(disturbed))
         messages += len(sent)
-    return Outcome(executioner.tally, said, messages, time.monotonic() - begin)
+    return Outcome(plan.tally, said, messages, time.monotonic() - begin)
 
 
 def undisturbed_replay(folder: Path, sent: Sequence[Message], settings: Settings | None = None) -> Results:
-    """What a daemon leaves behind that nobody kills."""
+    """Return the results of a daemon that is not killed."""
     folder.mkdir(parents=True)
     write_recording(folder / "messages.jsonl", sent)
     said = _to_the_end(write_config(folder, settings or Settings()), folder / LOG)
@@ -50,13 +48,13 @@ def undisturbed_replay(folder: Path, sent: Sequence[Message], settings: Settings
 
 
 def _one_recording(
-    folder: Path, sent: Sequence[Message], executioner: Executioner, kills: int, rng: random.Random, without: str
+    folder: Path, sent: Sequence[Message], plan: KillPlan, kills: int, rng: random.Random, without: str
 ) -> list[str]:
     """Kill until the end of the input, or until there were enough; then let it run to the end."""
     folder.mkdir(parents=True)
     write_recording(folder / "messages.jsonl", sent)
-    while executioner.tally.total < kills:
-        code = executioner.end_one(lambda point: write_config(folder, _chosen(rng, point)), folder / LOG)
+    while plan.tally.total < kills:
+        code = plan.end_one(lambda point: write_config(folder, _chosen(rng, point)), folder / LOG)
         if code == 0:
             return []
         if code is not None:
@@ -74,7 +72,7 @@ def _to_the_end(config: Path, log: Path, *options: str) -> list[str]:
 
 
 def _chosen(rng: random.Random, point: Point | None) -> Settings:
-    """Small batches and many commits, so that a file lasts; nothing of it may show in the results."""
+    """Return small batches and many commits, so that a file lasts; they must not change the results."""
     few = few_streams(rng, point)
     return Settings(
         batch_rows=rng.choice((20, 60, 100)),

@@ -22,7 +22,7 @@ _Name = TypeVar("_Name", str, tuple[str, str])
 
 @dataclass(frozen=True)
 class Results:
-    """States and memories by name, and the rows of each file in order; of a table that rotates, all files together."""
+    """States and component states by name, and the rows of each file in order; rotated files of a table together."""
 
     states: Mapping[str, bytes]
     memories: Mapping[tuple[str, str], bytes]
@@ -31,7 +31,7 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Read what is in a folder of `tests.kill.runs`; nobody may write there any more."""
+    """Read the results in a folder of `tests.kill.runs` when no process writes there any more."""
     with closing(sqlite3.connect(folder / "state" / "state.db")) as connection:
         check = connection.execute("PRAGMA integrity_check").fetchone()[0]
         states = dict(connection.execute("SELECT name, row FROM stream"))
@@ -51,7 +51,7 @@ def read_results(folder: Path) -> Results:
 
 
 def _table(path: Path) -> list[bytes]:
-    """Rows of all files of a table, with the header once.  Raises ValueError where headers differ."""
+    """Return the rows of all files of a table, with the header once.  Raises ValueError if headers differ."""
     rows: list[bytes] = []
     for one in (*put_aside_files(path), path):
         with gzip.open(one) as file:
@@ -63,7 +63,7 @@ def _table(path: Path) -> list[bytes]:
 
 
 def differences(expected: Results, found: Results) -> list[str]:
-    """What is not byte for byte the same, a sentence each; nothing for equal runs."""
+    """Return all that is not byte for byte equal, one sentence each; nothing for equal runs."""
     said = [*found.faults]
     said += _of_tables("stream", expected.states, found.states)
     said += _of_tables("memory of", expected.memories, found.memories)
@@ -92,7 +92,7 @@ def _of_rows(name: str, expected: Sequence[bytes], found: Sequence[bytes]) -> li
 
 
 def of_published(rows: Sequence[bytes], heard: Mapping[str, set[bytes]]) -> list[str]:
-    """In what the outputs that a subscriber has heard differ from the rows of a file: each id with its one payload."""
+    """Return the differences between the outputs that a subscriber received and the rows of a file."""
     wanted = {json.loads(row)["id"]: row.rstrip(b"\n") for row in rows}
     missing = [name for name in wanted if name not in heard]
     strange = [name for name in heard if name not in wanted]
@@ -102,5 +102,5 @@ def of_published(rows: Sequence[bytes], heard: Mapping[str, set[bytes]]) -> list
 
 
 def applied(rows: Sequence[bytes]) -> list[tuple[str, int]]:
-    """Stream and counter of each output, in order: which samples were applied, and how often."""
+    """Return stream and counter of each output, in order: which samples were applied, and how often."""
     return [(record["stream"], record["seq"]) for record in map(json.loads, rows)]

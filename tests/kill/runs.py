@@ -85,7 +85,7 @@ files = ["messages.jsonl"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a start may choose: none of it may show in the results.
+    """What each start chooses; it must not change the results.
 
     ``into``: a folder, relative and with its slash, for all that it writes; devices send to topics below ``client_id``.
     """
@@ -101,7 +101,7 @@ class Settings:
 
 
 def write_config(folder: Path, settings: Settings, *, url: str = "", time: str = "ts") -> Path:
-    """The configuration in ``folder``, of a broker's messages or, without one, of ``messages.jsonl`` there."""
+    """Write the configuration in ``folder``, of a broker's messages or, without one, of ``messages.jsonl`` there."""
     text = _SETTINGS.format(
         bundle=BUNDLE,
         source=_MQTT.format(url=url, client_id=settings.client_id) if url else _REPLAY,
@@ -118,7 +118,7 @@ def write_config(folder: Path, settings: Settings, *, url: str = "", time: str =
 
 
 def write_recording(path: Path, messages: Sequence[Message]) -> None:
-    """Messages as the lines of a file, each with the name of its device, where it can be read."""
+    """Write messages as lines of a file, each with the name of its device, if it can be parsed."""
     with path.open("wb") as file:
         for one in messages:
             payload = one.payload
@@ -128,7 +128,7 @@ def write_recording(path: Path, messages: Sequence[Message]) -> None:
 
 
 def processed_all(folder: Path) -> bool:
-    """Whether the output of the last message is in the file of rows."""
+    """Return whether the output of the last message is in the file of rows."""
     path = folder / ROWS
     if not path.exists():
         return False
@@ -160,7 +160,7 @@ def run_to_the_end(
 
 
 def versions() -> str:
-    """What it was proved with."""
+    """Return the versions used for the proof."""
     broker = subprocess.run([MOSQUITTO, "-h"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT)
     changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False, cwd=ROOT)

@@ -26,19 +26,19 @@ from tests.support.waiting import wait_for
 
 @pytest.fixture
 def daemon() -> FakeDaemon:
-    """A daemon with a feed."""
+    """Return a daemon with a broadcaster."""
     return FakeDaemon()
 
 
 @pytest.fixture
 def server(daemon: FakeDaemon) -> Iterator[WebServer]:
-    """Its server."""
+    """Yield its server."""
     with serving(daemon) as served:
         yield served
 
 
 def status_of(server: WebServer, path: str) -> int:
-    """The status of a GET."""
+    """Return the status of a GET."""
     place = urlsplit(server.address)
     assert place.hostname is not None
     with closing(http.client.HTTPConnection(place.hostname, place.port, timeout=5)) as connection:
@@ -47,7 +47,7 @@ def status_of(server: WebServer, path: str) -> int:
 
 
 def silent(server: WebServer) -> socket.socket:
-    """One who asks for outputs and never reads."""
+    """A client that requests outputs and never reads."""
     place = urlsplit(server.address)
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -57,25 +57,25 @@ def silent(server: WebServer) -> socket.socket:
 
 
 def clients_of(one: OutputBroadcaster) -> int:
-    """How many listen."""
+    """Return the number of clients."""
     return len(one._clients)
 
 
 def queued(feed: OutputBroadcaster) -> int:
-    """Rows that wait for clients."""
+    """Return the number of rows queued for clients."""
     return sum(map(len, feed._clients))
 
 
 class NeverEncode(JsonEncoder):
-    """Fails when it is asked for anything."""
+    """An encoder that fails when it is used."""
 
     def encode(self, batch: PredictionBatch) -> bytes:
         """Nobody listens."""
         raise AssertionError
 
 
-def test_without_listeners_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nobody there, writing costs next to nothing."""
+def test_without_clients_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing costs almost nothing."""
     monkeypatch.setattr(feed, "JsonEncoder", NeverEncode)
     one, batch = OutputBroadcaster(), daemon_outputs(["a"] * 1000)
     begin = time.perf_counter()
@@ -84,8 +84,8 @@ def test_without_listeners_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -
     assert time.perf_counter() - begin < 0.05
 
 
-def test_a_listener_gets_the_rows_that_are_written(daemon: FakeDaemon, server: WebServer) -> None:
-    """Each event's data is the row as files have it, in order."""
+def test_a_client_receives_the_written_rows(daemon: FakeDaemon, server: WebServer) -> None:
+    """Each event's data is the row as in a file, in order."""
     with closing(Listener(server)) as listener:
         assert listener.answer.headers["Content-Type"].startswith("text/event-stream")
         batch = daemon_outputs(["a", "b", "a"])
@@ -97,8 +97,8 @@ def test_a_listener_gets_the_rows_that_are_written(daemon: FakeDaemon, server: W
         assert listener.row()["steps"] == 9
 
 
-def test_a_filter_lets_one_stream_through(daemon: FakeDaemon, server: WebServer) -> None:
-    """With a filter there are the rows of one stream only, also of one that comes later."""
+def test_a_filter_selects_one_stream(daemon: FakeDaemon, server: WebServer) -> None:
+    """Also one that starts later."""
     with closing(Listener(server, "?stream=b%201")) as some, closing(Listener(server)) as every:
         daemon.feed.write(daemon_outputs(["a", "a"]))
         daemon.feed.write(daemon_outputs(["a", "b 1", "c", "b 1"], first=10))
@@ -107,14 +107,14 @@ def test_a_filter_lets_one_stream_through(daemon: FakeDaemon, server: WebServer)
 
 
 @pytest.mark.parametrize("name", ["", "a%0Ab", "x" * 129])
-def test_a_filter_that_names_no_stream_is_told(server: WebServer, name: str) -> None:
-    """What cannot be the name of a stream is refused."""
+def test_an_invalid_filter_is_rejected(server: WebServer, name: str) -> None:
+    """A text that cannot be a stream name."""
     with closing(Listener(server, f"?stream={name}")) as listener:
         assert listener.status == 400
 
 
-def test_there_are_eight_listeners_at_most(daemon: FakeDaemon, server: WebServer) -> None:
-    """The ninth is told so, metrics are served meanwhile, and one who leaves makes room."""
+def test_there_are_at_most_eight_clients(daemon: FakeDaemon, server: WebServer) -> None:
+    """The ninth gets an error, metrics are served meanwhile, and a client that leaves frees a place."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(closing(Listener(server))) for _ in range(8)]
         ninth = stack.enter_context(closing(Listener(server)))
@@ -129,16 +129,16 @@ def test_there_are_eight_listeners_at_most(daemon: FakeDaemon, server: WebServer
         assert [one.row()["stream"] for one in [*listeners[1:], late]] == ["a"] * 8
 
 
-def test_a_listener_that_leaves_is_forgotten(daemon: FakeDaemon, server: WebServer) -> None:
-    """When the last one has gone, nothing is encoded any more."""
+def test_a_client_that_leaves_is_removed(daemon: FakeDaemon, server: WebServer) -> None:
+    """After the last one nothing is encoded."""
     with closing(Listener(server)):
         assert clients_of(daemon.feed) == 1
     wait_for(lambda: clients_of(daemon.feed) == 0)
     assert queued(daemon.feed) == 0
 
 
-def test_the_newest_rows_are_kept_and_the_loss_is_told(daemon: FakeDaemon, server: WebServer) -> None:
-    """Of a large batch only the newest 256 rows are encoded and sent; how many were left out is an event."""
+def test_the_newest_rows_are_kept_and_the_loss_is_reported(daemon: FakeDaemon, server: WebServer) -> None:
+    """Of a large batch only the newest 256 rows are encoded and sent; an event has the number of skipped rows."""
     with closing(Listener(server)) as listener:
         daemon.feed.write(daemon_outputs(["a"] * 1000))
         lines = [listener.line() for _ in range(2)]
@@ -148,7 +148,7 @@ def test_the_newest_rows_are_kept_and_the_loss_is_told(daemon: FakeDaemon, serve
 
 
 def test_a_queue_drops_its_oldest_rows(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer) -> None:
-    """Rows that a client is too slow for make room for newer ones, by number and by bytes."""
+    """For a slow client newer rows replace them, by number and by bytes."""
     monkeypatch.setattr(events, "_BATCH_S", 0.5)
     with closing(Listener(server)) as listener:
         daemon.feed.write(daemon_outputs(["a"]))
@@ -164,8 +164,8 @@ def test_a_queue_drops_its_oldest_rows(monkeypatch: pytest.MonkeyPatch, daemon: 
         assert daemon.feed.dropped > 744 + 100
 
 
-def test_it_pings_while_it_is_quiet(monkeypatch: pytest.MonkeyPatch, server: WebServer) -> None:
-    """A comment comes now and then, so that a listener knows that the daemon is there."""
+def test_comments_are_sent_while_there_are_no_rows(monkeypatch: pytest.MonkeyPatch, server: WebServer) -> None:
+    """So that a client knows that the daemon is alive."""
     monkeypatch.setattr(events, "_PING_S", 0.05)
     with closing(Listener(server)) as listener:
         assert [listener.line() for _ in range(4)] == [": ping", ""] * 2
@@ -209,8 +209,8 @@ def test_one_who_does_not_read_is_cut_off(
         assert len(quiet) == 7
 
 
-def test_closing_the_feed_ends_what_is_listened_to(daemon: FakeDaemon, server: WebServer) -> None:
-    """At the end of a daemon its listeners get the last rows and then the end, at once; so do those who come late."""
+def test_closing_the_broadcaster_disconnects_all_clients(daemon: FakeDaemon, server: WebServer) -> None:
+    """They get the last rows and then the end, at once; so do later clients."""
     with closing(Listener(server)) as listener:
         daemon.feed.write(daemon_outputs(["a"]))
         daemon.feed.close()
@@ -222,8 +222,8 @@ def test_closing_the_feed_ends_what_is_listened_to(daemon: FakeDaemon, server: W
         wait_for(lambda: clients_of(daemon.feed) == 0)
 
 
-def test_a_feed_outlives_its_server(daemon: FakeDaemon) -> None:
-    """When a server gives way to another one, its listeners get their end, and the feed goes on behind the new one."""
+def test_a_broadcaster_outlives_its_server(daemon: FakeDaemon) -> None:
+    """When another server replaces it, its clients are disconnected, and the broadcaster works with the new one."""
     with serving(daemon) as old, closing(Listener(old)) as listener:
         old.close()
         with pytest.raises(EOFError):

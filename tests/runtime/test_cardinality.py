@@ -18,13 +18,13 @@ MANY = 5000
 
 
 def series(registry: CollectorRegistry) -> set[str]:
-    """Names and labels of all series, without their values."""
+    """Return names and labels of all series, without their values."""
     lines = generate_latest(registry).decode().splitlines()
     return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
 
-def test_five_thousand_streams_make_no_series() -> None:
-    """Neither their names, nor their numbers, nor what is dropped of them, add one."""
+def test_five_thousand_streams_add_no_series() -> None:
+    """Neither their names, nor their number, nor their dropped samples."""
     bundle = make_bundle(labels=3)
     spec = output_spec(bundle.manifest, 0.9)
     metrics = Metrics(CollectorRegistry(), bundle.manifest, "numpy", "0")

@@ -1,4 +1,4 @@
-"""Commands and the pauses of paused streams."""
+"""Commands, their queue, and the pause filter."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.batches import batch, hostile_batches
 from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 
-def quiet(_: CommandResult) -> None:
-    """A reply that nobody waits for."""
+def no_reply(_: CommandResult) -> None:
+    """A reply that does nothing."""
 
 
 def names_of(rows: SampleBatch) -> list[str]:
-    """The stream of each row."""
+    """Return the stream of each row."""
     return [rows.stream_names[i] for i in rows.stream_index]
 
 
@@ -43,7 +43,7 @@ def names_of(rows: SampleBatch) -> list[str]:
         ({"stream": "a/b c", "action": "resume"}, (Action.RESUME, "a/b c")),
     ],
 )
-def test_a_command_is_read(data: object, expected: tuple[Action, str | None]) -> None:
+def test_a_command_is_parsed(data: object, expected: tuple[Action, str | None]) -> None:
     """A command names an action and one stream or all."""
     assert parse_command(data) == expected
 
@@ -70,8 +70,8 @@ def test_a_command_is_read(data: object, expected: tuple[Action, str | None]) ->
         ({"action": "reset", "all": True, 5: 1}, "got '5'"),
     ],
 )
-def test_anything_else_is_refused_and_told(data: object, said: str) -> None:
-    """What is no command raises ValueError with what was expected, in a line that stays short."""
+def test_anything_else_is_rejected(data: object, said: str) -> None:
+    """Invalid data raises ValueError with what was expected, in a short line."""
     with pytest.raises(ValueError, match="expected") as caught:
         parse_command(data)
     assert said in str(caught.value)
@@ -80,7 +80,7 @@ def test_anything_else_is_refused_and_told(data: object, said: str) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.text() | st.floats(), lambda v: st.dictionaries(st.text(), v)))
 def test_no_data_breaks_the_parser(data: object) -> None:
-    """Whatever arrives, it is a command or a ValueError."""
+    """Any data is a command or a ValueError."""
     try:
         action, _ = parse_command(data)
     except ValueError:
@@ -89,9 +89,9 @@ def test_no_data_breaks_the_parser(data: object) -> None:
 
 
 def test_the_queue_has_a_bound_and_keeps_the_order() -> None:
-    """Sixty-four commands wait, the next one is refused; all come out in the order they went in."""
+    """Sixty-four commands wait, the next one is rejected; all leave the queue in order."""
     commands = Commands()
-    given = [Command(Action.RESET, f"s{i}", quiet) for i in range(65)]
+    given = [Command(Action.RESET, f"s{i}", no_reply) for i in range(65)]
     assert [commands.put(command) for command in given] == [True] * 64 + [False]
     assert commands.drain() == given[:64]
     assert commands.drain() == []
@@ -99,10 +99,12 @@ def test_the_queue_has_a_bound_and_keeps_the_order() -> None:
 
 
 def test_the_queue_is_safe_between_threads() -> None:
-    """What many threads leave comes out once, each."""
+    """Each command put by many threads is taken once."""
     commands, taken = Commands(), list[Command]()
     threads = [
-        threading.Thread(target=lambda n=n: [commands.put(Command(Action.PAUSE, f"{n}-{i}", quiet)) for i in range(8)])
+        threading.Thread(
+            target=lambda n=n: [commands.put(Command(Action.PAUSE, f"{n}-{i}", no_reply)) for i in range(8)]
+        )
         for n in range(8)
     ]
     for thread in threads:
@@ -113,8 +115,8 @@ def test_the_queue_is_safe_between_threads() -> None:
     assert sorted(str(command.stream) for command in taken) == sorted(f"{n}-{i}" for n in range(8) for i in range(8))
 
 
-def test_refusals_are_counted_each_and_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
-    """Every refusal is told; the log gets one line in ten seconds, which says how many there were in between."""
+def test_rejections_are_counted_and_logged_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
+    """Each rejection is counted; the log gets one line in ten seconds with the number in between."""
     told, now = list[tuple[str, str]](), [0.0]
     refusals = RejectedCommands("MQTT", lambda action, why: told.append((action, why)), clock=lambda: now[0])
     with caplog.at_level(logging.WARNING, "stream_gru.runtime.control.commands"):
@@ -130,8 +132,8 @@ def test_refusals_are_counted_each_and_logged_seldom(caplog: pytest.LogCaptureFi
     ]
 
 
-def test_an_open_gate_hands_on_the_very_batch() -> None:
-    """With nothing paused, or nothing of the batch, no row is copied."""
+def test_without_paused_streams_the_batch_is_unchanged() -> None:
+    """With no stream paused, or none of the batch, no row is copied."""
     pauses, rows = PauseFilter(), batch(["a", "b"], [0, 0])
     assert pauses.apply(rows) is rows
     pauses.pause("c")
@@ -139,8 +141,8 @@ def test_an_open_gate_hands_on_the_very_batch() -> None:
     assert pauses.names == ("c",)
 
 
-def test_rows_of_paused_streams_are_counted_not_applied() -> None:
-    """Rows of a paused stream become rejects with their own reason, beside those that were there."""
+def test_rows_of_paused_streams_are_rejected() -> None:
+    """They are counted with their own reason, beside earlier rejects."""
     pauses = PauseFilter()
     pauses.pause("b")
     rows = batch(["a", "b", "a", "b"], [0, 0, 1, 1], device_seq=np.arange(4), rejected=(Rejected(DropReason.PARSE, 2),))
@@ -154,8 +156,8 @@ def test_rows_of_paused_streams_are_counted_not_applied() -> None:
     assert pauses.apply(rows) is rows
 
 
-def test_all_may_be_paused_but_one() -> None:
-    """A stream that is resumed while all are paused runs alone; resuming all opens the pauses again."""
+def test_one_stream_can_be_resumed_while_all_are_paused() -> None:
+    """It runs alone; resuming all ends the pause of all."""
     pauses, rows = PauseFilter(), batch(["a", "b", "new"], [0, 0, 0])
     pauses.pause(None)
     assert pauses.all_paused
@@ -178,7 +180,7 @@ def test_all_may_be_paused_but_one() -> None:
 
 
 def test_a_batch_of_rejects_passes() -> None:
-    """A batch without rows goes through a closed pauses as it is."""
+    """A batch without rows is unchanged while all streams are paused."""
     pauses, rows = PauseFilter(), empty_batch(3, (Rejected(DropReason.PARSE, 1),))
     pauses.pause(None)
     assert pauses.apply(rows) is rows
@@ -186,7 +188,7 @@ def test_a_batch_of_rejects_passes() -> None:
 
 @given(hostile_batches(), st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c", "d", "x"]))))
 def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | None]]) -> None:
-    """Whatever is paused, every sample is a row or a reject, and the rows left are those of running streams."""
+    """With any pauses, every sample is a row or a reject, and the rows left are those of running streams."""
     pauses = PauseFilter()
     model: dict[str, bool] = dict.fromkeys(["a", "b", "c", "d", "x", *rows.stream_names], False)
     for pause, stream in changes:
@@ -201,7 +203,7 @@ def test_received_is_kept(rows: SampleBatch, changes: list[tuple[bool, str | Non
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "c"]), st.booleans())))
 def test_pauses_survive_a_restart(changes: list[tuple[bool, str | None, bool]]) -> None:
-    """By name, or all but those resumed; a difference to what is stored is dirty, and nothing is without a change."""
+    """By name, or all except those resumed; a difference to the store is dirty, and nothing is without a change."""
     pauses, stored = PauseFilter(), StateStore()
     changed = False
     for pause, stream, stop in changes:
@@ -219,8 +221,8 @@ def test_pauses_survive_a_restart(changes: list[tuple[bool, str | None, bool]]) 
             pauses = after
 
 
-def test_an_open_gate_has_nothing_to_store() -> None:
-    """Nothing under any name; what was stored goes with the last pause, and other names mean nothing."""
+def test_without_pauses_nothing_is_stored() -> None:
+    """No state under any key; the stored one is deleted with the last pause, and other keys have no effect."""
     pauses, stored = PauseFilter(), StateStore()
     assert pauses.state.snapshot("") is None
     pauses.pause("a")
@@ -239,8 +241,8 @@ def test_an_open_gate_has_nothing_to_store() -> None:
 
 
 @given(st.data())
-def test_a_gate_takes_only_what_a_gate_stored(data: st.DataObject) -> None:
-    """Anything else is an error, as is another name, and leaves it as it was."""
+def test_only_a_stored_pause_state_is_restored(data: st.DataObject) -> None:
+    """Anything else is an error, as is another key, and changes nothing."""
     pauses, other, rows = PauseFilter(), PauseFilter(), batch(["a", "b"], [0, 0])
     pauses.pause("a")
     pauses.pause("x/y")
@@ -251,8 +253,8 @@ def test_a_gate_takes_only_what_a_gate_stored(data: st.DataObject) -> None:
     rejected_or_usable(other.state, "", data.draw(hostile_bytes(genuine)), lambda: other.apply(rows))
 
 
-def test_the_same_pauses_are_the_same_bytes() -> None:
-    """Whatever the order in which they were asked for."""
+def test_equal_pauses_give_equal_bytes() -> None:
+    """In any order of the commands."""
     first, second = PauseFilter(), PauseFilter()
     names = [f"p{number}" for number in range(100)]
     for name in names:

@@ -19,7 +19,7 @@ Probe = tuple[bool, str]
 
 
 class Process:
-    """What the probes are told."""
+    """The results of the probes."""
 
     healthy: Probe = (True, "healthy")
     ready: Probe = (False, "not ready")
@@ -27,13 +27,13 @@ class Process:
 
 @pytest.fixture
 def process() -> Process:
-    """A process that is healthy and not ready."""
+    """Return a process that is healthy and not ready."""
     return Process()
 
 
 @pytest.fixture
 def server(process: Process) -> Iterator[WebServer]:
-    """A server on a free port, with one counter at 3."""
+    """Yield a server on a free port, with one counter at 3."""
     registry = CollectorRegistry()
     Counter("stream_gru_test", "A counter", registry=registry).inc(3)
     served = WebServer("127.0.0.1:0", registry, lambda: process.healthy, lambda: process.ready)
@@ -43,7 +43,7 @@ def server(process: Process) -> Iterator[WebServer]:
 
 
 def ask_http(server: WebServer, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
-    """Status, content type, text."""
+    """Return status, content type and text of a response."""
     data = b"x" * 10 if method in ("POST", "PUT") else None
     request = urllib.request.Request(server.address + path, data, headers, method=method)  # noqa: S310 - loopback
     try:
@@ -55,13 +55,13 @@ def ask_http(server: WebServer, path: str, method: str = "GET", **headers: str) 
 
 
 def connect(server: WebServer) -> socket.socket:
-    """A bare connection."""
+    """Open a bare connection."""
     place = urlsplit(server.address)
     return socket.create_connection((place.hostname, place.port), timeout=5)
 
 
 def test_metrics_are_what_prometheus_reads(server: WebServer) -> None:
-    """``/metrics`` answers without a detour, in the text format, and a parser finds the counter."""
+    """``/metrics`` responds without a redirect, in the text format, and a parser finds the counter."""
     status, kind, text = ask_http(server, "/metrics")
     assert status == 200
     assert kind.startswith("text/plain; version=")
@@ -72,8 +72,8 @@ def test_metrics_are_what_prometheus_reads(server: WebServer) -> None:
     assert text.endswith("# EOF\n")
 
 
-def test_probes_say_how_it_is(server: WebServer, process: Process) -> None:
-    """Healthy and ready answer 200 or 503 and why, as things stand at that moment."""
+def test_probes_return_the_current_state(server: WebServer, process: Process) -> None:
+    """Healthy and ready respond 200 or 503 with the reason at that moment."""
     assert ask_http(server, "/-/healthy") == (200, "text/plain; charset=utf-8", "healthy\n")
     assert ask_http(server, "/-/ready")[::2] == (503, "not ready\n")
     process.ready = (True, "ready")
@@ -84,18 +84,18 @@ def test_probes_say_how_it_is(server: WebServer, process: Process) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready"])
-def test_nothing_can_be_changed(server: WebServer, path: str, method: str) -> None:
-    """Only GET and HEAD are answered."""
+def test_only_get_and_head_are_allowed(server: WebServer, path: str, method: str) -> None:
+    """Other methods are rejected."""
     assert ask_http(server, path, method)[0] == 405
 
 
 def test_other_paths_are_not_found(server: WebServer) -> None:
-    """There is no page but those three."""
+    """There are only these three pages."""
     assert [ask_http(server, path)[0] for path in ("/", "/docs", "/metricsx", "/-/quit")] == [404] * 4
 
 
 def test_it_is_bound_to_loopback_only(server: WebServer) -> None:
-    """The address is the one asked for, with the port that was free."""
+    """The address is the configured one, with the port that was free."""
     assert urlsplit(server.address).hostname == "127.0.0.1"
     with connect(server) as client:
         assert client.getpeername()[0] == "127.0.0.1"
@@ -104,7 +104,7 @@ def test_it_is_bound_to_loopback_only(server: WebServer) -> None:
 
 
 def test_it_stops_in_time_also_with_clients(server: WebServer) -> None:
-    """Closing takes less than two seconds, also with an idle connection and half a request; then nobody answers."""
+    """Closing takes less than two seconds, also with an idle connection and half a request; then the port is closed."""
     with connect(server), connect(server) as half:
         half.sendall(b"GET /metrics HTTP/1.1\r\n")
         time.sleep(0.05)
@@ -116,16 +116,16 @@ def test_it_stops_in_time_also_with_clients(server: WebServer) -> None:
         connect(server)
 
 
-def test_closing_at_once_is_quiet() -> None:
-    """A server that is closed before it has begun, or was never opened, leaves nothing behind."""
+def test_closing_early_leaves_nothing_behind() -> None:
+    """Before the server has started, or if it was never opened."""
     never = WebServer("127.0.0.1:0", CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))
     never.close()
     never.open()
     never.close()
 
 
-def test_silent_clients_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many silent connections as there may be are closed after a while, and the next request is answered."""
+def test_silent_clients_do_not_block_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The maximum of silent connections is closed after a while, and the next request gets a response."""
     monkeypatch.setattr(connection, "IDLE_S", 0.3)
     server = WebServer("127.0.0.1:0", CollectorRegistry(), lambda: (True, "healthy"), lambda: (True, ""))
     server.open()
@@ -142,8 +142,8 @@ def test_silent_clients_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None
         server.close()
 
 
-def test_a_taken_port_is_told(server: WebServer) -> None:
-    """Two servers on one port: the second one says so and what to do."""
+def test_a_port_in_use_is_an_error(server: WebServer) -> None:
+    """The message of the second server says what to do."""
     place = server.address.removeprefix("http://")
     second = WebServer(place, CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))
     with pytest.raises(ConfigError, match=r"is not available: .*choose another port"):
@@ -151,7 +151,7 @@ def test_a_taken_port_is_told(server: WebServer) -> None:
 
 
 @pytest.mark.parametrize("listen", ["", "9723", ":9723", "localhost", "localhost:", "localhost:x", "127.0.0.1:65536"])
-def test_an_address_that_is_none_is_told(listen: str) -> None:
-    """In particular an empty host, which would mean all interfaces, is refused."""
+def test_an_invalid_address_is_an_error(listen: str) -> None:
+    """In particular an empty host, which would mean all interfaces."""
     with pytest.raises(ConfigError, match=r"metrics\.listen: expected an address and port"):
         WebServer(listen, CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))

@@ -26,7 +26,7 @@ ALLOWED = {**JSON, "Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[ServedDaemon]:
-    """One server for all: starting one takes a while."""
+    """One server for all tests, as starting one takes time."""
     daemon = FakeDaemon()
     with serving(daemon) as server:
         yield ServedDaemon(daemon, server)
@@ -34,7 +34,7 @@ def served() -> Iterator[ServedDaemon]:
 
 @pytest.fixture
 def served_daemon(served: ServedDaemon) -> ServedDaemon:
-    """A daemon that is awake and has done nothing yet."""
+    """Return a fresh daemon that runs."""
     served.daemon.awake = True
     served.daemon.done.clear()
     served.daemon.refused.clear()
@@ -58,7 +58,7 @@ def ask_api(
 
 
 def post(served_daemon: ServedDaemon, path: str, body: object, headers: dict[str, str] = ALLOWED) -> tuple[int, str]:
-    """Ask by POST; the text is what the answer says."""
+    """POST and return the response, with its ``text``."""
     status, text = ask_api(served_daemon.server, path, "POST", body, headers)
     told = json.loads(text)
     assert told["ok"] is (status == 200)
@@ -77,7 +77,7 @@ def test_status_is_one_object(served_daemon: ServedDaemon) -> None:
 
 
 def test_streams_are_a_list_with_a_limit(served_daemon: ServedDaemon) -> None:
-    """Every stream is an object; there are no more than asked for."""
+    """Every stream is an object; there are at most ``limit``."""
     status, text = ask_api(served_daemon.server, "/api/v1/streams")
     assert status == 200
     assert json.loads(text) == [
@@ -88,31 +88,31 @@ def test_streams_are_a_list_with_a_limit(served_daemon: ServedDaemon) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1e3", "100000", "9" * 5000, "%D9%A1"])
-def test_a_limit_that_is_none_is_told(served_daemon: ServedDaemon, limit: str) -> None:
-    """Anything but a number of a sensible size is refused."""
+def test_an_invalid_limit_is_rejected(served_daemon: ServedDaemon, limit: str) -> None:
+    """Only a number of a sensible size is accepted."""
     status, text = ask_api(served_daemon.server, f"/api/v1/streams?limit={limit}")
     assert status == 400
     assert "limit: expected" in text
 
 
-def test_a_state_is_imported_as_it_came(served_daemon: ServedDaemon) -> None:
-    """The body of an import goes to the daemon untouched, also where it is longer than a command may be."""
+def test_the_body_of_an_import_is_passed_on_unchanged(served_daemon: ServedDaemon) -> None:
+    """Also if it is longer than a command may be."""
     state = {"stream": "a", "row": "A" * 100_000}
     status, text = ask_api(served_daemon.server, "/api/v1/import", "POST", state, ALLOWED)
     assert (status, json.loads(text)["text"]) == (200, "import done")
     assert served_daemon.daemon.done == [("import", None)]
 
 
-def test_a_state_that_is_too_long_is_refused(served_daemon: ServedDaemon) -> None:
-    """The daemon never sees more than a stream can be."""
+def test_a_state_that_is_too_long_is_rejected(served_daemon: ServedDaemon) -> None:
+    """The daemon never receives more than the maximum size of one stream."""
     status, text = ask_api(served_daemon.server, "/api/v1/import", "POST", {"row": "A" * 4_194_304}, ALLOWED)
     assert (status, json.loads(text)["text"]) == (413, "expected at most 4194304 bytes")
     assert not served_daemon.daemon.done
 
 
 @pytest.mark.parametrize("path", [path for path in COMMANDS if not path.endswith("import")])
-def test_a_command_is_carried_out(served_daemon: ServedDaemon, path: str) -> None:
-    """Each command reaches the daemon, for one stream or all, and its answer comes back."""
+def test_a_command_is_executed(served_daemon: ServedDaemon, path: str) -> None:
+    """Each command reaches the daemon, for one stream or all, and its result is returned."""
     action = path.rpartition("/")[2]
     status, text = ask_api(served_daemon.server, path, "POST", {"stream": "a"}, ALLOWED)
     assert (status, json.loads(text)) == (200, {"ok": True, "text": f"{action} done", "streams": 1})
@@ -122,16 +122,16 @@ def test_a_command_is_carried_out(served_daemon: ServedDaemon, path: str) -> Non
 
 @pytest.mark.parametrize("path", COMMANDS)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_commands_are_posted(served_daemon: ServedDaemon, path: str, method: str) -> None:
-    """No other method changes anything, whatever it carries."""
+def test_commands_need_post(served_daemon: ServedDaemon, path: str, method: str) -> None:
+    """No other method changes anything, with any body."""
     status, _ = ask_api(served_daemon.server, path, method, {"all": True} if method != "HEAD" else None, ALLOWED)
     assert status == 405
     assert served_daemon.daemon.done == []
 
 
 @pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/streams", "/api/v1/outputs"])
-def test_what_is_read_cannot_be_posted(served_daemon: ServedDaemon, path: str) -> None:
-    """The other routes take GET and HEAD only."""
+def test_the_other_routes_reject_post(served_daemon: ServedDaemon, path: str) -> None:
+    """They accept GET and HEAD only."""
     assert ask_api(served_daemon.server, path, "POST", {"all": True}, ALLOWED)[0] == 405
     assert ask_api(served_daemon.server, path, "HEAD")[0] == 200
 
@@ -140,8 +140,8 @@ def test_what_is_read_cannot_be_posted(served_daemon: ServedDaemon, path: str) -
     "authorization",
     [None, "", TOKEN, "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer \xff"],
 )
-def test_the_wrong_token_is_refused(served_daemon: ServedDaemon, authorization: str | None) -> None:
-    """Without the very token nothing is done."""
+def test_a_wrong_token_is_rejected(served_daemon: ServedDaemon, authorization: str | None) -> None:
+    """Without the exact token nothing is executed."""
     headers = JSON if authorization is None else {**JSON, "Authorization": authorization}
     status, text = post(served_daemon, "/api/v1/reset", {"all": True}, headers)
     assert status == 401
@@ -152,8 +152,8 @@ def test_the_wrong_token_is_refused(served_daemon: ServedDaemon, authorization: 
 
 
 @pytest.mark.parametrize("authorization", ["Bearer ", "Bearer", f"Bearer {TOKEN}"])
-def test_without_a_token_no_command_is_taken(authorization: str) -> None:
-    """A daemon without a token refuses, also an empty one, and says what is missing."""
+def test_without_a_configured_token_commands_are_rejected(authorization: str) -> None:
+    """Also with an empty one; the text says what is missing."""
     daemon = FakeDaemon(token="")
     with serving(daemon) as server:
         status, text = ask_api(server, "/api/v1/reset", "POST", {"all": True}, {**JSON, "Authorization": authorization})
@@ -201,8 +201,8 @@ def test_a_body_is_read_strictly(
     assert served_daemon.daemon.refused == ([] if expected in (200, 404) else [("reset", f"{text} (from 127.0.0.1)")])
 
 
-def test_refusals_are_told_without_the_token(caplog: pytest.LogCaptureFixture) -> None:
-    """Each refused command is counted by its action; the log gets one line for many, without what was sent as token."""
+def test_rejections_are_reported_without_the_token(caplog: pytest.LogCaptureFixture) -> None:
+    """Each is counted by its action; the log gets one line for many, without the token that was sent."""
     daemon = FakeDaemon()
     with serving(daemon) as server, caplog.at_level(logging.WARNING, "stream_gru.runtime.control.commands"):
         for path in COMMANDS:
@@ -237,8 +237,8 @@ def test_a_body_that_does_not_come_ends_quietly(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_a_busy_daemon_is_told(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that does not answer, and a full queue, are answered 503 in time; a late reply harms nobody."""
+def test_a_busy_daemon_is_an_error(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that does not reply, and a full queue, give 503 in time; a late reply is ignored."""
     monkeypatch.setattr(api_module, "_RESULT_S", 0.1)
     served_daemon.daemon.awake = False
     status, text = post(served_daemon, "/api/v1/reset", {"all": True})
@@ -258,7 +258,7 @@ HOSTILE = ["evil.example", "evil.example:9723", "127.0.0.1.evil.example", "local
 
 @pytest.mark.parametrize("host", HOSTILE)
 @pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/outputs", "/", "/metricsx"])
-def test_other_names_are_refused(served_daemon: ServedDaemon, host: str, path: str) -> None:
+def test_other_host_names_are_rejected(served_daemon: ServedDaemon, host: str, path: str) -> None:
     """A page whose name points to loopback reads nothing and commands nothing."""
     assert ask_api(served_daemon.server, path, headers={"Host": host})[0] == 403
     assert ask_api(served_daemon.server, "/api/v1/reset", "POST", {"all": True}, {**ALLOWED, "Host": host})[0] == 403
@@ -267,24 +267,24 @@ def test_other_names_are_refused(served_daemon: ServedDaemon, host: str, path: s
 
 @pytest.mark.parametrize("host", HOSTILE)
 @pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready"])
-def test_probes_may_use_any_name(served_daemon: ServedDaemon, host: str, path: str) -> None:
-    """Scrapers find the daemon by whatever name their network gives it."""
+def test_probes_accept_any_host_name(served_daemon: ServedDaemon, host: str, path: str) -> None:
+    """Scrapers find the daemon by any name in their network."""
     assert ask_api(served_daemon.server, path, headers={"Host": host})[0] == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "10.1.2.3:80", "[::1]:9723", "[fe80::1]"])
 def test_own_names_and_addresses_are_served(served_daemon: ServedDaemon, host: str) -> None:
-    """Loopback names and addresses written as numbers are ours."""
+    """Loopback names and numeric addresses are accepted."""
     assert ask_api(served_daemon.server, "/api/v1/status", headers={"Host": host})[0] == 200
 
 
 def test_the_name_it_listens_on_is_served() -> None:
-    """A server that listens on a name answers to it."""
+    """A server that listens on a name accepts that name."""
     with serving(FakeDaemon(), "localhost:0") as server:
         assert ask_api(server, "/api/v1/status", headers={"Host": "LocalHost:80"})[0] == 200
 
 
-def test_without_an_api_there_are_the_probes_only() -> None:
+def test_without_an_api_there_are_only_probes() -> None:
     """A replay's server has metrics and probes and nothing else."""
     server = WebServer("127.0.0.1:0", CollectorRegistry(), lambda: (True, ""), lambda: (True, ""))
     server.open()

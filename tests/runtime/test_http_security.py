@@ -25,21 +25,21 @@ SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 @pytest.fixture(scope="module")
 def served_daemon() -> Iterator[ServedDaemon]:
-    """One server for all."""
+    """One server for all tests."""
     with patient() as served:
         yield served
 
 
 @contextmanager
 def patient(daemon: FakeDaemon | None = None) -> Iterator[ServedDaemon]:
-    """A server in front of a daemon."""
+    """Return a server in front of a daemon."""
     daemon = daemon or FakeDaemon()
     with serving(daemon) as server:
         yield ServedDaemon(daemon, server)
 
 
 def routes() -> list[Route]:
-    """The table of routes, as it is built."""
+    """Return the routes as they are built."""
     guard = build_app(CollectorRegistry(), lambda: (True, ""), lambda: (True, ""), "localhost", FakeDaemon().api())
     assert isinstance(guard, HostGuard)
     return list(guard._app.routes)  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def routes() -> list[Route]:
 @pytest.mark.parametrize("route", routes(), ids=lambda route: route.path)
 @pytest.mark.parametrize("method", SAFE)
 def test_no_safe_method_changes_anything(served_daemon: ServedDaemon, route: Route, method: str) -> None:
-    """Over all routes: with the token, a body and everything, GET and its like reach no command."""
+    """On all routes: with the token and a body, GET and the like reach no command."""
     served_daemon.daemon.done.clear()
     client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
     with closing(client):
@@ -60,8 +60,8 @@ def test_no_safe_method_changes_anything(served_daemon: ServedDaemon, route: Rou
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/-/ready", "/api/v1/status", "/api/v1/outputs", "/nothing"])
-def test_every_answer_tells_browsers_to_be_careful(served_daemon: ServedDaemon, path: str) -> None:
-    """Nothing foreign is loaded, framed, guessed or sent on, also in answers that refuse; one request a connection."""
+def test_every_response_has_security_headers(served_daemon: ServedDaemon, path: str) -> None:
+    """Nothing foreign is loaded, framed, guessed or forwarded, also in errors; one request per connection."""
     client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
     with closing(client):
         client.request("HEAD", path)
@@ -80,8 +80,8 @@ HOSTILE = ["<script>alert(1)</script>", "a\nb", 'a"b', "a\\", "../../etc/passwd"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_refused_and_comes_back_as_data_only(served_daemon: ServedDaemon, name: str) -> None:
-    """What a client sends stands in JSON, never in HTML."""
+def test_a_hostile_name_is_returned_as_data_only(served_daemon: ServedDaemon, name: str) -> None:
+    """What a client sends appears in JSON, never in HTML."""
     served_daemon.daemon.done.clear()
     client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
     with closing(client):
@@ -101,16 +101,16 @@ PATHS = ["/%61pi/v1/../v1/status", "/api/v1/../status", "//api/v1/status", "/api
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_odd_paths_lead_nowhere(served_daemon: ServedDaemon, path: str) -> None:
-    """No path is tidied up, so none gets past the check of names; nothing is redirected to where a client says."""
+def test_unusual_paths_are_not_found(served_daemon: ServedDaemon, path: str) -> None:
+    """No path is normalised, so none bypasses the check of host names; no redirect goes where a client says."""
     answer = served_daemon.raw(f"GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n".encode())
     assert answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 404 ", b"HTTP/1.1 400 "))
     assert b"location" not in answer.lower()
     assert b"model_id" not in answer
 
 
-def test_a_path_in_disguise_is_checked_as_what_it_is(served_daemon: ServedDaemon) -> None:
-    """Percent signs do not hide a route from the check of names."""
+def test_an_encoded_path_is_checked_like_a_plain_one(served_daemon: ServedDaemon) -> None:
+    """Percent encoding does not hide a route from the check of host names."""
     request = "GET /%61pi/v1/st%61tus HTTP/1.1\r\nHost: {}\r\n\r\n"
     assert served_daemon.raw(request.format("evil.example").encode()).startswith(b"HTTP/1.1 403 ")
     assert b"model_id" in served_daemon.raw(request.format("localhost").encode())
@@ -134,14 +134,14 @@ def test_a_path_in_disguise_is_checked_as_what_it_is(served_daemon: ServedDaemon
         (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n", 400),
     ],
 )
-def test_requests_are_read_strictly(served_daemon: ServedDaemon, request_: bytes, status: int) -> None:
-    """Too large, contradictory or malformed ones are refused, and the connection is closed."""
+def test_requests_are_parsed_strictly(served_daemon: ServedDaemon, request_: bytes, status: int) -> None:
+    """Too large, contradictory or malformed ones are rejected, and the connection is closed."""
     answer = served_daemon.raw(request_)
     assert answer == b"" or int(answer[9:12]) == status, answer[:100]
 
 
-def test_requests_in_a_row_get_one_answer(served_daemon: ServedDaemon) -> None:
-    """Pipelining ends with the first answer."""
+def test_pipelined_requests_get_one_response(served_daemon: ServedDaemon) -> None:
+    """The connection closes after the first."""
     for path in (b"/metrics", b"/nothing", b"/api/v1/reset"):
         answer = served_daemon.raw(
             b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"GET /metrics HTTP/1.1\r\n" * 9
@@ -149,8 +149,8 @@ def test_requests_in_a_row_get_one_answer(served_daemon: ServedDaemon) -> None:
         assert answer.count(b"HTTP/1.1 ") == 1
 
 
-def test_who_came_first_gives_way_when_places_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle connections make room for new ones, the oldest first; who listens to outputs stays."""
+def test_the_oldest_connection_is_closed_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections are closed, oldest first; clients that receive outputs stay."""
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 4)
     monkeypatch.setattr(connection, "IDLE_S", 60)
     with patient() as served_daemon, closing(Listener(served_daemon.server)) as listener:
@@ -163,8 +163,8 @@ def test_who_came_first_gives_way_when_places_run_out(monkeypatch: pytest.Monkey
             one.close()
 
 
-def test_a_cut_off_connection_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else everything about it would stay in memory for as long as it might have lived."""
+def test_a_closed_connection_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer would keep the connection in memory."""
     monkeypatch.setattr(connection, "IDLE_S", 1000)
     ended: list[connection.BoundedConnection] = []
     lost = connection.BoundedConnection.connection_lost
@@ -182,15 +182,15 @@ def test_a_cut_off_connection_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -
         assert all(one._end.cancelled() for one in ended)
 
 
-def test_long_lists_wait_until_others_were_taken(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While clients leave too much unread, lists are refused; what is small is answered."""
+def test_long_lists_are_rejected_at_much_unread(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small responses are still sent."""
     monkeypatch.setattr(connection.BoundedConnection, "unsent_bytes", lambda _: 10_000_000)
     assert served_daemon.raw(b"GET /api/v1/streams HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 503 ")
     assert served_daemon.raw(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
-def test_what_took_long_is_used_again_for_a_while() -> None:
-    """Four times as long as it took; another kind is made for itself, and kinds are few."""
+def test_the_cost_cache_keeps_a_result_in_proportion_to_its_cost() -> None:
+    """For four times its duration; each key has its own result, and there are few keys."""
     now_s, made = [0.0], []
 
     def make() -> str:
@@ -209,8 +209,8 @@ def test_what_took_long_is_used_again_for_a_while() -> None:
     assert len(lately._cached) <= 8
 
 
-def test_metrics_are_not_old(served_daemon: ServedDaemon) -> None:
-    """What was counted is seen at once: making the text takes no time worth speaking of."""
+def test_metrics_are_current(served_daemon: ServedDaemon) -> None:
+    """A new count is visible at once: rendering the text is fast."""
     registry = CollectorRegistry()
     counter = Counter("x", "x", registry=registry)
     with serving(FakeDaemon(), registry=registry) as server:
@@ -232,8 +232,8 @@ def test_metrics_are_not_old(served_daemon: ServedDaemon) -> None:
         ("0.0.0.0:0", TOKEN, "the token is sent in plain text"),
     ],
 )
-def test_leaving_loopback_is_warned_of(listen: str, token: str, words: str, caplog: pytest.LogCaptureFixture) -> None:
-    """At the start, with what others can do then; on loopback nothing is said."""
+def test_a_public_address_is_a_warning(listen: str, token: str, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    """At the start, with what others can do; on loopback there is no warning."""
     with caplog.at_level(logging.WARNING, module.__name__), serving(FakeDaemon(token=token), listen):
         pass
     assert (words in caplog.text) if words else not caplog.text
@@ -241,7 +241,7 @@ def test_leaving_loopback_is_warned_of(listen: str, token: str, words: str, capl
 
 
 def test_loopback_is_more_than_one_address() -> None:
-    """Of both families, and nothing else."""
+    """Of both families, and no other address."""
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "fe80::1%eth0")))  # noqa: S104 - not bound
 
@@ -260,7 +260,7 @@ def test_tokens_are_compared_in_constant_time(served_daemon: ServedDaemon, monke
     assert seen == [(TOKEN.encode(), TOKEN.encode())]
 
 
-def test_an_error_inside_shows_nothing(served_daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_reveals_nothing(served_daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
     """The client gets three words; the log has the traceback, and no token in it."""
     request = f"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 

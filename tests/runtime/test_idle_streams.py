@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stream_gru.runtime.stream_checks import IdleStreams
 
 
-def test_a_stream_falls_idle_once_and_comes_back_once() -> None:
-    """Each change is told once, by the first look after it."""
+def test_a_stream_becomes_idle_once_and_resumes_once() -> None:
+    """Each change is returned once, by the first check after it."""
     watch = IdleStreams(10)
     watch.seen(["a", "b"], 0)
     assert watch.check(9.9) == ([], [])
@@ -26,8 +26,8 @@ def test_a_stream_falls_idle_once_and_comes_back_once() -> None:
     assert watch.check(50) == (["b", "a"], [])
 
 
-def test_a_short_return_between_two_looks_is_not_told() -> None:
-    """Who came back and fell silent again without anybody looking is still silent."""
+def test_a_short_return_between_two_checks_is_not_reported() -> None:
+    """A stream that resumed and became idle again in between is still idle."""
     watch = IdleStreams(10)
     watch.seen(["a"], 0)
     assert watch.check(20) == (["a"], [])
@@ -36,8 +36,8 @@ def test_a_short_return_between_two_looks_is_not_told() -> None:
     assert watch.is_idle("a")
 
 
-def test_a_stream_never_heard_or_forgotten_is_not_waited_for() -> None:
-    """Forgetting works for streams that speak, are silent, have just come back, or are unknown."""
+def test_an_unknown_or_forgotten_stream_is_not_idle() -> None:
+    """Forgetting works for streams that are active, idle, just resumed, or unknown."""
     watch = IdleStreams(1)
     assert watch.check(100) == ([], [])
     watch.seen(["a", "b", "c"], 100)
@@ -51,8 +51,8 @@ def test_a_stream_never_heard_or_forgotten_is_not_waited_for() -> None:
     assert watch.check(200) == ([], [])
 
 
-def test_beyond_the_bound_who_was_heard_last_is_watched() -> None:
-    """Silent streams are forgotten first, then those last heard longest ago; the newest always fall silent in time."""
+def test_beyond_the_bound_the_most_recent_streams_are_tracked() -> None:
+    """Idle streams are forgotten first, then the least recently seen; the most recent ones become idle in time."""
     watch = IdleStreams(10, max_streams=2)
     watch.seen(["a", "b"], 0)
     watch.seen(["b"], 5)
@@ -63,8 +63,8 @@ def test_beyond_the_bound_who_was_heard_last_is_watched() -> None:
     assert watch.check(100) == (["c", "d"], [])
 
 
-def test_a_stream_forgotten_while_idle_is_back_when_it_returns() -> None:
-    """Whoever was told that it is silent is told that it is not, though the watch no longer knows it."""
+def test_a_stream_forgotten_while_idle_resumes() -> None:
+    """A stream reported as idle is reported as resumed, though it is no longer tracked."""
     watch = IdleStreams(10, max_streams=1)
     watch.seen(["a"], 0)
     assert watch.check(10) == (["a"], [])
@@ -74,7 +74,7 @@ def test_a_stream_forgotten_while_idle_is_back_when_it_returns() -> None:
 
 
 def test_a_smaller_bound_holds_from_the_next_sample_on() -> None:
-    """A bound can be changed, as patience can."""
+    """The bound can be changed."""
     watch = IdleStreams(10)
     watch.seen("abcd", 0)
     watch.max_streams = 2
@@ -86,8 +86,8 @@ def test_a_smaller_bound_holds_from_the_next_sample_on() -> None:
     st.lists(st.tuples(st.integers(0, 4), st.lists(st.sampled_from("abcdefgh"), max_size=4), st.booleans())),
     st.integers(1, 4),
 )
-def test_the_bound_holds_and_the_newest_are_watched(steps: list[tuple[int, list[str], bool]], most: int) -> None:
-    """Whatever comes: nothing grows beyond the bound, and the streams heard last are known, silent where they are."""
+def test_the_bound_holds_and_the_most_recent_are_tracked(steps: list[tuple[int, list[str], bool]], most: int) -> None:
+    """Nothing grows beyond the bound, and of the most recently seen streams it is known whether they are idle."""
     watch, now = IdleStreams(5, max_streams=most), 0
     last: dict[str, int] = {}
     for pause, streams, look in steps:
@@ -104,8 +104,8 @@ def test_the_bound_holds_and_the_newest_are_watched(steps: list[tuple[int, list[
         assert watch._resumed.keys() <= watch._seen_s.keys()
 
 
-def test_patience_can_be_changed() -> None:
-    """The next look goes by the new one."""
+def test_the_timeout_can_be_changed() -> None:
+    """The next check uses the new one."""
     watch = IdleStreams(10)
     watch.seen(["a"], 0)
     watch.timeout_s = 3
@@ -113,8 +113,8 @@ def test_patience_can_be_changed() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sets(st.sampled_from("abcd")), st.booleans()), max_size=40))
-def test_the_changes_add_up_to_who_is_idle(steps: list[tuple[int, set[str], bool]]) -> None:
-    """At every look, those told silent and not told back are those last heard at least ``after_s`` ago."""
+def test_the_changes_add_up_to_the_idle_streams(steps: list[tuple[int, set[str], bool]]) -> None:
+    """At every check, the streams reported idle and not resumed are those last seen at least ``timeout_s`` ago."""
     watch, now, told = IdleStreams(5), 0, set[str]()
     last: dict[str, int] = {}
     for pause, streams, look in steps:
@@ -130,8 +130,8 @@ def test_the_changes_add_up_to_who_is_idle(steps: list[tuple[int, set[str], bool
             assert watch.count == len(told)
 
 
-def test_a_look_at_a_hundred_thousand_streams_costs_nothing() -> None:
-    """A look where nobody fell silent takes less than a millisecond, however many streams there are."""
+def test_a_check_of_a_hundred_thousand_streams_is_fast() -> None:
+    """Without a change it takes less than a millisecond."""
     watch = IdleStreams(10)
     watch.seen((str(i) for i in range(100_000)), 0)
     seconds = []

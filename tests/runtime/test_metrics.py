@@ -45,7 +45,7 @@ LABELS = {
 
 
 def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """All series as a scraper sees them."""
+    """Return all series as a scraper sees them."""
     text = generate_latest(registry).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -56,13 +56,13 @@ def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str
 
 
 def by_label(registry: CollectorRegistry, name: str, label: str) -> dict[str, float]:
-    """The values of one family, those above 0, by one label."""
+    """Return the values above 0 of one family, by one label."""
     found = {dict(labels)[label]: v for (n, labels), v in samples(registry).items() if n == f"stream_gru_{name}_total"}
     return {key: value for key, value in found.items() if value}
 
 
 def ready_metrics(pipeline: Pipeline) -> Metrics:
-    """Metrics of a daemon with one source and one sink."""
+    """Return metrics of a daemon with one source and one sink."""
     metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0.1")
     metrics.add_source("replay")
     metrics.add_sink("file")
@@ -70,7 +70,7 @@ def ready_metrics(pipeline: Pipeline) -> Metrics:
 
 
 def observe_batches(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Metrics, list[PredictionBatch]]:
-    """Metrics of a run."""
+    """Return the metrics of a run."""
     metrics = ready_metrics(pipeline)
     outs: list[PredictionBatch] = []
     for given_batch in batches:
@@ -123,7 +123,7 @@ def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
 
 
 def test_series_are_known_before_the_first_sample() -> None:
-    """All series are there from the start and no stream, however many, adds one; labels come from closed sets."""
+    """All series exist from the start and no stream adds one; label values come from closed sets."""
     pipeline = toy_pipeline(MODEL, max_streams=10**6)
     before = set(samples(ready_metrics(pipeline).registry))
     many = [batch([f"pump-{i}" for i in range(200)], [t] * 200) for t in range(15)]
@@ -138,8 +138,8 @@ def test_series_are_known_before_the_first_sample() -> None:
     assert causes == {reason.text for reason in ResetReason if reason}
 
 
-def test_all_names_are_the_products_own() -> None:
-    """Beside those of the process, the interpreter and its garbage collector every name begins with stream_gru_."""
+def test_all_names_have_the_prefix() -> None:
+    """Except those of the process, the interpreter and its garbage collector, every name starts with stream_gru_."""
     found = Metrics(build_registry(), MODEL.manifest, "toy", "0.1").registry
     names = {name for name, _ in samples(found)}
     assert all(name.startswith(("stream_gru_", "process_", "python_")) for name in names)
@@ -147,7 +147,7 @@ def test_all_names_are_the_products_own() -> None:
 
 
 def test_every_metric_is_explained_and_units_are_in_the_name() -> None:
-    """A help text for each; times are in seconds."""
+    """Each has a help text; times are in seconds."""
     registry = Metrics(CollectorRegistry(), MODEL.manifest, "toy", "0.1").registry
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert all(family.documentation for family in families if not family.name.endswith("_created"))
@@ -156,8 +156,8 @@ def test_every_metric_is_explained_and_units_are_in_the_name() -> None:
             assert family.name.endswith("_seconds")
 
 
-def test_an_output_that_is_no_number_is_no_class() -> None:
-    """A degraded output counts as applied and labelled, not as a class and not as recognised."""
+def test_a_non_finite_output_has_no_class() -> None:
+    """A degraded output counts as applied and labelled, not as a class and not as correct."""
     pipeline = toy_pipeline(MODEL)
     out = pipeline.process(batch(["p"] * 3, [0, 1, 2], label=np.zeros(3, np.int32), labels=("label0",)))
     assert out.probabilities is not None
@@ -170,8 +170,8 @@ def test_an_output_that_is_no_number_is_no_class() -> None:
     assert found["stream_gru_labelled_samples_correct_total", ()] == 1
 
 
-def test_counters_of_scores_know_streams_that_have_left() -> None:
-    """A stream that is evicted between two looks takes nothing of what was counted with it."""
+def test_scores_include_evicted_streams() -> None:
+    """A stream evicted between two updates reduces no counter."""
     pipeline = toy_pipeline(MODEL)
     metrics = ready_metrics(pipeline)
     for step in range(4):
@@ -184,8 +184,8 @@ def test_counters_of_scores_know_streams_that_have_left() -> None:
     assert samples(metrics.registry)["stream_gru_forecasts_scored_total", key] == 4 * 29
 
 
-def test_scores_that_come_out_lower_stop_nothing() -> None:
-    """A sum that is a hair smaller than the last one leaves counters where they are."""
+def test_lower_scores_leave_counters_unchanged() -> None:
+    """A sum may be slightly smaller than the last one."""
     pipeline = toy_pipeline(MODEL)
     metrics, _ = observe_batches(pipeline, [batch(["p"] * 30, list(range(30)))])
     before = samples(metrics.registry)
@@ -209,12 +209,12 @@ def test_models_without_a_head_have_no_series_of_it() -> None:
 
 
 def test_first_middle_and_last_horizon_are_shown() -> None:
-    """At most three series a target, however far the forecast goes."""
+    """At most three series per target, at any horizon."""
     assert [shown_horizons(h) for h in (0, 1, 2, 3, 96)] == [[], [1], [1, 2], [1, 2, 3], [1, 48, 96]]
 
 
-def test_counters_of_sources_and_sinks_only_rise() -> None:
-    """What a source says since it began is added; one that begins anew counts on; gauges follow."""
+def test_counters_of_sources_and_sinks_only_increase() -> None:
+    """A restarted counter is added from 0; gauges follow the source."""
     metrics = ready_metrics(toy_pipeline(MODEL))
     for reconnects, queued in ((2, 7), (3, 0), (1, 4)):
         metrics.observe_source("replay", SourceHealth(connected=queued > 0, queued=queued, reconnects=reconnects))
@@ -226,8 +226,8 @@ def test_counters_of_sources_and_sinks_only_rise() -> None:
     assert found["stream_gru_source_connected", (("source", "replay"),)] == 1
 
 
-def test_another_model_brings_its_own_series() -> None:
-    """Classes and targets of the model before are gone, counters of samples go on."""
+def test_another_model_replaces_the_series_of_the_model() -> None:
+    """Classes and targets of the earlier model are gone, counters of samples continue."""
     pipeline = toy_pipeline(MODEL)
     metrics, _ = observe_batches(pipeline, [batch(["p"] * 30, list(range(30)))])
     metrics.set_model(make_bundle(labels=3, horizon=0).manifest, "toy")

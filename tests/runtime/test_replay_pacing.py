@@ -12,7 +12,7 @@ from tests.support.batches import batch
 
 
 class FakeTime:
-    """A clock that only `wait` moves; ``stop_at``: the time at which somebody says stop."""
+    """A clock that only `wait` moves; ``stop_at``: the time at which `wait` returns True."""
 
     def __init__(self, stop_at: float = float("inf")) -> None:
         self.now, self.stop_at = 1000.0, stop_at
@@ -30,18 +30,18 @@ class FakeTime:
 
 
 def samples(times_s: Sequence[float]) -> SampleBatch:
-    """One stream at these seconds."""
+    """Return samples of one stream at these seconds."""
     return batch(["p"] * len(times_s), times_s)
 
 
 def played(pacer: ReplayPacer, time: FakeTime, given_batch: SampleBatch) -> list[tuple[float, int]]:
-    """When each sample was handed out (seconds since the start), and its row's first value."""
+    """Return when each sample was yielded (seconds since the start), and its row's first value."""
     return [
         (time.now - 1000.0, int(value)) for part in pacer.parts(given_batch) for value in part.values[:, 0].tolist()
     ]
 
 
-def test_samples_come_at_their_own_speed() -> None:
+def test_samples_are_yielded_at_the_recorded_speed() -> None:
     """At speed 1 a second of the recording is a second of the clock, within one tick."""
     time = FakeTime()
     for seen, (at, row) in enumerate(played(ReplayPacer(1, time.clock, time.wait), time, samples([0, 1, 2.5, 4]))):
@@ -58,15 +58,15 @@ def test_speed_is_a_multiple() -> None:
     assert 3.0 <= rows[-1][0] < 3.06
 
 
-def test_long_pauses_are_cut_and_short_ones_kept() -> None:
-    """A pause of an hour is not waited for, one of four seconds is."""
+def test_long_pauses_are_skipped_and_short_ones_kept() -> None:
+    """A pause of an hour is skipped, one of four seconds is not."""
     time = FakeTime()
     rows = played(ReplayPacer(1, time.clock, time.wait), time, samples([0, 4, 3604, 3605]))
     assert np.allclose([at for at, _ in rows], [0, 4, 4, 5], atol=0.06)
 
 
-def test_the_next_recording_begins_at_once() -> None:
-    """A batch that begins more than a minute before the last one ended is another recording, not a flood."""
+def test_the_next_recording_starts_at_once() -> None:
+    """A batch that starts more than a minute before the end of the last one is another recording."""
     time = FakeTime()
     pacer = ReplayPacer(1, time.clock, time.wait)
     played(pacer, time, samples([500, 501]))
@@ -75,23 +75,23 @@ def test_the_next_recording_begins_at_once() -> None:
     assert np.allclose([at - before for at, _ in rows], [0, 1, 2], atol=0.06)
 
 
-def test_batches_go_on_where_the_last_one_ended() -> None:
-    """Where a recording is cut into batches changes nothing, also for a late sample at the cut."""
+def test_batches_continue_where_the_last_one_ended() -> None:
+    """The cut of a recording into batches changes nothing, also with a late sample at the cut."""
     time = FakeTime()
     pacer = ReplayPacer(1, time.clock, time.wait)
     rows = [*played(pacer, time, samples([0, 1])), *played(pacer, time, samples([0.5, 2, 3]))]
     assert np.allclose([at for at, _ in rows], [0, 1, 1, 2, 3], atol=0.06)
 
 
-def test_stop_keeps_back_the_rest() -> None:
-    """When somebody says stop while it waits, nothing more is handed out."""
+def test_a_stop_skips_the_rest() -> None:
+    """When it is requested during a wait, nothing more is yielded."""
     time = FakeTime(stop_at=1002.5)
     rows = played(ReplayPacer(1, time.clock, time.wait), time, samples(list(range(100))))
     assert [row for _, row in rows] == [0, 1, 2]
 
 
 def test_an_empty_batch_passes_with_its_rejects() -> None:
-    """A batch of nothing but rejects is counted at once."""
+    """A batch of rejects only is yielded at once."""
     time = FakeTime()
     empty = samples([0]).take(slice(0, 0))
     assert [part.received for part in ReplayPacer(1, time.clock, time.wait).parts(empty)] == [0]
@@ -103,8 +103,8 @@ def test_an_empty_batch_passes_with_its_rejects() -> None:
     st.sampled_from([0.5, 1.0, 400.0, 1e300]),
     st.integers(0, 3),
 )
-def test_every_sample_is_handed_out_once_in_order(steps: list[int], speed: float, rejects: int) -> None:
-    """Whatever the clock of the device does, rows come once, in order, and rejects are counted once."""
+def test_every_sample_is_yielded_once_in_order(steps: list[int], speed: float, rejects: int) -> None:
+    """With any clock of the device, rows come once, in order, and rejects are counted once."""
     time = FakeTime()
     whole = samples(np.cumsum(steps).tolist())
     rejected = (Rejected(DropReason.PARSE, rejects),) if rejects else ()

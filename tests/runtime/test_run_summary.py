@@ -14,7 +14,7 @@ from tests.support.models import make_bundle
 
 
 def test_a_target_without_truths_has_no_error() -> None:
-    """A channel that was never measured again has null in the summary, and "unknown" in its lines; nothing warns."""
+    """A channel that was never measured again is null in the summary and "unknown" in its lines, without a warning."""
     pipeline = Pipeline(make_bundle(), "numpy")
     values = np.zeros((4, 3), np.float32)
     values[1:, 1] = np.nan  # held from the second sample on

@@ -11,8 +11,8 @@ from tests.support.pipelines import toy_pipeline
 
 
 @pytest.mark.parametrize(("every_s", "told"), [(1.0, False), (1.2, False), (0.2, True), (5.0, True)])
-def test_a_device_of_another_pace_is_told_once(every_s: float, told: bool) -> None:
-    """After twenty samples, whatever batches they come in, and never again."""
+def test_a_device_with_another_rate_is_reported_once(every_s: float, told: bool) -> None:
+    """After twenty samples, in any batches, and never again."""
     pipeline, watch = toy_pipeline(), SampleRateCheck(1.0)
     found = []
     for part in np.array_split(np.arange(100) * every_s, 9):
@@ -22,7 +22,7 @@ def test_a_device_of_another_pace_is_told_once(every_s: float, told: bool) -> No
         assert found[0][1] == pytest.approx(every_s)
 
 
-def test_a_pause_is_no_other_pace() -> None:
+def test_a_pause_is_not_another_rate() -> None:
     """The median counts, and each stream has its own."""
     pipeline, watch = toy_pipeline(), SampleRateCheck(1.0)
     times = [*range(10), *range(500, 520)]
@@ -31,8 +31,8 @@ def test_a_pause_is_no_other_pace() -> None:
     assert watch.observe(pipeline.process(batch(["q"] * 30, fast))) == [("q", 0.25)]
 
 
-def test_no_more_streams_are_remembered_than_it_says() -> None:
-    """Streams of a few samples count as well; those that came first are looked at to the end."""
+def test_at_most_max_streams_are_checked() -> None:
+    """Streams with few samples count; the first streams are checked to the end."""
     pipeline, watch = toy_pipeline(max_streams=100), SampleRateCheck(1.0, max_streams=3)
     found = []
     for step in range(25):

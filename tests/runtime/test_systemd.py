@@ -15,7 +15,7 @@ from stream_gru.runtime.systemd import SystemdNotifier, sd_notify
 
 
 class Manager:
-    """Stands in for systemd: a datagram socket, and what came to it."""
+    """Stands in for systemd: a datagram socket and what it received."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -35,15 +35,15 @@ class Manager:
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
-    """A manager at a path, and one with an abstract name."""
+    """Yield a manager at a path, and one with an abstract name."""
     address = str(tmp_path / "notify") if request.param == "path" else f"@stream-gru-test-{os.getpid()}-{id(request)}"
     listening = Manager(address)
     yield listening
     listening.socket.close()
 
 
-def test_each_change_is_told_in_the_words_of_the_protocol(manager: Manager) -> None:
-    """Ready, reloading with its time, stopping and status are one datagram each."""
+def test_each_change_is_one_datagram_of_the_protocol(manager: Manager) -> None:
+    """Ready, reloading with its time, stopping and status."""
     notifier = SystemdNotifier({"NOTIFY_SOCKET": manager.address}, lambda: 12.5)
     notifier.ready()
     notifier.status("3 streams,\n1 silent")
@@ -57,8 +57,8 @@ def test_each_change_is_told_in_the_words_of_the_protocol(manager: Manager) -> N
     ]
 
 
-def test_the_watchdog_is_fed_three_times_in_its_time(manager: Manager) -> None:
-    """However often the loop comes round, a sign of life is sent once every third of WATCHDOG_USEC."""
+def test_the_watchdog_is_fed_three_times_per_timeout(manager: Manager) -> None:
+    """At any rate of the loop, a heartbeat is sent once every third of WATCHDOG_USEC."""
     now = [100.0]
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}
     notifier = SystemdNotifier(environ, lambda: now[0])
@@ -80,8 +80,8 @@ def test_the_watchdog_is_fed_three_times_in_its_time(manager: Manager) -> None:
         {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "?"},
     ],
 )
-def test_no_watchdog_no_sign_of_life(manager: Manager, watchdog: dict[str, str]) -> None:
-    """Where the watchdog is off, or watches another process, `alive` sends nothing."""
+def test_without_a_watchdog_no_heartbeat_is_sent(manager: Manager, watchdog: dict[str, str]) -> None:
+    """If the watchdog is off, or watches another process."""
     notifier = SystemdNotifier({"NOTIFY_SOCKET": manager.address, **watchdog})
     notifier.heartbeat()
     assert manager.heard() == []
@@ -90,8 +90,8 @@ def test_no_watchdog_no_sign_of_life(manager: Manager, watchdog: dict[str, str])
 @pytest.mark.parametrize(
     "address", ["", "relative", "@", "/nowhere/notify", "/nul\0inside", "/" + "long" * 100, "vsock:2:1"]
 )
-def test_nobody_who_listens_is_no_error(address: str) -> None:
-    """Without a manager, or with an address of no use, every call returns."""
+def test_a_missing_manager_is_not_an_error(address: str) -> None:
+    """Also with an invalid address every call returns."""
     notifier = SystemdNotifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
     for tell in (notifier.ready, notifier.reloading, notifier.stopping, notifier.heartbeat):
         tell()
@@ -99,8 +99,8 @@ def test_nobody_who_listens_is_no_error(address: str) -> None:
     assert not sd_notify(address, "READY=1")
 
 
-def test_a_manager_that_does_not_read_holds_nobody_up(manager: Manager) -> None:
-    """When the socket is full the message is lost and the daemon goes on."""
+def test_a_manager_that_does_not_read_does_not_block(manager: Manager) -> None:
+    """When the socket is full the message is lost and the daemon continues."""
     taken = 0
     while taken < 100_000 and sd_notify(manager.address, "STATUS=" + "x" * 500):
         taken += 1
@@ -109,7 +109,7 @@ def test_a_manager_that_does_not_read_holds_nobody_up(manager: Manager) -> None:
 
 
 def test_the_environment_is_that_of_the_process(manager: Manager) -> None:
-    """Another process with the variables of systemd is heard, and its time is that of CLOCK_MONOTONIC."""
+    """A process with the variables of systemd sends, and its time is that of CLOCK_MONOTONIC."""
     script = (
         "from stream_gru.runtime.systemd import SystemdNotifier; n = SystemdNotifier(); n.reloading(); "
         "n.heartbeat(); n.heartbeat()"

@@ -57,7 +57,7 @@ _FAST = next((folder for folder in ("/dev/shm",) if Path(folder).is_dir()), None
 
 
 class _Decoder:
-    """Messages are samples as JSON; ``seen`` hears of each."""
+    """Messages are samples as JSON; calls ``seen`` for each."""
 
     def __init__(self, seen: Callable[[int, list[Sample]], None]) -> None:
         self._seen = seen
@@ -74,11 +74,11 @@ class _Decoder:
 
 
 class _Killed(BaseException):
-    """The process is no more."""
+    """The process was killed."""
 
 
 class _MortalStore(Store):
-    """Calls ``at`` before a transaction, in the middle of one and behind it."""
+    """Calls ``at`` before a transaction, in the middle of one and after it."""
 
     def __init__(self, folder: Path, at: Callable[[str], None]) -> None:
         super().__init__(folder)
@@ -99,8 +99,8 @@ class _MortalStore(Store):
         super()._end()
 
 
-class KeepingMachine(RuleBasedStateMachine):
-    """``pending`` is what the process has done since its last commit."""
+class CheckpointMachine(RuleBasedStateMachine):
+    """``pending``: what the process has done since its last commit."""
 
     @initialize(evict=st.booleans(), most=st.integers(1, 3), stored=st.sampled_from([4, 100]), rows=st.integers(1, 6))
     def begin(self, evict: bool, most: int, stored: int, rows: int) -> None:
@@ -375,7 +375,7 @@ class KeepingMachine(RuleBasedStateMachine):
             assert len(self.world) <= len(self.reference.outputs)
 
 
-TestKeeping = KeepingMachine.TestCase
+TestKeeping = CheckpointMachine.TestCase
 TestKeeping.settings = settings(
     max_examples=_EXAMPLES, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
