@@ -11,6 +11,7 @@ _CACHE = "stream_gru.runtime.checkpoint.eviction:EvictionCache"
 _STORE = "stream_gru.runtime.checkpoint.store:Store"
 _FILE = "stream_gru.connectors.sinks.file"
 _MQTT_SINK = "stream_gru.connectors.sinks.mqtt:MqttSink"
+_PUBLISHER = "stream_gru.connectors.mqtt.publisher:Publisher"
 _MQTT_SOURCE = "stream_gru.connectors.sources.mqtt:MqttSource"
 _LEDGER = "stream_gru.connectors.mqtt.ack_tracker:Ledger"
 
@@ -52,8 +53,8 @@ PROCESSING = (
     Point("write rows", f"{_FILE}:FileSink.write", 5, _to(ROWS)),
     Point("write table", f"{_FILE}:FileSink.write", 5, _to(TABLE)),
     Point("write mqtt", f"{_MQTT_SINK}.write", 5, mqtt_only=True),
-    Point("publish", f"{_MQTT_SINK}._publish", 60, mqtt_only=True),
-    Point("published", f"{_MQTT_SINK}._on_published", 60, mqtt_only=True),
+    Point("publish", f"{_PUBLISHER}._publish", 60, mqtt_only=True),
+    Point("published", f"{_PUBLISHER}.published", 60, mqtt_only=True),
 )
 COMMIT = (
     Point("flush rows", f"{_FILE}:FileSink.flush", 3, _to(ROWS)),
