@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import click
+import tomli_w
 
 from stream_gru.cli.group import CommandGroup
-from stream_gru.config import as_toml, check_purpose, load_config, sample_config
+from stream_gru.config import check_purpose, load_config, sample_config
 from stream_gru.config.show import effective
 from stream_gru.connectors.catalog import CATALOG
 
@@ -21,13 +22,13 @@ def config() -> None:
 @config.command()
 def train() -> None:
     """Print a sample configuration for training, with comments."""
-    click.echo(sample_config("train"), nl=False)
+    click.echo(sample_config("train", CATALOG), nl=False)
 
 
 @config.command()
 def run() -> None:
     """Print a sample configuration for a daemon, with comments."""
-    click.echo(sample_config("run"), nl=False)
+    click.echo(sample_config("run", CATALOG), nl=False)
 
 
 @config.command()
@@ -39,7 +40,7 @@ def show(file: Path, as_json: bool) -> None:
     Secrets are not printed.
     """
     settings = effective(load_config(file, CATALOG))
-    click.echo(json.dumps(settings, ensure_ascii=False) if as_json else as_toml(settings), nl=as_json)
+    click.echo(json.dumps(settings, ensure_ascii=False) if as_json else tomli_w.dumps(settings), nl=as_json)
 
 
 @click.command()

@@ -11,24 +11,21 @@ from stream_gru.config.load import (
     require_training,
     resolve_paths,
 )
+from stream_gru.config.model_schema import ClassesConfig, ForecastConfig, LayerConfig, ModelConfig, RegularizerConfig
 from stream_gru.config.run_schema import (
     DeadLetterConfig,
     LimitsConfig,
     MetricsConfig,
     RunConfig,
 )
-from stream_gru.config.show import as_toml, effective, sample_config
+from stream_gru.config.samples import sample_config
+from stream_gru.config.show import effective
 from stream_gru.config.train_schema import (
     ChannelConfig,
-    ClassesConfig,
     ConditioningConfig,
     Config,
     DataConfig,
-    ForecastConfig,
     InputConfig,
-    LayerConfig,
-    ModelConfig,
-    RegularizerConfig,
     SplitConfig,
     TrainingConfig,
 )
@@ -56,7 +53,6 @@ __all__ = [
     "SourceTable",
     "SplitConfig",
     "TrainingConfig",
-    "as_toml",
     "check_purpose",
     "effective",
     "load_config",

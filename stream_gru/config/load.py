@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
-from msgspec import inspect
 from msgspec.structs import asdict, replace
 
 from stream_gru.config.catalog import Catalog
@@ -27,7 +26,7 @@ from stream_gru.config.rules import check_rules
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.config.toml_positions import line_of, scan_lines
 from stream_gru.config.train_schema import Config
-from stream_gru.config.validate import check_value
+from stream_gru.config.validate import check_value, struct_type
 from stream_gru.core.errors import ConfigError
 
 _Connector = TypeVar("_Connector", SourceTable, SinkTable)
@@ -54,7 +53,7 @@ def parse_config(text: str, file_name: str, catalog: Catalog) -> Config:
     Raises: ConfigError with all problems, in the order of their lines.
     """
     data, lines = _parse(text, file_name)
-    problems = [*check_value(inspect.type_info(Config), data, (), catalog)]
+    problems = [*check_value(struct_type(Config), data, (), catalog)]
     # A table with a mistake of form has no meaning yet; the rules look at the others.
     broken = {str(problem.path[0]) for problem in problems}
     config = _convert({key: data[key] for key in data if key not in broken}, catalog)

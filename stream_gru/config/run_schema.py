@@ -37,7 +37,7 @@ class RunConfig(Table, frozen=True):
         Meta(description='What computes the network; "auto": litert where it is installed, else numpy.'),
     ] = "auto"
     interval_level: Annotated[
-        Level, Meta(description="Share of true values that the interval around a forecast holds, above 0 and below 1.")
+        Level, Meta(description="Share of true values that the interval around a forecast holds.")
     ] = 0.9
     interval_adapt_rate: Annotated[
         NonNegative,
@@ -45,9 +45,9 @@ class RunConfig(Table, frozen=True):
     ] = 0.5
     batch_rows: Annotated[
         int,
-        Meta(ge=1, le=1_000_000, description="Samples in one batch at most, 1 to 1000000; fewer need less memory."),
+        Meta(ge=1, le=1_000_000, description="Samples in one batch at most; fewer need less memory."),
     ] = 1024
-    max_streams: Annotated[PositiveInt, Meta(description="Streams in memory at most, 1 or more.")] = 1000
+    max_streams: Annotated[PositiveInt, Meta(description="Streams in memory at most.")] = 1000
     max_streams_policy: Annotated[
         Literal["reject", "evict"],
         Meta(
@@ -57,15 +57,10 @@ class RunConfig(Table, frozen=True):
     ] = "reject"
     max_stored_streams: Annotated[
         PositiveInt,
-        Meta(
-            description='With "evict": streams on disk at most, max_streams or more; samples of further streams are '
-            "dropped."
-        ),
+        Meta(description='With "evict": streams on disk at most; samples of further streams are dropped.'),
     ] = 100_000
-    commit_every: Annotated[PositiveInt, Meta(description="Samples after which a commit is due, 1 or more.")] = 500
-    commit_interval_s: Annotated[
-        Seconds, Meta(description="Seconds after which a commit is due, above 0, at most 1000000000.")
-    ] = 1.0
+    commit_every: Annotated[PositiveInt, Meta(description="Samples after which a commit is due.")] = 500
+    commit_interval_s: Annotated[Seconds, Meta(description="Seconds after which a commit is due.")] = 1.0
     stream_idle_timeout_s: Annotated[
         NonNegative,
         Meta(
@@ -118,17 +113,17 @@ class BrokerConfig(Table, frozen=True):
         str,
         Meta(
             max_length=128,
-            description="Beginning of the client ids, by which the broker knows the daemon again, at most 128 "
-            "characters; empty: made of the host name.",
+            description="Beginning of the client ids, by which the broker knows the daemon again; "
+            "empty: made of the host name.",
         ),
     ] = ""
-    keepalive_s: Annotated[int, Meta(ge=1, le=65_535, description="Keep-alive interval in seconds, 1 to 65535.")] = 30
+    keepalive_s: Annotated[int, Meta(ge=1, le=65_535, description="Keep-alive interval in seconds.")] = 30
     session_expiry_s: Annotated[
         int,
         Meta(
             ge=0,
             le=2**32 - 1,
-            description="Seconds for which the broker keeps messages while the daemon is away, 0 to 4294967295.",
+            description="Seconds for which the broker keeps messages while the daemon is away.",
         ),
     ] = 604_800
     receive_maximum: Annotated[
@@ -206,7 +201,7 @@ class SourceInputConfig(Table, frozen=True):
     ] = []
     struct: Annotated[
         str,
-        Meta(description="Layout of binary records, in the notation of Python's struct module; such as <Ifff."),
+        Meta(description="Layout of binary records, in the notation of Python's struct module, such as <Ifff."),
     ] = ""
     checksum: Annotated[
         Literal["none", "crc16", "crc32"], Meta(description="Checksum at the end of binary records.")
@@ -303,5 +298,5 @@ class MetricsConfig(Table, frozen=True):
     enabled: Annotated[bool, Meta(description="Whether there is one.")] = True
     listen: Annotated[
         Address,
-        Meta(description="Address and port, 0 to 65535; 0.0.0.0:9723 is reachable from other machines."),
+        Meta(description="Address and port; 0.0.0.0:9723 is reachable from other machines."),
     ] = "127.0.0.1:9723"

@@ -1,30 +1,22 @@
-"""Every key a configuration file may have: name, type, range, default.
+"""A whole configuration file: the tables of training, those that training and running share, and those of a daemon.
 
-One file may hold the keys for training, for running, or for both.  Tables that both need (``[input]``, ``[[channel]]``,
-``[conditioning]``) are copied into the bundle by training, so that a run needs to say nothing about them; the tables of
-a running daemon stand in `stream_gru.config.run_schema`.
-Constraints stand in the types (`msgspec.Meta`), so that one walk over the types checks a file, prints the sample
-and names the expectation in an error.
+``[input]``, ``[[channel]]`` and ``[conditioning]`` are copied into the bundle by training, so that a daemon needs none
+of them.  Constraints, descriptions and examples stand in the types (`msgspec.Meta`): one walk over them checks a file,
+prints the samples and the reference, and words the expectation in an error.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, field
+from msgspec import Meta
 
 from stream_gru.config.connector import SinkTable, SourceTable
 from stream_gru.config.field_types import (
     MAX_CATEGORIES,
-    Activation,
-    CalendarFeature,
-    Cell,
-    ClassActivation,
     Delimiter,
     FileFormat,
     Fraction,
-    Initializer,
-    Level,
     Name,
     NonNegative,
     NonNegativeInt,
@@ -35,6 +27,7 @@ from stream_gru.config.field_types import (
     Table,
     TimeUnit,
 )
+from stream_gru.config.model_schema import ModelConfig
 from stream_gru.config.run_schema import (
     AlarmConfig,
     BrokerConfig,
@@ -46,192 +39,261 @@ from stream_gru.config.run_schema import (
     RunConfig,
 )
 
-
-class ChannelConfig(Table, frozen=True):
-    """One measured quantity.  Values outside ``min..max`` count as missing.
-
-    With ``categories`` N it is no quantity but one of N kinds, written 0 to N - 1; anything else counts as missing.
-    """
-
-    name: Name
-    unit: str = ""
-    column: str = ""
-    min: float | None = None
-    max: float | None = None
-    categories: Annotated[int, Meta(ge=0, le=MAX_CATEGORIES)] = 0
+_CHANNELS = [
+    {"name": "flow", "unit": "L/min"},
+    {"name": "pressure", "unit": "kPa"},
+    {"name": "current", "unit": "A"},
+    {"name": "vibration", "unit": "mm/s"},
+]
 
 
 class InputConfig(Table, frozen=True):
-    """How a record is read.  Names are columns of CSV and Parquet files, keys of JSON lines."""
+    """How a record is read.  Names are columns of CSV and Parquet files, or keys of JSON."""
 
-    format: FileFormat = "auto"
-    delimiter: Delimiter = ","
-    time: Name = "time"
-    time_unit: TimeUnit = "iso"
-    stream: str = ""
-    label: str = ""
-    reset: str = ""
-    episode: str = ""
-    device_seq: str = ""
+    format: Annotated[FileFormat, Meta(description='Format of recorded files; "auto": by their names.')] = "auto"
+    delimiter: Annotated[Delimiter, Meta(description=r'ASCII character between the columns of CSV; "\t": a tab.')] = ","
+    time: Annotated[Name, Meta(description="Column with the time of the measurement.")] = "time"
+    time_unit: Annotated[
+        TimeUnit,
+        Meta(
+            description='Form of the time: "iso" (2026-03-01T06:00:00Z), or a count since 1970 in "s", "ms", "us" or '
+            '"ns".'
+        ),
+    ] = "iso"
+    stream: Annotated[
+        str,
+        Meta(description="Column that names the device; empty: one file is one device.", extra={"sample": "pump"}),
+    ] = ""
+    label: Annotated[
+        str,
+        Meta(description="Column with the known class, needed by [model.classes].", extra={"sample": "mode"}),
+    ] = ""
+    reset: Annotated[str, Meta(description="Column that is true where the state is reset.", examples=["restarted"])] = (
+        ""
+    )
+    episode: Annotated[str, Meta(description="Column whose change resets the state.", examples=["batch_number"])] = ""
+    device_seq: Annotated[
+        str,
+        Meta(
+            description="Column with the device's own sample counter, which tells lost and repeated samples.",
+            examples=["seq"],
+        ),
+    ] = ""
+
+
+class ChannelConfig(Table, frozen=True):
+    """One measured quantity, in the order in which the model has them; or one of N categories, written 0 to N - 1."""
+
+    name: Annotated[Name, Meta(description="Name in forecasts and metrics.", examples=["flow"])]
+    unit: Annotated[str, Meta(description="Unit of the values and forecasts, for display.")] = ""
+    column: Annotated[
+        str, Meta(description="Column of the recordings; empty: the channel's name.", examples=["FT-101"])
+    ] = ""
+    min: Annotated[
+        float | None, Meta(description="Lowest valid value; values below count as missing.", examples=[0.0])
+    ] = None
+    max: Annotated[
+        float | None, Meta(description="Highest valid value; values above count as missing.", examples=[500.0])
+    ] = None
+    categories: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_CATEGORIES,
+            description="Number of categories, such as the positions of a switch; 0: the channel is a quantity.",
+        ),
+    ] = 0
 
 
 class DataConfig(Table, frozen=True):
-    """Which recordings train; paths are relative to the configuration file."""
+    """The recordings to train on."""
 
-    files: list[str]
-    period_s: Seconds
-    ignore_labels: list[str] = []
+    files: Annotated[
+        list[str],
+        Meta(description="Files or patterns.", examples=[["pump-1.csv", "pump-2.csv", "pump-3.csv"]]),
+    ]
+    period_s: Annotated[Seconds, Meta(description="Seconds from one sample to the next: one step.", examples=[1.0])]
+    ignore_labels: Annotated[
+        list[str],
+        Meta(description="Classes that are not learnt, such as maintenance.", examples=[["maintenance"]]),
+    ] = []
 
 
 class SplitConfig(Table, frozen=True):
-    """What is kept aside.  ``by = "time"``: shares of each span, or instants; ``by = "stream"``: name patterns."""
+    """What is kept apart: the validation part ends training in time, the test part measures the result."""
 
-    by: Literal["time", "stream"] = "time"
-    validation: Fraction = 0.15
-    test: Fraction = 0.15
-    validation_from: str = ""
-    test_from: str = ""
-    until: str = ""
-    validation_streams: list[str] = []
-    test_streams: list[str] = []
+    by: Annotated[
+        Literal["time", "stream"],
+        Meta(description='"time": the last part of every recording; "stream": whole devices.'),
+    ] = "time"
+    validation: Annotated[Fraction, Meta(description='by = "time": share of each recording for validation.')] = 0.15
+    test: Annotated[
+        Fraction, Meta(description='by = "time": share of each recording for the test; the two are below 1 together.')
+    ] = 0.15
+    validation_from: Annotated[
+        str,
+        Meta(
+            description='by = "time": start of validation as a date and time, in place of the shares; goes with '
+            "test_from.",
+            examples=["2026-03-05T00:00:00Z"],
+        ),
+    ] = ""
+    test_from: Annotated[
+        str,
+        Meta(description='by = "time": start of the test, after validation_from.', examples=["2026-03-06T00:00:00Z"]),
+    ] = ""
+    until: Annotated[
+        str,
+        Meta(description='by = "time": end of what is used at all.', examples=["2026-03-07T00:00:00Z"]),
+    ] = ""
+    validation_streams: Annotated[
+        list[str],
+        Meta(description='by = "stream": names or patterns of the devices for validation.', examples=[["pump-2"]]),
+    ] = []
+    test_streams: Annotated[
+        list[str],
+        Meta(description='by = "stream": names or patterns of the devices for the test.', examples=[["pump-3"]]),
+    ] = []
 
 
 class ConditioningConfig(Table, frozen=True):
-    """When a missing piece is filled in and when the stream is reset; see `pipeline.conditioning`."""
+    """What happens where samples are missing or the clock is wrong."""
 
-    max_fill_steps: NonNegativeInt = 5
-    clock_backwards_s: Seconds = 3600.0
-
-
-class RegularizerConfig(Table, frozen=True):
-    """Penalty ``l1 * sum(|w|) + l2 * sum(w**2)``."""
-
-    l1: NonNegative = 0.0
-    l2: NonNegative = 0.0
-
-
-class LayerConfig(Table, frozen=True):
-    """One recurrent layer; the keys are those of ``keras.layers.GRU`` and mean the same."""
-
-    cell: Cell = "gru"
-    units: Annotated[int, Meta(ge=1, le=4096)] = 32
-    activation: Activation = "tanh"
-    recurrent_activation: Activation = "sigmoid"
-    use_bias: bool = True
-    reset_after: bool = True
-    kernel_initializer: Initializer = "glorot_uniform"
-    recurrent_initializer: Initializer = "orthogonal"
-    bias_initializer: Initializer = "zeros"
-    kernel_regularizer: RegularizerConfig = RegularizerConfig()
-    recurrent_regularizer: RegularizerConfig = RegularizerConfig()
-    bias_regularizer: RegularizerConfig = RegularizerConfig()
-    activity_regularizer: RegularizerConfig = RegularizerConfig()
-    dropout: Fraction = 0.0
-    recurrent_dropout: Fraction = 0.0
-    unroll: bool = False
-    seed: Seed | None = None
-
-
-class ForecastConfig(Table, frozen=True):
-    """Direct multi-step forecast of ``targets`` (all channels when empty) for horizons 1..``horizon``.
-
-    ``residual``: the network learns the change from the last value.  ``quantiles``: pinball loss on these levels (0.5
-    is always among them) in place of ``loss``.
-    """
-
-    targets: list[str] = []
-    horizon: Annotated[int, Meta(ge=1, le=1024)] = 1
-    residual: bool = True
-    quantiles: list[Level] = []
-    loss: Literal["mse", "mae", "huber"] = "mse"
-    weight: NonNegative = 1.0
-
-
-class ClassesConfig(Table, frozen=True):
-    """Classification of every step.  ``labels`` empty: all labels of the training recordings, sorted.
-
-    ``activation``: ``softmax`` one class of L; ``sigmoid`` each for itself; ``logistic`` one of two, from one number.
-    """
-
-    labels: list[str] = []
-    activation: ClassActivation = "softmax"
-    class_weights: Literal["none", "balanced"] = "none"
-    weight: NonNegative = 1.0
-
-
-class EmbeddingConfig(Table, frozen=True):
-    """A learnt vector of ``units`` numbers for each category of a channel; without one, categories are one-hot."""
-
-    channel: Name
-    units: Annotated[int, Meta(ge=1, le=4096)]
-
-
-class ModelConfig(Table, frozen=True):
-    """The network: inputs, recurrent layers, heads.  At least one head must be present."""
-
-    layer: list[LayerConfig] = field(default_factory=lambda: [LayerConfig()])
-    embedding: list[EmbeddingConfig] = []
-    scaling: Literal["standard", "minmax", "none"] = "standard"
-    calendar: list[CalendarFeature] = []
-    forecast: ForecastConfig | None = None
-    classes: ClassesConfig | None = None
+    max_fill_steps: Annotated[
+        NonNegativeInt,
+        Meta(description="Longest gap that is filled, in steps; a longer one resets the stream."),
+    ] = 5
+    clock_backwards_s: Annotated[
+        Seconds,
+        Meta(
+            description="Seconds that the clock of a device may jump back: beyond them the stream is reset, below them "
+            "late samples are dropped."
+        ),
+    ] = 3600.0
 
 
 class TrainingConfig(Table, frozen=True):
-    """How the weights are found.
+    """How the weights are found."""
 
-    ``stateful``: recordings are laid into ``batch_size`` parallel lanes, gradients run back over ``bptt_steps`` steps
-    and the state is carried to the next batch.  ``windowed``: a batch holds ``batch_size`` windows of ``window`` steps,
-    one every ``stride`` steps, each from the initial state.  ``warm_up``: steps after a reset left out of the loss.
-    An update is one optimizer step on one batch.  ``max_updates`` replaces ``epochs``, and ``evaluate_every`` updates
-    replace one epoch as the validation interval; 0 turns either off.
-    ``restore_best_weights``: keep the weights with the best validation loss; when false, keep the last ones and ignore
-    ``patience``.  ``ema_momentum``: measure and keep an exponential moving average of the weights with this momentum.
-    """
-
-    regime: Literal["stateful", "windowed"] = "stateful"
-    batch_size: PositiveInt = 32
-    bptt_steps: PositiveInt = 64
-    window: PositiveInt = 64
-    stride: PositiveInt = 16
-    window_loss: Literal["every", "last"] = "every"
-    warm_up: NonNegativeInt = 0
-    augment_gain: Fraction = 0.0
-    augment_offset: NonNegative = 0.0
-    augment_noise: NonNegative = 0.0
-    augment_channel_shift: NonNegativeInt = 0
-    shuffle: bool = True
-    epochs: PositiveInt = 20
-    max_updates: NonNegativeInt = 0
-    evaluate_every: NonNegativeInt = 0
-    patience: PositiveInt = 5
-    restore_best_weights: bool = True
-    ema_momentum: Fraction = 0.0
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
-    learning_rate: Positive = 0.001
-    schedule: Literal["constant", "cosine"] = "constant"
-    clip_norm: NonNegative = 1.0
-    seed: Seed = 1
-    tensorboard: str = ""
+    regime: Annotated[
+        Literal["stateful", "windowed"],
+        Meta(
+            description='"stateful": the state is carried through the recording, as it is live; "windowed": every '
+            "window starts from the initial state."
+        ),
+    ] = "stateful"
+    batch_size: Annotated[
+        PositiveInt, Meta(description="Pieces of recordings (stateful) or windows (windowed) in one batch.")
+    ] = 32
+    bptt_steps: Annotated[
+        PositiveInt,
+        Meta(
+            description="stateful: steps that gradients run back (truncated BPTT); the state is carried to the next "
+            "batch."
+        ),
+    ] = 64
+    window: Annotated[PositiveInt, Meta(description="windowed: length of a window, in steps.")] = 64
+    stride: Annotated[
+        PositiveInt, Meta(description="windowed: steps from the start of one window to the next, window at most.")
+    ] = 16
+    window_loss: Annotated[
+        Literal["every", "last"],
+        Meta(description='windowed: the loss counts "every" step of a window or only the "last" one.'),
+    ] = "every"
+    warm_up: Annotated[
+        NonNegativeInt,
+        Meta(description="Steps after a reset that do not count in the loss and are marked when running."),
+    ] = 0
+    augment_gain: Annotated[
+        Fraction,
+        Meta(
+            description="Augmentation for devices that were not recorded: each epoch multiplies and shifts every "
+            "recording by random amounts, like a sensor with another calibration. Standard deviation of the factor "
+            "around 1."
+        ),
+    ] = 0.0
+    augment_offset: Annotated[
+        NonNegative,
+        Meta(description="Standard deviation of the shift, in standard deviations of the channel."),
+    ] = 0.0
+    augment_noise: Annotated[
+        NonNegative,
+        Meta(
+            description="Noise added to every input, drawn again in each epoch, against overfitting; forecast targets "
+            "stay as measured. In standard deviations of the channel."
+        ),
+    ] = 0.0
+    augment_channel_shift: Annotated[
+        NonNegativeInt,
+        Meta(
+            description="For neighbouring channels, as of a line camera or a spectrum, and classes only: each epoch "
+            "shifts every recording by up to this many channels; the edge values are repeated."
+        ),
+    ] = 0
+    shuffle: Annotated[
+        bool, Meta(description="Whether each epoch takes windows or recordings in another random order.")
+    ] = True
+    epochs: Annotated[PositiveInt, Meta(description="Epochs (passes over all recordings) at most.")] = 20
+    max_updates: Annotated[
+        NonNegativeInt,
+        Meta(description="Updates (optimizer steps on one batch) at most, in place of epochs; 0: epochs count."),
+    ] = 0
+    evaluate_every: Annotated[
+        NonNegativeInt,
+        Meta(description="Updates from one validation to the next; 0: validation after each epoch."),
+    ] = 0
+    patience: Annotated[
+        PositiveInt,
+        Meta(description="Early stopping: validations without a better loss before training ends."),
+    ] = 5
+    restore_best_weights: Annotated[
+        bool,
+        Meta(
+            description="Whether to keep the weights with the best validation loss, or the last ones, which ignores "
+            "patience."
+        ),
+    ] = True
+    ema_momentum: Annotated[
+        Fraction,
+        Meta(
+            description="Momentum of an exponential moving average of the weights; the average is what is validated "
+            "and kept. 0.999 averages over about 1000 updates, which evens out a large learning_rate; 0: the weights "
+            "themselves."
+        ),
+    ] = 0.0
+    optimizer: Annotated[Literal["adam", "adamw", "rmsprop", "sgd"], Meta(description="Optimizer.")] = "adam"
+    learning_rate: Annotated[Positive, Meta(description="Learning rate.")] = 0.001
+    schedule: Annotated[
+        Literal["constant", "cosine"],
+        Meta(description='"constant": the learning rate stays; "cosine": it falls to 0 by the end of training.'),
+    ] = "constant"
+    clip_norm: Annotated[
+        NonNegative,
+        Meta(description="Largest norm of the gradients of a batch; longer ones are scaled down; 0: no limit."),
+    ] = 1.0
+    seed: Annotated[Seed, Meta(description="Random seed: the same seed gives the same model.")] = 1
+    tensorboard: Annotated[
+        str, Meta(description="Folder for TensorBoard logs; empty: none.", examples=["tensorboard"])
+    ] = ""
 
 
 class Config(Table, frozen=True):
     """A whole file.  `train` needs data, channel and model; `run` needs run and at least one source and sink."""
 
     input: InputConfig = InputConfig()
-    channel: list[ChannelConfig] = []
-    data: DataConfig | None = None
+    channel: Annotated[list[ChannelConfig], Meta(extra={"sample": _CHANNELS})] = []
+    data: Annotated[DataConfig | None, Meta(extra={"sample": {}})] = None
     split: SplitConfig = SplitConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
-    model: ModelConfig | None = None
+    model: Annotated[ModelConfig | None, Meta(extra={"sample": {}})] = None
     training: TrainingConfig = TrainingConfig()
-    run: RunConfig | None = None
-    broker: list[BrokerConfig] = []
+    run: Annotated[RunConfig | None, Meta(extra={"sample": {}})] = None
     source: list[SourceTable] = []
+    broker: list[BrokerConfig] = []
     channel_join: ChannelJoinConfig = ChannelJoinConfig()
-    limits: LimitsConfig = LimitsConfig()
-    dead_letter: DeadLetterConfig = DeadLetterConfig()
     alarm: AlarmConfig = AlarmConfig()
     sink: list[SinkTable] = []
     control: ControlConfig = ControlConfig()
+    limits: LimitsConfig = LimitsConfig()
+    dead_letter: DeadLetterConfig = DeadLetterConfig()
     metrics: MetricsConfig = MetricsConfig()

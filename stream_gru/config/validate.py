@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 from msgspec import inspect
 
@@ -14,6 +15,8 @@ from stream_gru.config.field_types import Table
 from stream_gru.config.problems import INT64, KeyPath, Problem, dotted, listed, one_of, quoted, shown
 from stream_gru.core.errors import ConfigError
 
+# Bounds that nobody reaches are left out of the samples.
+_HUGE, _LONG_TEXT = 1_000_000_000, 1024
 _Number = inspect.IntType | inspect.FloatType
 
 
@@ -31,6 +34,14 @@ def check_value(kind: inspect.Type, value: object, path: KeyPath, catalog: Catal
             yield from _check_name(extra, value, path, catalog)
         case _ if not _fits(bare(kind), value):
             yield Problem(path, _expected(kind, value, path), shown(value))
+
+
+@cache
+def struct_type(table: type[Table]) -> inspect.StructType:
+    """The fields of a table with their types; made once for each table, as it takes milliseconds."""
+    found = inspect.type_info(table)
+    assert isinstance(found, inspect.StructType)  # noqa: S101 - a table is a struct
+    return found
 
 
 def bare(kind: inspect.Type) -> inspect.Type:
@@ -75,11 +86,10 @@ def _check_connector(
         yield Problem((*path, "type"), f"one of {listed(sorted(registry.names()))}", got)
         return
     try:
-        table = inspect.type_info(catalog.table(base, tag))
+        table = struct_type(catalog.table(base, tag))
     except ConfigError as error:
         yield Problem((*path, "type"), "a type that can be loaded", f"{shown(tag)}: {error}")
-        return
-    if isinstance(table, inspect.StructType):
+    else:
         yield from _check_table(table, value, path, catalog)
 
 
@@ -179,3 +189,20 @@ def _items(kind: inspect.ListType, path: KeyPath) -> str:
 def _header(path: KeyPath, in_list: bool) -> str:
     name = dotted(tuple(part for part in path if isinstance(part, str)))
     return f"[[{name}]]" if in_list else f"[{name}]"
+
+
+def range_words(kind: inspect.Type) -> str:
+    """The range of a number or the length of a short text as a sentence; empty for none that matters."""
+    match kind:
+        case inspect.IntType() | inspect.FloatType():
+            low = f"above {kind.gt:.12g}" if kind.gt is not None else f"{kind.ge:.12g}" if kind.ge is not None else ""
+            if kind.lt is not None:
+                words = f"{low} and below {kind.lt:.12g}" if kind.gt is not None else f"{low} to below {kind.lt:.12g}"
+            elif kind.le is not None and (kind.ge is not None or kind.le < _HUGE):
+                words = f"{low} to {kind.le:.12g}" if kind.ge is not None else f"{low}, at most {kind.le:.12g}"
+            else:
+                words = low + (" or more" if kind.ge is not None else "")
+            return f"{words[:1].upper()}{words[1:]}." if words else ""
+        case inspect.StrType(max_length=int() as most) if kind.pattern is None and most < _LONG_TEXT:
+            return f"{kind.min_length or 0} to {most} characters."
+    return ""

@@ -24,7 +24,8 @@ from stream_gru.config.field_types import (
     Cell,
     ClassActivation,
 )
-from stream_gru.config.train_schema import ChannelConfig, ConditioningConfig, EmbeddingConfig, InputConfig
+from stream_gru.config.model_schema import EmbeddingConfig
+from stream_gru.config.train_schema import ChannelConfig, ConditioningConfig, InputConfig
 
 
 class _Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -154,7 +154,7 @@ def test_a_file_can_serve_both_purposes() -> None:
 def test_what_training_lacks_is_told_table_by_table() -> None:
     """Each table that training needs and the file has not is one problem."""
     with pytest.raises(ConfigError) as caught:
-        require_training(parse_config(sample_config("run"), "run.toml", CATALOG), "run.toml")
+        require_training(parse_config(sample_config("run", CATALOG), "run.toml", CATALOG), "run.toml")
     assert caught.value.problems == (
         "run.toml:1: channel: expected at least one [[channel]] table for training, got none",
         "run.toml:1: data: expected a [data] table for training, got none",
@@ -165,7 +165,7 @@ def test_what_training_lacks_is_told_table_by_table() -> None:
 def test_what_running_lacks_is_told_table_by_table() -> None:
     """Each table that a run needs and the file has not is one problem."""
     with pytest.raises(ConfigError) as caught:
-        require_running(parse_config(sample_config("train"), "train.toml", CATALOG), "train.toml")
+        require_running(parse_config(sample_config("train", CATALOG), "train.toml", CATALOG), "train.toml")
     assert caught.value.problems == (
         "train.toml:1: run: expected a [run] table for running, got none",
         "train.toml:1: source: expected at least one [[source]] table for running, got none",

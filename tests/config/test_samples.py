@@ -21,6 +21,7 @@ Purpose = Literal["train", "run"]
 Key = tuple[str, str]
 
 PURPOSES: tuple[Purpose, ...] = ("train", "run")
+SAMPLES = {purpose: sample_config(purpose, CATALOG) for purpose in PURPOSES}
 # Keys of the pump example, whose values are not the defaults.
 OF_THE_EXAMPLE = {
     ("InputConfig", "stream"),
@@ -78,7 +79,7 @@ def table_at(header: list[str]) -> inspect.Type:
 
 def sample_keys(purpose: Purpose) -> Iterator[tuple[Key, inspect.Field, object, bool]]:
     """Yield (table class, key), field, value and whether it is switched off, for every key of a sample."""
-    for header, values, off in tables(sample_config(purpose)):
+    for header, values, off in tables(SAMPLES[purpose]):
         for key, field, value in keys(table_at(header), values):
             yield key, field, value, key[1] in off
 
@@ -104,7 +105,7 @@ def default(field: inspect.Field) -> object:
 @pytest.mark.parametrize(("purpose", "serves"), [("train", "training"), ("run", "running")])
 def test_a_sample_can_be_used_as_it_is(purpose: Purpose, serves: str) -> None:
     """Each sample passes every check and serves its purpose."""
-    assert check_purpose(parse_config(sample_config(purpose), f"{purpose}.toml", CATALOG)) == (serves,)
+    assert check_purpose(parse_config(SAMPLES[purpose], f"{purpose}.toml", CATALOG)) == (serves,)
 
 
 def test_the_samples_hold_every_key() -> None:
@@ -125,7 +126,8 @@ def test_the_samples_show_the_defaults(purpose: Purpose) -> None:
 
 def test_a_sample_with_every_key_switched_on_is_read() -> None:
     """The values that stand behind # are good ones, too."""
-    text = re.sub(r"^#(?=\w+ = |\[)", "", sample_config("train"), flags=re.MULTILINE)
+    text = re.sub(r"^#(?=\w+ = |\[)", "", SAMPLES["train"], flags=re.MULTILINE)
+    text += '[[channel]]\nname = "valve"\ncategories = 3\n'  # the embedding is of a channel with categories
     assert check_purpose(parse_config(text, "train.toml", CATALOG)) == ("training",)
 
 
@@ -133,7 +135,7 @@ def test_a_sample_with_every_key_switched_on_is_read() -> None:
 def test_every_key_of_a_sample_is_explained(purpose: Purpose) -> None:
     """The line above a key that is shown for the first time is an explanation."""
     seen = set()
-    text = sample_config(purpose).splitlines()
+    text = SAMPLES[purpose].splitlines()
     for before, line in pairwise(text):
         found = re.match(r"#?(\w+) = ", line)
         if found and found[1] not in seen and found[1] != "type":
@@ -145,7 +147,7 @@ def test_every_key_of_a_sample_is_explained(purpose: Purpose) -> None:
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_samples_fit_a_terminal(purpose: Purpose) -> None:
     """No line of a sample is longer than 120 characters."""
-    assert max(map(len, sample_config(purpose).splitlines())) <= 120
+    assert max(map(len, SAMPLES[purpose].splitlines())) <= 120
 
 
 PROBLEM = re.compile(r"[^:]+:\d+(:\d+)?: .+")
@@ -205,7 +207,7 @@ def test_a_changed_sample_is_a_configuration_or_a_list_of_problems(
     purpose: Purpose, changes: list[tuple[int, str, str, str]]
 ) -> None:
     """Whatever is done to a sample, the answer is a `Config` or problems of one line with file and line."""
-    lines = sample_config(purpose).splitlines()
+    lines = SAMPLES[purpose].splitlines()
     places = [place for place, line in enumerate(lines) if re.match(r"#?\[|#?\w+ = ", line)]
     for number, how, name, literal in changes:
         place = places[number % len(places)]

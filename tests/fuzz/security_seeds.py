@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stream_gru.config import sample_config
+from stream_gru.connectors.catalog import CATALOG
 from stream_gru.model.bundle import MANIFEST, TFLITE, WEIGHTS, write_bundle
 from tests.fuzz.target_bundle import good_bundle
 from tests.support.fake_daemon import TOKEN
@@ -59,7 +60,7 @@ _GOOD = (
 def config_seeds() -> Iterator[bytes]:
     """The samples, tables of all kinds, and some of the cases of mistakes."""
     for purpose in ("train", "run"):
-        lines = sample_config(purpose).splitlines()
+        lines = sample_config(purpose, CATALOG).splitlines()
         bare = [line.partition("  #")[0].rstrip() for line in lines if line.strip() and not line.startswith("#")]
         yield "\n".join(bare).encode()
     for text in _GOOD:

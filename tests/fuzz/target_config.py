@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from stream_gru.config import as_toml, load_config
+import tomli_w
+
+from stream_gru.config import load_config
 from stream_gru.config.show import effective
 from stream_gru.connectors.catalog import CATALOG
 from stream_gru.core.errors import ConfigError
@@ -46,7 +48,7 @@ class ConfigTarget:
         except ConfigError as error:
             _require_readable_problems(error.problems, str(self._file))
             return ["refused"]
-        assert tomllib.loads(as_toml(table)) == table
+        assert tomllib.loads(tomli_w.dumps(table)) == table
         return ["taken"]
 
 

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 
 from stream_gru.config.field_types import CalendarFeature
-from stream_gru.config.train_schema import (
-    ChannelConfig,
-    ClassesConfig,
-    ForecastConfig,
-    LayerConfig,
-    ModelConfig,
-    RegularizerConfig,
-)
+from stream_gru.config.model_schema import ClassesConfig, ForecastConfig, LayerConfig, ModelConfig, RegularizerConfig
+from stream_gru.config.train_schema import ChannelConfig
 from stream_gru.core.types import F32
 from stream_gru.model.keras.network import build_network, build_networks, load_weights, network_weights, recurrent_layer
 from stream_gru.model.keras.spec import NetworkSpec

@@ -7,15 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stream_gru.config.train_schema import (
-    ChannelConfig,
-    ClassesConfig,
-    ForecastConfig,
-    LayerConfig,
-    ModelConfig,
-    RegularizerConfig,
-    TrainingConfig,
-)
+from stream_gru.config.model_schema import ClassesConfig, ForecastConfig, LayerConfig, ModelConfig, RegularizerConfig
+from stream_gru.config.train_schema import ChannelConfig, TrainingConfig
 from stream_gru.core.types import F32, Mask
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.fit import FitResult, fit

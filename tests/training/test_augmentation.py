@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from stream_gru.config.train_schema import ChannelConfig, ForecastConfig, LayerConfig, ModelConfig, TrainingConfig
+from stream_gru.config.model_schema import ForecastConfig, LayerConfig, ModelConfig
+from stream_gru.config.train_schema import ChannelConfig, TrainingConfig
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.augmentation import Augmentation
 from stream_gru.training.batches import Batch, cut_batches, window_plan

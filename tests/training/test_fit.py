@@ -10,12 +10,8 @@ import pytest
 import tensorflow as tf
 from msgspec.structs import replace
 
-from stream_gru.config.train_schema import (
-    ClassesConfig,
-    ForecastConfig,
-    LayerConfig,
-    TrainingConfig,
-)
+from stream_gru.config.model_schema import ClassesConfig, ForecastConfig, LayerConfig
+from stream_gru.config.train_schema import TrainingConfig
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.batches import Batch, cut_batches

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from stream_gru.cli.train import with_options
 from stream_gru.config import Config
-from stream_gru.config.train_schema import ChannelConfig, ForecastConfig, LayerConfig, ModelConfig, TrainingConfig
+from stream_gru.config.model_schema import ForecastConfig, LayerConfig, ModelConfig
+from stream_gru.config.train_schema import ChannelConfig, TrainingConfig
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.batches import Batch
 from stream_gru.training.progress import interval_name, progress_line

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from stream_gru.config.train_schema import ClassesConfig, ForecastConfig, LayerConfig, TrainingConfig
+from stream_gru.config.model_schema import ClassesConfig, ForecastConfig, LayerConfig
+from stream_gru.config.train_schema import TrainingConfig
 from stream_gru.core.errors import DataError
 from stream_gru.training.fit import SAVE_EVERY_S, TrainingRun
 from stream_gru.training.progress import Row, SilentReporter

@@ -48,7 +48,7 @@ class FileSinkConfig(SinkTable, frozen=True, kw_only=True, tag="file"):
             min_length=1,
             max_length=4096,
             description="Name that ends in .jsonl, .csv or .lp (line protocol); with .gz after it the file is "
-            "compressed. 1 to 4096 characters.",
+            "compressed.",
             examples=["predictions.jsonl.gz"],
         ),
     ]
@@ -57,7 +57,7 @@ class FileSinkConfig(SinkTable, frozen=True, kw_only=True, tag="file"):
         Meta(description="Size in bytes at which the file is renamed, with the time in its name; 0: never."),
     ] = 0
     rotate_s: Annotated[NonNegative, Meta(description="Age in seconds at which it is renamed; 0: never.")] = 0.0
-    max_files: Annotated[PositiveInt, Meta(description="Renamed files that are kept, 1 or more.")] = 10
+    max_files: Annotated[PositiveInt, Meta(description="Renamed files that are kept.")] = 10
 
     @property
     def path_keys(self) -> Sequence[str]:

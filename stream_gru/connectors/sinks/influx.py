@@ -64,7 +64,7 @@ class InfluxSinkConfig(SinkTable, frozen=True, kw_only=True, tag="influx"):
             examples=["http://127.0.0.1:8086/api/v2/write?org=home&bucket=sensors"],
         ),
     ]
-    measurement: Annotated[Name, Meta(description="Name of the measurement, 1 to 128 characters.")] = "stream_gru"
+    measurement: Annotated[Name, Meta(description="Name of the measurement.")] = "stream_gru"
     token_file: Annotated[
         str, Meta(description="File with the token, or the name of a systemd credential; empty: no token.")
     ] = ""
@@ -73,7 +73,7 @@ class InfluxSinkConfig(SinkTable, frozen=True, kw_only=True, tag="influx"):
         Literal["block", "drop_oldest"],
         Meta(description='When the queue is full: "block" lets the inputs wait; "drop_oldest" drops outputs, counted.'),
     ] = "drop_oldest"
-    timeout_s: Annotated[Seconds, Meta(description="Seconds to wait for a response of the server, above 0.")] = 5.0
+    timeout_s: Annotated[Seconds, Meta(description="Seconds to wait for a response of the server.")] = 5.0
 
     @property
     def secret_keys(self) -> Sequence[str]:

@@ -70,7 +70,7 @@ class MqttSinkConfig(SinkTable, frozen=True, kw_only=True, tag="mqtt"):
     message_expiry_s: Annotated[
         NonNegativeInt, Meta(description="Seconds after which the broker drops an undelivered output; 0: never.")
     ] = 0
-    queue_size: Annotated[PositiveInt, Meta(description="Unacknowledged outputs at most, 1 or more.")] = 10_000
+    queue_size: Annotated[PositiveInt, Meta(description="Unacknowledged outputs at most.")] = 10_000
     when_full: Annotated[
         Literal["block", "drop_oldest"],
         Meta(description='When the queue is full: "block" lets the inputs wait; "drop_oldest" drops outputs, counted.'),

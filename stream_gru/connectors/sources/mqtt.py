@@ -67,7 +67,7 @@ class MqttSourceConfig(SourceTable, frozen=True, kw_only=True, tag="mqtt"):
         bool, Meta(description="Whether messages that the broker retained from earlier count as samples.")
     ] = False
     max_payload_bytes: Annotated[
-        int, Meta(ge=1, le=268_435_455, description="Larger payloads are dropped, 1 to 268435455 bytes.")
+        int, Meta(ge=1, le=268_435_455, description="Larger payloads, in bytes, are dropped.")
     ] = 65_536
 
     names_streams = True

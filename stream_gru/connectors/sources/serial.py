@@ -67,14 +67,14 @@ class SerialSourceConfig(SourceTable, frozen=True, kw_only=True, tag="serial"):
     stream: Annotated[
         str, Meta(description="Stream name of the device behind the port; empty: the name of the source.")
     ] = ""
-    baud_rate: Annotated[int, Meta(ge=50, le=12_000_000, description="Bits per second, 50 to 12000000.")] = 115_200
+    baud_rate: Annotated[int, Meta(ge=50, le=12_000_000, description="Bits per second.")] = 115_200
     data_bits: Annotated[Literal[5, 6, 7, 8], Meta(description="Data bits.")] = 8
     parity: Annotated[Literal["none", "even", "odd"], Meta(description="Parity bit.")] = "none"
     stop_bits: Annotated[Literal[1, 2], Meta(description="Stop bits.")] = 1
     exclusive: Annotated[bool, Meta(description="Whether the port is locked against other programs.")] = True
-    max_frame_bytes: Annotated[
-        int, Meta(ge=16, le=1_048_576, description="Longer records are dropped, 16 to 1048576 bytes.")
-    ] = 4096
+    max_frame_bytes: Annotated[int, Meta(ge=16, le=1_048_576, description="Longer records, in bytes, are dropped.")] = (
+        4096
+    )
     reconnect_max_delay_s: Annotated[
         Seconds,
         Meta(description="Longest pause between attempts to open a port that is gone, in seconds; starts at 0.5 s."),

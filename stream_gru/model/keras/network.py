@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from stream_gru.config.train_schema import LayerConfig, RegularizerConfig
+from stream_gru.config.model_schema import LayerConfig, RegularizerConfig
 from stream_gru.core.types import F32
 from stream_gru.model.keras.spec import NetworkSpec
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from stream_gru.config.train_schema import ChannelConfig, ForecastConfig, LayerConfig, ModelConfig
+from stream_gru.config.model_schema import ForecastConfig, LayerConfig, ModelConfig
+from stream_gru.config.train_schema import ChannelConfig
 from stream_gru.model.manifest import Categorical, Classes, Forecast, Layer, Manifest, categorical_channels
 
 
