@@ -51,6 +51,12 @@ def test_the_reference_pages_are_current(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (ROOT / "docs" / "reference").iterdir()}
 
 
+def test_every_key_option_and_metric_has_a_meaning() -> None:
+    """No row of a reference page ends in an empty cell."""
+    pages = (PAGES[f"docs/reference/{name}.md"] for name in ("commands", "configuration", "metrics"))
+    assert [line for page in pages for line in page.splitlines() if re.search(r"\|\s*\|$", line)] == []
+
+
 def test_the_site_builds(tmp_path: Path) -> None:
     """Strictly: every page is in the navigation, every link and anchor resolves."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
