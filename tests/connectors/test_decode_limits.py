@@ -369,7 +369,7 @@ json_values = st.recursive(
 def test_any_objects_become_sound_rows_or_rejects(kind: str) -> None:
     """No nesting raises an error, and all values are finite or missing."""
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(json_values, min_size=1, max_size=3), st.sampled_from(["iso", "s"]))
     def holds(values: list[object], unit: str) -> None:
         if kind == "cbor":

@@ -105,7 +105,7 @@ def content(batch: SampleBatch) -> tuple[list[tuple[object, ...]], Counter[DropR
 def test_a_row_does_not_depend_on_other_rows(kind: str, good: st.SearchStrategy[bytes]) -> None:
     """Lines, split into messages at any line ends, give the same rows as each line alone."""
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(
         st.lists(st.one_of(good, good, good, junk), max_size=8),
         st.lists(st.integers(0, 8), max_size=3),
@@ -132,7 +132,7 @@ def test_a_row_does_not_depend_on_other_rows(kind: str, good: st.SearchStrategy[
 def test_any_bytes_become_rows_or_rejects(kind: str) -> None:
     """No bytes raise an error, and every line that is not blank is a row or one reject."""
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(st.lists(st.one_of(junk, csv_lines, json_lines), max_size=6), st.sampled_from(UNITS))
     def holds(lines: list[bytes], unit: str) -> None:
         lines = [line.replace(b"\n", b" ") for line in lines]
@@ -149,7 +149,6 @@ def _is_space(kind: str, line: bytes) -> bool:
     return kind == "jsonl" and b"\0" not in line and line.decode(errors="replace").isspace()
 
 
-@settings(deadline=None)  # the first Parquet loads pyarrow
 @given(st.binary(max_size=200), st.sampled_from(["csv", "jsonl", "parquet"]), st.binary(max_size=60))
 def test_any_bytes_and_header_raise_nothing_but_data_error(payload: bytes, kind: str, header: bytes) -> None:
     """An unreadable header raises DataError; no other error is ever raised."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.connectors.sinks.file_recovery import GzipMember, ending
 
 
 @given(st.lists(st.binary(max_size=300)))
-@settings(deadline=None)
 def test_a_member_that_was_cut_at_a_sync_is_whole_with_its_ending(parts: list[bytes]) -> None:
     """What came before the sync is there, what came after is not; more members may follow."""
     member = GzipMember()
@@ -25,7 +24,6 @@ def test_a_member_that_was_cut_at_a_sync_is_whole_with_its_ending(parts: list[by
 
 
 @given(st.lists(st.tuples(st.binary(max_size=300), st.booleans())))
-@settings(deadline=None)
 def test_a_finished_member_has_everything(parts: list[tuple[bytes, bool]]) -> None:
     """Wherever it was synced, also twice and before anything was written; an empty one is a gzip file too."""
     member, found = GzipMember(), b""

@@ -30,7 +30,7 @@ FIELDS = Fields.of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(["a", "b", "", None, "1", 1, 2.0, True]), min_size=1, max_size=6),
     st.lists(st.integers(-1, 5), max_size=30),

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.config.connector import SinkContext
@@ -201,7 +201,6 @@ def test_everything_else_is_the_sink_s() -> None:
     st.integers(0, 40),
     st.integers(0, 9),
 )
-@settings(deadline=None)
 def test_a_restart_lets_nothing_more_through(
     out: PredictionBatch, mode: str, kill: int, commit: int, seed: int
 ) -> None:
@@ -260,7 +259,6 @@ def test_what_another_throttle_has_stored_does_not_count() -> None:
 
 
 @given(st.data(), st.sampled_from(["interval", "change"]))
-@settings(deadline=None)
 def test_strange_bytes_are_refused_or_usable(data: st.DataObject, mode: str) -> None:
     """Damaged memory is a StateError, and what can be read can be gone on with."""
     before, one = Throttled(Heard(), mode), Throttled(Heard(), mode)  # type: ignore[arg-type]

@@ -403,7 +403,7 @@ def test_any_bytes_are_rejects_and_affect_no_other_message(kind: str) -> None:
     broken = st.builds(damage, sound, st.integers(0, 500), byte, st.integers(0, 120))
     garbage = st.builds(lambda message, payload: replace(message, payload=payload), sound, st.binary(max_size=60))
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.lists(st.one_of(sound, broken, garbage, garbage), max_size=6))
     def holds(messages: list[RawMessage]) -> None:
         batch = load_decoder(kind, fields).decode(messages)

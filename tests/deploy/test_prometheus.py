@@ -62,10 +62,9 @@ def test_every_alert_has_a_story_of_each_kind() -> None:
 @pytest.mark.parametrize("name", sorted(alerts()))
 def test_the_stories_would_notice_a_wrong_alert(name: str, always: bool, tmp_path: Path) -> None:
     """An alert that always fires, and one that never does, each fails the test of rules."""
-    groups = yaml.safe_load(RULES.read_text())
-    for rule in (rule for group in groups["groups"] for rule in group["rules"] if rule.get("alert") == name):
-        rule["expr"] = "vector(1)" if always else "vector(0) > 0"
-    (tmp_path / RULES.name).write_text(yaml.safe_dump(groups))
+    rule = {**alerts()[name], "expr": "vector(1)" if always else "vector(0) > 0"}
+    groups = [{"name": "wrong", "rules": [rule]}]  # the others would only cost time
+    (tmp_path / RULES.name).write_text(yaml.safe_dump({"groups": groups}))
     stories = yaml.safe_load(TESTS.read_text())
     stories["tests"] = [story for story in stories["tests"] if story["alert_rule_test"][0]["alertname"] == name]
     (tmp_path / TESTS.name).write_text(yaml.safe_dump(stories))

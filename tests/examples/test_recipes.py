@@ -68,7 +68,7 @@ def test_a_recipe_without_its_table_is_an_error() -> None:
         read_recipe("odd", "[data]\nfiles = []\n")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=12),
     devices=st.integers(1, 5),

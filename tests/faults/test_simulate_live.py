@@ -24,7 +24,7 @@ from stream_gru.examples.simulators.write import pump_recordings
 from tests.support.brokers import Broker
 from tests.support.network import free_port
 from tests.support.requirements import needs_mosquitto
-from tests.support.waiting import wait_for
+from tests.support.waiting import assert_returns, wait_for
 
 
 class Kept:
@@ -143,9 +143,7 @@ def test_a_port_that_nobody_reads_loses_lines_and_waits_for_nobody() -> None:
         seen = [json.loads(line)["seq"] for line in held.splitlines()]
         assert seen == sorted(set(seen))
         assert len(seen) == 2000 - terminal.lost
-        begin = time.monotonic()
-        terminal.drain(5.0)
-        assert time.monotonic() - begin < 4.0
+        assert_returns(lambda: terminal.drain(3600.0))
         os.close(reader)
 
 

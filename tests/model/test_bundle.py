@@ -509,7 +509,7 @@ def _damaged(data: bytes, places: list[tuple[float, int]]) -> bytes:
     return bytes(changed)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(FILES), damages)
 def test_damaged_bytes_never_give_another_model(name: str, places: list[tuple[float, int]]) -> None:
     """Any changed bytes in any file give a BundleError or (white space in the manifest) the same bundle."""
@@ -518,7 +518,7 @@ def test_damaged_bytes_never_give_another_model(name: str, places: list[tuple[fl
     assert found is None or _said(found) == _said(WHOLE)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(damages)
 def test_damaged_weights_with_hashes_that_fit_never_give_another_model(places: list[tuple[float, int]]) -> None:
     """With matching size, hash and digest the archive is read safely, and the id is that of its numbers."""

@@ -19,14 +19,18 @@ from tests.support.models import make_bundle, random_inputs
 
 pytestmark = pytest.mark.train
 
+ACTIVATIONS = get_args(Activation)
 NETWORKS: dict[str, dict[str, Any]] = {
     "no_bias": {"use_bias": False},
     "reset_before_no_bias": {"use_bias": False, "reset_after": False},
     "lstm_stacked": {"cell": "lstm", "units": (8, 5)},
     "one_unit": {"units": (1,), "channels": 1, "targets": 1},
     "odd_width": {"units": (37,), "residual": False},
-    **{f"activation_{name}": {"activation": name} for name in get_args(Activation)},
-    **{f"gates_{name}": {"recurrent_activation": name} for name in get_args(Activation)},
+    # Each activation once for the candidate and once for the gates.
+    **{
+        f"activation_{name}_gates_{gates}": {"activation": name, "recurrent_activation": gates}
+        for name, gates in zip(ACTIVATIONS, ACTIVATIONS[1:] + ACTIVATIONS[:1], strict=True)
+    },
 }
 
 

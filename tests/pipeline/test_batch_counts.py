@@ -17,7 +17,7 @@ from tests.support.pipelines import calibrated, toy_pipeline
 NAMES = ("label0", "label1")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hostile_batches())
 def test_counts_are_those_of_the_outputs_one_by_one(samples: SampleBatch) -> None:
     """Applied, dropped, classes, labelled and correct outputs, counted again row by row."""

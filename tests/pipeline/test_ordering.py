@@ -81,7 +81,7 @@ def decided_at_once(batch: SampleBatch, table: StateTable) -> tuple[list[tuple[i
     return result, kept.dropped
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(batches(), st.lists(st.integers(0, 60), max_size=4))
 def test_columns_decide_as_rows_do(batch: SampleBatch, places: list[int]) -> None:
     """Kept rows, resets, drop counts and table are those of the row-by-row rule, wherever the batch is cut."""

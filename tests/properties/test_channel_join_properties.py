@@ -73,7 +73,7 @@ def plain_rows(batch: SampleBatch) -> list[tuple[object, ...]]:
 HOSTILE = (0, 1, 3, 5, 10, 10, 10, 12, 40, -1, -4, -15, 700, -50_000)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), max_size=12))
 def test_batch_boundaries_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
     """Any cut, and one record at a time: the same rows in the same order, and the same counts."""
@@ -85,7 +85,7 @@ def test_batch_boundaries_change_nothing(batch: SampleBatch, options: tuple[int,
         assert (found.rejected, count) == (whole.rejected, joined)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(partial_records(HOSTILE), settings_of)
 def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[int, int]) -> None:
     """Received = joined + rejected; each row has a value, lies on the grid, and ticks that wait are few."""
@@ -107,7 +107,7 @@ def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[i
     assert not len(one.flush())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(partial_records((0, 1, 3, 5, 10, 12, -4, -15)), st.sampled_from([1, 2, 5]))
 def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBatch, wait: int) -> None:
     """And each stream's ticks go in order; nothing is held here, so that a row has what its own tick brought."""
@@ -124,7 +124,7 @@ def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBat
     assert emitted == sorted(set(emitted))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(partial_records(HOSTILE), settings_of)
 def test_streams_do_not_influence_each_other(batch: SampleBatch, options: tuple[int, int]) -> None:
     """A stream alone gives the rows it gives among others."""
@@ -134,7 +134,7 @@ def test_streams_do_not_influence_each_other(batch: SampleBatch, options: tuple[
     assert plain_rows(alone) == [row for row in together if row[0] == batch.stream_names[first]]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(partial_records((0, 1, 3, 5, 10, 12, 40)), st.sampled_from([1, 2, 5]), st.sampled_from([1, 2, 4]))
 def test_records_in_order_give_the_last_value_of_each_channel(batch: SampleBatch, age: int, wait: int) -> None:
     """With one channel silent and the rest in order, a row holds each one's last value up to it, if not too old."""
@@ -159,7 +159,7 @@ def test_no_records_give_no_rows() -> None:
     assert (len(done.batch), done.joined, done.batch.rejected_counts) == (0, 0, {DropReason.PARSE: 2})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), min_size=1, max_size=12))
 def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
     """Cut anywhere, stored, thrown away and restored in another order: the same rows, the same counts."""
@@ -182,7 +182,7 @@ def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], p
     assert not len(after.flush())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(partial_records(HOSTILE), settings_of, st.integers(0, 2**32 - 1))
 def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
     batch: SampleBatch, options: tuple[int, int], seed: int
@@ -211,7 +211,7 @@ def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
     assert (found.rejected, count) == (whole.rejected, joined)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), max_size=5))
 def test_every_stream_whose_memory_differs_is_said_to_have_changed(
     batch: SampleBatch, options: tuple[int, int], stores: list[int]
@@ -237,7 +237,7 @@ def test_every_stream_whose_memory_differs_is_said_to_have_changed(
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(partial_records(HOSTILE, 20), settings_of, st.data())
 def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(
     batch: SampleBatch, options: tuple[int, int], data: st.DataObject

@@ -376,6 +376,4 @@ class CheckpointMachine(RuleBasedStateMachine):
 
 
 TestKeeping = CheckpointMachine.TestCase
-TestKeeping.settings = settings(
-    max_examples=_EXAMPLES, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestKeeping.settings = settings(max_examples=_EXAMPLES, stateful_step_count=50, suppress_health_check=list(HealthCheck))

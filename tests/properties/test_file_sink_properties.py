@@ -31,7 +31,7 @@ def kill(run: SinkRun, when: str, lost: bool, left: bytes) -> None:
 
 @pytest.mark.parametrize("name", FILE_NAMES)
 @given(steps=st.lists(st.one_of(WRITES, COMMITS, KILLS), max_size=25), rotate_bytes=st.sampled_from([0, 1, 200, 2000]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_killed_sink_has_the_committed_rows_and_then_all(
     name: str, steps: list[tuple[str, object]], rotate_bytes: int
 ) -> None:

@@ -199,5 +199,5 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self.ledger.processed_packets(self.position).new_session
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40)
 TestLedger = LedgerMachine.TestCase

@@ -33,7 +33,7 @@ def feeds(draw: st.DrawFn, channels: int) -> SampleBatch:
 
 
 @pytest.mark.parametrize("name", reference_names())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_batches_and_interleaving_change_no_bit_on_litert(name: str, data: st.DataObject) -> None:
     """One batch, any portions, one sample at a time, each stream alone: the same outputs and states, bit for bit."""

@@ -181,5 +181,5 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.outbox.ready == (self.drop or len(self.open) < self.bound)
 
 
-OutboxMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+OutboxMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40)
 TestOutbox = OutboxMachine.TestCase

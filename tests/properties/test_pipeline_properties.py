@@ -37,7 +37,7 @@ def cut(batch: SampleBatch, places: list[int]) -> list[SampleBatch]:
     return [batch.take(slice(a, b)) for a, b in pairwise(edges)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(hostile_batches(), models, st.lists(st.integers(0, 120), max_size=12))
 def test_batch_boundaries_change_no_bit(batch: SampleBatch, model: str, places: list[int]) -> None:
     """Wherever a batch is cut, outputs and states are the same, bit for bit."""
@@ -48,7 +48,7 @@ def test_batch_boundaries_change_no_bit(batch: SampleBatch, model: str, places: 
     assert states_of(portions) == states_of(whole)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hostile_batches(), models)
 def test_one_sample_at_a_time_equals_one_batch(batch: SampleBatch, model: str) -> None:
     """Live (one sample per batch) equals replay (one batch), bit for bit."""
@@ -58,7 +58,7 @@ def test_one_sample_at_a_time_equals_one_batch(batch: SampleBatch, model: str) -
     assert states_of(live) == states_of(whole)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(hostile_batches(), models)
 def test_streams_do_not_influence_each_other(batch: SampleBatch, model: str) -> None:
     """A stream alone gives the outputs it gives among others, bit for bit: no value, NaN included, crosses over."""
@@ -70,7 +70,7 @@ def test_streams_do_not_influence_each_other(batch: SampleBatch, model: str) -> 
         assert [row for row in rows_of([out]) if row[0] == name] == alone_rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(hostile_batches(), models)
 def test_every_sample_is_applied_or_dropped_for_one_reason(batch: SampleBatch, model: str) -> None:
     """Received = applied + dropped{reason}, and outputs are in the order of arrival."""
@@ -86,7 +86,7 @@ def test_every_sample_is_applied_or_dropped_for_one_reason(batch: SampleBatch, m
         assert order == sorted(order)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(hostile_batches(), models)
 def test_states_are_always_finite(batch: SampleBatch, model: str) -> None:
     """For any input the kept hidden states are finite."""
@@ -95,7 +95,7 @@ def test_states_are_always_finite(batch: SampleBatch, model: str) -> None:
     assert np.isfinite(pipeline.table["h"]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hostile_batches(), st.integers(0, 5))
 def test_over_the_stream_limit_samples_are_dropped_and_counted(batch: SampleBatch, limit: int) -> None:
     """At most ``max_streams`` streams are kept; samples of others are dropped for that reason."""

@@ -23,7 +23,7 @@ BLOCK_ROWS = st.sampled_from([1, 100, 3000])
 
 
 @given(st.data(), st.lists(TEXT, min_size=1, max_size=3), st.sampled_from(["csv", "jsonl"]), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_files_go_on_after_any_position(data: st.DataObject, texts: list[bytes], kind: str, compressed: bool) -> None:
     """One or several files, compressed or not, in other blocks, and once more after a second restart."""
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def test_files_go_on_after_any_position(data: st.DataObject, texts: list[bytes],
 
 
 @given(TEXT, st.lists(TEXT, max_size=2), st.booleans(), BLOCK_ROWS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_of_a_file_that_has_grown_no_line_is_read_twice(
     text: bytes, added: list[bytes], compressed: bool, block_rows: int
 ) -> None:
@@ -64,7 +64,7 @@ def test_of_a_file_that_has_grown_no_line_is_read_twice(
 
 
 @given(st.data(), st.integers(0, 400), st.integers(1, 200), st.sampled_from([1, 150]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_parquet_goes_on_after_any_position(data: st.DataObject, rows: int, group: int, block_rows: int) -> None:
     """Whatever its row groups, in other blocks."""
     pa = pytest.importorskip("pyarrow")
@@ -93,7 +93,7 @@ def portions(data: st.DataObject, text: bytes) -> list[bytes]:
 
 
 @given(st.data(), TEXT, st.booleans(), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_standard_input_that_is_fed_again_goes_on(
     data: st.DataObject, text: bytes, header: bool, from_file: bool
 ) -> None:
@@ -117,7 +117,7 @@ def test_standard_input_that_is_fed_again_goes_on(
 
 
 @given(st.data(), TEXT, TEXT, st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_new_input_through_a_pipe_is_read_from_its_start(
     data: st.DataObject, text: bytes, other: bytes, header: bool
 ) -> None:

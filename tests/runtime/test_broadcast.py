@@ -6,7 +6,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
 from tests.support.fake_daemon import FakeDaemon, Listener, daemon_outputs, serving
-from tests.support.waiting import wait_for
+from tests.support.waiting import assert_returns, wait_for
 
 
 @pytest.fixture
@@ -75,13 +74,10 @@ class NeverEncode(JsonEncoder):
 
 
 def test_without_clients_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing costs almost nothing."""
+    """The encoder is not called."""
     monkeypatch.setattr(feed, "JsonEncoder", NeverEncode)
     one, batch = OutputBroadcaster(), daemon_outputs(["a"] * 1000)
-    begin = time.perf_counter()
-    for _ in range(1000):
-        one.write(batch)
-    assert time.perf_counter() - begin < 0.05
+    one.write(batch)
 
 
 def test_a_client_receives_the_written_rows(daemon: FakeDaemon, server: WebServer) -> None:
@@ -176,8 +172,9 @@ def test_a_listener_stays_longer_than_a_request_may_take(
 ) -> None:
     """The bound on the time of a connection is not for those who listen."""
     monkeypatch.setattr(connection, "IDLE_S", 0.2)
+    monkeypatch.setattr(events, "_PING_S", 0.1)
     with closing(Listener(server)) as listener:
-        time.sleep(0.5)
+        assert [listener.line() for _ in range(10)] == [": ping", ""] * 5
         daemon.feed.write(daemon_outputs(["a"]))
         assert listener.row()["stream"] == "a"
 
@@ -195,13 +192,14 @@ def test_one_who_does_not_read_is_cut_off(
         read: list[object] = []
         reader = threading.Thread(target=lambda: read.extend(iter(lambda: listener.row()["steps"], 999)))
         reader.start()
-        batch, deadline = daemon_outputs(["a"] * 200, horizon=100), time.monotonic() + 10
-        while clients_of(daemon.feed) > 1 and time.monotonic() < deadline:
-            begin = time.perf_counter()
+        batch = daemon_outputs(["a"] * 200, horizon=100)
+
+        def only_the_reader_is_left() -> bool:
             daemon.feed.write(batch)
-            assert time.perf_counter() - begin < 0.5  # it does not wait for anybody
             assert status_of(server, "/metrics") == 200
-        assert clients_of(daemon.feed) == 1
+            return clients_of(daemon.feed) == 1
+
+        wait_for(only_the_reader_is_left)
         daemon.feed.write(daemon_outputs(["a"], first=999))
         reader.join(5)
         assert not reader.is_alive()
@@ -234,11 +232,12 @@ def test_a_broadcaster_outlives_its_server(daemon: FakeDaemon) -> None:
         assert other.row()["stream"] == "a"
 
 
-def test_a_server_stops_in_time_with_listeners(
+def test_a_server_stops_with_listeners(
     daemon: FakeDaemon, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also with one who has stopped reading, closing takes less than two seconds and nothing is complained of."""
+    """Closing does not wait for a client that has stopped reading, and logs nothing."""
     monkeypatch.setattr(events, "_BATCH_S", 0.0)
+    monkeypatch.setattr(events, "_SEND_S", 3600.0)
     with ExitStack() as stack:
         server = stack.enter_context(serving(daemon))
         listener = stack.enter_context(closing(Listener(server)))
@@ -247,9 +246,7 @@ def test_a_server_stops_in_time_with_listeners(
         for _ in range(30):
             daemon.feed.write(daemon_outputs(["a"] * 200, horizon=100))
             listener.row()
-        begin = time.monotonic()
-        server.close()
-        assert time.monotonic() - begin < 2
+        assert_returns(server.close)
         daemon.feed.write(daemon_outputs(["a"]))
     assert clients_of(daemon.feed) == 0
     assert [record.getMessage() for record in caplog.records] == []

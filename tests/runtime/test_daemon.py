@@ -100,7 +100,7 @@ def test_everything_goes_from_source_to_all_sinks() -> None:
     assert (source.opened, source.closed) == (1, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(hostile_batches(30), max_size=4), st.integers(0, 9), st.sampled_from([0.0, 1000.0]))
 def test_every_sample_is_accounted_for(batches: list[SampleBatch], rejects: int, speed: float) -> None:
     """Whatever comes, at any speed: received = applied + dropped, rejects included, and the metrics agree."""

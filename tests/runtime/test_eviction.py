@@ -49,7 +49,7 @@ def test_without_a_store_no_stream_is_evicted() -> None:
     assert (checkpointer.cache.reset("d"), checkpointer.cache.reset(None)) == (0, 3)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(1, 4), st.booleans()), max_size=25), st.integers(1, 3))
 def test_eviction_changes_no_bit(
     tmp_path_factory: pytest.TempPathFactory, arrivals: list[tuple[str, int, bool]], most: int

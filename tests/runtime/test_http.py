@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import socket
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream_gru.core.errors import ConfigError
 from stream_gru.runtime.http import limits as connection
 from stream_gru.runtime.http.server import WebServer
+from tests.support.waiting import assert_returns, wait_for
 
 Probe = tuple[bool, str]
 
@@ -103,15 +103,14 @@ def test_it_is_bound_to_loopback_only(server: WebServer) -> None:
         other.connect(("127.0.0.2", urlsplit(server.address).port))
 
 
-def test_it_stops_in_time_also_with_clients(server: WebServer) -> None:
-    """Closing takes less than two seconds, also with an idle connection and half a request; then the port is closed."""
+def test_it_stops_also_with_clients(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing does not wait for an idle connection or the rest of a request; then the port is closed."""
+    monkeypatch.setattr(connection, "IDLE_S", 3600.0)
     with connect(server), connect(server) as half:
         half.sendall(b"GET /metrics HTTP/1.1\r\n")
-        time.sleep(0.05)
-        begin = time.monotonic()
+        assert ask_http(server, "/-/healthy")[0] == 200  # the others are accepted
+        assert_returns(server.close)
         server.close()
-        server.close()
-        assert time.monotonic() - begin < 2
     with pytest.raises(ConnectionRefusedError):
         connect(server)
 
@@ -132,10 +131,7 @@ def test_silent_clients_do_not_block_others(monkeypatch: pytest.MonkeyPatch) -> 
     silent = [connect(server) for _ in range(20)]
     try:
         silent[0].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
-        deadline = time.monotonic() + 5
-        while (status := ask_http(server, "/-/healthy")[0]) != 200 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert status == 200
+        wait_for(lambda: ask_http(server, "/-/healthy")[0] == 200)
     finally:
         for client in silent:
             client.close()

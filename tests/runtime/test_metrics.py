@@ -85,7 +85,7 @@ def observe_batches(pipeline: Pipeline, batches: list[SampleBatch]) -> tuple[Met
     return metrics, outs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(hostile_batches(40), min_size=1, max_size=4))
 def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
     """Received, applied, dropped, resets, classes, labels, scores: all are those of the outputs."""

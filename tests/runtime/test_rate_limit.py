@@ -91,7 +91,7 @@ rows = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     rows,
     st.lists(st.integers(0, 40), max_size=5),
@@ -117,7 +117,7 @@ def test_which_rows_are_taken_does_not_depend_on_how_they_are_batched(
     assert list(alone._full_ns) == list(whole._full_ns) == list(cut._full_ns)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 10**9), max_size=200), st.sampled_from([1, 5, 40]))
 def test_no_second_ever_lets_more_through_than_two_buckets(steps: list[int], rate: int) -> None:
     """Of any window of a second at most the bucket and what flowed in meanwhile is taken."""

@@ -319,7 +319,7 @@ def test_an_old_log_without_its_file_is_ignored(tmp_path: Path) -> None:
         assert (store.names(), store.commit_no, store.moved_aside) == ([], 0, None)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.integers(1, 200), st.booleans(), st.sampled_from(["state.db", "state.db-wal"]))
 def test_a_start_is_possible_after_any_damage(
     tmp_path_factory: pytest.TempPathFactory, place: int, length: int, zeros: bool, name: str

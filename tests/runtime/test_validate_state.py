@@ -92,7 +92,7 @@ def _rows(draw: st.DrawFn, pipeline: Pipeline) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_accepted_row_can_end_the_loop(kind: str, data: st.DataObject) -> None:
     """Samples of any kind are processed, and the state can be described and stored again."""
@@ -114,7 +114,7 @@ def test_no_accepted_row_can_end_the_loop(kind: str, data: st.DataObject) -> Non
         pipeline.table.dirty_rows()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(hostile_batches(60), min_size=1, max_size=3), st.booleans())
 def test_every_row_that_a_pipeline_writes_is_accepted(batches: list[SampleBatch], numpy: bool) -> None:
     """After any samples."""

@@ -57,7 +57,7 @@ def walk(schedule: TrainingSchedule) -> tuple[list[Cursor], list[Batch], list[fl
 
 @pytest.mark.parametrize("base", [STATEFUL, WINDOWED])
 @given(st.integers(1, 60), st.integers(0, 30))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_where_intervals_end_changes_no_batch(base: TrainingConfig, updates: int, every: int) -> None:
     """Epochs follow each other up to the limit; intervals end at multiples of updates, also across epochs."""
     cut = schedule_of(replace(base, max_updates=updates, evaluate_every=every))

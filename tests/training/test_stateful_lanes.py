@@ -46,7 +46,6 @@ def check_state(plan: BatchPlan, table: SegmentTable) -> None:
 
 
 @given(lengths, st.integers(1, 6), st.integers(1, 20))
-@settings(deadline=None)
 def test_training_plan_covers_each_step_once(sizes: list[int], lanes: int, steps: int) -> None:
     """Without a random offset every row is used exactly once, and no state crosses from one segment to another."""
     table = join_segments(segments_of(sizes))
@@ -56,7 +55,6 @@ def test_training_plan_covers_each_step_once(sizes: list[int], lanes: int, steps
 
 
 @given(lengths, st.integers(1, 6), st.integers(1, 20), st.integers(0, 99))
-@settings(deadline=None)
 def test_random_offsets_drop_few_rows(sizes: list[int], lanes: int, steps: int, seed: int) -> None:
     """With an offset no row comes twice, and only the first rows of a segment, fewer than a chunk, are left out."""
     table = join_segments(segments_of(sizes))
@@ -71,7 +69,6 @@ def test_random_offsets_drop_few_rows(sizes: list[int], lanes: int, steps: int, 
 
 
 @given(lengths, st.integers(1, 6), st.integers(1, 20))
-@settings(deadline=None)
 def test_validation_plan_cuts_nothing(sizes: list[int], lanes: int, steps: int) -> None:
     """A validation takes every row once and resets only where a segment begins."""
     table = join_segments(segments_of(sizes))
@@ -115,7 +112,7 @@ def test_warm_up_has_no_weight() -> None:
 
 
 @given(lengths, st.integers(1, 6), st.integers(1, 9))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_truth_stays_inside_its_segment(sizes: list[int], horizon: int, steps: int) -> None:
     """A truth is the value h steps later in the same segment, across chunks, and never past the segment's end."""
     segments = segments_of(sizes)
@@ -143,7 +140,6 @@ def test_forecast_truth_of_a_short_segment() -> None:
 
 
 @given(lengths, st.integers(1, 20), st.integers(1, 20), st.integers(1, 7))
-@settings(deadline=None)
 def test_windows_lie_inside_segments(sizes: list[int], window: int, stride: int, batch_size: int) -> None:
     """Every window starts from the initial state and lies inside one segment; shuffling loses and repeats none."""
     table = join_segments(segments_of(sizes))
