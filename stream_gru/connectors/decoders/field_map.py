@@ -211,7 +211,10 @@ def build_batch(
 
     rows = RowFilter(count)
     arrival = np.empty(count, np.int64)
-    arrival[:] = origin.arrival_ns if isinstance(origin, RawMessage) else [message.arrival_ns for message in origin]
+    if isinstance(origin, RawMessage):
+        arrival[:], key = origin.arrival_ns, keys or origin.key
+    else:
+        arrival[:], key = [message.arrival_ns for message in origin], keys or [message.key for message in origin]
     live = bool(arrival.any())
 
     def cells(name: str, instants: bool = False) -> Column:
@@ -237,9 +240,7 @@ def build_batch(
     if wanted.stream:
         streams, stream = read_streams(cells(wanted.stream), rows)
     else:
-        if keys is None:
-            keys = [origin.key] if isinstance(origin, RawMessage) else [message.key for message in origin]
-        streams, stream = _streams_of_keys(keys, arrival != 0, rows)
+        streams, stream = _streams_of_keys(key, arrival != 0, rows)
     labels, label = read_labels(cells(wanted.label)) if wanted.label else ((), None)
     batch = SampleBatch(
         stream_names=streams,
@@ -284,13 +285,13 @@ def stream_id(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.:/ -]", "_", text)[:128] or "_"
 
 
-def _streams_of_keys(keys: Sequence[str], live: Mask, rows: RowFilter) -> tuple[tuple[str, ...], I32]:
-    """The streams of records that do not name their own: (names, index of each row's); ``keys`` of each row or of all.
+def _streams_of_keys(keys: str | Sequence[str], live: Mask, rows: RowFilter) -> tuple[tuple[str, ...], I32]:
+    """The streams of records that do not name their own: (names, index of each row's); ``keys`` of all rows or of each.
 
     Decision: a file's name, which a user chose, is converted to an id; a live key is accepted or rejected as it is, so
     that two devices never become one stream.
     """
-    names = list(dict.fromkeys(keys))
+    names = [keys] if isinstance(keys, str) else list(dict.fromkeys(keys))
     if len(names) == 1:
         stream: I32 = np.zeros(len(live), np.int32)
     else:

@@ -105,14 +105,14 @@ class RecordDecoder:
 
     def decode(self, raw: Sequence[RawMessage]) -> SampleBatch:
         """Decode messages in order."""
-        batch = RecordBatch(self.resolver)
+        batch, separators, read = RecordBatch(self.resolver), self.separators, self.read
         for message in raw:
             if message.fault is not None:
                 batch.reject(message.fault, message)
-            elif self.separators is not None and is_blank(message, self.separators):
+            elif separators is not None and is_blank(message, separators):
                 batch.reject(DropReason.PARSE, message)
             else:
-                self.read(message, batch)
+                read(message, batch)
         return batch.build()
 
     def read(self, message: RawMessage, batch: RecordBatch) -> None:
