@@ -284,7 +284,7 @@ def test_children_can_be_interrupted() -> None:
     assert done.stdout == "True\n"
 
 
-def connected(daemon: FakeDaemon, n: int = 1) -> bool:
+def clients_connected(daemon: FakeDaemon, n: int = 1) -> bool:
     """Whether ``n`` clients are connected."""
     return wait_for(lambda: len(daemon.feed._clients) == n, 20)
 
@@ -292,7 +292,7 @@ def connected(daemon: FakeDaemon, n: int = 1) -> bool:
 def test_tap_prints_lines(controlled: ControlledDaemon, start: Tap) -> None:
     """Into a pipe it prints JSON lines, of the chosen stream and number."""
     tap = start(controlled.config, "--stream", "b", "--count", 2)
-    assert connected(controlled.daemon)
+    assert clients_connected(controlled.daemon)
     controlled.daemon.feed.write(daemon_outputs(["a", "b", "b", "b"]))
     code, out, err = tap.end()
     assert (code, err) == (0, "")
@@ -305,7 +305,7 @@ def test_tap_prints_lines(controlled: ControlledDaemon, start: Tap) -> None:
 def test_an_interrupt_ends_tap_with_exit_code_0(controlled: ControlledDaemon, start: Tap) -> None:
     """Ctrl-C is the normal end."""
     tap = start("--url", controlled.server.address)
-    assert connected(controlled.daemon)
+    assert clients_connected(controlled.daemon)
     tap.process.send_signal(signal.SIGINT)
     assert tap.end() == (0, "", "")
 
@@ -313,7 +313,7 @@ def test_an_interrupt_ends_tap_with_exit_code_0(controlled: ControlledDaemon, st
 def test_tap_ends_with_the_daemon(controlled: ControlledDaemon, start: Tap) -> None:
     """The end of the daemon gives exit code 1; dropped outputs are reported."""
     tap = start("--url", controlled.server.address)
-    assert connected(controlled.daemon)
+    assert clients_connected(controlled.daemon)
     controlled.daemon.feed.write(daemon_outputs(["a"] * 300))
     controlled.daemon.feed.close()
     code, out, err = tap.end()
@@ -336,7 +336,7 @@ def test_tap_draws_on_a_terminal(controlled: ControlledDaemon, start: Tap, termi
     """On a terminal it draws a table, and Ctrl-C gives exit code 0."""
     near, far = terminal
     tap = start(controlled.config, terminal=far)
-    assert connected(controlled.daemon)
+    assert clients_connected(controlled.daemon)
     controlled.daemon.feed.write(daemon_outputs(["pump-1", "pump-2"]))
     shown, deadline, interrupted = "", time.monotonic() + 20, False
     # Somebody has to read to the end: it waits for room on the terminal.

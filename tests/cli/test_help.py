@@ -13,20 +13,22 @@ from stream_gru.cli.group import cli
 WIDTH = 80
 
 
-def walk(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+def all_commands(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
     """A command and all commands below it, each with its context."""
     yield command, context
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             assert child is not None
-            yield from walk(child, click.Context(child, info_name=name, parent=context))
+            yield from all_commands(child, click.Context(child, info_name=name, parent=context))
 
 
-ALL = list(walk(cli, click.Context(cli, info_name="stream-gru", terminal_width=WIDTH)))
+COMMAND_TREE = list(all_commands(cli, click.Context(cli, info_name="stream-gru", terminal_width=WIDTH)))
 
 
-@pytest.mark.parametrize(("command", "context"), ALL, ids=[context.command_path for _, context in ALL])
+@pytest.mark.parametrize(
+    ("command", "context"), COMMAND_TREE, ids=[context.command_path for _, context in COMMAND_TREE]
+)
 def test_help_is_whole_sentences_that_fit(command: click.Command, context: click.Context) -> None:
     """At 80 columns no line is cut or too long; each command and option is described by a sentence."""
     for line in command.get_help(context).splitlines():
@@ -43,7 +45,7 @@ def test_help_is_whole_sentences_that_fit(command: click.Command, context: click
 def test_the_listing_shows_the_first_sentence_of_each_command() -> None:
     """The listing of a group holds what its commands say of themselves, uncut."""
     shown = CliRunner().invoke(cli, ["--help"], terminal_width=WIDTH).output
-    for command, context in ALL:
+    for command, context in COMMAND_TREE:
         if context.parent is not None and context.parent.command is cli:
             assert f"  {context.info_name} " in shown
             assert (command.help or "").split("\n\n")[0] in shown

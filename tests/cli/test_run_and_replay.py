@@ -40,7 +40,7 @@ def run_file(folder: Path, source: str = STDIN, more: str = "") -> Path:
     return path
 
 
-def fields(text: str, bundle: Bundle | None = None) -> Fields:
+def run_fields(text: str, bundle: Bundle | None = None) -> Fields:
     """The fields that ``run`` reads with this configuration."""
     return running_fields(parse_config(text, "run.toml", CATALOG), bundle or load_bundle(BUNDLE), Path("run.toml"))
 
@@ -48,9 +48,9 @@ def fields(text: str, bundle: Bundle | None = None) -> Fields:
 def test_input_keys_override_those_of_the_bundle() -> None:
     """Each key overrides its own; a key set to its default has no effect."""
     trained = load_bundle(BUNDLE).manifest.input
-    assert fields("").input == trained
-    assert fields('[input]\ndelimiter = ";"\n').input == replace(trained, delimiter=";")
-    assert fields('[input]\nstream = "device"\ntime = "time"\n').input == replace(trained, stream="device")
+    assert run_fields("").input == trained
+    assert run_fields('[input]\ndelimiter = ";"\n').input == replace(trained, delimiter=";")
+    assert run_fields('[input]\nstream = "device"\ntime = "time"\n').input == replace(trained, stream="device")
     assert trained.stream == "pump"
     assert trained != InputConfig()
 
@@ -59,8 +59,8 @@ def test_a_channel_without_a_column_keeps_that_of_the_bundle() -> None:
     """Only the keys that are set override those of the bundle."""
     bundle = load_bundle(BUNDLE)
     bundle.manifest.channels[0] = replace(bundle.manifest.channels[0], column="FT-101")
-    assert fields(CHANNEL_TABLES.format("flow", ""), bundle).columns[0] == "FT-101"
-    assert fields(CHANNEL_TABLES.format("flow", 'column = "FT-7"'), bundle).columns == (
+    assert run_fields(CHANNEL_TABLES.format("flow", ""), bundle).columns[0] == "FT-101"
+    assert run_fields(CHANNEL_TABLES.format("flow", 'column = "FT-7"'), bundle).columns == (
         "FT-7", "pressure", "current", "vibration",
     )  # fmt: skip
 
@@ -76,16 +76,16 @@ def test_a_channel_without_a_column_keeps_that_of_the_bundle() -> None:
 def test_units_and_ranges_must_be_those_of_training(key: str, words: str) -> None:
     """Another unit or range is rejected; repeating the same one is allowed."""
     with pytest.raises(ConfigError) as caught:
-        fields(CHANNEL_TABLES.format("flow", key))
+        run_fields(CHANNEL_TABLES.format("flow", key))
     assert str(caught.value) == f"run.toml: channel: {words}"
     same = CHANNEL_TABLES.format("flow", 'unit = "L/min"\nmin = -5\nmax = 1000')
-    assert fields(same).columns == ("flow", "pressure", "current", "vibration")
+    assert run_fields(same).columns == ("flow", "pressure", "current", "vibration")
 
 
 def test_every_channel_of_the_model_is_required() -> None:
     """All problems are reported, each with its channel."""
     with pytest.raises(ConfigError) as caught:
-        fields(CHANNEL_TABLES.format("pump_flow", "").replace('"current"\n', '"current"\nunit = "mA"\n'))
+        run_fields(CHANNEL_TABLES.format("pump_flow", "").replace('"current"\n', '"current"\nunit = "mA"\n'))
     assert caught.value.problems == (
         "run.toml: channel: expected the bundle's channel 'flow' among them",
         "run.toml: channel: expected unit = 'A' for 'current', as trained, got 'mA'",

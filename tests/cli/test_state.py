@@ -21,7 +21,7 @@ from tests.support.cli import Run
 from tests.support.models import make_bundle
 from tests.support.network import free_port
 from tests.support.pipelines import calibrated
-from tests.support.stores import change, checkpointer_of, feed, model, opened, store_content
+from tests.support.stores import change_store, checkpointer_of, feed, model, opened, store_content
 
 
 def store_config(folder: Path, more: str = "[metrics]\nenabled = false\n", state_dir: str = "state") -> Path:
@@ -64,7 +64,7 @@ def commits(config: Path) -> int:
 def damage(config: Path, table: str, name: str) -> None:
     """Damage the checksum of a stored row."""
     column = "name" if table == "stream" else "key"
-    change(config.parent / "state", f"UPDATE {table} SET crc=crc+1 WHERE {column}=?", name)  # noqa: S608 - of the tests
+    change_store(config.parent / "state", f"UPDATE {table} SET crc=crc+1 WHERE {column}=?", name)  # noqa: S608 - of the tests
 
 
 @contextmanager

@@ -44,7 +44,7 @@ path = "out/predictions.csv.gz"
 """
 
 
-def written(folder: Path, raw: bytes) -> Path:
+def raw_file(folder: Path, raw: bytes) -> Path:
     """Return the path of a file with these bytes."""
     path = folder / "pump.toml"
     path.write_bytes(raw)
@@ -60,14 +60,14 @@ def problems(path: Path) -> tuple[str, ...]:
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     """A file without a key is a configuration, of no use for either purpose."""
-    config = load_config(written(tmp_path, b""), CATALOG)
+    config = load_config(raw_file(tmp_path, b""), CATALOG)
     assert config == Config()
     assert check_purpose(config) == ()
 
 
 def test_a_mark_of_byte_order_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     """A file saved by an editor on Windows is as good as any other."""
-    assert load_config(written(tmp_path, b"\xef\xbb\xbf[training]\r\nepochs = 3\r\n"), CATALOG).training.epochs == 3
+    assert load_config(raw_file(tmp_path, b"\xef\xbb\xbf[training]\r\nepochs = 3\r\n"), CATALOG).training.epochs == 3
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
@@ -83,14 +83,14 @@ def test_a_folder_is_a_problem(tmp_path: Path) -> None:
 
 def test_a_file_of_another_encoding_is_a_problem(tmp_path: Path) -> None:
     """Bytes that are not UTF-8 are told with their line."""
-    path = written(tmp_path, b'[[channel]]\nname = "flow"\nunit = "\xb0C"\n')
+    path = raw_file(tmp_path, b'[[channel]]\nname = "flow"\nunit = "\xb0C"\n')
     assert problems(path) == (f"{path}:3: expected UTF-8 text, got byte 0xb0",)
 
 
 def test_a_file_may_be_as_large_as_the_bound_and_not_larger(tmp_path: Path) -> None:
     """One byte more than the bound is refused before anything is understood."""
-    load_config(written(tmp_path, b"#" * MAX_FILE_BYTES), CATALOG)
-    path = written(tmp_path, b"#" * (MAX_FILE_BYTES + 1))
+    load_config(raw_file(tmp_path, b"#" * MAX_FILE_BYTES), CATALOG)
+    path = raw_file(tmp_path, b"#" * (MAX_FILE_BYTES + 1))
     assert problems(path) == (f"{path}:1: expected at most 1048576 bytes, got more",)
 
 
@@ -119,7 +119,7 @@ def test_an_integer_serves_where_a_number_is_asked_for() -> None:
 
 def test_paths_are_relative_to_the_folder_of_the_file(tmp_path: Path) -> None:
     """All five kinds of paths are joined to the folder; an absolute one stays."""
-    config = load_config(written(tmp_path, BOTH.encode()), CATALOG)
+    config = load_config(raw_file(tmp_path, BOTH.encode()), CATALOG)
     assert config.data is not None
     assert config.run is not None
     (source,) = config.source

@@ -168,7 +168,7 @@ NAMES = st.one_of(
 )
 
 
-def change(line: str, how: str, name: str, literal: str) -> str:
+def changed_line(line: str, how: str, name: str, literal: str) -> str:
     """Return the line with another key, another value, twice, cut short, or switched on."""
     left, equals, right = line.partition(" = ")
     changes = {
@@ -181,7 +181,7 @@ def change(line: str, how: str, name: str, literal: str) -> str:
     return changes.get(how, line.removeprefix("#"))
 
 
-def read(text: str) -> Config | tuple[str, ...]:
+def read_config(text: str) -> Config | tuple[str, ...]:
     """Return the configuration, or the problems."""
     try:
         return parse_config(text, "sample.toml", CATALOG)
@@ -211,8 +211,8 @@ def test_a_changed_sample_is_a_configuration_or_a_list_of_problems(
     places = [place for place, line in enumerate(lines) if re.match(r"#?\[|#?\w+ = ", line)]
     for number, how, name, literal in changes:
         place = places[number % len(places)]
-        lines[place] = change(lines[place], how, name, literal)
-    outcome = read("\n".join(lines))
+        lines[place] = changed_line(lines[place], how, name, literal)
+    outcome = read_config("\n".join(lines))
     assert outcome
     for problem in outcome if isinstance(outcome, tuple) else ():
         assert PROBLEM.fullmatch(problem)

@@ -41,7 +41,7 @@ FILTERS = (
 TOPICS = ["/".join(levels) for n in range(1, 6) for levels in itertools.product(["a", "b", "", "$x"], repeat=n)]
 
 
-def source(*topics: str, stream_id: str = "") -> MqttSourceConfig:
+def mqtt_source_of(*topics: str, stream_id: str = "") -> MqttSourceConfig:
     """A source of these topics."""
     return MqttSourceConfig(topics=list(topics), format="json", stream_id=stream_id)
 
@@ -173,7 +173,9 @@ def found(
 def test_plain_configurations_pass() -> None:
     """The defaults beside usual sensors are no loop, whatever is switched on."""
     assert not found(
-        [source("sensors/{stream}/data")], [MqttSinkConfig(home_assistant=True)], control=ControlConfig(mqtt=True)
+        [mqtt_source_of("sensors/{stream}/data")],
+        [MqttSinkConfig(home_assistant=True)],
+        control=ControlConfig(mqtt=True),
     )
 
 
@@ -192,10 +194,10 @@ def test_a_loop_is_refused_with_both_keys(topics: list[str], sink: MqttSinkConfi
     filter_text = topics[0].replace("{x}", "+").replace("{y}", "+")
     expected = f'source[1].topics[1] = "{filter_text}" does not match, as the daemon would read its own outputs, got '
     for name in ("one", "two"):
-        apart = replace(sink, broker="one"), replace(source(*topics), broker=name)
+        apart = replace(sink, broker="one"), replace(mqtt_source_of(*topics), broker=name)
         problems = found([apart[1]], [apart[0]], [BROKER, SAME, OTHER])
         assert any(line.startswith(f"sink[1].{key}: expected a topic that {expected}") for line in problems)
-    assert not found([replace(source(*topics), broker="three")], [replace(sink, broker="one")], [BROKER, OTHER])
+    assert not found([replace(mqtt_source_of(*topics), broker="three")], [replace(sink, broker="one")], [BROKER, OTHER])
 
 
 def test_commands_are_kept_apart_too() -> None:
@@ -207,10 +209,10 @@ def test_commands_are_kept_apart_too() -> None:
         (["x"], MqttSinkConfig(topic="gru/command"), "read its own outputs"),
         (["x"], MqttSinkConfig(topic="gru/{stream}/response"), "whatever the streams are called"),
     ):
-        (problem,) = found([source(*topics)], [sink], control=commands)
+        (problem,) = found([mqtt_source_of(*topics)], [sink], control=commands)
         assert words in problem
         assert "control.topic" in problem
-    assert not found([source("gru/command/response")], [MqttSinkConfig()])
+    assert not found([mqtt_source_of("gru/command/response")], [MqttSinkConfig()])
 
 
 @pytest.mark.parametrize(
@@ -294,7 +296,7 @@ def test_topics_of_a_sink_that_cannot_be(sink: MqttSinkConfig, words: str) -> No
 
 def test_all_problems_are_reported_at_once() -> None:
     """One run shows every mistake, also those of sources."""
-    problems = found([source("a/#/b")], [MqttSinkConfig(topic="{x}", status_topic="$a")])
+    problems = found([mqtt_source_of("a/#/b")], [MqttSinkConfig(topic="{x}", status_topic="$a")])
     assert [line.partition(":")[0] for line in problems] == ["topics[1]", "topic", "status_topic"]
 
 

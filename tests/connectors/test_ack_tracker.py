@@ -131,12 +131,12 @@ def test_pauses_grow_and_are_never_all_the_same() -> None:
     assert Backoff(0.1, lambda: 0.0).pause_s(0.0) == pytest.approx(0.1)
 
 
-def rows(*names: str) -> list[OutboxRow]:
+def outbox_rows(*names: str) -> list[OutboxRow]:
     """Some rows."""
     return [OutboxRow("t", b"1234", name) for name in names]
 
 
-def taken(outbox: Outbox) -> list[str]:
+def sendable(outbox: Outbox) -> list[str]:
     """All that may be sent now."""
     return [row.key for row in iter(outbox.take, None)]
 
@@ -144,19 +144,19 @@ def taken(outbox: Outbox) -> list[str]:
 def test_rows_that_were_not_answered_are_sent_again_first() -> None:
     """After a reconnect the order is the old one, and nothing that was answered comes again."""
     outbox = Outbox(10)
-    outbox.put(rows(*"abcd"))
+    outbox.put(outbox_rows(*"abcd"))
     under_way = [outbox.take() for _ in range(3)]
     assert under_way[0] is not None
     outbox.ack(under_way[0])
     assert [row.key for row in outbox.requeue()] == ["b", "c"]
-    assert taken(outbox) == ["b", "c", "d"]
+    assert sendable(outbox) == ["b", "c", "d"]
     assert len(outbox) == 3
 
 
 def test_a_full_outbox_takes_what_comes_and_says_that_it_is_full() -> None:
     """A batch is never cut in two; readiness comes back with the answers."""
     outbox = Outbox(2)
-    outbox.put(rows("a", "b", "c"))
+    outbox.put(outbox_rows("a", "b", "c"))
     assert (len(outbox), outbox.ready, outbox.discarded) == (3, False, 0)
     for _ in range(2):
         row = outbox.take()
@@ -169,25 +169,25 @@ def test_a_full_outbox_may_give_up_the_oldest() -> None:
     """That was not sent, and counted; if all were sent, the new one.  What is stored is deleted there."""
     outbox = Outbox(2, drop_oldest=True)
     outbox.resume(SinkCheckpoint(unacked=[OutboxRow("t", b"1234", "a", 7)], last_number=8))
-    outbox.put(rows("b", "c"))
+    outbox.put(outbox_rows("b", "c"))
     assert (outbox.ready, len(outbox), outbox.discarded) == (True, 2, 1)
     assert outbox.flush() == FlushResult(unacked=[*rows_numbered(9, "b", "c")], acked=(7,))
     outbox.committed()
-    assert taken(outbox) == ["b", "c"]
-    outbox.put(rows("d"))
+    assert sendable(outbox) == ["b", "c"]
+    outbox.put(outbox_rows("d"))
     assert (len(outbox), outbox.discarded) == (2, 2)
 
 
 def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
     """Between requeue and drop the loop may drop it: it is counted once, and the next row is spared."""
     outbox = Outbox(1, drop_oldest=True)
-    outbox.put(rows("a"))
+    outbox.put(outbox_rows("a"))
     outbox.take()
     (first,) = outbox.requeue()
-    outbox.put(rows("b"))
+    outbox.put(outbox_rows("b"))
     outbox.drop(first)
     assert (outbox.discarded, outbox.failed) == (1, 0)
-    assert taken(outbox) == ["b"]
+    assert sendable(outbox) == ["b"]
 
 
 def rows_numbered(first: int, *names: str) -> list[OutboxRow]:
@@ -204,19 +204,19 @@ def test_nothing_is_sent_before_it_is_stored_unless_it_may() -> None:
     ):
         outbox = Outbox(10, immediate=immediate)
         outbox.resume(kept)
-        outbox.put(rows("a"))
-        assert taken(outbox) == early
+        outbox.put(outbox_rows("a"))
+        assert sendable(outbox) == early
         assert outbox.flush() == FlushResult(unacked=rows_numbered(1, "a"))
-        outbox.put(rows("b"))
+        outbox.put(outbox_rows("b"))
         outbox.committed()
-        assert taken(outbox) == (["b"] if early else ["a"])
+        assert sendable(outbox) == (["b"] if early else ["a"])
 
 
 def test_an_answer_between_flush_and_commit_is_told_by_the_next_commit() -> None:
     """The row is being stored just then: it has to be deleted afterwards."""
     outbox = Outbox(10, immediate=True)
     outbox.resume(SinkCheckpoint())
-    outbox.put(rows("a"))
+    outbox.put(outbox_rows("a"))
     row = outbox.take()
     assert row is not None
     assert outbox.flush().unacked
@@ -233,7 +233,7 @@ def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
     old, heir = Outbox(10), Outbox(10)
     kept = SinkCheckpoint(unacked=rows_numbered(1, *"abcd"), last_number=4)
     old.resume(kept)
-    old.put(rows("e"))
+    old.put(outbox_rows("e"))
     answered = old.take()
     assert answered is not None
     if early:
@@ -246,7 +246,7 @@ def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
     old.ack(answered)
     heir.adopt(old.handoff())
     heir.resume(None if early else kept)
-    assert taken(heir) == (["d"] if early else ["b", "c", "d"])
+    assert sendable(heir) == (["d"] if early else ["b", "c", "d"])
     written = heir.flush()
     assert (written.unacked, sorted(written.acked)) == (rows_numbered(5, "e"), [1, 2] if early else [1])
 

@@ -107,7 +107,7 @@ def columns(count: int) -> dict[str, Sequence[object]]:
     return {"ts": [NOON_NS / 1e9] * count, "T": [0.1] * count, "hum": [-0.0] * count, "dev": ["d"] * count}
 
 
-def build(fields: Fields, column: Callable[[str], Column | None], *messages: RawMessage) -> SampleBatch:
+def batch_of_messages(fields: Fields, column: Callable[[str], Column | None], *messages: RawMessage) -> SampleBatch:
     """A batch of a row for each message, with what is rejected."""
     rejects = Rejects()
     return rejects.add_to(build_batch(fields, len(messages), column, messages, rejects))
@@ -116,9 +116,9 @@ def build(fields: Fields, column: Callable[[str], Column | None], *messages: Raw
 def test_a_scale_is_computed_in_float64_and_its_absence_leaves_every_bit() -> None:
     """An offset that cancels the number loses no digits to float32; unscaled values keep every bit, -0.0 included."""
     recorded = RawMessage(b"", "p")
-    plain = build(for_source(), columns(1).get, recorded)
+    plain = batch_of_messages(for_source(), columns(1).get, recorded)
     scale = SourceChannelConfig(name="temp", scale=10.0, offset=-1.0 + 1e-9)
-    scaled = build(for_source(scale), columns(1).get, recorded)
+    scaled = batch_of_messages(for_source(scale), columns(1).get, recorded)
     assert plain.values.tobytes() == np.array([[0.1, -0.0]], np.float32).tobytes()
     assert scaled.values.tobytes() == np.array([[0.1 * 10.0 + (-1.0 + 1e-9), -0.0]], np.float32).tobytes()
 
@@ -126,7 +126,7 @@ def test_a_scale_is_computed_in_float64_and_its_absence_leaves_every_bit() -> No
 def test_each_row_has_the_key_and_the_arrival_of_its_message() -> None:
     """Rows of a recording and of live messages may be in one batch."""
     messages = [RawMessage(b"", key, arrival_ns=time) for key, time in (("a", NOON_NS), ("b+", 0), ("b+", NOON_NS))]
-    batch = build(for_source(stream=""), columns(3).get, *messages)
+    batch = batch_of_messages(for_source(stream=""), columns(3).get, *messages)
     assert [batch.stream_names[i] for i in batch.stream_index] == ["a", "b_"]
     assert batch.arrival_ns is not None
     assert batch.arrival_ns.tolist() == [NOON_NS, 0]
@@ -138,7 +138,7 @@ def test_each_row_has_the_key_and_the_arrival_of_its_message() -> None:
 def test_without_a_time_the_arrival_is_the_time_and_a_recording_has_none() -> None:
     """``time = ""`` in a file gives no time: the row is rejected."""
     live, recorded = RawMessage(b"", "p", arrival_ns=NOON_NS + 5), RawMessage(b"", "p")
-    batch = build(for_source(time="", stream=""), columns(2).get, live, recorded)
+    batch = batch_of_messages(for_source(time="", stream=""), columns(2).get, live, recorded)
     assert batch.time_ns.tolist() == [NOON_NS + 5]
     assert batch.rejected_counts == {DropReason.MISSING_FIELD: 1}
 
@@ -147,7 +147,7 @@ def test_without_a_time_the_arrival_is_the_time_and_a_recording_has_none() -> No
 def test_a_day_ahead_is_the_limit_of_a_clock_that_tells_the_time(clock: str, kept: int) -> None:
     """The clock of a device that counts from its start is not compared with ours."""
     cells = columns(2) | {"ts": [NOON_NS // 10**9 + 86_400, NOON_NS // 10**9 + 86_401]}
-    batch = build(for_source(clock=clock), cells.get, *[RawMessage(b"", "p", arrival_ns=NOON_NS)] * 2)
+    batch = batch_of_messages(for_source(clock=clock), cells.get, *[RawMessage(b"", "p", arrival_ns=NOON_NS)] * 2)
     assert len(batch) == kept
 
 

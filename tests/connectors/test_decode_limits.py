@@ -30,20 +30,20 @@ BASE: dict[str, Any] = {"dev": "p1", "time": "2024-05-01T12:00:00Z"}
 LAST = 7.0
 
 
-def fields(kind: str, **options: str) -> Fields:
+def device_fields(kind: str, **options: str) -> Fields:
     """Two channels, time and stream."""
     wanted = InputConfig(**{"stream": "" if kind == "senml" else "dev", **options})  # type: ignore[arg-type]
     names = ("time", "dev", "flow", "level") if kind == "csv" else ()
     return Fields(wanted, ("flow", "level"), ("flow", "level"), names=names)
 
 
-def decode(kind: str, payloads: Sequence[bytes], arrival_ns: int = NOON_NS, **options: str) -> SampleBatch:
+def decode_live(kind: str, payloads: Sequence[bytes], arrival_ns: int = NOON_NS, **options: str) -> SampleBatch:
     """Decode live messages of one device."""
     messages = [RawMessage(payload, "p1", arrival_ns=arrival_ns, source="plant") for payload in payloads]
-    return load_decoder(kind, fields(kind, **options)).decode(messages)
+    return load_decoder(kind, device_fields(kind, **options)).decode(messages)
 
 
-def written(kind: str, record: dict[str, Any]) -> bytes:
+def encoded_record(kind: str, record: dict[str, Any]) -> bytes:
     """A record in a format; values of text formats are written unchanged."""
     if kind == "cbor":
         import cbor2
@@ -68,10 +68,10 @@ def written(kind: str, record: dict[str, Any]) -> bytes:
 
 def rejected(kind: str, bad: bytes, arrival_ns: int = NOON_NS, **options: str) -> dict[DropReason, int]:
     """The reject counts of ``bad``; the good record after it is the only row."""
-    after = written(kind, {**BASE, "flow": LAST, "level": 1})
+    after = encoded_record(kind, {**BASE, "flow": LAST, "level": 1})
     between = b"\n" if kind in ("jsonl", "csv", "plotter", "line_protocol") else None
     payloads = [bad + between + after] if between and bad.strip() else [bad, after]
-    batch = decode(kind, payloads, arrival_ns, **options)
+    batch = decode_live(kind, payloads, arrival_ns, **options)
     assert batch.values.tolist() == [[LAST, 1.0]]
     assert batch.stream_names[int(batch.stream_index[0])] == "p1"
     return batch.rejected_counts
@@ -94,9 +94,9 @@ def nested(depth: int) -> object:
 def test_depth(kind: str) -> None:
     """Sixteen levels are read, a seventeenth is too deep, and so are levels that would exhaust the stack."""
     good = {**BASE, "flow": 1, "level": 2, "x": nested(MAX_DEPTH)}
-    assert len(decode(kind, [written(kind, good)])) == 1
-    assert rejected(kind, written(kind, {**good, "x": nested(MAX_DEPTH + 1)})) == {DropReason.TOO_DEEP: 1}
-    assert rejected(kind, written(kind, {**good, "x": nested(300)})) == {DropReason.TOO_DEEP: 1}
+    assert len(decode_live(kind, [encoded_record(kind, good)])) == 1
+    assert rejected(kind, encoded_record(kind, {**good, "x": nested(MAX_DEPTH + 1)})) == {DropReason.TOO_DEEP: 1}
+    assert rejected(kind, encoded_record(kind, {**good, "x": nested(300)})) == {DropReason.TOO_DEEP: 1}
     deep = b"\x81" * 5000 + b"\x80" if kind == "cbor" else b'{"x":' * 5000 + b"0" + b"}" * 5000
     assert rejected(kind, b"[" + deep + b"]" if kind == "json_array" else deep) == {DropReason.TOO_DEEP: 1}
 
@@ -114,14 +114,14 @@ def test_fields(kind: str) -> None:
     full = {**BASE, "flow": 1, "level": 2, **{f"k{i}": i for i in range(MAX_FIELDS - 4 + inside)}}
     if kind == "json_vector":
         full = {**full, "x": 0}
-    assert len(decode(kind, [written(kind, full)])) == (0 if kind == "json_vector" else 1)
-    assert rejected(kind, written(kind, {**full, "more": 1})) == {DropReason.TOO_MANY_FIELDS: 1}
+    assert len(decode_live(kind, [encoded_record(kind, full)])) == (0 if kind == "json_vector" else 1)
+    assert rejected(kind, encoded_record(kind, {**full, "more": 1})) == {DropReason.TOO_MANY_FIELDS: 1}
 
 
 @pytest.mark.parametrize("kind", ["csv", "plotter"])
 def test_names_that_a_device_sends(kind: str) -> None:
     """The headers that are kept are bounded, in the number of names and in their length."""
-    mark, plain = ("," if kind == "csv" else " "), replace(fields(kind, time="", stream=""), names=())
+    mark, plain = ("," if kind == "csv" else " "), replace(device_fields(kind, time="", stream=""), names=())
     names = ["flow", "level", *(f"k{i}" for i in range(MAX_FIELDS - 1))]
     for bad, reason in ((names, DropReason.TOO_MANY_FIELDS), (["flow", "k" * 257], DropReason.TOO_LARGE)):
         lines = [mark.join(bad), "flow" + mark + "level", "7" + mark + "1"]
@@ -137,14 +137,14 @@ def test_length_of_names(kind: str, letter: str) -> None:
     """A name has at most 256 bytes in UTF-8."""
     name = letter * (MAX_NAME_BYTES // len(letter.encode()))
     record = {**BASE, "flow": 1, "level": 2}
-    assert len(decode(kind, [written(kind, {**record, name: 1})])) == 1
-    assert rejected(kind, written(kind, {**record, name + letter: 1})) == {DropReason.TOO_LARGE: 1}
+    assert len(decode_live(kind, [encoded_record(kind, {**record, name: 1})])) == 1
+    assert rejected(kind, encoded_record(kind, {**record, name + letter: 1})) == {DropReason.TOO_LARGE: 1}
 
 
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_nul_in_a_name(kind: str) -> None:
     """NUL is rejected in names, also where it is escaped."""
-    assert rejected(kind, written(kind, {**BASE, "flow": 1, "level": 2, "a\0": 1})) == {DropReason.ENCODING: 1}
+    assert rejected(kind, encoded_record(kind, {**BASE, "flow": 1, "level": 2, "a\0": 1})) == {DropReason.ENCODING: 1}
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -152,9 +152,9 @@ def test_nul_in_a_name(kind: str) -> None:
 def test_encoding(kind: str, bad: bytes) -> None:
     """Strict UTF-8 without NUL: no surrogates, no overlong forms."""
     if kind == "cbor":
-        bad = b"\xa1\x64flow\x63" + bad.rjust(3, b"a") if bad != b"\0" else written(kind, {**BASE, "a\0": 1})
+        bad = b"\xa1\x64flow\x63" + bad.rjust(3, b"a") if bad != b"\0" else encoded_record(kind, {**BASE, "a\0": 1})
     else:
-        bad = written(kind, {**BASE, "flow": 1, "level": 2}) + bad
+        bad = encoded_record(kind, {**BASE, "flow": 1, "level": 2}) + bad
     assert rejected(kind, bad) == {DropReason.ENCODING: 1}
 
 
@@ -168,7 +168,7 @@ def test_compressed_payloads(kind: str, packed: Callable[[bytes], bytes]) -> Non
         batch = decoder.decode([RawMessage(payload, arrival_ns=NOON_NS, key="p") for payload in (bad, b"7")])
         assert (batch.values.tolist(), batch.rejected_counts) == ([[7.0]], {DropReason.ENCODING: 1})
         return
-    batch = decode(kind, [bad, written(kind, {**BASE, "flow": LAST, "level": 1})])
+    batch = decode_live(kind, [bad, encoded_record(kind, {**BASE, "flow": LAST, "level": 1})])
     assert (batch.values.tolist(), batch.rejected_counts) == ([[LAST, 1.0]], {DropReason.ENCODING: 1})
 
 
@@ -181,7 +181,7 @@ def test_types(kind: str) -> None:
         ({}, DropReason.TYPE),
         ("x", DropReason.PARSE),
     ):
-        assert rejected(kind, written(kind, {**BASE, "flow": 2, "level": value})) == {reason: 1}
+        assert rejected(kind, encoded_record(kind, {**BASE, "flow": 2, "level": value})) == {reason: 1}
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -193,7 +193,7 @@ def test_a_missing_stream(kind: str) -> None:
     elif kind == "senml":
         return  # there the stream is that of the message
     else:
-        bad = written(kind, record)
+        bad = encoded_record(kind, record)
     assert rejected(kind, bad) == {DropReason.MISSING_FIELD: 1}
 
 
@@ -210,7 +210,7 @@ NUMBERS = [
 @pytest.mark.parametrize("kind", ["csv", "plotter", *JSON, "json_vector"])
 def test_numbers(kind: str, text: str, reason: DropReason) -> None:
     """Infinite numbers, those beyond float32 and inexact whole numbers are rejected, never rounded or clipped."""
-    bad = written(kind, {**BASE, "flow": 424242, "level": 2}).replace(b"424242", text.encode())
+    bad = encoded_record(kind, {**BASE, "flow": 424242, "level": 2}).replace(b"424242", text.encode())
     if text == "inf" and kind not in ("csv", "plotter"):
         bad = bad.replace(b"inf", b"Infinity")
     assert rejected(kind, bad) == {reason: 1}
@@ -220,8 +220,8 @@ def test_numbers(kind: str, text: str, reason: DropReason) -> None:
 @pytest.mark.parametrize("kind", ["csv", *JSON])
 def test_numbers_at_the_limit(kind: str, text: str) -> None:
     """2**53 is exact, and a fraction may be as large as the largest float32."""
-    good = written(kind, {**BASE, "flow": 424242, "level": 2}).replace(b"424242", text.encode())
-    assert decode(kind, [good]).values.tolist() == [[float(np.float32(text)), 2.0]]
+    good = encoded_record(kind, {**BASE, "flow": 424242, "level": 2}).replace(b"424242", text.encode())
+    assert decode_live(kind, [good]).values.tolist() == [[float(np.float32(text)), 2.0]]
 
 
 @pytest.mark.parametrize("kind", ["csv", "plotter", "number"])
@@ -237,16 +237,22 @@ def test_leading_zeros(kind: str) -> None:
 def test_limits_inside(where: str) -> None:
     """The limits hold for the inner objects of Telegraf's JSON, too."""
     inside = {"flow": 1, **{f"k{i}": i for i in range(MAX_FIELDS)}}
-    assert rejected("json", written("json", {**BASE, where: inside})) == {DropReason.TOO_MANY_FIELDS: 1}
-    assert rejected("json", written("json", {**BASE, where: {"flow": 1, "k" * 257: 1}})) == {DropReason.TOO_LARGE: 1}
+    assert rejected("json", encoded_record("json", {**BASE, where: inside})) == {DropReason.TOO_MANY_FIELDS: 1}
+    assert rejected("json", encoded_record("json", {**BASE, where: {"flow": 1, "k" * 257: 1}})) == {
+        DropReason.TOO_LARGE: 1
+    }
 
 
 def test_numbers_of_bytes() -> None:
     """CBOR and frames can hold infinities, which are rejected, and NaN, which is a missing value."""
-    bad = written("cbor", {**BASE, "flow": float("-inf"), "level": 2})
+    bad = encoded_record("cbor", {**BASE, "flow": float("-inf"), "level": 2})
     assert rejected("cbor", bad) == {DropReason.NON_FINITE: 1}
-    assert rejected("cbor", written("cbor", {**BASE, "flow": 2**53 + 1, "level": 2})) == {DropReason.OUT_OF_RANGE: 1}
-    assert np.isnan(decode("cbor", [written("cbor", {**BASE, "flow": float("nan"), "level": 2})]).values[0, 0])
+    assert rejected("cbor", encoded_record("cbor", {**BASE, "flow": 2**53 + 1, "level": 2})) == {
+        DropReason.OUT_OF_RANGE: 1
+    }
+    assert np.isnan(
+        decode_live("cbor", [encoded_record("cbor", {**BASE, "flow": float("nan"), "level": 2})]).values[0, 0]
+    )
     from cobs import cobs
 
     decoder = load_decoder(
@@ -291,7 +297,7 @@ def test_numbers_of_line_protocol(value: str, reason: DropReason) -> None:
 
 def test_scale_does_not_hide_a_number_that_is_not_exact() -> None:
     """The number is checked as it arrived, and again after scaling."""
-    scaled = replace(fields("json"), scale=(1e-9, 1e38), offset=(0.0, 0.0))
+    scaled = replace(device_fields("json"), scale=(1e-9, 1e38), offset=(0.0, 0.0))
     records = [
         {**BASE, "flow": 2**53 + 1, "level": 1},
         {**BASE, "flow": 1, "level": 10},
@@ -308,34 +314,38 @@ def test_timestamps(kind: str, time: str) -> None:
     """Times before 2000 or more than a day after their arrival are rejected."""
     if kind == "senml" and time < "1980":
         return  # there such a time is relative to the arrival
-    assert rejected(kind, written(kind, {**BASE, "time": time, "flow": 1, "level": 2})) == {DropReason.TIMESTAMP: 1}
+    assert rejected(kind, encoded_record(kind, {**BASE, "time": time, "flow": 1, "level": 2})) == {
+        DropReason.TIMESTAMP: 1
+    }
 
 
 def test_timestamps_at_the_limit() -> None:
     """The first instant of 2000 and one day ahead are accepted; a recording, without arrivals, may be of any year."""
     times = ["2000-01-01T00:00:00Z", "2024-05-02T12:00:00Z"]
-    assert len(decode("json", [written("json", {**BASE, "time": time, "flow": 1}) for time in times])) == 2
-    assert len(decode("json", [written("json", {**BASE, "time": "1970-01-01", "flow": 1})], arrival_ns=0)) == 1
+    assert len(decode_live("json", [encoded_record("json", {**BASE, "time": time, "flow": 1}) for time in times])) == 2
+    assert (
+        len(decode_live("json", [encoded_record("json", {**BASE, "time": "1970-01-01", "flow": 1})], arrival_ns=0)) == 1
+    )
 
 
 def test_a_gateway_without_a_clock_checks_no_times() -> None:
     """Until the gateway's clock is set (a board without a battery boots in 1970), device times are accepted."""
-    assert len(decode("json", [written("json", {**BASE, "flow": 1})], arrival_ns=10**9)) == 1
+    assert len(decode_live("json", [encoded_record("json", {**BASE, "flow": 1})], arrival_ns=10**9)) == 1
 
 
 @pytest.mark.parametrize("name", ["+", "#", "$SYS", "a+b", "a\tb", "größe", "x" * 129, "a\x1b[2J", "<b>", "a\u202eb"])
 @pytest.mark.parametrize("kind", ["json", "cbor"])
 def test_stream_ids(kind: str, name: str) -> None:
     """A stream id is 1 to 128 characters of A-Z a-z 0-9 _ . : / - and blank."""
-    assert rejected(kind, written(kind, {**BASE, "dev": name, "flow": 1})) == {DropReason.BAD_STREAM_ID: 1}
-    assert len(decode(kind, [written(kind, {**BASE, "dev": "x" * 128, "flow": 1})])) == 1
+    assert rejected(kind, encoded_record(kind, {**BASE, "dev": name, "flow": 1})) == {DropReason.BAD_STREAM_ID: 1}
+    assert len(decode_live(kind, [encoded_record(kind, {**BASE, "dev": "x" * 128, "flow": 1})])) == 1
 
 
 def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
     """As in most readers of JSON; it is neither an error nor a second record."""
     twice = b'{"dev":"p1","time":"2024-05-01T12:00:00Z","flow":1,"flow":2,"level":3}'
     for kind in ("json", "jsonl"):
-        assert decode(kind, [twice]).values.tolist() == [[2.0, 3.0]]
+        assert decode_live(kind, [twice]).values.tolist() == [[2.0, 3.0]]
 
 
 def test_records_in_one_payload() -> None:
@@ -352,7 +362,7 @@ def test_fields_repeated_for_many_vectors_do_not_multiply() -> None:
 
 
 NAMES = ["time", "dev", "flow", "level", "fields", "tags", "v", "n", "t", "bn"]
-json_values = st.recursive(
+wide_json_values = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
         st.sampled_from(["2024-05-01T12:00:00Z", 1714564800, "p1", 1e39, 2**53 + 1, "x" * 300]),
@@ -370,7 +380,7 @@ def test_any_objects_become_sound_rows_or_rejects(kind: str) -> None:
     """No nesting raises an error, and all values are finite or missing."""
 
     @settings(max_examples=100)
-    @given(st.lists(json_values, min_size=1, max_size=3), st.sampled_from(["iso", "s"]))
+    @given(st.lists(wide_json_values, min_size=1, max_size=3), st.sampled_from(["iso", "s"]))
     def holds(values: list[object], unit: str) -> None:
         if kind == "cbor":
             import cbor2
@@ -378,7 +388,7 @@ def test_any_objects_become_sound_rows_or_rejects(kind: str) -> None:
             payloads = [cbor2.dumps(value) for value in values]
         else:
             payloads = [json.dumps(value).encode() for value in values]
-        batch = decode(kind, payloads, time_unit=unit)
+        batch = decode_live(kind, payloads, time_unit=unit)
         check_sound(batch, 2)
         assert batch.received >= (0 if kind in ("jsonl", "senml", "json_vector") else len(values))
 

@@ -29,15 +29,15 @@ LIVE_CASES = sorted(path.name for path in (CASES / "decode_live").iterdir() if p
 FORMATS = sorted(set(DECODERS.built_in) - {"parquet"})
 
 
-def whole(text: str | list[tuple[str, int]]) -> str:
+def expanded(text: str | list[tuple[str, int]]) -> str:
     """A long text is written as a list of parts and their repetitions."""
     return text if isinstance(text, str) else "".join(part * times for part, times in text)
 
 
-def message(line: dict[str, Any], number: int) -> RawMessage:
+def message_of_line(line: dict[str, Any], number: int) -> RawMessage:
     """The message of a line of ``messages.jsonl``: by default of ``p1``, one second after the previous one."""
     return RawMessage(
-        bytes.fromhex(whole(line["hex"])) if "hex" in line else whole(line["payload"]).encode(),
+        bytes.fromhex(expanded(line["hex"])) if "hex" in line else expanded(line["payload"]).encode(),
         line.get("key", "p1"),
         line.get("header", "").encode(),
         to_ns(line.get("arrival", f"2024-05-01T12:00:{number:02}Z")),
@@ -53,7 +53,7 @@ def decode_live(folder: Path) -> list[dict[str, object]]:
     (source,) = config.source
     assert not isinstance(source, ReplaySourceConfig)
     lines = (folder / "messages.jsonl").read_text(encoding="utf-8").splitlines()
-    messages = [message(json.loads(line), number) for number, line in enumerate(lines)]
+    messages = [message_of_line(json.loads(line), number) for number, line in enumerate(lines)]
     try:
         fields = Fields.for_source(config.input, config.channel, source.input, source.channel)
         batch = load_decoder(source.format, fields).decode(messages)

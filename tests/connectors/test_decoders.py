@@ -48,8 +48,8 @@ odd = st.sampled_from(
         "true",
     ]
 )
-numbers = st.one_of(st.integers(-(10**20), 10**20).map(str), st.floats().map(repr))
-fields_of_text = st.one_of(numbers, odd, st.text(max_size=6))
+number_texts = st.one_of(st.integers(-(10**20), 10**20).map(str), st.floats().map(repr))
+fields_of_text = st.one_of(number_texts, odd, st.text(max_size=6))
 csv_lines = st.builds(
     lambda time, rest, keep: ",".join([time, *rest][:keep]).encode(errors="replace"),
     st.one_of(good_times, odd),
@@ -74,7 +74,7 @@ json_lines = st.builds(
 junk = st.binary(max_size=40).map(lambda line: line.replace(b"\n", b""))
 
 
-def decode(kind: str, messages: Sequence[bytes], **options: str) -> SampleBatch:
+def decode_file_payloads(kind: str, messages: Sequence[bytes], **options: str) -> SampleBatch:
     """Decode payloads of one file called ``p``."""
     fields = Fields(InputConfig(**options), ("flow", "level"))  # type: ignore[arg-type]
     return load_decoder(kind, fields).decode([RawMessage(payload, "p", HEADER) for payload in messages])
@@ -116,12 +116,12 @@ def test_a_row_does_not_depend_on_other_rows(kind: str, good: st.SearchStrategy[
         lines = [line.replace(b"\n", b" ") + b"\n" for line in lines]
         edges = [0, *sorted(min(cut, len(lines)) for cut in cuts), len(lines)]
         messages = [b"".join(lines[a:b]) for a, b in pairwise(edges)]
-        whole = decode(kind, [b"".join(lines)], time_unit=unit, **options)
-        assert content(decode(kind, messages, time_unit=unit, **options)) == content(whole)
+        whole = decode_file_payloads(kind, [b"".join(lines)], time_unit=unit, **options)
+        assert content(decode_file_payloads(kind, messages, time_unit=unit, **options)) == content(whole)
         rows: list[tuple[object, ...]] = []
         rejected: Counter[DropReason] = Counter()
         for line in lines:
-            alone, bad = content(decode(kind, [line], time_unit=unit, **options))
+            alone, bad = content(decode_file_payloads(kind, [line], time_unit=unit, **options))
             rows, rejected = rows + alone, rejected + bad
         assert content(whole) == (rows, rejected)
 
@@ -136,7 +136,7 @@ def test_any_bytes_become_rows_or_rejects(kind: str) -> None:
     @given(st.lists(st.one_of(junk, csv_lines, json_lines), max_size=6), st.sampled_from(UNITS))
     def holds(lines: list[bytes], unit: str) -> None:
         lines = [line.replace(b"\n", b" ") for line in lines]
-        batch = decode(kind, [b"\n".join(lines)], time_unit=unit, **ALL)
+        batch = decode_file_payloads(kind, [b"\n".join(lines)], time_unit=unit, **ALL)
         blank = b"\r" if kind == "csv" else None
         nothing = [line for line in lines if not line.strip(blank) or _is_space(kind, line)]
         assert batch.received == len(lines) - len(nothing)
@@ -200,8 +200,8 @@ def test_a_line_at_the_limit_is_read_and_a_longer_one_is_rejected() -> None:
     """The limit is 64 KiB a line, at any place of the payload."""
     good = b'{"time":"2024-05-01T12:00:00Z","flow":1,"x":"' + b"x" * (64 * 1024 - 47) + b'"}'
     assert len(good) == 64 * 1024
-    assert len(decode("jsonl", [good + b"\n" + good])) == 2
-    batch = decode("jsonl", [good + b"\n" + good.replace(b"x", b"xx", 5) + b"\n" + good])
+    assert len(decode_file_payloads("jsonl", [good + b"\n" + good])) == 2
+    batch = decode_file_payloads("jsonl", [good + b"\n" + good.replace(b"x", b"xx", 5) + b"\n" + good])
     assert (len(batch), batch.rejected_counts) == (2, {DropReason.TOO_LARGE: 1})
 
 

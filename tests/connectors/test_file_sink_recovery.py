@@ -18,7 +18,7 @@ from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.connectors.sinks.file_recovery import put_aside_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
-from tests.support.sink_runs import FILE_NAMES, OUTPUTS, SinkRun, content, folder_content, rows_in
+from tests.support.sink_runs import FILE_NAMES, OUTPUTS, SinkRun, file_content, folder_content, rows_in
 
 CALLS = ((os, "fsync"), (os, "truncate"), (Path, "rename"), (Path, "unlink"), (Path, "open"))
 
@@ -199,7 +199,7 @@ def test_a_compressed_file_is_readable_up_to_each_flush_and_whole_after_a_kill(t
     run.write(2)
     run.commit()
     run.sink.close()
-    assert content(run.path) == run.expected(6)
+    assert file_content(run.path) == run.expected(6)
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl.gz"]
 
 
@@ -252,7 +252,7 @@ def test_a_file_is_not_put_aside_with_rows_behind_its_mark(tmp_path: Path) -> No
     run.commit()
     run.sink.close()
     (aside,) = put_aside_files(run.path)
-    assert content(aside) == run.expected(4)
+    assert file_content(aside) == run.expected(4)
 
 
 def test_the_newest_file_has_the_last_name_though_the_clock_was_set_back(tmp_path: Path) -> None:

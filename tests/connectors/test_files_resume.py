@@ -12,17 +12,17 @@ from stream_gru.connectors.sources.resume import Trail, digest
 from stream_gru.connectors.sources.threaded import Queued
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import Position, RawMessage
-from tests.support.source_reading import TABLE, drain, lines, position_of
+from tests.support.source_reading import TABLE, drain, keyed_lines, position_of
 
 NEXT = "give the old one back, or begin anew with `stream-gru state reset CONFIG --source pump`"
 
 
-def source(*paths: Path | str) -> FileSource:
+def small_block_source(*paths: Path | str) -> FileSource:
     """A source named pump, of small blocks."""
     return FileSource(paths, file_format(Path(paths[0])), 64, "pump")
 
 
-def write(path: Path, text: bytes) -> Path:
+def write_recording(path: Path, text: bytes) -> Path:
     """A file with this text, compressed where its name says so."""
     path.write_bytes(gzip.compress(text) if path.name.endswith(".gz") else text)
     return path
@@ -30,7 +30,7 @@ def write(path: Path, text: bytes) -> Path:
 
 def middle(path: Path) -> Position:
     """A position behind the first 64 KiB and before the end."""
-    messages = drain(source(path))
+    messages = drain(small_block_source(path))
     assert len(messages) > 30
     return position_of(messages[25])
 
@@ -57,10 +57,10 @@ def test_a_file_that_changed_is_refused_when_it_is_opened(
     name: str, change: Callable[[bytes, int], bytes], why: str, tmp_path: Path
 ) -> None:
     """The error says which file, up to where it was read, what differs and what to do."""
-    position = middle(write(tmp_path / name, TABLE))
-    write(tmp_path / name, change(TABLE, position.offset))
+    position = middle(write_recording(tmp_path / name, TABLE))
+    write_recording(tmp_path / name, change(TABLE, position.offset))
     with pytest.raises(DataError) as error:
-        source(tmp_path / name).open(position)
+        small_block_source(tmp_path / name).open(position)
     said = f"{tmp_path / name}: was read up to byte {position.offset:,} and has changed since: {why}"
     assert str(error.value).startswith(said)
     assert str(error.value).endswith(NEXT)
@@ -68,25 +68,25 @@ def test_a_file_that_changed_is_refused_when_it_is_opened(
 
 def test_what_comes_behind_the_position_may_change(tmp_path: Path) -> None:
     """Nobody has read it yet."""
-    path = write(tmp_path / "a.csv", TABLE)
+    path = write_recording(tmp_path / "a.csv", TABLE)
     position = middle(path)
     path.write_bytes(TABLE[: position.offset] + b"7,8\n")
-    (message,) = drain(source(path), position)
+    (message,) = drain(small_block_source(path), position)
     assert (message.payload, message.header) == (b"7,8\n", b"time,flow\n")
 
 
 def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
     """Whether it is away, or no pattern matches it any more."""
-    path = write(tmp_path / "a.csv", TABLE)
+    path = write_recording(tmp_path / "a.csv", TABLE)
     position = middle(path)
-    other = write(tmp_path / "b.csv", TABLE)
+    other = write_recording(tmp_path / "b.csv", TABLE)
     said = r"a\.csv: was read up to byte .* and is no longer among the input.*state reset CONFIG --source pump"
     with pytest.raises(DataError, match=said):
-        source(other).open(position)
+        small_block_source(other).open(position)
     path.unlink()
     for files in (path, tmp_path / "*.csv"):
         with pytest.raises(DataError, match=said):
-            source(files).open(position)
+            small_block_source(files).open(position)
 
 
 def test_a_parquet_file_that_changed_is_refused(tmp_path: Path) -> None:
@@ -96,15 +96,15 @@ def test_a_parquet_file_that_changed_is_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"flow": [1.0] * 200}), path)
-    position = position_of(drain(source(path))[0])
+    position = position_of(drain(small_block_source(path))[0])
     assert position.offset == 64
-    assert len(drain(source(path), position)) == 3
+    assert len(drain(small_block_source(path), position)) == 3
     parquet.write_table(pa.table({"flow": [2.0] * 200}), path)
     with pytest.raises(DataError, match=r"a\.parquet: was read up to row 64 and has changed since: its size, its"):
-        source(path).open(position)
+        small_block_source(path).open(position)
     path.unlink()
     with pytest.raises(DataError, match=r"a\.parquet: was read up to row 64 and is no longer among the input"):
-        source(path).open(position)
+        small_block_source(path).open(position)
 
 
 @pytest.mark.parametrize(
@@ -124,54 +124,54 @@ def test_a_table_that_has_grown_goes_on(
     text: bytes, added: bytes, more: list[bytes], told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """New lines are read under the header; what completes a line that was handed on is left out, with a warning."""
-    path = write(tmp_path / "a.csv", text)
-    position = position_of(drain(source(path))[-1])
+    path = write_recording(tmp_path / "a.csv", text)
+    position = position_of(drain(small_block_source(path))[-1])
     path.write_bytes(text + added)
-    messages = drain(source(path), position)
-    assert [line for _, _, line in lines(messages)] == more
+    messages = drain(small_block_source(path), position)
+    assert [line for _, _, line in keyed_lines(messages)] == more
     assert all(message.header == b"a,b\n" for message in messages)
     assert ("what was added to it since is left out" in caplog.text) == told
 
 
 def test_a_nameless_column_is_named_again(tmp_path: Path) -> None:
     """The header after a restart is completed by the first row, though that is not read again."""
-    path = write(tmp_path / "a.csv", b"a,b\n" + b"1,2,3\n" * 2000)
-    first, *rest = drain(source(path))
-    again = drain(source(path), position_of(first))
+    path = write_recording(tmp_path / "a.csv", b"a,b\n" + b"1,2,3\n" * 2000)
+    first, *rest = drain(small_block_source(path))
+    again = drain(small_block_source(path), position_of(first))
     assert {message.header for message in again} == {b'"",a,b\n'} == {first.header}
-    assert lines(again) == lines(rest)
+    assert keyed_lines(again) == keyed_lines(rest)
 
 
 def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It ends at once; one line at info tells why, and how to begin anew."""
     caplog.set_level(logging.INFO)
-    path = write(tmp_path / "a.csv", TABLE)
-    position = position_of(drain(source(path))[-1])
+    path = write_recording(tmp_path / "a.csv", TABLE)
+    position = position_of(drain(small_block_source(path))[-1])
     assert not caplog.records
-    assert drain(source(path), position) == []
+    assert drain(small_block_source(path), position) == []
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert record.getMessage() == (
         f"pump: was read to its end before, in {path}; begin anew with `stream-gru state reset CONFIG --source pump`"
     )
-    write(tmp_path / "b.csv", b"time,flow\n1,2\n")
+    write_recording(tmp_path / "b.csv", b"time,flow\n1,2\n")
     caplog.clear()
-    assert [message.key for message in drain(source(tmp_path / "*.csv"), position)] == ["b"]
+    assert [message.key for message in drain(small_block_source(tmp_path / "*.csv"), position)] == ["b"]
     assert not caplog.records
 
 
 def test_a_table_without_rows_is_not_handed_on_again(tmp_path: Path) -> None:
     """Its columns were looked at before."""
-    path = write(tmp_path / "a.csv", b"time,flow\n")
-    (message,) = drain(source(path))
-    assert drain(source(path), position_of(message)) == []
+    path = write_recording(tmp_path / "a.csv", b"time,flow\n")
+    (message,) = drain(small_block_source(path))
+    assert drain(small_block_source(path), position_of(message)) == []
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"flow": pa.array([], pa.float64())}), path)
-    (message,) = drain(source(path))
-    assert drain(source(path), position_of(message)) == []
+    (message,) = drain(small_block_source(path))
+    assert drain(small_block_source(path), position_of(message)) == []
 
 
 def test_a_new_file_before_the_current_one_is_told_and_not_read(
@@ -179,15 +179,15 @@ def test_a_new_file_before_the_current_one_is_told_and_not_read(
 ) -> None:
     """One warning with its name; files that were read may go, those behind are read."""
     for name in ("b", "d", "f"):
-        write(tmp_path / f"{name}.csv", b"time,flow\n1,2\n")
+        write_recording(tmp_path / f"{name}.csv", b"time,flow\n1,2\n")
     pattern = tmp_path / "*.csv"
-    _, second, last = drain(source(pattern))
+    _, second, last = drain(small_block_source(pattern))
     (tmp_path / "b.csv").unlink()
-    write(tmp_path / "e.csv", b"time,flow\n1,2\n")
-    assert [message.key for message in drain(source(pattern), position_of(second))] == ["e", "f"]
+    write_recording(tmp_path / "e.csv", b"time,flow\n1,2\n")
+    assert [message.key for message in drain(small_block_source(pattern), position_of(second))] == ["e", "f"]
     assert not caplog.records
-    write(tmp_path / "c.csv", b"time,flow\n1,2\n")
-    assert [message.key for message in drain(source(pattern), position_of(second))] == ["e", "f"]
+    write_recording(tmp_path / "c.csv", b"time,flow\n1,2\n")
+    assert [message.key for message in drain(small_block_source(pattern), position_of(second))] == ["e", "f"]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
@@ -195,7 +195,7 @@ def test_a_new_file_before_the_current_one_is_told_and_not_read(
         "which stands behind it"
     )
     caplog.clear()
-    assert drain(source(pattern), position_of(last)) == []
+    assert drain(small_block_source(pattern), position_of(last)) == []
     assert f"pump: {tmp_path}/c.csv and 1 more came after its turn" in caplog.text
 
 
@@ -205,14 +205,14 @@ def test_of_many_files_the_nearest_are_known(
     """What a position keeps is bounded; a new file among the known ones is told, the others are not taken for new."""
     monkeypatch.setattr("stream_gru.connectors.sources.resume._MAX_NAMES", 3)
     for number in range(0, 20, 2):
-        write(tmp_path / f"{number:02}.csv", b"time,flow\n1,2\n")
+        write_recording(tmp_path / f"{number:02}.csv", b"time,flow\n1,2\n")
     pattern = tmp_path / "*.csv"
-    position = position_of(drain(source(pattern))[-1])
+    position = position_of(drain(small_block_source(pattern))[-1])
     assert len(position.fingerprint) == 16 + 1 + 16 + 1 + 3 * 6
-    assert drain(source(pattern), position) == []
+    assert drain(small_block_source(pattern), position) == []
     assert not caplog.records
-    write(tmp_path / "15.csv", b"time,flow\n1,2\n")
-    assert drain(source(pattern), position) == []
+    write_recording(tmp_path / "15.csv", b"time,flow\n1,2\n")
+    assert drain(small_block_source(pattern), position) == []
     assert "15.csv came after its turn" in caplog.text
 
 
@@ -232,18 +232,23 @@ def test_behind_a_queue_positions_and_errors_are_the_same(tmp_path: Path) -> Non
 
     def queued() -> Queued:
         return Queued(
-            source(path), name="pump", queue_size=4, queue_bytes=10_000, reconnect_max_delay_s=0.0, retry=False
+            small_block_source(path),
+            name="pump",
+            queue_size=4,
+            queue_bytes=10_000,
+            reconnect_max_delay_s=0.0,
+            retry=False,
         )
 
     def read(after: Position | None) -> list[RawMessage]:
         return drain(queued(), after, timeout_s=0.02)
 
-    path = write(tmp_path / "a.csv", TABLE)
-    alone = drain(source(path))
+    path = write_recording(tmp_path / "a.csv", TABLE)
+    alone = drain(small_block_source(path))
     beside = read(None)
     assert [message.position for message in beside] == [message.position for message in alone]
     position = position_of(beside[30])
-    assert lines(read(position)) == lines(alone[31:])
+    assert keyed_lines(read(position)) == keyed_lines(alone[31:])
     path.write_bytes(b"#" + TABLE)
     with pytest.raises(DataError, match="its beginning is another one"):
         read(position)

@@ -21,7 +21,7 @@ from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_
 FIELDS = Fields(InputConfig(time=""), ("temp", "hum"))
 
 
-def of(key: str, payload: bytes = b"", source: str = "") -> RawMessage:
+def keyed_message(key: str, payload: bytes = b"", source: str = "") -> RawMessage:
     """A live message."""
     return RawMessage(payload, key, arrival_ns=NOON_NS, source=source)
 
@@ -30,9 +30,9 @@ def test_the_cache_is_bounded() -> None:
     """Only the most recently used devices are kept."""
     memory = HeaderCache(list)
     for number in range(10_000):
-        memory.learn(of(f"p{number}"), [str(number)])
-        assert memory.lookup(of("p7")) == (["7"] if number >= 7 else None)
-    known = [number for number in range(10_000) if memory.lookup(of(f"p{number}")) is not None]
+        memory.learn(keyed_message(f"p{number}"), [str(number)])
+        assert memory.lookup(keyed_message("p7")) == (["7"] if number >= 7 else None)
+    known = [number for number in range(10_000) if memory.lookup(keyed_message(f"p{number}")) is not None]
     assert known == [7, *range(10_000 - 4095, 10_000)]
 
 
@@ -40,29 +40,29 @@ def test_a_repeated_header_counts_as_use_and_replaces_the_names() -> None:
     """A device that repeats its header has used it."""
     memory = HeaderCache("".join)
     for number in range(4096):
-        memory.learn(of(f"p{number}"), ["a"])
-    memory.learn(of("p0"), ["b", "c"])
-    memory.learn(of("one more"), ["a"])
-    assert [memory.lookup(of(key)) for key in ("p0", "p1", "p2")] == ["bc", None, "a"]
+        memory.learn(keyed_message(f"p{number}"), ["a"])
+    memory.learn(keyed_message("p0"), ["b", "c"])
+    memory.learn(keyed_message("one more"), ["a"])
+    assert [memory.lookup(keyed_message(key)) for key in ("p0", "p1", "p2")] == ["bc", None, "a"]
 
 
 @pytest.mark.parametrize("key", ["", "a+b", "ü", "x" * 129])
 def test_a_key_that_is_no_stream_id_is_not_kept(key: str) -> None:
     """Its samples would be rejected, so it takes no place in the cache."""
     memory = HeaderCache(list)
-    memory.learn(of(key), ["a"])
-    assert memory.lookup(of(key)) is None
+    memory.learn(keyed_message(key), ["a"])
+    assert memory.lookup(keyed_message(key)) is None
     assert not memory.dirty_keys()
 
 
 def test_devices_of_the_same_key_of_two_sources_are_two() -> None:
     """In a recording of several sources; and neither has the name of a stream."""
     memory = HeaderCache(list)
-    memory.learn(of("p", source="a"), ["x"])
-    memory.learn(of("p", source="b"), ["y"])
-    assert [memory.lookup(of("p", source=source)) for source in ("a", "", "b")] == [["x"], None, ["y"]]
+    memory.learn(keyed_message("p", source="a"), ["x"])
+    memory.learn(keyed_message("p", source="b"), ["y"])
+    assert [memory.lookup(keyed_message("p", source=source)) for source in ("a", "", "b")] == [["x"], None, ["y"]]
     memory.evict("p")
-    assert memory.lookup(of("p", source="a")) == ["x"]
+    assert memory.lookup(keyed_message("p", source="a")) == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_restarts_keep_the_order_of_eviction(moves: list[tuple[str, str, bool, b
     whole, one, stored = HeaderCache(list, devices=3), HeaderCache(list, devices=3), StateStore()
     names = [f"{source}\t{key}" for source in "ab" for key in "pqrs"]
     for number, (source, key, says, restart) in enumerate(moves):
-        message = of(key, source=source)
+        message = keyed_message(key, source=source)
         for memory in (whole, one):
             if says:
                 memory.learn(message, [key, str(number)])
@@ -100,16 +100,16 @@ def test_restarts_keep_the_order_of_eviction(moves: list[tuple[str, str, bool, b
             stored.fill(one, number)
 
 
-lines = st.sampled_from(
+header_lines = st.sampled_from(
     [b"temp,hum", b"hum,temp", b"1,2", b"3", b"5,6", b"1,2,3", b"temp hum", b"x temp hum", b"7 8", b"?"]
 )
 
 
 @pytest.mark.parametrize("kind", ["csv", "plotter"])
-@given(said=st.lists(st.tuples(st.sampled_from("pq"), lines), max_size=15), place=st.integers(0, 15))
+@given(said=st.lists(st.tuples(st.sampled_from("pq"), header_lines), max_size=15), place=st.integers(0, 15))
 def test_a_decoder_continues_after_a_restart(kind: str, said: list[tuple[str, bytes]], place: int) -> None:
     """At any message, also between a header and its values."""
-    messages = [of(key, line, "s") for key, line in said]
+    messages = [keyed_message(key, line, "s") for key, line in said]
     whole, one, stored = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS), StateStore()
     assert isinstance(one, CsvDecoder | PlotterDecoder)
     found = [one.decode(messages[:place])]
@@ -130,7 +130,12 @@ def test_foreign_bytes_are_a_state_error_only(kind: str, data: st.DataObject) ->
     one, other = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS)
     assert isinstance(one, CsvDecoder | PlotterDecoder)
     assert isinstance(other, CsvDecoder | PlotterDecoder)
-    said = [of("p", b"temp,hum", "s"), of("p", b"1,2", "s"), of("q", b"hum,temp", "s"), of("q", b"", "s")]
+    said = [
+        keyed_message("p", b"temp,hum", "s"),
+        keyed_message("p", b"1,2", "s"),
+        keyed_message("q", b"hum,temp", "s"),
+        keyed_message("q", b"", "s"),
+    ]
     one.decode(said)
     genuine = one.state.snapshot("s\tp")
     assert genuine is not None
@@ -141,7 +146,7 @@ def test_foreign_bytes_are_a_state_error_only(kind: str, data: st.DataObject) ->
 def test_a_name_of_no_device_is_an_error(name: str) -> None:
     """Such a state was not stored by a decoder."""
     memory = HeaderCache(list)
-    memory.learn(of("p", source="s"), ["a"])
+    memory.learn(keyed_message("p", source="s"), ["a"])
     genuine = memory.snapshot("s\tp")
     assert genuine is not None
     with pytest.raises(StateError, match="expected the name of a source, a tab and a stream id"):

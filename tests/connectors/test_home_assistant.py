@@ -20,7 +20,9 @@ from tests.support.pipelines import calibrated
 CONFIG = MqttSinkConfig(home_assistant=True)
 
 
-def device(manifest: Manifest | None = None, stream: str = "p1", config: MqttSinkConfig = CONFIG) -> dict[str, Any]:
+def discovered_device(
+    manifest: Manifest | None = None, stream: str = "p1", config: MqttSinkConfig = CONFIG
+) -> dict[str, Any]:
     """What Home Assistant reads."""
     _, payload = discovery(output_spec(manifest or calibrated(make_bundle()).manifest, 0.9), config, stream)
     found = json.loads(payload)
@@ -32,7 +34,7 @@ def test_the_device_of_a_stream() -> None:
     """Topic, device, origin, where outputs come and what says that it is there."""
     topic, _ = discovery(output_spec(make_bundle().manifest, 0.9), CONFIG, "p1")
     assert topic == "homeassistant/device/stream_gru_p1/config"
-    found = device()
+    found = discovered_device()
     assert found["dev"]["ids"] == ["stream_gru_p1"]
     assert found["dev"]["name"] == "p1"
     assert found["o"]["name"] == "stream_gru"
@@ -43,7 +45,7 @@ def test_the_device_of_a_stream() -> None:
 
 def test_a_forecast_is_a_sensor_for_three_horizons() -> None:
     """First, middle and last; unit, template into our rows, bounds as attributes."""
-    parts = device()["cmps"]
+    parts = discovered_device()["cmps"]
     assert {key for key in parts if key.startswith("forecast_c1")} == {f"forecast_c1_{n}" for n in (1, 2, 4)}
     sensor = parts["forecast_c1_4"]
     assert sensor["p"] == "sensor"
@@ -60,7 +62,7 @@ def test_a_forecast_is_a_sensor_for_three_horizons() -> None:
 
 def test_the_class_and_the_alarm() -> None:
     """An enumeration of the labels, and a problem that is off where rows have no alarm."""
-    parts = device()["cmps"]
+    parts = discovered_device()["cmps"]
     assert parts["class"]["device_class"] == "enum"
     assert parts["class"]["options"] == ["class_0", "class_1", "class_2"] or len(parts["class"]["options"]) == 3
     assert parts["alarm"]["p"] == "binary_sensor"
@@ -70,14 +72,14 @@ def test_the_class_and_the_alarm() -> None:
 
 def test_heads_that_a_model_has_not_are_not_there() -> None:
     """Nothing stands for a missing head, and independent classes are a text."""
-    assert set(device(make_bundle(horizon=0).manifest)["cmps"]) == {"class", "alarm"}
-    plain = device(make_bundle(labels=0, horizon=1).manifest)["cmps"]
+    assert set(discovered_device(make_bundle(horizon=0).manifest)["cmps"]) == {"class", "alarm"}
+    plain = discovered_device(make_bundle(labels=0, horizon=1).manifest)["cmps"]
     assert set(plain) == {"forecast_c1_1", "forecast_c0_1", "alarm"}
     assert "json_attributes_topic" not in plain["forecast_c1_1"]
-    several = device(make_bundle(class_activation="sigmoid").manifest)["cmps"]["class"]
+    several = discovered_device(make_bundle(class_activation="sigmoid").manifest)["cmps"]["class"]
     assert "device_class" not in several
     assert "join" in several["value_template"]
-    one_of_two = device(make_bundle(labels=2, class_activation="logistic").manifest)["cmps"]["class"]
+    one_of_two = discovered_device(make_bundle(labels=2, class_activation="logistic").manifest)["cmps"]["class"]
     assert one_of_two["options"] == ["label0", "label1"]
     assert one_of_two["value_template"] == "{{ value_json.class }}"
 
@@ -85,17 +87,17 @@ def test_heads_that_a_model_has_not_are_not_there() -> None:
 def test_values_expire_after_ten_outputs_that_did_not_come() -> None:
     """The period of the model, or of the throttle where that is longer; what is told on change only stays."""
     manifest = msgspec.structs.replace(make_bundle().manifest, period_s=600.0)
-    assert device(manifest)["cmps"]["alarm"]["expire_after"] == 6000
+    assert discovered_device(manifest)["cmps"]["alarm"]["expire_after"] == 6000
     slow = MqttSinkConfig(home_assistant=True, throttle="interval", interval_s=3600.0)
-    assert device(manifest, config=slow)["cmps"]["alarm"]["expire_after"] == 36_000
+    assert discovered_device(manifest, config=slow)["cmps"]["alarm"]["expire_after"] == 36_000
     on_change = MqttSinkConfig(home_assistant=True, throttle="change")
-    assert "expire_after" not in device(manifest, config=on_change)["cmps"]["alarm"]
+    assert "expire_after" not in discovered_device(manifest, config=on_change)["cmps"]["alarm"]
 
 
 def test_without_availability_of_streams_only_the_daemons_counts() -> None:
     """An empty availability_topic is none."""
     config = MqttSinkConfig(home_assistant=True, availability_topic="")
-    assert [one["topic"] for one in device(config=config)["availability"]] == ["stream_gru/status"]
+    assert [one["topic"] for one in discovered_device(config=config)["availability"]] == ["stream_gru/status"]
 
 
 NAMES = st.text("ab/_- .ö0", min_size=1, max_size=100)
@@ -127,7 +129,7 @@ def test_any_target_gives_a_template_that_quotes_it(name: str) -> None:
         forecast=msgspec.structs.replace(forecast, targets=[name]),
         channels=[msgspec.structs.replace(channel, name=name)],
     )
-    parts = device(manifest)["cmps"]
+    parts = discovered_device(manifest)["cmps"]
     (sensor,) = [part for key, part in parts.items() if key.startswith("forecast")]
     quoted = re.fullmatch(r"\{\{ value_json\.forecast\[(.*)\]\[0\] \}\}", sensor["value_template"], re.DOTALL)
     assert quoted is not None

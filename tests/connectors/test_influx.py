@@ -40,7 +40,7 @@ def sending(url: str, kept: SinkCheckpoint | None = None, **options: Any) -> Ite
         sink.close()
 
 
-def flushed(sink: Sink) -> None:
+def flush_until_sent(sink: Sink) -> None:
     """Wait until everything was answered; what ended the sender is raised."""
 
     def answered() -> bool:
@@ -51,7 +51,7 @@ def flushed(sink: Sink) -> None:
     wait_for(answered)
 
 
-def lines(out: PredictionBatch) -> bytes:
+def expected_lines(out: PredictionBatch) -> bytes:
     """What shall arrive."""
     return LineEncoder().encode(out)
 
@@ -63,11 +63,11 @@ def test_rows_arrive_in_order_with_the_token(tmp_path: Path) -> None:
     with influx_server(204) as server, sending(server.url, token_file=str(tmp_path / "token")) as sink:
         assert not sink.health().connected
         sink.write(OUTPUTS)
-        flushed(sink)
+        flush_until_sent(sink)
         sink.write(part(OUTPUTS, slice(0, 2)))
         sink.write(part(OUTPUTS, slice(2, 5)))
-        flushed(sink)
-        assert server.rows == 2 * lines(OUTPUTS)
+        flush_until_sent(sink)
+        assert server.rows == 2 * expected_lines(OUTPUTS)
         assert {asked["Authorization"] for asked in server.asked} == {"Token s3cret"}
         assert {asked["path"] for asked in server.asked} == {"/api/v2/write?bucket=b&precision=ns"}
         health = sink.health()
@@ -80,8 +80,8 @@ def test_a_failure_that_passes_is_tried_again(status: int) -> None:
     with influx_server(204, status, status, 204) as server, sending(server.url, when_full="block") as sink:
         for rows in (slice(0, 2), slice(2, 5)):
             sink.write(part(OUTPUTS, rows))
-            flushed(sink)
-        assert server.rows == lines(OUTPUTS)
+            flush_until_sent(sink)
+        assert server.rows == expected_lines(OUTPUTS)
         assert len(server.asked) == 4
         assert (sink.health().reconnects, sink.health().failed) == (1, 0)
 
@@ -100,8 +100,8 @@ def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> No
         sending(server.url, when_full="block") as sink,
     ):
         sink.write(OUTPUTS)
-        flushed(sink)
-        assert server.rows == lines(OUTPUTS)
+        flush_until_sent(sink)
+        assert server.rows == expected_lines(OUTPUTS)
     assert pauses == [7.0]
 
 
@@ -111,9 +111,9 @@ def test_refused_rows_are_counted_told_once_and_dropped(caplog: pytest.LogCaptur
         with caplog.at_level(logging.WARNING):
             for _ in range(5):
                 sink.write(OUTPUTS)
-                flushed(sink)
+                flush_until_sent(sink)
         assert (sink.health().failed, sink.health().queued, sink.health().connected) == (20, 0, True)
-        assert server.bodies == [lines(OUTPUTS)]
+        assert server.bodies == [expected_lines(OUTPUTS)]
     first, second = caplog.records
     assert {first.levelname, second.levelname} == {"ERROR"}
     assert "refused outputs with 400: field type conflict field" in first.getMessage()
@@ -125,7 +125,7 @@ def test_a_refusal_without_a_word_is_told_as_such(caplog: pytest.LogCaptureFixtu
     """Nobody shall look for the rest of the line."""
     with influx_server(413) as server, sending(server.url) as sink:
         sink.write(OUTPUTS)
-        flushed(sink)
+        flush_until_sent(sink)
         assert sink.health().failed == 5
     assert "refused outputs with 413 without a word; said once" in caplog.text
 
@@ -154,8 +154,8 @@ def test_rows_wait_for_somebody_to_mend_the_configuration(
         server.go.set()
         wait_for(lambda: sink._away)
         assert not sink.health().connected
-        flushed(sink)
-        assert server.rows == lines(OUTPUTS)
+        flush_until_sent(sink)
+        assert server.rows == expected_lines(OUTPUTS)
         assert (sink.health().failed, sink.health().connected) == (0, True)
     told = [record.getMessage().partition(": ")[2] for record in caplog.records if record.levelname == "WARNING"]
     assert len(told) == 2
@@ -178,8 +178,8 @@ def test_a_token_is_read_again_when_it_was_not_good(tmp_path: Path) -> None:
         wait_for(lambda: server.asked[-1]["Authorization"] == "Token new")
         server.statuses[:] = [204]
         wait_for(lambda: sink.health().connected)
-        flushed(sink)
-        assert server.rows == lines(OUTPUTS)
+        flush_until_sent(sink)
+        assert server.rows == expected_lines(OUTPUTS)
         assert {asked["Authorization"] for asked in server.asked} == {"Token old", "Token new"}
 
 
@@ -189,10 +189,10 @@ def test_rows_are_gathered_after_a_request() -> None:
     with influx_server(204) as server:
         with sending(server.url, gather_s=3600) as sink:
             sink.write(one)
-            flushed(sink)
+            flush_until_sent(sink)
             for _ in range(500):
                 sink.write(one)
-            flushed(sink)
+            flush_until_sent(sink)
             sink.write(one)
             sink.write(one)
             assert sink.health().queued == 2
@@ -204,8 +204,8 @@ def test_nobody_waits_for_more_rows_than_come() -> None:
     with influx_server(204) as server, sending(server.url, gather_s=0.2) as sink:
         for _ in range(3):
             sink.write(OUTPUTS)
-            flushed(sink)
-        assert server.rows == 3 * lines(OUTPUTS)
+            flush_until_sent(sink)
+        assert server.rows == 3 * expected_lines(OUTPUTS)
 
 
 def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
@@ -220,8 +220,8 @@ def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
         wait_for(lambda: sink._away, what="the first request to run out of time")
         assert not sink.health().connected
         server.go.set()
-        flushed(sink)
-        assert server.rows.endswith(lines(OUTPUTS))
+        flush_until_sent(sink)
+        assert server.rows.endswith(expected_lines(OUTPUTS))
 
 
 def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
@@ -236,7 +236,7 @@ def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
         assert health.dropped == 16 - 4
         server.statuses[:] = [204]
         wait_for(lambda: not sink.health().queued)
-        assert server.rows.endswith(lines(part(OUTPUTS, slice(2, 5))))
+        assert server.rows.endswith(expected_lines(part(OUTPUTS, slice(2, 5))))
 
 
 def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
@@ -252,7 +252,7 @@ def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
             sink.committed()
             server.statuses[:] = [204]
             wait_for(sink.ready)
-            flushed(sink)
+            flush_until_sent(sink)
             assert sink.health().dropped == (5 if ready else 0)
 
 
@@ -263,7 +263,7 @@ def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
             sink.write(OUTPUTS)
             written = sink.flush()
             assert [row.number for row in written.unacked] == [1, 2, 3, 4, 5]
-            assert b"".join(row.payload for row in written.unacked) == lines(OUTPUTS)
+            assert b"".join(row.payload for row in written.unacked) == expected_lines(OUTPUTS)
             sink.close()
             assert not server.asked
             assert sink.flush() == written
@@ -272,7 +272,7 @@ def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
             sink.write(OUTPUTS)
             told = sink.flush()
             assert (list(told.acked), told.unacked[0].number) == ([1, 2, 3, 4, 5], 6)
-        assert server.rows == lines(OUTPUTS)
+        assert server.rows == expected_lines(OUTPUTS)
 
 
 def test_immediate_rows_do_not_wait_for_a_commit() -> None:
@@ -303,8 +303,8 @@ def test_an_heir_goes_on_where_the_old_one_was() -> None:
         written = heir.flush()
         assert ([row.number for row in written.unacked], list(written.acked)) == ([3, 4, 5], [1, 2])
         heir.committed()
-        flushed(heir)
-        assert server.rows == lines(OUTPUTS)
+        flush_until_sent(heir)
+        assert server.rows == expected_lines(OUTPUTS)
 
 
 def test_outputs_of_a_sink_of_another_kind_are_not_sent() -> None:
@@ -319,7 +319,7 @@ def test_closing_sends_what_is_left_and_is_bounded(caplog: pytest.LogCaptureFixt
     with influx_server(204) as server:
         with sending(server.url) as sink:
             sink.write(OUTPUTS)
-        assert server.rows == lines(OUTPUTS)
+        assert server.rows == expected_lines(OUTPUTS)
     with (
         influx_server(204, hang=True) as server,
         caplog.at_level(logging.WARNING),
@@ -355,7 +355,7 @@ def test_a_dead_sender_is_a_bug_that_shows(monkeypatch: pytest.MonkeyPatch) -> N
     with sending("http://127.0.0.1:9/write") as sink:
         sink.write(OUTPUTS)
         with pytest.raises(RuntimeError, match="sender of outputs has ended") as caught:
-            flushed(sink)
+            flush_until_sent(sink)
         assert isinstance(caught.value.__cause__, KeyError)
 
 

@@ -7,7 +7,7 @@ from stream_gru.core.types import RawMessage
 from tests.support.waiting import wait_for
 
 
-def message(size: int = 1, key: str = "") -> RawMessage:
+def sized_message(size: int = 1, key: str = "") -> RawMessage:
     """A message of so many bytes."""
     return RawMessage(b"x" * size, key)
 
@@ -21,7 +21,7 @@ def test_messages_come_out_in_order_and_are_counted() -> None:
     """First in, first out; length and bytes are those of what waits."""
     queue = MessageQueue(10, 1000)
     for i in range(5):
-        assert queue.put(message(i, str(i)), never)
+        assert queue.put(sized_message(i, str(i)), never)
     assert (len(queue), queue.nbytes) == (5, 10)
     assert [one.key for one in queue.get(3, 0.0)] == ["0", "1", "2"]
     assert (len(queue), queue.nbytes) == (2, 7)
@@ -33,20 +33,20 @@ def test_room_is_by_count_and_by_bytes() -> None:
     """Either bound is enough; an empty queue takes a message that is larger than all its room."""
     queue = MessageQueue(2, 100)
     assert queue.has_room(1000)
-    assert queue.put(message(1000), never)
+    assert queue.put(sized_message(1000), never)
     assert not queue.has_room(0)
     queue.get(1, 0.0)
-    queue.put(message(50), never)
+    queue.put(sized_message(50), never)
     assert queue.has_room(50)
     assert not queue.has_room(51)
-    queue.put(message(1), never)
+    queue.put(sized_message(1), never)
     assert not queue.has_room(0)
 
 
 def test_who_puts_waits_for_room_and_loses_nothing() -> None:
     """A queue of two passes a thousand messages in order."""
     queue = MessageQueue(2, 100)
-    writer = threading.Thread(target=lambda: [queue.put(message(1, str(i)), never) for i in range(1000)])
+    writer = threading.Thread(target=lambda: [queue.put(sized_message(1, str(i)), never) for i in range(1000)])
     writer.start()
     got: list[str] = []
     while len(got) < 1000:
@@ -59,10 +59,10 @@ def test_who_puts_waits_for_room_and_loses_nothing() -> None:
 def test_who_waits_for_room_can_be_told_to_stop() -> None:
     """With ``closing`` true a message that has no room is not taken."""
     queue = MessageQueue(1, 100)
-    queue.put(message(), never)
+    queue.put(sized_message(), never)
     stop = threading.Event()
     taken: list[bool] = []
-    writer = threading.Thread(target=lambda: taken.append(queue.put(message(), stop.is_set)))
+    writer = threading.Thread(target=lambda: taken.append(queue.put(sized_message(), stop.is_set)))
     writer.start()
     assert writer.is_alive()
     stop.set()
@@ -74,11 +74,11 @@ def test_who_waits_for_room_can_be_told_to_stop() -> None:
 def test_closing_wakes_everyone() -> None:
     """Waiting readers get nothing, waiting writers are refused; what was there can still be taken."""
     empty, full = MessageQueue(1, 100), MessageQueue(1, 100)
-    full.put(message(), never)
+    full.put(sized_message(), never)
     answers: list[object] = []
     threads = [
         threading.Thread(target=lambda: answers.append(empty.get(1, 60.0))),
-        threading.Thread(target=lambda: answers.append(full.put(message(), never))),
+        threading.Thread(target=lambda: answers.append(full.put(sized_message(), never))),
     ]
     for thread in threads:
         thread.start()
@@ -89,7 +89,7 @@ def test_closing_wakes_everyone() -> None:
     wait_for(lambda: len(answers) == 2)
     assert [] in answers
     assert False in answers
-    assert not full.put(message(), never)
+    assert not full.put(sized_message(), never)
     assert len(full.get(5, 60.0)) == 1
     assert full.get(5, 60.0) == []
 
@@ -99,7 +99,7 @@ def test_the_bell_may_look_into_the_queue() -> None:
     seen: list[int] = []
     queue = MessageQueue(5, 100, on_put=lambda: seen.append(len(queue.get(1, 0.0))))
     for _ in range(3):
-        queue.put(message(), never)
+        queue.put(sized_message(), never)
     queue.close()
-    queue.put(message(), never)
+    queue.put(sized_message(), never)
     assert seen == [1, 1, 1]

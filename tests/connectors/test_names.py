@@ -78,7 +78,7 @@ LABELS = {
 }
 
 
-def read(path: Path, sequence: object, label: object) -> SampleBatch:
+def write_and_read(path: Path, sequence: object, label: object) -> SampleBatch:
     """Write four samples in the format of the name and read them again."""
     table = pa.table({
         "time": [1, 2, 3, 4], "stream": pa.array(["b", "a", "b", "a"]).dictionary_encode(), "v": [1.5, 2.5, 3.5, 4.5],
@@ -98,8 +98,8 @@ _PLAIN = {name: pa.string() for name in ("stream", "sequence", "label")} | {"tim
 @pytest.mark.parametrize("label", LABELS)
 def test_parquet_and_csv_of_one_recording_agree(sequence: str, label: str, tmp_path: Path) -> None:
     """Streams, labels and episodes are the same for every format and type of column."""
-    expected = read(tmp_path / "a.csv", SEQUENCES["numbers"], LABELS["text"])
-    found = read(tmp_path / "a.parquet", SEQUENCES[sequence], LABELS[label])
+    expected = write_and_read(tmp_path / "a.csv", SEQUENCES["numbers"], LABELS["text"])
+    found = write_and_read(tmp_path / "a.parquet", SEQUENCES[sequence], LABELS[label])
     assert (found.stream_names, found.labels) == (("b", "a"), ("up", "down"))
     assert (expected.stream_names, expected.labels) == (found.stream_names, found.labels)
     for name in ("stream_index", "label", "episode", "time_ns", "values"):

@@ -42,7 +42,7 @@ def rotating(path: Path, times: Times, size: int = 0, age_s: float = 0, keep: in
     return sink
 
 
-def commit(sink: FileSink) -> int:
+def commit_sink(sink: FileSink) -> int:
     """Flush, as if into a store, and commit; return how much of the file was durable then."""
     mark = sink.flush().file_offset
     assert mark is not None
@@ -50,7 +50,7 @@ def commit(sink: FileSink) -> int:
     return mark.offset
 
 
-def names(folder: Path) -> list[str]:
+def file_names(folder: Path) -> list[str]:
     """The files there are."""
     return sorted(path.name for path in folder.iterdir())
 
@@ -62,16 +62,16 @@ def test_a_file_that_grows_too_large_is_put_aside_at_a_commit(tmp_path: Path) ->
     lengths = []
     for _ in range(3):
         sink.write(OUTPUTS)
-        lengths.append(commit(sink))
+        lengths.append(commit_sink(sink))
         sink.write(OUTPUTS)
         sink.flush()
         assert not (tmp_path / f"out.20261125T100000Z.{len(lengths)}.jsonl").exists()
-        lengths.append(commit(sink))
-        assert commit(sink) == 0
+        lengths.append(commit_sink(sink))
+        assert commit_sink(sink) == 0
     assert lengths == [len(ROWS), 2 * len(ROWS)] * 3
     for _ in range(4):
         sink.write(OUTPUTS)
-    commit(sink)
+    commit_sink(sink)
     sink.write(OUTPUTS)
     sink.close()
     first, *others = put_aside_files(path)
@@ -90,17 +90,17 @@ def test_a_file_that_is_too_old_is_put_aside(tmp_path: Path) -> None:
     sink = rotating(path, times, age_s=60)
     times.now_s = 100
     sink.write(part(OUTPUTS, slice(0, 0)))
-    commit(sink)
-    assert names(tmp_path) == ["out.csv"]
+    commit_sink(sink)
+    assert file_names(tmp_path) == ["out.csv"]
     sink.write(OUTPUTS)
-    commit(sink)
+    commit_sink(sink)
     times.now_s = 159
     sink.write(OUTPUTS)
-    commit(sink)
+    commit_sink(sink)
     times.now_s = 161
-    commit(sink)
+    commit_sink(sink)
     sink.close()
-    assert names(tmp_path) == ["out.20261125T100140Z.csv", "out.20261125T100241Z.csv", "out.csv"]
+    assert file_names(tmp_path) == ["out.20261125T100140Z.csv", "out.20261125T100241Z.csv", "out.csv"]
     header, rows = CsvEncoder().header(OUTPUTS.spec), CsvEncoder().encode(OUTPUTS)
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [header + rows, header + rows, b""]
 
@@ -113,13 +113,13 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     sink = rotating(path, times, size=1, keep=2)
     for _ in range(12):
         sink.write(OUTPUTS)
-        commit(sink)
+        commit_sink(sink)
     sink.close()
     assert [file.name for file in put_aside_files(path)] == [
         "out.20261125T100000Z.10.jsonl",
         "out.20261125T100000Z.11.jsonl",
     ]
-    assert len(names(tmp_path)) == 6
+    assert len(file_names(tmp_path)) == 6
 
 
 def test_what_cannot_be_deleted_is_told_and_does_not_stop_the_sink(
@@ -139,11 +139,11 @@ def test_a_compressed_file_rotates_whole(tmp_path: Path) -> None:
     sink = rotating(path, Times(), size=50)
     for _ in range(3):
         sink.write(OUTPUTS)
-        commit(sink)
+        commit_sink(sink)
     sink.close()
     expected = CsvEncoder().header(OUTPUTS.spec) + CsvEncoder().encode(OUTPUTS)
     assert [gzip.decompress(file.read_bytes()) for file in put_aside_files(path)] == [expected] * 3
-    assert names(tmp_path)[0] == "out.20261125T100000Z.1.csv.gz"
+    assert file_names(tmp_path)[0] == "out.20261125T100000Z.1.csv.gz"
     again = rotating(path, Times())  # the file begun last has no rows, and still gets its header
     again.write(OUTPUTS)
     again.close()

@@ -29,7 +29,7 @@ from tests.support.batches import batch, part, prediction_batches
 from tests.support.pipelines import toy_pipeline
 
 
-def outputs(rows: int = 5) -> PredictionBatch:
+def ramp_outputs(rows: int = 5) -> PredictionBatch:
     """What the toy model says to a ramp."""
     return toy_pipeline().process(batch(["p"] * rows, list(range(rows))))
 
@@ -99,14 +99,14 @@ def test_a_configured_file_is_continued_and_a_replaced_one_is_not(tmp_path: Path
     for _ in range(2):
         sink = build_sink(FileSinkConfig(path=str(path)), SinkContext("file"))
         sink.open(None)
-        sink.write(outputs())
+        sink.write(ramp_outputs())
         sink.close()
     lines = path.read_text().splitlines()
     assert len(lines) == 11
     assert lines[1:6] == lines[6:]
     fresh = file_sink(path, append=False)
     fresh.open(None)
-    fresh.write(outputs())
+    fresh.write(ramp_outputs())
     fresh.close()
     assert path.read_text().splitlines() == lines[:6]
 
@@ -117,11 +117,11 @@ def test_a_compressed_file_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         sink = file_sink(tmp_path / name, append=False)
         sink.open(None)
-        sink.write(outputs())
+        sink.write(ramp_outputs())
         sink.close()
         found.add((tmp_path / name).read_bytes())
     assert len(found) == 1
-    assert gzip.decompress(found.pop()) == JsonEncoder().encode(outputs())
+    assert gzip.decompress(found.pop()) == JsonEncoder().encode(ramp_outputs())
 
 
 def test_flushed_rows_are_there_for_a_reader(tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ def test_flushed_rows_are_there_for_a_reader(tmp_path: Path) -> None:
         path = tmp_path / name
         sink = file_sink(path, append=False)
         sink.open(None)
-        sink.write(outputs())
+        sink.write(ramp_outputs())
         mark = sink.flush().file_offset
         assert mark is not None
         assert (mark.path, mark.offset) == (str(path), path.stat().st_size)
-        assert read(path.read_bytes()) == JsonEncoder().encode(outputs())
+        assert read(path.read_bytes()) == JsonEncoder().encode(ramp_outputs())
         sink.close()
 
 
@@ -150,7 +150,7 @@ def test_a_full_disk_is_told_and_the_file_let_go(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")
     sink = file_sink(path, append=False)
     sink.open(None)
-    sink.write(outputs())
+    sink.write(ramp_outputs())
     with pytest.raises(SinkUnavailable, match="No space left"):
         sink.flush()
     with pytest.raises(SinkUnavailable, match="No space left"):
@@ -167,7 +167,7 @@ def test_a_closed_reader_is_told_and_nothing_else_breaks() -> None:
         sink = StdoutSink(JsonEncoder(), stream)
         sink.open(None)
         with pytest.raises(SinkUnavailable, match="the reader has gone") as caught:
-            sink.write(outputs())
+            sink.write(ramp_outputs())
         assert isinstance(caught.value.__cause__, BrokenPipeError)
         sink.close()
     assert os.fstat(1) == before
@@ -179,15 +179,15 @@ def test_a_full_disk_behind_standard_output_is_told() -> None:
         sink = StdoutSink(JsonEncoder(), stream)
         sink.open(None)
         with pytest.raises(SinkUnavailable, match="No space left"):
-            sink.write(outputs())
+            sink.write(ramp_outputs())
 
 
 def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """The header of CSV comes once."""
     sink = build_sink(StdoutSinkConfig(format="csv"), SinkContext("stdout"))
     sink.open(None)
-    sink.write(outputs(2))
-    sink.write(outputs(3))
+    sink.write(ramp_outputs(2))
+    sink.write(ramp_outputs(3))
     assert sink.flush() == FlushResult()
     text = capfdbinary.readouterr().out
     assert text.count(b"stream,time") == 1
@@ -221,10 +221,10 @@ def test_a_half_written_header_is_written_again(tmp_path: Path) -> None:
     path.write_bytes(b"stream,ti")
     sink = FileSink(path, CsvEncoder(), append=True)
     sink.open(None)
-    sink.write(outputs())
+    sink.write(ramp_outputs())
     assert sink.flush() == FlushResult(file_offset=FileOffset(str(path), path.stat().st_size))
     sink.close()
-    assert path.read_bytes() == CsvEncoder().header(outputs().spec) + CsvEncoder().encode(outputs())
+    assert path.read_bytes() == CsvEncoder().header(ramp_outputs().spec) + CsvEncoder().encode(ramp_outputs())
 
 
 def test_sinks_of_one_form_share_one_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ import pytest
 from stream_gru.connectors.sources.stdin import StdinSource
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import Position, RawMessage
-from tests.support.source_reading import TABLE, drain, lines, pipe, position_of, through_pipe
+from tests.support.source_reading import TABLE, drain, keyed_lines, pipe, position_of, through_pipe
 
 
-def portions(text: bytes) -> list[bytes]:
+def fixed_portions(text: bytes) -> list[bytes]:
     """As a pipe takes them."""
     return [text[i : i + 10_000] for i in range(0, len(text), 10_000)]
 
@@ -38,10 +38,10 @@ def test_a_position_of_standard_input_is_behind_whole_lines() -> None:
 def test_the_same_input_fed_again_is_left_out_as_far_as_it_was_processed(caplog: pytest.LogCaptureFixture) -> None:
     """The rest comes, under the header of the whole input; that it is skipped is told at info."""
     caplog.set_level(logging.INFO)
-    whole = through_pipe(portions(TABLE), header=True)
+    whole = through_pipe(fixed_portions(TABLE), header=True)
     position = position_of(whole[10])
-    rest = through_pipe(portions(TABLE), True, position, "lines")
-    assert lines(rest) == lines(whole[11:])
+    rest = through_pipe(fixed_portions(TABLE), True, position, "lines")
+    assert keyed_lines(rest) == keyed_lines(whole[11:])
     assert {message.header for message in rest} == {b"time,flow"}
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert f"lines: is fed again; its first {position.offset} bytes are left out" in caplog.text
@@ -49,7 +49,7 @@ def test_the_same_input_fed_again_is_left_out_as_far_as_it_was_processed(caplog:
 
 def test_an_input_that_changed_behind_its_beginning_is_refused() -> None:
     """It is neither the same nor a new one."""
-    position = position_of(through_pipe(portions(TABLE), header=True)[10])
+    position = position_of(through_pipe(fixed_portions(TABLE), header=True)[10])
     for text, why in (
         (TABLE[:5000] + b"#" + TABLE[5001:], "its beginning is another one"),
         (TABLE[: position.offset - 3] + b"#" + TABLE[position.offset - 2 :], "the text before that place is another"),
@@ -57,7 +57,7 @@ def test_an_input_that_changed_behind_its_beginning_is_refused() -> None:
         (TABLE[:7], "it ends after 7 bytes"),
     ):
         with pytest.raises(DataError, match=rf"standard input: was read up to byte {position.offset:,} .*: {why}"):
-            through_pipe(portions(text), True, position)
+            through_pipe(fixed_portions(text), True, position)
 
 
 def test_the_first_byte_that_differs_decides(caplog: pytest.LogCaptureFixture) -> None:
@@ -83,9 +83,9 @@ def test_the_first_byte_that_differs_decides(caplog: pytest.LogCaptureFixture) -
 def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """From a pipe and from a file: it ends, one line at info tells why and how to begin anew."""
     caplog.set_level(logging.INFO)
-    position = position_of(through_pipe(portions(TABLE), header=True)[-1])
+    position = position_of(through_pipe(fixed_portions(TABLE), header=True)[-1])
     said = "lines: was read to its end before; begin anew with `stream-gru state reset CONFIG --source lines`"
-    assert through_pipe(portions(TABLE), True, position, "lines") == []
+    assert through_pipe(fixed_portions(TABLE), True, position, "lines") == []
     assert caplog.records[-1].getMessage() == said
     caplog.clear()
     with redirected(tmp_path / "a.csv", TABLE) as source:
@@ -96,7 +96,7 @@ def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytes
 
 def test_an_input_without_anything_ends_quietly() -> None:
     """A restart with an empty standard input is no change of what was read."""
-    position = position_of(through_pipe(portions(TABLE), header=True)[-1])
+    position = position_of(through_pipe(fixed_portions(TABLE), header=True)[-1])
     assert through_pipe([], True, position) == []
 
 
@@ -133,7 +133,7 @@ def test_a_line_that_had_no_end_is_not_handed_on_twice(
     (*_, last) = through_pipe([text], header=True)
     chunks = [(text + added)[i : i + cut] for i in range(0, len(text + added), cut)]
     messages = through_pipe(chunks, True, position_of(last))
-    assert [line for _, _, line in lines(messages)] == more
+    assert [line for _, _, line in keyed_lines(messages)] == more
     assert all(message.header == b"a,b" for message in messages)
     assert ("what was added to it is left out" in caplog.text) == told
 
@@ -149,10 +149,10 @@ def test_a_position_that_cannot_be_read_is_refused() -> None:
 def test_skipping_takes_bounded_memory() -> None:
     """An input fed again is not held while it is skipped, even where it has no line ends; what is kept is small."""
     text = TABLE + b"x" * 3_000_000 + b"\ny,z\n"
-    whole = through_pipe(portions(text), header=False)
+    whole = through_pipe(fixed_portions(text), header=False)
     position = position_of(whole[-1])
     assert len(position.fingerprint) < 6000
-    chunks = portions(text)
+    chunks = fixed_portions(text)
     tracemalloc.start()
     try:
         assert through_pipe(chunks, False, position) == []

@@ -87,7 +87,7 @@ class Telling(Heard):
         self.calls.append(f"{stream} {online}")
 
 
-def outputs(
+def class_outputs(
     times: list[float], classes: str = "", alarm: str = "", status: str = "", reset: str = ""
 ) -> PredictionBatch:
     """Outputs of one stream: a letter each for the class, an alarm (``!``), warming (``w``), a reset (its code)."""
@@ -118,22 +118,22 @@ def passed(out: PredictionBatch, mode: str, interval_s: float = 60) -> list[floa
 
 def test_the_first_output_of_each_interval_passes() -> None:
     """Intervals are those of event time since 1970, whenever the daemon was started."""
-    assert passed(outputs([50, 59, 60, 61, 119, 180, 181]), "interval") == [50, 60, 180]
-    assert passed(outputs([-61, -60, -1, 0]), "interval") == [-61, -60, 0]
-    assert passed(outputs([0.1, 0.3, 0.6]), "interval", 0.5) == [0.1, 0.6]
+    assert passed(class_outputs([50, 59, 60, 61, 119, 180, 181]), "interval") == [50, 60, 180]
+    assert passed(class_outputs([-61, -60, -1, 0]), "interval") == [-61, -60, 0]
+    assert passed(class_outputs([0.1, 0.3, 0.6]), "interval", 0.5) == [0.1, 0.6]
 
 
 def test_a_change_of_class_alarm_or_trust_passes() -> None:
     """Each against the output before it; what is no number is a class of its own."""
-    assert passed(outputs([1, 2, 3, 4, 5, 6], classes="aabb?a"), "change") == [1, 3, 5, 6]
-    assert passed(outputs([1, 2, 3, 4], classes="aaaa", alarm=" !! "), "change") == [1, 2, 4]
-    assert passed(outputs([1, 2, 3, 4], status="ww"), "change") == [1, 3]
+    assert passed(class_outputs([1, 2, 3, 4, 5, 6], classes="aabb?a"), "change") == [1, 3, 5, 6]
+    assert passed(class_outputs([1, 2, 3, 4], classes="aaaa", alarm=" !! "), "change") == [1, 2, 4]
+    assert passed(class_outputs([1, 2, 3, 4], status="ww"), "change") == [1, 3]
 
 
 def test_independent_classes_count_as_a_set() -> None:
     """Another set of likely classes is a change."""
     out = replace(
-        outputs([1, 2, 3, 4], classes="aaaa"),
+        class_outputs([1, 2, 3, 4], classes="aaaa"),
         spec=OutputSpec("m", labels=("a", "b"), exclusive=False),
         probabilities=np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.6], [0.1, 0.1]], np.float32),
     )
@@ -144,7 +144,7 @@ def test_independent_classes_count_as_a_set() -> None:
 def test_a_reset_always_passes(mode: str) -> None:
     """But for those of the windowed regime, which come by themselves."""
     resets = f"0{ResetReason.GAP:d}{ResetReason.WINDOW:d}{ResetReason.COMMAND:d}0"
-    assert passed(outputs([1, 2, 3, 4, 5], reset=resets), mode) == [1, 2, 4]
+    assert passed(class_outputs([1, 2, 3, 4, 5], reset=resets), mode) == [1, 2, 4]
 
 
 @given(prediction_batches(40), st.sampled_from(["interval", "change"]), st.lists(st.integers(0, 40), max_size=6))
@@ -163,7 +163,9 @@ def test_batches_do_not_matter(out: PredictionBatch, mode: str, places: list[int
 
 def test_rows_are_taken_with_all_their_columns() -> None:
     """A part of a batch has every column of it, and counts nothing twice."""
-    out = replace(outputs([1, 2, 3], classes="aba", alarm=" ! "), device_seq=np.arange(3), resets={ResetReason.GAP: 1})
+    out = replace(
+        class_outputs([1, 2, 3], classes="aba", alarm=" ! "), device_seq=np.arange(3), resets={ResetReason.GAP: 1}
+    )
     some = out.take(np.array([0, 2]))
     assert len(some) == 2
     assert some.time_ns.tolist() == [NS_PER_S, 3 * NS_PER_S]
@@ -227,18 +229,18 @@ def test_only_what_has_changed_is_stored() -> None:
     """An output that passes and is like the one before it is no news; a forgotten stream is as never heard of."""
     sink = Heard()
     one = Throttled(sink, "interval", 60)
-    one.write(outputs([1, 2]))
+    one.write(class_outputs([1, 2]))
     assert list(one.state.dirty_keys()) == ["p"]
     one.state.mark_clean()
-    one.write(outputs([3, 4], reset=f"{ResetReason.GAP:d}0"))
+    one.write(class_outputs([3, 4], reset=f"{ResetReason.GAP:d}0"))
     assert list(one.state.dirty_keys()) == []
-    one.write(outputs([61]))
+    one.write(class_outputs([61]))
     assert list(one.state.dirty_keys()) == ["p"]
     one.state.evict("p")
     one.state.evict("nobody")
     assert list(one.state.dirty_keys()) == []
     assert one.state.snapshot("p") is None
-    one.write(outputs([62]))
+    one.write(class_outputs([62]))
     assert [time / NS_PER_S for _, time in sink.rows] == [1, 3, 61, 62]
 
 
@@ -247,14 +249,14 @@ def test_what_another_throttle_has_stored_does_not_count() -> None:
     ways: list[tuple[Literal["interval", "change"], float]] = [("interval", 60), ("interval", 30), ("change", 60)]
     for kept in ways:
         before = Throttled(Heard(), *kept)
-        before.write(outputs([1], classes="a"))
+        before.write(class_outputs([1], classes="a"))
         data = before.state.snapshot("p")
         assert data is not None
         for way in ways:
             sink = Heard()
             after = Throttled(sink, *way)
             after.state.restore("p", data)
-            after.write(outputs([2], classes="a"))
+            after.write(class_outputs([2], classes="a"))
             assert len(sink.rows) == (way != kept)
 
 
@@ -262,11 +264,14 @@ def test_what_another_throttle_has_stored_does_not_count() -> None:
 def test_strange_bytes_are_refused_or_usable(data: st.DataObject, mode: str) -> None:
     """Damaged memory is a StateError, and what can be read can be gone on with."""
     before, one = Throttled(Heard(), mode), Throttled(Heard(), mode)  # type: ignore[arg-type]
-    before.write(outputs([1], classes="a", alarm="!"))
+    before.write(class_outputs([1], classes="a", alarm="!"))
     genuine = before.state.snapshot("p")
     assert genuine is not None
     rejected_or_usable(
-        one.state, "p", data.draw(hostile_bytes(genuine)), lambda: one.write(outputs([2, 3], classes="ab", alarm="! "))
+        one.state,
+        "p",
+        data.draw(hostile_bytes(genuine)),
+        lambda: one.write(class_outputs([2, 3], classes="ab", alarm="! ")),
     )
 
 

@@ -31,8 +31,8 @@ START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 CHANNELS = ("flow", "level")
 STRUCT = "<40s8s8s8s8s20sdd"
 OPTIONS = {"stream": "pump", "label": "mode", "reset": "restart", "episode": "run", "device_seq": "n"}
-Record = dict[str, Any]
-RECORDS: list[Record] = [
+FieldRecord = dict[str, Any]
+RECORDS: list[FieldRecord] = [
     {
         "time": (START + timedelta(seconds=i, microseconds=250 * i)).isoformat(),
         "pump": f"p{i % 3}",
@@ -47,33 +47,33 @@ RECORDS: list[Record] = [
 ]
 
 
-def csv_messages(records: Sequence[Record]) -> list[RawMessage]:
+def csv_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """Lines under a header."""
     names = list(records[0])
     return [RawMessage("\n".join(map(csv_line, records)).encode(), "p", ",".join(names).encode())]
 
 
-def csv_line(record: Record) -> str:
+def csv_line(record: FieldRecord) -> str:
     """Cells, empty where there is no value."""
     return ",".join("" if value is None else str(value) for value in record.values())
 
 
-def json_lines_messages(records: Sequence[Record]) -> list[RawMessage]:
+def json_lines_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """Lines of objects."""
     return [RawMessage("\n".join(json.dumps(record) for record in records).encode(), "p")]
 
 
-def json_messages(records: Sequence[Record]) -> list[RawMessage]:
+def json_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """An object each."""
     return [RawMessage(json.dumps(record).encode(), "p") for record in records]
 
 
-def json_array_messages(records: Sequence[Record]) -> list[RawMessage]:
+def json_array_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """One array of objects."""
     return [RawMessage(json.dumps(list(records)).encode(), "p")]
 
 
-def json_vector_messages(records: Sequence[Record]) -> list[RawMessage]:
+def json_vector_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """Channels in ``v``, the rest beside it."""
     vectors = [
         {**{k: v for k, v in record.items() if k not in CHANNELS}, "v": [record[k] for k in CHANNELS if k in record]}
@@ -82,13 +82,13 @@ def json_vector_messages(records: Sequence[Record]) -> list[RawMessage]:
     return json_messages(vectors)
 
 
-def plotter_messages(records: Sequence[Record]) -> list[RawMessage]:
+def plotter_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """Labelled values, blank where there is none."""
     lines = [",".join(f"{k}:{'' if v is None else v}" for k, v in record.items()) for record in records]
     return [RawMessage("\n".join(lines).encode(), "p")]
 
 
-def line_protocol_messages(records: Sequence[Record]) -> list[RawMessage]:
+def line_protocol_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """The stream is a tag."""
 
     def value(v: object) -> str:
@@ -102,27 +102,27 @@ def line_protocol_messages(records: Sequence[Record]) -> list[RawMessage]:
     return [RawMessage("\n".join(lines).encode(), "p")]
 
 
-def senml_messages(records: Sequence[Record]) -> list[RawMessage]:
+def senml_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """A pack each, with the whole seconds in the base time."""
     packs = []
     for record in records:
         whole, rest = divmod(to_ns(record["time"]), 10**9) if record["time"] else (0, 0)
         kinds = {str: "vs", bool: "vb", int: "v", float: "v"}
-        pack: list[Record] = [
+        pack: list[FieldRecord] = [
             {"n": k, kinds[type(v)]: v, "t": rest / 10**9} for k, v in record.items() if k != "time" and v is not None
         ]
         packs.append([{"bt": whole}, *pack])
     return json_messages(packs)  # type: ignore[arg-type]
 
 
-def cbor_messages(records: Sequence[Record]) -> list[RawMessage]:
+def cbor_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """An array of maps."""
     import cbor2
 
     return [RawMessage(cbor2.dumps(list(records)), "p")]
 
 
-def binary_messages(records: Sequence[Record]) -> list[RawMessage]:
+def binary_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """Frames of text and numbers."""
     from cobs import cobs
 
@@ -135,7 +135,7 @@ def binary_messages(records: Sequence[Record]) -> list[RawMessage]:
     return frames
 
 
-def arrow_messages(records: Sequence[Record]) -> list[RawMessage]:
+def arrow_messages(records: Sequence[FieldRecord]) -> list[RawMessage]:
     """A table with instants."""
     import pyarrow as pa
 
@@ -148,7 +148,7 @@ def arrow_messages(records: Sequence[Record]) -> list[RawMessage]:
     return [RawMessage(buffer.getvalue(), "p")]
 
 
-MESSAGES: dict[str, Callable[[Sequence[Record]], list[RawMessage]]] = {
+MESSAGES: dict[str, Callable[[Sequence[FieldRecord]], list[RawMessage]]] = {
     "csv": csv_messages,
     "jsonl": json_lines_messages,
     "parquet": arrow_messages,
@@ -165,7 +165,7 @@ LIVE = sorted(set(DECODERS.built_in) - {"parquet"})
 LINES = ("csv", "jsonl", "plotter", "line_protocol")
 
 
-def decoder(kind: str, **options: str) -> Decoder:
+def contract_decoder(kind: str, **options: str) -> Decoder:
     """A decoder of the columns of RECORDS."""
     names = tuple(RECORDS[0]) if kind == "binary" else ()
     return load_decoder(
@@ -176,7 +176,7 @@ def decoder(kind: str, **options: str) -> Decoder:
 
 def decode_records(kind: str, messages: Sequence[RawMessage], **options: str) -> SampleBatch:
     """Decode with the columns of RECORDS."""
-    return decoder(kind, **options).decode(messages)
+    return contract_decoder(kind, **options).decode(messages)
 
 
 def record_rows(batch: SampleBatch) -> list[tuple[object, ...]]:
@@ -197,7 +197,7 @@ def record_rows(batch: SampleBatch) -> list[tuple[object, ...]]:
 
 def check_is_a_decoder(kind: str) -> None:
     """It has the method."""
-    assert isinstance(decoder(kind), Decoder)
+    assert isinstance(contract_decoder(kind), Decoder)
 
 
 def check_reads_every_column(kind: str) -> None:

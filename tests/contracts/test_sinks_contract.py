@@ -86,7 +86,7 @@ SINKS: dict[str, Callable[[], AbstractContextManager[SinkCase]]] = {
 }
 
 
-def commit(sink: Sink) -> FlushResult:
+def commit_case(sink: Sink) -> FlushResult:
     """A commit whose store forgets everything."""
     written = sink.flush()
     sink.committed()
@@ -114,7 +114,7 @@ def check_rows_in_order(case: SinkCase) -> None:
     case.sink.open(None)
     case.sink.write(OUTPUTS)
     case.sink.write(OUTPUTS)
-    commit(case.sink)
+    commit_case(case.sink)
     case.sink.close()
     assert case.content() == expected(case.form, OUTPUTS, OUTPUTS)
 
@@ -125,8 +125,8 @@ def check_batches_do_not_matter(case: SinkCase) -> None:
     for row in range(len(OUTPUTS)):
         case.sink.write(part(OUTPUTS, slice(row, row + 1)))
         if row % 7 == 0:
-            commit(case.sink)
-    commit(case.sink)
+            commit_case(case.sink)
+    commit_case(case.sink)
     case.sink.close()
     assert case.content() == expected(case.form, OUTPUTS)
 
@@ -136,7 +136,7 @@ def check_empty_batches_write_no_row(case: SinkCase) -> None:
     case.sink.open(None)
     case.sink.write(part(OUTPUTS, slice(0, 0)))
     case.sink.write(OUTPUTS)
-    commit(case.sink)
+    commit_case(case.sink)
     case.sink.close()
     assert case.content() == expected(case.form, OUTPUTS)
 
@@ -144,10 +144,10 @@ def check_empty_batches_write_no_row(case: SinkCase) -> None:
 def check_each_flush_tells_what_is_new(case: SinkCase) -> None:
     """A longer file, or outputs that the store shall keep; without anything new the same mark, and no output twice."""
     case.sink.open(SinkCheckpoint())
-    first = commit(case.sink)
+    first = commit_case(case.sink)
     for _ in range(3):
         case.sink.write(OUTPUTS)
-        second, again = commit(case.sink), commit(case.sink)
+        second, again = commit_case(case.sink), commit_case(case.sink)
         assert (second.file_offset is None) == (first.file_offset is None)
         if first.file_offset is not None and second.file_offset is not None:
             assert second.file_offset.offset > first.file_offset.offset
@@ -160,9 +160,9 @@ def check_each_flush_tells_what_is_new(case: SinkCase) -> None:
 def check_an_empty_store_is_as_good_as_none(case: SinkCase) -> None:
     """At the first start nothing is kept."""
     case.sink.open(SinkCheckpoint())
-    commit(case.sink)
+    commit_case(case.sink)
     case.sink.write(OUTPUTS)
-    commit(case.sink)
+    commit_case(case.sink)
     case.sink.close()
     assert case.content() == expected(case.form, OUTPUTS)
 
@@ -172,7 +172,7 @@ def check_ready_for_the_first_rows(case: SinkCase) -> None:
     case.sink.open(None)
     assert case.sink.ready()
     case.sink.write(OUTPUTS)
-    commit(case.sink)
+    commit_case(case.sink)
     wait_for(lambda: not case.sink.health().queued)
     assert case.sink.ready()
     case.sink.close()
@@ -182,9 +182,9 @@ def check_a_closed_sink_has_nothing_to_say(case: SinkCase) -> None:
     """A commit behind the end is quiet: there may be answers that the store shall hear of, but no rows."""
     case.sink.open(None)
     case.sink.write(OUTPUTS)
-    commit(case.sink)
+    commit_case(case.sink)
     case.sink.close()
-    last = commit(case.sink)
+    last = commit_case(case.sink)
     assert (last.file_offset, list(last.unacked)) == (None, [])
     assert case.content() == expected(case.form, OUTPUTS)
 

@@ -11,7 +11,7 @@ from stream_gru.core.errors import StateError
 from stream_gru.core.keyed_state import Int64, KeyedState, decode, encode
 
 
-class Note(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class StoredNote(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """A record."""
 
     number: Int64
@@ -20,9 +20,9 @@ class Note(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 def test_a_record_is_dirty_until_it_is_committed() -> None:
     """After it is set or touched; not after it is restored or evicted."""
-    notes: KeyedState[Note] = KeyedState(Note, "a test")
-    note = notes.put("b", Note(1))
-    notes.put("a", Note(2))
+    notes: KeyedState[StoredNote] = KeyedState(StoredNote, "a test")
+    note = notes.put("b", StoredNote(1))
+    notes.put("a", StoredNote(2))
     assert notes.dirty_keys() == ("b", "a")
     notes.mark_clean()
     assert notes.dirty_keys() == ()
@@ -37,13 +37,13 @@ def test_a_record_is_dirty_until_it_is_committed() -> None:
     notes.evict("a")
     notes.evict("nobody")
     assert notes.dirty_keys() == ()
-    assert (len(notes), notes.get("a"), notes.snapshot("a"), notes.get("b")) == (1, None, None, Note(3))
+    assert (len(notes), notes.get("a"), notes.snapshot("a"), notes.get("b")) == (1, None, None, StoredNote(3))
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 2**63 - 1])
 def test_64_bit_integers_are_stored_exactly(number: int) -> None:
     """Up to both ends of the range."""
-    assert decode(encode(Note(number, ["ü"])), Note, "p") == Note(number, ["ü"])
+    assert decode(encode(StoredNote(number, ["ü"])), StoredNote, "p") == StoredNote(number, ["ü"])
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_64_bit_integers_are_stored_exactly(number: int) -> None:
 def test_invalid_bytes_are_an_error_that_names_the_owner(data: bytes) -> None:
     """With what to do; a few bytes that announce a huge list cost nothing."""
     with pytest.raises(StateError, match=r"stored state of p is corrupt: .*; move the state directory away"):
-        decode(data, Note, "p")
+        decode(data, StoredNote, "p")

@@ -38,12 +38,12 @@ class Query:
     expression: str
 
 
-def alerts() -> dict[str, dict[str, Any]]:
+def alerting_rules() -> dict[str, dict[str, Any]]:
     """Alerting rules by name."""
     return {rule["alert"]: rule for rule in _rules() if "alert" in rule}
 
 
-def records() -> dict[str, str]:
+def recording_rules() -> dict[str, str]:
     """Recording rules: name and expression."""
     return {rule["record"]: rule["expr"] for rule in _rules() if "record" in rule}
 
@@ -88,7 +88,7 @@ def substituted(expression: str, interval: str = "5m") -> str:
     )
 
 
-def exported() -> set[str]:
+def exported_series() -> set[str]:
     """The names of all series of a daemon with one source, one sink and the model that is shipped."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, load_bundle(BUNDLE).manifest, "numpy", "0")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.deploy.rules import DASHBOARD, PROCESS, dashboard, exported, marks, metrics_of, panels, queries
+from tests.deploy.rules import DASHBOARD, PROCESS, dashboard, exported_series, marks, metrics_of, panels, queries
 from tests.deploy.rules import substituted as plain
 from tests.deploy.support import DEPLOY, run_program
 from tests.support.requirements import need
@@ -84,7 +84,7 @@ def test_panels_do_not_lie_on_each_other() -> None:
 
 def test_every_metric_that_is_shown_exists() -> None:
     """No panel and no annotation asks for a metric that the daemon does not export."""
-    known = exported() | PROCESS
+    known = exported_series() | PROCESS
     for query in (*queries(), *marks()):
         assert metrics_of(query.expression) <= known, query
 
@@ -92,7 +92,7 @@ def test_every_metric_that_is_shown_exists() -> None:
 def test_every_metric_that_exists_is_shown() -> None:
     """Whatever the daemon exports of itself stands in some panel."""
     shown = {PARTS.sub("", name) for query in queries() for name in metrics_of(query.expression)}
-    own = {name for name in exported() if name.startswith("stream_gru_") and not name.endswith("_created")}
+    own = {name for name in exported_series() if name.startswith("stream_gru_") and not name.endswith("_created")}
     assert {PARTS.sub("", name) for name in own} - shown - NOT_SHOWN == set()
 
 

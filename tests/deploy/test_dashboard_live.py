@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.rules import RULES, marks, queries, records, substituted
+from tests.deploy.rules import RULES, marks, queries, recording_rules, substituted
 from tests.deploy.support import DEPLOY, server_process
 from tests.support.network import free_port
 from tests.support.paths import BUNDLE, HELD_OUT
@@ -33,16 +33,16 @@ INTERVAL = "10s"
 HISTORY_S = 300  # longer than the model takes to warm up
 
 
-def rows() -> Iterator[list[str]]:
+def recorded_rows() -> Iterator[list[str]]:
     """The held-out recording, header and all."""
     with gzip.open(HELD_OUT, "rt") as file:
         yield from csv.reader(file)
 
 
-def feed(daemon: subprocess.Popen[bytes], stop: threading.Event) -> None:
+def send_pumps(daemon: subprocess.Popen[bytes], stop: threading.Event) -> None:
     """Send two pumps as if they were measured now: some minutes of history at once, then a row a second and pump."""
     assert daemon.stdin is not None
-    recorded = rows()
+    recorded = recorded_rows()
     start = int(time.time()) - HISTORY_S
     daemon.stdin.write((",".join(next(recorded)) + "\n").encode())
     for second, together in itertools.groupby(recorded, key=lambda row: row[0]):
@@ -108,7 +108,7 @@ def scraped(folder: Path) -> Iterator[Prometheus]:
         server_process(daemon, listen, folder / "daemon.log", subprocess.PIPE) as running,
         server_process(server, port, folder / "prometheus.log"),
     ):
-        feeder = threading.Thread(target=feed, args=(running, stop))
+        feeder = threading.Thread(target=send_pumps, args=(running, stop))
         feeder.start()
         try:
             prometheus = Prometheus(port)
@@ -141,9 +141,9 @@ def test_every_panel_shows_something(tmp_path: Path) -> None:
             30.0,
             "every rule to be evaluated",
         )
-        for name in records():
+        for name in recording_rules():
             wait_for(lambda name=name: prometheus.has(name), 30.0, f"a value of {name}")  # type: ignore[misc]
-        assert len(rules) > len(records())
+        assert len(rules) > len(recording_rules())
         told = prometheus.ask("alerts")["alerts"]
         firing = [alert["labels"]["alertname"] for alert in told if alert["state"] == "firing"]
         assert firing == []

@@ -34,7 +34,7 @@ def instructions() -> list[tuple[str, str]]:
     return [(word.upper(), " ".join(rest.split())) for word, rest in lines]
 
 
-def of(word: str) -> list[str]:
+def arguments_of(word: str) -> list[str]:
     """The arguments of an instruction, each time it stands there."""
     return [rest for name, rest in instructions() if name == word]
 
@@ -53,12 +53,12 @@ def ignored(path: str) -> bool:
 
 def test_the_image_starts_the_daemon_as_nobody() -> None:
     """Numeric user without rights, exec forms so that SIGTERM reaches the daemon, state in a volume."""
-    assert of("USER") == ["65532:65532"]
-    assert [json.loads(rest) for rest in of("ENTRYPOINT")] == [["stream-gru"]]
-    assert [json.loads(rest) for rest in of("CMD")] == [["run", "/etc/stream-gru/gateway.toml"]]
-    assert of("STOPSIGNAL") == ["SIGTERM"]
-    assert [json.loads(rest) for rest in of("VOLUME")] == [["/var/lib/stream-gru"]]
-    (check,) = of("HEALTHCHECK")
+    assert arguments_of("USER") == ["65532:65532"]
+    assert [json.loads(rest) for rest in arguments_of("ENTRYPOINT")] == [["stream-gru"]]
+    assert [json.loads(rest) for rest in arguments_of("CMD")] == [["run", "/etc/stream-gru/gateway.toml"]]
+    assert arguments_of("STOPSIGNAL") == ["SIGTERM"]
+    assert [json.loads(rest) for rest in arguments_of("VOLUME")] == [["/var/lib/stream-gru"]]
+    (check,) = arguments_of("HEALTHCHECK")
     assert json.loads(check[check.index("[") :]) == ["stream-gru", "health"]
     words = [word for word, _ in instructions()]
     assert words.index("USER") < words.index("ENTRYPOINT")
@@ -66,8 +66,8 @@ def test_the_image_starts_the_daemon_as_nobody() -> None:
 
 def test_the_image_is_built_in_two_stages_from_a_named_version() -> None:
     """The second stage gets wheels alone: no compiler, no sources, no TensorFlow."""
-    assert of("ARG")[0] == "PYTHON=3.11-slim"
-    assert of("FROM") == ["python:${PYTHON} AS wheels", "python:${PYTHON}"]
+    assert arguments_of("ARG")[0] == "PYTHON=3.11-slim"
+    assert arguments_of("FROM") == ["python:${PYTHON} AS wheels", "python:${PYTHON}"]
     second = instructions()[[n for n, (word, _) in enumerate(instructions()) if word == "FROM"][1] :]
     assert not [rest for word, rest in second if word in ("COPY", "ADD")]
     installs = [rest for word, rest in second if word == "RUN"]
@@ -75,13 +75,13 @@ def test_the_image_is_built_in_two_stages_from_a_named_version() -> None:
     assert "--no-index" in installs[0]
     assert "train" not in "".join(rest for _, rest in instructions())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"VERSION={version}" in of("ARG")
-    assert "org.opencontainers.image.version" in of("LABEL")[0]
+    assert f"VERSION={version}" in arguments_of("ARG")
+    assert "org.opencontainers.image.version" in arguments_of("LABEL")[0]
 
 
 def test_the_context_holds_what_the_image_is_made_of() -> None:
     """Everything that is copied exists and is let through; recordings, tests and secrets are not."""
-    for line in of("COPY"):
+    for line in arguments_of("COPY"):
         for path in line.split()[:-1]:
             assert (ROOT / path).exists(), path
             assert not ignored(path), path

@@ -26,7 +26,7 @@ SAMPLES = "stream_gru/examples/sample_data/"
 MAX_SAMPLE_BYTES = 500_000
 
 
-def build(kind: str, source: Path, out: Path) -> Path:
+def build_distribution(kind: str, source: Path, out: Path) -> Path:
     """Build a ``wheel`` or ``sdist`` of a source folder with the installed setuptools, without a network."""
     script = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", script, str(out)], cwd=source, capture_output=True, text=True)
@@ -50,11 +50,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
     for name in ("wheel", "sdist", "unpacked", "second"):
         (folder / name).mkdir()
-    wheel = build("wheel", source, folder / "wheel")
-    with tarfile.open(build("sdist", source, folder / "sdist")) as archive:
+    wheel = build_distribution("wheel", source, folder / "wheel")
+    with tarfile.open(build_distribution("sdist", source, folder / "sdist")) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
-    return wheel, build("wheel", unpacked, folder / "second")
+    return wheel, build_distribution("wheel", unpacked, folder / "second")
 
 
 def test_the_wheel_holds_the_package_and_a_small_sample(wheels: tuple[Path, Path]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.rules import PROCESS, RULES, alerts, exported, metrics_of, records
+from tests.deploy.rules import PROCESS, RULES, alerting_rules, exported_series, metrics_of, recording_rules
 from tests.deploy.support import DEPLOY, run_program
 from tests.support.requirements import need
 
@@ -55,14 +55,14 @@ def test_every_alert_has_a_story_of_each_kind() -> None:
         asked = story["alert_rule_test"]
         (name,) = {moment["alertname"] for moment in asked}
         (fires if any(moment["exp_alerts"] for moment in asked) else quiet).add(name)
-    assert fires == quiet == set(alerts())
+    assert fires == quiet == set(alerting_rules())
 
 
 @pytest.mark.parametrize("always", [True, False])
-@pytest.mark.parametrize("name", sorted(alerts()))
+@pytest.mark.parametrize("name", sorted(alerting_rules()))
 def test_the_stories_would_notice_a_wrong_alert(name: str, always: bool, tmp_path: Path) -> None:
     """An alert that always fires, and one that never does, each fails the test of rules."""
-    rule = {**alerts()[name], "expr": "vector(1)" if always else "vector(0) > 0"}
+    rule = {**alerting_rules()[name], "expr": "vector(1)" if always else "vector(0) > 0"}
     groups = [{"name": "wrong", "rules": [rule]}]  # the others would only cost time
     (tmp_path / RULES.name).write_text(yaml.safe_dump({"groups": groups}))
     stories = yaml.safe_load(TESTS.read_text())
@@ -75,19 +75,19 @@ def test_the_stories_would_notice_a_wrong_alert(name: str, always: bool, tmp_pat
 
 def test_rules_read_metrics_that_exist() -> None:
     """Every metric of every rule is exported, and every recorded name is recorded."""
-    known = exported() | PROCESS
-    expressions = [*records().values(), *(rule["expr"] for rule in alerts().values())]
+    known = exported_series() | PROCESS
+    expressions = [*recording_rules().values(), *(rule["expr"] for rule in alerting_rules().values())]
     for expression in expressions:
         assert metrics_of(expression) <= known, expression
         for name in re.findall(r"\b[a-z_]+:[a-z0-9_:]+", expression):
-            assert name in records()
+            assert name in recording_rules()
 
 
 def test_every_alert_says_what_it_means_and_where_to_read_on() -> None:
     """Each alert is in CamelCase, has a severity, a summary, a description and its own section of the runbook."""
     headings = re.findall(r"(?m)^## (\w+)$", RUNBOOK.read_text())
-    assert sorted(headings) == sorted(alerts())
-    for name, rule in alerts().items():
+    assert sorted(headings) == sorted(alerting_rules())
+    for name, rule in alerting_rules().items():
         assert re.fullmatch(r"StreamGru([A-Z][a-z]+)+", name)
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}

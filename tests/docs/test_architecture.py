@@ -23,7 +23,7 @@ PAGE = PAGES["docs/contributing/architecture.md"]
 STEP = re.compile(r"^\| `([\w/]+\.py)` \| `([\w.]+)` \|", re.MULTILINE)
 
 
-def steps(walk: str) -> list[str]:
+def walk_functions(walk: str) -> list[str]:
     """The functions of a walk, as a trace names them."""
     section = PAGE.partition(f"### {walk}\n")[2].partition("\n### ")[0].partition("\n## ")[0]
     found = [" ".join(step) for step in STEP.findall(section)]
@@ -33,7 +33,7 @@ def steps(walk: str) -> list[str]:
 
 def missing_from(calls: list[str], walk: str) -> list[str]:
     """The steps of a walk from the first one on that the calls do not have, in this order."""
-    rest = steps(walk)
+    rest = walk_functions(walk)
     for call in calls:
         if rest and call == rest[0]:
             rest = rest[1:]

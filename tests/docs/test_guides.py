@@ -109,7 +109,7 @@ def test_an_engine_from_outside(tmp_path: Path) -> None:
     assert "numpy, onnx, keras, checked, got 'other'" in unknown
 
 
-def written(folder: Path, name: str, entry_points: str, module: str = "") -> None:
+def write_distribution(folder: Path, name: str, entry_points: str, module: str = "") -> None:
     """A distribution as pip leaves it: its metadata, and perhaps a module."""
     info = folder / "site" / f"{name}-2.0.dist-info"
     info.mkdir(parents=True)
@@ -142,7 +142,7 @@ def demo(tmp_path: Path) -> Path:
 
 def test_a_plugin_never_takes_the_place_of_ours(demo: Path) -> None:
     """One of a built-in name is ignored, with a warning that names its distribution."""
-    written(demo, "thief", "[stream_gru.sources]\nstdin = no_such_module:Thief\n")
+    write_distribution(demo, "thief", "[stream_gru.sources]\nstdin = no_such_module:Thief\n")
     warning = "plugin thief 2.0: source 'stdin' is ignored: the name is built in; rename the entry point"
     assert warning in shell("stream-gru check demo.toml", demo)
     assert warning in shell("stream-gru run demo.toml < /dev/null", demo)
@@ -151,7 +151,9 @@ def test_a_plugin_never_takes_the_place_of_ours(demo: Path) -> None:
 
 def test_a_broken_plugin_stops_only_who_uses_it(demo: Path) -> None:
     """The daemon runs, the doctor says why it does not load, and a file that uses it is refused with its line."""
-    written(demo, "broken", "[stream_gru.sources]\nbroken = broken:Source\n", "raise RuntimeError('out of order')\n")
+    write_distribution(
+        demo, "broken", "[stream_gru.sources]\nbroken = broken:Source\n", "raise RuntimeError('out of order')\n"
+    )
     shell("stream-gru check demo.toml && stream-gru run demo.toml < /dev/null", demo)
     why = "source: broken of broken 2.0 cannot be loaded (RuntimeError: out of order)"
     assert why in shell("stream-gru doctor demo.toml || true", demo)
@@ -173,7 +175,7 @@ def test_a_broken_plugin_stops_only_who_uses_it(demo: Path) -> None:
 )
 def test_a_plugin_that_is_no_table_is_refused(demo: Path, module: str, words: str) -> None:
     """By `check` and by the doctor."""
-    written(demo, "odd", "[stream_gru.sources]\nodd = odd:Source\n", module)
+    write_distribution(demo, "odd", "[stream_gru.sources]\nodd = odd:Source\n", module)
     (demo / "uses.toml").write_text(DEMO.replace('"stdin"', '"odd"'))
     assert words in shell("stream-gru check uses.toml || true", demo)
     assert words in shell("stream-gru doctor || true", demo)
@@ -182,7 +184,7 @@ def test_a_plugin_that_is_no_table_is_refused(demo: Path, module: str, words: st
 def test_two_plugins_of_one_name_are_refused(demo: Path) -> None:
     """Which one is meant nobody can tell: only a configuration that uses the name is refused."""
     for name in ("first", "second"):
-        written(demo, name, "[stream_gru.decoders]\nours = no_such_module:Decoder\n")
+        write_distribution(demo, name, "[stream_gru.decoders]\nours = no_such_module:Decoder\n")
     shell("stream-gru check demo.toml", demo)
     (demo / "uses.toml").write_text(DEMO.replace('"jsonl"', '"ours"'))
     assert "format: ours is offered by first 2.0 and second 2.0; uninstall one of them" in shell(
@@ -192,7 +194,7 @@ def test_two_plugins_of_one_name_are_refused(demo: Path) -> None:
 
 def test_an_unknown_type_names_the_plugins_too(demo: Path) -> None:
     """With file and line."""
-    written(demo, "more", "[stream_gru.sinks]\nextra = no_such_module:Sink\n")
+    write_distribution(demo, "more", "[stream_gru.sinks]\nextra = no_such_module:Sink\n")
     (demo / "uses.toml").write_text(DEMO.replace('"stdout"', '"nowhere"'))
     assert (
         'uses.toml:8: sink[1].type: expected one of "extra", "file", "influx", "mqtt", "stdout", got "nowhere"'

@@ -34,7 +34,7 @@ def parameters() -> PumpParameters:
 
 
 @pytest.fixture(scope="module")
-def recording(parameters: PumpParameters) -> Recording:
+def pump_recording(parameters: PumpParameters) -> Recording:
     """Two hours of the pump, with its sensors."""
     return simulated(parameters, hours=2.0)
 
@@ -45,21 +45,21 @@ def truth(parameters: PumpParameters) -> PumpTruth:
     return pump_truth(parameters, 7200, np.random.default_rng(0))
 
 
-def faulty(severity: Severity) -> F64:
+def severity_of_fault(severity: Severity) -> F64:
     """Return (N,) severity of the active fault."""
     return severity.cavitation + severity.bearing_wear
 
 
-def test_one_row_per_second_with_four_channels(recording: Recording) -> None:
+def test_one_row_per_second_with_four_channels(pump_recording: Recording) -> None:
     """A recording has one row per second, four finite channels that are never negative, and a mode."""
-    assert recording.channels == CHANNELS
-    assert recording.values.shape == (7200, 4)
-    assert recording.time_ns[0] == START_NS
-    assert set(np.diff(recording.time_ns).tolist()) == {NS_PER_S}
-    assert np.all(np.isfinite(recording.values))
-    assert np.all(recording.values >= 0.0)
-    assert recording.labels is not None
-    assert set(recording.labels.tolist()) == set(MODES)
+    assert pump_recording.channels == CHANNELS
+    assert pump_recording.values.shape == (7200, 4)
+    assert pump_recording.time_ns[0] == START_NS
+    assert set(np.diff(pump_recording.time_ns).tolist()) == {NS_PER_S}
+    assert np.all(np.isfinite(pump_recording.values))
+    assert np.all(pump_recording.values >= 0.0)
+    assert pump_recording.labels is not None
+    assert set(pump_recording.labels.tolist()) == set(MODES)
 
 
 def test_a_seed_gives_the_same_recording(parameters: PumpParameters) -> None:
@@ -95,16 +95,16 @@ def test_the_pump_curve_scales_with_the_affinity_laws(parameters: PumpParameters
     assert np.allclose(truth.pressure[pumping], curve[pumping])
 
 
-def test_current_follows_hydraulic_power(recording: Recording) -> None:
+def test_current_follows_hydraulic_power(pump_recording: Recording) -> None:
     """While the pump runs, the current is correlated with flow times pressure."""
-    works = recording.channel("flow") > 50.0
-    power = recording.channel("flow") * recording.channel("pressure")
-    assert np.corrcoef(power[works], recording.channel("current")[works])[0, 1] > 0.85
+    works = pump_recording.channel("flow") > 50.0
+    power = pump_recording.channel("flow") * pump_recording.channel("pressure")
+    assert np.corrcoef(power[works], pump_recording.channel("current")[works])[0, 1] > 0.85
 
 
-def test_an_idle_pump_moves_no_water(recording: Recording, parameters: PumpParameters) -> None:
+def test_an_idle_pump_moves_no_water(pump_recording: Recording, parameters: PumpParameters) -> None:
     """Idle means almost no flow, current and vibration, and the static pressure at the check valve."""
-    idle = recording.values[recording.labels == "idle"].mean(axis=0)
+    idle = pump_recording.values[pump_recording.labels == "idle"].mean(axis=0)
     assert idle[0] < 0.01 * parameters.rated_flow
     assert idle[1] == pytest.approx(parameters.static_pressure, rel=0.02)
     assert idle[2] < 0.15
@@ -135,7 +135,7 @@ def test_faults_alternate() -> None:
     """The two faults are never active together, and neither is active between episodes."""
     severity = fault_severity(4 * 3600, np.random.default_rng(0))
     assert np.all(severity.cavitation * severity.bearing_wear == 0.0)
-    ends = np.flatnonzero((faulty(severity)[:-1] > 0.0) & (faulty(severity)[1:] == 0.0))
+    ends = np.flatnonzero((severity_of_fault(severity)[:-1] > 0.0) & (severity_of_fault(severity)[1:] == 0.0))
     assert len(ends) >= 8
     assert all(later - earlier > 300 for earlier, later in pairwise(ends.tolist()))
 
@@ -151,7 +151,7 @@ def test_cavitation_makes_signals_fluctuate(truth: PumpTruth) -> None:
     """Cavitation makes pressure and vibration fluctuate from second to second."""
     steady = truth.speed > 0.99
     cavitates = steady & (truth.severity.cavitation > 0.7)
-    healthy = steady & (faulty(truth.severity) == 0.0)
+    healthy = steady & (severity_of_fault(truth.severity) == 0.0)
     for signal in (truth.pressure, truth.vibration):
         change = np.abs(np.diff(signal, prepend=signal[:1]))
         assert change[cavitates].mean() > 1.5 * change[healthy].mean()
@@ -167,11 +167,11 @@ def test_a_worn_bearing_beats(parameters: PumpParameters, truth: PumpTruth) -> N
     assert len(vibration) / strongest == pytest.approx(parameters.bearing_period_s, rel=0.3)
 
 
-def test_one_sample_does_not_separate_the_modes(recording: Recording) -> None:
+def test_one_sample_does_not_separate_the_modes(pump_recording: Recording) -> None:
     """No threshold on the vibration of one row separates healthy from faulty rows of a running pump."""
-    assert recording.labels is not None
-    runs = recording.labels != "idle"
-    vibration, is_faulty = recording.channel("vibration")[runs], recording.labels[runs] != "normal"
+    assert pump_recording.labels is not None
+    runs = pump_recording.labels != "idle"
+    vibration, is_faulty = pump_recording.channel("vibration")[runs], pump_recording.labels[runs] != "normal"
     thresholds = np.quantile(vibration, np.linspace(0.02, 0.98, 49))
     assert max(np.mean((vibration > threshold) == is_faulty) for threshold in thresholds) < 0.92
 

@@ -13,7 +13,7 @@ from stream_gru.examples.simulators.recording import Recording, row_times
 from stream_gru.examples.simulators.write import START_NS, csv_text, write_pumps, write_recording, write_sines
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file by column name."""
     with path.open(encoding="ascii", newline="") as file:
         return list(csv.DictReader(file))
@@ -24,7 +24,7 @@ def test_pump_files_have_the_stated_columns(tmp_path: Path) -> None:
     paths = write_pumps(tmp_path / "made" / "here", 0.05, seed=1, pumps=3, data_faults=NO_DATA_FAULTS)
     assert [path.name for path in paths] == ["pump-1.csv", "pump-2.csv", "pump-3.csv"]
     for path in paths:
-        rows = read(path)
+        rows = read_csv(path)
         assert list(rows[0]) == ["time", "pump", "flow", "pressure", "current", "vibration", "mode"]
         assert len(rows) == 180
         assert [row["time"] for row in rows[:2]] == ["2026-03-01T00:00:00Z", "2026-03-01T00:00:01Z"]
@@ -35,7 +35,7 @@ def test_pump_files_have_the_stated_columns(tmp_path: Path) -> None:
 def test_written_values_are_the_simulated_ones(tmp_path: Path) -> None:
     """A file holds the simulated values, rounded to the resolution of each sensor."""
     recording = simulate_pump(pump_parameters(1, 1)[0], 0.05, np.random.default_rng(0), START_NS)
-    rows = read(write_recording(recording, tmp_path / "pump-1.csv"))
+    rows = read_csv(write_recording(recording, tmp_path / "pump-1.csv"))
     values = np.array([[float(row[name]) for name in recording.channels] for row in rows])
     assert np.all(np.abs(values - recording.values) <= 0.5001 * 10.0 ** -np.array(recording.decimals))
     assert {len(row["flow"].partition(".")[2]) for row in rows} == {2}
@@ -74,7 +74,7 @@ def test_data_faults_are_in_the_file(tmp_path: Path) -> None:
     """Repeated, late and empty entries are in the file, and every time is a correct whole second."""
     rates = DataFaultRates(short_gaps=20.0, long_gaps=0.0, repeated=0.02, late=0.02, empty=0.02)
     (path,) = write_pumps(tmp_path, 0.5, seed=1, pumps=1, data_faults=rates)
-    rows = read(path)
+    rows = read_csv(path)
     times = [datetime.fromisoformat(row["time"]).timestamp() for row in rows]
     assert times != sorted(times)
     assert len(set(times)) < len(times)
@@ -88,7 +88,7 @@ def test_sine_files_have_the_stated_columns(tmp_path: Path) -> None:
     again = write_sines(tmp_path / "b", 0.1, seed=1, streams=2, gzip=False)
     assert [path.name for path in paths] == ["sine-1.csv", "sine-2.csv"]
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
-    rows = read(paths[1])
+    rows = read_csv(paths[1])
     assert list(rows[0]) == ["time", "stream", "x"]
     assert {row["stream"] for row in rows} == {"sine-2"}
     assert len(rows) == 360

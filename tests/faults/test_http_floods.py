@@ -124,7 +124,7 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
         yield running
 
 
-def status_of(flooded: WebProcess, path: str = "/metrics") -> int:
+def polite_status(flooded: WebProcess, path: str = "/metrics") -> int:
     """Return the status that a well-behaved client gets."""
     url = f"http://{flooded.host}:{flooded.port}{path}"
     with urllib.request.urlopen(url, timeout=10) as answer:
@@ -147,13 +147,13 @@ def calm(flooded: WebProcess) -> Iterator[None]:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_other_clients_are_served_during_a_flood(flooded: WebProcess, name: str) -> None:
     """With hundreds of bad connections metrics are served each time, with few descriptors, threads and memory."""
-    status_of(flooded)
+    polite_status(flooded)
     threads = flooded.fact("Threads")
     with calm(flooded), Attacker(flooded, *ATTACKS[name]) as attacker:
         wait_for(lambda: attacker.connects >= HELD)
         most = 0
         for _ in range(ASKED):
-            assert status_of(flooded) == 200
+            assert polite_status(flooded) == 200
             most = max(most, flooded.descriptors)
         assert most < MAX_CONNECTIONS + 4 * BACKLOG + 40
         assert flooded.fact("Threads") == threads

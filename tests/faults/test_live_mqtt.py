@@ -61,7 +61,7 @@ def _await_all(sent: list[MQTTMessageInfo]) -> None:
     sent.clear()
 
 
-def start(folder: Path, broker: Broker) -> Path:
+def live_config(folder: Path, broker: Broker) -> Path:
     """A configuration for this broker."""
     path = folder / "gateway.toml"
     file = f'[[sink]]\ntype = "file"\npath = "{folder}/out.jsonl"\n'
@@ -93,7 +93,7 @@ def test_twenty_thousand_messages_of_two_hundred_streams_equal_a_replay(tmp_path
     assert len(expected) == 20_000
     with Broker(tmp_path) as broker:
         subscriber = Subscriber(broker.port)
-        with Running(start(tmp_path, broker)) as daemon:
+        with Running(live_config(tmp_path, broker)) as daemon:
             daemon.hears("mqtt")
             publish_all(broker.port, records)
             wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=120, what="all predictions")
@@ -120,7 +120,7 @@ def test_broker_faults_lose_no_output(fault: str, tmp_path: Path) -> None:
             return fault == "restart"
 
         subscriber = Subscriber(broker.port)
-        with Running(start(tmp_path, broker)) as daemon:
+        with Running(live_config(tmp_path, broker)) as daemon:
             daemon.hears("mqtt")
             publish_all(broker.port, records, {3000: strike, 9000: strike, 15_000: strike})
             wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=180, what="all predictions")
@@ -145,7 +145,7 @@ def test_a_broker_that_forgets_is_survived(fault: str, tmp_path: Path) -> None:
             broker.start()
             return True
 
-        with Running(start(tmp_path, broker)) as daemon:
+        with Running(live_config(tmp_path, broker)) as daemon:
             daemon.hears("mqtt")
             publish_all(broker.port, first, {1000: strike})
             daemon.hears("mqtt")

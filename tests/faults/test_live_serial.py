@@ -39,7 +39,7 @@ listen = "127.0.0.1:0"
 """
 
 
-def config(folder: Path, devices: dict[str, SerialDevice]) -> Path:
+def serial_config(folder: Path, devices: dict[str, SerialDevice]) -> Path:
     """A configuration with a source for each device; the stream is called as the device."""
     path = folder / "gateway.toml"
     sources = [SOURCE.format(name=f"port-{name}", port=device.link, stream=name) for name, device in devices.items()]
@@ -47,19 +47,19 @@ def config(folder: Path, devices: dict[str, SerialDevice]) -> Path:
     return path
 
 
-def lines_of(rows: list[dict[str, float]]) -> list[bytes]:
+def device_lines(rows: list[dict[str, float]]) -> list[bytes]:
     """Records as a device writes them: with a counter."""
     return [json.dumps({**row, "seq": number}).encode() + b"\r\n" for number, row in enumerate(rows)]
 
 
-def outputs(folder: Path) -> list[bytes]:
+def serial_outputs(folder: Path) -> list[bytes]:
     """The rows written so far, without the counter, which a replay does not know."""
     path = folder / "out.jsonl"
     rows = path.read_bytes().splitlines() if path.exists() else []
     return [row.split(b',"seq":')[0] + b',"' + row.split(b',"seq":')[1].partition(b',"')[2] for row in rows]
 
 
-def connected(daemon: Running, *names: str) -> bool:
+def ports_open(daemon: Running, *names: str) -> bool:
     """Whether the daemon has opened the ports of these devices."""
     return all(daemon.metric(f'stream_gru_source_connected{{source="port-{name}"}}') == 1 for name in names)
 
@@ -80,35 +80,35 @@ def test_two_ports_equal_a_replay(tmp_path: Path) -> None:
     expected = replayed(records, tmp_path)
     with SerialDevice(tmp_path / "dev-0") as one, SerialDevice(tmp_path / "dev-1") as two:
         devices = {"dev-0": one, "dev-1": two}
-        with Running(config(tmp_path, devices)) as daemon:
-            wait_for(lambda: connected(daemon, *devices), what="the ports to be open")
+        with Running(serial_config(tmp_path, devices)) as daemon:
+            wait_for(lambda: ports_open(daemon, *devices), what="the ports to be open")
             for device in devices.values():
                 device.send(b'0, "cut": 1}\r\n')  # the end of a line that began before anybody listened
-            left = {name: in_pieces(b"".join(lines_of(rows)), 1) for name, rows in records.items()}
+            left = {name: in_pieces(b"".join(device_lines(rows)), 1) for name, rows in records.items()}
             while any(left.values()):
                 for name, device in devices.items():
                     if left[name]:
                         device.send(left[name].pop(0))
-            wait_for(lambda: len(outputs(tmp_path)) >= 3000, timeout_s=60, what="all outputs")
+            wait_for(lambda: len(serial_outputs(tmp_path)) >= 3000, timeout_s=60, what="all outputs")
             daemon.stop()
-    assert sorted(outputs(tmp_path)) == expected
+    assert sorted(serial_outputs(tmp_path)) == expected
 
 
 def test_a_port_that_is_unplugged_and_plugged_again_loses_no_state(tmp_path: Path) -> None:
     """After the device has come back the stream goes on where it was: steps count on and nothing is reset."""
     rows = pump_records(1, 400)["dev-0"]
     expected = replayed({"dev-0": rows}, tmp_path)
-    lines = lines_of(rows)
-    with SerialDevice(tmp_path / "dev-0") as device, Running(config(tmp_path, {"dev-0": device})) as daemon:
-        wait_for(lambda: connected(daemon, "dev-0"), what="the port to be open")
+    lines = device_lines(rows)
+    with SerialDevice(tmp_path / "dev-0") as device, Running(serial_config(tmp_path, {"dev-0": device})) as daemon:
+        wait_for(lambda: ports_open(daemon, "dev-0"), what="the port to be open")
         device.send(b"rubbish\r\n" + b"".join(lines[:200]))
-        wait_for(lambda: len(outputs(tmp_path)) >= 200, what="outputs before")
+        wait_for(lambda: len(serial_outputs(tmp_path)) >= 200, what="outputs before")
         device.pull()
-        wait_for(lambda: not connected(daemon, "dev-0"), what="a word on the lost port")
+        wait_for(lambda: not ports_open(daemon, "dev-0"), what="a word on the lost port")
         device.plug()
-        wait_for(lambda: connected(daemon, "dev-0"), timeout_s=30, what="the port to be open again")
+        wait_for(lambda: ports_open(daemon, "dev-0"), timeout_s=30, what="the port to be open again")
         # The first line after opening may be cut, so it is never taken.
         device.send(lines[199] + b"".join(lines[200:]))
-        wait_for(lambda: len(outputs(tmp_path)) >= 400, what="outputs after")
+        wait_for(lambda: len(serial_outputs(tmp_path)) >= 400, what="outputs after")
         daemon.stop()
-    assert outputs(tmp_path) == expected
+    assert serial_outputs(tmp_path) == expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.test_mqtt_sink import flushed, opened, outputs
+from tests.faults.test_mqtt_sink import commit_answered, open_sink, second_outputs
 from tests.support.brokers import Broker
 from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
@@ -28,9 +28,9 @@ def availability(broker: Broker) -> dict[str, bytes]:
 
 def test_the_status_is_there_after_each_reconnect_and_after_the_end(broker: Broker) -> None:
     """Online, retained, whenever we are; offline after a clean end; and of each stream when it was last heard."""
-    with opened(broker) as sink:
-        sink.write(outputs(1))
-        wait_for(lambda: flushed(sink))
+    with open_sink(broker) as sink:
+        sink.write(second_outputs(1))
+        wait_for(lambda: commit_answered(sink))
         sink.stream_status("p1", False)
         broker.kill()
         broker.forget()
@@ -39,7 +39,7 @@ def test_the_status_is_there_after_each_reconnect_and_after_the_end(broker: Brok
             peer.subscribe("stream_gru/#")
             wait_for(lambda: peer.payloads("stream_gru/status") == [b"online"])
             wait_for(lambda: peer.payloads("stream_gru/p1/availability") == [b"offline"])
-            sink.write(outputs(1, 5))
+            sink.write(second_outputs(1, 5))
             wait_for(lambda: peer.payloads("stream_gru/p1/availability") == [b"offline", b"online"])
     with broker.client() as peer:
         peer.subscribe("stream_gru/#")
@@ -49,7 +49,7 @@ def test_the_status_is_there_after_each_reconnect_and_after_the_end(broker: Brok
 
 def test_the_last_will_speaks_for_a_killed_daemon(broker: Broker) -> None:
     """Without a word of goodbye the broker says offline (in MQTT 3.1.1 at once, else after ten seconds)."""
-    with broker.client() as peer, opened(broker, protocol="3.1.1") as sink:
+    with broker.client() as peer, open_sink(broker, protocol="3.1.1") as sink:
         peer.subscribe("stream_gru/status")
         wait_for(lambda: peer.payloads() == [b"online"])
         sink.connection._leave = lambda: None  # type: ignore[method-assign]
@@ -61,10 +61,10 @@ def test_the_last_will_speaks_for_a_killed_daemon(broker: Broker) -> None:
 def test_all_streams_are_offline_after_a_clean_end(broker: Broker, protocol: str) -> None:
     """More of them than the broker lets be under way; a stream that never had an output is nobody's."""
     names = tuple(f"site/p{n}" for n in range(150))
-    with opened(broker, protocol=protocol) as sink:
+    with open_sink(broker, protocol=protocol) as sink:
         sink.stream_status("nobody", False)
-        sink.write(outputs(150, streams=names))
-        wait_for(lambda: flushed(sink))
+        sink.write(second_outputs(150, streams=names))
+        wait_for(lambda: commit_answered(sink))
         wait_for(lambda: sink.idle)
         assert availability(broker) == dict.fromkeys(names, b"online")
         sink.close()
@@ -74,16 +74,16 @@ def test_all_streams_are_offline_after_a_clean_end(broker: Broker, protocol: str
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_streams_that_died_while_nobody_was_there_are_taken_back(broker: Broker, protocol: str) -> None:
     """What a killed daemon left online is offline once one runs again, and online with the first output."""
-    with opened(broker, protocol=protocol) as sink:
-        sink.write(outputs(3, streams=("p1", "site/hall/p2", "p3")))
+    with open_sink(broker, protocol=protocol) as sink:
+        sink.write(second_outputs(3, streams=("p1", "site/hall/p2", "p3")))
         wait_for(lambda: sink.idle)
         sink.connection._leave = lambda: None  # type: ignore[method-assign]
         sink.connection.close()
     assert availability(broker) == dict.fromkeys(("p1", "site/hall/p2", "p3"), b"online")
-    with opened(broker, protocol=protocol) as sink:
-        sink.write(outputs(1, streams=("p3",)))
+    with open_sink(broker, protocol=protocol) as sink:
+        sink.write(second_outputs(1, streams=("p3",)))
         wait_for(lambda: availability(broker) == {"p1": b"offline", "site/hall/p2": b"offline", "p3": b"online"})
-        sink.write(outputs(1, streams=("p1",)))
+        sink.write(second_outputs(1, streams=("p1",)))
         wait_for(lambda: availability(broker)["p1"] == b"online")
         wait_for(lambda: sink._leftovers.done, what="the subscription to be given up")
         with broker.client() as peer:
@@ -95,12 +95,12 @@ def test_streams_that_died_while_nobody_was_there_are_taken_back(broker: Broker,
 def test_what_others_say_of_their_streams_is_left_alone(broker: Broker) -> None:
     """A second daemon on the same broker does not take back the streams of the first, nor the status of anybody."""
     keys = {"availability_topic": "stream_gru/{stream}", "status_topic": "stream_gru/first"}
-    with opened(broker, keys, client_id="first") as first, broker.client() as peer:
-        first.write(outputs(1, streams=("p1",)))
+    with open_sink(broker, keys, client_id="first") as first, broker.client() as peer:
+        first.write(second_outputs(1, streams=("p1",)))
         wait_for(lambda: first.idle)
         peer.publish("stream_gru/p2", "online", retain=True)
         peer.subscribe("stream_gru/+")
-        with opened(broker, {**keys, "status_topic": "stream_gru/second"}, client_id="second") as second:
+        with open_sink(broker, {**keys, "status_topic": "stream_gru/second"}, client_id="second") as second:
             wait_for(lambda: second._leftovers._until, what="the subscription, and with it what is retained")
             wait_for(lambda: peer.payloads("stream_gru/p2") == [b"online", b"offline"])
             wait_for(lambda: second.idle)
@@ -113,9 +113,9 @@ def test_without_availability_nothing_is_asked(broker: Broker) -> None:
     """An empty topic: no subscription, and nothing said of streams at the end."""
     with broker.client() as peer:
         peer.subscribe("stream_gru/#")
-        with opened(broker, {"availability_topic": ""}) as sink:
+        with open_sink(broker, {"availability_topic": ""}) as sink:
             assert sink._leftovers.done
-            sink.write(outputs(1))
-            wait_for(lambda: flushed(sink))
+            sink.write(second_outputs(1))
+            wait_for(lambda: commit_answered(sink))
         wait_for(lambda: peer.payloads("stream_gru/status") == [b"online", b"offline"])
         assert {message.topic for message in peer.heard} == {"stream_gru/status", "stream_gru/p1/prediction"}

@@ -13,9 +13,9 @@ import pytest
 
 from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.core.types import RawMessage
-from tests.faults.test_mqtt_sink import flushed, hears, outputs, seconds
-from tests.faults.test_mqtt_sink import opened as opened_sink
-from tests.faults.test_mqtt_source import numbers, opened, quiet, settle, table
+from tests.faults.test_mqtt_sink import commit_answered, hears, second_outputs, seconds
+from tests.faults.test_mqtt_sink import open_sink as opened_sink
+from tests.faults.test_mqtt_source import expect_nothing, message_numbers, open_source, settle, source_table
 from tests.support.brokers import Broker, Peer
 from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
@@ -23,7 +23,7 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
-def cut(connection: Connection) -> None:
+def cut_connection(connection: Connection) -> None:
     """Break the connection as a router that restarts does."""
     sock = connection._client.socket()
     if isinstance(sock, socket.socket):
@@ -57,12 +57,12 @@ def test_each_message_is_taken_exactly_once_and_in_order(tmp_path: Path, seed: i
     process lives, every message is taken once, in order.
     """
     rng = random.Random(seed)
-    config = table(queue_size=100)
+    config = source_table(queue_size=100)
     keys: dict[str, Any] = {"keepalive_s": 1, "receive_maximum": 50, "reconnect_max_delay_s": 0.2}
     with Broker(tmp_path) as broker, broker.client() as peer:
-        with opened(broker, config, **keys) as source:
+        with open_source(broker, config, **keys) as source:
             faults: list[Callable[[], None]] = [
-                lambda: cut(source.connection), lambda: freeze(broker, rng), lambda: restart(broker, peer)
+                lambda: cut_connection(source.connection), lambda: freeze(broker, rng), lambda: restart(broker, peer)
             ]  # fmt: skip
             sent = 0
             got: list[RawMessage] = []
@@ -87,12 +87,12 @@ def test_each_message_is_taken_exactly_once_and_in_order(tmp_path: Path, seed: i
                 return len(got) >= sent
 
             wait_for(all_there, 60)
-            assert numbers(got) == list(range(sent))
+            assert message_numbers(got) == list(range(sent))
             assert source.health().sessions_lost == 0
             wait_for(lambda: source.health().connected)
             settle(source)
-        with opened(broker, config) as source:
-            quiet(source, peer)
+        with open_source(broker, config) as source:
+            expect_nothing(source, peer)
 
 
 def test_each_output_arrives_and_none_overtakes_another(tmp_path: Path) -> None:
@@ -102,16 +102,16 @@ def test_each_output_arrives_and_none_overtakes_another(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
         with opened_sink(broker, keys, keepalive_s=1, reconnect_max_delay_s=0.2) as sink:
-            faults: list[Callable[[], None]] = [lambda: cut(sink.connection), lambda: freeze(broker, rng)]
+            faults: list[Callable[[], None]] = [lambda: cut_connection(sink.connection), lambda: freeze(broker, rng)]
             written = 0
             for _ in range(60):
                 if rng.random() < 0.9:
                     rows = rng.randrange(1, 20)
-                    sink.write(outputs(rows, written))
+                    sink.write(second_outputs(rows, written))
                     written += rows
                 else:
                     rng.choice(faults)()
-            wait_for(lambda: flushed(sink), 60)
+            wait_for(lambda: commit_answered(sink), 60)
             hears(peer, written)
             assert list(dict.fromkeys(seconds(peer))) == list(range(written))
             assert sink.health().failed == sink.health().dropped == 0

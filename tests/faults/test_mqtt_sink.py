@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
 @contextmanager
-def opened(
+def open_sink(
     broker: Broker, keys: dict[str, Any] | None = None, kept: SinkCheckpoint | None = None, **options: Any
 ) -> Iterator[MqttSink]:
     """A sink that is connected; ``keys`` of its table, ``options`` of its constructor or of the broker's table; what
@@ -48,13 +48,13 @@ def opened(
         sink.close()
 
 
-def outputs(rows: int, begin: int = 0, streams: tuple[str, ...] = ("p1",)) -> PredictionBatch:
+def second_outputs(rows: int, begin: int = 0, streams: tuple[str, ...] = ("p1",)) -> PredictionBatch:
     """So many outputs, one a second, of these streams in turn."""
     names = [streams[i % len(streams)] for i in range(rows)]
     return toy_pipeline().process(batch(names, list(range(begin, begin + rows))))
 
 
-def flushed(sink: MqttSink) -> bool:
+def commit_answered(sink: MqttSink) -> bool:
     """Commit; whether everything was answered."""
     sink.flush()
     sink.committed()
@@ -81,10 +81,10 @@ def seconds(peer: Peer, topic: str = "") -> list[int]:
 
 def test_each_row_is_one_message_of_its_stream(broker: Broker) -> None:
     """Topic, JSON, content type and an id that a consumer can use against repetitions."""
-    with broker.client() as peer, opened(broker, {"message_expiry_s": 60}) as sink:
+    with broker.client() as peer, open_sink(broker, {"message_expiry_s": 60}) as sink:
         peer.subscribe("stream_gru/+/prediction")
-        sink.write(outputs(4, streams=("p1", "p2")))
-        wait_for(lambda: flushed(sink))
+        sink.write(second_outputs(4, streams=("p1", "p2")))
+        wait_for(lambda: commit_answered(sink))
         wait_for(lambda: len(peer.heard) == 4)
         first = peer.heard[0]
         assert first.topic == "stream_gru/p1/prediction"
@@ -103,44 +103,44 @@ def test_each_row_is_one_message_of_its_stream(broker: Broker) -> None:
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_many_rows_arrive_once_in_order(broker: Broker, keys: dict[str, Any], protocol: str) -> None:
     """More rows than the broker lets be under way, of either quality and protocol."""
-    with broker.client() as peer, opened(broker, keys, protocol=protocol) as sink:
+    with broker.client() as peer, open_sink(broker, keys, protocol=protocol) as sink:
         peer.subscribe("stream_gru/+/prediction")
-        sink.write(outputs(300))
-        wait_for(lambda: flushed(sink))
+        sink.write(second_outputs(300))
+        wait_for(lambda: commit_answered(sink))
         wait_for(lambda: len(peer.heard) == 300)
         assert seconds(peer) == list(range(300))
 
 
 def test_rows_written_while_the_broker_is_away_are_sent_later(broker: Broker) -> None:
     """Nothing is lost and nothing sent twice without need; meanwhile the rows are queued."""
-    with opened(broker) as sink:
+    with open_sink(broker) as sink:
         broker.stop()
         wait_for(lambda: not sink.health().connected)
-        sink.write(outputs(50))
-        assert not flushed(sink)
+        sink.write(second_outputs(50))
+        assert not commit_answered(sink)
         assert sink.health().queued == 50
         broker.start()
         with broker.client() as peer:
             # The sink may be quicker than we are: it must not have lost its rows to nobody, so ask at the source.
-            wait_for(lambda: flushed(sink))
+            wait_for(lambda: commit_answered(sink))
             peer.subscribe("stream_gru/+/prediction")
-            sink.write(outputs(10, 50))
+            sink.write(second_outputs(10, 50))
             wait_for(lambda: len(peer.heard) == 10)
         assert sink.health().reconnects == 1
 
 
 def test_a_frozen_broker_loses_no_row(broker: Broker) -> None:
     """Rows under way when the broker hangs are sent again on the next connection, in order."""
-    with broker.client() as peer, opened(broker, keepalive_s=1) as sink:
+    with broker.client() as peer, open_sink(broker, keepalive_s=1) as sink:
         peer.subscribe("stream_gru/+/prediction")
-        sink.write(outputs(5))
-        wait_for(lambda: flushed(sink))
+        sink.write(second_outputs(5))
+        wait_for(lambda: commit_answered(sink))
         broker.freeze()
-        sink.write(outputs(60, 5))
+        sink.write(second_outputs(60, 5))
         wait_for(lambda: not sink.health().connected, what="the sink to notice")
-        assert not flushed(sink)
+        assert not commit_answered(sink)
         broker.thaw()
-        wait_for(lambda: flushed(sink))
+        wait_for(lambda: commit_answered(sink))
         hears(peer, 65)
         heard = seconds(peer)
         assert list(dict.fromkeys(heard)) == list(range(65))
@@ -150,16 +150,16 @@ def test_a_frozen_broker_loses_no_row(broker: Broker) -> None:
 
 def test_a_full_queue_says_that_it_takes_no_more(broker: Broker) -> None:
     """With when_full = block nothing is given up and nobody waits; what is written all the same is taken."""
-    with broker.client() as peer, opened(broker, {"queue_size": 20}) as sink:
+    with broker.client() as peer, open_sink(broker, {"queue_size": 20}) as sink:
         peer.subscribe("stream_gru/+/prediction")
         broker.freeze()
         assert sink.ready()
-        sink.write(outputs(50))
+        sink.write(second_outputs(50))
         assert not sink.ready()
-        sink.write(outputs(50, 50))
+        sink.write(second_outputs(50, 50))
         broker.thaw()
         wait_for(sink.ready)
-        wait_for(lambda: flushed(sink))
+        wait_for(lambda: commit_answered(sink))
         hears(peer, 100)
         assert sink.health().dropped == 0
 
@@ -167,10 +167,10 @@ def test_a_full_queue_says_that_it_takes_no_more(broker: Broker) -> None:
 def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
     """With when_full = drop_oldest the loop goes on, the newest rows stay, and what was given up is counted."""
     keys = {"queue_size": 20, "when_full": "drop_oldest"}
-    with opened(broker, keys) as sink:
+    with open_sink(broker, keys) as sink:
         broker.stop()
         wait_for(lambda: not sink.health().connected)
-        sink.write(outputs(100))
+        sink.write(second_outputs(100))
         assert (sink.health().queued, sink.health().dropped) == (20, 80)
         assert sink.ready()
         assert sink.flush().unacked[0].key.endswith("00:01:20Z")
@@ -181,7 +181,7 @@ def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
     config = MqttSinkConfig(queue_size=5, when_full="drop_oldest")
     sink = MqttSink(config, BrokerConfig(url="mqtt://127.0.0.1:9", reconnect_max_delay_s=0.5), name="mqtt")
     sink.open(None)
-    sink.write(outputs(8))
+    sink.write(second_outputs(8))
     assert len(sink.flush().unacked) == 5
     assert (sink.health().queued, sink.health().dropped) == (5, 3)
     sink.close()
@@ -190,9 +190,9 @@ def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
 @pytest.mark.parametrize("end", [Broker.freeze, Broker.stop], ids=["frozen", "stopped"])
 def test_closing_ends_the_thread_whatever_the_broker_does(broker: Broker, end: Callable[[Broker], None]) -> None:
     """The queue is full, the broker says nothing: the thread has ended when close returns."""
-    with opened(broker, {"queue_size": 500, "when_full": "drop_oldest"}) as sink:
+    with open_sink(broker, {"queue_size": 500, "when_full": "drop_oldest"}) as sink:
         end(broker)
-        sink.write(outputs(1000, streams=tuple(f"p{n}" for n in range(50))))
+        sink.write(second_outputs(1000, streams=tuple(f"p{n}" for n in range(50))))
         thread = sink.connection._thread
         sink.close()
         assert thread is not None
@@ -203,12 +203,12 @@ def test_too_long_a_row_is_refused_once_and_the_rest_goes_on(tmp_path: Path, cap
     """A row that the broker would cut the connection for is not sent; those behind it are."""
     with Broker(tmp_path, max_packet_bytes=2000) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/#")
-        with opened(broker, {"topic": "stream_gru/{stream}/" + "x" * 100}) as sink:
-            sink.write(outputs(1))
+        with open_sink(broker, {"topic": "stream_gru/{stream}/" + "x" * 100}) as sink:
+            sink.write(second_outputs(1))
             long = toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0]))
             sink.write(long)
-            sink.write(outputs(1, 1))
-            wait_for(lambda: flushed(sink))
+            sink.write(second_outputs(1, 1))
+            wait_for(lambda: commit_answered(sink))
             wait_for(lambda: len([payload for payload in peer.payloads() if payload.startswith(b"{")]) == 2)
             assert sink.health().failed == 1
             assert sink.health().reconnects == 0
@@ -220,9 +220,9 @@ def test_what_the_broker_always_cuts_us_for_is_given_up(tmp_path: Path, caplog: 
     """A broker of MQTT 3.1.1 does not say what is too long for it: the row is found, counted, and the rest arrives."""
     with Broker(tmp_path, max_packet_bytes=2000) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
-        with opened(broker, protocol="3.1.1") as sink:
+        with open_sink(broker, protocol="3.1.1") as sink:
             long_among_short(sink)
-            wait_for(lambda: flushed(sink))
+            wait_for(lambda: commit_answered(sink))
             wait_for(lambda: set(seconds(peer)) == set(range(60)))
             assert list(dict.fromkeys(seconds(peer))) == list(range(60))
             assert sink.health().failed == 1
@@ -232,9 +232,9 @@ def test_what_the_broker_always_cuts_us_for_is_given_up(tmp_path: Path, caplog: 
 
 def long_among_short(sink: MqttSink) -> None:
     """30 rows, one that is much longer, and 30 more."""
-    sink.write(outputs(30))
+    sink.write(second_outputs(30))
     sink.write(toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0])))
-    sink.write(outputs(30, 30))
+    sink.write(second_outputs(30, 30))
 
 
 def test_a_row_that_the_broker_answers_as_too_large_is_refused_alone(
@@ -243,9 +243,9 @@ def test_a_row_that_the_broker_answers_as_too_large_is_refused_alone(
     """An answer paho does not know: that row is counted and said once, the rest arrive once over one connection."""
     with Broker(tmp_path, lines=["message_size_limit 1000"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
-        with opened(broker) as sink:
+        with open_sink(broker) as sink:
             long_among_short(sink)
-            wait_for(lambda: flushed(sink))
+            wait_for(lambda: commit_answered(sink))
             wait_for(lambda: len(peer.heard) >= 60)
             assert seconds(peer) == list(range(60))
             assert (sink.health().failed, sink.health().reconnects) == (1, 0)
@@ -259,9 +259,9 @@ def test_what_is_answered_in_a_way_that_is_not_understood_is_given_up(
     monkeypatch.delattr(TolerantClient, "_handle_pubackcomp")
     with Broker(tmp_path, lines=["message_size_limit 1000"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
-        with opened(broker) as sink:
+        with open_sink(broker) as sink:
             long_among_short(sink)
-            wait_for(lambda: flushed(sink))
+            wait_for(lambda: commit_answered(sink))
             wait_for(lambda: set(seconds(peer)) == set(range(60)))
             assert list(dict.fromkeys(seconds(peer))) == list(range(60))
             assert sink.health().failed == 1
@@ -275,9 +275,9 @@ def test_a_notice_that_the_broker_cuts_us_for_is_not_said_again(tmp_path: Path) 
     acl = ["topic read #", "topic write stream_gru/+/prediction", "topic write stream_gru/status"]
     with Broker(tmp_path, acl=acl, lines=["max_queued_messages 0"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
-        with opened(broker) as sink:
-            sink.write(outputs(10))
-            wait_for(lambda: flushed(sink))
+        with open_sink(broker) as sink:
+            sink.write(second_outputs(10))
+            wait_for(lambda: commit_answered(sink))
             wait_for(lambda: seconds(peer) == list(range(10)))
             assert sink.health().failed == 0
 
@@ -289,7 +289,7 @@ def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
     narrow.mkdir()
     with Broker(roomy) as first, Broker(narrow, max_packet_bytes=1000) as second:
         second.stop()
-        with opened(first, keepalive_s=1) as sink:
+        with open_sink(first, keepalive_s=1) as sink:
             first.freeze()
             sink.write(toy_pipeline(make_bundle(horizon=200)).process(batch(["p2"], [0])))
             wait_for(lambda: sink._publisher.in_flight)
@@ -297,7 +297,7 @@ def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
             second.port = first.port
             first.kill()
             second.start()
-            wait_for(lambda: flushed(sink))
+            wait_for(lambda: commit_answered(sink))
             assert sink.health().failed == 1
             assert sink.health().reconnects == 1
 
@@ -305,10 +305,10 @@ def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
 def test_a_topic_we_may_not_write_to_is_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A refusal (access list) is final: counted, said once, and not taken for a success."""
     acl = ["topic read #", "topic write stream_gru/p1/#", "topic write stream_gru/status"]
-    with Broker(tmp_path, acl=acl) as broker, broker.client() as peer, opened(broker) as sink:
+    with Broker(tmp_path, acl=acl) as broker, broker.client() as peer, open_sink(broker) as sink:
         peer.subscribe("stream_gru/#")
-        sink.write(outputs(10, streams=("p1", "p2")))
-        wait_for(lambda: flushed(sink))
+        sink.write(second_outputs(10, streams=("p1", "p2")))
+        wait_for(lambda: commit_answered(sink))
         assert sink.health().failed == 5
         wait_for(lambda: len(peer.payloads("stream_gru/p1/prediction")) == 5)
     assert caplog.text.count("refused an output to stream_gru/p2/prediction") == 1
@@ -318,9 +318,9 @@ def test_a_broker_that_keeps_nothing(tmp_path: Path, caplog: pytest.LogCaptureFi
     """Without retained messages outputs come all the same; the last will is not retained then either."""
     with Broker(tmp_path, lines=["retain_available false"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/#")
-        with opened(broker, {"retain": True}) as sink:
-            sink.write(outputs(3))
-            wait_for(lambda: flushed(sink))
+        with open_sink(broker, {"retain": True}) as sink:
+            sink.write(second_outputs(3))
+            wait_for(lambda: commit_answered(sink))
             wait_for(lambda: seconds(peer) == [0, 1, 2])
         wait_for(lambda: peer.payloads("stream_gru/status") == [b"online", b"offline"])
     assert "keeps no retained messages" in caplog.text
@@ -330,12 +330,12 @@ def test_closing_waits_for_what_is_left_but_not_for_ever(broker: Broker, caplog:
     """Rows written just before the end arrive; a frozen broker holds nobody."""
     with broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
-        with opened(broker) as sink:
-            sink.write(outputs(200))
+        with open_sink(broker) as sink:
+            sink.write(second_outputs(200))
         wait_for(lambda: len(peer.heard) == 200)
-    with opened(broker) as sink:
+    with open_sink(broker) as sink:
         broker.freeze()
-        sink.write(outputs(3))
+        sink.write(second_outputs(3))
         thread = sink.connection._thread
         sink.close()
         assert thread is not None
@@ -348,7 +348,7 @@ def test_a_sink_that_is_not_open_says_so() -> None:
     """Writing needs open; flushing and closing nothing is quiet, and the constructor touches nothing."""
     sink = MqttSink(MqttSinkConfig(), BrokerConfig(url="mqtt://127.0.0.1:1"), name="mqtt")
     with pytest.raises(SinkUnavailable, match="not open"):
-        sink.write(outputs(1))
+        sink.write(second_outputs(1))
     assert sink.flush() == FlushResult(unacked=[], acked=())
     sink.close()
     with pytest.raises(StateError, match="expected stored outputs for a broker"):
@@ -359,9 +359,9 @@ def test_a_sink_that_is_not_open_says_so() -> None:
 def test_home_assistant_is_told_of_each_stream_and_again_when_it_starts(broker: Broker) -> None:
     """A retained device comes with the first output of a stream, after a reconnect, and whenever it starts anew."""
     topic = "homeassistant/device/stream_gru_p1/config"
-    with broker.client() as peer, opened(broker, {"home_assistant": True}) as sink:
+    with broker.client() as peer, open_sink(broker, {"home_assistant": True}) as sink:
         peer.subscribe("homeassistant/device/#")
-        sink.write(outputs(1))
+        sink.write(second_outputs(1))
         wait_for(lambda: len(peer.payloads(topic)) == 1)
         device = json.loads(peer.payloads(topic)[0])
         assert device["state_topic"] == "stream_gru/p1/prediction"
@@ -380,13 +380,13 @@ def test_home_assistant_is_told_of_each_stream_and_again_when_it_starts(broker: 
 
 def test_numbers_that_are_none_do_not_stop_a_row(broker: Broker) -> None:
     """NaN is null in JSON; the row is published."""
-    with broker.client() as peer, opened(broker) as sink, np.errstate(all="ignore"):
+    with broker.client() as peer, open_sink(broker) as sink, np.errstate(all="ignore"):
         peer.subscribe("stream_gru/+/prediction")
-        outs = outputs(1)
+        outs = second_outputs(1)
         assert outs.forecast is not None
         outs.forecast[:] = np.nan
         sink.write(outs)
-        wait_for(lambda: flushed(sink))
+        wait_for(lambda: commit_answered(sink))
         wait_for(lambda: len(peer.heard) == 1)
         assert b"null" in peer.payloads()[0]
         logging.getLogger(__name__).debug("published")

@@ -6,7 +6,7 @@ import pytest
 
 from stream_gru.connectors.sinks.mqtt import MqttSink
 from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
-from tests.faults.test_mqtt_sink import hears, opened, outputs, seconds
+from tests.faults.test_mqtt_sink import hears, open_sink, second_outputs, seconds
 from tests.support.brokers import Broker
 from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
-def kill(sink: MqttSink) -> None:
+def kill_sink(sink: MqttSink) -> None:
     """End the connection as a killed process would: without a word."""
     sink.connection._leave = lambda: None  # type: ignore[method-assign]
     sink.connection.close()
@@ -26,22 +26,22 @@ def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
     """
     with broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
-        with opened(broker, kept=SinkCheckpoint()) as sink:
-            sink.write(outputs(30))
+        with open_sink(broker, kept=SinkCheckpoint()) as sink:
+            sink.write(second_outputs(30))
             sink.flush()
             sink.committed()
             wait_for(lambda: not sink.health().queued)
             broker.freeze()
-            sink.write(outputs(30, 30))
+            sink.write(second_outputs(30, 30))
             second = sink.flush()
             assert list(second.acked) == list(range(1, 31))
             sink.committed()
-            sink.write(outputs(5, 70))
+            sink.write(second_outputs(5, 70))
             wait_for(lambda: sink._publisher.in_flight)
-            kill(sink)
+            kill_sink(sink)
             broker.thaw()
-        with opened(broker, kept=SinkCheckpoint(unacked=second.unacked, last_number=60)) as sink:
-            sink.write(outputs(5, 60))
+        with open_sink(broker, kept=SinkCheckpoint(unacked=second.unacked, last_number=60)) as sink:
+            sink.write(second_outputs(5, 60))
             wait_for(lambda: sink.health().queued == 5)
             told = sink.flush()
             assert list(told.acked) == list(range(31, 61))
@@ -54,9 +54,9 @@ def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
 
 def test_immediate_rows_do_not_wait_for_a_commit(broker: Broker) -> None:
     """What was answered before the commit is not stored at all."""
-    with broker.client() as peer, opened(broker, kept=SinkCheckpoint(), immediate=True) as sink:
+    with broker.client() as peer, open_sink(broker, kept=SinkCheckpoint(), immediate=True) as sink:
         peer.subscribe("stream_gru/+/prediction")
-        sink.write(outputs(10))
+        sink.write(second_outputs(10))
         wait_for(lambda: seconds(peer) == list(range(10)))
         wait_for(lambda: not sink.health().queued)
         assert sink.flush() == FlushResult(unacked=[], acked=())
@@ -64,22 +64,22 @@ def test_immediate_rows_do_not_wait_for_a_commit(broker: Broker) -> None:
 
 def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker) -> None:
     """On the old topics, under the old numbers, before its own; what was not stored yet is stored first."""
-    with broker.client() as peer, opened(broker, {"topic": "old/{stream}"}, SinkCheckpoint(), keepalive_s=1) as old:
+    with broker.client() as peer, open_sink(broker, {"topic": "old/{stream}"}, SinkCheckpoint(), keepalive_s=1) as old:
         peer.subscribe("old/+")
         peer.subscribe("new/+")
         broker.freeze()
-        old.write(outputs(2))
+        old.write(second_outputs(2))
         old.flush()
         old.committed()
-        old.write(outputs(2, 2))
+        old.write(second_outputs(2, 2))
         old.close()
         left = old.handoff()
         assert len(left.rows) == 4
         broker.thaw()
-        with opened(broker, {"topic": "new/{stream}"}, client_id="heir") as heir:
+        with open_sink(broker, {"topic": "new/{stream}"}, client_id="heir") as heir:
             heir.adopt(left)
             heir.connection.wake()
-            heir.write(outputs(1, 4))
+            heir.write(second_outputs(1, 4))
             wait_for(lambda: heir.health().queued == 3)
             assert [(row.number, row.topic) for row in heir.flush().unacked] == [
                 (3, "old/p1"), (4, "old/p1"), (5, "new/p1")
@@ -91,8 +91,8 @@ def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker
 
 def test_the_last_flush_comes_after_the_end(broker: Broker) -> None:
     """What was confirmed while closing is told to the last commit, so that it is not sent again."""
-    with opened(broker, kept=SinkCheckpoint()) as sink:
-        sink.write(outputs(20))
+    with open_sink(broker, kept=SinkCheckpoint()) as sink:
+        sink.write(second_outputs(20))
         sink.flush()
         sink.committed()
         sink.close()

@@ -23,20 +23,20 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
-def settings(broker: Broker, **keys: Any) -> BrokerConfig:
+def broker_settings(broker: Broker, **keys: Any) -> BrokerConfig:
     """How to reach it, with everything quick."""
     return BrokerConfig(
         **{"url": broker.url, "client_id": "daemon", "reconnect_max_delay_s": 0.5, "keepalive_s": 2, **keys}
     )
 
 
-def table(**keys: Any) -> MqttSourceConfig:
+def source_table(**keys: Any) -> MqttSourceConfig:
     """A source of JSON."""
     return MqttSourceConfig(**{"topics": ["sensors/{stream}/data"], "format": "json", **keys})
 
 
 @contextmanager
-def opened(
+def open_source(
     broker: Broker,
     config: MqttSourceConfig | None = None,
     state_dir: str = "",
@@ -47,7 +47,7 @@ def opened(
 
     ``stored``: the number of the last message that was committed before, and its packets.
     """
-    source = MqttSource(config or table(), settings(broker, **keys), name="mqtt", state_dir=state_dir)
+    source = MqttSource(config or source_table(), broker_settings(broker, **keys), name="mqtt", state_dir=state_dir)
     source.resume(stored[1])
     source.open(Position("mqtt", stored[0]))
     try:
@@ -77,7 +77,7 @@ def receive(source: MqttSource, count: int, timeout_s: float = 20.0) -> list[Raw
     return got
 
 
-def numbers(messages: list[RawMessage]) -> list[int]:
+def message_numbers(messages: list[RawMessage]) -> list[int]:
     """What the messages say."""
     return [int(message.payload) for message in messages]
 
@@ -87,7 +87,7 @@ def texts(count: int, begin: int = 0) -> list[str]:
     return [str(i) for i in range(begin, begin + count)]
 
 
-def commit(source: MqttSource, message: RawMessage) -> None:
+def commit_message(source: MqttSource, message: RawMessage) -> None:
     """Acknowledge up to a message, and wait until the broker has been told."""
     assert message.position is not None
     source.commit(message.position)
@@ -127,20 +127,20 @@ def answer(connection: Connection) -> bool:
     return done
 
 
-def quiet(source: MqttSource, peer: Peer, topic: str = "sensors/p1/data") -> None:
+def expect_nothing(source: MqttSource, peer: Peer, topic: str = "sensors/p1/data") -> None:
     """Nothing waits before a message sent now."""
     peer.publish(topic, "999")
-    assert numbers(receive(source, 1)) == [999]
+    assert message_numbers(receive(source, 1)) == [999]
 
 
 def test_messages_come_in_order_with_stream_channel_and_position(broker: Broker) -> None:
     """Each message says when it came, of which stream and channel it is, and where it stands."""
-    config = table(topics=["site/{area}/{device}/{channel}"])
-    with opened(broker, config) as source, broker.client() as peer:
+    config = source_table(topics=["site/{area}/{device}/{channel}"])
+    with open_source(broker, config) as source, broker.client() as peer:
         peer.publish("site/a/p1/flow", "1", "2")
         peer.publish("site/b/p2/temp", "3")
         got = receive(source, 3)
-    assert numbers(got) == [1, 2, 3]
+    assert message_numbers(got) == [1, 2, 3]
     assert [(message.key, message.channel) for message in got] == [("a/p1", "flow")] * 2 + [("b/p2", "temp")]
     assert [message.position for message in got] == [Position("mqtt", n) for n in (1, 2, 3)]
     assert all(message.arrival_ns > 1_600_000_000 * 10**9 and message.source == "mqtt" for message in got)
@@ -149,7 +149,7 @@ def test_messages_come_in_order_with_stream_channel_and_position(broker: Broker)
 def test_the_bell_rings_for_each_message(broker: Broker) -> None:
     """The loop can sleep until there is something to do."""
     rung: list[int] = []
-    source = MqttSource(table(), settings(broker), name="mqtt", bell=lambda: rung.append(1))
+    source = MqttSource(source_table(), broker_settings(broker), name="mqtt", bell=lambda: rung.append(1))
     source.open(None)
     wait_for(lambda: source._subscriptions._held)
     with broker.client() as peer:
@@ -162,29 +162,29 @@ def test_the_bell_rings_for_each_message(broker: Broker) -> None:
 def test_what_was_not_committed_comes_again(broker: Broker) -> None:
     """A killed daemon that committed nothing gets everything again, one that committed gets the rest."""
     with broker.client() as peer:
-        with opened(broker) as source:
+        with open_source(broker) as source:
             peer.publish("sensors/p1/data", *texts(10))
-            assert numbers(receive(source, 10)) == list(range(10))
-        with opened(broker) as source:
+            assert message_numbers(receive(source, 10)) == list(range(10))
+        with open_source(broker) as source:
             got = receive(source, 10)
-            assert numbers(got) == list(range(10))
-            commit(source, got[6])
-        with opened(broker) as source:
+            assert message_numbers(got) == list(range(10))
+            commit_message(source, got[6])
+        with open_source(broker) as source:
             got = receive(source, 3)
-            assert numbers(got) == [7, 8, 9]
-            commit(source, got[-1])
-        with opened(broker) as source:
-            quiet(source, peer)
+            assert message_numbers(got) == [7, 8, 9]
+            commit_message(source, got[-1])
+        with open_source(broker) as source:
+            expect_nothing(source, peer)
 
 
 def test_the_broker_keeps_what_comes_while_nobody_is_there(broker: Broker) -> None:
     """A clean stop leaves the session; nothing published meanwhile is lost."""
     with broker.client() as peer:
-        with opened(broker) as source:
+        with open_source(broker) as source:
             source.close()
         peer.publish("sensors/p1/data", *texts(50))
-        with opened(broker) as source:
-            assert numbers(receive(source, 50)) == list(range(50))
+        with open_source(broker) as source:
+            assert message_numbers(receive(source, 50)) == list(range(50))
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
@@ -193,87 +193,87 @@ def test_what_was_committed_but_not_acknowledged_is_not_taken_twice(broker: Brok
     counts them, and numbers what is new where the last one ended.
     """
     with broker.client() as peer:
-        with opened(broker, protocol=protocol) as source:
+        with open_source(broker, protocol=protocol) as source:
             peer.publish("sensors/p1/data", *texts(10))
             got = receive(source, 10)
             receipts = source.processed_packets(got[6].position)
             assert (len(receipts.packets), receipts.forget) == (7, True)
-        with opened(broker, stored=(7, receipts.packets), protocol=protocol) as source:
+        with open_source(broker, stored=(7, receipts.packets), protocol=protocol) as source:
             got = receive(source, 3)
-            assert numbers(got) == [7, 8, 9]
+            assert message_numbers(got) == [7, 8, 9]
             assert [message.position for message in got] == [Position("mqtt", n) for n in (8, 9, 10)]
             assert source.health().redelivered == 7
             receipts = source.processed_packets(got[-1].position)
             assert (len(receipts.packets), receipts.forget) == (3, False)
-            commit(source, got[-1])
+            commit_message(source, got[-1])
             assert not source.processed_packets(got[-1].position).packets
-        with opened(broker, protocol=protocol) as source:
-            quiet(source, peer)
+        with open_source(broker, protocol=protocol) as source:
+            expect_nothing(source, peer)
 
 
 def test_without_the_packets_it_would_be(broker: Broker) -> None:
     """The test above can fail: a process that knows nothing takes everything again."""
     with broker.client() as peer:
-        with opened(broker) as source:
+        with open_source(broker) as source:
             peer.publish("sensors/p1/data", *texts(10))
             receive(source, 10)
-        with opened(broker, stored=(7, {})) as source:
-            assert numbers(receive(source, 10)) == list(range(10))
+        with open_source(broker, stored=(7, {})) as source:
+            assert message_numbers(receive(source, 10)) == list(range(10))
             assert source.health().redelivered == 0
 
 
 def test_mqtt_3_1_1_has_the_same_promise(broker: Broker) -> None:
     """The older protocol keeps the session and the acknowledgements too."""
     with broker.client() as peer:
-        with opened(broker, protocol="3.1.1") as source:
+        with open_source(broker, protocol="3.1.1") as source:
             assert source.window == 20
             peer.publish("sensors/p1/data", *texts(5))
-            commit(source, receive(source, 5)[1])
-        with opened(broker, protocol="3.1.1") as source:
-            assert numbers(receive(source, 3)) == [2, 3, 4]
+            commit_message(source, receive(source, 5)[1])
+        with open_source(broker, protocol="3.1.1") as source:
+            assert message_numbers(receive(source, 3)) == [2, 3, 4]
 
 
 def test_faults_are_handed_on_and_acknowledged(broker: Broker) -> None:
     """What cannot be used is a fault with a position, so that it is counted once and does not come again."""
     with broker.client() as peer:
         peer.publish("sensors/p0/data", "old", retain=True)
-        config = table(topics=["sensors/{stream}/data", "others/x"], max_payload_bytes=100)
-        with opened(broker, config) as source:
+        config = source_table(topics=["sensors/{stream}/data", "others/x"], max_payload_bytes=100)
+        with open_source(broker, config) as source:
             assert receive(source, 1)[0].fault is DropReason.RETAINED
             peer.publish("sensors/p1/data", "x" * 101)
             peer.publish("sensors/p1/data", "1")
             got = receive(source, 2)
             assert [message.fault for message in got] == [DropReason.TOO_LARGE, None]
             assert got[0].payload == b""
-            narrower = table(topics=["others/x"], max_payload_bytes=100)
-            source._patterns = MqttSource(narrower, settings(broker), name="n")._patterns
+            narrower = source_table(topics=["others/x"], max_payload_bytes=100)
+            source._patterns = MqttSource(narrower, broker_settings(broker), name="n")._patterns
             peer.publish("sensors/p1/data", "2")
             last = receive(source, 1)[0]
             assert last.fault is DropReason.UNKNOWN_STREAM
-            commit(source, last)
-        with opened(broker, config) as source:
-            quiet(source, peer)
+            commit_message(source, last)
+        with open_source(broker, config) as source:
+            expect_nothing(source, peer)
 
 
 def test_retained_messages_can_be_wanted(broker: Broker) -> None:
     """With accept_retained = true they are samples like others, once for each new subscription."""
     with broker.client() as peer:
         peer.publish("sensors/p0/data", "5", retain=True)
-        config = table(accept_retained=True)
-        with opened(broker, config) as source:
+        config = source_table(accept_retained=True)
+        with open_source(broker, config) as source:
             got = receive(source, 1)
-            assert (numbers(got), got[0].fault) == ([5], None)
-            commit(source, got[0])
-        with opened(broker, config) as source:
-            quiet(source, peer)
+            assert (message_numbers(got), got[0].fault) == ([5], None)
+            commit_message(source, got[0])
+        with open_source(broker, config) as source:
+            expect_nothing(source, peer)
 
 
 def test_messages_without_acknowledgement_are_counted(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """QoS 0 has no promise, which is said once and counted."""
-    with opened(broker) as source, broker.client() as peer:
+    with open_source(broker) as source, broker.client() as peer:
         peer.publish("sensors/p1/data", *texts(3), qos=0)
         got = receive(source, 3)
-        commit(source, got[-1])
+        commit_message(source, got[-1])
         assert source.health().unprotected == 3
     assert sum("QoS 0" in record.message for record in caplog.records) == 1
 
@@ -281,8 +281,8 @@ def test_messages_without_acknowledgement_are_counted(broker: Broker, caplog: py
 @pytest.mark.parametrize("stall_s", [0.0, 2.5])
 def test_a_full_queue_makes_the_broker_wait(broker: Broker, stall_s: float) -> None:
     """Nothing is lost, doubled or put in disorder when the loop is behind, even for longer than the keep-alive."""
-    config = table(queue_size=10, queue_bytes=100_000)
-    with opened(broker, config, keepalive_s=1, receive_maximum=50) as source:
+    config = source_table(queue_size=10, queue_bytes=100_000)
+    with open_source(broker, config, keepalive_s=1, receive_maximum=50) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(400))
         wait_for(lambda: source.health().queued >= 10)
@@ -295,33 +295,33 @@ def test_a_full_queue_makes_the_broker_wait(broker: Broker, stall_s: float) -> N
             assert more
             got += more
             source.commit(more[-1].position)
-        assert numbers(got) == list(range(400))
+        assert message_numbers(got) == list(range(400))
         settle(source)
-    with opened(broker) as source, broker.client() as peer:
-        quiet(source, peer)
+    with open_source(broker) as source, broker.client() as peer:
+        expect_nothing(source, peer)
 
 
 def test_other_topics_on_the_same_connection(broker: Broker) -> None:
     """A reload subscribes to what is new and drops what is gone; other keys need another source."""
-    with opened(broker) as source, broker.client() as peer:
-        assert source.update(table(topics=["rooms/{stream}/data"]))
+    with open_source(broker) as source, broker.client() as peer:
+        assert source.update(source_table(topics=["rooms/{stream}/data"]))
         wait_for(lambda: source._subscriptions._held == {"rooms/+/data"})
         peer.publish("sensors/p1/data", "1")
         peer.publish("rooms/r1/data", "2")
         assert [message.key for message in receive(source, 1)] == ["r1"]
         assert source.health().reconnects == 0
-        assert not source.update(table(topics=["rooms/{stream}/data"], qos=0))
+        assert not source.update(source_table(topics=["rooms/{stream}/data"], qos=0))
 
 
 def test_a_subscription_that_nobody_wants_any_more_is_dropped(broker: Broker, tmp_path: Path) -> None:
     """The session remembers filters of an earlier configuration; the file beside it says which."""
-    with opened(broker, table(topics=["sensors/{stream}/data", "rooms/x"]), str(tmp_path)) as source:
+    with open_source(broker, source_table(topics=["sensors/{stream}/data", "rooms/x"]), str(tmp_path)) as source:
         wait_for((tmp_path / "mqtt-daemon-source-mqtt.json").exists)
         source.close()
-    with opened(broker, table(), str(tmp_path)) as source, broker.client() as peer:
+    with open_source(broker, source_table(), str(tmp_path)) as source, broker.client() as peer:
         wait_for(lambda: source._subscriptions._held == {"sensors/+/data"})
         peer.publish("rooms/x", "1")
-        quiet(source, peer)
+        expect_nothing(source, peer)
 
 
 def test_a_file_of_subscriptions_that_is_damaged_only_warns(
@@ -329,8 +329,8 @@ def test_a_file_of_subscriptions_that_is_damaged_only_warns(
 ) -> None:
     """Everything is subscribed to anew at each start, so that the file is needed for nothing vital."""
     (tmp_path / "mqtt-daemon-source-mqtt.json").write_text("[")
-    with opened(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
-        quiet(source, peer)
+    with open_source(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
+        expect_nothing(source, peer)
         assert "cannot be read" in caplog.text
         source._subscriptions._path = tmp_path / "gone" / "x.json"
         source._subscriptions._save()
@@ -341,7 +341,7 @@ def test_a_refused_subscription_is_told(broker: Broker, caplog: pytest.LogCaptur
     """The broker's reason stands in the log, the source does not count as connected, and asks again on the next
     connection.
     """
-    with opened(broker) as source:
+    with open_source(broker) as source:
         source._subscriptions._held.clear()
         source._subscriptions._asked[7] = ("sensors/+/data",)
         source._subscriptions.subscribed(7, ["Not authorized"])
@@ -354,7 +354,7 @@ def test_a_refused_subscription_is_told(broker: Broker, caplog: pytest.LogCaptur
 def test_nothing_for_a_minute_is_told_once(broker: Broker, caplog: pytest.LogCaptureFixture, sent: int) -> None:
     """A broker may grant a subscription and hold its messages back; where one has come, nothing is said."""
     now = [100.0]
-    source = MqttSource(table(), settings(broker), name="mqtt", clock=lambda: now[0])
+    source = MqttSource(source_table(), broker_settings(broker), name="mqtt", clock=lambda: now[0])
     source.open(None)
     try:
         wait_for(lambda: source.health().connected and source._granted_s > 0, what="the source to be subscribed")
@@ -370,7 +370,7 @@ def test_nothing_for_a_minute_is_told_once(broker: Broker, caplog: pytest.LogCap
 
 def test_a_topic_that_is_not_text_is_a_fault(broker: Broker) -> None:
     """Brokers should not let it through; when one does, the message is counted and acknowledged."""
-    source = MqttSource(table(), settings(broker), name="mqtt")
+    source = MqttSource(source_table(), broker_settings(broker), name="mqtt")
     message = MQTTMessage(1, b"sensors/\xff/data")
     message.qos, message.payload = 1, b"1"
     source._on_message(message)
@@ -383,7 +383,7 @@ def test_a_topic_that_is_not_text_is_a_fault(broker: Broker) -> None:
 def test_what_the_broker_lets_through_can_be_read(tmp_path: Path) -> None:
     """Its limits are known once we are connected."""
     lines = ["max_inflight_messages 7", "retain_available false"]
-    with Broker(tmp_path, max_packet_bytes=5000, lines=lines) as broker, opened(broker) as source:
+    with Broker(tmp_path, max_packet_bytes=5000, lines=lines) as broker, open_source(broker) as source:
         limits = source.connection.limits
         assert (limits.max_packet_bytes, limits.receive_maximum, limits.retain) == (5000, 7, False)
         assert source.window == 1000
@@ -391,11 +391,11 @@ def test_what_the_broker_lets_through_can_be_read(tmp_path: Path) -> None:
 
 def test_an_error_in_a_handler_does_not_end_the_connection(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected exception is logged and the next message is received."""
-    with opened(broker) as source, broker.client() as peer:
+    with open_source(broker) as source, broker.client() as peer:
         good = source._raw
         source._raw = lambda *arguments: 1 / 0
         peer.publish("sensors/p1/data", "1")
         wait_for(lambda: "unexpected error" in caplog.text)
         source._raw = good
-        quiet(source, peer)
+        expect_nothing(source, peer)
         assert source.health().connected

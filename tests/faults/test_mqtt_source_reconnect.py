@@ -16,15 +16,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from stream_gru.connectors.sources.mqtt import MqttSource
 from stream_gru.core.errors import TakenOver
 from tests.faults.test_mqtt_source import (
-    commit,
+    broker_settings,
+    commit_message,
     crash,
-    numbers,
-    opened,
-    quiet,
+    expect_nothing,
+    message_numbers,
+    open_source,
     receive,
-    settings,
     settle,
-    table,
+    source_table,
     texts,
 )
 from tests.support.brokers import Broker
@@ -39,11 +39,11 @@ def test_a_broker_that_comes_back_with_its_sessions(
     broker: Broker, end: Callable[[Broker], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is lost and nothing taken twice: what we hold and the broker sends again is known to be the same."""
-    with caplog.at_level(logging.INFO), opened(broker) as source:
+    with caplog.at_level(logging.INFO), open_source(broker) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(20))
         got = receive(source, 20)
-        commit(source, got[9])
+        commit_message(source, got[9])
         wait_for(lambda: broker._store.exists() and saved(broker))
         end(broker)
         wait_for(lambda: not source.health().connected)
@@ -52,16 +52,16 @@ def test_a_broker_that_comes_back_with_its_sessions(
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(5, 20))
         more = receive(source, 5)
-        assert numbers(more) == list(range(20, 25))
-        commit(source, more[-1])
+        assert message_numbers(more) == list(range(20, 25))
+        commit_message(source, more[-1])
         assert source.health().reconnects == 1
         assert source.health().sessions_lost == 0
     said = [record.message for record in caplog.records if "daemon" in record.message]
     assert ["connected (" in said[0], "subscribed to 1 topics (daemon-source-mqtt)" in said[1]] == [True, True]
     assert [" lost (" in said[2], "connected again" in said[-1]] == [True, True]
     assert len(said) <= 5
-    with opened(broker) as source, broker.client() as peer:
-        quiet(source, peer)
+    with open_source(broker) as source, broker.client() as peer:
+        expect_nothing(source, peer)
 
 
 def saved(broker: Broker) -> bool:
@@ -75,7 +75,7 @@ def saved(broker: Broker) -> bool:
 
 def test_a_frozen_broker_is_left_and_found_again(broker: Broker) -> None:
     """A broker that hangs for longer than the keep-alive loses us nothing."""
-    with opened(broker, keepalive_s=1) as source:
+    with open_source(broker, keepalive_s=1) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(10))
         got = receive(source, 10)
@@ -87,16 +87,16 @@ def test_a_frozen_broker_is_left_and_found_again(broker: Broker) -> None:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(5, 10))
         more = receive(source, 5)
-        assert numbers(more) == list(range(10, 15))
-        commit(source, more[-1])
+        assert message_numbers(more) == list(range(10, 15))
+        commit_message(source, more[-1])
         assert source.health().sessions_lost == 0
-    with opened(broker) as source, broker.client() as peer:
-        quiet(source, peer)
+    with open_source(broker) as source, broker.client() as peer:
+        expect_nothing(source, peer)
 
 
 def test_closing_does_not_wait_for_a_frozen_broker(broker: Broker) -> None:
     """A daemon that shall end ends."""
-    with opened(broker) as source:
+    with open_source(broker) as source:
         broker.freeze()
         thread = source.connection._thread
         source.close()
@@ -105,7 +105,7 @@ def test_closing_does_not_wait_for_a_frozen_broker(broker: Broker) -> None:
 
 def test_a_lost_session_is_counted_and_old_acknowledgements_stay_away(broker: Broker) -> None:
     """With a new session packet identifiers begin anew: an old acknowledgement must not hit a new message."""
-    with opened(broker) as source:
+    with open_source(broker) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(5))
         old = receive(source, 5)
@@ -116,49 +116,49 @@ def test_a_lost_session_is_counted_and_old_acknowledgements_stay_away(broker: Br
         wait_for(lambda: source.health().connected and not source._subscriptions._asked)
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(5, 100))
-        assert numbers(receive(source, 5)) == list(range(100, 105))
+        assert message_numbers(receive(source, 5)) == list(range(100, 105))
         receipts = source.processed_packets(old[-1].position)
         assert (receipts.packets, receipts.forget) == ({}, True)
-        commit(source, old[-1])
+        commit_message(source, old[-1])
         assert not source.processed_packets(old[-1].position).forget
-    with opened(broker) as source:
-        assert numbers(receive(source, 5)) == list(range(100, 105))
+    with open_source(broker) as source:
+        assert message_numbers(receive(source, 5)) == list(range(100, 105))
 
 
 def test_a_late_acknowledgement_would_be_seen(broker: Broker) -> None:
     """The test above can fail: acknowledging by bare identifier does lose messages."""
-    with opened(broker) as source:
+    with open_source(broker) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(3))
         receive(source, 3)
         source.connection.later(lambda client: [client.ack(mid, 1) for mid in (1, 2, 3)])
         settle(source)
-    with opened(broker) as source, broker.client() as peer:
-        quiet(source, peer)
+    with open_source(broker) as source, broker.client() as peer:
+        expect_nothing(source, peer)
 
 
 def test_a_session_lost_while_we_were_away_is_counted(broker: Broker, tmp_path: Path) -> None:
     """What the session was subscribed to is kept beside: its absence at the next start is a loss."""
-    with opened(broker, state_dir=str(tmp_path)) as source:
+    with open_source(broker, state_dir=str(tmp_path)) as source:
         assert source.health().sessions_lost == 0
         source.close()
     broker.kill()
     broker.forget()
     broker.start()
-    with opened(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
+    with open_source(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
         assert source.health().sessions_lost == 1
-        quiet(source, peer)
+        expect_nothing(source, peer)
 
 
 def test_a_second_daemon_with_our_name_is_told_of(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """Two clients of one name throw each other out; where the broker does not say why, we say what it may be."""
-    with opened(broker), opened(broker):
+    with open_source(broker), open_source(broker):
         wait_for(lambda: "another client connects as 'daemon-source-mqtt'" in caplog.text)
 
 
 def test_a_broker_that_is_restarted_is_no_second_daemon(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """Where connecting failed in between, the broker was away and nobody has thrown us out."""
-    with opened(broker) as source:
+    with open_source(broker) as source:
         for n in range(1, 7):
             broker.kill()
             wait_for(lambda: caplog.text.count("not connected (daemon-source-mqtt)") == n)  # noqa: B023
@@ -170,7 +170,7 @@ def test_a_broker_that_is_restarted_is_no_second_daemon(broker: Broker, caplog: 
 
 def test_connected_means_subscribed(broker: Broker) -> None:
     """What is published as soon as the source says that it is connected arrives; after a lost session too."""
-    source = MqttSource(table(), settings(broker), name="mqtt")
+    source = MqttSource(source_table(), broker_settings(broker), name="mqtt")
     answers: list[bool] = []
     subscribed = source._subscriptions.subscribed
 
@@ -186,7 +186,7 @@ def test_connected_means_subscribed(broker: Broker) -> None:
         wait_for(lambda: source.health().connected)
         with broker.client() as peer:
             peer.publish("sensors/p1/data", str(n))
-        assert numbers(receive(source, 1)) == [n]
+        assert message_numbers(receive(source, 1)) == [n]
         assert answers == [False, True] * n
         broker.kill()
         broker.forget()
@@ -198,7 +198,7 @@ def test_connected_means_subscribed(broker: Broker) -> None:
 
 def test_being_thrown_out_twice_ends_the_attempts(broker: Broker) -> None:
     """A broker that says why (0x8E) is believed at the second time; `poll` tells what to do."""
-    with opened(broker) as source:
+    with open_source(broker) as source:
         thread = source.connection._thread
 
         def throw_out(client: Any) -> None:
@@ -219,7 +219,7 @@ def test_being_thrown_out_twice_ends_the_attempts(broker: Broker) -> None:
 def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
     """Opening does not wait, and everything begins once the broker is there."""
     broker = Broker(tmp_path)
-    source = MqttSource(table(), settings(broker), name="mqtt")
+    source = MqttSource(source_table(), broker_settings(broker), name="mqtt")
     source.open(None)
     assert source.poll(1, 0.0) == []
     assert not source.health().connected

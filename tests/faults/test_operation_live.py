@@ -64,7 +64,7 @@ listen = "127.0.0.1:0"
 """
 
 
-class System:
+class OperatedDaemon:
     """A daemon with its broker and somebody who sends and listens."""
 
     def __init__(self, daemon: Running, peer: Peer) -> None:
@@ -99,7 +99,7 @@ class System:
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
+def system(tmp_path: Path) -> Iterator[OperatedDaemon]:
     """A daemon that has seen three samples."""
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "token").chmod(0o600)
@@ -110,14 +110,14 @@ def system(tmp_path: Path) -> Iterator[System]:
             peer.subscribe("stream_gru/#")
             for source in ("whole", "apart"):
                 wait_for(lambda: daemon.metric(f'stream_gru_source_connected{{source="{source}"}}') == 1)  # noqa: B023
-            one = System(daemon, peer)
+            one = OperatedDaemon(daemon, peer)
             one.send(3)
             wait_for(lambda: len(one.predictions()) == 3)
             yield one
             daemon.stop()
 
 
-def test_commands_over_http(system: System) -> None:
+def test_commands_over_http(system: OperatedDaemon) -> None:
     """Reset, pause and resume are answered, carried out, counted and visible; without the token nothing happens."""
     assert system.post("reset", {"stream": "dev-0"}, token="guess")[0] == 401  # noqa: S106
     assert system.post("reset", {"stream": "nobody"})[0] == 404
@@ -138,7 +138,7 @@ def test_commands_over_http(system: System) -> None:
     assert system.daemon.metric('stream_gru_commands_total{action="reset",result="refused"}') == 2
 
 
-def test_commands_over_mqtt(system: System) -> None:
+def test_commands_over_mqtt(system: OperatedDaemon) -> None:
     """The answer comes on the response topic with the request's correlation data."""
     system.peer.subscribe("answers/mine")
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -154,7 +154,7 @@ def test_commands_over_mqtt(system: System) -> None:
     assert system.predictions()[-1]["reset"] == "command"
 
 
-def test_commands_on_the_command_line(system: System, tmp_path: Path) -> None:
+def test_commands_on_the_command_line(system: OperatedDaemon, tmp_path: Path) -> None:
     """`stream-gru reset` reads address and token from the configuration."""
     port = system.daemon.address.rpartition(":")[2]
     config = tmp_path / "fixed.toml"
@@ -164,7 +164,7 @@ def test_commands_on_the_command_line(system: System, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "stream dev-0: reset before the next sample\n"), done.stderr
 
 
-def test_a_stream_that_stops_is_noticed_and_comes_back(system: System) -> None:
+def test_a_stream_that_stops_is_noticed_and_comes_back(system: OperatedDaemon) -> None:
     """Status, metric and availability say that it is silent; with the next sample all of them say that it is back."""
     topic = "stream_gru/dev-0/availability"
     assert wait_for(lambda: system.peer.payloads(topic))[-1] == b"online"
@@ -178,7 +178,7 @@ def test_a_stream_that_stops_is_noticed_and_comes_back(system: System) -> None:
     assert system.daemon.metric("stream_gru_stream_timeouts_total") == 1
 
 
-def test_channels_that_arrive_apart_become_samples(system: System) -> None:
+def test_channels_that_arrive_apart_become_samples(system: OperatedDaemon) -> None:
     """One topic for each channel, in any order: a prediction for each second, equal to that of whole records."""
     rows = pump_records(1, 20)["dev-0"]
     for second, row in enumerate(rows):

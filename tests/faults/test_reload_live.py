@@ -48,7 +48,7 @@ def with_named_broker(text: str) -> str:
 
 
 @dataclass
-class System:
+class ReloadableDaemon:
     """A running daemon with its broker, a device that speaks to it, and somebody who listens."""
 
     daemon: Running
@@ -91,20 +91,20 @@ class System:
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
+def system(tmp_path: Path) -> Iterator[ReloadableDaemon]:
     """A system that has processed a few samples."""
     with running(tmp_path) as one:
         yield one
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[System]:
+def running(folder: Path) -> Iterator[ReloadableDaemon]:
     """Broker, daemon, device."""
     config = folder / "gateway.toml"
     with Broker(folder) as broker:
         config.write_text(mqtt_config(broker.url, run=NUMPY))
         with Running(config) as daemon, broker.client("peer") as peer:
-            one = System(daemon, broker, peer, folder)
+            one = ReloadableDaemon(daemon, broker, peer, folder)
             peer.subscribe("stream_gru/#")
             wait_for(lambda: daemon.metric('stream_gru_source_connected{source="mqtt"}') == 1, what="the source")
             first = one.send(5)
@@ -121,14 +121,14 @@ def other_bundle(folder: Path) -> Path:
     return folder / "other.bundle"
 
 
-def test_an_unchanged_configuration_changes_nothing(system: System) -> None:
+def test_an_unchanged_configuration_changes_nothing(system: ReloadableDaemon) -> None:
     """States are kept, connections stay."""
     assert system.reload()
     assert [(row["reset"], row["steps"]) for row in system.send(2)] == [(None, 6), (None, 7)]
     assert system.daemon.text().count("connected (gateway-source-mqtt)") == 1
 
 
-def test_a_mistake_is_not_taken(system: System) -> None:
+def test_a_mistake_is_not_taken(system: ReloadableDaemon) -> None:
     """Syntax, keys, bundles, addresses, secrets, ports: the old one goes on untouched, the log says what is wrong."""
     wrong = {
         "[run\n": "not valid TOML",
@@ -154,7 +154,7 @@ def test_a_mistake_is_not_taken(system: System) -> None:
     assert system.reload()
 
 
-def test_another_model_resets_every_stream(system: System) -> None:
+def test_another_model_resets_every_stream(system: ReloadableDaemon) -> None:
     """The next sample says so, with the other model's id; back to the first one, it is so again."""
     before = system.send(1)[0]
     system.write(system.text(other_bundle(system.folder)))
@@ -165,7 +165,7 @@ def test_another_model_resets_every_stream(system: System) -> None:
     assert system.daemon.metric('stream_gru_stream_resets_total{reason="model_changed"}') == 1
 
 
-def test_topics_are_changed_by_difference(system: System) -> None:
+def test_topics_are_changed_by_difference(system: ReloadableDaemon) -> None:
     """A new topic is heard and an old one is not, over the same connection."""
     system.write(system.text().replace('"sensors/{stream}/data"', '"devices/{stream}/data"'))
     assert system.reload()
@@ -207,7 +207,7 @@ def test_a_reload_keeps_what_devices_said(old: str, new: str, tmp_path: Path) ->
     assert sorted(out.read_bytes().splitlines()) == replayed(pump_records(1, 10), tmp_path)
 
 
-def test_the_first_source_whose_channels_arrive_apart_is_assembled(system: System) -> None:
+def test_the_first_source_whose_channels_arrive_apart_is_assembled(system: ReloadableDaemon) -> None:
     """It comes by a reload: one prediction for each second, not one for each topic."""
     apart = '[[source]]\ntype = "mqtt"\nname = "apart"\ntopics = ["house/{stream}/{channel}"]\nformat = "json"\n'
     system.write(system.text() + apart + '[source.input]\ntime = "ts"\ntime_unit = "s"\n')
@@ -226,7 +226,7 @@ def test_the_first_source_whose_channels_arrive_apart_is_assembled(system: Syste
     assert steps() == [1, 2, 3, 4, 5]
 
 
-def test_sinks_come_and_go(system: System) -> None:
+def test_sinks_come_and_go(system: ReloadableDaemon) -> None:
     """A new file gets what comes after; a sink that is taken away gets nothing more."""
     out = system.folder / "new.jsonl"
     sink = f'[[sink]]\ntype = "file"\npath = "{out}"\n'

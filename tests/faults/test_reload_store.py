@@ -56,7 +56,7 @@ def config_in(folder: Path, text: str) -> Path:
     return folder / "gateway.toml"
 
 
-def whole(samples: int, stream: str = "dev-0") -> list[str]:
+def full_records(samples: int, stream: str = "dev-0") -> list[str]:
     """Records with all channels."""
     return [json.dumps({"pump": stream, **row}) for row in pump_records(1, samples)["dev-0"]]
 
@@ -92,7 +92,7 @@ def ended(daemon: Running) -> str:
     return daemon.text()
 
 
-def undisturbed(folder: Path, text: str, lines: list[str]) -> bytes:
+def uninterrupted_output(folder: Path, text: str, lines: list[str]) -> bytes:
     """What a daemon writes that nobody has disturbed."""
     config = config_in(folder, text.replace('listen = "127.0.0.1:0"', "enabled = false"))
     command = [sys.executable, "-m", "stream_gru", "run", str(config)]
@@ -101,7 +101,7 @@ def undisturbed(folder: Path, text: str, lines: list[str]) -> bytes:
     return (folder / "out.jsonl").read_bytes()
 
 
-def rows(folder: Path) -> list[dict[str, object]]:
+def written_outputs(folder: Path) -> list[dict[str, object]]:
     """What was written so far."""
     path = folder / "out.jsonl"
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
@@ -117,8 +117,8 @@ def test_a_commit_that_fails_before_a_reload_ends_the_daemon(
     """As at any other time: exit 1, nothing is acknowledged, no word of "not taken"; the next start mends all."""
     for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS")]:
         monkeypatch.delenv(name)  # what it writes would meet the full disk too
-    lines = whole(samples)
-    expected = undisturbed(tmp_path / "other", config_text(), lines)
+    lines = full_records(samples)
+    expected = uninterrupted_output(tmp_path / "other", config_text(), lines)
     assert len(expected) < 4096  # they wait for the commit before they are written
     assert (len(expected) > limit) == (samples == 3)  # else only a page of the store is too long
     config = config_in(tmp_path / "own", config_text(run=_RARELY))
@@ -144,26 +144,26 @@ def test_a_commit_that_fails_before_a_reload_ends_the_daemon(
 def test_a_recording_goes_on_where_it_stood_unless_it_is_another(tmp_path: Path) -> None:
     """Another key of its table writes nothing twice; other files begin at their beginning."""
     for name in ("one", "two"):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(whole(300, name)) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(full_records(300, name)) + "\n")
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     config = config_in(tmp_path, config_text(more=_REPLAY.format(file=one, more="")))
     with Running(config, fed=True) as daemon:
-        wait_for(lambda: len(rows(tmp_path)) == 300, what="the recording")
+        wait_for(lambda: len(written_outputs(tmp_path)) == 300, what="the recording")
         reloaded(daemon, config_text(more=_REPLAY.format(file=one, more="queue_size = 500")))
-        fed(daemon, whole(2), 2)
-        wait_for(lambda: len(rows(tmp_path)) > 301, what="the rows of the device")
-        assert [row["stream"] for row in rows(tmp_path)[300:]] == ["dev-0"] * 2
+        fed(daemon, full_records(2), 2)
+        wait_for(lambda: len(written_outputs(tmp_path)) > 301, what="the rows of the device")
+        assert [row["stream"] for row in written_outputs(tmp_path)[300:]] == ["dev-0"] * 2
         assert daemon.metric('stream_gru_samples_received_total{source="replay"}') == 300
         reloaded(daemon, config_text(more=_REPLAY.format(file=two, more="queue_size = 500")))
-        wait_for(lambda: len(rows(tmp_path)) == 602, what="the other recording")
+        wait_for(lambda: len(written_outputs(tmp_path)) == 602, what="the other recording")
         ended(daemon)
-    assert [row["stream"] for row in rows(tmp_path)[302:]] == ["two"] * 300
+    assert [row["stream"] for row in written_outputs(tmp_path)[302:]] == ["two"] * 300
 
 
 def test_a_reload_keeps_clocks_and_counters_of_devices(tmp_path: Path) -> None:
     """[limits] change: samples that are missing over the reload are counted, and times are as far apart as before."""
     lines = []
-    for number, line in enumerate(whole(10)):
+    for number, line in enumerate(full_records(10)):
         row = {**json.loads(line), "ts": 1000 + number, "n": number}
         lines.append(json.dumps(row))
     del lines[5:7]
@@ -175,7 +175,7 @@ def test_a_reload_keeps_clocks_and_counters_of_devices(tmp_path: Path) -> None:
         fed(daemon, lines[5:], 8)
         assert daemon.metric('stream_gru_device_seq_missing_total{source="stdin"}') == 2
         ended(daemon)
-    times = [datetime.fromisoformat(str(row["time"])).astimezone(UTC) for row in rows(tmp_path)]
+    times = [datetime.fromisoformat(str(row["time"])).astimezone(UTC) for row in written_outputs(tmp_path)]
     assert [round((time - times[0]).total_seconds()) for time in times] == [0, 1, 2, 3, 4, 7, 8, 9]
     assert len({time.microsecond for time in times}) == 1
 
@@ -183,7 +183,7 @@ def test_a_reload_keeps_clocks_and_counters_of_devices(tmp_path: Path) -> None:
 def test_a_reload_with_room_for_other_numbers_of_streams_keeps_what_waits(tmp_path: Path) -> None:
     """Half a record before it and half a record behind it are one sample."""
     lines, text = halves(20), config_text(source="join_channels = true\n" + _INPUT)
-    expected = undisturbed(tmp_path / "other", text, lines)
+    expected = uninterrupted_output(tmp_path / "other", text, lines)
     config = config_in(tmp_path / "own", text)
     with Running(config, fed=True) as daemon:
         fed(daemon, lines[:21], 21, "records_joined")
@@ -205,25 +205,25 @@ def term(daemon: Running) -> None:
     daemon.stop()
 
 
-def kill(daemon: Running) -> None:
+def kill_daemon(daemon: Running) -> None:
     """A stop that is not."""
     daemon.process.kill()
     daemon.process.wait()
 
 
-@pytest.mark.parametrize("stop", [term, kill])
+@pytest.mark.parametrize("stop", [term, kill_daemon])
 def test_what_waits_for_a_source_that_lives_outlives_one_that_ended(
     stop: Callable[[Running], None], tmp_path: Path
 ) -> None:
     """A recording at its end gives out nothing that standard input will complete at the next start."""
     (tmp_path / "other").mkdir()
     recording = tmp_path / "recording.jsonl"
-    recording.write_text("\n".join(whole(3, "recorded")) + "\n")
+    recording.write_text("\n".join(full_records(3, "recorded")) + "\n")
     lines = halves(20)
     assembled = "join_channels = true"
     more = _REPLAY.format(file=recording, more=assembled)
     text = config_text(source=f"{assembled}\n{_INPUT}", more=more)
-    expected = undisturbed(tmp_path / "other", text, lines)
+    expected = uninterrupted_output(tmp_path / "other", text, lines)
     config = config_in(tmp_path / "own", text)
     with Running(config, fed=True) as daemon:
         series = 'stream_gru_records_joined_total{source="replay"}'
@@ -242,7 +242,7 @@ def test_a_second_instance_is_told_who_has_the_state(tmp_path: Path) -> None:
     text = config_text().replace(":0", f":{free_port()}")
     config = config_in(tmp_path, text)
     with Running(config, fed=True) as daemon:
-        fed(daemon, whole(1), 1)
+        fed(daemon, full_records(1), 1)
         command = [sys.executable, "-m", "stream_gru", "run", str(config)]
         second = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         assert second.returncode == 1, second.stderr

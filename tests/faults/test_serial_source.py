@@ -26,7 +26,7 @@ from tests.support.waiting import wait_for
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[SerialDevice]:
+def plugged(tmp_path: Path) -> Iterator[SerialDevice]:
     """A device that is plugged in."""
     with SerialDevice(tmp_path / "sensor0") as plugged:
         yield plugged
@@ -42,7 +42,7 @@ def serial_source(
     return SerialSource(config, name="port", wall_ns=lambda: 77)
 
 
-def read(source: Source, n: int) -> list[RawMessage]:
+def read_messages(source: Source, n: int) -> list[RawMessage]:
     """The next ``n`` messages."""
     messages: list[RawMessage] = []
 
@@ -59,15 +59,15 @@ def payloads(messages: list[RawMessage]) -> list[bytes]:
     return [message.payload for message in messages]
 
 
-def test_lines_arrive_as_messages(device: SerialDevice) -> None:
+def test_lines_arrive_as_messages(plugged: SerialDevice) -> None:
     """Each line is one stamped, numbered message; the first one, whose beginning nobody saw, is left out."""
-    source = serial_source(device.link, stream="pump-1")
+    source = serial_source(plugged.link, stream="pump-1")
     assert isinstance(source, Source)
     assert not source.health().connected
     source.open(None)
     assert source.health().connected
-    device.send(b'"x":1}\r\n{"x":2}\r\n\r\n{"x":3}\n')
-    assert read(source, 2) == [
+    plugged.send(b'"x":1}\r\n{"x":2}\r\n\r\n{"x":3}\n')
+    assert read_messages(source, 2) == [
         RawMessage(b'{"x":2}', "pump-1", arrival_ns=77, position=Position("port", 1), source="port"),
         RawMessage(b'{"x":3}', "pump-1", arrival_ns=77, position=Position("port", 2), source="port"),
     ]
@@ -79,61 +79,61 @@ def test_lines_arrive_as_messages(device: SerialDevice) -> None:
         source.poll(1, 0.0)
 
 
-def test_a_line_may_come_in_pieces(device: SerialDevice) -> None:
+def test_a_line_may_come_in_pieces(plugged: SerialDevice) -> None:
     """Byte by byte is as good as at once, and a poll gives no more than it was asked for."""
-    source = serial_source(device.link)
+    source = serial_source(plugged.link)
     source.open(None)
     for byte in b"\nabc\ndef\nghi\n":
-        device.send(bytes([byte]))
+        plugged.send(bytes([byte]))
         if byte == ord("b"):
             assert source.poll(10, 0.2) == []
-    assert payloads(read(source, 1)) == [b"abc"]
+    assert payloads(read_messages(source, 1)) == [b"abc"]
     assert payloads(list(source.poll(1, 1.0))) == [b"def"]
     assert payloads(list(source.poll(9, 1.0))) == [b"ghi"]
     source.close()
 
 
-def test_rubbish_costs_only_the_line_it_is_in(device: SerialDevice) -> None:
+def test_rubbish_costs_only_the_line_it_is_in(plugged: SerialDevice) -> None:
     """Noise between lines is a line that a decoder drops; a line without end is one counted fault."""
-    source = serial_source(device.link)
+    source = serial_source(plugged.link)
     source.open(None)
-    device.send(b"\nfirst\n\xff\x00\x80 noise\nsecond\n" + b"x" * 3000 + b"\nthird\n")
-    messages = read(source, 5)
+    plugged.send(b"\nfirst\n\xff\x00\x80 noise\nsecond\n" + b"x" * 3000 + b"\nthird\n")
+    messages = read_messages(source, 5)
     assert payloads(messages) == [b"first", b"\xff\x00\x80 noise", b"second", b"", b"third"]
     assert [message.fault for message in messages] == [None, None, None, DropReason.OVERLONG_LINE, None]
     source.close()
 
 
-def test_cobs_frames_arrive_as_they_were_sent(device: SerialDevice) -> None:
+def test_cobs_frames_arrive_as_they_were_sent(plugged: SerialDevice) -> None:
     """Binary frames pass through a real terminal unchanged, for the decoder to look into."""
-    source = serial_source(device.link, framing="cobs")
+    source = serial_source(plugged.link, framing="cobs")
     source.open(None)
     frames = [cobs.encode(data) for data in (bytes(range(32)), b"\x03\x04\x11\x13\x1a\r\n\x7f\xff", b"\0\0")]
-    device.send(b"rest\0" + b"\0".join(frames) + b"\0" + b"\x01" * 65 + b"\0")
-    messages = read(source, 4)
+    plugged.send(b"rest\0" + b"\0".join(frames) + b"\0" + b"\x01" * 65 + b"\0")
+    messages = read_messages(source, 4)
     assert payloads(messages) == [*frames, b""]
     assert messages[3].fault is DropReason.OVERLONG_LINE
     source.close()
 
 
 def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
-    device: SerialDevice, caplog: pytest.LogCaptureFixture
+    plugged: SerialDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without a restart: half a line is forgotten, the messages go on counting, and it is told once each way."""
     caplog.set_level(logging.INFO, "stream_gru.connectors.sources.threaded")
     queued = Queued(
-        serial_source(device.link), name="port", queue_size=10, queue_bytes=9999, reconnect_max_delay_s=0.02
+        serial_source(plugged.link), name="port", queue_size=10, queue_bytes=9999, reconnect_max_delay_s=0.02
     )
     queued.open(None)
     wait_for(lambda: queued.health().connected)
-    device.send(b"\none\ntwo\nhal")
-    assert payloads(read(queued, 2)) == [b"one", b"two"]
-    device.pull()
+    plugged.send(b"\none\ntwo\nhal")
+    assert payloads(read_messages(queued, 2)) == [b"one", b"two"]
+    plugged.pull()
     wait_for(lambda: not queued.health().connected)
-    device.plug()
+    plugged.plug()
     wait_for(lambda: queued.health().connected)
-    device.send(b"f\nthree\n")
-    (message,) = read(queued, 1)
+    plugged.send(b"f\nthree\n")
+    (message,) = read_messages(queued, 1)
     assert (message.payload, message.position) == (b"three", Position("port", 3))
     assert queued.health().reconnects == 1
     queued.close()
@@ -143,21 +143,21 @@ def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
     assert 1 <= levels.count("WARNING") <= 2  # lost, and then perhaps: no such device
 
 
-def test_a_device_that_is_gone_is_unavailable(device: SerialDevice) -> None:
+def test_a_device_that_is_gone_is_unavailable(plugged: SerialDevice) -> None:
     """A poll says so and lets go of the port, and opening it again says what there is."""
-    source = serial_source(device.link)
+    source = serial_source(plugged.link)
     source.open(None)
-    device.pull()
+    plugged.pull()
     with pytest.raises(SourceUnavailable, match="sensor0: lost: "):
-        read(source, 1)
+        read_messages(source, 1)
     assert not source.health().connected
     with pytest.raises(SourceUnavailable, match="sensor0: no such device"):
         source.open(None)
 
 
-def test_a_port_is_opened_by_one_program_only(device: SerialDevice) -> None:
+def test_a_port_is_opened_by_one_program_only(plugged: SerialDevice) -> None:
     """The second one is told why."""
-    first, second = serial_source(device.link), serial_source(device.link)
+    first, second = serial_source(plugged.link), serial_source(plugged.link)
     first.open(None)
     with pytest.raises(SourceUnavailable, match="another program has it open"):
         second.open(None)
@@ -166,19 +166,19 @@ def test_a_port_is_opened_by_one_program_only(device: SerialDevice) -> None:
     second.close()
 
 
-def test_messages_are_numbered_on_from_a_position(device: SerialDevice) -> None:
+def test_messages_are_numbered_on_from_a_position(plugged: SerialDevice) -> None:
     """A number is never used twice, also after a restart of the process."""
-    source = serial_source(device.link)
+    source = serial_source(plugged.link)
     source.open(Position("port", 41))
-    device.send(b"\nx\n")
-    assert read(source, 1)[0].position == Position("port", 42)
+    plugged.send(b"\nx\n")
+    assert read_messages(source, 1)[0].position == Position("port", 42)
     source.close()
 
 
-def test_what_a_port_promises_is_told_once(device: SerialDevice, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_port_promises_is_told_once(plugged: SerialDevice, caplog: pytest.LogCaptureFixture) -> None:
     """At most once; not again each time the port is found again."""
     caplog.set_level(logging.INFO, "stream_gru")
-    source = serial_source(device.link)
+    source = serial_source(plugged.link)
     for _ in range(3):
         source.open(None)
         source.close()
@@ -241,7 +241,7 @@ def test_an_unknown_url_is_refused_before_anything_is_opened() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["loop", "spy"])
-def test_other_ports_of_pyserial_are_read(scheme: str, device: SerialDevice) -> None:
+def test_other_ports_of_pyserial_are_read(scheme: str, plugged: SerialDevice) -> None:
     """One without a descriptor, and one that prints what it reads."""
     opened: list[Any] = []
 
@@ -249,13 +249,13 @@ def test_other_ports_of_pyserial_are_read(scheme: str, device: SerialDevice) -> 
         opened.append(serial.serial_for_url(*arguments, **options))
         return opened[-1]
 
-    url = "loop://" if scheme == "loop" else f"spy://{device.link}"
+    url = "loop://" if scheme == "loop" else f"spy://{plugged.link}"
     source = SerialSource(SerialSourceConfig(port=url, format="jsonl"), name="port", opener=opener)
     source.open(None)
     assert source.poll(10, 0.0) == []
-    send: Callable[[bytes], Any] = opened[0].write if scheme == "loop" else device.send
+    send: Callable[[bytes], Any] = opened[0].write if scheme == "loop" else plugged.send
     send(b"rest\none\ntwo\n")
-    assert payloads(read(source, 2)) == [b"one", b"two"]
+    assert payloads(read_messages(source, 2)) == [b"one", b"two"]
     source.close()
     with pytest.raises(SourceUnavailable):
         source.poll(1, 0.0)
@@ -271,13 +271,13 @@ def test_a_connection_that_is_dropped_is_made_again() -> None:
         connection = far.accept()
         wait_for(lambda: queued.health().connected)  # pyserial throws away what is there when it opens
         connection.sendall(b"rest\n" + b"".join(b"line %d\n" % i for i in range(5000)))
-        assert payloads(read(queued, 5000)) == [b"line %d" % i for i in range(5000)]
+        assert payloads(read_messages(queued, 5000)) == [b"line %d" % i for i in range(5000)]
         far.drop()
         wait_for(lambda: not queued.health().connected)
         connection = far.accept()
         wait_for(lambda: queued.health().connected)
         connection.sendall(b"rest\nagain\n")
-        assert payloads(read(queued, 1)) == [b"again"]
+        assert payloads(read_messages(queued, 1)) == [b"again"]
         assert queued.health().reconnects == 1
         queued.close()
 
@@ -326,25 +326,25 @@ def test_a_port_of_another_machine_is_read_and_its_loss_is_told() -> None:
         source = serial_source(far.url.replace("socket", "rfc2217"))
         source.open(None)
         send(b"rest\n\xff\xff two\nthree\n")
-        assert payloads(read(source, 2)) == [b"\xff\xff two", b"three"]
+        assert payloads(read_messages(source, 2)) == [b"\xff\xff two", b"three"]
         far.hang_up()
         with pytest.raises(SourceUnavailable, match=r"lost: .*reader thread died"):
-            read(source, 1)
+            read_messages(source, 1)
         assert not source.health().connected
 
 
-def test_losing_a_port_again_and_again_leaves_nothing_open(device: SerialDevice) -> None:
+def test_losing_a_port_again_and_again_leaves_nothing_open(plugged: SerialDevice) -> None:
     """Neither descriptors nor threads."""
-    source = serial_source(device.link)
+    source = serial_source(plugged.link)
     before = 0
     for turn in range(20):
         source.open(None)
-        device.pull()
+        plugged.pull()
         with pytest.raises(SourceUnavailable):
-            read(source, 1)
+            read_messages(source, 1)
         with pytest.raises(SourceUnavailable):
             source.open(None)
-        device.plug()
+        plugged.plug()
         if turn == 1:
             before = len(list(Path("/proc/self/fd").iterdir()))
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -49,7 +49,7 @@ def simulation(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def lines_of(port: str | Path, n: int) -> list[str]:
+def port_lines(port: str | Path, n: int) -> list[str]:
     """The next ``n`` lines behind a port, read as the daemon reads them."""
     source = SerialSource(SerialSourceConfig(port=str(port), format="jsonl"), name="port")
     source.open(None)
@@ -77,7 +77,7 @@ def test_a_pump_on_a_port_is_read_as_json_lines(tmp_path: Path) -> None:
     with simulation(*arguments) as process:
         path = first_line(process)
         assert path == str(link.readlink())
-        records = [json.loads(line) for line in lines_of(link, 20)]
+        records = [json.loads(line) for line in port_lines(link, 20)]
         assert abs(records[-1]["ts"] - time.time()) < 10
         (pump,) = clean_pumps(0.1, 1, 1)
         for record in records:
@@ -88,7 +88,7 @@ def test_a_pump_on_a_port_is_read_as_json_lines(tmp_path: Path) -> None:
             assert record["mode"] == pump.labels[row]
         seqs = [record["seq"] for record in records]
         assert seqs == list(range(seqs[0], seqs[0] + 20))
-        again = [json.loads(line)["seq"] for line in lines_of(path, 5)]  # a reader may come back
+        again = [json.loads(line)["seq"] for line in port_lines(path, 5)]  # a reader may come back
         assert again[0] > seqs[-1]
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
@@ -110,14 +110,14 @@ def test_a_pump_on_a_port_is_read_as_json_lines(tmp_path: Path) -> None:
 def test_forms_of_lines(form: str, options: list[str], expected: str) -> None:
     """Several devices behind one port are told apart by name."""
     with simulation("sine", "--serial", "--format", form, "--rate", "200", *options) as process:
-        for line in lines_of(first_line(process), 10):
+        for line in port_lines(first_line(process), 10):
             assert re.fullmatch(expected, line), line
 
 
 def test_a_count_ends_it_after_everything_was_read() -> None:
     """The last line comes, then the device is gone, with exit code 0 and the columns told."""
     with simulation("sine", "--serial", "--count", "30", "--rate", "50", "--format", "csv") as process:
-        lines = lines_of(first_line(process), 3)
+        lines = port_lines(first_line(process), 3)
         assert lines[0].count(",") == 2
         _, said = process.communicate(timeout=20)
         assert process.returncode == 0

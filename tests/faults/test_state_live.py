@@ -47,7 +47,7 @@ def gateway(folder: Path, name: str, broker: Broker, run: str = "") -> Iterator[
         daemon.stop()
 
 
-def rows(config: Path) -> list[bytes]:
+def output_rows(config: Path) -> list[bytes]:
     """Return what a gateway has written so far."""
     path = config.with_name("out.jsonl")
     return path.read_bytes().splitlines() if path.exists() else []
@@ -60,16 +60,16 @@ def test_a_stream_moves_to_another_gateway_as_if_it_had_stayed(tmp_path: Path) -
     with Broker(tmp_path) as broker, broker.client("device") as device:
         with gateway(tmp_path, "here", broker) as (_, here), gateway(tmp_path, "there", broker) as (daemon, there):
             device.publish("here/dev-0/data", *(json.dumps(row) for row in records[:150]))
-            wait_for(lambda: len(rows(here)) == 150, what="the first half")
+            wait_for(lambda: len(output_rows(here)) == 150, what="the first half")
             assert [row["stream"] for row in json.loads(succeeds("list", str(here), "--json"))] == ["dev-0"]
             assert json.loads(succeeds("show", str(here), "--stream", "dev-0", "--json"))["steps_since_reset"] == 150
             succeeds("export", str(here), "--stream", "dev-0", "--out", str(tmp_path / "moved.json"))
             assert (tmp_path / "moved.json").stat().st_mode & 0o777 == 0o600
             succeeds("import", str(there), str(tmp_path / "moved.json"))
             device.publish("there/dev-0/data", *(json.dumps(row) for row in records[150:]))
-            wait_for(lambda: len(rows(there)) == 150, what="the second half")
+            wait_for(lambda: len(output_rows(there)) == 150, what="the second half")
             assert daemon.metric('stream_gru_commands_total{action="import",result="ok"}') == 1
-        assert sorted(rows(here) + rows(there)) == expected
+        assert sorted(output_rows(here) + output_rows(there)) == expected
 
 
 def test_an_import_is_durable_when_the_command_ends(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_an_import_is_durable_when_the_command_ends(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker, broker.client("device") as device:
         with gateway(tmp_path, "here", broker) as (_, here):
             device.publish("here/dev-0/data", *(json.dumps(row) for row in records))
-            wait_for(lambda: len(rows(here)) == 50, what="all rows")
+            wait_for(lambda: len(output_rows(here)) == 50, what="all rows")
         moved = succeeds("export", str(here), "--all")
         with gateway(tmp_path, "there", broker) as (daemon, there):
             (tmp_path / "moved.json").write_text(moved)
@@ -103,9 +103,9 @@ def test_evicted_streams_are_listed_exported_and_reset(tmp_path: Path) -> None:
     ):
         lines = [json.dumps(row) for row in records]
         device.publish("here/dev-0/data", *lines)
-        wait_for(lambda: len(rows(here)) == 5, what="all rows of the first")
+        wait_for(lambda: len(output_rows(here)) == 5, what="all rows of the first")
         device.publish("here/dev-1/data", *lines)
-        wait_for(lambda: len(rows(here)) == 10, what="all rows of the second")
+        wait_for(lambda: len(output_rows(here)) == 10, what="all rows of the second")
         wait_for(lambda: daemon.metric("stream_gru_streams_evicted_total") == 1, what="that one made room")
         listed = {row["stream"]: row["steps"] for row in json.loads(succeeds("list", str(here), "--json"))}
         assert listed == {"dev-0": None, "dev-1": 5}
@@ -122,7 +122,7 @@ def test_an_existing_stream_is_replaced_only_on_request(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker, broker.client("device") as device:
         with gateway(tmp_path, "here", broker) as (_, here):
             device.publish("here/dev-0/data", *(json.dumps(row) for row in records))
-            wait_for(lambda: len(rows(here)) == 20, what="all rows")
+            wait_for(lambda: len(output_rows(here)) == 20, what="all rows")
             (tmp_path / "moved.json").write_text(succeeds("export", str(here), "--all"))
             for words in (["import", str(here), str(tmp_path / "moved.json")],):
                 assert "exists already" in run_command("state", *words).stderr

@@ -83,7 +83,7 @@ def _json(kind: str) -> Iterator[bytes]:
         yield b'[{"n":"flow","v":1,"bv":2,"bver":10},{"n":"mode","vs":"on"},{"n":"restart","vb":true}]'
 
 
-def _lines(kind: str) -> Iterator[bytes]:
+def _line_seeds(kind: str) -> Iterator[bytes]:
     every = good_records()
     rows = [["" if value is None else str(value) for value in record.values()] for record in every]
     if kind == "csv":
@@ -154,7 +154,7 @@ def _framing(kind: str) -> Iterator[bytes]:
     yield end + b"\xef\xbb\xbf" + end + b" \t" + end
 
 
-def _topics() -> Iterator[bytes]:
+def _topic_seeds() -> Iterator[bytes]:
     yield from (
         b"sensors/{stream}/data\nsensors/p1/data", b"sensors/{stream}/{channel}\nsensors/p1/flow",
         b"{stream}/#\na/b/c",
@@ -165,7 +165,7 @@ def _topics() -> Iterator[bytes]:
     )  # fmt: skip
 
 
-def _recording() -> Iterator[bytes]:
+def _recording_seeds() -> Iterator[bytes]:
     for i in range(4):
         yield b'{"source":"shop","key":"p%d","arrival_ns":1772323200000000000,"payload":"{\\"flow\\": 1.5}"}\n' % i
     yield b'{"source":"port","key":"port","arrival_ns":1,"payload":{"base64":"/wA="},"channel":"flow"}\n'
@@ -182,13 +182,17 @@ def parser_seeds(name: str) -> Iterator[bytes]:
     if name in ("json", "jsonl", "json_array", "json_vector", "senml"):
         yield from _json(name)
     elif name in ("csv", "plotter", "line_protocol", "number"):
-        yield from _lines(name)
+        yield from _line_seeds(name)
     elif name.startswith("framing_"):
         yield from _framing(name.removeprefix("framing_"))
     else:
-        yield from {"cbor": _cbor, "binary": _binary, "parquet": _parquet, "topics": _topics, "recording": _recording}[
-            name
-        ]()
+        yield from {
+            "cbor": _cbor,
+            "binary": _binary,
+            "parquet": _parquet,
+            "topics": _topic_seeds,
+            "recording": _recording_seeds,
+        }[name]()
     if name in DECODERS.built_in:
         yield from islice(_of_stories(name), _MOST_STORIES)
 

@@ -81,7 +81,7 @@ class DecoderTarget:
         if len(messages) > 1:
             again = load_decoder(self._kind, fields)
             alone = concatenate([again.decode([message]) for message in messages], len(CHANNELS))
-            assert content(alone) == content(batch), "decoded together and one by one"
+            assert batch_content(alone) == batch_content(batch), "decoded together and one by one"
         return [reason.text for reason in batch.rejected_counts] + (["applied"] if len(batch) else [])
 
     def _check_received(self, batch: SampleBatch, messages: list[RawMessage]) -> None:
@@ -128,7 +128,7 @@ def _check_rejected(batch: SampleBatch, messages: list[RawMessage]) -> None:
         assert b"\n" not in entry.line
 
 
-def content(batch: SampleBatch) -> tuple[object, ...]:
+def batch_content(batch: SampleBatch) -> tuple[object, ...]:
     """The content of a batch, whatever the order of its tables."""
     labels = (*batch.labels, None)
     return (

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.kill.ablation import WHICH, run_ablation
 from tests.kill.io import KINDS, run_all
-from tests.kill.mqtt import Outcome, run_mqtt
+from tests.kill.mqtt import KillOutcome, run_mqtt
 from tests.kill.replay import run_replay
 from tests.kill.runs import versions
 from tests.support.paths import ROOT
@@ -76,7 +76,7 @@ def _ablate(folder: Path, which: str, given: argparse.Namespace) -> bool:
     return whole and found
 
 
-def _report(outcome: Outcome) -> bool:
+def _report(outcome: KillOutcome) -> bool:
     """Print the result of a campaign; return whether nothing was lost or doubled."""
     tally = outcome.tally
     print(*tally.table(), sep="\n")  # noqa: T201

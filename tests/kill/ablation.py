@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.kill.messages import plain_messages
-from tests.kill.mqtt import Outcome, run_counting, run_mqtt
+from tests.kill.mqtt import KillOutcome, run_counting, run_mqtt
 from tests.kill.points import POINTS
 from tests.kill.replay import run_replay
 
@@ -18,7 +18,7 @@ _STREAMS = 20
 _MESSAGES_OF_A_KILL = 60
 
 
-def run_ablation(folder: Path, which: str, kills: int, seed: int, *, whole: bool = False) -> Outcome:
+def run_ablation(folder: Path, which: str, kills: int, seed: int, *, whole: bool = False) -> KillOutcome:
     """Remove a part and kill; ``whole``: remove nothing, so that the comparison must find no difference."""
     without = "" if whole else which
     if which == "ack":

@@ -30,7 +30,7 @@ from typing import Any
 
 from tests.kill.life import Life
 from tests.kill.messages import field_messages
-from tests.kill.mqtt import Device
+from tests.kill.mqtt import KillDevice
 from tests.kill.results import Results, differences, read_results
 from tests.kill.runs import LOG, Settings, processed_all, write_config, write_recording
 from tests.support.brokers import Broker
@@ -265,7 +265,7 @@ def _mqtt(server: CountingServer, broker: Broker, seed: int, messages: int) -> K
         code = _until(server, pid, lambda: "subscribed to" in _text(folder / LOG)[said:])
         if not state["sent"]:
             state["sent"] = "yes"
-            device = Device(broker.port, sent, str(state["client_id"]))
+            device = KillDevice(broker.port, sent, str(state["client_id"]))
             device.begin(lambda: 1.0)
             device.hurry()
             device.close()

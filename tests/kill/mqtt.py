@@ -31,7 +31,7 @@ _EXPECTED_LIFE_S = 1.0
 
 
 @dataclass
-class Outcome:
+class KillOutcome:
     """The result of a campaign: ``said`` is empty when nothing was lost or doubled."""
 
     tally: Tally
@@ -40,7 +40,7 @@ class Outcome:
     seconds: float
 
 
-class Device:
+class KillDevice:
     """Publishes messages with QoS 1 in order on one connection, never further than it is allowed to.
 
     ``root``: what its topics begin with.
@@ -92,35 +92,35 @@ class Device:
             self.failed = error
 
 
-def run_mqtt(folder: Path, kills: int, messages: int, seed: int, *, without: str = "") -> Outcome:
+def run_mqtt(folder: Path, kills: int, messages: int, seed: int, *, without: str = "") -> KillOutcome:
     """Kill a daemon so often while that many messages arrive, and let one more run to the end."""
     begin, rng = time.monotonic(), random.Random(seed)
     sent = list(field_messages(messages, _STREAMS, seed))
-    reference = undisturbed(_made(folder / "reference"), sent)
+    reference = uninterrupted_results(_made(folder / "reference"), sent)
     plan = KillPlan(rng, points_of(mqtt=True), without=without)
     disturbed = _made(folder / "killed")
     with _system(disturbed, "ts") as (broker, subscriber):
-        said = _campaign(disturbed, broker, sent, kills, plan, lambda point: _chosen(rng, point), "ts")
+        said = _kill_campaign(disturbed, broker, sent, kills, plan, lambda point: _chosen_message(rng, point), "ts")
         last = Life(write_config(disturbed, Settings(), url=broker.url), disturbed / LOG, *_options(without))
         said += _last_life(disturbed, last, lambda: len(subscriber.ids) >= len(reference.files[ROWS]))
         heard = dict(subscriber.ids)
     said += differences(reference, read_results(disturbed)) + of_published(reference.files[ROWS], heard)
-    return Outcome(plan.tally, said, len(sent), time.monotonic() - begin)
+    return KillOutcome(plan.tally, said, len(sent), time.monotonic() - begin)
 
 
 def run_counting(
     folder: Path, kills: int, sent: Sequence[Message], seed: int, points: Sequence[Point], *, without: str = ""
-) -> Outcome:
+) -> KillOutcome:
     """The same where samples have the time of their arrival: compared is which samples were applied, in which order."""
     begin, rng = time.monotonic(), random.Random(seed)
     plan = KillPlan(rng, points, share=0.0, without=without)
     disturbed = _made(folder / "counted")
     with _system(disturbed, "") as (broker, _):
-        said = _campaign(disturbed, broker, sent, kills, plan, lambda _: Settings(commit_interval_s=0.05), "")
+        said = _kill_campaign(disturbed, broker, sent, kills, plan, lambda _: Settings(commit_interval_s=0.05), "")
         last = Life(write_config(disturbed, Settings(), url=broker.url, time=""), disturbed / LOG, *_options(without))
         said += _last_life(disturbed, last, lambda: True)
     said += of_applied(sent, read_results(disturbed))
-    return Outcome(plan.tally, said, len(sent), time.monotonic() - begin)
+    return KillOutcome(plan.tally, said, len(sent), time.monotonic() - begin)
 
 
 def of_applied(sent: Iterable[Message], found: Results) -> list[str]:
@@ -131,11 +131,11 @@ def of_applied(sent: Iterable[Message], found: Results) -> list[str]:
     return [f"applied: {len(set(wanted) - set(got))} samples never, {len(got) - len(set(got))} more than once"]
 
 
-def undisturbed(folder: Path, sent: Sequence[Message]) -> Results:
+def uninterrupted_results(folder: Path, sent: Sequence[Message]) -> Results:
     """Return the results of a daemon that runs from the first message to the last."""
     with _system(folder, "ts") as (broker, _):
         life = Life(write_config(folder, Settings(), url=broker.url), folder / LOG)
-        device = Device(broker.port, sent)
+        device = KillDevice(broker.port, sent)
         try:
             wait_for(lambda: "subscribed to" in life.said(), what="the first daemon", timeout_s=60)
             device.begin(lambda: 1.0)
@@ -148,7 +148,7 @@ def undisturbed(folder: Path, sent: Sequence[Message]) -> Results:
     return read_results(folder)
 
 
-def _campaign(
+def _kill_campaign(
     folder: Path,
     broker: Broker,
     sent: Sequence[Message],
@@ -158,7 +158,7 @@ def _campaign(
     time_field: str,
 ) -> list[str]:
     """All lives that are cut short; the device is ahead of them by no more than its share of the messages."""
-    device, tally = Device(broker.port, sent), plan.tally
+    device, tally = KillDevice(broker.port, sent), plan.tally
     begun = time.monotonic()
 
     def pace() -> float:
@@ -203,7 +203,7 @@ def _system(folder: Path, time_field: str) -> Iterator[tuple[Broker, Subscriber]
             first.close()
 
 
-def _chosen(rng: random.Random, point: Point | None) -> Settings:
+def _chosen_message(rng: random.Random, point: Point | None) -> Settings:
     """Return random settings that must not change the results."""
     few = few_streams(rng, point)
     return Settings(

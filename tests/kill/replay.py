@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.kill.kills import KillPlan, few_streams, points_of
 from tests.kill.life import Life
 from tests.kill.messages import Message, field_messages
-from tests.kill.mqtt import Outcome
+from tests.kill.mqtt import KillOutcome
 from tests.kill.points import Point
 from tests.kill.results import Results, differences, read_results
 from tests.kill.runs import LOG, Settings, write_config, write_recording
@@ -21,7 +21,7 @@ _MESSAGES_OF_A_KILL = 150
 
 def run_replay(
     folder: Path, kills: int, seed: int, *, points: Sequence[Point] | None = None, without: str = ""
-) -> Outcome:
+) -> KillOutcome:
     """Kill a daemon so often while it replays; when it comes to the end before, compare and let it begin again."""
     begin, rng = time.monotonic(), random.Random(seed)
     sent = list(field_messages(_MESSAGES_OF_A_KILL * min(kills, 100), _STREAMS, seed))
@@ -35,7 +35,7 @@ def run_replay(
         said += _one_recording(disturbed, sent, plan, kills, rng, without)
         said += plan.tally.said or differences(reference, read_results(disturbed))
         messages += len(sent)
-    return Outcome(plan.tally, said, messages, time.monotonic() - begin)
+    return KillOutcome(plan.tally, said, messages, time.monotonic() - begin)
 
 
 def undisturbed_replay(folder: Path, sent: Sequence[Message], settings: Settings | None = None) -> Results:
@@ -54,7 +54,7 @@ def _one_recording(
     folder.mkdir(parents=True)
     write_recording(folder / "messages.jsonl", sent)
     while plan.tally.total < kills:
-        code = plan.end_one(lambda point: write_config(folder, _chosen(rng, point)), folder / LOG)
+        code = plan.end_one(lambda point: write_config(folder, _chosen_kill(rng, point)), folder / LOG)
         if code == 0:
             return []
         if code is not None:
@@ -71,7 +71,7 @@ def _to_the_end(config: Path, log: Path, *options: str) -> list[str]:
         life.close()
 
 
-def _chosen(rng: random.Random, point: Point | None) -> Settings:
+def _chosen_kill(rng: random.Random, point: Point | None) -> Settings:
     """Return small batches and many commits, so that a file lasts; they must not change the results."""
     few = few_streams(rng, point)
     return Settings(

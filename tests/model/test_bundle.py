@@ -29,7 +29,7 @@ from tests.support.pipelines import calibrated
 Damage = Callable[[dict[str, Any]], None]
 
 
-def write(path: Path, **options: Any) -> Bundle:
+def write_on_disk(path: Path, **options: Any) -> Bundle:
     """A bundle on disk with all its files; the two that are not weights hold any bytes."""
     made = calibrated(make_bundle(labels=2, **options))
     extra = {"model.tflite": b"flatbuffer", "model.keras": b"archive", "report.html": b"<html>"}
@@ -39,7 +39,7 @@ def write(path: Path, **options: Any) -> Bundle:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A bundle on disk."""
-    return write(tmp_path / "pump.bundle").path
+    return write_on_disk(tmp_path / "pump.bundle").path
 
 
 def edit(path: Path, damage: Damage, *, honest: bool = True) -> None:
@@ -79,7 +79,7 @@ def packed(weights: dict[str, Any], compressed: bool = False, **options: Any) ->
 
 def test_a_bundle_is_read_as_it_was_written(tmp_path: Path) -> None:
     """Manifest, weights and flatbuffer come back equal, and writing again gives the same bytes."""
-    written = write(tmp_path / "a.bundle")
+    written = write_on_disk(tmp_path / "a.bundle")
     made = make_bundle(labels=2)
     assert {k: v.tobytes() for k, v in written.weights.items()} == {k: v.tobytes() for k, v in made.weights.items()}
     assert written.tflite == b"flatbuffer"
@@ -103,7 +103,7 @@ def test_an_integer_in_a_float_key_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"horizon": 0}, {"quantiles": (0.1, 0.5, 0.9)}, {"units": (4, 3), "calendar": 2}])
 def test_every_kind_of_model_is_read_back(tmp_path: Path, cell: str, options: dict[str, Any]) -> None:
     """All cells, heads and depths are written and read."""
-    write(tmp_path / "a.bundle", cell=cell, **options)
+    write_on_disk(tmp_path / "a.bundle", cell=cell, **options)
 
 
 def test_scores_of_many_labels_fit_into_a_bundle(tmp_path: Path) -> None:
@@ -411,14 +411,14 @@ def test_invalid_weights_are_rejected(path: Path, make: Callable[[Any], bytes], 
 
 def test_writing_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
     """An older bundle is replaced as a whole; another folder stays unchanged; an invalid bundle is not written."""
-    first = write(tmp_path / "a.bundle")
-    second = write(tmp_path / "a.bundle", seed=3)
+    first = write_on_disk(tmp_path / "a.bundle")
+    second = write_on_disk(tmp_path / "a.bundle", seed=3)
     assert second.manifest.model_id != first.manifest.model_id
     assert load_bundle(tmp_path / "a.bundle").manifest.model_id == second.manifest.model_id
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(BundleError, match="expected a new path or an older bundle to replace"):
-        write(tmp_path / "mine")
+        write_on_disk(tmp_path / "mine")
     broken = {**second.weights, "scaling/mean": second.weights["scaling/mean"] * np.float32("nan")}
     with pytest.raises(BundleError, match="finite"):
         write_bundle(tmp_path / "a.bundle", second.manifest, broken, {})
@@ -440,7 +440,7 @@ def test_a_bundle_that_could_not_be_read_is_not_written(tmp_path: Path, monkeypa
     """The error about a file over the limit names the bundle, not a temporary folder."""
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
     with pytest.raises(BundleError, match=r"a\.bundle: weights\.npz would have [\d,]+ bytes, at most 1,000"):
-        write(tmp_path / "a.bundle")
+        write_on_disk(tmp_path / "a.bundle")
     assert not list(tmp_path.iterdir())
 
 
@@ -453,7 +453,7 @@ def test_check_target_detects_a_path_that_cannot_be_written(tmp_path: Path) -> N
     with pytest.raises(BundleError, match="file is not a writable folder"):
         module.check_target(tmp_path / "file" / "deeper" / "a.bundle")
     (tmp_path / "empty").mkdir()
-    for target in (tmp_path / "empty", tmp_path / "new" / "a.bundle", write(tmp_path / "b").path):
+    for target in (tmp_path / "empty", tmp_path / "new" / "a.bundle", write_on_disk(tmp_path / "b").path):
         module.check_target(target)
 
 
@@ -473,7 +473,7 @@ FILES = ("manifest.json", "weights.npz", "model.tflite")
 
 def _stored() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        written = write(Path(folder) / "a.bundle")
+        written = write_on_disk(Path(folder) / "a.bundle")
         return {name: (written.path / name).read_bytes() for name in FILES}
 
 

@@ -28,7 +28,7 @@ KINDS: list[tuple[Cell, bool]] = [("gru", True), ("gru", False), ("simple_rnn", 
 SIZES = list(itertools.product((1, 7, 32), (1, 5), (True, False)))
 
 
-def bundle_of(kind: tuple[Cell, bool], units: int = 4, inputs: int = 3, **options: Any) -> Bundle:
+def one_layer_bundle(kind: tuple[Cell, bool], units: int = 4, inputs: int = 3, **options: Any) -> Bundle:
     """A bundle with one layer of this kind."""
     return make_bundle(cell=kind[0], reset_after=kind[1], units=(units,), channels=inputs, targets=1, **options)
 
@@ -56,7 +56,7 @@ def by_equations(layer: Layer, weights: dict[str, F32], x: F32, state: F32) -> F
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_printed_equations_give_the_state_of_the_engine(kind: tuple[Cell, bool], use_bias: bool) -> None:
     """Equations, blocks of columns and rows of the bias, as they are printed, give the engine's next state."""
-    bundle = bundle_of(kind, use_bias=use_bias, activation="softsign", recurrent_activation="hard_sigmoid")
+    bundle = one_layer_bundle(kind, use_bias=use_bias, activation="softsign", recurrent_activation="hard_sigmoid")
     layer, weights = bundle.manifest.layers[0], bundle.weights
     rng = np.random.default_rng(1)
     x = rng.normal(size=(6, 3)).astype(np.float32)
@@ -69,7 +69,7 @@ def test_the_printed_equations_give_the_state_of_the_engine(kind: tuple[Cell, bo
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_an_update_gate_of_one_keeps_the_state(kind: tuple[Cell, bool]) -> None:
     """The printed meaning of z is that of the engine: 1 keeps the state, 0 replaces it."""
-    bundle = bundle_of(kind)
+    bundle = one_layer_bundle(kind)
     layer, weights = bundle.manifest.layers[0], bundle.weights
     h = np.linspace(-0.9, 0.9, 4, dtype=np.float32)[None]
     cell, projected = make_cell(layer, weights), np.zeros((1, 12), np.float32)
@@ -83,7 +83,7 @@ def test_an_update_gate_of_one_keeps_the_state(kind: tuple[Cell, bool]) -> None:
 def test_formulas_count_the_arrays_of_a_bundle(kind: tuple[Cell, bool]) -> None:
     """The formula gives the number of weights in a bundle, for every size, with and without bias."""
     for units, inputs, use_bias in SIZES:
-        bundle = bundle_of(kind, units, inputs, use_bias=use_bias)
+        bundle = one_layer_bundle(kind, units, inputs, use_bias=use_bias)
         layer = bundle.manifest.layers[0]
         real = sum(array.size for name, array in bundle.weights.items() if name.startswith("recurrent_0/"))
         assert parameter_formula(layer)[1] == count_arrays(bundle.manifest, layer) == real
@@ -93,7 +93,7 @@ def test_formulas_count_the_arrays_of_a_bundle(kind: tuple[Cell, bool]) -> None:
 def test_the_text_of_a_formula_gives_its_number(kind: tuple[Cell, bool]) -> None:
     """The evaluated text of the formula equals the number beside it."""
     for units, inputs, use_bias in SIZES:
-        formula, number = parameter_formula(bundle_of(kind, units, inputs, use_bias=use_bias).manifest.layers[0])
+        formula, number = parameter_formula(one_layer_bundle(kind, units, inputs, use_bias=use_bias).manifest.layers[0])
         assert formula.endswith(f", U = {units}, I = {inputs}")
         text = formula.partition(",")[0].replace("U²", "U*U").replace("·", "*")
         text = re.sub(r"(\d) (?=[(U])", r"\1*", text)
@@ -109,7 +109,7 @@ def test_formulas_count_the_parameters_of_keras_layers(kind: tuple[Cell, bool]) 
         maker = {"gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM}[kind[0]]
         made = maker(units, use_bias=use_bias, **({"reset_after": kind[1]} if kind[0] == "gru" else {}))
         made.build((None, None, inputs))
-        layer = bundle_of(kind, units, inputs, use_bias=use_bias).manifest.layers[0]
+        layer = one_layer_bundle(kind, units, inputs, use_bias=use_bias).manifest.layers[0]
         assert parameter_formula(layer)[1] == made.count_params()
 
 
@@ -129,7 +129,7 @@ def test_each_layer_is_compared_with_the_other_kinds() -> None:
 
 def test_without_a_bias_none_is_mentioned() -> None:
     """Equations and notes name only parts of the layer."""
-    told = explain(bundle_of(("gru", True), use_bias=False))
+    told = explain(one_layer_bundle(("gru", True), use_bias=False))
     own = next(variant for variant in told[0].variants if variant.own)
     assert own.equations[0] == "z = sigmoid(x @ W_z + h @ R_z)"
     assert not any("bias" in note for note in own.notes)

@@ -32,7 +32,7 @@ STACKS = {
 }
 
 
-def spec_of(
+def network_spec(
     layers: list[LayerConfig], calendar: bool = False, quantiles: tuple[float, ...] = (0.9, 0.1)
 ) -> NetworkSpec:
     """Three channels, two forecast targets, two classes."""
@@ -53,7 +53,7 @@ def sample(spec: NetworkSpec, steps: int = 20) -> F32:
 @pytest.mark.parametrize("stack", STACKS)
 def test_explicit_state_in_chunks_is_the_whole_sequence(stack: str, calendar: bool) -> None:
     """In parts of any length with the state passed on, the outputs are those of the whole sequence."""
-    spec = spec_of(STACKS[stack], calendar)
+    spec = network_spec(STACKS[stack], calendar)
     networks = build_networks(spec, MEAN, SCALE)
     x = sample(spec)
     whole = networks.plain(x).numpy()
@@ -71,7 +71,7 @@ def test_explicit_state_in_chunks_is_the_whole_sequence(stack: str, calendar: bo
 @pytest.mark.parametrize("stack", STACKS)
 def test_saved_file_loads_in_plain_keras(stack: str, tmp_path: Path) -> None:
     """A saved model needs no custom object, gives equal outputs and has every array of a bundle."""
-    spec = spec_of(STACKS[stack], calendar=True)
+    spec = network_spec(STACKS[stack], calendar=True)
     model = build_network(spec, MEAN, SCALE, stateless=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
@@ -87,7 +87,7 @@ def test_saved_file_loads_in_plain_keras(stack: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stack", STACKS)
 def test_parameter_formula(stack: str) -> None:
     """The formula counts exactly the trainable parameters of Keras."""
-    spec = spec_of(STACKS[stack])
+    spec = network_spec(STACKS[stack])
     weights = network_weights(build_network(spec, MEAN, SCALE, stateless=True))
     for layer in spec.manifest_layers():
         assert parameter_formula(layer)[1] == sum(v.size for name, v in weights.items() if name.startswith(layer.name))
@@ -95,7 +95,7 @@ def test_parameter_formula(stack: str) -> None:
 
 def test_weights_can_be_moved_between_models() -> None:
     """The weights of one network make another one equal; a wrong shape or scaling is rejected."""
-    spec = spec_of(STACKS["gru"])
+    spec = network_spec(STACKS["gru"])
     one, other = (build_network(spec, MEAN, SCALE, stateless=True) for _ in range(2))
     x, weights = sample(spec), network_weights(one)
     assert not np.array_equal(one(x).numpy(), other(x).numpy())
@@ -109,7 +109,7 @@ def test_weights_can_be_moved_between_models() -> None:
 
 def test_residual_forecast_of_zero_weights_is_the_last_value() -> None:
     """With all weights 0 the residual head forecasts persistence, in engineering units, target by target."""
-    spec = spec_of(STACKS["gru"], quantiles=())
+    spec = network_spec(STACKS["gru"], quantiles=())
     model = build_network(spec, MEAN, SCALE, stateless=True)
     weights = network_weights(model)
     load_weights(model, {n: v if n.startswith("scaling") else np.zeros_like(v) for n, v in weights.items()})
@@ -147,7 +147,7 @@ def test_layer_options_reach_keras() -> None:
 
 def test_layer_seed_fixes_the_initial_weights() -> None:
     """Two networks with the same layer seed start from the same recurrent weights."""
-    spec = spec_of([LayerConfig(units=4, seed=9)])
+    spec = network_spec([LayerConfig(units=4, seed=9)])
     one, other = (network_weights(build_network(spec, MEAN, SCALE, stateless=True)) for _ in range(2))
     assert np.array_equal(one["recurrent_0/kernel"], other["recurrent_0/kernel"])
     assert np.array_equal(one["recurrent_0/recurrent_kernel"], other["recurrent_0/recurrent_kernel"])
@@ -155,7 +155,7 @@ def test_layer_seed_fixes_the_initial_weights() -> None:
 
 def test_quantiles_are_sorted_and_hold_the_median() -> None:
     """The head has one column per quantile, ascending, 0.5 among them."""
-    spec = spec_of(STACKS["gru"])
+    spec = network_spec(STACKS["gru"])
     assert spec.forecast is not None
     assert spec.forecast.quantiles == [0.1, 0.5, 0.9]
     assert spec.output_size == 2 * 3 * 3 + 2

@@ -31,7 +31,7 @@ CELLS: dict[str, dict[str, Any]] = {
 CAN = ("tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "softsign", "softplus", "elu")
 
 
-def _run(bundle: Bundle, x: F32, h: F32) -> tuple[F32, F32]:
+def _run_onnx(bundle: Bundle, x: F32, h: F32) -> tuple[F32, F32]:
     """Run the file in plain onnxruntime: ``(T, B, I), (B, S) -> (T, B, K), (B, S)``."""
     content = onnx_model(bundle.manifest, bundle.weights)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -51,7 +51,7 @@ def test_any_steps_of_any_streams_equal_the_numpy_engine(name: str) -> None:
     for steps, streams in ((1, 1), (40, 3)):
         x = random_inputs(bundle.manifest, steps * streams).reshape(steps, streams, -1)
         h = np.random.default_rng(6).uniform(-1, 1, (streams, engine.state_size)).astype(np.float32)
-        y, state = _run(bundle, x, h)
+        y, state = _run_onnx(bundle, x, h)
         for stream in range(streams):
             expected, last = engine.scan(np.ascontiguousarray(x[:, stream]), h[stream])
             np.testing.assert_allclose(y[:, stream], expected, rtol=0, atol=TOLERANCE)
@@ -63,9 +63,9 @@ def test_a_sequence_can_be_cut_anywhere(name: str) -> None:
     """The output state is the next input state, without any difference in the outputs."""
     bundle = make_bundle(**CELLS[name])
     x, h = random_inputs(bundle.manifest, 60)[:, None], np.zeros((1, bundle.manifest.state_size), np.float32)
-    whole, last = _run(bundle, x, h)
-    first, h = _run(bundle, x[:23], h)
-    second, h = _run(bundle, x[23:], h)
+    whole, last = _run_onnx(bundle, x, h)
+    first, h = _run_onnx(bundle, x[:23], h)
+    second, h = _run_onnx(bundle, x[23:], h)
     np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(h, last, rtol=0, atol=TOLERANCE)
 
@@ -78,7 +78,7 @@ def test_every_activation_equals_numpy(cell: Cell, activation: Activation) -> No
     engine = load_engine("numpy", bundle)
     x = random_inputs(bundle.manifest, 60)
     h = np.random.default_rng(5).uniform(-2, 2, (60, engine.state_size)).astype(np.float32)
-    y, state = _run(bundle, x[None], h)
+    y, state = _run_onnx(bundle, x[None], h)
     for got, wanted in zip((y[0], state), engine.step(x, h), strict=True):
         assert (np.abs(got - wanted) / (1 + np.abs(wanted))).max() < TOLERANCE
 

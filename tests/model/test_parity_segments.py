@@ -37,7 +37,7 @@ def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def bundle() -> Bundle:
+def parity_bundle() -> Bundle:
     """A model of one quantity and one learnt category."""
     return make_bundle(channels=1, targets=1, categories=(6,), embedding=3)
 
@@ -61,14 +61,14 @@ def beginnings(bundle: Bundle, lengths: Sequence[int] = LENGTHS) -> SegmentStart
     return SegmentStarts(x, length, np.stack([answers(bundle, row) for row in x]))
 
 
-def damaged(bundle: Bundle) -> Bundle:
+def damaged_bundle(bundle: Bundle) -> Bundle:
     """The same model with a wrong vector for one category."""
     table = bundle.weights["embedding_1/embeddings"].copy()
     table[WRONG] += np.float32(0.01)
     return replace(bundle, weights={**bundle.weights, "embedding_1/embeddings": table})
 
 
-def gate(bundle: Bundle, engines: Bundle, runs: SegmentStarts | None) -> list[EngineParity]:
+def check_gate(bundle: Bundle, engines: Bundle, runs: SegmentStarts | None) -> list[EngineParity]:
     """Compare engines on the weights of ``engines`` with the outputs of ``bundle``."""
     x = one_run(bundle)
     states = np.zeros((1, bundle.manifest.state_size), np.float32)
@@ -78,7 +78,7 @@ def gate(bundle: Bundle, engines: Bundle, runs: SegmentStarts | None) -> list[En
 
 def test_equal_engines_pass_and_every_sample_is_counted(bundle: Bundle) -> None:
     """The steps of the segment, of the segment starts and, for litert, the random ones."""
-    rows = gate(bundle, bundle, beginnings(bundle))
+    rows = check_gate(bundle, bundle, beginnings(bundle))
     assert [row.engine for row in rows] == ["litert", "numpy", "litert carried", "numpy carried"]
     assert [row.samples for row in rows] == [40 + sum(LENGTHS) + 256, 40 + sum(LENGTHS), 40, 40]
     assert all(row.max_difference < row.tolerance for row in rows)
@@ -86,10 +86,10 @@ def test_equal_engines_pass_and_every_sample_is_counted(bundle: Bundle) -> None:
 
 def test_an_engine_that_is_wrong_on_one_category_is_found(bundle: Bundle) -> None:
     """The longest segment lacks the category and does not find the error; the short ones do."""
-    wrong = damaged(bundle)
-    gate(bundle, wrong, None)
+    wrong = damaged_bundle(bundle)
+    check_gate(bundle, wrong, None)
     with pytest.raises(ParityError, match=r"litert \(segment \d, batch\): step \d+, .*: expected .*, got "):
-        gate(bundle, wrong, beginnings(bundle))
+        check_gate(bundle, wrong, beginnings(bundle))
 
 
 @pytest.mark.parametrize("name", ["litert", "numpy"])
@@ -109,9 +109,9 @@ def test_each_engine_is_compared_on_the_starts_as_scan_and_batch(
             return y + np.float32(way == "batch" and self.name == name and len(x) == 3), state
 
     monkeypatch.setattr(parity, "load_engine", Broken)
-    gate(bundle, bundle, None)
+    check_gate(bundle, bundle, None)
     with pytest.raises(ParityError, match=rf"^{name} \(segment \d, {way}\)"):
-        gate(bundle, bundle, beginnings(bundle))
+        check_gate(bundle, bundle, beginnings(bundle))
 
 
 def test_padding_is_ignored(bundle: Bundle) -> None:
@@ -120,10 +120,10 @@ def test_padding_is_ignored(bundle: Bundle) -> None:
     short = int(runs.length.argmin())
     output = runs.output.copy()
     output[short, runs.length[short] :] = np.nan
-    gate(bundle, bundle, replace(runs, output=output))
+    check_gate(bundle, bundle, replace(runs, output=output))
     output[short, 0, 0] = np.nan
     with pytest.raises(ParityError, match=rf"keras: segment {short}, step 0: expected finite outputs"):
-        gate(bundle, bundle, replace(runs, output=output))
+        check_gate(bundle, bundle, replace(runs, output=output))
 
 
 def drawn(lengths: Sequence[int], steps: int) -> tuple[F32, I64]:

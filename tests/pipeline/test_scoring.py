@@ -37,7 +37,7 @@ class LastValueEngine:
         return np.repeat(x, self.output_size, axis=1), h
 
 
-def walk(n: int, seed: int = 0, spread: float = 1.0) -> list[list[float]]:
+def random_walk(n: int, seed: int = 0, spread: float = 1.0) -> list[list[float]]:
     """A random walk of one channel."""
     return [[float(v)] for v in np.cumsum(np.random.default_rng(seed).normal(0, spread, n))]
 
@@ -59,7 +59,7 @@ def score_values(
 
 def test_errors_are_those_of_the_recording() -> None:
     """The live mean absolute error by horizon equals that of the recording."""
-    values = walk(500)
+    values = random_walk(500)
     _, scores = score_values(values)
     y = np.array(values, np.float32)[:, 0]
     expected = [float(np.abs(y[h:] - y[:-h]).mean()) for h in (1, 2, 3)]
@@ -69,13 +69,13 @@ def test_errors_are_those_of_the_recording() -> None:
 
 def test_repeating_the_last_value_has_no_skill() -> None:
     """Persistence itself has skill 0 against persistence."""
-    _, scores = score_values(walk(200))
+    _, scores = score_values(random_walk(200))
     assert np.allclose(scores.skill(), 0)
 
 
 def test_coverage_is_counted_against_the_interval_that_was_issued() -> None:
     """The reported coverage equals that of the intervals in the outputs, truth by truth."""
-    values = walk(2000, spread=1.3)
+    values = random_walk(2000, spread=1.3)
     out, scores = score_values(values)
     y = np.array(values, np.float32)[:, 0]
     assert out.lower is not None
@@ -87,7 +87,7 @@ def test_coverage_is_counted_against_the_interval_that_was_issued() -> None:
 @pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
 def test_adaptive_intervals_reach_their_level_whatever_the_noise(spread: float) -> None:
     """With residuals three times smaller or five times larger than calibrated, coverage still reaches 90 %."""
-    values = walk(8000, seed=1, spread=spread)
+    values = random_walk(8000, seed=1, spread=spread)
     out, _ = score_values(values)
     assert out.lower is not None
     assert out.upper is not None
@@ -101,7 +101,7 @@ def test_adaptive_intervals_reach_their_level_whatever_the_noise(spread: float) 
 
 def test_without_adaptation_the_same_intervals_fail() -> None:
     """The counter-test of the one above: with rate 0 and five times the noise, coverage is far below its level."""
-    _, scores = score_values(walk(4000, seed=1, spread=5.0), rate=0.0)
+    _, scores = score_values(random_walk(4000, seed=1, spread=5.0), rate=0.0)
     assert (scores.coverage() < 0.6).all()
 
 
@@ -228,7 +228,7 @@ def runs_of(out: PredictionBatch) -> list[int]:
 
 def test_a_run_of_misses_is_counted_from_the_outputs_alone() -> None:
     """Each output counts the consecutive truths, its own included, outside the interval issued one step before."""
-    values = walk(3000, seed=5, spread=1.5)
+    values = random_walk(3000, seed=5, spread=1.5)
     out, _ = score_values(values)
     assert out.lower is not None
     assert out.upper is not None
@@ -273,7 +273,7 @@ def test_times_of_the_toy_streams_are_today() -> None:
 @pytest.mark.parametrize("row", [(0.5, 1.0, 2.0), (-3.0, -2.0, -1.0), (0.0, 0.0, 0.0)])
 def test_intervals_of_a_biased_calibration_are_counted_right_and_recover(row: tuple[float, ...]) -> None:
     """With residual quantiles on one side, or all 0: live coverage equals that of the outputs and reaches 90 %."""
-    values = walk(8000, seed=2)
+    values = random_walk(8000, seed=2)
     out, scores = score_values(values, row=row)
     assert out.lower is not None
     assert out.upper is not None

@@ -46,7 +46,7 @@ def partial_records(draw: st.DrawFn, jumps: tuple[int, ...], max_rows: int = 120
     )
 
 
-def build(options: tuple[int, int], max_streams: int = 2) -> ChannelJoiner:
+def build_joiner(options: tuple[int, int], max_streams: int = 2) -> ChannelJoiner:
     """A period of a second; ages and waits in seconds."""
     return ChannelJoiner(CHANNELS, NS_PER_S, options[0] * NS_PER_S, options[1] * NS_PER_S, max_streams=max_streams)
 
@@ -77,10 +77,10 @@ HOSTILE = (0, 1, 3, 5, 10, 10, 10, 12, 40, -1, -4, -15, 700, -50_000)
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), max_size=12))
 def test_batch_boundaries_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
     """Any cut, and one record at a time: the same rows in the same order, and the same counts."""
-    whole, joined = join_batches(build(options), [batch])
+    whole, joined = join_batches(build_joiner(options), [batch])
     edges = [0, *sorted({min(place, len(batch)) for place in places}), len(batch)]
     for cuts in (edges, range(len(batch) + 1)):
-        found, count = join_batches(build(options), [batch.take(slice(a, b)) for a, b in pairwise(cuts)])
+        found, count = join_batches(build_joiner(options), [batch.take(slice(a, b)) for a, b in pairwise(cuts)])
         assert plain_rows(found) == plain_rows(whole)
         assert (found.rejected, count) == (whole.rejected, joined)
 
@@ -89,7 +89,7 @@ def test_batch_boundaries_change_nothing(batch: SampleBatch, options: tuple[int,
 @given(partial_records(HOSTILE), settings_of)
 def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[int, int]) -> None:
     """Received = joined + rejected; each row has a value, lies on the grid, and ticks that wait are few."""
-    one = build(options)
+    one = build_joiner(options)
     done = one.join(batch)
     assert batch.received == done.joined + sum(done.batch.rejected_counts.values())
     silent = np.isnan(batch.values).all(axis=1)
@@ -128,9 +128,9 @@ def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBat
 @given(partial_records(HOSTILE), settings_of)
 def test_streams_do_not_influence_each_other(batch: SampleBatch, options: tuple[int, int]) -> None:
     """A stream alone gives the rows it gives among others."""
-    together = plain_rows(join_batches(build(options), [batch])[0])
+    together = plain_rows(join_batches(build_joiner(options), [batch])[0])
     first = batch.stream_index[0]
-    alone = join_batches(build(options), [batch.take(batch.stream_index == first)])[0]
+    alone = join_batches(build_joiner(options), [batch.take(batch.stream_index == first)])[0]
     assert plain_rows(alone) == [row for row in together if row[0] == batch.stream_names[first]]
 
 
@@ -155,7 +155,7 @@ def test_records_in_order_give_the_last_value_of_each_channel(batch: SampleBatch
 
 def test_no_records_give_no_rows() -> None:
     """An empty batch is nothing, its rejects are passed on."""
-    done = build((1, 1)).join(empty_batch(CHANNELS, (Rejected(DropReason.PARSE, 2),)))
+    done = build_joiner((1, 1)).join(empty_batch(CHANNELS, (Rejected(DropReason.PARSE, 2),)))
     assert (len(done.batch), done.joined, done.batch.rejected_counts) == (0, 0, {DropReason.PARSE: 2})
 
 
@@ -163,21 +163,21 @@ def test_no_records_give_no_rows() -> None:
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), min_size=1, max_size=12))
 def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
     """Cut anywhere, stored, thrown away and restored in another order: the same rows, the same counts."""
-    whole, joined = join_batches(build(options), [batch])
-    one, stored, parts, count = build(options), StateStore(), [], 0
+    whole, joined = join_batches(build_joiner(options), [batch])
+    one, stored, parts, count = build_joiner(options), StateStore(), [], 0
     edges = [0, *sorted({min(place, len(batch)) for place in places}), len(batch)]
     for begin, end in pairwise(edges):
         done = one.join(batch.take(slice(begin, end)))
         parts.append(done.batch)
         count += done.joined
         stored.commit(one.state)
-        one = build(options)
+        one = build_joiner(options)
         stored.fill(one.state, seed=begin)
     found = concatenate([*parts, one.flush()], CHANNELS)
     assert plain_rows(found) == plain_rows(whole)
     assert (found.rejected, count) == (whole.rejected, joined)
     stored.commit(one.state)
-    after = build(options)
+    after = build_joiner(options)
     stored.fill(after.state)
     assert not len(after.flush())
 
@@ -188,8 +188,8 @@ def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
     batch: SampleBatch, options: tuple[int, int], seed: int
 ) -> None:
     """Any streams, at any moment, until their next record."""
-    whole, joined = join_batches(build(options, 3), [batch])
-    rng, one, away = np.random.default_rng(seed), build(options, 3), dict[str, bytes]()
+    whole, joined = join_batches(build_joiner(options, 3), [batch])
+    rng, one, away = np.random.default_rng(seed), build_joiner(options, 3), dict[str, bytes]()
     parts, count = [], 0
     for row in range(len(batch)):
         name = batch.stream_names[batch.stream_index[row]]
@@ -217,7 +217,7 @@ def test_every_stream_whose_memory_differs_is_said_to_have_changed(
     batch: SampleBatch, options: tuple[int, int], stores: list[int]
 ) -> None:
     """After each record: all that is other than at the last commit is named, and only what had a record."""
-    one = build(options)
+    one = build_joiner(options)
     stored = dict.fromkeys(batch.stream_names, one.state.snapshot("nobody"))
     seen: set[str] = set()
     for row in range(len(batch)):
@@ -243,7 +243,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(
     batch: SampleBatch, options: tuple[int, int], data: st.DataObject
 ) -> None:
     """Or they can be used: whatever they say, later records raise nothing."""
-    one, other = build(options, 3), build(options, 3)
+    one, other = build_joiner(options, 3), build_joiner(options, 3)
     one.join(batch)
     name = batch.stream_names[batch.stream_index[0]]
     genuine = one.state.snapshot(name)

@@ -38,13 +38,13 @@ from tests.support.crash_models import (
     BrokerModel,
     BrokerSource,
     DiskSink,
-    Reference,
+    ReferenceDaemon,
     Sample,
     WireSink,
-    batch_of,
-    bundle_of,
-    lines_of,
+    arrival_batch,
     lines_with_either_reason,
+    output_lines,
+    small_bundle,
     swap,
 )
 from tests.support.pipelines import toy_pipeline
@@ -70,7 +70,7 @@ class _Decoder:
             mine = [(str(name), int(second), float(value)) for name, second, value in found]
             self._seen(number, mine)
             samples += mine
-        return batch_of(samples)
+        return arrival_batch(samples)
 
 
 class _Killed(BaseException):
@@ -111,15 +111,15 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.evict, self.rows, self.seed = evict, rows, 0
         self.policy = StatePolicy(max_streams=most, evict=evict, max_stored_streams=stored)
         self.bound = UNBOUNDED if evict else most
-        self.lines = lines_with_either_reason if evict else lines_of
-        self.reference = Reference(0, self.bound, stored if evict else UNBOUNDED, self.lines)
+        self.lines = lines_with_either_reason if evict else output_lines
+        self.reference = ReferenceDaemon(0, self.bound, stored if evict else UNBOUNDED, self.lines)
         self.broker = BrokerModel(self.acknowledged)
         self.disk: list[bytes] = []
         self.world: dict[int, bytes] = {}
         self.clock = dict.fromkeys(_NAMES, 0)
         self.die_at = ""
         self.exported: StreamExport | None = None
-        self.pending: list[Callable[[Reference], None]] = []
+        self.pending: list[Callable[[ReferenceDaemon], None]] = []
         self.position: Position | None = None
         self.start()
 
@@ -147,7 +147,7 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     def start(self) -> None:
         """Recover, as `Daemon.run` does."""
-        pipeline = toy_pipeline(bundle_of(self.seed), max_streams=self.bound)
+        pipeline = toy_pipeline(small_bundle(self.seed), max_streams=self.bound)
         self.source, self.wire = BrokerSource(self.broker), WireSink(self.world, self.lines)
         self.watch = GapCounter(UNBOUNDED)
         shared = SharedStages(lambda batch: batch, pause_filter=PauseFilter())
@@ -180,7 +180,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.pending.clear()
         self.checkpointer.close()
         shutil.rmtree(self.dead)
-        if self.reference.pipeline.manifest.model_id != bundle_of(self.seed).manifest.model_id:
+        if self.reference.pipeline.manifest.model_id != small_bundle(self.seed).manifest.model_id:
             self.reference.swap(self.seed)
         self.die_at = ""
         self.start()
@@ -340,7 +340,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         assert {name: self.seen(here, name) for name in here.streams}.items() <= expected.items()
         self.starts += 1
         copy = copy_of_now(self.folder, self.root / str(self.starts))
-        found, watch = toy_pipeline(bundle_of(self.seed)), GapCounter(UNBOUNDED)
+        found, watch = toy_pipeline(small_bundle(self.seed)), GapCounter(UNBOUNDED)
         checkpointer = Checkpointer(found, Store(copy), {"gaps:b": watch.state})
         checkpointer.recover({}, {"disk": DiskSink(self.disk), "wire": WireSink({})})
         checkpointer.close()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.sink_runs import FILE_NAMES, OUTPUTS, SinkRun, content, encoder_of, rows_in
+from tests.support.sink_runs import FILE_NAMES, OUTPUTS, SinkRun, encoder_of, file_content, rows_in
 
 WRITES = st.tuples(st.just("write"), st.integers(0, 7))
 COMMITS = st.tuples(st.just("commit"), st.none())
@@ -20,7 +20,7 @@ KILLS = st.tuples(
 )
 
 
-def kill(run: SinkRun, when: str, lost: bool, left: bytes) -> None:
+def kill_run(run: SinkRun, when: str, lost: bool, left: bytes) -> None:
     """Kill it now, or in the middle of a commit."""
     if when != "kill":
         mark = run.flush()
@@ -47,7 +47,7 @@ def test_a_killed_sink_has_the_committed_rows_and_then_all(
                 run.commit()
             else:
                 assert isinstance(how, tuple)
-                kill(run, what, *how)
+                kill_run(run, what, *how)
                 run.start()
                 run.sink.close()
                 assert rows_in(run.path) == run.expected(run.stored_rows)
@@ -57,4 +57,4 @@ def test_a_killed_sink_has_the_committed_rows_and_then_all(
         run.sink.close()
         assert rows_in(run.path) == run.expected(len(OUTPUTS))
         if not rotate_bytes:
-            assert content(run.path) == encoder_of(run.path).header(OUTPUTS.spec) + run.expected(len(OUTPUTS))
+            assert file_content(run.path) == encoder_of(run.path).header(OUTPUTS.spec) + run.expected(len(OUTPUTS))

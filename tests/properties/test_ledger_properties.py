@@ -16,7 +16,7 @@ _WINDOW = 5
 
 
 @dataclass
-class Packet:
+class SentPacket:
     """A message that the broker wants acknowledged."""
 
     mid: int
@@ -56,7 +56,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def send(self) -> None:
         """Fill the window."""
         while self.backlog and len(self.inflight) < _WINDOW:
-            self.inflight.append(Packet(self.mids(), self.backlog.pop(0)))
+            self.inflight.append(SentPacket(self.mids(), self.backlog.pop(0)))
         for packet in self.inflight:
             if packet not in self.on_wire:
                 self.on_wire.append(packet)
@@ -65,8 +65,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def connect(self, session_present: bool) -> None:
         """A new connection."""
-        self.wire: list[tuple[Packet, bool]] = []
-        self.on_wire: list[Packet] = []
+        self.wire: list[tuple[SentPacket, bool]] = []
+        self.on_wire: list[SentPacket] = []
         self.ledger.connected(session_present)
         self.send()
 
@@ -91,7 +91,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.lost |= {*(packet.message for packet in self.inflight), *self.backlog}
         self.session += 1
         self.untold, self.stale = True, False
-        self.inflight: list[Packet] = []
+        self.inflight: list[SentPacket] = []
         self.backlog: list[int] = []
         self.next_mid = 0
         self.connect(False)

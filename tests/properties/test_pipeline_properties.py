@@ -31,7 +31,7 @@ def states_of(pipeline: Pipeline) -> dict[str, bytes]:
     return {stream: pipeline.table.row(stream) for stream in pipeline.streams}
 
 
-def cut(batch: SampleBatch, places: list[int]) -> list[SampleBatch]:
+def cut_batch(batch: SampleBatch, places: list[int]) -> list[SampleBatch]:
     """The batch cut into parts."""
     edges = [0, *sorted({min(p, len(batch)) for p in places}), len(batch)]
     return [batch.take(slice(a, b)) for a, b in pairwise(edges)]
@@ -44,7 +44,7 @@ def test_batch_boundaries_change_no_bit(batch: SampleBatch, model: str, places: 
     alarm = AlarmRule(("label0",), consecutive_misses=0 if MODELS[model].manifest.forecast is None else 2)
     whole, portions = toy_pipeline(MODELS[model], alarm=alarm), toy_pipeline(MODELS[model], alarm=alarm)
     expected = rows_of([whole.process(batch)])
-    assert rows_of([portions.process(part) for part in cut(batch, places)]) == expected
+    assert rows_of([portions.process(part) for part in cut_batch(batch, places)]) == expected
     assert states_of(portions) == states_of(whole)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream_gru.connectors.sources.files import FileSource
 from stream_gru.connectors.sources.stdin import StdinSource
 from stream_gru.core.types import RawMessage
-from tests.support.source_reading import drain, lines, position_of, through_pipe
+from tests.support.source_reading import drain, keyed_lines, position_of, through_pipe
 
 ROW = st.sampled_from([b"a,b", b"1,2", b"1,2,3", b"", b"\xff", b"7" * 700, b"8" * 3000, b"9" * 9000, b'"x,y', b"5,6\r"])
 TEXT = st.tuples(
@@ -38,10 +38,10 @@ def test_files_go_on_after_any_position(data: st.DataObject, texts: list[bytes],
         whole = drain(source())
         cut = data.draw(st.integers(0, len(whole) - 1))
         rest = drain(source(), position_of(whole[cut]))
-        assert lines(rest) == lines(whole[cut + 1 :])
+        assert keyed_lines(rest) == keyed_lines(whole[cut + 1 :])
         if rest:
             again = data.draw(st.integers(0, len(rest) - 1))
-            assert lines(drain(source(), position_of(rest[again]))) == lines(rest[again + 1 :])
+            assert keyed_lines(drain(source(), position_of(rest[again]))) == keyed_lines(rest[again + 1 :])
             assert position_of(rest[-1]) == position_of(whole[-1])
 
 
@@ -60,7 +60,7 @@ def test_of_a_file_that_has_grown_no_line_is_read_twice(
         path.write_bytes(pack(text) + pack(more))
         rest = drain(FileSource([path], "jsonl", block_rows), position_of(whole[-1]) if whole else None)
         wanted = more if text.endswith(b"\n") or not text else more.partition(b"\n")[2]
-        assert lines(rest) == lines([RawMessage(wanted, "a")])
+        assert keyed_lines(rest) == keyed_lines([RawMessage(wanted, "a")])
 
 
 @given(st.data(), st.integers(0, 400), st.integers(1, 200), st.sampled_from([1, 150]))
@@ -85,7 +85,7 @@ def test_parquet_goes_on_after_any_position(data: st.DataObject, rows: int, grou
         assert values(rest) == values(whole[cut + 1 :])
 
 
-def portions(data: st.DataObject, text: bytes) -> list[bytes]:
+def drawn_portions(data: st.DataObject, text: bytes) -> list[bytes]:
     """The text cut anywhere, in portions that a pipe takes."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -98,7 +98,7 @@ def test_standard_input_that_is_fed_again_goes_on(
     data: st.DataObject, text: bytes, header: bool, from_file: bool
 ) -> None:
     """From a pipe in other portions, or from a file; the header is that of the whole input."""
-    whole = through_pipe(portions(data, text), header)
+    whole = through_pipe(drawn_portions(data, text), header)
     if not whole:
         return
     cut = data.draw(st.integers(0, len(whole) - 1))
@@ -109,11 +109,13 @@ def test_standard_input_that_is_fed_again_goes_on(
             file.seek(18)
             rest = drain(StdinSource(header, file.fileno()), position)
     else:
-        rest = through_pipe(portions(data, text), header, position)
-    assert lines(rest) == lines(whole[cut + 1 :])
+        rest = through_pipe(drawn_portions(data, text), header, position)
+    assert keyed_lines(rest) == keyed_lines(whole[cut + 1 :])
     if rest:
         assert position_of(rest[-1]) == position_of(whole[-1])
-        assert lines(through_pipe(portions(data, text), header, position_of(rest[0]))) == lines(rest[1:])
+        assert keyed_lines(through_pipe(drawn_portions(data, text), header, position_of(rest[0]))) == keyed_lines(
+            rest[1:]
+        )
 
 
 @given(st.data(), TEXT, TEXT, st.booleans())
@@ -122,14 +124,14 @@ def test_a_new_input_through_a_pipe_is_read_from_its_start(
     data: st.DataObject, text: bytes, other: bytes, header: bool
 ) -> None:
     """As soon as a byte of it is another one than before, and as if nothing had come before."""
-    whole = through_pipe(portions(data, text), header)
+    whole = through_pipe(drawn_portions(data, text), header)
     if not whole:
         return
     position = position_of(whole[data.draw(st.integers(0, len(whole) - 1))])
     place = data.draw(st.integers(0, min(position.offset, 4096) - 1))
     new = text[:place] + (b"#" if text[place : place + 1] != b"#" else b"%") + other
     fresh, got = through_pipe([new[i : i + 9000] for i in range(0, len(new), 9000)], header), through_pipe(
-        portions(data, new), header, position
+        drawn_portions(data, new), header, position
     )  # fmt: skip
-    assert lines(got) == lines(fresh)
+    assert keyed_lines(got) == keyed_lines(fresh)
     assert [position_of(m) for m in got[-1:]] == [position_of(m) for m in fresh[-1:]]

@@ -17,10 +17,10 @@ from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from tests.support.stateful_parts import StateStore
 
-Record = tuple[str, float, int, float]  # stream, seconds, channel, value
+ChannelValue = tuple[str, float, int, float]  # stream, seconds, channel, value
 
 
-def records(*found: Record, channels: int = 2, **columns: object) -> SampleBatch:
+def channel_records(*found: ChannelValue, channels: int = 2, **columns: object) -> SampleBatch:
     """Records of single channels."""
     names = tuple(dict.fromkeys(record[0] for record in found))
     values = np.full((len(found), channels), np.nan, np.float32)
@@ -40,7 +40,7 @@ def joiner(channels: int = 2, hold_s: float = 5, allowed_lateness_s: float = 1, 
     return ChannelJoiner(channels, NS_PER_S, round(hold_s * NS_PER_S), round(allowed_lateness_s * NS_PER_S), **options)
 
 
-def rows(batch: SampleBatch) -> list[tuple[str, float, list[float | None]]]:
+def joined_rows(batch: SampleBatch) -> list[tuple[str, float, list[float | None]]]:
     """Stream, seconds and values of each row, None for what is missing."""
     return [
         (batch.stream_names[s], t / NS_PER_S, [None if math.isnan(v) else v for v in values])
@@ -48,9 +48,9 @@ def rows(batch: SampleBatch) -> list[tuple[str, float, list[float | None]]]:
     ]
 
 
-def joined(one: ChannelJoiner, *found: Record) -> list[tuple[str, float, list[float | None]]]:
+def joined(one: ChannelJoiner, *found: ChannelValue) -> list[tuple[str, float, list[float | None]]]:
     """The rows that these records complete."""
-    return rows(one.join(records(*found)).batch)
+    return joined_rows(one.join(channel_records(*found)).batch)
 
 
 def test_a_tick_is_emitted_at_once_when_all_channels_have_reported() -> None:
@@ -64,8 +64,8 @@ def test_a_tick_is_emitted_at_once_when_all_channels_have_reported() -> None:
 def test_a_time_on_the_grid_belongs_to_its_own_tick() -> None:
     """The tick at k holds what lies after k - 1, up to and with k; also before 1970."""
     for times, ticks in (((3.0, 3.000000001), (3.0, 4.0)), ((-3.5, -3.0 + 1e-9), (-3.0, -2.0))):
-        found = joiner(1).join(records(*[("p", time, 0, 1) for time in times], channels=1)).batch
-        assert rows(found) == [("p", tick, [1]) for tick in ticks]
+        found = joiner(1).join(channel_records(*[("p", time, 0, 1) for time in times], channels=1)).batch
+        assert joined_rows(found) == [("p", tick, [1]) for tick in ticks]
 
 
 def test_a_silent_channel_never_stops_the_others() -> None:
@@ -80,7 +80,7 @@ def test_a_silent_channel_never_stops_the_others() -> None:
         ("p", 5, [5, None]),
         ("p", 6, [6, None]),
     ]
-    assert rows(one.flush()) == [("p", 7, [7, None])]
+    assert joined_rows(one.flush()) == [("p", 7, [7, None])]
 
 
 def test_a_tick_waits_for_its_channels() -> None:
@@ -120,31 +120,31 @@ def test_a_record_of_an_emitted_tick_is_late() -> None:
     """It is counted as late and changes nothing, not even what is held."""
     one = joiner(allowed_lateness_s=0)
     assert joined(one, ("p", 1, 1, 7), ("p", 2, 0, 1)) == [("p", 1, [None, 7]), ("p", 2, [1, 7])]
-    done = one.join(records(("p", 1.5, 1, 99), ("p", 3, 0, 2)))
+    done = one.join(channel_records(("p", 1.5, 1, 99), ("p", 3, 0, 2)))
     assert done.joined == 1
     assert done.batch.rejected_counts == {DropReason.LATE: 1}
-    assert rows(done.batch) == [("p", 3, [2, 7])]
+    assert joined_rows(done.batch) == [("p", 3, [2, 7])]
 
 
 def test_a_channel_faster_than_the_period_is_not_late() -> None:
     """What it says again after its tick is out is held for the next one."""
     one = joiner()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
-    done = one.join(records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.7, 0, 9), ("p", 2.1, 1, 8)))
+    done = one.join(channel_records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.7, 0, 9), ("p", 2.1, 1, 8)))
     assert (done.joined, done.batch.rejected_counts) == (3, {DropReason.LATE: 1})
-    assert rows(one.flush()) == [("p", 3, [3, 8])]
+    assert joined_rows(one.flush()) == [("p", 3, [3, 8])]
 
 
 def test_a_record_that_comes_twice_is_a_duplicate_once_its_tick_is_out() -> None:
     """Same channel and time as what was taken last; a time that was not taken, or not of each channel, is late."""
     one = joiner()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
-    twice = one.join(records(("p", 1.2, 0, 1), ("p", 1.3, 1, 7), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3)))
+    twice = one.join(channel_records(("p", 1.2, 0, 1), ("p", 1.3, 1, 7), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3)))
     assert (twice.joined, twice.batch.rejected_counts) == (1, {DropReason.DUPLICATE: 3})
     assert joined(one, ("p", 2.5, 0, 4), ("p", 4, 0, 5)) == [("p", 3, [4, 7])]
-    late = one.join(records(("p", 1.8, 0, 3), ("p", 1.4, 1, 7), ("p", 1.3, 1, 7), ("p", 2.5, 0, 4)))
+    late = one.join(channel_records(("p", 1.8, 0, 3), ("p", 1.4, 1, 7), ("p", 1.3, 1, 7), ("p", 2.5, 0, 4)))
     assert (late.joined, late.batch.rejected_counts) == (0, {DropReason.LATE: 2, DropReason.DUPLICATE: 2})
-    both = records(("p", 2.5, 0, 4))
+    both = channel_records(("p", 2.5, 0, 4))
     both.values[0, 1] = 7
     assert one.join(both).batch.rejected_counts == {DropReason.LATE: 1}
 
@@ -154,7 +154,7 @@ def test_a_clock_set_back_starts_afresh() -> None:
     one = joiner()
     assert joined(one, ("p", 9000, 0, 1), ("p", 9000, 1, 2), ("p", 9001, 0, 3)) == [("p", 9000, [1, 2])]
     assert joined(one, ("p", 5000, 0, 4), ("p", 5001, 0, 5)) == [("p", 9001, [3, 2]), ("p", 5000, [4, None])]
-    assert one.join(records(("p", 4999, 0, 1))).batch.rejected_counts == {DropReason.LATE: 1}
+    assert one.join(channel_records(("p", 4999, 0, 1))).batch.rejected_counts == {DropReason.LATE: 1}
 
 
 def test_one_time_in_the_future_does_not_stop_later_samples() -> None:
@@ -167,10 +167,10 @@ def test_one_time_in_the_future_does_not_stop_later_samples() -> None:
 def test_another_sequence_starts_afresh() -> None:
     """A boundary is no late record either, and values do not cross it."""
     one = joiner()
-    batch = records(("p", 50, 0, 1), ("p", 50, 1, 2), ("p", 7, 0, 3), episode=np.array([4, 4, 5]))
-    assert rows(one.join(batch).batch) == [("p", 50, [1, 2])]
+    batch = channel_records(("p", 50, 0, 1), ("p", 50, 1, 2), ("p", 7, 0, 3), episode=np.array([4, 4, 5]))
+    assert joined_rows(one.join(batch).batch) == [("p", 50, [1, 2])]
     last = one.flush()
-    assert rows(last) == [("p", 7, [3, None])]
+    assert joined_rows(last) == [("p", 7, [3, None])]
     assert last.episode is not None
     assert last.episode.tolist() == [5]
 
@@ -184,28 +184,28 @@ def test_an_early_record_does_not_show_before_its_tick() -> None:
     """A tick that is still open takes nothing from a later one."""
     one = joiner(allowed_lateness_s=5)
     assert joined(one, ("p", 1, 0, 1), ("p", 3, 1, 30)) == []
-    assert rows(one.flush()) == [("p", 1, [1, None]), ("p", 3, [1, 30])]
+    assert joined_rows(one.flush()) == [("p", 1, [1, None]), ("p", 3, [1, 30])]
 
 
 def test_a_tick_in_which_nobody_reported_is_not_emitted() -> None:
     """Gaps stay gaps."""
     one = joiner()
     assert joined(one, ("p", 1, 0, 1), ("p", 9, 0, 2)) == [("p", 1, [1, None])]
-    assert rows(one.flush()) == [("p", 9, [2, None])]
+    assert joined_rows(one.flush()) == [("p", 9, [2, None])]
 
 
 def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
     """In a tick with values, in one of its own, in one that is out: it is not finite, whatever else it might be."""
     one = joiner()
-    done = one.join(records(("p", 1, 0, 1), ("p", 1, 1, nan), ("p", 5, 0, nan), ("p", 1, 0, nan)))
-    assert rows(done.batch) == [("p", 1, [1, None])]
+    done = one.join(channel_records(("p", 1, 0, 1), ("p", 1, 1, nan), ("p", 5, 0, nan), ("p", 1, 0, nan)))
+    assert joined_rows(done.batch) == [("p", 1, [1, None])]
     assert (done.joined, done.batch.rejected_counts) == (1, {DropReason.NON_FINITE: 3})
     assert one.pending == 0
 
 
 def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> None:
     """They are told by the tick in which they stand, a reset by the next one where that has no value."""
-    found = records(
+    found = channel_records(
         ("p", 1, 0, nan),
         ("p", 1, 0, 1),
         ("p", 1, 1, 2),
@@ -217,14 +217,14 @@ def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> Non
     one = joiner()
     done = one.join(found)
     assert (done.joined, done.batch.rejected_counts, done.batch.labels) == (4, {}, ("a",))
-    after = one.join(records(("p", 4, 0, 3), ("p", 4, 1, 4))).batch
+    after = one.join(channel_records(("p", 4, 0, 3), ("p", 4, 1, 4))).batch
     assert after.reset is not None
     assert after.reset.tolist() == [True]
 
 
 def test_what_records_say_besides_values_is_kept() -> None:
     """A tick has the last label, seq, sequence and arrival of its records, and a reset when any of them asks."""
-    batch = records(
+    batch = channel_records(
         ("p", 1, 0, 1),
         ("p", 1, 1, 2),
         ("q", 1, 0, 1),
@@ -246,17 +246,17 @@ def test_what_records_say_besides_values_is_kept() -> None:
 def test_a_reset_that_comes_late_is_told_by_the_next_tick() -> None:
     """A late record is dropped, its flag is not - unless its tick has told it already."""
     one = joiner(1)
-    one.join(records(("p", 1, 0, 1), ("p", 2, 0, 1), channels=1))
-    late = one.join(records(("p", 2, 0, 5), ("p", 3, 0, 1), channels=1, reset=np.array([True, False]))).batch
+    one.join(channel_records(("p", 1, 0, 1), ("p", 2, 0, 1), channels=1))
+    late = one.join(channel_records(("p", 2, 0, 5), ("p", 3, 0, 1), channels=1, reset=np.array([True, False]))).batch
     assert late.reset is not None
-    assert rows(late) == [("p", 3, [1])]
-    again = one.join(records(("p", 3, 0, 5), ("p", 4, 0, 1), channels=1, reset=np.array([True, False]))).batch
+    assert joined_rows(late) == [("p", 3, [1])]
+    again = one.join(channel_records(("p", 3, 0, 5), ("p", 4, 0, 1), channels=1, reset=np.array([True, False]))).batch
     assert again.reset is None
 
 
 def test_rejects_are_carried_over_and_everything_is_counted() -> None:
     """What was rejected before stays so; records are joined or rejected, none is lost."""
-    batch = records(("p", 1, 0, 1), ("q", 1, 0, 1), ("r", 1, 0, 1), rejected=(Rejected(DropReason.PARSE, 4),))
+    batch = channel_records(("p", 1, 0, 1), ("q", 1, 0, 1), ("r", 1, 0, 1), rejected=(Rejected(DropReason.PARSE, 4),))
     done = joiner(max_streams=2).join(batch)
     assert done.joined == 2
     assert done.batch.rejected_counts == {DropReason.PARSE: 4, DropReason.STREAM_LIMIT: 1}
@@ -287,7 +287,7 @@ def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int]) -> None:
     with pytest.raises(ValueError, match="expected channels and a period above 0"):
         ChannelJoiner(*sizes)
     with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(1, 2\)"):
-        joiner(3).join(records(("p", 1, 0, 1)))
+        joiner(3).join(channel_records(("p", 1, 0, 1)))
 
 
 INT64 = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 1, 2**63 - 2, 2**62])
@@ -347,7 +347,7 @@ def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> N
     other.state.mark_clean()
     other.state.restore("p", data)
     assert joined(other, ("p", 1, 1, 2), ("q", 1, 1, 2)) == [("p", 1, [1, 2]), ("q", 1, [1, 2])]
-    assert other.join(records(("r", 1, 0, 1))).batch.rejected_counts == {DropReason.STREAM_LIMIT: 1}
+    assert other.join(channel_records(("r", 1, 0, 1))).batch.rejected_counts == {DropReason.STREAM_LIMIT: 1}
 
 
 def test_the_memory_of_another_model_is_told_from_damage() -> None:

@@ -16,7 +16,16 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.store import Commit, Store
 from tests.support.batches import batch
 from tests.support.fake_connectors import ListSink, ListSource, PacketSource
-from tests.support.stores import change, checkpointer_of, copy_of_now, feed, model, opened, store_content, table_rows
+from tests.support.stores import (
+    change_store,
+    checkpointer_of,
+    copy_of_now,
+    feed,
+    model,
+    opened,
+    store_content,
+    table_rows,
+)
 
 AT = Position("a", 5)
 
@@ -282,7 +291,7 @@ def test_a_damaged_row_resets_its_stream_and_no_other(tmp_path: Path, caplog: py
     checkpointer.commit({}, {})
     before = table_rows(checkpointer._pipeline)
     checkpointer.close()
-    change(tmp_path, "UPDATE stream SET crc=crc+1 WHERE name='b'")
+    change_store(tmp_path, "UPDATE stream SET crc=crc+1 WHERE name='b'")
     pipeline = model()
     checkpointer = checkpointer_of(tmp_path, pipeline)
     after = table_rows(pipeline)
@@ -302,7 +311,7 @@ def test_a_reset_for_damage_survives_another_restart(tmp_path: Path) -> None:
     feed(checkpointer, "a", 1)
     checkpointer.commit({}, {})
     checkpointer.close()
-    change(tmp_path, "UPDATE stream SET row=x'00'")
+    change_store(tmp_path, "UPDATE stream SET row=x'00'")
     checkpointer = checkpointer_of(tmp_path)
     checkpointer.commit({}, {})
     checkpointer.close()
@@ -335,7 +344,7 @@ def test_a_damaged_component_state_is_lost_alone(tmp_path: Path, caplog: pytest.
     checkpointer = checkpointer_of(tmp_path, parts={"p": notes(a="x", b="y")})
     checkpointer.commit({}, {})
     checkpointer.close()
-    change(tmp_path, f"UPDATE component_state SET {text} WHERE key='a'")  # noqa: S608
+    change_store(tmp_path, f"UPDATE component_state SET {text} WHERE key='a'")  # noqa: S608
     part = notes()
     checkpointer = checkpointer_of(tmp_path, parts={"p": part})
     assert read_of(part) == {"b": "y"}
@@ -384,7 +393,7 @@ def test_a_start_logs_an_unclean_shutdown(tmp_path: Path, caplog: pytest.LogCapt
     checkpointer.commit({}, {})
     checkpointer.mark_clean_shutdown()
     checkpointer.close()
-    change(tmp_path, "UPDATE stream SET row=x'' WHERE name='a'")
+    change_store(tmp_path, "UPDATE stream SET row=x'' WHERE name='a'")
     with caplog.at_level(logging.INFO):
         checkpointer_of(tmp_path).close()
         checkpointer = checkpointer_of(tmp_path)

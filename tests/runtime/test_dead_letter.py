@@ -37,17 +37,17 @@ class Clock:
         return self.now_s
 
 
-def decoder(kind: str = "json") -> Decoder:
+def live_decoder(kind: str = "json") -> Decoder:
     """One channel, the time of arrival."""
     return load_decoder(kind, Fields(InputConfig(time=""), ("flow",)))
 
 
-def message(payload: bytes, key: str = "p1", fault: DropReason | None = None) -> RawMessage:
+def live_message(payload: bytes, key: str = "p1", fault: DropReason | None = None) -> RawMessage:
     """A live one."""
     return RawMessage(payload, key, arrival_ns=NOON_NS, fault=fault, source="plant")
 
 
-def shown(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Lines of the log so far, which is then empty."""
     lines = [record.getMessage() for record in caplog.records]
     caplog.clear()
@@ -56,7 +56,7 @@ def shown(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def report(reporter: RejectReporter, payloads: Sequence[bytes], kind: str = "json") -> SampleBatch:
     """One call of a decoder, whose rejected records are reported."""
-    batch = decoder(kind).decode([message(payload) for payload in payloads])
+    batch = live_decoder(kind).decode([live_message(payload) for payload in payloads])
     reporter.report("plant", batch.rejected)
     return batch
 
@@ -72,7 +72,7 @@ def test_the_bad_message_among_many_is_shown_with_its_beginning(caplog: pytest.L
     """Its key, why it was rejected, and its first 120 bytes without control characters."""
     reporter = RejectReporter(clock=Clock())
     report(reporter, [GOOD] * 50 + [b"\x1b[2J" + b"x" * 200] + [GOOD] * 50)
-    assert shown(caplog) == [
+    assert logged_lines(caplog) == [
         "source plant: rejected as parse: 'p1', 204 bytes: '\\x1b[2J" + "x" * 116 + "'",
     ]  # fmt: skip
 
@@ -83,14 +83,14 @@ def test_a_flood_is_three_lines_and_the_next_one_counts_the_suppressed(caplog: p
     reporter = RejectReporter(clock=clock)
     for _ in range(4):
         report(reporter, [b"?"] * 25 + [b"[]"])
-    lines = shown(caplog)
+    lines = logged_lines(caplog)
     assert Counter(line.split(":")[1] for line in lines) == {" rejected as parse": 3, " rejected as type": 3}
     clock.now_s += 9.9
     report(reporter, [b"?"])
-    assert shown(caplog) == []
+    assert logged_lines(caplog) == []
     clock.now_s += 0.2
     report(reporter, [b"?"])
-    assert shown(caplog) == [
+    assert logged_lines(caplog) == [
         "source plant: rejected as parse: 'p1', 1 bytes: '?'; 98 more records since the last such line"
     ]
 
@@ -99,17 +99,17 @@ def test_the_suppressed_are_counted_at_the_end(caplog: pytest.LogCaptureFixture)
     """Once."""
     reporter = RejectReporter(clock=Clock())
     report(reporter, [b"?"] * 2000)
-    shown(caplog)
+    logged_lines(caplog)
     reporter.close()
     reporter.close()
-    assert shown(caplog) == ["source plant: rejected as parse: 1,997 more records"]
+    assert logged_lines(caplog) == ["source plant: rejected as parse: 1,997 more records"]
 
 
 def test_of_many_lines_the_first_bad_one_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     """A message of a file or a port may hold thousands; those of one reason are one line of the log."""
     reporter = RejectReporter(clock=Clock())
     report(reporter, [b"\n".join([GOOD] * 40 + [b'{"flow": tru'] + [GOOD] * 40 + [b"?"] * 2)], "jsonl")
-    assert shown(caplog) == [
+    assert logged_lines(caplog) == [
         "source plant: rejected as parse: 'p1', 12 bytes: '{\"flow\": tru'; 3 such records in this message"
     ]
 
@@ -117,37 +117,37 @@ def test_of_many_lines_the_first_bad_one_is_shown(caplog: pytest.LogCaptureFixtu
 def test_a_message_over_many_lines_is_shown_as_a_whole(caplog: pytest.LogCaptureFixture) -> None:
     """One text of JSON is not its lines."""
     report(RejectReporter(clock=Clock()), [b'{\n"flow": true\n}'])
-    assert shown(caplog) == ["source plant: rejected as type: 'p1', 16 bytes: '{\\n\"flow\": true\\n}'"]
+    assert logged_lines(caplog) == ["source plant: rejected as type: 'p1', 16 bytes: '{\\n\"flow\": true\\n}'"]
 
 
 def test_rate_limited_and_paused_samples_are_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They are good samples: their counters are enough."""
     path = tmp_path / "dead.jsonl"
-    batch = RateLimit(per_s=1).apply(decoder().decode([message(GOOD)] * 100))
+    batch = RateLimit(per_s=1).apply(live_decoder().decode([live_message(GOOD)] * 100))
     gate = PauseFilter()
     gate.pause(None)
     batch = gate.apply(batch)
     assert batch.rejected_counts == {DropReason.RATE: 99, DropReason.PAUSED: 1}
     RejectReporter(DeadLetterFile(path, 1000), clock=Clock()).report("plant", batch.rejected)
-    assert not shown(caplog)
+    assert not logged_lines(caplog)
     assert not path.exists()
 
 
 def test_faults_of_the_source_are_shown(caplog: pytest.LogCaptureFixture) -> None:
     """A message that the source could not read has no payload, and may have no key."""
-    batch = decoder().decode([message(b"", "", DropReason.OVERLONG_LINE)])
+    batch = live_decoder().decode([live_message(b"", "", DropReason.OVERLONG_LINE)])
     RejectReporter(clock=Clock()).report("port", batch.rejected)
-    assert shown(caplog) == ["source port: rejected as overlong_line: no key, no payload"]
+    assert logged_lines(caplog) == ["source port: rejected as overlong_line: no key, no payload"]
 
 
 def test_only_the_bad_line_under_an_earlier_header_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     """Good lines under a header of an earlier message are not."""
-    own = decoder("csv")
-    own.decode([message(b"flow,level")])
-    batch = own.decode([message(b"1,2"), message(b"x,2"), message(b"3,4")])
+    own = live_decoder("csv")
+    own.decode([live_message(b"flow,level")])
+    batch = own.decode([live_message(b"1,2"), live_message(b"x,2"), live_message(b"3,4")])
     assert len(batch) == 2
     RejectReporter(clock=Clock()).report("plant", batch.rejected)
-    assert shown(caplog) == ["source plant: rejected as parse: 'p1', 3 bytes: 'x,2'"]
+    assert logged_lines(caplog) == ["source plant: rejected as parse: 'p1', 3 bytes: 'x,2'"]
 
 
 def letters(path: Path) -> list[dict[str, object]]:
@@ -194,7 +194,7 @@ def test_many_bad_lines_of_one_message_are_one_dead_letter(tmp_path: Path) -> No
 
 def keep(file: DeadLetterFile, payload: bytes) -> None:
     """Write one entry."""
-    file.write("plant", [Rejected(DropReason.PARSE, 1, message(payload))])
+    file.write("plant", [Rejected(DropReason.PARSE, 1, live_message(payload))])
 
 
 def test_dead_letters_are_bounded(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_batch_of_dead_letters_keeps_the_bound_as_single_ones_do(begun: int, t
     for name in ("one", "many"):
         (tmp_path / name).mkdir()
         path = tmp_path / name / "dead.jsonl"
-        entries = [Rejected(DropReason.PARSE, 1, message(b"%d" % number)) for number in range(100)]
+        entries = [Rejected(DropReason.PARSE, 1, live_message(b"%d" % number)) for number in range(100)]
         file = DeadLetterFile(path, 1000)
         for entry in entries[:begun]:
             file.write("plant", [entry])
@@ -255,7 +255,7 @@ def test_an_error_of_the_disk_is_logged_once_and_stops_nothing(
     file = DeadLetterFile(tmp_path / "gone" / "dead.jsonl", 1000)
     for _ in range(5):
         keep(file, b"a")
-    (line,) = shown(caplog)
+    (line,) = logged_lines(caplog)
     assert line.startswith("dead letters: cannot write ")
     assert line.endswith("dead.jsonl: No such file or directory; rejected messages are lost until a write succeeds")
     (tmp_path / "gone").mkdir()
@@ -287,7 +287,7 @@ def test_a_rejected_message_is_a_warning(caplog: pytest.LogCaptureFixture) -> No
 def test_rows_without_a_message_are_no_dead_letters(tmp_path: Path) -> None:
     """Rows rejected after decoding, for their order or their clock, have no message to write."""
     path = tmp_path / "dead.jsonl"
-    batch = decoder().decode([message(GOOD), message(b"?")])
+    batch = live_decoder().decode([live_message(GOOD), live_message(b"?")])
     late = batch.rejecting(np.ones(1, np.bool_), DropReason.LATE)
     assert late.rejected_counts == {DropReason.PARSE: 1, DropReason.LATE: 1}
     assert late.received == 2

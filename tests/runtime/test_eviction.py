@@ -14,7 +14,7 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.eviction import LruKeys, StatePolicy
 from tests.runtime.test_checkpointer import Note, notes, read_of
 from tests.support.batches import batch, rows_of
-from tests.support.stores import change, checkpointer_of, feed, model, table_rows
+from tests.support.stores import change_store, checkpointer_of, feed, model, table_rows
 
 
 def small_cache(folder: Path, *names: str, most: int = 2, max_stored: int = 100) -> Checkpointer:
@@ -243,7 +243,7 @@ def test_a_damaged_evicted_stream_is_reset_when_it_is_loaded(tmp_path: Path) -> 
     """With this reason; the loop continues."""
     checkpointer = small_cache(tmp_path, "a", "b", "c")
     checkpointer.close()
-    change(tmp_path, "UPDATE stream SET row=x'' WHERE name='a'")
+    change_store(tmp_path, "UPDATE stream SET row=x'' WHERE name='a'")
     checkpointer = small_cache(tmp_path)
     out = checkpointer._pipeline.process(checkpointer.cache.load_streams(batch(["a"], [3])))
     assert out.resets == {ResetReason.STATE_DAMAGED: 1}

@@ -24,7 +24,7 @@ SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 
 @pytest.fixture(scope="module")
-def served_daemon() -> Iterator[ServedDaemon]:
+def shared_daemon() -> Iterator[ServedDaemon]:
     """One server for all tests."""
     with patient() as served:
         yield served
@@ -47,22 +47,22 @@ def routes() -> list[Route]:
 
 @pytest.mark.parametrize("route", routes(), ids=lambda route: route.path)
 @pytest.mark.parametrize("method", SAFE)
-def test_no_safe_method_changes_anything(served_daemon: ServedDaemon, route: Route, method: str) -> None:
+def test_no_safe_method_changes_anything(shared_daemon: ServedDaemon, route: Route, method: str) -> None:
     """On all routes: with the token and a body, GET and the like reach no command."""
-    served_daemon.daemon.done.clear()
-    client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
+    shared_daemon.daemon.done.clear()
+    client = http.client.HTTPConnection(*shared_daemon.address, timeout=5)
     with closing(client):
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         client.request(method, route.path + "?all=true&stream=a", b'{"all": true}', headers)
         status = client.getresponse().status
-    assert served_daemon.daemon.done == []
+    assert shared_daemon.daemon.done == []
     assert status == 405 or (method in ("GET", "HEAD") and not route.path.endswith(("reset", "pause", "resume")))
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/-/ready", "/api/v1/status", "/api/v1/outputs", "/nothing"])
-def test_every_response_has_security_headers(served_daemon: ServedDaemon, path: str) -> None:
+def test_every_response_has_security_headers(shared_daemon: ServedDaemon, path: str) -> None:
     """Nothing foreign is loaded, framed, guessed or forwarded, also in errors; one request per connection."""
-    client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
+    client = http.client.HTTPConnection(*shared_daemon.address, timeout=5)
     with closing(client):
         client.request("HEAD", path)
         headers = client.getresponse().headers
@@ -80,10 +80,10 @@ HOSTILE = ["<script>alert(1)</script>", "a\nb", 'a"b', "a\\", "../../etc/passwd"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_returned_as_data_only(served_daemon: ServedDaemon, name: str) -> None:
+def test_a_hostile_name_is_returned_as_data_only(shared_daemon: ServedDaemon, name: str) -> None:
     """What a client sends appears in JSON, never in HTML."""
-    served_daemon.daemon.done.clear()
-    client = http.client.HTTPConnection(*served_daemon.address, timeout=5)
+    shared_daemon.daemon.done.clear()
+    client = http.client.HTTPConnection(*shared_daemon.address, timeout=5)
     with closing(client):
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         client.request("POST", "/api/v1/reset", json.dumps({"stream": name}).encode(), headers)
@@ -92,7 +92,7 @@ def test_a_hostile_name_is_returned_as_data_only(served_daemon: ServedDaemon, na
     assert answer.headers["content-type"] == "application/json"
     assert answer.status == (404 if name.startswith("..") else 400)  # dots and slashes may be in a name
     assert told["ok"] is False
-    assert served_daemon.daemon.done == []
+    assert shared_daemon.daemon.done == []
 
 
 PATHS = ["/%61pi/v1/../v1/status", "/api/v1/../status", "//api/v1/status", "/api/v1/status/", "/api%2Fv1%2Fstatus/..",
@@ -101,19 +101,19 @@ PATHS = ["/%61pi/v1/../v1/status", "/api/v1/../status", "//api/v1/status", "/api
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_unusual_paths_are_not_found(served_daemon: ServedDaemon, path: str) -> None:
+def test_unusual_paths_are_not_found(shared_daemon: ServedDaemon, path: str) -> None:
     """No path is normalised, so none bypasses the check of host names; no redirect goes where a client says."""
-    answer = served_daemon.raw(f"GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n".encode())
+    answer = shared_daemon.raw(f"GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n".encode())
     assert answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 404 ", b"HTTP/1.1 400 "))
     assert b"location" not in answer.lower()
     assert b"model_id" not in answer
 
 
-def test_an_encoded_path_is_checked_like_a_plain_one(served_daemon: ServedDaemon) -> None:
+def test_an_encoded_path_is_checked_like_a_plain_one(shared_daemon: ServedDaemon) -> None:
     """Percent encoding does not hide a route from the check of host names."""
     request = "GET /%61pi/v1/st%61tus HTTP/1.1\r\nHost: {}\r\n\r\n"
-    assert served_daemon.raw(request.format("evil.example").encode()).startswith(b"HTTP/1.1 403 ")
-    assert b"model_id" in served_daemon.raw(request.format("localhost").encode())
+    assert shared_daemon.raw(request.format("evil.example").encode()).startswith(b"HTTP/1.1 403 ")
+    assert b"model_id" in shared_daemon.raw(request.format("localhost").encode())
 
 
 @pytest.mark.parametrize(
@@ -134,16 +134,16 @@ def test_an_encoded_path_is_checked_like_a_plain_one(served_daemon: ServedDaemon
         (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n", 400),
     ],
 )
-def test_requests_are_parsed_strictly(served_daemon: ServedDaemon, request_: bytes, status: int) -> None:
+def test_requests_are_parsed_strictly(shared_daemon: ServedDaemon, request_: bytes, status: int) -> None:
     """Too large, contradictory or malformed ones are rejected, and the connection is closed."""
-    answer = served_daemon.raw(request_)
+    answer = shared_daemon.raw(request_)
     assert answer == b"" or int(answer[9:12]) == status, answer[:100]
 
 
-def test_pipelined_requests_get_one_response(served_daemon: ServedDaemon) -> None:
+def test_pipelined_requests_get_one_response(shared_daemon: ServedDaemon) -> None:
     """The connection closes after the first."""
     for path in (b"/metrics", b"/nothing", b"/api/v1/reset"):
-        answer = served_daemon.raw(
+        answer = shared_daemon.raw(
             b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"GET /metrics HTTP/1.1\r\n" * 9
         )
         assert answer.count(b"HTTP/1.1 ") == 1
@@ -153,11 +153,11 @@ def test_the_oldest_connection_is_closed_for_a_new_one(monkeypatch: pytest.Monke
     """Idle connections are closed, oldest first; clients that receive outputs stay."""
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 4)
     monkeypatch.setattr(connection, "IDLE_S", 60)
-    with patient() as served_daemon, closing(Listener(served_daemon.server)) as listener:
-        idle = [socket.create_connection(served_daemon.address, timeout=5) for _ in range(12)]
+    with patient() as shared_daemon, closing(Listener(shared_daemon.server)) as listener:
+        idle = [socket.create_connection(shared_daemon.address, timeout=5) for _ in range(12)]
         assert all(one.recv(1) == b"" for one in idle[:7])
-        assert served_daemon.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200 ")
-        served_daemon.daemon.feed.write(daemon_outputs(["a"]))
+        assert shared_daemon.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        shared_daemon.daemon.feed.write(daemon_outputs(["a"]))
         assert listener.row()["stream"] == "a"
         for one in idle:
             one.close()
@@ -174,19 +174,19 @@ def test_a_closed_connection_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) ->
         ended.append(self)
 
     monkeypatch.setattr(connection.BoundedConnection, "connection_lost", remember)
-    with patient() as served_daemon:
+    with patient() as shared_daemon:
         for _ in range(3):
-            socket.create_connection(served_daemon.address).close()
-        assert served_daemon.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            socket.create_connection(shared_daemon.address).close()
+        assert shared_daemon.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: len(ended) == 4)
         assert all(one._end.cancelled() for one in ended)
 
 
-def test_long_lists_are_rejected_at_much_unread(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lists_are_rejected_at_much_unread(shared_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small responses are still sent."""
     monkeypatch.setattr(connection.BoundedConnection, "unsent_bytes", lambda _: 10_000_000)
-    assert served_daemon.raw(b"GET /api/v1/streams HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 503 ")
-    assert served_daemon.raw(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    assert shared_daemon.raw(b"GET /api/v1/streams HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 503 ")
+    assert shared_daemon.raw(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 def test_the_cost_cache_keeps_a_result_in_proportion_to_its_cost() -> None:
@@ -209,7 +209,7 @@ def test_the_cost_cache_keeps_a_result_in_proportion_to_its_cost() -> None:
     assert len(lately._cached) <= 8
 
 
-def test_metrics_are_current(served_daemon: ServedDaemon) -> None:
+def test_metrics_are_current(shared_daemon: ServedDaemon) -> None:
     """A new count is visible at once: rendering the text is fast."""
     registry = CollectorRegistry()
     counter = Counter("x", "x", registry=registry)
@@ -246,7 +246,7 @@ def test_loopback_is_more_than_one_address() -> None:
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "fe80::1%eth0")))  # noqa: S104 - not bound
 
 
-def test_tokens_are_compared_in_constant_time(served_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_compared_in_constant_time(shared_daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every given token goes through `hmac.compare_digest`, and nothing else decides."""
     seen: list[tuple[bytes, bytes]] = []
 
@@ -256,11 +256,11 @@ def test_tokens_are_compared_in_constant_time(served_daemon: ServedDaemon, monke
 
     monkeypatch.setattr("stream_gru.runtime.http.api.hmac.compare_digest", compare)
     request = f"POST /api/v1/reset HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
-    assert served_daemon.raw(request.encode()).startswith(b"HTTP/1.1 401 ")
+    assert shared_daemon.raw(request.encode()).startswith(b"HTTP/1.1 401 ")
     assert seen == [(TOKEN.encode(), TOKEN.encode())]
 
 
-def test_an_internal_error_reveals_nothing(served_daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_reveals_nothing(shared_daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
     """The client gets three words; the log has the traceback, and no token in it."""
     request = f"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 

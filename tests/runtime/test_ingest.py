@@ -24,12 +24,12 @@ from tests.support.fake_connectors import ReadyDecoder
 from tests.support.stateful_parts import StateStore
 
 
-def message(number: int, source: str = "a") -> RawMessage:
+def message_from(number: int, source: str = "a") -> RawMessage:
     """The message that `ReadyDecoder` turns into batch ``number``."""
     return RawMessage(b"%d" % number, source=source)
 
 
-def part(time_s: int, values: list[float]) -> SampleBatch:
+def one_record(time_s: int, values: list[float]) -> SampleBatch:
     """One record of stream p."""
     return batch(["p"], [time_s], [values])
 
@@ -47,17 +47,17 @@ def shared(joiner: ChannelJoiner | None = None, pause_filter: PauseFilter | None
 def test_without_further_stages_an_ingest_is_its_decoder() -> None:
     """Nothing is joined, missing or held."""
     ready = batch(["p"] * 3, [0, 1, 2])
-    arrived = ingested(Ingest("a", ReadyDecoder([ready])), message(0))
+    arrived = ingested(Ingest("a", ReadyDecoder([ready])), message_from(0))
     assert arrived.batch is ready
     assert (arrived.source, arrived.joined, arrived.missing) == ("a", 0, 0)
 
 
 def test_channels_that_arrive_apart_are_joined_and_the_rest_comes_at_the_end() -> None:
     """Two records make a sample; what waits for a channel is given out when nothing more will come."""
-    records = [part(1, [1, nan, nan]), part(1, [nan, 2, 3]), part(2, [4, nan, nan])]
+    records = [one_record(1, [1, nan, nan]), one_record(1, [nan, 2, 3]), one_record(2, [4, nan, nan])]
     stages = shared(joiner=ChannelJoiner(3, NS_PER_S, 5 * NS_PER_S, NS_PER_S))
     ingest = Ingest("a", ReadyDecoder(records), joins=True, shared=stages)
-    arrived = [ingested(ingest, message(i)) for i in range(3)]
+    arrived = [ingested(ingest, message_from(i)) for i in range(3)]
     assert [len(one.batch) for one in arrived] == [0, 1, 0]
     assert sum(one.joined for one in arrived) == 3
     last = ingest.flush()
@@ -70,7 +70,7 @@ def test_samples_of_paused_streams_stop_at_the_gate() -> None:
     gate = PauseFilter()
     gate.pause("p")
     ingest = Ingest("a", ReadyDecoder([batch(["p", "q"], [0, 0])]), shared=shared(pause_filter=gate))
-    arrived = ingested(ingest, message(0))
+    arrived = ingested(ingest, message_from(0))
     assert arrived.batch.rejected_counts == {DropReason.PAUSED: 1}
     assert np.array(arrived.batch.stream_names)[arrived.batch.stream_index].tolist() == ["q"]
 
@@ -78,11 +78,11 @@ def test_samples_of_paused_streams_stop_at_the_gate() -> None:
 def test_a_recording_of_several_sources_is_ingested_by_each() -> None:
     """Runs of messages go to the ingest of their source, in order; one that is not configured is an error."""
     ingests = {name: Ingest(name, ReadyDecoder([])) for name in "ab"}
-    raw = [message(0, "a"), message(1, "b"), message(2, "b"), message(3, "a")]
+    raw = [message_from(0, "a"), message_from(1, "b"), message_from(2, "b"), message_from(3, "a")]
     found = [(one.name, [each.payload for each in run]) for one, run in group_by_source(raw, ingests)]
     assert found == [("a", [b"0"]), ("b", [b"1", b"2"]), ("a", [b"3"])]
     with pytest.raises(DataError, match="messages of source attic"):
-        list(group_by_source([message(0, "attic")], ingests))
+        list(group_by_source([message_from(0, "attic")], ingests))
 
 
 def test_an_ingest_names_its_own_stateful_parts() -> None:

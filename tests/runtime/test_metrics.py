@@ -44,7 +44,7 @@ LABELS = {
 }
 
 
-def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def scraped_series(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Return all series as a scraper sees them."""
     text = generate_latest(registry).decode()
     return {
@@ -57,7 +57,9 @@ def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str
 
 def by_label(registry: CollectorRegistry, name: str, label: str) -> dict[str, float]:
     """Return the values above 0 of one family, by one label."""
-    found = {dict(labels)[label]: v for (n, labels), v in samples(registry).items() if n == f"stream_gru_{name}_total"}
+    found = {
+        dict(labels)[label]: v for (n, labels), v in scraped_series(registry).items() if n == f"stream_gru_{name}_total"
+    }
     return {key: value for key, value in found.items() if value}
 
 
@@ -106,7 +108,7 @@ def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
     assert by_label(registry, "samples_dropped", "reason") == dropped
     assert by_label(registry, "stream_resets", "reason") == resets
     assert by_label(registry, "classifications", "class") == classes
-    found = samples(registry)
+    found = scraped_series(registry)
     source = (("source", "replay"),)
     assert found["stream_gru_samples_received_total", source] == sum(b.received + 2 for b in batches)
     assert found["stream_gru_samples_applied_total", source] == applied
@@ -125,10 +127,10 @@ def test_counters_equal_what_was_processed(batches: list[SampleBatch]) -> None:
 def test_series_are_known_before_the_first_sample() -> None:
     """All series exist from the start and no stream adds one; label values come from closed sets."""
     pipeline = toy_pipeline(MODEL, max_streams=10**6)
-    before = set(samples(ready_metrics(pipeline).registry))
+    before = set(scraped_series(ready_metrics(pipeline).registry))
     many = [batch([f"pump-{i}" for i in range(200)], [t] * 200) for t in range(15)]
     metrics, _ = observe_batches(pipeline, many)
-    found = set(samples(metrics.registry))
+    found = set(scraped_series(metrics.registry))
     assert found == before
     assert {name for _, labels in found for name, _ in labels} <= {*LABELS, "created"}
     assert not any("pump-" in value for _, labels in found for _, value in labels)
@@ -141,7 +143,7 @@ def test_series_are_known_before_the_first_sample() -> None:
 def test_all_names_have_the_prefix() -> None:
     """Except those of the process, the interpreter and its garbage collector, every name starts with stream_gru_."""
     found = Metrics(build_registry(), MODEL.manifest, "toy", "0.1").registry
-    names = {name for name, _ in samples(found)}
+    names = {name for name, _ in scraped_series(found)}
     assert all(name.startswith(("stream_gru_", "process_", "python_")) for name in names)
     assert {"stream_gru_build_info", "stream_gru_model_info", "process_resident_memory_bytes"} <= names
 
@@ -164,7 +166,7 @@ def test_a_non_finite_output_has_no_class() -> None:
     out.probabilities[:] = np.array([[1, 0], [np.nan, np.nan], [0, 1]])
     metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0.1")
     metrics.observe_batch("replay", BatchCounts.of(3, out), 1)
-    found = samples(metrics.registry)
+    found = scraped_series(metrics.registry)
     assert by_label(metrics.registry, "classifications", "class") == {"label0": 1, "label1": 1}
     assert found["stream_gru_labelled_samples_total", ()] == 3
     assert found["stream_gru_labelled_samples_correct_total", ()] == 1
@@ -181,18 +183,18 @@ def test_scores_include_evicted_streams() -> None:
         metrics.observe_scores(totals)
         pipeline.table.evict("p")
     key = (("horizon", "1"), ("target", pipeline.spec.targets[0]))
-    assert samples(metrics.registry)["stream_gru_forecasts_scored_total", key] == 4 * 29
+    assert scraped_series(metrics.registry)["stream_gru_forecasts_scored_total", key] == 4 * 29
 
 
 def test_lower_scores_leave_counters_unchanged() -> None:
     """A sum may be slightly smaller than the last one."""
     pipeline = toy_pipeline(MODEL)
     metrics, _ = observe_batches(pipeline, [batch(["p"] * 30, list(range(30)))])
-    before = samples(metrics.registry)
+    before = scraped_series(metrics.registry)
     totals = pipeline.scores()
     assert totals is not None
     metrics.observe_scores(replace(totals, absolute_error=totals.absolute_error * (1 - 1e-15)))
-    after = samples(metrics.registry)
+    after = scraped_series(metrics.registry)
     counters = [key for key in before if key[0] == "stream_gru_forecast_absolute_error_total"]
     assert counters
     assert [after[key] for key in counters] == [before[key] for key in counters]
@@ -202,10 +204,10 @@ def test_models_without_a_head_have_no_series_of_it() -> None:
     """No forecast, no scores; no classes, no classifications."""
     only_classes = make_bundle(horizon=0)
     registry = Metrics(CollectorRegistry(), only_classes.manifest, "toy", "0").registry
-    assert not any("forecast" in name for name, _ in samples(registry))
+    assert not any("forecast" in name for name, _ in scraped_series(registry))
     only_forecast = make_bundle(labels=0)
     registry = Metrics(CollectorRegistry(), only_forecast.manifest, "toy", "0").registry
-    assert not any("classifications" in name for name, _ in samples(registry))
+    assert not any("classifications" in name for name, _ in scraped_series(registry))
 
 
 def test_first_middle_and_last_horizon_are_shown() -> None:
@@ -219,7 +221,7 @@ def test_counters_of_sources_and_sinks_only_increase() -> None:
     for reconnects, queued in ((2, 7), (3, 0), (1, 4)):
         metrics.observe_source("replay", SourceHealth(connected=queued > 0, queued=queued, reconnects=reconnects))
         metrics.observe_sink("file", SinkHealth(failed=reconnects, queued=queued))
-    found = samples(metrics.registry)
+    found = scraped_series(metrics.registry)
     assert found["stream_gru_source_reconnects_total", (("source", "replay"),)] == 4
     assert found["stream_gru_sink_failed_total", (("sink", "file"),)] == 4
     assert found["stream_gru_source_queue_messages", (("source", "replay"),)] == 4
@@ -231,7 +233,7 @@ def test_another_model_replaces_the_series_of_the_model() -> None:
     pipeline = toy_pipeline(MODEL)
     metrics, _ = observe_batches(pipeline, [batch(["p"] * 30, list(range(30)))])
     metrics.set_model(make_bundle(labels=3, horizon=0).manifest, "toy")
-    found = samples(metrics.registry)
+    found = scraped_series(metrics.registry)
     classes = {dict(labels)["class"] for name, labels in found if name == "stream_gru_classifications_total"}
     assert classes == {"label0", "label1", "label2"}
     assert not any("forecast" in name for name, _ in found)

@@ -11,7 +11,7 @@ from stream_gru.runtime.replay_pacing import ReplayPacer
 from tests.support.batches import batch
 
 
-class FakeTime:
+class SteppedTime:
     """A clock that only `wait` moves; ``stop_at``: the time at which `wait` returns True."""
 
     def __init__(self, stop_at: float = float("inf")) -> None:
@@ -29,12 +29,12 @@ class FakeTime:
         return self.now >= self.stop_at
 
 
-def samples(times_s: Sequence[float]) -> SampleBatch:
+def timed_samples(times_s: Sequence[float]) -> SampleBatch:
     """Return samples of one stream at these seconds."""
     return batch(["p"] * len(times_s), times_s)
 
 
-def played(pacer: ReplayPacer, time: FakeTime, given_batch: SampleBatch) -> list[tuple[float, int]]:
+def played(pacer: ReplayPacer, time: SteppedTime, given_batch: SampleBatch) -> list[tuple[float, int]]:
     """Return when each sample was yielded (seconds since the start), and its row's first value."""
     return [
         (time.now - 1000.0, int(value)) for part in pacer.parts(given_batch) for value in part.values[:, 0].tolist()
@@ -43,8 +43,10 @@ def played(pacer: ReplayPacer, time: FakeTime, given_batch: SampleBatch) -> list
 
 def test_samples_are_yielded_at_the_recorded_speed() -> None:
     """At speed 1 a second of the recording is a second of the clock, within one tick."""
-    time = FakeTime()
-    for seen, (at, row) in enumerate(played(ReplayPacer(1, time.clock, time.wait), time, samples([0, 1, 2.5, 4]))):
+    time = SteppedTime()
+    for seen, (at, row) in enumerate(
+        played(ReplayPacer(1, time.clock, time.wait), time, timed_samples([0, 1, 2.5, 4]))
+    ):
         assert row == seen
         assert -1e-6 < at - [0, 1, 2.5, 4][row] < 0.051
     assert max(time.waits) <= 0.05
@@ -52,48 +54,48 @@ def test_samples_are_yielded_at_the_recorded_speed() -> None:
 
 def test_speed_is_a_multiple() -> None:
     """At speed 100 a hundred seconds of the recording take one."""
-    time = FakeTime()
-    rows = played(ReplayPacer(100, time.clock, time.wait), time, samples(list(range(301))))
+    time = SteppedTime()
+    rows = played(ReplayPacer(100, time.clock, time.wait), time, timed_samples(list(range(301))))
     assert [row for _, row in rows] == list(range(301))
     assert 3.0 <= rows[-1][0] < 3.06
 
 
 def test_long_pauses_are_skipped_and_short_ones_kept() -> None:
     """A pause of an hour is skipped, one of four seconds is not."""
-    time = FakeTime()
-    rows = played(ReplayPacer(1, time.clock, time.wait), time, samples([0, 4, 3604, 3605]))
+    time = SteppedTime()
+    rows = played(ReplayPacer(1, time.clock, time.wait), time, timed_samples([0, 4, 3604, 3605]))
     assert np.allclose([at for at, _ in rows], [0, 4, 4, 5], atol=0.06)
 
 
 def test_the_next_recording_starts_at_once() -> None:
     """A batch that starts more than a minute before the end of the last one is another recording."""
-    time = FakeTime()
+    time = SteppedTime()
     pacer = ReplayPacer(1, time.clock, time.wait)
-    played(pacer, time, samples([500, 501]))
+    played(pacer, time, timed_samples([500, 501]))
     before = time.now - 1000.0
-    rows = played(pacer, time, samples([0, 1, 2]))
+    rows = played(pacer, time, timed_samples([0, 1, 2]))
     assert np.allclose([at - before for at, _ in rows], [0, 1, 2], atol=0.06)
 
 
 def test_batches_continue_where_the_last_one_ended() -> None:
     """The cut of a recording into batches changes nothing, also with a late sample at the cut."""
-    time = FakeTime()
+    time = SteppedTime()
     pacer = ReplayPacer(1, time.clock, time.wait)
-    rows = [*played(pacer, time, samples([0, 1])), *played(pacer, time, samples([0.5, 2, 3]))]
+    rows = [*played(pacer, time, timed_samples([0, 1])), *played(pacer, time, timed_samples([0.5, 2, 3]))]
     assert np.allclose([at for at, _ in rows], [0, 1, 1, 2, 3], atol=0.06)
 
 
 def test_a_stop_skips_the_rest() -> None:
     """When it is requested during a wait, nothing more is yielded."""
-    time = FakeTime(stop_at=1002.5)
-    rows = played(ReplayPacer(1, time.clock, time.wait), time, samples(list(range(100))))
+    time = SteppedTime(stop_at=1002.5)
+    rows = played(ReplayPacer(1, time.clock, time.wait), time, timed_samples(list(range(100))))
     assert [row for _, row in rows] == [0, 1, 2]
 
 
 def test_an_empty_batch_passes_with_its_rejects() -> None:
     """A batch of rejects only is yielded at once."""
-    time = FakeTime()
-    empty = samples([0]).take(slice(0, 0))
+    time = SteppedTime()
+    empty = timed_samples([0]).take(slice(0, 0))
     assert [part.received for part in ReplayPacer(1, time.clock, time.wait).parts(empty)] == [0]
     assert time.waits == []
 
@@ -105,8 +107,8 @@ def test_an_empty_batch_passes_with_its_rejects() -> None:
 )
 def test_every_sample_is_yielded_once_in_order(steps: list[int], speed: float, rejects: int) -> None:
     """With any clock of the device, rows come once, in order, and rejects are counted once."""
-    time = FakeTime()
-    whole = samples(np.cumsum(steps).tolist())
+    time = SteppedTime()
+    whole = timed_samples(np.cumsum(steps).tolist())
     rejected = (Rejected(DropReason.PARSE, rejects),) if rejects else ()
     whole = SampleBatch(whole.stream_names, whole.stream_index, whole.time_ns, whole.values, rejected=rejected)
     parts = list(ReplayPacer(speed, time.clock, time.wait).parts(whole))

@@ -14,7 +14,7 @@ MOVES = st.lists(
 )
 
 
-def batch_of(rows: list[tuple[str, int]]) -> SampleBatch:
+def numbered_batch(rows: list[tuple[str, int]]) -> SampleBatch:
     """Rows of (stream, number)."""
     names = tuple(sorted({row[0] for row in rows}))
     return SampleBatch(
@@ -52,20 +52,20 @@ def batch_of(rows: list[tuple[str, int]]) -> SampleBatch:
 )
 def test_jumps_are_missing_samples(numbers: list[int], missing: int) -> None:
     """Jumps forward are counted; repeats, restarts and counters that go round are not."""
-    assert GapCounter().observe(batch_of([("a", number) for number in numbers])) == missing
+    assert GapCounter().observe(numbered_batch([("a", number) for number in numbers])) == missing
 
 
 def test_streams_are_counted_apart_and_only_so_many() -> None:
     """Each has its own counter; beyond the bound nothing is watched; a batch without numbers says nothing."""
     watch = GapCounter(max_streams=2)
-    assert watch.observe(batch_of([("b", 1), ("a", 100), ("c", 5), ("b", 2), ("a", 102), ("c", 9)])) == 1
-    assert watch.observe(batch_of([("b", 4), ("c", 99)])) == 1
-    batch = batch_of([("a", 0)])
+    assert watch.observe(numbered_batch([("b", 1), ("a", 100), ("c", 5), ("b", 2), ("a", 102), ("c", 9)])) == 1
+    assert watch.observe(numbered_batch([("b", 4), ("c", 99)])) == 1
+    batch = numbered_batch([("a", 0)])
     assert GapCounter().observe(SampleBatch(batch.stream_names, batch.stream_index, batch.time_ns, batch.values)) == 0
-    assert watch.observe(batch_of([])) == 0
+    assert watch.observe(numbered_batch([])) == 0
 
 
-def rows_after(moves: list[tuple[str, int]]) -> list[tuple[str, int]]:
+def numbered_rows(moves: list[tuple[str, int]]) -> list[tuple[str, int]]:
     """Rows whose numbers are so much higher than those before."""
     at = dict.fromkeys("abc", 250)
     rows = []
@@ -78,12 +78,12 @@ def rows_after(moves: list[tuple[str, int]]) -> list[tuple[str, int]]:
 @given(MOVES, st.lists(st.integers(0, 40), max_size=5))
 def test_batching_changes_nothing(moves: list[tuple[str, int]], cuts: list[int]) -> None:
     """Row by row, at once or cut anywhere: the same number is missing."""
-    rows = rows_after(moves)
+    rows = numbered_rows(moves)
     totals = []
     for ends in ([len(rows)], sorted({min(cut, len(rows)) for cut in [*cuts, len(rows)]}), range(1, len(rows) + 1)):
         watch, begin, total = GapCounter(max_streams=2), 0, 0
         for end in ends:
-            total += watch.observe(batch_of(rows[begin:end]))
+            total += watch.observe(numbered_batch(rows[begin:end]))
             begin = end
         totals.append(total)
     assert totals[0] == totals[1] == totals[2]
@@ -94,15 +94,15 @@ def test_restarts_and_streams_let_go_of_change_nothing(
     moves: list[tuple[str, int]], restarts: list[int], leaves: list[int]
 ) -> None:
     """Stored and restored, all or one stream until its next row: the same numbers are missing."""
-    rows = rows_after(moves)
-    whole = GapCounter().observe(batch_of(rows)) if rows else 0
+    rows = numbered_rows(moves)
+    whole = GapCounter().observe(numbered_batch(rows)) if rows else 0
     watch, stored, total = GapCounter(), StateStore(), 0
     away: set[str] = set()
     for number, row in enumerate(rows):
         if row[0] in away:
             watch.state.restore(row[0], stored.rows[row[0]])
             away.remove(row[0])
-        total += watch.observe(batch_of([row]))
+        total += watch.observe(numbered_batch([row]))
         held = {name: watch.state.snapshot(name) for name in {row[0] for row in rows} - away}
         assert {name for name in held if held[name] != stored.rows.get(name)} <= set(watch.state.dirty_keys())
         if number in restarts or number in leaves:
@@ -121,7 +121,7 @@ def test_restarts_and_streams_let_go_of_change_nothing(
 def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObject) -> None:
     """Or they can be used: whatever they say, later rows raise nothing."""
     watch, other = GapCounter(), GapCounter()
-    rows = batch_of([("a", number) for number in (5, 2**63 - 1, 0, 255, 3)])
+    rows = numbered_batch([("a", number) for number in (5, 2**63 - 1, 0, 255, 3)])
     watch.observe(rows)
     genuine = watch.state.snapshot("a")
     assert genuine is not None
@@ -131,7 +131,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
 def test_numbers_at_the_ends_of_their_range_are_stored_as_they_are() -> None:
     """The largest that a counter of 64 bits has, and nothing of a stream that never came."""
     watch, other = GapCounter(), GapCounter()
-    watch.observe(batch_of([("a", 2**63 - 1), ("a", 0)]))
+    watch.observe(numbered_batch([("a", 2**63 - 1), ("a", 0)]))
     data = watch.state.snapshot("a")
     assert data is not None
     other.state.restore("a", data)

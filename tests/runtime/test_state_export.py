@@ -28,22 +28,22 @@ from stream_gru.runtime.checkpoint.state_export import (
 from stream_gru.runtime.control.commands import MAX_STATE_BYTES
 from tests.runtime.test_checkpointer import Note, notes, read_of
 from tests.support.batches import batch, rows_of
-from tests.support.stores import change, checkpointer_of, feed, model, opened, table_rows
+from tests.support.stores import change_store, checkpointer_of, feed, model, opened, table_rows
 
 
-def trained(*times_s: float, pipeline: Pipeline | None = None) -> Pipeline:
+def trained_stream(*times_s: float, pipeline: Pipeline | None = None) -> Pipeline:
     """Return a pipeline in which stream a has samples at these times."""
     pipeline = pipeline or model()
     pipeline.process(batch(["a"] * len(times_s), times_s))
     return pipeline
 
 
-def state_of(pipeline: Pipeline, **memories: bytes) -> StreamExport:
+def exported_state(pipeline: Pipeline, **memories: bytes) -> StreamExport:
     """Return an export of stream a."""
     return build_export("a", pipeline.row_schema, pipeline.table.row("a"), memories)
 
 
-STATE = state_of(trained(1, 2, 3), clock=b"12")
+STATE = exported_state(trained_stream(1, 2, 3), clock=b"12")
 TEXT = export_to_json(STATE)
 
 
@@ -103,8 +103,8 @@ def test_a_state_of_another_model_is_rejected() -> None:
 
 def test_describe_returns_the_facts_of_a_state() -> None:
     """Time and steps, the size of the hidden state, and a pending reset."""
-    pipeline = trained(1, 2, 3)
-    facts = describe(state_of(pipeline, clock=b"12"))
+    pipeline = trained_stream(1, 2, 3)
+    facts = describe(exported_state(pipeline, clock=b"12"))
     assert (facts["stream"], facts["model_id"], facts["steps_since_reset"]) == ("a", "test-0", 3)
     assert facts["time"] == "2026-03-01T00:00:03Z"
     assert (facts["reset_before_next"], facts["components"]) == (None, ["clock"])
@@ -112,7 +112,7 @@ def test_describe_returns_the_facts_of_a_state() -> None:
     assert facts["hidden"]["finite"]
     assert facts["last_values"] == [2.0, 3.0, 4.0]
     pipeline.reset_damaged("a", ResetReason.STATE_DAMAGED)
-    facts = describe(state_of(pipeline))
+    facts = describe(exported_state(pipeline))
     assert (facts["time"], facts["reset_before_next"]) == (None, "state_damaged")
     assert facts["last_values"] == [None, None, None]
     json.dumps(facts)
@@ -120,7 +120,7 @@ def test_describe_returns_the_facts_of_a_state() -> None:
 
 def test_a_row_is_reset_as_a_pipeline_would() -> None:
     """The first reason is kept."""
-    pipeline = trained(1, 2, 3)
+    pipeline = trained_stream(1, 2, 3)
     row = reset_row(pipeline.row_schema, pipeline.table.row("a"))
     pipeline.reset("a")
     assert row == pipeline.table.row("a")
@@ -141,12 +141,12 @@ def test_a_state_is_exported_from_a_store(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         assert export_from_store(store, "a") == expected
         assert export_from_store(store, "b") is None
-    change(tmp_path, "UPDATE component_state SET crc=crc+1 WHERE component='q'")
+    change_store(tmp_path, "UPDATE component_state SET crc=crc+1 WHERE component='q'")
     with opened(tmp_path) as store:
         found = export_from_store(store, "a")
         assert found is not None
         assert list(found.components) == ["p"]
-    change(tmp_path, "UPDATE stream SET crc=crc+1")
+    change_store(tmp_path, "UPDATE stream SET crc=crc+1")
     with opened(tmp_path) as store, pytest.raises(StateError, match="stream a: stored state is damaged"):
         export_from_store(store, "a")
 
@@ -171,7 +171,7 @@ def test_a_stream_continues_at_another_gateway(tmp_path: Path) -> None:
     checkpointer_of(tmp_path / "there", pipeline, parts=parts)
     assert table_rows(pipeline) == table_rows(here._pipeline)
     assert (read_of(parts["p"]), read_of(parts["q"])) == ({"a": "of a"}, {})
-    alone = trained(1, 2)
+    alone = trained_stream(1, 2)
     assert rows_of([pipeline.process(batch(["a"], [3]))]) == rows_of([alone.process(batch(["a"], [3]))])
 
 
@@ -184,7 +184,7 @@ def test_a_state_that_a_component_cannot_read_changes_nothing(tmp_path: Path) ->
     memories = {"p": b"\x91\xa3new", "q": b"\x91\xa3new", "r": b"\xc1"}
     with pytest.raises(StateError, match="stored state of notes, a is corrupt"):
         checkpointer.import_stream(
-            build_export("a", checkpointer._pipeline.row_schema, trained(5).table.row("a"), memories)
+            build_export("a", checkpointer._pipeline.row_schema, trained_stream(5).table.row("a"), memories)
         )
     for _ in range(2):
         assert [read_of(part) for part in parts.values()] == [{"a": "of a"}, {}, {"a": "of a"}]
@@ -204,7 +204,7 @@ def test_an_evicted_stream_is_exported_as_it_is_stored(tmp_path: Path) -> None:
     assert checkpointer._pipeline.streams == ("b",)
     state = checkpointer.export_stream("a")
     assert state is not None
-    assert state.row == trained(1, 2).table.row("a")
+    assert state.row == trained_stream(1, 2).table.row("a")
     assert checkpointer.export_stream("x") is None
     assert checkpointer.import_stream(state) == []
     checkpointer.commit({}, {})

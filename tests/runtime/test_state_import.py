@@ -17,7 +17,7 @@ from tests.support.stores import checkpointer_of, copy_of_now, feed, model, open
 NEW = b"\x91\xa3new"
 
 
-def state_of(name: str, **memories: bytes) -> StreamExport:
+def foreign_state(name: str, **memories: bytes) -> StreamExport:
     """Return an export of a stream."""
     pipeline = model()
     pipeline.process(batch([name] * 2, [1, 2]))
@@ -40,29 +40,29 @@ def test_a_stream_beyond_the_limit_is_not_imported(tmp_path: Path) -> None:
     """Without eviction the message names the limit; an existing stream can be replaced."""
     checkpointer = checkpointer_of(tmp_path, max_streams=2)
     feed(checkpointer, "a", 1)
-    checkpointer.import_stream(state_of("b"))
+    checkpointer.import_stream(foreign_state("b"))
     with pytest.raises(
         StateError, match=r"stream c: expected at most run\.max_streams = 2 streams, got 2 and this one; raise it"
     ):
-        checkpointer.import_stream(state_of("c"))
-    checkpointer.import_stream(state_of("a"))
+        checkpointer.import_stream(foreign_state("c"))
+    checkpointer.import_stream(foreign_state("a"))
     assert checkpointer._pipeline.streams == ("b", "a")
 
 
 def test_an_imported_stream_counts_as_stored(tmp_path: Path) -> None:
     """At the limit no new stream is imported or accepted; a known one is, evicted or not."""
     checkpointer = small_cache(tmp_path, "a", max_stored=3)
-    checkpointer.import_stream(state_of("b"))
-    checkpointer.import_stream(state_of("b"))
+    checkpointer.import_stream(foreign_state("b"))
+    checkpointer.import_stream(foreign_state("b"))
     checkpointer.commit({}, {})
-    checkpointer.import_stream(state_of("c"))
+    checkpointer.import_stream(foreign_state("c"))
     with pytest.raises(
         StateError, match=r"stream d: expected at most run\.max_stored_streams = 3 streams, got 3 and this one"
     ):
-        checkpointer.import_stream(state_of("d"))
+        checkpointer.import_stream(foreign_state("d"))
     assert checkpointer.cache.load_streams(batch(["d"], [1])).rejected_counts == {DropReason.STREAM_LIMIT: 1}
     checkpointer.commit({}, {})
-    checkpointer.import_stream(state_of("a"))
+    checkpointer.import_stream(foreign_state("a"))
     checkpointer.commit({}, {})
     assert checkpointer.store is not None
     assert checkpointer.store.names() == ["a", "b", "c"]
@@ -75,7 +75,7 @@ def test_an_import_leaves_nothing_of_the_replaced_stream(tmp_path: Path) -> None
     """Also of components that do not exist here, in the same transaction; a kill before it changes nothing."""
     checkpointer = small_cache(tmp_path / "a", "a", p=notes(a="old"), q=notes(a="old"))
     checkpointer.set_components({"p": checkpointer.cache.components["p"]}, {})
-    checkpointer.import_stream(state_of("a", p=NEW))
+    checkpointer.import_stream(foreign_state("a", p=NEW))
     with opened(copy_of_now(tmp_path / "a", tmp_path / "b")) as killed:
         assert sorted(killed.states_of_stream("a")) == ["p", "q"]
     checkpointer.commit({}, {})
@@ -89,7 +89,7 @@ def test_a_failed_import_does_not_change_an_evicted_stream(tmp_path: Path) -> No
     checkpointer = small_cache(tmp_path, "a", "b", p=part)
     assert read_of(part) == {}
     with pytest.raises(StateError, match="stored state of notes, a is corrupt"):
-        checkpointer.import_stream(state_of("a", p=b"\xc1"))
+        checkpointer.import_stream(foreign_state("a", p=b"\xc1"))
     feed(checkpointer, "b", 3)
     checkpointer.commit({}, {})
     assert checkpointer.store is not None
@@ -146,11 +146,11 @@ def test_a_deleted_stream_can_be_imported(tmp_path: Path) -> None:
     """And an imported one can be deleted."""
     checkpointer = small_cache(tmp_path, "a", p=notes(a="old"))
     checkpointer.cache.delete_stream("a")
-    checkpointer.import_stream(state_of("a", p=NEW))
+    checkpointer.import_stream(foreign_state("a", p=NEW))
     checkpointer.commit({}, {})
     assert checkpointer.store is not None
     assert checkpointer.store.states_of_stream("a") == {"p": NEW}
-    checkpointer.import_stream(state_of("a"))
+    checkpointer.import_stream(foreign_state("a"))
     checkpointer.cache.delete_stream("a")
     checkpointer.commit({}, {})
     assert (

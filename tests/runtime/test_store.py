@@ -14,7 +14,7 @@ from stream_gru.core.commit_records import FileOffset, OutboxRow, ProcessedPacke
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
 from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit, Store, StoredRow
-from tests.support.stores import change, copy_of_now, opened, store_content
+from tests.support.stores import change_store, copy_of_now, opened, store_content
 
 FULL = Commit(
     schema="form one",
@@ -306,7 +306,7 @@ def test_a_damaged_row_is_detected(tmp_path: Path, text: str, values: tuple[obje
     """Other bytes, another checksum, type or schema, the row of another stream: no row; the others are whole."""
     with opened(tmp_path) as store:
         store.write(FULL)
-    change(tmp_path, text, *values)
+    change_store(tmp_path, text, *values)
     with opened(tmp_path) as store:
         assert {row.name: row.row for row in store.rows()} == {"a": None, "b": b"row of b"}
 
@@ -331,7 +331,7 @@ def test_a_damaged_component_state_is_detected(tmp_path: Path, text: str) -> Non
     """Read by stream and by component."""
     with opened(tmp_path) as store:
         store.write(FULL)
-    change(tmp_path, f"UPDATE component_state SET {text} WHERE component='clock:s'")  # noqa: S608
+    change_store(tmp_path, f"UPDATE component_state SET {text} WHERE component='clock:s'")  # noqa: S608
     with opened(tmp_path) as store:
         part = "other" if "other" in text else "clock:s"
         assert store.states_of_stream("a") == {part: None}

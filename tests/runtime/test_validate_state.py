@@ -33,7 +33,7 @@ from tests.support.stores import FORM
 
 
 @cache
-def _bundle(kind: str) -> Bundle:
+def _bundle_of_kind(kind: str) -> Bundle:
     if kind == "categories":
         return calibrated(make_bundle(channels=2, categories=(3,), embedding=2, targets=1, warm_up=2, calendar=1))
     if kind == "quantiles":
@@ -52,7 +52,7 @@ def row_of(pipeline: Pipeline, columns: dict[str, np.ndarray]) -> bytes:
 
 def begun(kind: str, stream: str = "s0") -> Pipeline:
     """Return a pipeline in which a stream has a few samples."""
-    pipeline = Pipeline(_bundle(kind), "numpy")
+    pipeline = Pipeline(_bundle_of_kind(kind), "numpy")
     pipeline.process(batch([stream] * 3, [-3, -2, -1], [[1.0, 2.0, 1.0]] * 3))
     return pipeline
 
@@ -118,7 +118,7 @@ def test_no_accepted_row_can_end_the_loop(kind: str, data: st.DataObject) -> Non
 @given(st.lists(hostile_batches(60), min_size=1, max_size=3), st.booleans())
 def test_every_row_that_a_pipeline_writes_is_accepted(batches: list[SampleBatch], numpy: bool) -> None:
     """After any samples."""
-    pipeline = Pipeline(_bundle("plain"), "numpy") if numpy else toy_pipeline()
+    pipeline = Pipeline(_bundle_of_kind("plain"), "numpy") if numpy else toy_pipeline()
     with np.errstate(all="ignore"):
         for one in batches:
             pipeline.process(one)

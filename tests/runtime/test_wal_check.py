@@ -25,7 +25,7 @@ def killed(tmp_path: Path) -> Path:
     return tmp_path / "killed"
 
 
-def names(folder: Path) -> tuple[list[str], bool]:
+def stored_names(folder: Path) -> tuple[list[str], bool]:
     """Return the streams of a reopened store, and whether the file was moved aside."""
     store = Store(folder)
     store.open()
@@ -38,14 +38,14 @@ def names(folder: Path) -> tuple[list[str], bool]:
 def test_a_log_left_by_a_kill_is_read_to_its_end(killed: Path) -> None:
     """Every commit is there, and nothing is moved aside."""
     assert (killed / "state.db-wal").stat().st_size > COMMITS * FRAME
-    assert names(killed) == (sorted(f"s-{number}" for number in range(COMMITS)), False)
+    assert stored_names(killed) == (sorted(f"s-{number}" for number in range(COMMITS)), False)
 
 
 def test_a_torn_last_commit_is_not_damage(killed: Path) -> None:
     """An unfinished commit is ignored; it was never acknowledged."""
     log = killed / "state.db-wal"
     log.write_bytes(log.read_bytes()[:-100])
-    found, moved = names(killed)
+    found, moved = stored_names(killed)
     assert not moved
     assert found == sorted(f"s-{number}" for number in range(COMMITS - 1))
 
@@ -57,11 +57,11 @@ def test_damage_before_later_commits_is_detected(killed: Path, place: int) -> No
     data = bytearray(log.read_bytes())
     data[place] ^= 0x10
     log.write_bytes(data)
-    assert names(killed) == ([], True)
+    assert stored_names(killed) == ([], True)
     assert list(killed.glob("state.db.damaged-*"))
 
 
 def test_a_log_without_a_whole_header_is_empty(killed: Path) -> None:
     """As a kill leaves it between the creation of the file and its first commit."""
     (killed / "state.db-wal").write_bytes(b"\x37\x7f")
-    assert names(killed)[1] is False
+    assert stored_names(killed)[1] is False

@@ -34,7 +34,7 @@ SOURCE = "b"
 
 
 @dataclass
-class Packet:
+class BrokerPacket:
     """A message under way; ``sent`` before, so that the next time is a repetition."""
 
     mid: int
@@ -54,9 +54,9 @@ class BrokerModel:
         self.published = 0
         self.lost: set[int] = set()
         self.backlog: list[tuple[int, bytes]] = []
-        self.inflight: list[Packet] = []
-        self.wire: list[Packet] = []
-        self._on_wire: list[Packet] = []
+        self.inflight: list[BrokerPacket] = []
+        self.wire: list[BrokerPacket] = []
+        self._on_wire: list[BrokerPacket] = []
         self._mid = 0
 
     def publish(self, payload: bytes) -> int:
@@ -92,7 +92,7 @@ class BrokerModel:
             self._mid = self._mid % (WINDOW + 2) + 1
             while self._mid in {packet.mid for packet in self.inflight}:
                 self._mid = self._mid % (WINDOW + 2) + 1
-            self.inflight.append(Packet(self._mid, *self.backlog.pop(0)))
+            self.inflight.append(BrokerPacket(self._mid, *self.backlog.pop(0)))
         for packet in self.inflight:
             if packet not in self._on_wire:
                 self._on_wire.append(packet)
@@ -160,7 +160,7 @@ class BrokerSource:
 Lines = Callable[[PredictionBatch], list[bytes]]
 
 
-def lines_of(batch: PredictionBatch) -> list[bytes]:
+def output_lines(batch: PredictionBatch) -> list[bytes]:
     """Each output as bytes."""
     return [repr(row).encode() for row in rows_of([batch])]
 
@@ -168,13 +168,13 @@ def lines_of(batch: PredictionBatch) -> list[bytes]:
 def lines_with_either_reason(batch: PredictionBatch) -> list[bytes]:
     """The same, but a reset that was asked for and one for another model are told alike."""
     asked = batch.reset == ResetReason.MODEL_CHANGED
-    return lines_of(replace(batch, reset=np.where(asked, np.uint8(ResetReason.COMMAND), batch.reset)))
+    return output_lines(replace(batch, reset=np.where(asked, np.uint8(ResetReason.COMMAND), batch.reset)))
 
 
 class DiskSink:
     """Appends to ``disk``, which outlives it, and cuts it back to what was committed."""
 
-    def __init__(self, disk: list[bytes], lines: Lines = lines_of) -> None:
+    def __init__(self, disk: list[bytes], lines: Lines = output_lines) -> None:
         self._disk, self._lines = disk, lines
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
@@ -210,7 +210,7 @@ class DiskSink:
 class WireSink:
     """Sends what is committed to ``world``, by number, when it has its `turn`; what has arrived is answered."""
 
-    def __init__(self, world: dict[int, bytes], lines: Lines = lines_of) -> None:
+    def __init__(self, world: dict[int, bytes], lines: Lines = output_lines) -> None:
         self._world, self._lines = world, lines
         self._new: list[OutboxRow] = []
         self._flushed: list[OutboxRow] = []
@@ -266,12 +266,12 @@ Sample = tuple[str, int, float]
 
 
 @cache
-def bundle_of(seed: int) -> Bundle:
+def small_bundle(seed: int) -> Bundle:
     """A small model; another one for another seed."""
     return calibrated(make_bundle(channels=1, labels=0, targets=1, horizon=2, units=(2,), warm_up=1, seed=seed))
 
 
-def batch_of(samples: Sequence[Sample]) -> SampleBatch:
+def arrival_batch(samples: Sequence[Sample]) -> SampleBatch:
     """Samples of one channel in the order of arrival."""
     names = tuple(dict.fromkeys(name for name, _, _ in samples))
     seconds = np.array([second for _, second, _ in samples], np.int64)
@@ -284,12 +284,12 @@ def batch_of(samples: Sequence[Sample]) -> SampleBatch:
     )
 
 
-class Reference:
+class ReferenceDaemon:
     """What was committed, taken in by a pipeline that keeps everybody in memory and is never killed."""
 
     def __init__(self, seed: int, max_streams: int, max_stored: int, lines: Lines) -> None:
         self._lines = lines
-        self.pipeline = toy_pipeline(bundle_of(seed), max_streams=max_streams)
+        self.pipeline = toy_pipeline(small_bundle(seed), max_streams=max_streams)
         self.watch = GapCounter(UNBOUNDED)
         self.outputs: list[bytes] = []
         self.messages: list[int] = []
@@ -301,7 +301,7 @@ class Reference:
         for name in dict.fromkeys(name for name, _, _ in samples):
             if len(self._names) < self._max_stored:
                 self._names.add(name)
-        batch = batch_of([one for one in samples if one[0] in self._names])
+        batch = arrival_batch([one for one in samples if one[0] in self._names])
         self.watch.observe(batch)
         self.outputs += self._lines(self.pipeline.process(batch))
 
@@ -331,4 +331,4 @@ class Reference:
 
 def swap(pipeline: Pipeline, seed: int) -> None:
     """Have a pipeline go on with another model, or the same."""
-    pipeline.swap(bundle_of(seed), toy_pipeline(bundle_of(seed)).engine)
+    pipeline.swap(small_bundle(seed), toy_pipeline(small_bundle(seed)).engine)

@@ -42,7 +42,7 @@ def encoder_of(path: Path) -> Encoder:
     return CsvEncoder() if ".csv" in path.name else JsonEncoder()
 
 
-def content(path: Path) -> bytes:
+def file_content(path: Path) -> bytes:
     """What is in a file, uncompressed."""
     data = path.read_bytes()
     return gzip.decompress(data) if path.name.endswith(".gz") else data
@@ -50,13 +50,13 @@ def content(path: Path) -> bytes:
 
 def folder_content(folder: Path) -> dict[str, bytes]:
     """What is in each file of a folder, by name."""
-    return {path.name: content(path) for path in folder.iterdir()}
+    return {path.name: file_content(path) for path in folder.iterdir()}
 
 
 def rows_in(path: Path) -> bytes:
     """All rows of a file and of those that were put aside for it, in order; each file begins with the header."""
     header = encoder_of(path).header(OUTPUTS.spec)
-    texts = [content(file) for file in [*put_aside_files(path), path]]
+    texts = [file_content(file) for file in [*put_aside_files(path), path]]
     assert all(text.startswith(header) for text in texts if text)
     return b"".join(text.removeprefix(header) for text in texts)
 

@@ -29,7 +29,7 @@ def drain(
         source.close()
 
 
-def lines(messages: Sequence[RawMessage]) -> list[tuple[str, bytes, bytes]]:
+def keyed_lines(messages: Sequence[RawMessage]) -> list[tuple[str, bytes, bytes]]:
     """Key, header and text of each line that is not blank."""
     return [
         (message.key, message.header, line)

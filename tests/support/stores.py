@@ -47,7 +47,7 @@ def checkpoint(store: Store) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def change(folder: Path, text: str, *values: object) -> None:
+def change_store(folder: Path, text: str, *values: object) -> None:
     """Change a closed store by SQL."""
     with closing(sqlite3.connect(folder / FILE_NAME)) as connection, connection:
         assert connection.execute(text, values).rowcount > 0

@@ -25,7 +25,7 @@ CALIBRATION = TrainingConfig(augment_gain=0.2, augment_offset=0.5)
 NOISE = TrainingConfig(augment_noise=0.1)
 
 
-def table() -> SegmentTable:
+def segment_table() -> SegmentTable:
     """Two segments of two quantities, a category and two calendar inputs."""
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 4, (2, 50, 1))
@@ -43,9 +43,9 @@ def table() -> SegmentTable:
     )
 
 
-def shown(training: TrainingConfig, epoch: int = 0, number: int = 0) -> tuple[Batch, Batch]:
+def presented(training: TrainingConfig, epoch: int = 0, number: int = 0) -> tuple[Batch, Batch]:
     """The batch of both segments, each a window of its own: without and with augmentation."""
-    plain = table()
+    plain = segment_table()
     plan = window_plan(plain, 45, 50, 2, "every", 0, None)
     (batch,) = cut_batches(plain, plan, SPEC.target_index, 5)
     return batch, Augmentation.draw(plain, SCALING, training, SPEC, epoch)(batch, plan.first[0], number)
@@ -53,7 +53,7 @@ def shown(training: TrainingConfig, epoch: int = 0, number: int = 0) -> tuple[Ba
 
 def test_each_segment_has_one_gain_and_one_offset() -> None:
     """Within a segment a channel has one factor and one offset, truths included; another segment has others."""
-    plain, changed = shown(CALIBRATION)
+    plain, changed = presented(CALIBRATION)
     laws = set()
     for segment in range(2):
         slope, offset = np.polyfit(plain.x[segment, :, 0], changed.x[segment, :, 0], 1)
@@ -67,22 +67,22 @@ def test_each_segment_has_one_gain_and_one_offset() -> None:
 @pytest.mark.parametrize("training", [CALIBRATION, NOISE])
 def test_categories_and_calendar_stay(training: TrainingConfig) -> None:
     """No augmentation changes a category or a calendar input; quantities change."""
-    plain, changed = shown(training)
+    plain, changed = presented(training)
     assert np.array_equal(changed.x[:, :, 2:], plain.x[:, :, 2:])
     assert (changed.x[:, :, :2] != plain.x[:, :, :2]).mean() > 0.99
 
 
 def test_noise_is_never_in_a_truth() -> None:
     """Forecast truths stay as measured, and so does the recording."""
-    before = table().x
-    plain, changed = shown(NOISE)
+    before = segment_table().x
+    plain, changed = presented(NOISE)
     assert np.array_equal(changed.ahead, plain.ahead)
     assert np.array_equal(plain.x[0], before[:45])
 
 
 def test_without_augmentation_nothing_is_copied() -> None:
     """By default a batch is returned unchanged."""
-    plain, same = shown(TrainingConfig())
+    plain, same = presented(TrainingConfig())
     assert same is plain
 
 
@@ -90,18 +90,19 @@ def test_augmentation_has_the_configured_spread() -> None:
     """Offset and noise have the configured standard deviation, in standard deviations of the channel."""
     only_offset = replace(CALIBRATION, augment_gain=0.0)
     offsets = [
-        float(changed.x[0, 0, 0] - plain.x[0, 0, 0]) for plain, changed in (shown(only_offset, i) for i in range(400))
+        float(changed.x[0, 0, 0] - plain.x[0, 0, 0])
+        for plain, changed in (presented(only_offset, i) for i in range(400))
     ]
     assert abs(np.std(offsets) / (0.5 * 2.0) - 1) < 0.15
-    noise = np.concatenate([changed.x - plain.x for plain, changed in (shown(NOISE, 0, i) for i in range(20))])
+    noise = np.concatenate([changed.x - plain.x for plain, changed in (presented(NOISE, 0, i) for i in range(20))])
     assert np.allclose(noise[:, :, :2].std(axis=(0, 1)), 0.1 * SCALING.scale[:2], rtol=0.1)
 
 
 def test_noise_depends_on_seed_epoch_and_batch() -> None:
     """The same batch of the same epoch repeats its noise; another batch, epoch or seed has other noise."""
-    first = shown(NOISE, 3, 7)[1].x
-    assert np.array_equal(first, shown(NOISE, 3, 7)[1].x)
-    for other in (shown(NOISE, 3, 8), shown(NOISE, 4, 7), shown(replace(NOISE, seed=2), 3, 7)):
+    first = presented(NOISE, 3, 7)[1].x
+    assert np.array_equal(first, presented(NOISE, 3, 7)[1].x)
+    for other in (presented(NOISE, 3, 8), presented(NOISE, 4, 7), presented(replace(NOISE, seed=2), 3, 7)):
         assert not np.isclose(first[:, :, :2], other[1].x[:, :, :2]).any(axis=2).all()
 
 

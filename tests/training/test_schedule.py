@@ -38,7 +38,7 @@ def schedule_of(training: TrainingConfig, lengths: tuple[int, ...] = (30, 41, 25
     return TrainingSchedule(SPEC, training, join_segments(segments), measure_scaling(segments, "standard"))
 
 
-def walk(schedule: TrainingSchedule) -> tuple[list[Cursor], list[Batch], list[float]]:
+def run_schedule(schedule: TrainingSchedule) -> tuple[list[Cursor], list[Batch], list[float]]:
     """Follow a schedule to its end: the cursors where intervals end, all batches, all learning rates."""
     cursor = Cursor()
     ends: list[Cursor] = []
@@ -61,8 +61,8 @@ def walk(schedule: TrainingSchedule) -> tuple[list[Cursor], list[Batch], list[fl
 def test_where_intervals_end_changes_no_batch(base: TrainingConfig, updates: int, every: int) -> None:
     """Epochs follow each other up to the limit; intervals end at multiples of updates, also across epochs."""
     cut = schedule_of(replace(base, max_updates=updates, evaluate_every=every))
-    ends, found, _ = walk(cut)
-    _, expected, _ = walk(schedule_of(replace(base, epochs=60)))
+    ends, found, _ = run_schedule(cut)
+    _, expected, _ = run_schedule(schedule_of(replace(base, epochs=60)))
     assert len(found) == updates
     for one, other in zip(found, expected, strict=False):
         assert np.array_equal(one.x, other.x)
@@ -76,7 +76,7 @@ def test_where_intervals_end_changes_no_batch(base: TrainingConfig, updates: int
 
 def test_epochs_end_the_last_interval() -> None:
     """With a limit of epochs the last interval ends with the last epoch, however short it is."""
-    ends, found, _ = walk(schedule_of(replace(WINDOWED, epochs=2, evaluate_every=7)))
+    ends, found, _ = run_schedule(schedule_of(replace(WINDOWED, epochs=2, evaluate_every=7)))
     assert [end.updates for end in ends[:-1]] == list(range(7, len(found), 7))
     assert ends[-1] == Cursor(2, 0, len(found))
     assert schedule_of(WINDOWED).finished(ends[-1]) is None
@@ -84,7 +84,7 @@ def test_epochs_end_the_last_interval() -> None:
 
 def test_the_cosine_runs_over_all_updates() -> None:
     """The learning rate falls from the first to the last update, across epochs and intervals."""
-    _, _, rates = walk(
+    _, _, rates = run_schedule(
         schedule_of(replace(STATEFUL, schedule="cosine", max_updates=50, evaluate_every=7, learning_rate=1.0))
     )
     assert np.allclose(rates, 0.5 * (1 + np.cos(np.pi * np.arange(50) / 50)))
@@ -94,7 +94,7 @@ def test_the_cosine_runs_over_all_updates() -> None:
 def test_without_shuffle_everything_comes_in_order(base: TrainingConfig) -> None:
     """Windows and segments come as recorded, from their first row on, and every epoch is the same."""
     plain = schedule_of(replace(base, shuffle=False, augment_noise=0.0, augment_gain=0.0, epochs=2))
-    _, found, _ = walk(plain)
+    _, found, _ = run_schedule(plain)
     half = len(found) // 2
     assert all(np.array_equal(a.x, b.x) for a, b in zip(found[:half], found[half:], strict=True))
     shape = -1, base.batch_size

@@ -108,7 +108,7 @@ def test_a_label_that_never_occurs_is_an_error() -> None:
 LAST = TrainingConfig(regime="windowed", window=10, window_loss="last")
 
 
-def segment_of(size: int) -> Segment:
+def labelled_segment(size: int) -> Segment:
     """A segment of zeros."""
     return Segment(
         "s", np.arange(size), np.zeros((size, 1), np.float32), np.ones((size, 1), np.bool_), np.zeros(size, np.int32)
@@ -133,11 +133,11 @@ def test_segments_shorter_than_a_window_are_reported() -> None:
     """All of them: an error, as no prediction would be valid; some: their number; none, or other regimes: nothing."""
     lines: list[str] = []
     with pytest.raises(DataError, match=r"no segment between two resets is that long, the longest has 9 samples"):
-        check_segments(LAST, [segment_of(4), segment_of(9)], lines.append)
+        check_segments(LAST, [labelled_segment(4), labelled_segment(9)], lines.append)
     assert lines == []
-    check_segments(LAST, [segment_of(4), segment_of(10)], lines.append)
+    check_segments(LAST, [labelled_segment(4), labelled_segment(10)], lines.append)
     assert len(lines) == 1
     assert lines[0].startswith("1 of 2 segments are shorter than the window of 10 steps")
-    check_segments(LAST, [segment_of(10)], lines.append)
-    check_segments(TrainingConfig(window=10), [segment_of(4)], lines.append)
+    check_segments(LAST, [labelled_segment(10)], lines.append)
+    check_segments(TrainingConfig(window=10), [labelled_segment(4)], lines.append)
     assert len(lines) == 1

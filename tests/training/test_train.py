@@ -68,7 +68,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(
+def train_files(
     folder: Path, name: str, *options: str, epochs: int = 2, forecast: str = "", training: str = "",
     activation: str = "softmax",
 ) -> Bundle:  # fmt: skip
@@ -82,9 +82,9 @@ def train(
 
 
 @pytest.fixture(scope="module")
-def trained(recordings: Path) -> Bundle:
+def trained_once(recordings: Path) -> Bundle:
     """A small model of both heads."""
-    return train(recordings, "small")
+    return train_files(recordings, "small")
 
 
 def test_a_bundle_says_everything_about_its_model(trained: Bundle) -> None:
@@ -119,8 +119,8 @@ def test_streamed_equals_the_whole_sequence_in_plain_keras(trained: Bundle, reco
 
 def test_a_seed_repeats_a_training(trained: Bundle, recordings: Path) -> None:
     """The same configuration gives the same model, to the bit; another seed another one."""
-    again = train(recordings, "again")
-    other = train(recordings, "other", "--seed", "7")
+    again = train_files(recordings, "again")
+    other = train_files(recordings, "other", "--seed", "7")
     assert again.manifest.model_id == trained.manifest.model_id != other.manifest.model_id
 
 
@@ -134,7 +134,7 @@ def test_a_seed_repeats_a_training(trained: Bundle, recordings: Path) -> None:
 )
 def test_other_models_stream_as_well(recordings: Path, name: str, options: dict[str, str]) -> None:
     """Regime, loss and heads can be chosen; every choice gives a bundle that the pipeline runs."""
-    bundle = train(recordings, name, epochs=1, **options)
+    bundle = train_files(recordings, name, epochs=1, **options)
     pipeline = Pipeline(bundle)
     for second in range(25):
         out = pipeline.push("p", float(second), {"flow": 100.0, "vibration": 1.5})
@@ -217,8 +217,8 @@ def test_a_training_that_was_killed_goes_on_where_it_was(recordings: Path) -> No
                 process.kill()
                 break
     assert not (recordings / "broken.bundle").exists()
-    resumed = train(recordings, "broken", "--resume", epochs=6, training="patience = 50")
-    unbroken = train(recordings, "unbroken", epochs=6, training="patience = 50")
+    resumed = train_files(recordings, "broken", "--resume", epochs=6, training="patience = 50")
+    unbroken = train_files(recordings, "unbroken", epochs=6, training="patience = 50")
     assert resumed.manifest.model_id == unbroken.manifest.model_id
 
 

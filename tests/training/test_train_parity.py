@@ -25,13 +25,13 @@ pytestmark = pytest.mark.train
 WRONG = 4
 
 
-def segment_of(bundle: Bundle, rows: int, seed: int) -> Segment:
+def segment_of_length(bundle: Bundle, rows: int, seed: int) -> Segment:
     """A segment of random samples."""
     x = random_inputs(bundle.manifest, rows, seed)
     return Segment("s", np.zeros(rows, np.int64), x, np.ones(x.shape, np.bool_), np.zeros(rows, np.int32))
 
 
-def gate(bundle: Bundle, segments: list[Segment]) -> list[EngineParity]:
+def train_gate(bundle: Bundle, segments: list[Segment]) -> list[EngineParity]:
     """Compare the engines with Keras on the bundle's weights, as training does."""
     assert bundle.tflite is not None
     manifest, weights = bundle.manifest, bundle.weights
@@ -42,7 +42,7 @@ def gate(bundle: Bundle, segments: list[Segment]) -> list[EngineParity]:
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
+def trained_bundle() -> Bundle:
     """A model of one quantity and one embedded category, with its flatbuffer."""
     return make_bundle(channels=1, targets=1, categories=(6,), embedding=3, with_tflite=True)
 
@@ -50,11 +50,14 @@ def bundle() -> Bundle:
 def test_other_segments_are_compared_within_the_budget(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Besides the longest segment, as many others as the steps allow, and at least an eighth of the steps."""
     monkeypatch.setattr(module, "_PARITY_STEPS", 320)
-    segments = [segment_of(bundle, 28, seed) for seed in range(20)]
-    assert [row.samples for row in gate(bundle, [*segments, segment_of(bundle, 40, 99)])][:2] == [320 + 256, 320]
-    long = gate(bundle, [segment_of(bundle, 400, 99), *segments])
+    segments = [segment_of_length(bundle, 28, seed) for seed in range(20)]
+    assert [row.samples for row in train_gate(bundle, [*segments, segment_of_length(bundle, 40, 99)])][:2] == [
+        320 + 256,
+        320,
+    ]
+    long = train_gate(bundle, [segment_of_length(bundle, 400, 99), *segments])
     assert [row.samples for row in long] == [320 + 28 + 256, 320 + 28, 320, 320]
-    assert [row.samples for row in gate(bundle, segments[:1])] == [28 + 256, 28, 28, 28]
+    assert [row.samples for row in train_gate(bundle, segments[:1])] == [28 + 256, 28, 28, 28]
 
 
 def test_a_flatbuffer_wrong_only_in_other_segments_is_found(
@@ -65,12 +68,12 @@ def test_a_flatbuffer_wrong_only_in_other_segments_is_found(
     table[WRONG] += np.float32(0.05)
     wrong = make_bundle(channels=1, targets=1, categories=(6,), embedding=3)
     weights = {**wrong.weights, "embedding_1/embeddings": table}
-    longest = segment_of(bundle, 40, 0)
+    longest = segment_of_length(bundle, 40, 0)
     longest.x[longest.x[:, 1] == WRONG, 1] = 0
-    others = [segment_of(bundle, 28, seed) for seed in range(3)]
+    others = [segment_of_length(bundle, 28, seed) for seed in range(3)]
     # Random samples contain every category, so the comparison with numpy would find the error there.
     monkeypatch.setattr("stream_gru.model.parity.RANDOM_SAMPLES", 1)
     keras_is_right = replace(wrong, weights=weights, tflite=bundle.tflite)
-    gate(keras_is_right, [longest])
+    train_gate(keras_is_right, [longest])
     with pytest.raises(ParityError, match=r"litert \(run \d, batch\)"):
-        gate(keras_is_right, [longest, *others])
+        train_gate(keras_is_right, [longest, *others])
