@@ -1,4 +1,4 @@
-"""Public data sets through Keras' own loaders, which download, check a hash and keep a copy."""
+"""Public data sets through Keras' own loaders, which download them, check a hash and cache a copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mnist() -> Arrays:
 
 
 def imdb() -> Arrays:
-    """Reviews as ranks of words, 1 the most frequent, without Keras' offset, and end to end.
+    """Reviews as ranks of words, 1 the most frequent, without Keras' offset, concatenated.
 
     x_train_flat, x_train_len (25000,), y_train, and the same for test.  Raises DataError.
     """
@@ -34,10 +34,10 @@ def imdb() -> Arrays:
 def _load(name: str, options: dict[str, Any]) -> Any:
     try:
         return getattr(keras.datasets, name).load_data(**options)
-    except Exception as error:  # Keras wraps what the network said in a bare Exception
+    except Exception as error:  # Keras wraps network errors in a bare Exception
         raise DataError(
-            f"{name}: cannot be downloaded ({error}); name a local {name}.npz with --data,"
-            " or its folder in STREAM_GRU_DATA"
+            f"{name}: cannot be downloaded ({error}); pass a local {name}.npz with --data,"
+            " or set STREAM_GRU_DATA to its folder"
         ) from error
 
 

@@ -13,6 +13,13 @@ from tests.support.small_datasets import write_digits, write_reviews
 pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.train
 
+
+@pytest.fixture(autouse=True)
+def short_parity_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare engines on fewer steps; predictions of the whole test part are compared anyway."""
+    monkeypatch.setattr("stream_gru.training.train._PARITY_STEPS", 1024)
+
+
 FOR_DATA = {"mnist": write_digits, "imdb": write_reviews}
 
 
@@ -109,11 +116,32 @@ def test_only_mnist_gru_is_compared(tmp_path: Path) -> None:
     assert "--compare needs the recipe mnist-gru" in done.stderr
 
 
-def test_the_comparison_has_a_row_for_every_way(tmp_path: Path) -> None:
-    """The table has time, memory and accuracy of unrolling, regimes and cells."""
-    from stream_gru.examples.recipes.compare import WAYS
+def test_the_comparison_has_a_row_for_each_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way is trained and streamed in processes of its own: the table has its time, memory and accuracy."""
+    from stream_gru.examples.recipes import compare
 
+    chosen = [way for way in compare.WAYS if "not unrolled" in way[0] or "never reset" in way[0]]
+    assert len(chosen) == 2
+    monkeypatch.setattr(compare, "WAYS", chosen)
+    monkeypatch.setattr(compare, "EPOCHS", 1)
     done = run_recipe("mnist-gru", tmp_path, "--compare")
     assert done.exit_code == 0, done.stderr
-    for name, _ in WAYS:
+    for name, _ in chosen:
         assert re.search(rf"^{re.escape(name)}\s+[\d.]+ s\s+[\d,]+ MiB\s.*\d%$", done.stdout, re.MULTILINE), name
+
+
+def test_every_way_of_the_comparison_is_a_training_configuration() -> None:
+    """Unrolled or not, windowed or stateful, three cells: each is a valid configuration."""
+    import tomli_w
+
+    from stream_gru.config import parse_config
+    from stream_gru.connectors.catalog import CATALOG
+    from stream_gru.examples.recipes.compare import WAYS
+    from stream_gru.examples.recipes.recipe import load_recipe, merged
+
+    document = load_recipe("mnist-gru").variant().document
+    for name, changes in WAYS:
+        config = parse_config(tomli_w.dumps(merged(document, changes)), name, CATALOG)
+        assert config.model is not None
+        assert config.training.regime == ("stateful" if "stateful" in name else "windowed"), name
+        assert config.model.layer[0].unroll == (", unrolled" in name), name

@@ -15,6 +15,7 @@ from stream_gru.config.train_schema import TrainingConfig
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.batches import Batch, cut_batches
+from stream_gru.training.fit import FitResult
 from stream_gru.training.loss import class_weights
 from stream_gru.training.progress import PlainReporter, default_reporter
 from stream_gru.training.segments import Segment, join_segments, measure_scaling
@@ -50,25 +51,29 @@ def test_learns_classes(tmp_path: Path) -> None:
     assert np.allclose(fitted.model(waves(1)[0].x[None]).numpy().sum(axis=-1), 1.0, atol=1e-5)
 
 
-def test_same_seed_repeats(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    """Two epochs of both heads, with dropout."""
+    return train(BOTH, tmp_path_factory.mktemp("two"), replace(QUICK, epochs=2))
+
+
+def test_same_seed_repeats(two_epochs: FitResult, tmp_path: Path) -> None:
     """The same seed gives the same history and the same weights, dropout included; another seed does not."""
-    two = replace(QUICK, epochs=2)
-    one, same = (train(BOTH, tmp_path / name, two) for name in ("one", "same"))
+    same = train(BOTH, tmp_path / "same", replace(QUICK, epochs=2))
     other = train(BOTH, tmp_path / "other", replace(QUICK, epochs=1, seed=2))
-    assert without_seconds(one) == without_seconds(same)
-    assert all(np.array_equal(one.weights[name], same.weights[name]) for name in one.weights)
-    assert not np.array_equal(one.weights["classes/kernel"], other.weights["classes/kernel"])
+    assert without_seconds(same) == without_seconds(two_epochs)
+    assert all(np.array_equal(same.weights[name], two_epochs.weights[name]) for name in same.weights)
+    assert not np.array_equal(same.weights["classes/kernel"], other.weights["classes/kernel"])
 
 
-def test_resume_is_the_uninterrupted_training(tmp_path: Path) -> None:
+def test_resume_is_the_uninterrupted_training(two_epochs: FitResult, tmp_path: Path) -> None:
     """Interrupted inside an epoch and resumed, training ends with the weights of one without interruption."""
-    training = replace(QUICK, epochs=3, schedule="cosine")
-    whole = train(BOTH, tmp_path / "whole", training)
-    cut = train(BOTH, tmp_path / "cut", training, InterruptAt(30))
-    assert (cut.stopped, len(cut.history)) == ("interrupted", 2)
+    training = replace(QUICK, epochs=2)
+    cut = train(BOTH, tmp_path / "cut", training, InterruptAt(20))
+    assert (cut.stopped, len(cut.history)) == ("interrupted", 1)
     resumed = train(BOTH, tmp_path / "cut", training, resume=True)
-    assert without_seconds(resumed) == without_seconds(whole)
-    assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
+    assert without_seconds(resumed) == without_seconds(two_epochs)
+    assert all(np.array_equal(resumed.weights[name], two_epochs.weights[name]) for name in two_epochs.weights)
 
 
 def test_resume_of_another_training_is_rejected(tmp_path: Path) -> None:
@@ -80,12 +85,11 @@ def test_resume_of_another_training_is_rejected(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00002.npz", "checkpoint.json"]
 
 
-def test_interrupt_keeps_the_best(tmp_path: Path) -> None:
+def test_interrupt_keeps_the_best(two_epochs: FitResult, tmp_path: Path) -> None:
     """Ctrl-C in the third epoch returns the best weights of the first two, without the third's updates."""
-    two = train(BOTH, tmp_path / "two", replace(QUICK, epochs=2))
-    cut = train(BOTH, tmp_path / "cut", QUICK, InterruptAt(30))
-    assert (cut.stopped, cut.kept) == ("interrupted", two.kept)
-    assert all(np.array_equal(cut.weights[name], two.weights[name]) for name in two.weights)
+    cut = train(BOTH, tmp_path, QUICK, InterruptAt(30))
+    assert (cut.stopped, cut.kept) == ("interrupted", two_epochs.kept)
+    assert all(np.array_equal(cut.weights[name], two_epochs.weights[name]) for name in two_epochs.weights)
 
 
 def test_interrupt_before_the_first_validation_returns_nothing(tmp_path: Path) -> None:
