@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from stream_gru.cli.group import cli
 from stream_gru.config.train_schema import Config
 from stream_gru.config.validate import extra_of
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.model.bundle import load_bundle
 from stream_gru.runtime.metrics import Metrics
 

@@ -11,7 +11,7 @@ import tomli_w
 from stream_gru.cli.group import CommandGroup
 from stream_gru.config import check_purpose, load_config, sample_config
 from stream_gru.config.show import effective
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 
 
 @click.group(cls=CommandGroup)

@@ -19,8 +19,8 @@ from urllib.parse import quote, urlsplit
 import click
 
 from stream_gru.config import Config, load_config
-from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.credentials import read_secret
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError, StreamGruError
 from stream_gru.runtime.control.commands import Action
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from stream_gru.config import load_config, require_training
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.model.bundle import load_bundle
 from stream_gru.model.export.formats import FORMATS, ExportRequest, default_path, require_new_path, require_suffix
 from stream_gru.model.export.formats import export as export_bundle

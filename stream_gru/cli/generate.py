@@ -9,8 +9,7 @@ import click
 import numpy as np
 
 from stream_gru.cli.group import ENGINE, FiniteRange
-from stream_gru.connectors.dataset_reader import read_files
-from stream_gru.connectors.dataset_writer import recording_format, recording_text, write_recording
+from stream_gru.connectors.datasets import read_files, recording_format, recording_text, write_recording
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.sources.files import expand, shared_stream
 from stream_gru.core.concatenate import concatenate

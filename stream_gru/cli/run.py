@@ -14,7 +14,7 @@ from types import FrameType
 
 import click
 
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import SinkUnavailable
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.resolved_config import ResolvedConfig, delivery_warnings, resolve_file

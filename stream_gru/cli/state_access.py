@@ -19,7 +19,7 @@ import numpy as np
 
 from stream_gru.cli.control import command_client, remote_of, response_text
 from stream_gru.config import Config, RunConfig, load_config
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError, StateError, StoreLocked, StreamGruError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.pipeline.row_schema import RowSchema

@@ -30,13 +30,10 @@ from stream_gru.config import (
 )
 from stream_gru.config.connector import ignore
 from stream_gru.config.run_schema import BrokerConfig, RunConfig
-from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.credentials import read_secret
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.registry import load_decoder
 from stream_gru.connectors.mqtt.auth import credentials, is_tls, tls_context
-from stream_gru.connectors.sinks.registry import build_sink
-from stream_gru.connectors.sources.registry import build_source
+from stream_gru.connectors.registry import CATALOG, build_sink, build_source, load_decoder
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.protocols import Sink, Source
 from stream_gru.model.bundle import Bundle, load_bundle

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stream_gru.config.connector import ignore
-from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.protocols import Engine, FlowControlled, HasState, Sink, Source, Stateful
 from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import NS_PER_S, Position
@@ -26,10 +26,9 @@ from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
-from stream_gru.runtime.ingest.device_clock import DeviceClock
+from stream_gru.runtime.ingest.device_counters import DeviceClock, GapCounter
 from stream_gru.runtime.ingest.ingest import NO_STAGES, Admit, Ingest, SharedStages
 from stream_gru.runtime.ingest.rate_limit import RateLimit
-from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 from stream_gru.runtime.replay_pacing import ReplayPacer
 from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec
 

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from stream_gru import __version__
 from stream_gru.config import Config, SplitConfig
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.errors import ConfigError, ParityError
 from stream_gru.core.protocols import Engine

@@ -19,7 +19,7 @@ import numpy as np
 
 from stream_gru import __version__
 from stream_gru.config import Config, DataConfig, ModelConfig
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import (

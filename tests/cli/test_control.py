@@ -22,7 +22,7 @@ from rich.console import Console
 from stream_gru.cli.control import Remote, remote_at, remote_of, response_text
 from stream_gru.cli.tap import TapView
 from stream_gru.config import parse_config
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError
 from stream_gru.runtime.http.server import WebServer
 from tests.support.cli import Run

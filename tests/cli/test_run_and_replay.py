@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from stream_gru.config import parse_config
 from stream_gru.config.train_schema import InputConfig
-from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.stdout import StdoutSink
 from stream_gru.core.errors import ConfigError, SinkUnavailable

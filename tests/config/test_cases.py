@@ -3,7 +3,7 @@
 import pytest
 
 from stream_gru.config import parse_config
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError
 from tests.support.paths import CASES
 

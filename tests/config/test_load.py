@@ -17,7 +17,7 @@ from stream_gru.config import (
     sample_config,
 )
 from stream_gru.config.load import MAX_FILE_BYTES
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.connectors.sinks.file import FileSinkConfig
 from stream_gru.connectors.sinks.stdout import StdoutSinkConfig
 from stream_gru.connectors.sources.files import ReplaySourceConfig

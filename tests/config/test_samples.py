@@ -14,7 +14,7 @@ from msgspec import NODEFAULT, inspect, to_builtins
 
 from stream_gru.config import Config, check_purpose, parse_config, sample_config
 from stream_gru.config.validate import bare
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError
 
 Purpose = Literal["train", "run"]

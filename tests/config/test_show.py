@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from stream_gru.cli.group import cli
 from stream_gru.config import Config, effective, parse_config, sample_config
 from stream_gru.config.run_schema import BrokerConfig, RunConfig
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.connectors.sinks.file import FileSinkConfig
 from stream_gru.connectors.sinks.influx import InfluxSinkConfig
 from stream_gru.connectors.sources.serial import SerialSourceConfig

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from stream_gru.config import parse_config
-from stream_gru.connectors.catalog import CATALOG
-from stream_gru.connectors.dataset_reader import read_all
+from stream_gru.connectors.datasets import read_all
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.registry import CATALOG, load_decoder
 from stream_gru.connectors.sources.files import FileSource, file_format
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import format_iso

@@ -18,8 +18,8 @@ from stream_gru.config.run_schema import SourceChannelConfig, SourceInputConfig
 from stream_gru.config.train_schema import ChannelConfig, InputConfig
 from stream_gru.connectors.decoders import text as lines
 from stream_gru.connectors.decoders.field_map import Column, Fields, build_batch
-from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
 from stream_gru.connectors.decoders.rejects import Rejects
+from stream_gru.connectors.registry import DECODERS, load_decoder
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 from tests.support.batches import NOON_NS

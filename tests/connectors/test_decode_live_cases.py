@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from stream_gru.config import parse_config
-from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
+from stream_gru.connectors.registry import CATALOG, DECODERS, load_decoder
 from stream_gru.connectors.sources.files import ReplaySourceConfig
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.timestamps import to_ns

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stream_gru.config.train_schema import ChannelConfig, InputConfig
 from stream_gru.connectors.decoders.field_map import Fields, stream_id
-from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.core.types import DropReason, Position, RawMessage, SampleBatch
 

@@ -11,7 +11,7 @@ from stream_gru.connectors.decoders.csv_decoders import CsvDecoder
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.header_cache import HeaderCache
 from stream_gru.connectors.decoders.plotter import PlotterDecoder
-from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
+from stream_gru.connectors.registry import DECODERS, load_decoder
 from stream_gru.core.errors import StateError
 from stream_gru.core.protocols import HasState
 from stream_gru.core.types import RawMessage

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from stream_gru.config.connector import SinkContext
+from stream_gru.connectors.registry import build_sink
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
 from stream_gru.connectors.sinks.influx import InfluxSink, InfluxSinkConfig, Poster
-from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.core.commit_records import OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.core.protocols import Sink

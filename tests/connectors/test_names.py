@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_gru.config.train_schema import ChannelConfig, InputConfig
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.decoders.parsing import (
     DictionaryColumn,

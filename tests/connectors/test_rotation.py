@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from stream_gru.config.connector import SinkContext
+from stream_gru.connectors.registry import build_sink
 from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.encoders import Encoder
 from stream_gru.connectors.sinks.file import FileSink, FileSinkConfig, file_sink
 from stream_gru.connectors.sinks.file_recovery import aside_name, keep_newest, put_aside, put_aside_files
-from stream_gru.connectors.sinks.registry import build_sink
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from tests.support import sink_runs

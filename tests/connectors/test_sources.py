@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from stream_gru.config.connector import SourceContext
 from stream_gru.config.train_schema import InputConfig
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.registry import build_source
 from stream_gru.connectors.sources.csv_header import completed_header
 from stream_gru.connectors.sources.files import (
     FileSource,
@@ -23,7 +24,6 @@ from stream_gru.connectors.sources.files import (
     stem,
 )
 from stream_gru.connectors.sources.mqtt import MqttSourceConfig
-from stream_gru.connectors.sources.registry import build_source
 from stream_gru.connectors.sources.serial import SerialSourceConfig
 from stream_gru.connectors.sources.stdin import StdinSource, StdinSourceConfig
 from stream_gru.connectors.sources.threaded import Queued

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.config.connector import SinkContext
-from stream_gru.connectors.sinks.registry import build_sink
+from stream_gru.connectors.registry import build_sink
 from stream_gru.connectors.sinks.stdout import StdoutSinkConfig
 from stream_gru.connectors.sinks.throttle import Throttled
 from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxState, SinkCheckpoint

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.registry import DECODERS, load_decoder
+from stream_gru.connectors.registry import DECODERS, load_decoder
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Decoder
 from stream_gru.core.timestamps import to_ns

@@ -15,7 +15,7 @@ import pytest
 
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.registry import load_decoder
 from stream_gru.connectors.sources.files import FileSource
 from stream_gru.connectors.sources.stdin import StdinSource
 from stream_gru.core.errors import DataError, EndOfInput

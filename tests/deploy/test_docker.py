@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from stream_gru.config import parse_config
-from stream_gru.connectors.catalog import CATALOG
 from stream_gru.connectors.mqtt.auth import client_id
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.connectors.sources.mqtt import MqttSourceConfig
 from stream_gru.core.types import Position, RawMessage
 from stream_gru.examples.simulators.devices import clean_pumps, json_text, sample_of

@@ -13,7 +13,7 @@ import stream_gru
 from stream_gru.cli.main import COMMANDS
 from stream_gru.config.connector import SinkTable, SourceTable
 from stream_gru.config.train_schema import Config
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.types import DropReason, ResetReason
 from stream_gru.model.bundle import load_bundle
 from stream_gru.runtime.metrics import Metrics

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from stream_gru.cli.demo import LiveView
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.prediction import prediction_at
 from stream_gru.model.bundle import load_bundle

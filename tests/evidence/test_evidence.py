@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stream_gru.config import load_config, require_training
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.model.bundle import load_bundle
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from stream_gru.cli.group import cli
 from stream_gru.config import parse_config
-from stream_gru.connectors.catalog import CATALOG
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.examples.recipes import imdb, mnist, sine, vowels
 from stream_gru.examples.recipes.recipe import RECIPES, load_recipe, merged, read_recipe

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from stream_gru.connectors.decoders.registry import DECODERS
+from stream_gru.connectors.registry import DECODERS
 from tests.fuzz.security_seeds import SEEDS
 from tests.fuzz.target_decoders import NAMES, STRUCT
 from tests.fuzz.targets import CORPUS, TARGETS

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stream_gru.config import sample_config
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.model.bundle import MANIFEST, TFLITE, WEIGHTS, write_bundle
 from tests.fuzz.target_bundle import good_bundle
 from tests.support.fake_daemon import TOKEN

@@ -12,7 +12,7 @@ import tomli_w
 
 from stream_gru.config import load_config
 from stream_gru.config.show import effective
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError
 
 _LONGEST_LINE = 2000

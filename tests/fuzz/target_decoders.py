@@ -16,7 +16,7 @@ from msgspec.structs import replace as replace_keys
 
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import LIMIT_NS

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from stream_gru.connectors.decoders.registry import DECODERS
+from stream_gru.connectors.registry import DECODERS
 
 Framing = Literal["lines", "cobs"]
 CORPUS = Path(__file__).parent / "corpus"

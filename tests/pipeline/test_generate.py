@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from stream_gru.config.train_schema import InputConfig
-from stream_gru.connectors.dataset_reader import read_files
-from stream_gru.connectors.dataset_writer import recording_text, write_recording
+from stream_gru.connectors.datasets import read_files, recording_text, write_recording
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import ConfigError, DataError

@@ -18,8 +18,8 @@ from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import Commit, Store
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
+from stream_gru.runtime.ingest.device_counters import GapCounter
 from stream_gru.runtime.ingest.ingest import Ingest, SharedStages
-from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 from stream_gru.runtime.wiring import Input
 from tests.runtime.test_daemon import BATCHES, FakeTime, by_name, make, message, the_input
 from tests.support.batches import CHANNELS, batch, rows_of

@@ -14,7 +14,7 @@ import pytest
 
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.protocols import Decoder
 from stream_gru.core.types import DropReason, RawMessage, Rejected, SampleBatch
 from stream_gru.runtime.control.pause_filter import PauseFilter

@@ -11,7 +11,7 @@ from stream_gru.core.concatenate import concatenate
 from stream_gru.core.errors import StateError
 from stream_gru.core.keyed_state import encode
 from stream_gru.core.types import NS_PER_S, DropReason, Rejected, SampleBatch
-from stream_gru.runtime.ingest.device_clock import DeviceClock
+from stream_gru.runtime.ingest.device_counters import DeviceClock
 from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 S = NS_PER_S

@@ -10,15 +10,14 @@ import pytest
 from stream_gru.config.run_schema import SourceInputConfig
 from stream_gru.config.train_schema import ChannelConfig, InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.registry import load_decoder
+from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import NS_PER_S, DropReason, RawMessage, SampleBatch
 from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
-from stream_gru.runtime.ingest.device_clock import DeviceClock
+from stream_gru.runtime.ingest.device_counters import DeviceClock, GapCounter
 from stream_gru.runtime.ingest.ingest import Ingest, IngestResult, SharedStages, group_by_source
-from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 from tests.support.batches import START_NS, batch
 from tests.support.fake_connectors import ReadyDecoder
 from tests.support.stateful_parts import StateStore

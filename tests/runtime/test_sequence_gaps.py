@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.core.types import SampleBatch
-from stream_gru.runtime.ingest.sequence_gaps import GapCounter
+from stream_gru.runtime.ingest.device_counters import GapCounter
 from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 
 MOVES = st.lists(

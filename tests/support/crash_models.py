@@ -24,7 +24,7 @@ from stream_gru.model.bundle import Bundle
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.runtime.checkpoint.state_export import StreamExport
-from stream_gru.runtime.ingest.sequence_gaps import GapCounter
+from stream_gru.runtime.ingest.device_counters import GapCounter
 from tests.support.batches import START_NS, rows_of
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated, toy_pipeline

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.model.bundle import load_bundle
 from tests.support.paths import BUNDLE, HELD_OUT

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from stream_gru.cli.group import cli
 from stream_gru.config import SplitConfig, load_config
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError, ParityError
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32

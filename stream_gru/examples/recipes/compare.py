@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.examples.recipes.recipe import Variant, merged
 from stream_gru.examples.recipes.results import accuracy

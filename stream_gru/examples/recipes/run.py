@@ -25,9 +25,9 @@ import numpy as np
 import tomli_w
 
 from stream_gru.config import Config, load_config
-from stream_gru.connectors.catalog import CATALOG
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import BundleError, ConfigError, ParityError
 from stream_gru.core.types import F64, SampleBatch
 from stream_gru.examples.recipes.recipe import Recipe, Variant

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
-from stream_gru.connectors.dataset_reader import read_files
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.core.types import F32, PredictionBatch
 from stream_gru.examples.recipes.results import Predictions, peak_memory, save_predictions

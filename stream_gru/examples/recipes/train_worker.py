@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from stream_gru.config import load_config
-from stream_gru.connectors.catalog import CATALOG
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.examples.recipes.results import peak_memory
 from stream_gru.model.optional_packages import require_training_extra
 

@@ -18,9 +18,8 @@ from stream_gru.core.protocols import Decoder, HasState, Stateful
 from stream_gru.core.types import RawMessage, SampleBatch
 from stream_gru.runtime.control.pause_filter import PauseFilter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
-from stream_gru.runtime.ingest.device_clock import DeviceClock
+from stream_gru.runtime.ingest.device_counters import DeviceClock, GapCounter
 from stream_gru.runtime.ingest.rate_limit import RateLimit
-from stream_gru.runtime.ingest.sequence_gaps import GapCounter
 
 Admit = Callable[[SampleBatch], SampleBatch]
 
