@@ -23,7 +23,7 @@ from msgspec import structs
 
 from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.run import log_to_stderr
-from stream_gru.connectors.sources.message_log import RecordingWriter
+from stream_gru.connectors.sources.message_log import MessageLogWriter
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import RawMessage, SampleBatch
@@ -220,7 +220,7 @@ def record(config: Path, out: Path, seconds: float | None, count: int | None, on
     reader = SourceReader(resolved, only, seconds)
     reader.stop_on_signals()
     written = 0
-    with RecordingWriter(out) as writer:
+    with MessageLogWriter(out) as writer:
         for _, raw in reader.messages():
             wanted = raw[: None if count is None else count - written]
             writer.write(wanted)

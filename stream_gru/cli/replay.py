@@ -17,7 +17,7 @@ from stream_gru.connectors.sinks.encoders import ENCODERS
 from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink
 from stream_gru.connectors.sources.files import ReplaySourceConfig, expand, shared_stream
-from stream_gru.connectors.sources.message_log import RecordedSource
+from stream_gru.connectors.sources.message_log import MessageLogSource
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Sink
 from stream_gru.model.bundle import load_bundle
@@ -139,7 +139,7 @@ def _messages_runtime(
         store = Store(Path(stack.enter_context(TemporaryDirectory(prefix="stream-gru-replay-"))))
     return build_runtime(
         replace(config, run=run),
-        recording=RecordedSource(expand(files)),
+        recording=MessageLogSource(expand(files)),
         speed=speed,
         sinks={"output": sink},
         store=store,

@@ -89,16 +89,16 @@ def build_source(table: SourceTable, context: SourceContext, *, alone: bool = Tr
     source = table.build(context)
     if table.reader == "own" or (table.reader == "loop" and alone):
         return source
-    from stream_gru.connectors.sources.threaded import Queued
+    from stream_gru.connectors.sources.threaded import ThreadedSource
 
-    return Queued(
+    return ThreadedSource(
         source,
         name=context.name,
         queue_size=table.queue_size,
         queue_bytes=table.queue_bytes,
         reconnect_max_delay_s=table.reconnect_delay_s,
         retry=table.reader == "thread",
-        bell=context.wakeup,
+        wakeup=context.wakeup,
     )
 
 

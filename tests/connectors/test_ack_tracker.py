@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from stream_gru.connectors.mqtt.ack_tracker import Ledger
-from stream_gru.connectors.mqtt.publisher import Notices
+from stream_gru.connectors.mqtt.ack_tracker import AckTracker
+from stream_gru.connectors.mqtt.publisher import RetainedOutbox
 from stream_gru.connectors.mqtt.reconnect import Backoff
 from stream_gru.connectors.sinks.outbox import Outbox
 from stream_gru.core.commit_records import FlushResult, OutboxRow, ProcessedPackets, SinkCheckpoint
@@ -18,106 +18,110 @@ def digest(message: int) -> bytes:
 
 def test_acknowledgements_are_in_the_order_of_arrival() -> None:
     """MQTT wants it so, and redelivery without gaps depends on it."""
-    ledger = Ledger()
-    ledger.connected(False)
+    tracker = AckTracker()
+    tracker.connected(False)
     for mid in (5, 3, 9):
-        ledger.arrived(mid, digest(mid), False)
-    ledger.processed(3)
-    assert ledger.take_acks() == [5, 3, 9]
-    assert ledger.take_acks() == []
+        tracker.on_message(mid, digest(mid), False)
+    tracker.processed(3)
+    assert tracker.pending_acks() == [5, 3, 9]
+    assert tracker.pending_acks() == []
 
 
 def test_numbers_go_on_after_a_restart() -> None:
     """Messages with and without acknowledgement share one row of numbers."""
-    ledger = Ledger(41)
-    ledger.connected(False)
-    assert [ledger.unprotected(), ledger.arrived(1, digest(1), False), ledger.unprotected()] == [42, 43, 44]
-    ledger.processed(44)
-    assert ledger.take_acks() == [1]
+    tracker = AckTracker(41)
+    tracker.connected(False)
+    assert [tracker.on_qos0_message(), tracker.on_message(1, digest(1), False), tracker.on_qos0_message()] == [
+        42,
+        43,
+        44,
+    ]
+    tracker.processed(44)
+    assert tracker.pending_acks() == [1]
 
 
 def test_an_identifier_that_is_used_again_is_a_new_message() -> None:
     """Another content, or no word of repetition after it was processed: nothing is swallowed."""
-    ledger = Ledger()
-    ledger.connected(False)
-    ledger.arrived(1, digest(10), False)
-    ledger.connected(True)
-    assert ledger.arrived(1, digest(11), True) == 2
-    ledger.processed(2)
-    ledger.take_acks()
-    assert ledger.arrived(1, digest(11), False) == 3
-    assert ledger.redelivered == 0
+    tracker = AckTracker()
+    tracker.connected(False)
+    tracker.on_message(1, digest(10), False)
+    tracker.connected(True)
+    assert tracker.on_message(1, digest(11), True) == 2
+    tracker.processed(2)
+    tracker.pending_acks()
+    assert tracker.on_message(1, digest(11), False) == 3
+    assert tracker.redelivered == 0
 
 
 def test_what_an_earlier_process_has_processed_is_only_acknowledged() -> None:
     """By identifier and content, whether or not the broker says that it comes again; and it is counted."""
     for again in (True, False):
-        ledger = Ledger(7, {1: digest(10), 2: digest(11)})
-        ledger.connected(True)
-        assert [ledger.arrived(1, digest(10), again), ledger.arrived(2, digest(11), again)] == [None, None]
-        assert ledger.arrived(3, digest(10), again) == 8
-        assert (ledger.take_acks(), ledger.redelivered) == ([1, 2], 2)
+        tracker = AckTracker(7, {1: digest(10), 2: digest(11)})
+        tracker.connected(True)
+        assert [tracker.on_message(1, digest(10), again), tracker.on_message(2, digest(11), again)] == [None, None]
+        assert tracker.on_message(3, digest(10), again) == 8
+        assert (tracker.pending_acks(), tracker.redelivered) == ([1, 2], 2)
 
 
 def test_only_the_first_messages_of_a_connection_are_taken_for_repetitions_without_a_mark() -> None:
     """After the first that is none, and after as many as are known, the same words are news."""
     known = {1: digest(5), 2: digest(5)}
-    ledger = Ledger(0, known)
-    ledger.connected(True)
-    assert [ledger.arrived(mid, digest(5), False) for mid in (3, 1, 2)] == [1, 2, 3]
-    ledger = Ledger(0, known)
-    ledger.connected(True)
-    assert [ledger.arrived(mid, digest(5), False) for mid in (1, 2, 1)] == [None, None, 1]
-    assert ledger.arrived(2, digest(5), True) is None
+    tracker = AckTracker(0, known)
+    tracker.connected(True)
+    assert [tracker.on_message(mid, digest(5), False) for mid in (3, 1, 2)] == [1, 2, 3]
+    tracker = AckTracker(0, known)
+    tracker.connected(True)
+    assert [tracker.on_message(mid, digest(5), False) for mid in (1, 2, 1)] == [None, None, 1]
+    assert tracker.on_message(2, digest(5), True) is None
 
 
 def test_repetitions_are_not_acknowledged_ahead_of_what_came_before_them() -> None:
     """Should a broker send them in another order, the order of acknowledgements is still that of arrival."""
-    ledger = Ledger(0, {2: digest(2)})
-    ledger.connected(True)
-    assert [ledger.arrived(1, digest(1), False), ledger.arrived(2, digest(2), True)] == [1, None]
-    assert ledger.take_acks() == []
-    ledger.processed(1)
-    assert ledger.take_acks() == [1, 2]
+    tracker = AckTracker(0, {2: digest(2)})
+    tracker.connected(True)
+    assert [tracker.on_message(1, digest(1), False), tracker.on_message(2, digest(2), True)] == [1, None]
+    assert tracker.pending_acks() == []
+    tracker.processed(1)
+    assert tracker.pending_acks() == [1, 2]
 
 
 def test_receipts_are_what_was_not_written_yet() -> None:
     """Up to the position, the newest of each identifier last; the same until they are written."""
-    ledger = Ledger()
-    ledger.connected(False)
+    tracker = AckTracker()
+    tracker.connected(False)
     for mid in (1, 2, 3):
-        ledger.arrived(mid, digest(mid), False)
+        tracker.on_message(mid, digest(mid), False)
     expected = ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True)
-    assert [ledger.processed_packets(2), ledger.processed_packets(2)] == [expected, expected]
-    ledger.processed(2)
-    assert ledger.processed_packets(2) == ProcessedPackets()
-    assert ledger.processed_packets(3) == ProcessedPackets({3: digest(3)})
+    assert [tracker.processed_packets(2), tracker.processed_packets(2)] == [expected, expected]
+    tracker.processed(2)
+    assert tracker.processed_packets(2) == ProcessedPackets()
+    assert tracker.processed_packets(3) == ProcessedPackets({3: digest(3)})
 
 
 def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
     """Its packets are written, but nothing of them is known in the new session, and the next commit forgets them."""
-    ledger = Ledger()
-    ledger.connected(False)
+    tracker = AckTracker()
+    tracker.connected(False)
     for mid in (1, 2):
-        ledger.arrived(mid, digest(mid), False)
-    assert ledger.processed_packets(2).packets
-    ledger.connected(False)
-    assert ledger.arrived(1, digest(1), True) == 3
-    ledger.processed(2)
-    assert ledger.take_acks() == []
-    assert ledger.arrived(2, digest(2), True) == 4
-    assert ledger.processed_packets(4) == ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True)
-    ledger.processed(4)
-    assert ledger.processed_packets(4) == ProcessedPackets()
+        tracker.on_message(mid, digest(mid), False)
+    assert tracker.processed_packets(2).packets
+    tracker.connected(False)
+    assert tracker.on_message(1, digest(1), True) == 3
+    tracker.processed(2)
+    assert tracker.pending_acks() == []
+    assert tracker.on_message(2, digest(2), True) == 4
+    assert tracker.processed_packets(4) == ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True)
+    tracker.processed(4)
+    assert tracker.processed_packets(4) == ProcessedPackets()
 
 
 def test_only_the_newest_packets_are_remembered() -> None:
     """Of those given at the start as of those that came."""
-    ledger = Ledger(0, {mid: digest(mid) for mid in (1, 2, 3)}, done_kept=2)
-    ledger.connected(True)
-    assert [ledger.arrived(mid, digest(mid), True) for mid in (3, 2, 1)] == [None, None, 1]
-    ledger.processed(1)
-    assert [ledger.arrived(mid, digest(mid), True) for mid in (1, 3, 2)] == [None, None, 2]
+    tracker = AckTracker(0, {mid: digest(mid) for mid in (1, 2, 3)}, max_done=2)
+    tracker.connected(True)
+    assert [tracker.on_message(mid, digest(mid), True) for mid in (3, 2, 1)] == [None, None, 1]
+    tracker.processed(1)
+    assert [tracker.on_message(mid, digest(mid), True) for mid in (1, 3, 2)] == [None, None, 2]
 
 
 def test_pauses_grow_and_are_never_all_the_same() -> None:
@@ -157,7 +161,7 @@ def test_a_full_outbox_takes_what_comes_and_says_that_it_is_full() -> None:
     """A batch is never cut in two; readiness comes back with the answers."""
     outbox = Outbox(2)
     outbox.put(outbox_rows("a", "b", "c"))
-    assert (len(outbox), outbox.ready, outbox.discarded) == (3, False, 0)
+    assert (len(outbox), outbox.ready, outbox.dropped) == (3, False, 0)
     for _ in range(2):
         row = outbox.take()
         assert row is not None
@@ -170,12 +174,12 @@ def test_a_full_outbox_may_give_up_the_oldest() -> None:
     outbox = Outbox(2, drop_oldest=True)
     outbox.resume(SinkCheckpoint(unacked=[OutboxRow("t", b"1234", "a", 7)], last_number=8))
     outbox.put(outbox_rows("b", "c"))
-    assert (outbox.ready, len(outbox), outbox.discarded) == (True, 2, 1)
+    assert (outbox.ready, len(outbox), outbox.dropped) == (True, 2, 1)
     assert outbox.flush() == FlushResult(unacked=[*rows_numbered(9, "b", "c")], acked=(7,))
     outbox.committed()
     assert sendable(outbox) == ["b", "c"]
     outbox.put(outbox_rows("d"))
-    assert (len(outbox), outbox.discarded) == (2, 2)
+    assert (len(outbox), outbox.dropped) == (2, 2)
 
 
 def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
@@ -186,7 +190,7 @@ def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
     (first,) = outbox.requeue()
     outbox.put(outbox_rows("b"))
     outbox.drop(first)
-    assert (outbox.discarded, outbox.failed) == (1, 0)
+    assert (outbox.dropped, outbox.failed) == (1, 0)
     assert sendable(outbox) == ["b"]
 
 
@@ -253,16 +257,16 @@ def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
 
 def test_only_the_newest_notice_of_a_topic_is_said() -> None:
     """A stream that went and came back while the broker was away is online; a silenced topic stays silent."""
-    notices = Notices(threading.Condition())
-    notices.put("x", b"offline")
-    notices.put("y", b"online")
-    notices.put("x", b"online")
-    items = list(iter(notices.take, None))
+    retained = RetainedOutbox(threading.Condition())
+    retained.put("x", b"offline")
+    retained.put("y", b"online")
+    retained.put("x", b"online")
+    items = list(iter(retained.take, None))
     assert [(item.topic, item.payload) for item in items] == [("y", b"online"), ("x", b"online")]
-    assert not notices.idle
+    assert not retained.idle
     for _ in items:
-        notices.settle()
-    notices.silence("y")
-    notices.put("y", b"online")
-    assert notices.take() is None
-    assert notices.idle
+        retained.done()
+    retained.block("y")
+    retained.put("y", b"online")
+    assert retained.take() is None
+    assert retained.idle

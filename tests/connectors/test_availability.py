@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.connectors.sinks.availability import Presence
+from stream_gru.connectors.sinks.availability import StreamAvailability
 
 
 def test_the_newest_word_of_a_stream_counts() -> None:
     """Online, offline and online again; of a stream that was never put there is no word."""
-    presence = Presence()
+    presence = StreamAvailability()
     assert presence.get("a") is None
     for online in (True, False, True):
         assert presence.put("a", online) == ""
@@ -22,7 +22,7 @@ def test_the_newest_word_of_a_stream_counts() -> None:
 
 def test_who_went_first_is_forgotten_first() -> None:
     """Beyond the bound of those offline; who is online is never forgotten for their sake."""
-    presence = Presence(most_offline=2)
+    presence = StreamAvailability(max_offline=2)
     presence.put("on", True)
     for stream in "abc":
         presence.put(stream, True)
@@ -32,7 +32,7 @@ def test_who_went_first_is_forgotten_first() -> None:
 
 def test_beyond_the_bound_of_those_online_the_first_counts_as_offline() -> None:
     """The caller learns which one, so that it can say so; heard again it is online."""
-    presence = Presence(most_online=2)
+    presence = StreamAvailability(max_online=2)
     assert [presence.put(stream, True) for stream in "abc"] == ["", "", "a"]
     assert presence.get("a") is False
     assert presence.put("a", True) == "b"
@@ -41,7 +41,7 @@ def test_beyond_the_bound_of_those_online_the_first_counts_as_offline() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans())), st.integers(1, 3), st.integers(1, 3))
 def test_it_never_grows_beyond_its_bounds(words: list[tuple[str, bool]], online: int, offline: int) -> None:
     """And a stream of which something was just said is known by it."""
-    presence = Presence(online, offline)
+    presence = StreamAvailability(online, offline)
     for stream, here in words:
         presence.put(stream, here)
         assert presence.get(stream) is here

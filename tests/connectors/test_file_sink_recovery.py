@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from stream_gru.connectors.sinks.file import file_sink
-from stream_gru.connectors.sinks.file_recovery import put_aside_files
+from stream_gru.connectors.sinks.file_recovery import rotated_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
 from tests.support.sink_runs import FILE_NAMES, OUTPUTS, SinkRun, file_content, folder_content, rows_in
@@ -75,7 +75,7 @@ class Fuse:
 def run_through(folder: Path, name: str, fuse: Fuse, lost: bool = False, rotate_bytes: int = 1) -> SinkRun:
     """Write and commit three times, two rows each; after each kill start again."""
     folder.mkdir()
-    run = SinkRun(folder / name, rotate_bytes, keep=2, between=fuse)
+    run = SinkRun(folder / name, rotate_bytes, max_files=2, between=fuse)
     while True:
         with fuse.installed():
             try:
@@ -227,13 +227,13 @@ def test_a_rotated_file_that_was_taken_away_before_the_next_commit_is_not_missed
     before = run.flush()
     run.store(before)
     run.sink.committed()
-    (aside,) = put_aside_files(run.path)
+    (aside,) = rotated_files(run.path)
     taken = aside.read_bytes()
     aside.unlink()
     run.write(uncommitted)
     run.kill()
     run.start()
-    assert put_aside_files(run.path) == []
+    assert rotated_files(run.path) == []
     run.write(5)
     run.commit()
     run.sink.close()
@@ -251,13 +251,13 @@ def test_a_file_is_not_put_aside_with_rows_behind_its_mark(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl.gz"]
     run.commit()
     run.sink.close()
-    (aside,) = put_aside_files(run.path)
+    (aside,) = rotated_files(run.path)
     assert file_content(aside) == run.expected(4)
 
 
 def test_the_newest_file_has_the_last_name_though_the_clock_was_set_back(tmp_path: Path) -> None:
     """So that of those put aside the oldest rows go first."""
-    run = SinkRun(tmp_path / "out.jsonl", rotate_bytes=1, keep=2)
+    run = SinkRun(tmp_path / "out.jsonl", rotate_bytes=1, max_files=2)
     run.start()
     for now_s in (10.0, 5.0, 0.0):
         run.times.now_s = now_s
@@ -297,7 +297,7 @@ def test_a_file_that_grows_old_in_silence_is_announced_and_put_aside_whole(tmp_p
     run.kill(left=b"rubbish")
     run.start()
     run.sink.close()
-    assert len(put_aside_files(run.path)) == 1
+    assert len(rotated_files(run.path)) == 1
     assert rows_in(run.path) == run.expected(2)
 
 
@@ -324,7 +324,7 @@ def test_without_a_store_the_same_calls_rotate(tmp_path: Path) -> None:
     sink.committed()
     sink.close()
     killed.close()
-    assert len(put_aside_files(path)) == 1
+    assert len(rotated_files(path)) == 1
     assert rows_in(path).count(b"\n") == 2 * len(OUTPUTS)
 
 

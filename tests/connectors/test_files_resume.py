@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stream_gru.connectors.sources.files import FileSource, file_format
-from stream_gru.connectors.sources.resume import Trail, digest
-from stream_gru.connectors.sources.threaded import Queued
+from stream_gru.connectors.sources.resume import Fingerprint, digest
+from stream_gru.connectors.sources.threaded import ThreadedSource
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import Position, RawMessage
 from tests.support.source_reading import TABLE, drain, keyed_lines, position_of
@@ -221,17 +221,17 @@ def test_a_check_is_the_same_however_the_text_was_read() -> None:
     for length in (0, 1, 511, 512, 513, 65_535, 65_536, 65_537, 100_000):
         text = TABLE[:length]
         for step in (1000, 512, 77, 200_000):
-            trail = Trail()
+            trail = Fingerprint()
             for place in range(0, length, step):
                 trail.add(text[place : place + step])
-            assert trail.check() == f"{digest(text[:65_536])} {digest(text[-512:])}"
+            assert trail.text() == f"{digest(text[:65_536])} {digest(text[-512:])}"
 
 
 def test_behind_a_queue_positions_and_errors_are_the_same(tmp_path: Path) -> None:
     """Beside other sources a file goes on as alone, and a changed one is told to the loop."""
 
-    def queued() -> Queued:
-        return Queued(
+    def queued() -> ThreadedSource:
+        return ThreadedSource(
             small_block_source(path),
             name="pump",
             queue_size=4,

@@ -13,7 +13,7 @@ import pytest
 from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.registry import build_sink
 from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
-from stream_gru.connectors.sinks.influx import InfluxSink, InfluxSinkConfig, Poster
+from stream_gru.connectors.sinks.influx import InfluxClient, InfluxSink, InfluxSinkConfig
 from stream_gru.core.commit_records import OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError
 from stream_gru.core.protocols import Sink
@@ -127,16 +127,16 @@ def test_a_refusal_without_a_word_is_told_as_such(caplog: pytest.LogCaptureFixtu
         sink.write(OUTPUTS)
         flush_until_sent(sink)
         assert sink.health().failed == 5
-    assert "refused outputs with 413 without a word; said once" in caplog.text
+    assert "refused outputs with 413: no text; logged once" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("status", "advice"),
     [
-        (401, "look at token_file"),
-        (403, "look at token_file"),
-        (404, "look at url: database or bucket"),
-        (308, "look at url: it is"),
+        (401, "check token_file"),
+        (403, "check token_file"),
+        (404, "check url: database or bucket"),
+        (308, "check url: it redirects"),
     ],
 )
 def test_rows_wait_for_somebody_to_mend_the_configuration(
@@ -152,7 +152,7 @@ def test_rows_wait_for_somebody_to_mend_the_configuration(
         sink.write(OUTPUTS)
         assert server.came.wait(20)
         server.go.set()
-        wait_for(lambda: sink._away)
+        wait_for(lambda: sink._unreachable)
         assert not sink.health().connected
         flush_until_sent(sink)
         assert server.rows == expected_lines(OUTPUTS)
@@ -160,7 +160,7 @@ def test_rows_wait_for_somebody_to_mend_the_configuration(
     told = [record.getMessage().partition(": ")[2] for record in caplog.records if record.levelname == "WARNING"]
     assert len(told) == 2
     assert told[0].startswith(f"answered {status}: no; {advice}")
-    assert told[1] == "answered 503: no; trying again"
+    assert told[1] == "responded 503: no; retrying"
 
 
 def test_a_token_is_read_again_when_it_was_not_good(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
         sink.write(OUTPUTS)
         assert server.came.wait(5)
         assert sink.health().queued == 5
-        wait_for(lambda: sink._away, what="the first request to run out of time")
+        wait_for(lambda: sink._unreachable, what="the first request to run out of time")
         assert not sink.health().connected
         server.go.set()
         flush_until_sent(sink)
@@ -245,7 +245,7 @@ def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
         with influx_server(503) as server, sending(server.url, when_full=when_full, queue_size=5) as sink:
             assert sink.ready()
             sink.write(OUTPUTS)
-            wait_for(lambda: sink._away)
+            wait_for(lambda: sink._unreachable)
             assert sink.ready() is ready
             sink.write(OUTPUTS)
             assert len(sink.flush().unacked) == sink.health().queued == (5 if ready else 10)
@@ -340,7 +340,7 @@ def test_no_server_at_all_is_told_once(caplog: pytest.LogCaptureFixture) -> None
         sink._rest = lambda pause_s: attempts.append(pause_s) or rest(pause_s)  # type: ignore[method-assign,func-returns-value]
         sink.write(OUTPUTS)
         wait_for(lambda: len(attempts) > 2)
-    told = [record for record in caplog.records if "trying again" in record.getMessage()]
+    told = [record for record in caplog.records if "retrying" in record.getMessage()]
     assert len(told) == 1
     assert "Connection refused" in told[0].getMessage()
 
@@ -348,13 +348,13 @@ def test_no_server_at_all_is_told_once(caplog: pytest.LogCaptureFixture) -> None
 def test_a_dead_sender_is_a_bug_that_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process must not live on without its thread."""
 
-    def broken(self: Poster, body: bytes) -> None:
+    def broken(self: InfluxClient, body: bytes) -> None:
         raise KeyError(body)
 
-    monkeypatch.setattr(Poster, "post", broken)
+    monkeypatch.setattr(InfluxClient, "post", broken)
     with sending("http://127.0.0.1:9/write") as sink:
         sink.write(OUTPUTS)
-        with pytest.raises(RuntimeError, match="sender of outputs has ended") as caught:
+        with pytest.raises(RuntimeError, match="sender thread has ended") as caught:
             flush_until_sent(sink)
         assert isinstance(caught.value.__cause__, KeyError)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.connectors.sources.message_log import RecordedSource, RecordingWriter
+from stream_gru.connectors.sources.message_log import MessageLogSource, MessageLogWriter
 from stream_gru.core.errors import ConfigError, DataError, EndOfInput, SinkUnavailable
 from stream_gru.core.protocols import Source
 from stream_gru.core.types import DropReason, Position, RawMessage
@@ -46,7 +46,7 @@ def read_log(source: Source, position: Position | None = None, limit: int = 1000
 
 def write_log(path: Path, messages: Sequence[RawMessage]) -> Path:
     """A recording of these messages."""
-    with RecordingWriter(path, wall_ns=lambda: 1_772_323_200_000_000_000) as writer:
+    with MessageLogWriter(path, wall_ns=lambda: 1_772_323_200_000_000_000) as writer:
         writer.write(messages)
     assert writer.messages == len(messages)
     return path
@@ -74,19 +74,19 @@ def test_any_message_comes_back_as_it_was(messages: list[RawMessage], compressed
     """Whatever its bytes and names, compressed or not; and reading can go on after any of them."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_log(Path(folder) / ("a.jsonl.gz" if compressed else "a.jsonl"), messages)
-        back = read_log(RecordedSource([path], block=4), limit=limit)
+        back = read_log(MessageLogSource([path], block=4), limit=limit)
         assert bare(back) == messages
         for index, message in enumerate(back):
             assert message.position is not None
             assert message.position.name == str(path)
-            assert read_log(RecordedSource([path]), message.position) == back[index + 1 :]
+            assert read_log(MessageLogSource([path]), message.position) == back[index + 1 :]
 
 
 def test_a_recording_can_be_read_by_people(tmp_path: Path) -> None:
     """JSON lines; text is text; what is empty is left out; the position is where the line ends."""
     path = write_log(tmp_path / "a.jsonl", MESSAGES)
-    assert isinstance(RecordedSource([path]), Source)
-    assert RecordedSource([path]).health().connected
+    assert isinstance(MessageLogSource([path]), Source)
+    assert MessageLogSource([path]).health().connected
     first, *lines = path.read_bytes().splitlines(keepends=True)
     assert json.loads(first) == {"stream_gru_recording": 1, "created": "2026-03-01T00:00:00Z"}
     assert json.loads(lines[0]) == {
@@ -97,7 +97,7 @@ def test_a_recording_can_be_read_by_people(tmp_path: Path) -> None:
     }
     assert json.loads(lines[2])["payload"] == {"base64": "/wA="}
     assert json.loads(lines[3]) == {"source": "port", "key": "port", "fault": "overlong_line"}
-    (message, *_) = read_log(RecordedSource([path]))
+    (message, *_) = read_log(MessageLogSource([path]))
     before = first + lines[0]
     assert message.position == Position(str(path), len(before), f"{zlib.crc32(before):08x} -")
 
@@ -105,13 +105,13 @@ def test_a_recording_can_be_read_by_people(tmp_path: Path) -> None:
 def test_several_recordings_are_read_in_order(tmp_path: Path) -> None:
     """Patterns too; a position in one goes on with the next; one of another input is refused."""
     paths = [write_log(tmp_path / f"{name}.jsonl", MESSAGES[:2]) for name in "ab"]
-    back = read_log(RecordedSource([tmp_path / "*.jsonl"]))
+    back = read_log(MessageLogSource([tmp_path / "*.jsonl"]))
     assert [message.position.name for message in back if message.position] == [str(paths[i]) for i in (0, 0, 1, 1)]
-    assert read_log(RecordedSource(paths), back[1].position) == back[2:]
+    assert read_log(MessageLogSource(paths), back[1].position) == back[2:]
     with pytest.raises(DataError, match="no longer among the input"):
-        read_log(RecordedSource(paths), Position("c.jsonl", 1))
+        read_log(MessageLogSource(paths), Position("c.jsonl", 1))
     with pytest.raises(DataError, match=r"c\.jsonl: no such file"):
-        RecordedSource([tmp_path / "c.jsonl"]).open(None)
+        MessageLogSource([tmp_path / "c.jsonl"]).open(None)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
@@ -120,7 +120,7 @@ def test_a_half_written_end_is_left_out_with_a_warning(
 ) -> None:
     """What a killed process had flushed can be read, and what it had not is told."""
     path = tmp_path / name
-    writer = RecordingWriter(path)
+    writer = MessageLogWriter(path)
     writer.open()
     writer.write(MESSAGES)
     writer.flush()
@@ -128,11 +128,11 @@ def test_a_half_written_end_is_left_out_with_a_warning(
     writer.close()
     whole = path.read_bytes()
     path.write_bytes(flushed)
-    assert bare(read_log(RecordedSource([path]))) == MESSAGES
+    assert bare(read_log(MessageLogSource([path]))) == MESSAGES
     assert bool(caplog.records) == name.endswith(".gz")
     path.write_bytes(whole[:-9] if name.endswith("gz") else whole[:-5])
     caplog.clear()
-    assert bare(read_log(RecordedSource([path]))) == (MESSAGES if name.endswith("gz") else MESSAGES[:-1])
+    assert bare(read_log(MessageLogSource([path]))) == (MESSAGES if name.endswith("gz") else MESSAGES[:-1])
     assert f"{name}:{7 if name.endswith('gz') else 6}: the last line is half written" in caplog.text
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_line_is_told_with_its_number(line: bytes, said: str, tmp_path
     path.write_bytes(good + line + b"\n" + good.splitlines(keepends=True)[1])
     for position in (None, Position(str(path), len(good))):
         with pytest.raises(DataError, match=rf"a\.jsonl:3: {said}"):
-            read_log(RecordedSource([path]), position)
+            read_log(MessageLogSource([path]), position)
 
 
 def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
@@ -170,13 +170,13 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=said):
-            read_log(RecordedSource([path]))
+            read_log(MessageLogSource([path]))
     (tmp_path / "b.jsonl.gz").write_text("plain")
     with pytest.raises(DataError, match=r"b\.jsonl\.gz: cannot be read"):
-        read_log(RecordedSource([tmp_path / "b.jsonl.gz"]))
+        read_log(MessageLogSource([tmp_path / "b.jsonl.gz"]))
     path.write_bytes(b'{"stream_gru_recording": 1, "created": "\xff"}\n')
     with pytest.raises(DataError, match=r"a\.jsonl:1: expected a recording made by"):
-        read_log(RecordedSource([path]))
+        read_log(MessageLogSource([path]))
 
 
 def test_a_message_too_large_for_a_line_is_recorded_as_too_large(tmp_path: Path) -> None:
@@ -184,30 +184,30 @@ def test_a_message_too_large_for_a_line_is_recorded_as_too_large(tmp_path: Path)
     path = tmp_path / "a.jsonl"
     large = RawMessage(b"x" * 2_000_000, "k", arrival_ns=9, source="s")
     dense = RawMessage(b"\x00" * 1_000_000, "k", source="s")
-    with RecordingWriter(path) as writer:
+    with MessageLogWriter(path) as writer:
         writer.write([large, dense])
     assert writer.too_large == 1
     fault = RawMessage(b"", "k", arrival_ns=9, fault=DropReason.TOO_LARGE, source="s")
-    assert bare(read_log(RecordedSource([path]))) == [fault, dense]
+    assert bare(read_log(MessageLogSource([path]))) == [fault, dense]
 
 
 def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
     """An existing file is refused, a folder that is not there is told."""
     path = write_log(tmp_path / "a.jsonl", [])
     with pytest.raises(ConfigError, match=r"a\.jsonl: is there already"):
-        RecordingWriter(path).open()
+        MessageLogWriter(path).open()
     with pytest.raises(SinkUnavailable, match="cannot be written: No such file or directory"):
-        RecordingWriter(tmp_path / "none" / "a.jsonl").open()
+        MessageLogWriter(tmp_path / "none" / "a.jsonl").open()
     with pytest.raises(SinkUnavailable, match="not open"):
-        RecordingWriter(tmp_path / "b.jsonl").write([])
-    writer = RecordingWriter(tmp_path / "c.jsonl")
+        MessageLogWriter(tmp_path / "b.jsonl").write([])
+    writer = MessageLogWriter(tmp_path / "c.jsonl")
     writer.flush()
     writer.close()
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     """When it is noticed, and once more at the end."""
-    writer = RecordingWriter(tmp_path / "a.jsonl.gz")
+    writer = MessageLogWriter(tmp_path / "a.jsonl.gz")
     writer.open()
     assert writer._raw is not None
     full = os.open("/dev/full", os.O_WRONLY)
@@ -227,11 +227,11 @@ def test_a_recording_that_changed_is_refused_when_it_is_opened(tmp_path: Path) -
     """Any byte before the place counts; one that has grown goes on, one that is shorter or gone is told."""
     path = write_log(tmp_path / "a.jsonl", MESSAGES[:2])
     whole = path.read_bytes()
-    position = read_log(RecordedSource([path]))[-1].position
+    position = read_log(MessageLogSource([path]))[-1].position
     assert position is not None
     longer = write_log(tmp_path / "b.jsonl", MESSAGES).read_bytes()
     path.write_bytes(longer)
-    assert bare(read_log(RecordedSource([path]), position)) == MESSAGES[2:]
+    assert bare(read_log(MessageLogSource([path]), position)) == MESSAGES[2:]
     for text, why in (
         (whole.replace(b"shop", b"ship", 1), "the text before that place is another one"),
         (whole[:-5], "no line ends there"),
@@ -241,18 +241,18 @@ def test_a_recording_that_changed_is_refused_when_it_is_opened(tmp_path: Path) -
         with pytest.raises(
             DataError, match=rf"a\.jsonl: was read up to byte {position.offset} .*: {why}; give the old"
         ):
-            RecordedSource([path]).open(position)
+            MessageLogSource([path]).open(position)
     path.unlink()
     with pytest.raises(DataError, match="no longer among the input"):
-        RecordedSource([path]).open(position)
+        MessageLogSource([path]).open(position)
 
 
 def test_a_recording_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing comes again, and how to begin anew is told."""
     caplog.set_level(logging.INFO)
     path = write_log(tmp_path / "a.jsonl", MESSAGES)
-    position = read_log(RecordedSource([path]))[-1].position
+    position = read_log(MessageLogSource([path]))[-1].position
     assert not caplog.records
-    assert read_log(RecordedSource([path], name="tape"), position) == []
+    assert read_log(MessageLogSource([path], name="tape"), position) == []
     assert "tape: was read to its end before" in caplog.text
     assert "`stream-gru state reset CONFIG --source tape`" in caplog.text

@@ -14,7 +14,7 @@ BROKER = BrokerConfig(url="mqtt://127.0.0.1:9")
 def lose(connection: Connection, *lasted: float) -> None:
     """Connections that the broker cut after so many seconds; 0: an attempt that failed."""
     for seconds in lasted:
-        connection.connected = connection._cut = seconds > 0
+        connection.connected = connection._was_cut = seconds > 0
         connection._reason = "" if seconds else "Connection refused"
         connection._lost(seconds)
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.sinks.availability import Presence
+from stream_gru.connectors.sinks.availability import StreamAvailability
 from stream_gru.connectors.sinks.mqtt import MqttSink, MqttSinkConfig
 from stream_gru.core.log_limiter import LogOnce
 
@@ -21,7 +21,7 @@ def sink() -> MqttSink:
 def said(sink: MqttSink) -> dict[str, bytes]:
     """What waits to be said of streams."""
     found = {}
-    while (notice := sink._notices.take()) is not None:
+    while (notice := sink._retained.take()) is not None:
         found[notice.topic.removeprefix("stream_gru/").removesuffix("/availability")] = notice.payload
     return found
 
@@ -39,7 +39,7 @@ def test_streams_that_are_gone_are_forgotten(sink: MqttSink) -> None:
 
 def test_a_stream_that_makes_room_is_said_to_be_offline(sink: MqttSink) -> None:
     """Nobody would say so of it later."""
-    sink._streams = Presence(most_online=2)
+    sink._streams = StreamAvailability(max_online=2)
     for stream in ("a", "b", "c"):
         sink.stream_status(stream, True)
     assert said(sink) == {"a": b"offline", "b": b"online", "c": b"online"}

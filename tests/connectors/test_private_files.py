@@ -23,7 +23,7 @@ def _careless() -> Iterator[None]:
 def test_what_a_session_is_subscribed_to(tmp_path: Path) -> None:
     """Topics may name customers and places."""
     subscriptions = Subscriptions("mqtt", "gateway", ["a/#"], 1, str(tmp_path))
-    subscriptions._held = {"a/#"}
+    subscriptions._granted = {"a/#"}
     for _ in range(2):
         subscriptions._save()
         (file,) = tmp_path.iterdir()

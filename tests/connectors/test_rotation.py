@@ -19,7 +19,7 @@ from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.encoders import Encoder
 from stream_gru.connectors.sinks.file import FileSink, FileSinkConfig, file_sink
-from stream_gru.connectors.sinks.file_recovery import aside_name, keep_newest, put_aside, put_aside_files
+from stream_gru.connectors.sinks.file_recovery import delete_oldest, rotate, rotated_files, rotated_name
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable
 from tests.support import sink_runs
@@ -32,11 +32,18 @@ OUTPUTS = toy_pipeline().process(batch(["p"] * 5, list(range(5))))
 ROWS = JsonEncoder().encode(OUTPUTS)
 
 
-def rotating(path: Path, times: Times, size: int = 0, age_s: float = 0, keep: int = 10) -> FileSink:
+def rotating(path: Path, times: Times, size: int = 0, age_s: float = 0, max_files: int = 10) -> FileSink:
     """An open file that rotates."""
     encoder: Encoder = CsvEncoder() if ".csv" in path.name else JsonEncoder()
     sink = FileSink(
-        path, encoder, append=True, rotate_bytes=size, rotate_s=age_s, keep=keep, clock=times.clock, wall=times.wall
+        path,
+        encoder,
+        append=True,
+        rotate_bytes=size,
+        rotate_s=age_s,
+        max_files=max_files,
+        clock=times.clock,
+        wall=times.wall,
     )
     sink.open(None)
     return sink
@@ -74,7 +81,7 @@ def test_a_file_that_grows_too_large_is_put_aside_at_a_commit(tmp_path: Path) ->
     commit_sink(sink)
     sink.write(OUTPUTS)
     sink.close()
-    first, *others = put_aside_files(path)
+    first, *others = rotated_files(path)
     assert [other.name for other in others] == [
         "out.20261125T100000Z.1.jsonl",
         "out.20261125T100000Z.2.jsonl",
@@ -110,12 +117,12 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     times, path = Times(), tmp_path / "out.jsonl"
     for name in ("out.old.jsonl", "other.20200101T000000Z.jsonl", "out.20200101T000000Z.csv"):
         (tmp_path / name).touch()
-    sink = rotating(path, times, size=1, keep=2)
+    sink = rotating(path, times, size=1, max_files=2)
     for _ in range(12):
         sink.write(OUTPUTS)
         commit_sink(sink)
     sink.close()
-    assert [file.name for file in put_aside_files(path)] == [
+    assert [file.name for file in rotated_files(path)] == [
         "out.20261125T100000Z.10.jsonl",
         "out.20261125T100000Z.11.jsonl",
     ]
@@ -129,7 +136,7 @@ def test_what_cannot_be_deleted_is_told_and_does_not_stop_the_sink(
     (tmp_path / "out.20200101T000000Z.jsonl").mkdir()
     (tmp_path / "out.20210101T000000Z.jsonl").touch()
     with caplog.at_level(logging.WARNING):
-        keep_newest(tmp_path / "out.jsonl", 1)
+        delete_oldest(tmp_path / "out.jsonl", 1)
     assert "out.20200101T000000Z.jsonl: cannot be deleted" in caplog.text
 
 
@@ -142,7 +149,7 @@ def test_a_compressed_file_rotates_whole(tmp_path: Path) -> None:
         commit_sink(sink)
     sink.close()
     expected = CsvEncoder().header(OUTPUTS.spec) + CsvEncoder().encode(OUTPUTS)
-    assert [gzip.decompress(file.read_bytes()) for file in put_aside_files(path)] == [expected] * 3
+    assert [gzip.decompress(file.read_bytes()) for file in rotated_files(path)] == [expected] * 3
     assert file_names(tmp_path)[0] == "out.20261125T100000Z.1.csv.gz"
     again = rotating(path, Times())  # the file begun last has no rows, and still gets its header
     again.write(OUTPUTS)
@@ -163,7 +170,7 @@ def test_an_unfinished_compressed_file_is_put_aside_without_a_store(tmp_path: Pa
     again.write(OUTPUTS)
     again.close()
     assert gzip.decompress(path.read_bytes()) == ROWS
-    (aside,) = put_aside_files(path)
+    (aside,) = rotated_files(path)
     assert aside.read_bytes() == left
 
 
@@ -172,8 +179,8 @@ def test_a_file_is_never_put_over_another(tmp_path: Path) -> None:
     path = tmp_path / "out.lp.gz"
     for text in "abc":
         path.write_text(text)
-        put_aside(path, aside_name(path, NOON - ord(text)))
-    assert [file.read_text() for file in put_aside_files(path)] == ["a", "b", "c"]
+        rotate(path, rotated_name(path, NOON - ord(text)))
+    assert [file.read_text() for file in rotated_files(path)] == ["a", "b", "c"]
 
 
 def test_a_folder_that_has_gone_is_told(tmp_path: Path) -> None:
@@ -201,7 +208,7 @@ def test_the_configuration_says_when(tmp_path: Path) -> None:
             one.flush()
             one.committed()
         one.close()
-    assert len(put_aside_files(path)) == 1
+    assert len(rotated_files(path)) == 1
     assert (tmp_path / "plain.jsonl").read_bytes() == 3 * ROWS
 
 
@@ -213,7 +220,7 @@ from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.core.commit_records import SinkCheckpoint
 from tests.support.sink_runs import OUTPUTS
 store = Path(sys.argv[2])
-sink = file_sink(Path(sys.argv[1]), append=True, rotate_bytes=1, keep=10**6)
+sink = file_sink(Path(sys.argv[1]), append=True, rotate_bytes=1, max_files=10**6)
 sink.open(SinkCheckpoint(None))
 for n in range(10**6):
     store.with_suffix(".new").write_bytes(msgspec.json.encode((n, sink.flush().file_offset)))

@@ -26,7 +26,7 @@ from stream_gru.connectors.sources.files import (
 from stream_gru.connectors.sources.mqtt import MqttSourceConfig
 from stream_gru.connectors.sources.serial import SerialSourceConfig
 from stream_gru.connectors.sources.stdin import StdinSource, StdinSourceConfig
-from stream_gru.connectors.sources.threaded import Queued
+from stream_gru.connectors.sources.threaded import ThreadedSource
 from stream_gru.core.errors import ConfigError, DataError, SourceUnavailable
 from stream_gru.core.types import Position
 from tests.support.source_reading import drain, through_pipe
@@ -195,8 +195,8 @@ def test_a_configuration_becomes_its_source() -> None:
     port = SerialSourceConfig(port="loop://", format="json")
     assert type(build_source(replay, SourceContext("replay", "csv"))) is FileSource
     assert type(build_source(stdin, SourceContext("stdin", "jsonl"))) is StdinSource
-    assert type(build_source(port, SourceContext("serial", "json"))) is Queued
-    assert type(build_source(stdin, SourceContext("stdin", "jsonl"), alone=False)) is Queued
+    assert type(build_source(port, SourceContext("serial", "json"))) is ThreadedSource
+    assert type(build_source(stdin, SourceContext("stdin", "jsonl"), alone=False)) is ThreadedSource
     with pytest.raises(ConfigError, match=r"source mqtt: expected a \[\[broker\]\]"):
         build_source(MqttSourceConfig(topics=["a"], format="json"), SourceContext("mqtt", "json"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stream_gru.connectors.sources.threaded import Queued
+from stream_gru.connectors.sources.threaded import ThreadedSource
 from stream_gru.core.errors import DataError, EndOfInput, SourceUnavailable
 from stream_gru.core.protocols import Source
 from stream_gru.core.types import Position, RawMessage, SourceHealth
@@ -66,18 +66,18 @@ def threaded(
     queue_size: int = 100,
     queue_bytes: int = 9999,
     reconnect_max_delay_s: float = 8.0,
-    bell: Callable[[], None] | None = None,
+    wakeup: Callable[[], None] | None = None,
     wait: Callable[[float], bool] | None = None,
     retry: bool = True,
-) -> Queued:
+) -> ThreadedSource:
     """A queued source that does not pause unless ``wait`` does."""
-    return Queued(
+    return ThreadedSource(
         source,
         name="s",
         queue_size=queue_size,
         queue_bytes=queue_bytes,
         reconnect_max_delay_s=reconnect_max_delay_s,
-        bell=bell,
+        wakeup=wakeup,
         wait=wait or (lambda _: False),
         retry=retry,
     )
@@ -221,7 +221,7 @@ def test_it_can_be_closed_at_any_time_and_opened_again() -> None:
     assert source.health().connected
     source.close()
     assert not source.health().connected
-    asleep = Queued(
+    asleep = ThreadedSource(
         Scripted(*[SourceUnavailable("x")] * 9), name="s", queue_size=1, queue_bytes=1, reconnect_max_delay_s=1e6
     )
     asleep.open(None)
@@ -256,7 +256,7 @@ def test_a_thread_that_hangs_is_left_alone_and_not_doubled(
 def test_the_bell_rings_for_messages_and_for_the_end() -> None:
     """A loop that sleeps is woken for each."""
     rung: list[int] = []
-    source = threaded(Scripted(None, 2, EndOfInput()), bell=lambda: rung.append(1))
+    source = threaded(Scripted(None, 2, EndOfInput()), wakeup=lambda: rung.append(1))
     source.open(None)
     drain_to_error(source)
     wait_for(lambda: len(rung) == 3)

@@ -52,7 +52,7 @@ def test_the_last_will_speaks_for_a_killed_daemon(broker: Broker) -> None:
     with broker.client() as peer, open_sink(broker, protocol="3.1.1") as sink:
         peer.subscribe("stream_gru/status")
         wait_for(lambda: peer.payloads() == [b"online"])
-        sink.connection._leave = lambda: None  # type: ignore[method-assign]
+        sink.connection._disconnect = lambda: None  # type: ignore[method-assign]
         sink.connection.close()
         wait_for(lambda: peer.payloads() == [b"online", b"offline"])
 
@@ -77,7 +77,7 @@ def test_streams_that_died_while_nobody_was_there_are_taken_back(broker: Broker,
     with open_sink(broker, protocol=protocol) as sink:
         sink.write(second_outputs(3, streams=("p1", "site/hall/p2", "p3")))
         wait_for(lambda: sink.idle)
-        sink.connection._leave = lambda: None  # type: ignore[method-assign]
+        sink.connection._disconnect = lambda: None  # type: ignore[method-assign]
         sink.connection.close()
     assert availability(broker) == dict.fromkeys(("p1", "site/hall/p2", "p3"), b"online")
     with open_sink(broker, protocol=protocol) as sink:
@@ -85,7 +85,7 @@ def test_streams_that_died_while_nobody_was_there_are_taken_back(broker: Broker,
         wait_for(lambda: availability(broker) == {"p1": b"offline", "site/hall/p2": b"offline", "p3": b"online"})
         sink.write(second_outputs(1, streams=("p1",)))
         wait_for(lambda: availability(broker)["p1"] == b"online")
-        wait_for(lambda: sink._leftovers.done, what="the subscription to be given up")
+        wait_for(lambda: sink._stale.done, what="the subscription to be given up")
         with broker.client() as peer:
             peer.publish("stream_gru/p9/availability", "online", retain=True)
         wait_for(lambda: sink.idle)
@@ -101,7 +101,7 @@ def test_what_others_say_of_their_streams_is_left_alone(broker: Broker) -> None:
         peer.publish("stream_gru/p2", "online", retain=True)
         peer.subscribe("stream_gru/+")
         with open_sink(broker, {**keys, "status_topic": "stream_gru/second"}, client_id="second") as second:
-            wait_for(lambda: second._leftovers._until, what="the subscription, and with it what is retained")
+            wait_for(lambda: second._stale._until, what="the subscription, and with it what is retained")
             wait_for(lambda: peer.payloads("stream_gru/p2") == [b"online", b"offline"])
             wait_for(lambda: second.idle)
             assert peer.payloads("stream_gru/p1") == [b"online"]
@@ -114,7 +114,7 @@ def test_without_availability_nothing_is_asked(broker: Broker) -> None:
     with broker.client() as peer:
         peer.subscribe("stream_gru/#")
         with open_sink(broker, {"availability_topic": ""}) as sink:
-            assert sink._leftovers.done
+            assert sink._stale.done
             sink.write(second_outputs(1))
             wait_for(lambda: commit_answered(sink))
         wait_for(lambda: peer.payloads("stream_gru/status") == [b"online", b"offline"])

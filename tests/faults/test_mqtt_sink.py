@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.mqtt.paho_client import TolerantClient
+from stream_gru.connectors.mqtt.paho_client import PahoClient
 from stream_gru.connectors.sinks.mqtt import MqttSink, MqttSinkConfig
 from stream_gru.core.commit_records import FlushResult, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import SinkUnavailable, StateError
@@ -256,7 +256,7 @@ def test_what_is_answered_in_a_way_that_is_not_understood_is_given_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where an answer ends the connection from our side, again and again, the row is found as if the broker cut us."""
-    monkeypatch.delattr(TolerantClient, "_handle_pubackcomp")
+    monkeypatch.delattr(PahoClient, "_handle_pubackcomp")
     with Broker(tmp_path, lines=["message_size_limit 1000"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
         with open_sink(broker) as sink:

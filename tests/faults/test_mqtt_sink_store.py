@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 def kill_sink(sink: MqttSink) -> None:
     """End the connection as a killed process would: without a word."""
-    sink.connection._leave = lambda: None  # type: ignore[method-assign]
+    sink.connection._disconnect = lambda: None  # type: ignore[method-assign]
     sink.connection.close()
 
 

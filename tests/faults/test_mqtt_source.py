@@ -52,7 +52,7 @@ def open_source(
     source.open(Position("mqtt", stored[0]))
     try:
         wait_for(lambda: source.health().connected, what="the source to be connected")
-        wait_for(lambda: not source._subscriptions._asked, what="its subscriptions")
+        wait_for(lambda: not source._subscriptions._subscribing, what="its subscriptions")
         yield source
     finally:
         crash(source)
@@ -60,7 +60,7 @@ def open_source(
 
 def crash(source: MqttSource) -> None:
     """Cut the connection as a killed process would: no acknowledgements, no goodbye."""
-    source.connection._leave = lambda: None  # type: ignore[method-assign]
+    source.connection._disconnect = lambda: None  # type: ignore[method-assign]
     source.close()
 
 
@@ -119,9 +119,9 @@ def answer(connection: Connection) -> bool:
         client.unsubscribe("no/such/filter")
 
     turned = threading.Event()
-    connection.later(lambda _: turned.set())
+    connection.call_soon(lambda _: turned.set())
     assert turned.wait(20)
-    connection.later(ask)
+    connection.call_soon(ask)
     done = answered.wait(5)
     client.on_unsubscribe = usual
     return done
@@ -149,9 +149,9 @@ def test_messages_come_in_order_with_stream_channel_and_position(broker: Broker)
 def test_the_bell_rings_for_each_message(broker: Broker) -> None:
     """The loop can sleep until there is something to do."""
     rung: list[int] = []
-    source = MqttSource(source_table(), broker_settings(broker), name="mqtt", bell=lambda: rung.append(1))
+    source = MqttSource(source_table(), broker_settings(broker), name="mqtt", wakeup=lambda: rung.append(1))
     source.open(None)
-    wait_for(lambda: source._subscriptions._held)
+    wait_for(lambda: source._subscriptions._granted)
     with broker.client() as peer:
         peer.publish("sensors/p1/data", "1", "2")
     wait_for(lambda: len(rung) == 2)
@@ -226,7 +226,7 @@ def test_mqtt_3_1_1_has_the_same_promise(broker: Broker) -> None:
     """The older protocol keeps the session and the acknowledgements too."""
     with broker.client() as peer:
         with open_source(broker, protocol="3.1.1") as source:
-            assert source.window == 20
+            assert source.max_inflight == 20
             peer.publish("sensors/p1/data", *texts(5))
             commit_message(source, receive(source, 5)[1])
         with open_source(broker, protocol="3.1.1") as source:
@@ -305,7 +305,7 @@ def test_other_topics_on_the_same_connection(broker: Broker) -> None:
     """A reload subscribes to what is new and drops what is gone; other keys need another source."""
     with open_source(broker) as source, broker.client() as peer:
         assert source.update(source_table(topics=["rooms/{stream}/data"]))
-        wait_for(lambda: source._subscriptions._held == {"rooms/+/data"})
+        wait_for(lambda: source._subscriptions._granted == {"rooms/+/data"})
         peer.publish("sensors/p1/data", "1")
         peer.publish("rooms/r1/data", "2")
         assert [message.key for message in receive(source, 1)] == ["r1"]
@@ -319,7 +319,7 @@ def test_a_subscription_that_nobody_wants_any_more_is_dropped(broker: Broker, tm
         wait_for((tmp_path / "mqtt-daemon-source-mqtt.json").exists)
         source.close()
     with open_source(broker, source_table(), str(tmp_path)) as source, broker.client() as peer:
-        wait_for(lambda: source._subscriptions._held == {"sensors/+/data"})
+        wait_for(lambda: source._subscriptions._granted == {"sensors/+/data"})
         peer.publish("rooms/x", "1")
         expect_nothing(source, peer)
 
@@ -342,11 +342,11 @@ def test_a_refused_subscription_is_told(broker: Broker, caplog: pytest.LogCaptur
     connection.
     """
     with open_source(broker) as source:
-        source._subscriptions._held.clear()
-        source._subscriptions._asked[7] = ("sensors/+/data",)
+        source._subscriptions._granted.clear()
+        source._subscriptions._subscribing[7] = ("sensors/+/data",)
         source._subscriptions.subscribed(7, ["Not authorized"])
         assert "refused the subscription to sensors/+/data: Not authorized" in caplog.text
-        assert not source._subscriptions._held
+        assert not source._subscriptions._granted
         assert not source.health().connected
 
 
@@ -362,7 +362,7 @@ def test_nothing_for_a_minute_is_told_once(broker: Broker, caplog: pytest.LogCap
             peer.publish("sensors/a/data", *(["{}"] * sent))
         receive(source, sent)
         for now[0] in (159.9, 160.0, 300.0):
-            source._on_turn(source.connection._client)
+            source._on_idle(source.connection._client)
     finally:
         source.close()
     assert caplog.text.count("nothing has come") == 1 - sent
@@ -377,7 +377,7 @@ def test_a_topic_that_is_not_text_is_a_fault(broker: Broker) -> None:
     (raw,) = source._queue.get(1, 0.0)
     assert raw.fault is DropReason.ENCODING
     source.commit(Position("mqtt", 1))
-    assert source._ledger.take_acks() == [1]
+    assert source._acks.pending_acks() == [1]
 
 
 def test_what_the_broker_lets_through_can_be_read(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_what_the_broker_lets_through_can_be_read(tmp_path: Path) -> None:
     with Broker(tmp_path, max_packet_bytes=5000, lines=lines) as broker, open_source(broker) as source:
         limits = source.connection.limits
         assert (limits.max_packet_bytes, limits.receive_maximum, limits.retain) == (5000, 7, False)
-        assert source.window == 1000
+        assert source.max_inflight == 1000
 
 
 def test_an_error_in_a_handler_does_not_end_the_connection(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:

@@ -131,7 +131,7 @@ def test_a_late_acknowledgement_would_be_seen(broker: Broker) -> None:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(3))
         receive(source, 3)
-        source.connection.later(lambda client: [client.ack(mid, 1) for mid in (1, 2, 3)])
+        source.connection.call_soon(lambda client: [client.ack(mid, 1) for mid in (1, 2, 3)])
         settle(source)
     with open_source(broker) as source, broker.client() as peer:
         expect_nothing(source, peer)
@@ -164,7 +164,7 @@ def test_a_broker_that_is_restarted_is_no_second_daemon(broker: Broker, caplog: 
             wait_for(lambda: caplog.text.count("not connected (daemon-source-mqtt)") == n)  # noqa: B023
             broker.start()
             wait_for(lambda: source.health().reconnects == n and source.health().connected)  # noqa: B023
-        assert source.connection.cuts == 6
+        assert source.connection.short_connections == 6
     assert "another client" not in caplog.text
 
 
@@ -206,10 +206,10 @@ def test_being_thrown_out_twice_ends_the_attempts(broker: Broker) -> None:
             client.on_disconnect(client, None, DisconnectFlags(True), code, None)
             client.socket().close()
 
-        source.connection.later(throw_out)
+        source.connection.call_soon(throw_out)
         wait_for(lambda: source.health().reconnects == 1)
         assert source.poll(1, 0.0) == []
-        source.connection.later(throw_out)
+        source.connection.call_soon(throw_out)
         wait_for(lambda: not thread.is_alive())
         with pytest.raises(TakenOver, match="client_id"):
             source.poll(1, 0.0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.mqtt.auth import tls_context, warn_of_risks
+from stream_gru.connectors.mqtt.auth import log_risks, tls_context
 from stream_gru.connectors.sources.mqtt import MqttSource, MqttSourceConfig
 from stream_gru.core.errors import ConfigError
 from tests.support.brokers import Broker
@@ -54,11 +54,11 @@ def test_a_broker_with_a_certificate_of_our_authority(tmp_path: Path, authority:
     """Messages come through TLS, also many at once."""
     with secured(tmp_path, authority) as broker, mqtt_source(url=broker.url, ca_file=str(authority.file)) as source:
         gets_in(source)
-        wait_for(lambda: source._subscriptions._held)
+        wait_for(lambda: source._subscriptions._granted)
         with mqtt_source(url=broker.url, ca_file=str(authority.file), client_id="other") as other:
             gets_in(other)
             for i in range(200):
-                other.connection.later(lambda client, i=i: client.publish("sensors/p/data", str(i), 1))  # type: ignore[misc]
+                other.connection.call_soon(lambda client, i=i: client.publish("sensors/p/data", str(i), 1))  # type: ignore[misc]
             got: list[int] = []
 
             def all_there() -> bool:
@@ -185,7 +185,7 @@ def test_a_password_in_plain_text_is_warned_of(caplog: pytest.LogCaptureFixture)
     """On the way to another machine anybody can read it; on this one, or with TLS, nobody."""
     secret = {"password_file": "p"}
     for url in ("mqtt://localhost", "mqtt://[::1]:1884", "mqtts://gateway.example"):
-        warn_of_risks(BrokerConfig(url=url, **secret))  # type: ignore[arg-type]
+        log_risks(BrokerConfig(url=url, **secret))  # type: ignore[arg-type]
     assert not caplog.text
-    warn_of_risks(BrokerConfig(url="mqtt://gateway.example", **secret))  # type: ignore[arg-type]
+    log_risks(BrokerConfig(url="mqtt://gateway.example", **secret))  # type: ignore[arg-type]
     assert "plain text" in caplog.text

@@ -17,7 +17,7 @@ from cobs import cobs
 from serial import rfc2217
 
 from stream_gru.connectors.sources.serial import SerialSource, SerialSourceConfig
-from stream_gru.connectors.sources.threaded import Queued
+from stream_gru.connectors.sources.threaded import ThreadedSource
 from stream_gru.core.errors import ConfigError, SourceUnavailable
 from stream_gru.core.protocols import Source
 from stream_gru.core.types import DropReason, Position, RawMessage
@@ -121,7 +121,7 @@ def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
 ) -> None:
     """Without a restart: half a line is forgotten, the messages go on counting, and it is told once each way."""
     caplog.set_level(logging.INFO, "stream_gru.connectors.sources.threaded")
-    queued = Queued(
+    queued = ThreadedSource(
         serial_source(plugged.link), name="port", queue_size=10, queue_bytes=9999, reconnect_max_delay_s=0.02
     )
     queued.open(None)
@@ -264,7 +264,7 @@ def test_other_ports_of_pyserial_are_read(scheme: str, plugged: SerialDevice) ->
 def test_a_connection_that_is_dropped_is_made_again() -> None:
     """Everything sent on each connection comes, and the loss counts as one."""
     with TcpDevice() as far:
-        queued = Queued(
+        queued = ThreadedSource(
             serial_source(far.url), name="port", queue_size=9999, queue_bytes=99_999, reconnect_max_delay_s=0.02
         )
         queued.open(None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 from weakref import finalize
 
-from stream_gru.connectors.sources.message_log import RecordedSource, RecordingWriter
+from stream_gru.connectors.sources.message_log import MessageLogSource, MessageLogWriter
 from stream_gru.core.errors import DataError, EndOfInput
 from stream_gru.core.types import Position, RawMessage
 
@@ -49,14 +49,14 @@ class RecordingTarget:
     def _check_written_again(self, messages: list[RawMessage]) -> None:
         path = self._folder / "again.jsonl"
         path.unlink(missing_ok=True)
-        with RecordingWriter(path, wall_ns=lambda: 0) as writer:
+        with MessageLogWriter(path, wall_ns=lambda: 0) as writer:
             writer.write(messages)
         again = _read(path, None)
         assert [_content(message) for message in again] == [_content(message) for message in messages]
 
 
 def _read(path: Path, position: Position | None) -> list[RawMessage]:
-    source = RecordedSource([path])
+    source = MessageLogSource([path])
     source.open(position)
     messages: list[RawMessage] = []
     try:

@@ -104,7 +104,7 @@ def _acknowledge_on_arrival() -> None:
         return call
 
     patch("stream_gru.connectors.sources.mqtt:MqttSource._on_message", change)
-    patch("stream_gru.connectors.mqtt.ack_tracker:Ledger.take_acks", lambda _: lambda _ledger: [])
+    patch("stream_gru.connectors.mqtt.ack_tracker:AckTracker.pending_acks", lambda _: lambda _ledger: [])
 
 
 def _know_no_packets() -> None:

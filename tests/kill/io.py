@@ -60,7 +60,7 @@ class Fault:
 
 
 @dataclass
-class Verdict:
+class Match:
     """The results of all faults of one kind: how often which call failed, and what went wrong."""
 
     calls: int = 0
@@ -142,13 +142,13 @@ class KindOfRun:
     run: RunOnce
     reference: Results
 
-    def verdict(self, rng: random.Random, cases: int | None, *, first: bool = False) -> Verdict:
+    def verdict(self, rng: random.Random, cases: int | None, *, first: bool = False) -> Match:
         """Try faults: all of them, or ``cases``, of which each kind of call has its share.
 
         ``first``: up to the first difference.
         """
         kinds = self._count()
-        found = Verdict(calls=len(kinds))
+        found = Match(calls=len(kinds))
         ways = list(itertools.product((errno.EIO, errno.ENOSPC), (False, True)))
         if cases is None:
             faults = [Fault(nth, *way) for nth in range(1, len(kinds) + 1) for way in ways]
@@ -167,7 +167,7 @@ class KindOfRun:
         assert code == 0 and not wrong, (code, wrong)  # noqa: PT018
         return self.server.counted()[0]
 
-    def _try(self, fault: Fault, found: Verdict) -> None:
+    def _try(self, fault: Fault, found: Match) -> None:
         self.prepare()
         log = self.server.folder / LOG
         log.unlink(missing_ok=True)

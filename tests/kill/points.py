@@ -13,7 +13,7 @@ _FILE = "stream_gru.connectors.sinks.file"
 _MQTT_SINK = "stream_gru.connectors.sinks.mqtt:MqttSink"
 _PUBLISHER = "stream_gru.connectors.mqtt.publisher:Publisher"
 _MQTT_SOURCE = "stream_gru.connectors.sources.mqtt:MqttSource"
-_LEDGER = "stream_gru.connectors.mqtt.ack_tracker:Ledger"
+_LEDGER = "stream_gru.connectors.mqtt.ack_tracker:AckTracker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ def _to(file_name: str) -> Callable[..., bool]:
     return chosen
 
 
-def _has_acks(ledger: Any) -> bool:
-    return bool(ledger._acks)
+def _has_acks(tracker: Any) -> bool:
+    return bool(tracker._acks)
 
 
 def _someone(_: object, idle: list[str]) -> bool:
@@ -73,10 +73,10 @@ COMMIT = (
     Point("committed rows", f"{_FILE}:FileSink.committed", 3, _to(ROWS)),
     Point("committed table", f"{_FILE}:FileSink.committed", 3, _to(TABLE)),
     Point("committed mqtt", f"{_MQTT_SINK}.committed", mqtt_only=True),
-    Point("rename", f"{_FILE}:put_aside", 1),
-    Point("delete old files", f"{_FILE}:keep_newest", 1),
+    Point("rename", f"{_FILE}:rotate", 1),
+    Point("delete old files", f"{_FILE}:delete_oldest", 1),
     Point("source commit", f"{_CHECKPOINTER}._acknowledge"),
-    Point("take acknowledgements", f"{_LEDGER}.take_acks", 3, _has_acks, mqtt_only=True),
+    Point("take acknowledgements", f"{_LEDGER}.pending_acks", 3, _has_acks, mqtt_only=True),
     Point("acknowledge", "paho.mqtt.client:Client.ack", 60, mqtt_only=True),
     Point("evict", f"{_CACHE}._evict", 2, _someone, evicts=True),
     Point("load", f"{_CACHE}._load", 5, evicts=True),

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
-from stream_gru.connectors.sinks.file_recovery import put_aside_files
+from stream_gru.connectors.sinks.file_recovery import rotated_files
 from tests.kill.points import CHANGES, ROWS, TABLE
 
 _Name = TypeVar("_Name", str, tuple[str, str])
@@ -53,7 +53,7 @@ def read_results(folder: Path) -> Results:
 def _table(path: Path) -> list[bytes]:
     """Return the rows of all files of a table, with the header once.  Raises ValueError if headers differ."""
     rows: list[bytes] = []
-    for one in (*put_aside_files(path), path):
+    for one in (*rotated_files(path), path):
         with gzip.open(one) as file:
             header, *more = file.read().splitlines(keepends=True) or [b""]
         if rows and header and header != rows[0]:

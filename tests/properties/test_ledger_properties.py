@@ -1,4 +1,4 @@
-"""The ledger against a broker that sends again what has no acknowledgement, and a process that may be killed."""
+"""The tracker against a broker that sends again what has no acknowledgement, and a process that may be killed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from stream_gru.connectors.mqtt.ack_tracker import Ledger
+from stream_gru.connectors.mqtt.ack_tracker import AckTracker
 from stream_gru.core.commit_records import ProcessedPackets
 
 _WINDOW = 5
@@ -24,7 +24,7 @@ class SentPacket:
     sent: bool = False
 
 
-class LedgerMachine(RuleBasedStateMachine):
+class AckTrackerMachine(RuleBasedStateMachine):
     """Messages are rising numbers; ``history`` is what was committed, ``packets`` what the store knows of packets."""
 
     @initialize(marks=st.booleans(), lowest=st.booleans())
@@ -67,7 +67,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """A new connection."""
         self.wire: list[tuple[SentPacket, bool]] = []
         self.on_wire: list[SentPacket] = []
-        self.ledger.connected(session_present)
+        self.tracker.connected(session_present)
         self.send()
 
     @rule(number=st.integers(1, 4))
@@ -101,7 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def start(self) -> None:
         """With what the store has."""
         done = {mid: b"%d" % message for mid, message in self.packets.items()}
-        self.ledger = Ledger(self.position, done, done_kept=4 * _WINDOW)
+        self.tracker = AckTracker(self.position, done, max_done=4 * _WINDOW)
         self.queue: list[tuple[int, int]] = []
         self.handled: list[tuple[int, int]] = []
         self.told: tuple[int, ProcessedPackets] | None = None
@@ -111,7 +111,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def receive(self, number: int) -> None:
         """Packets that have arrived."""
         for packet, again in self.wire[:number]:
-            taken = self.ledger.arrived(packet.mid, b"%d" % packet.message, again)
+            taken = self.tracker.on_message(packet.mid, b"%d" % packet.message, again)
             if taken is not None:
                 self.queue.append((taken, packet.message))
         del self.wire[:number]
@@ -128,8 +128,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def write(self) -> None:
         """The first half of a commit: what was handled is history."""
         position = self.handled[-1][0] if self.handled else self.position
-        receipts = self.ledger.processed_packets(position)
-        assert self.ledger.processed_packets(position) == receipts
+        receipts = self.tracker.processed_packets(position)
+        assert self.tracker.processed_packets(position) == receipts
         if receipts.new_session:
             self.packets.clear()
             self.untold = False
@@ -148,8 +148,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def acknowledge(self) -> None:
         """The second half."""
         assert self.told is not None
-        self.ledger.processed(self.told[0])
-        again = self.ledger.processed_packets(self.told[0])
+        self.tracker.processed(self.told[0])
+        again = self.tracker.processed_packets(self.told[0])
         assert not again.packets
         self.told = None
 
@@ -164,7 +164,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(arrive=st.booleans())
     def turn(self, arrive: bool) -> None:
         """Acknowledgements go out; the broker may never see them, and the connection is dead then."""
-        acks = self.ledger.take_acks()
+        acks = self.tracker.pending_acks()
         acknowledged, rest = self.inflight[: len(acks)], self.inflight[len(acks) :]
         assert acks == [packet.mid for packet in acknowledged]
         assert {packet.message for packet in acknowledged} <= set(self.history)
@@ -196,8 +196,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.turn(True)
         assert not self.inflight
         assert set(range(1, self.message + 1)) - set(self.history) <= self.lost
-        assert not self.ledger.processed_packets(self.position).new_session
+        assert not self.tracker.processed_packets(self.position).new_session
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40)
-TestLedger = LedgerMachine.TestCase
+AckTrackerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40)
+TestAckTracker = AckTrackerMachine.TestCase

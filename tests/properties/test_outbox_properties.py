@@ -177,7 +177,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         """What has no answer is held, what was given up is counted, and no is said in time."""
         assert len(self.outbox) == len(self.open)
-        assert (self.outbox.discarded, self.outbox.failed) == (self.discarded, self.failed)
+        assert (self.outbox.dropped, self.outbox.failed) == (self.discarded, self.failed)
         assert self.outbox.ready == (self.drop or len(self.open) < self.bound)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.connectors.sources.message_log import RecordingWriter
+from stream_gru.connectors.sources.message_log import MessageLogWriter
 from stream_gru.core.types import Position, RawMessage
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.resolved_config import resolve_file
@@ -81,7 +81,7 @@ def test_a_replay_of_the_messages_equals_the_daemon(case: str, tmp_path: Path, m
     run, source, more = CASES[case]
     Path("gateway.toml").write_text(CONFIG.format(run=run, source=source, more=more))
     Path("state").mkdir()
-    with RecordingWriter(Path("messages.jsonl")) as writer:
+    with MessageLogWriter(Path("messages.jsonl")) as writer:
         writer.write(messages())
     daemon = run_daemon(Path("gateway.toml"))
     command = [sys.executable, "-m", "stream_gru", "replay", "gateway.toml", "messages.jsonl", "--json"]

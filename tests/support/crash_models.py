@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from stream_gru.connectors.mqtt.ack_tracker import Ledger
+from stream_gru.connectors.mqtt.ack_tracker import AckTracker
 from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxRow, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.types import (
     NS_PER_S,
@@ -100,13 +100,13 @@ class BrokerModel:
 
 
 class BrokerSource:
-    """What `connectors.sources.mqtt` does with a real one: a ledger, a queue; acknowledgements have a turn."""
+    """What `connectors.sources.mqtt` does with a real one: a tracker, a queue; acknowledgements have a turn."""
 
     def __init__(self, broker: BrokerModel) -> None:
         self._broker = broker
         self._packets: Mapping[int, bytes] = {}
         self._queue: list[RawMessage] = []
-        self._ledger = Ledger()
+        self._acks = AckTracker()
 
     def resume(self, packets: Mapping[int, bytes]) -> None:
         """What earlier processes had."""
@@ -114,7 +114,7 @@ class BrokerSource:
 
     def open(self, position: Position | None) -> None:
         """Number messages on, and connect with the session there."""
-        self._ledger = Ledger(0 if position is None else position.offset, self._packets, done_kept=4 * WINDOW)
+        self._acks = AckTracker(0 if position is None else position.offset, self._packets, max_done=4 * WINDOW)
         self.connect()
 
     def connect(self, *, session_present: bool = True) -> None:
@@ -123,13 +123,13 @@ class BrokerSource:
             self._broker.connect()
         else:
             self._broker.lose_session()
-        self._ledger.connected(session_present)
+        self._acks.connected(session_present)
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
         """What has arrived."""
         wire, self._broker.wire = self._broker.wire, []
         for packet in wire:
-            number = self._ledger.arrived(packet.mid, packet.payload, packet.sent)
+            number = self._acks.on_message(packet.mid, packet.payload, packet.sent)
             packet.sent = True
             if number is not None:
                 self._queue.append(RawMessage(packet.payload, position=Position(SOURCE, number), source=SOURCE))
@@ -137,16 +137,16 @@ class BrokerSource:
         return taken
 
     def processed_packets(self, position: Position) -> ProcessedPackets:
-        """As the ledger says."""
-        return self._ledger.processed_packets(position.offset)
+        """As the tracker says."""
+        return self._acks.processed_packets(position.offset)
 
     def commit(self, position: Position) -> None:
-        """The ledger notes it; nothing is acknowledged before `turn`."""
-        self._ledger.processed(position.offset)
+        """The tracker notes it; nothing is acknowledged before `turn`."""
+        self._acks.processed(position.offset)
 
     def turn(self) -> None:
         """Acknowledgements go out."""
-        for mid in self._ledger.take_acks():
+        for mid in self._acks.pending_acks():
             self._broker.acknowledge(mid)
 
     def close(self) -> None:

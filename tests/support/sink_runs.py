@@ -12,7 +12,7 @@ from stream_gru.connectors.sinks.encode_csv import CsvEncoder
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.encoders import Encoder
 from stream_gru.connectors.sinks.file import FileSink
-from stream_gru.connectors.sinks.file_recovery import put_aside_files
+from stream_gru.connectors.sinks.file_recovery import rotated_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint
 from tests.support.batches import batch, part
 from tests.support.pipelines import toy_pipeline
@@ -56,7 +56,7 @@ def folder_content(folder: Path) -> dict[str, bytes]:
 def rows_in(path: Path) -> bytes:
     """All rows of a file and of those that were put aside for it, in order; each file begins with the header."""
     header = encoder_of(path).header(OUTPUTS.spec)
-    texts = [file_content(file) for file in [*put_aside_files(path), path]]
+    texts = [file_content(file) for file in [*rotated_files(path), path]]
     assert all(text.startswith(header) for text in texts if text)
     return b"".join(text.removeprefix(header) for text in texts)
 
@@ -68,7 +68,7 @@ class SinkRun:
     path: Path
     rotate_bytes: int = 0
     rotate_s: float = 0
-    keep: int = 10**6
+    max_files: int = 10**6
     times: Times = field(default_factory=Times)
     stored: FileOffset | None = None
     stored_rows: int = 0
@@ -83,7 +83,7 @@ class SinkRun:
             append=True,
             rotate_bytes=self.rotate_bytes,
             rotate_s=self.rotate_s,
-            keep=self.keep,
+            max_files=self.max_files,
             clock=self.times.clock,
             wall=self.times.wall,
         )

@@ -1,4 +1,4 @@
-"""How to get into a broker: who we are, user and password, certificates."""
+"""Client ids, credentials and TLS of a broker."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def client_id(broker: BrokerConfig, role: Role, name: str = "") -> str:
 
 
 def credentials(broker: BrokerConfig) -> tuple[str | None, str | None]:
-    """User and password, read anew.  Raises ConfigError."""
+    """User and password, read from their files each time.  Raises ConfigError."""
     user = read_secret(broker.user_file) if broker.user_file else broker.user or None
     return user, read_secret(broker.password_file) if broker.password_file else None
 
 
-def warn_of_risks(broker: BrokerConfig) -> None:
-    """Say what an eavesdropper could do."""
+def log_risks(broker: BrokerConfig) -> None:
+    """Log what an attacker in the network could do."""
     host, _ = broker.host_and_port()
     if not is_tls(broker):
         if broker.password_file and not _is_loopback(host):
-            log.warning("broker %s: the password goes over the network in plain text; use mqtts://", broker.name)
+            log.warning("broker %s: the password is sent in plain text; use mqtts://", broker.name)
     elif broker.insecure_skip_verify:
-        log.warning("broker %s: insecure_skip_verify: anybody can pretend to be this broker", broker.name)
+        log.warning("broker %s: insecure_skip_verify: the broker's certificate is not verified", broker.name)
 
 
 def is_tls(broker: BrokerConfig) -> bool:
@@ -51,7 +51,7 @@ def is_tls(broker: BrokerConfig) -> bool:
 
 
 def tls_context(broker: BrokerConfig) -> ssl.SSLContext:
-    """TLS 1.2 or later with the files as they are now.  Raises ConfigError when one cannot be used."""
+    """TLS 1.2 or later with the current files.  Raises ConfigError when one cannot be used."""
     for path in (broker.ca_file, broker.cert_file, broker.key_file):
         if path:
             _require_readable(broker, path)
@@ -76,7 +76,7 @@ def tls_context(broker: BrokerConfig) -> ssl.SSLContext:
 
 
 def _only_this_authority(context: ssl.SSLContext, ca_file: str) -> ssl.SSLContext:
-    """The same rules, but no authority besides those of the file."""
+    """The same settings, but no authority besides those of the file."""
     strict = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     strict.minimum_version = context.minimum_version
     strict.check_hostname, strict.verify_mode = context.check_hostname, context.verify_mode
@@ -84,21 +84,21 @@ def _only_this_authority(context: ssl.SSLContext, ca_file: str) -> ssl.SSLContex
     return strict
 
 
-class FreshContext(ssl.SSLContext):
-    """A context that is made anew for each connection, so that renewed certificates are used."""
+class ReloadingContext(ssl.SSLContext):
+    """A context that reads its files for each connection, so that renewed certificates are used."""
 
     broker: BrokerConfig
 
     @classmethod
-    def of(cls, broker: BrokerConfig) -> FreshContext:
-        """The context of a broker; its files are read when it is used."""
+    def of(cls, broker: BrokerConfig) -> ReloadingContext:
+        """The context of a broker."""
         context = cls(ssl.PROTOCOL_TLS_CLIENT)
         context.broker = broker
         context.check_hostname = not broker.insecure_skip_verify
         return context
 
     def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
-        """Wrap a socket with the files of now and shake hands; it is closed if that fails, which paho forgets.
+        """Wrap a socket with the current files and shake hands; close it if that fails, which paho does not.
 
         Raises ConfigError, OSError.
         """

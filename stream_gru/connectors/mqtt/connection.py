@@ -1,14 +1,14 @@
-"""One connection to a broker: a thread that connects, serves the socket, and connects again, for ever.
+"""One connection to a broker: a thread that connects, serves the socket, and reconnects.
 
     owner's threads ── wake, close ──▶ thread of the connection ── paho ──▶ socket ──▶ broker
                                              │ Handlers
                                              ▼
                                            owner
 
-Decision: the loop over paho's socket is our own.  Paho's thread ends with the first exception of a callback while it
-still says that it is connected, its pauses between attempts are the same for every client and begin anew whenever the
-broker lets us in, stopping it can wait for ever on a frozen broker, and an acknowledgement from another thread can slip
-into the next connection.  Here every call of paho is made by one thread.
+Decision: paho's own loop is not used.  Its thread ends with the first exception of a callback while the client still
+reports a connection; its reconnect delays are equal for all clients and start over whenever the broker accepts;
+stopping it can block on a frozen broker; and an acknowledgement from another thread can slip into the next connection.
+Here one thread makes all calls of paho.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.mqtt.auth import FreshContext, credentials, is_tls, tls_context, warn_of_risks
-from stream_gru.connectors.mqtt.paho_client import Handlers, Limits, TolerantClient, Will, refusal
+from stream_gru.connectors.mqtt.auth import ReloadingContext, credentials, is_tls, log_risks, tls_context
+from stream_gru.connectors.mqtt.paho_client import Handlers, Limits, PahoClient, Will, refusal
 from stream_gru.connectors.mqtt.reconnect import Backoff
 from stream_gru.core.errors import ConfigError, TakenOver
 
@@ -45,21 +45,21 @@ _TAKEN_OVER = 0x8E
 _UNSPECIFIED = 0x80
 _PROTOCOL_ERROR = 0x82
 _NO_RETAIN = 0x9A
-# A connection that is cut sooner may have been cut for what was said on it.
+# A connection that is cut sooner may have been cut because of what was sent on it.
 _SOON_S = 60.0
-# So often in a row cut sooner than this, and let in again at the first attempt: no broker that is being restarted.
-_THROWN_OUT = 5
-_THROWN_OUT_WITHIN_S = 10.0
-# One take-over can be an echo of our own earlier connection that a frozen broker saw late; two are somebody else.
+# Closed this often in a row so soon, and accepted again at the first attempt: the broker is not restarting.
+_KICKED = 5
+_KICKED_WITHIN_S = 10.0
+# One take-over can be the daemon's own earlier connection that a frozen broker handled late; two are another client.
 _TAKE_OVERS = 2
 _TAKE_OVERS_WITHIN_S = 60.0
 
 
 class Connection:
-    """The connection of one client id.  ``payload_bytes``: the longest payload that shall come in.
+    """The connection of one client id.  ``payload_bytes``: the largest payload to receive.
 
-    ``epoch`` counts connections, ``cuts`` how often in a row the broker let us in and the connection soon ended, closed
-    by the broker or because of an answer that was not understood.
+    ``epoch`` counts connections, ``short_connections`` those in a row that soon ended, closed by the broker or because
+    of a packet that was not understood.
     """
 
     def __init__(
@@ -84,56 +84,56 @@ class Connection:
         self._stopping = threading.Event()
         self._wake_in, self._wake_out = -1, -1
         self._wake_lock = threading.Lock()
-        self._farewell: Callable[[Client], None] | None = None
-        self._forget = False
-        self._later: deque[Callable[[Client], None]] = deque()
-        self._told: set[str] = set()
+        self._before_disconnect: Callable[[Client], None] | None = None
+        self._end_session = False
+        self._calls: deque[Callable[[Client], None]] = deque()
+        self._logged_reasons: set[str] = set()
         self._reason = ""
         self._take_overs: deque[float] = deque(maxlen=_TAKE_OVERS)
-        self._since = 0.0
-        self.cuts = 0
-        self._thrown_out = 0
-        self._cut = False
-        self._leave_by = 0.0
+        self._connected_at = 0.0
+        self.short_connections = 0
+        self._kicked = 0
+        self._was_cut = False
+        self._disconnect_by = 0.0
         self._behind = False
 
     @property
     def alive(self) -> bool:
-        """Whether it works at being connected."""
+        """Whether the thread connects or serves a connection."""
         return self._thread is not None and self._thread.is_alive()
 
     def open(self) -> None:
-        """Begin to connect; returns at once.  Raises ConfigError when user, password or certificates cannot be read."""
+        """Start to connect; returns at once.  Raises ConfigError when user, password or certificates cannot be read."""
         if self._thread is not None:
             return
         credentials(self._broker)
         if is_tls(self._broker):
             tls_context(self._broker)
-        warn_of_risks(self._broker)
+        log_risks(self._broker)
         self._stopping.clear()
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name=f"mqtt {self.client_id}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """Have the thread look at its handlers now; may be called by any thread."""
+        """Make the thread call its handlers now; any thread."""
         with self._wake_lock:
             if self._wake_in >= 0:
-                with suppress(BlockingIOError):  # full: it is about to wake up anyway
+                with suppress(BlockingIOError):  # full: it wakes up anyway
                     os.write(self._wake_in, b"\0")
 
-    def later(self, work: Callable[[Client], None]) -> None:
-        """Have ``work`` done with the client on the thread of the connection, once it is connected."""
-        self._later.append(work)
+    def call_soon(self, work: Callable[[Client], None]) -> None:
+        """Call ``work(client)`` on the thread of the connection, once it is connected."""
+        self._calls.append(work)
         self.wake()
 
     def acknowledge(self, message: MQTTMessage) -> None:
-        """Tell the broker that a message is done with; only in a handler."""
+        """Acknowledge a message; only in a handler."""
         if message.qos:
             self._client.ack(message.mid, message.qos)
 
-    def require_own_name(self, who: str) -> None:
-        """Raise TakenOver when another client goes by our name."""
+    def raise_if_taken_over(self, who: str) -> None:
+        """Raise TakenOver when another client uses the client id."""
         if self.taken_over:
             raise TakenOver(
                 f"{who}: another client is connected as {self.client_id!r}; "
@@ -141,26 +141,30 @@ class Connection:
             )
 
     def close(
-        self, farewell: Callable[[Client], None] | None = None, timeout_s: float = 1.0, *, forget: bool = False
+        self,
+        before_disconnect: Callable[[Client], None] | None = None,
+        timeout_s: float = 1.0,
+        *,
+        end_session: bool = False,
     ) -> None:
-        """Say ``farewell`` if connected, disconnect and end the thread, within ``timeout_s``; may be called twice.
+        """Call ``before_disconnect`` if connected, disconnect and end the thread, within ``timeout_s``.
 
-        ``forget``: the broker shall not keep the session (MQTT 5; one of 3.1.1 cannot be told).
+        May be called twice.  ``end_session``: the broker drops the session (MQTT 5 only).
         """
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._forget = forget
-        self._farewell, self._leave_by = farewell, self._clock() + 0.8 * timeout_s
+        self._end_session = end_session
+        self._before_disconnect, self._disconnect_by = before_disconnect, self._clock() + 0.8 * timeout_s
         self._stopping.set()
         self.wake()
         if thread is not threading.current_thread():
-            thread.join(timeout_s)  # one that is still in a handshake ends by itself a little later
+            thread.join(timeout_s)  # one in a handshake ends by itself a little later
 
     def _make_client(self, payload_bytes: int, will: Will | None) -> Client:
-        """Paho's client with all that stays the same over connections."""
+        """Paho's client with everything that connections have in common."""
         newest = self._broker.protocol == "5"
-        client = TolerantClient(
+        client = PahoClient(
             CallbackAPIVersion.VERSION2,
             self.client_id,
             clean_session=None if newest else False,
@@ -168,10 +172,10 @@ class Connection:
             reconnect_on_failure=False,
             manual_ack=True,
         )
-        # The owner bounds what is under way; without this paho would hold back what the owner believes sent.
+        # The owner bounds what is in flight; without this paho would hold back what the owner counts as sent.
         client.max_inflight_messages_set(0)
         if is_tls(self._broker):
-            client.tls_set_context(FreshContext.of(self._broker))
+            client.tls_set_context(ReloadingContext.of(self._broker))
         if will is not None:
             self._set_will(client, will, retain=True)
         client.on_connect = self._on_connect
@@ -185,7 +189,7 @@ class Connection:
         )
         client.on_unsubscribe = self._guarded(lambda _c, _u, mid, _codes, _p: self._handlers.unsubscribed(mid))
         client.on_socket_open = self._on_socket_open
-        # Tells paho that the socket is served by somebody else: it must not write from the caller's thread.
+        # Tells paho that the socket is served elsewhere: it must not write from the caller's thread.
         client.on_socket_register_write = lambda _c, _u, _s: None
         host, port = self._broker.host_and_port()
         if newest:
@@ -205,18 +209,18 @@ class Connection:
         client.will_set(will.topic, will.payload, qos=1, retain=retain, properties=delay)
 
     def _run(self) -> None:
-        """The life of the thread."""
+        """The thread: connect, serve, wait, until closed."""
         backoff = Backoff(self._broker.reconnect_max_delay_s)
         while not self._stopping.is_set() and not self.taken_over:
-            self._reason, self._since, self._cut = "", 0.0, False
+            self._reason, self._connected_at, self._was_cut = "", 0.0, False
             try:
-                self._attend()
+                self._serve_until_closed()
             except (OSError, ConfigError) as error:
                 self._reason = self._reason or str(error)
             except Exception:
-                log.exception("broker %s: unexpected error; the connection is made anew", self._broker.name)
-                self._reason, self._cut = self._reason or "unexpected error", True
-            lasted = self._clock() - self._since if self._since else 0.0
+                log.exception("broker %s: unexpected error; reconnecting", self._broker.name)
+                self._reason, self._was_cut = self._reason or "unexpected error", True
+            lasted = self._clock() - self._connected_at if self._connected_at else 0.0
             self._lost(lasted)
             if not self.taken_over:
                 self._stopping.wait(backoff.pause_s(lasted))
@@ -225,8 +229,8 @@ class Connection:
             os.close(self._wake_out)
             self._wake_in = self._wake_out = -1
 
-    def _attend(self) -> None:
-        """Connect once and serve the socket until it is gone or closing was asked for.  Raises OSError, ConfigError."""
+    def _serve_until_closed(self) -> None:
+        """Connect once and serve the socket until it is closed.  Raises OSError, ConfigError."""
         self._client.username_pw_set(*credentials(self._broker))
         self._behind = False
         self._client.reconnect()
@@ -236,13 +240,13 @@ class Connection:
                 return
             self._serve(sock)
             if self.connected:
-                for _ in range(len(self._later)):
-                    self._guarded(self._later.popleft())(self._client)
-                self._guarded(self._handlers.turn)(self._client)
-        self._leave()
+                for _ in range(len(self._calls)):
+                    self._guarded(self._calls.popleft())(self._client)
+                self._guarded(self._handlers.on_idle)(self._client)
+        self._disconnect()
 
     def _serve(self, sock: Any) -> None:
-        """Wait for the socket or a wake-up, and do what is due.  Raises ConnectionError."""
+        """Wait for the socket or a wake-up, then read and write.  Raises ConnectionError."""
         reading = self._handlers.wants_input()
         poll = select.poll()
         poll.register(sock, (select.POLLIN if reading else 0) | (select.POLLOUT if self._client.want_write() else 0))
@@ -259,24 +263,24 @@ class Connection:
             self._client.loop_read()
         if self._client.want_write():
             self._client.loop_write()
-        # An answer to a ping may stand behind what was not read yet: its absence means nothing then.
+        # A response to a ping may wait behind unread messages: its absence then means nothing.
         self._behind = not reading or (self._behind and readable)
         if not self._behind:
             self._client.loop_misc()
 
-    def _leave(self) -> None:
-        """Take leave, for as long as `close` allows."""
+    def _disconnect(self) -> None:
+        """Send the last messages and DISCONNECT, within the time that `close` allows."""
         if not self.connected:
             return
-        if self._farewell is not None:
-            self._guarded(self._farewell)(self._client)
+        if self._before_disconnect is not None:
+            self._guarded(self._before_disconnect)(self._client)
         properties = None
-        if self._forget and self._broker.protocol == "5":
+        if self._end_session and self._broker.protocol == "5":
             properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = 0
         self._client.disconnect(properties=properties)
         sock: Any = self._client.socket()
-        while sock is not None and self._client.want_write() and self._clock() < self._leave_by:
+        while sock is not None and self._client.want_write() and self._clock() < self._disconnect_by:
             poll = select.poll()
             poll.register(sock, select.POLLOUT)
             poll.poll(50)
@@ -284,7 +288,7 @@ class Connection:
             sock = self._client.socket()
 
     def _lost(self, lasted: float) -> None:
-        """After a connection, or an attempt: close what is open and say why, once for each reason."""
+        """After a connection or an attempt: close the socket and log the reason, once for each."""
         sock: Any = self._client.socket()
         if sock is not None:
             sock.close()
@@ -295,18 +299,18 @@ class Connection:
         name, own = self._broker.name, self.client_id
         if self.taken_over:
             log.error("broker %s: another client connects as %r; give each daemon its own client_id", name, own)
-        elif was_connected or reason not in self._told:
+        elif was_connected or reason not in self._logged_reasons:
             what = "lost" if was_connected else "not connected"
             log.warning("broker %s: %s (%s): %s; trying again", name, what, own, reason)
-            self._told.add(reason)
+            self._logged_reasons.add(reason)
         if was_connected:
-            self.cuts = self.cuts + 1 if self._cut and lasted < _SOON_S else 0
-        thrown_out = was_connected and reason == _CLOSED and lasted < _THROWN_OUT_WITHIN_S
-        self._thrown_out = self._thrown_out + 1 if thrown_out else 0
-        if self._thrown_out == _THROWN_OUT:
+            self.short_connections = self.short_connections + 1 if self._was_cut and lasted < _SOON_S else 0
+        kicked = was_connected and reason == _CLOSED and lasted < _KICKED_WITHIN_S
+        self._kicked = self._kicked + 1 if kicked else 0
+        if self._kicked == _KICKED:
             log.warning(
-                "broker %s: it lets us in and soon closes the connection, again and again; perhaps another client "
-                "connects as %r too: give each daemon its own client_id",
+                "broker %s: accepts and soon closes the connection, repeatedly; if another client connects as %r, "
+                "give each daemon its own client_id",
                 name, own,
             )  # fmt: skip
 
@@ -315,29 +319,29 @@ class Connection:
     ) -> None:
         if code.is_failure and code.value == _NO_RETAIN and self._will is not None:
             self._set_will(client, self._will, retain=False)
-            self._reason = "the broker keeps no retained messages: nobody who comes later will see our status"
+            self._reason = "the broker keeps no retained messages: the status is not shown to later subscribers"
             return
         if code.is_failure:
-            self._reason = f"the broker refused us: {code}; look at user, password and client_id"
+            self._reason = f"the broker refused the connection: {code}; check user, password and client_id"
             return
-        self._since = self._clock()
+        self._connected_at = self._clock()
         self.epoch += 1
         self.limits = _limits(properties)
         if self.epoch > 1:
             self.reconnects += 1
-        back = "connected again" if self._told else "connected"
+        back = "connected again" if self._logged_reasons else "connected"
         log.info("broker %s: %s (%s)", self._broker.name, back, self.client_id)
-        self._told.clear()
+        self._logged_reasons.clear()
         self._guarded(self._handlers.connected)(client, flags.session_present)
         self.connected = True
 
     def _on_disconnect(
         self, _client: Client, _: object, flags: DisconnectFlags, code: ReasonCode, __: Properties | None
     ) -> None:
-        # A protocol error is paho's word for an answer that it cannot read: what was answered may come again.
-        self._cut = flags.is_disconnect_packet_from_server or code.value in (_UNSPECIFIED, _PROTOCOL_ERROR)
-        unsaid = code.value == _UNSPECIFIED and not flags.is_disconnect_packet_from_server
-        self._reason = self._reason or (_CLOSED if unsaid else str(code))
+        # Paho reports a packet that it cannot decode as a protocol error.
+        self._was_cut = flags.is_disconnect_packet_from_server or code.value in (_UNSPECIFIED, _PROTOCOL_ERROR)
+        no_reason = code.value == _UNSPECIFIED and not flags.is_disconnect_packet_from_server
+        self._reason = self._reason or (_CLOSED if no_reason else str(code))
         if flags.is_disconnect_packet_from_server and code.value == _TAKEN_OVER:
             self._take_overs.append(self._clock())
             recent = [when for when in self._take_overs if self._clock() - when <= _TAKE_OVERS_WITHIN_S]
@@ -347,7 +351,7 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _guarded(self, handler: Callable[..., None]) -> Callable[..., None]:
-        """The same, but an exception ends in the log and not in paho's loop."""
+        """The same, but an exception is logged and does not end paho's loop."""
 
         def call(*arguments: object) -> None:
             try:
@@ -359,7 +363,7 @@ class Connection:
 
 
 def _limits(properties: Properties | None) -> Limits:
-    """What the broker's answer to CONNECT says."""
+    """The limits in the broker's CONNACK."""
     given = Limits()
     return Limits(
         max_packet_bytes=getattr(properties, "MaximumPacketSize", given.max_packet_bytes),

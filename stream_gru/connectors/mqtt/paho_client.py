@@ -1,13 +1,11 @@
-"""Paho's client, made to understand every refusal of a publish.
+"""Paho's client with a fix, and the records that a connection and its owner exchange.
 
 Mosquitto 2.0 refuses a payload beyond its message_size_limit with a PUBACK of reason 0x95, packet too large.  MQTT 5
-does not list that reason for a PUBACK, so paho 2.2 does not decode it and ends the connection; sent again on the next
-one, the same payload would end that too, for ever.
+does not list that reason for a PUBACK, so paho 2.2 fails to decode it and closes the connection; the same payload, sent
+again on the next connection, would close that too.
 
-Decision: the packet is changed before paho decodes it, in a subclass and not in paho's tables, which every client of
-the process shares.  Should a later paho be made differently, this does nothing, and the connection counts as cut.
-
-`Handlers` are what a connection asks of its owner and what it reports.
+Decision: the packet is changed before paho decodes it, in a subclass and not in paho's tables, which all clients of the
+process share.  With a paho whose internals differ this does nothing, and the connection counts as cut.
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-_UNSPECIFIED = 0x80  # the first failure; paho knows it in every answer
-_REASON_AT = 2  # behind the packet identifier
+_UNSPECIFIED = 0x80  # the first failure code; paho knows it in every packet
+_REASON_AT = 2  # after the packet identifier
 
 
-class TolerantClient(Client):
-    """Reports a PUBACK of an unknown failure as "unspecified error" and keeps the connection.
+class PahoClient(Client):
+    """Treats a PUBACK with an unlisted failure as "unspecified error" and keeps the connection.
 
-    ``unlisted``: while `on_publish` is called, the reason that the broker gave; 0 when paho knows it.
+    ``unlisted``: during `on_publish`, the unlisted reason that the broker gave, else 0.
     """
 
     unlisted = 0
@@ -41,7 +39,7 @@ class TolerantClient(Client):
             self.unlisted = 0
 
     def _replace_unlisted(self) -> int:
-        """Put a reason that paho knows into the PUBACK that came; returns the one it did not know, or 0."""
+        """Put a reason that paho knows into the received PUBACK; return the one that it does not know, or 0."""
         try:
             packet = self._in_packet["packet"]
             if self._protocol != MQTTProtocolVersion.MQTTv5 or len(packet) <= _REASON_AT:
@@ -50,21 +48,21 @@ class TolerantClient(Client):
             if reason < _UNSPECIFIED or _name(PacketTypes.PUBACK, reason):
                 return 0
             packet[_REASON_AT] = _UNSPECIFIED
-        except (AttributeError, LookupError, TypeError):  # not the paho we know
+        except (AttributeError, LookupError, TypeError):  # another paho
             return 0
         return reason
 
 
 def refusal(code: ReasonCode, unlisted: int = 0) -> str:
-    """Why something was refused; empty when it was not.  ``unlisted``: the reason in place of which ``code`` stands."""
+    """Why the broker refused something; empty when it did not.  ``unlisted``: the reason that ``code`` replaced."""
     if unlisted:
-        # What is unusual in an answer is usual in the broker's farewell, and named there.
+        # The reason has a name in DISCONNECT packets.
         return _name(PacketTypes.DISCONNECT, unlisted) or f"reason 0x{unlisted:02x}"
     return str(code) if code.is_failure else ""
 
 
 def _name(packet_type: int, reason: int) -> str:
-    """What a reason is called in this type of packet; empty when it does not belong there."""
+    """The name of a reason in this type of packet; empty when it does not belong there."""
     try:
         return str(ReasonCode(packet_type, identifier=reason))
     except (KeyError, ValueError):
@@ -73,7 +71,7 @@ def _name(packet_type: int, reason: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the broker lets through, as it said when it let us in; MQTT 3.1.1 says nothing."""
+    """What the broker accepts, as its CONNACK says; MQTT 3.1.1 says nothing."""
 
     max_packet_bytes: int = 268_435_460
     receive_maximum: int = 65_535
@@ -84,34 +82,34 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker says for us when we are gone without a word; retained.  ``delay_s``: of MQTT 5 only."""
+    """The retained message that the broker publishes when the connection is lost.  ``delay_s``: MQTT 5 only."""
 
     topic: str
     payload: bytes
     delay_s: int = 10
 
 
-def _nothing(*_: object) -> None:
-    """For what an owner does not want to know."""
+def _ignore(*_: object) -> None:
+    """For events that an owner does not handle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """Called on the thread of the connection, which alone touches the client; none may wait.
+    """Called on the thread of the connection, which alone uses the client; none may block.
 
-    ``connected(client, session_present)``  the broker has let us in
+    ``connected(client, session_present)``  the broker has accepted the connection
     ``message(message)``                    a message came
-    ``published(mid, refusal)``             the broker has it, or says why it does not want it
-    ``subscribed(mid, refusals)``           one text for each filter asked for, empty where granted
+    ``published(mid, refusal)``             the broker has acknowledged a message, or refused it with this reason
+    ``subscribed(mid, refusals)``           one text for each filter, empty where granted
     ``unsubscribed(mid)``                   done
-    ``turn(client)``                        again and again while connected, and after each `Connection.wake`
+    ``on_idle(client)``                     repeatedly while connected, and after each `Connection.wake`
     ``wants_input()``                       whether more may be read; while not, the broker has to wait
     """
 
-    connected: Callable[[Client, bool], None] = _nothing
-    message: Callable[[MQTTMessage], None] = _nothing
-    published: Callable[[int, str], None] = _nothing
-    subscribed: Callable[[int, Sequence[str]], None] = _nothing
-    unsubscribed: Callable[[int], None] = _nothing
-    turn: Callable[[Client], None] = _nothing
+    connected: Callable[[Client, bool], None] = _ignore
+    message: Callable[[MQTTMessage], None] = _ignore
+    published: Callable[[int, str], None] = _ignore
+    subscribed: Callable[[int, Sequence[str]], None] = _ignore
+    unsubscribed: Callable[[int], None] = _ignore
+    on_idle: Callable[[Client], None] = _ignore
     wants_input: Callable[[], bool] = lambda: True

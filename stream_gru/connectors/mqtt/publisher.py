@@ -2,8 +2,6 @@
 
 Decision: rows that were not acknowledged when a connection broke are sent again from here and not by paho, which would
 send them without asking what the new connection accepts: one packet too long for it would cut it again, without end.
-
-`RetainedOutbox` holds status messages that a broker retains: only the latest of each topic is sent.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ class Publisher:
     def __init__(
         self,
         outbox: Outbox,
-        retained: Notices,
+        retained: RetainedOutbox,
         complain: LogOnce,
         *,
         client_id: str,
@@ -61,7 +59,7 @@ class Publisher:
         unanswered = list(self.in_flight.values())
         self.in_flight.clear()
         self._outbox.requeue()
-        self._retained.recall()
+        self._retained.disconnected()
         culprit = self._suspect.connected(short_connections, unanswered)
         if culprit is not None:
             self._drop(culprit)
@@ -92,12 +90,12 @@ class Publisher:
             self._complain(item.topic, f"the broker refused an output to {item.topic}: {refusal} ({size} bytes)")
             self._refused(item)
             if self._short_connections and not item.key:
-                self._retained.silence(item.topic)  # it may be what cuts the connection
+                self._retained.block(item.topic)  # it may be what cuts the connection
             return
         if item.key:
             self._outbox.ack(item)
         else:
-            self._retained.settle()
+            self._retained.done()
         self._suspect.acked()
 
     def _publish(self, client: Client, item: OutboxRow) -> None:
@@ -138,7 +136,7 @@ class Publisher:
         if item.key:
             self._outbox.nack(item)
         else:
-            self._retained.settle()
+            self._retained.done()
 
     def _drop(self, item: OutboxRow) -> None:
         """Never send an output again that cuts every connection."""
@@ -146,56 +144,57 @@ class Publisher:
         if item.key:
             self._outbox.drop(item)
         else:
-            self._retained.silence(item.topic)
+            self._retained.block(item.topic)
 
 
-class Notices:
-    """Words that wait to be said.  Any thread puts them in, one takes them and tells when they were answered.
+class RetainedOutbox:
+    """Status messages that a broker retains: only the latest of each topic is sent.
 
-    ``changed`` guards all that is in here, and is notified whenever something was answered.
+    Any thread puts them in, one takes them and reports their acknowledgements.  ``changed`` guards everything in here
+    and is notified after each acknowledgement.
     """
 
     def __init__(self, changed: threading.Condition) -> None:
         self._changed = changed
-        self._waiting: dict[str, OutboxRow] = {}
-        self._silenced: set[str] = set()
-        self._under_way = 0
+        self._pending: dict[str, OutboxRow] = {}
+        self._blocked: set[str] = set()
+        self._in_flight = 0
 
     @property
     def idle(self) -> bool:
-        """Whether everything was said and answered."""
+        """Whether everything was sent and acknowledged."""
         with self._changed:
-            return not (self._waiting or self._under_way)
+            return not (self._pending or self._in_flight)
 
     def put(self, topic: str, payload: bytes) -> None:
-        """Have this said on ``topic``, in place of what was to be said there."""
+        """Publish this on ``topic``, in place of what is still pending there."""
         with self._changed:
-            self._waiting.pop(topic, None)
-            if topic not in self._silenced:
-                self._waiting[topic] = OutboxRow(topic, payload)
+            self._pending.pop(topic, None)
+            if topic not in self._blocked:
+                self._pending[topic] = OutboxRow(topic, payload)
 
     def take(self) -> OutboxRow | None:
-        """The next one to say; tell `settle` when it was answered."""
+        """The next message to send; call `done` when it was acknowledged or refused."""
         with self._changed:
-            if not self._waiting:
+            if not self._pending:
                 return None
-            self._under_way += 1
-            return self._waiting.pop(next(iter(self._waiting)))
+            self._in_flight += 1
+            return self._pending.pop(next(iter(self._pending)))
 
-    def settle(self) -> None:
-        """One was answered, whatever the answer."""
+    def done(self) -> None:
+        """One was acknowledged or refused."""
         with self._changed:
-            self._under_way -= 1
+            self._in_flight -= 1
             self._changed.notify_all()
 
-    def recall(self) -> None:
-        """The connection is another one: nothing is under way."""
+    def disconnected(self) -> None:
+        """Nothing is in flight any more."""
         with self._changed:
-            self._under_way = 0
+            self._in_flight = 0
 
-    def silence(self, topic: str) -> None:
-        """Never say anything on this topic."""
+    def block(self, topic: str) -> None:
+        """Never publish on this topic again."""
         with self._changed:
-            self._silenced.add(topic)
-            self._waiting.pop(topic, None)
+            self._blocked.add(topic)
+            self._pending.pop(topic, None)
             self._changed.notify_all()

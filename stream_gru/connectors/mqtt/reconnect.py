@@ -1,4 +1,4 @@
-"""Connecting again: how long to wait, and which output makes a broker cut the connection.
+"""Reconnecting: how long to wait, and which output makes a broker cut the connection.
 
 Some brokers cut a client for an output that they do not accept, or answer it in a way that paho does not understand.
 Sent again on the next connection, it would cut that one too.

@@ -1,4 +1,4 @@
-"""What a persistent session is subscribed to, over restarts of the daemon."""
+"""The subscriptions of a persistent session, across restarts of the daemon."""
 
 from __future__ import annotations
 
@@ -17,83 +17,80 @@ log = logging.getLogger(__name__)
 
 
 class Subscriptions:
-    """The filters that one session shall have; all but `want` and `complete` belong to the thread of the connection.
+    """The filters of one session; all methods but `want` and `complete` belong to the thread of the connection.
 
-    A session keeps its subscriptions while the daemon is away, also those that nobody wants any more.  What it was
-    given is therefore kept in ``folder``, where there is one.  The first connection of a process subscribes to
-    everything, which changes nothing where it is subscribed already.
+    A session keeps its subscriptions while the daemon is away, also obsolete ones.  The granted filters are therefore
+    stored in ``folder``, where there is one.  The first connection of a process subscribes to everything, which changes
+    nothing for existing subscriptions.
     """
 
     def __init__(self, name: str, client_id: str, filters: Iterable[str], qos: int, folder: str = "") -> None:
         self._name, self._client_id, self._qos = name, client_id, qos
         self._path = Path(folder) / f"mqtt-{quote(client_id, safe='')}.json" if folder else None
         self._wanted = tuple(filters)
-        self._held: set[str] | None = None
-        self._asked: dict[int, tuple[str, ...]] = {}
-        self._leaving: dict[int, tuple[str, ...]] = {}
+        self._granted: set[str] | None = None
+        self._subscribing: dict[int, tuple[str, ...]] = {}
+        self._unsubscribing: dict[int, tuple[str, ...]] = {}
 
     @property
     def complete(self) -> bool:
-        """Whether the broker has granted all that is wanted; may be asked by any thread."""
-        return self._held is not None and self._held.issuperset(self._wanted)
+        """Whether the broker has granted all wanted filters; any thread."""
+        return self._granted is not None and self._granted.issuperset(self._wanted)
 
     def want(self, filters: Iterable[str]) -> None:
-        """Have these from the next `agree` on; may be called by any thread."""
+        """Set the filters for the next `agree`; any thread."""
         self._wanted = tuple(filters)
 
     def connected(self, client: Client, session_present: bool) -> bool:
-        """Subscribe to what the session has not, and drop what it should not have.
-
-        Return whether the session is a new one although there was one before.
-        """
-        first = self._held is None
-        held = self._load() if self._held is None else self._held
-        self._held = held
-        self._asked.clear()
-        self._leaving.clear()
-        lost = not session_present and bool(held)
+        """Subscribe to missing filters, unsubscribe from obsolete ones; return whether the broker lost the session."""
+        first = self._granted is None
+        granted = self._load() if self._granted is None else self._granted
+        self._granted = granted
+        self._subscribing.clear()
+        self._unsubscribing.clear()
+        lost = not session_present and bool(granted)
         if lost:
-            held.clear()
+            granted.clear()
             self._save()
         if first:
-            stale = held.difference(self._wanted)
-            held.clear()
-            held |= stale
+            stale = granted.difference(self._wanted)
+            granted.clear()
+            granted |= stale
         self.agree(client)
         return lost
 
     def agree(self, client: Client) -> None:
-        """Bring the session to what is wanted."""
-        held = self._held if self._held is not None else set()
-        missing = tuple(sorted(set(self._wanted) - held))
-        surplus = tuple(sorted(held.difference(self._wanted)))
+        """Subscribe and unsubscribe until the session has the wanted filters."""
+        granted = self._granted if self._granted is not None else set()
+        missing = tuple(sorted(set(self._wanted) - granted))
+        surplus = tuple(sorted(granted.difference(self._wanted)))
         if missing:
             _, mid = client.subscribe(_subscription(client, missing, self._qos))
             if mid is not None:
-                self._asked[mid] = missing
+                self._subscribing[mid] = missing
         if surplus:
             _, mid = client.unsubscribe(list(surplus))
             if mid is not None:
-                self._leaving[mid] = surplus
+                self._unsubscribing[mid] = surplus
 
     def subscribed(self, mid: int, refusals: Sequence[str]) -> None:
-        """The broker's answer, filter by filter."""
-        asked = self._asked.pop(mid, ())
+        """The broker's response, filter by filter."""
+        asked = self._subscribing.pop(mid, ())
         for text, refusal in zip(asked, refusals, strict=False):
             if refusal:
                 log.error("source %s: the broker refused the subscription to %s: %s", self._name, text, refusal)
-            elif self._held is not None:
-                self._held.add(text)
+            elif self._granted is not None:
+                self._granted.add(text)
         if asked:
             self._save()
         if asked and self.complete:
             log.info("source %s: subscribed to %d topics (%s)", self._name, len(self._wanted), self._client_id)
 
     def unsubscribed(self, mid: int) -> None:
-        """The broker has forgotten these filters."""
-        left = self._leaving.pop(mid, ())
-        if left and self._held is not None:
-            self._held.difference_update(left)
+        """The broker has removed these filters."""
+        removed = self._unsubscribing.pop(mid, ())
+        if removed and self._granted is not None:
+            self._granted.difference_update(removed)
             self._save()
 
     def _load(self) -> set[str]:
@@ -105,30 +102,30 @@ class Subscriptions:
         except FileNotFoundError:
             return set()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s: cannot be read, old subscriptions may stay: %s", self._path, error)
+            log.warning("%s: cannot be read, obsolete subscriptions may remain: %s", self._path, error)
             return set()
 
     def _save(self) -> None:
-        if self._path is None or self._held is None:
+        if self._path is None or self._granted is None:
             return
         beside = self._path.with_name(self._path.name + ".new")
         try:
             with open(beside, "w", opener=_private) as file:
-                json.dump({"filters": sorted(self._held)}, file)
+                json.dump({"filters": sorted(self._granted)}, file)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._path)
         except OSError as error:
-            log.warning("%s: cannot be written, old subscriptions may stay: %s", self._path, error.strerror)
+            log.warning("%s: cannot be written, obsolete subscriptions may remain: %s", self._path, error.strerror)
 
 
 def _private(path: str, flags: int) -> int:
-    """What the daemon remembers is nobody else's business."""
+    """Only the owner may read the file."""
     return os.open(path, flags, 0o600)
 
 
 def _subscription(client: Client, filters: Sequence[str], qos: int) -> list[tuple[str, SubscribeOptions]]:
-    """What paho wants to hear; retained messages come only with a subscription that is new."""
+    """The argument of paho's subscribe; retained messages come only with new subscriptions."""
     if client.protocol == MQTTProtocolVersion.MQTTv5:
         return [(text, SubscribeOptions(qos=qos, retainHandling=1)) for text in filters]
     return [(text, qos) for text in filters]  # type: ignore[misc]

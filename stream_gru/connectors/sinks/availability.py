@@ -24,15 +24,15 @@ from stream_gru.config.topic_filters import stream_filters, stream_in
 from stream_gru.connectors.mqtt.publisher import SENDER
 
 
-class Presence:
-    """Which streams are online and which are not; any thread may ask.
+class StreamAvailability:
+    """Which streams are online and which are offline; thread-safe.
 
-    Bounded, however many streams come and go: of those offline the ``most_offline`` that went last are remembered, and
-    beyond ``most_online`` the one that came online first counts as offline, until it is heard again.
+    Bounded: the ``max_offline`` streams that went offline last are remembered, and beyond ``max_online`` the one that
+    came online first counts as offline until its next output.
     """
 
-    def __init__(self, most_online: int = 1_000_000, most_offline: int = 100_000) -> None:
-        self._most_online, self._most_offline = most_online, most_offline
+    def __init__(self, max_online: int = 1_000_000, max_offline: int = 100_000) -> None:
+        self._max_online, self._max_offline = max_online, max_offline
         self._lock = threading.Lock()
         self._online: OrderedDict[str, None] = OrderedDict()
         self._offline: OrderedDict[str, None] = OrderedDict()
@@ -42,31 +42,31 @@ class Presence:
             return len(self._online) + len(self._offline)
 
     def get(self, stream: str) -> bool | None:
-        """Whether a stream is online; None for one that is unknown."""
+        """Whether a stream is online; None for an unknown one."""
         with self._lock:
             return True if stream in self._online else False if stream in self._offline else None
 
     def put(self, stream: str, online: bool) -> str:
-        """Note how a stream is; return the one that counts as offline now to make room, "" for none."""
+        """Set a stream online or offline; return the one that it displaces, which is offline now, "" for none."""
         with self._lock:
             self._online.pop(stream, None)
             self._offline.pop(stream, None)
             (self._online if online else self._offline)[stream] = None
             displaced = ""
-            if len(self._online) > self._most_online:
+            if len(self._online) > self._max_online:
                 displaced, _ = self._online.popitem(last=False)
                 self._offline[displaced] = None
-            if len(self._offline) > self._most_offline:
+            if len(self._offline) > self._max_offline:
                 self._offline.popitem(last=False)
             return displaced
 
     def items(self) -> list[tuple[str, bool]]:
-        """All that are known, each with whether it is online."""
+        """All known streams, each with whether it is online."""
         with self._lock:
             return [*((stream, False) for stream in self._offline), *((stream, True) for stream in self._online)]
 
     def names(self) -> list[str]:
-        """All that are known."""
+        """All known streams."""
         return [stream for stream, _ in self.items()]
 
 
@@ -76,65 +76,65 @@ log = logging.getLogger(__name__)
 _LISTEN_S = 5.0
 
 
-class Leftovers:
-    """Asks once in the life of a process; all methods belong to the thread of the connection.
+class StaleAvailability:
+    """Finds retained ``online`` messages of an earlier run, once; all methods belong to the thread of the connection.
 
-    ``template``: topic of a stream's availability, empty for none; ``speaker``: our client id.
+    ``template``: topic of a stream's availability, empty for none; ``client_id``: that of this sink.
     """
 
-    def __init__(self, template: str, speaker: str, clock: Callable[[], float]) -> None:
-        self._template, self._speaker, self._clock = template, speaker, clock
-        # Where any first level would do, what has no speaker is most likely the word of another program.
+    def __init__(self, template: str, client_id: str, clock: Callable[[], float]) -> None:
+        self._template, self._client_id, self._clock = template, client_id, clock
+        # With any first level, a message without a sender most likely is from another program.
         self._strict = "{stream}" in template.split("/")[0]
         self._filters = stream_filters(template) if template else []
-        self._asked = self._leaving = 0
+        self._subscribing = self._unsubscribing = 0
         self._until = 0.0
         self.done = not template
 
     def connected(self, client: Client, *, cut: bool) -> None:
-        """Ask, until it was once brought to its end; not again where the broker may have ``cut`` us for it."""
-        self._asked = self._leaving = 0
+        """Subscribe, until it was completed once; not after a connection that may have been ``cut`` because of it."""
+        self._subscribing = self._unsubscribing = 0
         self._until = 0.0
         self.done = self.done or cut
         if self.done:
             return
-        if client.protocol == MQTTProtocolVersion.MQTTv5:  # noLocal would keep from us what we ourselves have said
+        if client.protocol == MQTTProtocolVersion.MQTTv5:  # noLocal would hide this client's own messages
             _, mid = client.subscribe([(text, SubscribeOptions(qos=1)) for text in self._filters])
         elif self._strict:
             self.done = True
             return
         else:
             _, mid = client.subscribe([(text, 1) for text in self._filters])
-        self._asked = mid or 0
+        self._subscribing = mid or 0
 
     def subscribed(self, mid: int, refusals: Sequence[str]) -> None:
-        """The broker's answer."""
-        if not self._asked or mid != self._asked:
+        """The broker's response."""
+        if not self._subscribing or mid != self._subscribing:
             return
         self._until = self._clock() + _LISTEN_S
         refusal = next(filter(None, refusals), "")
         if refusal:
             log.warning(
-                "the broker does not let us read %s: streams of an earlier run may stay online: %s",
+                "no permission to read %s: streams of an earlier run may stay online: %s",
                 self._filters[0], refusal,
             )  # fmt: skip
 
-    def turn(self, client: Client) -> None:
-        """Ask for no more once all must have come."""
-        if self._until and not self._leaving and self._clock() >= self._until:
+    def on_idle(self, client: Client) -> None:
+        """Unsubscribe once all retained messages have come."""
+        if self._until and not self._unsubscribing and self._clock() >= self._until:
             _, mid = client.unsubscribe(self._filters)
-            self._leaving = mid or 0
+            self._unsubscribing = mid or 0
 
     def unsubscribed(self, mid: int) -> None:
-        """The broker has forgotten our question."""
-        self.done = self.done or (self._leaving != 0 and mid == self._leaving)
+        """The broker has removed the subscription."""
+        self.done = self.done or (self._unsubscribing != 0 and mid == self._unsubscribing)
 
     def stream_of(self, message: MQTTMessage) -> str:
-        """The stream that a retained message calls online on our behalf; "" for every other message."""
+        """The stream that a retained message of this client calls online; "" for every other message."""
         if self.done or not message.retain or bytes(message.payload) != b"online":
             return ""
         properties: Any = message.properties
-        speaker = dict(getattr(properties, "UserProperty", ())).get(SENDER, "")
-        if speaker != self._speaker and (speaker or self._strict):
+        sender = dict(getattr(properties, "UserProperty", ())).get(SENDER, "")
+        if sender != self._client_id and (sender or self._strict):
             return ""
         return stream_in(self._template, message.topic)

@@ -1,4 +1,4 @@
-"""A file of rows, compressed when its name ends ``.gz``, put aside when it grows too large or too old."""
+"""A file of rows, compressed when its name ends ``.gz``, rotated when it grows too large or too old."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from stream_gru.connectors.sinks.encoders import ENCODERS, Encoder, encode_once
 from stream_gru.connectors.sinks.file_recovery import (
     Detail,
     GzipMember,
-    aside_name,
-    keep_newest,
-    put_aside,
+    delete_oldest,
     recover,
     repair,
+    rotate,
+    rotated_name,
     tail_of,
 )
 from stream_gru.core.checks import Check
@@ -86,7 +86,7 @@ class FileSinkConfig(SinkTable, frozen=True, kw_only=True, tag="file"):
             append=True,
             rotate_bytes=self.rotate_bytes,
             rotate_s=self.rotate_s,
-            keep=self.max_files,
+            max_files=self.max_files,
         )
 
     def checks(self) -> Iterator[Check]:
@@ -98,30 +98,32 @@ class FileSinkConfig(SinkTable, frozen=True, kw_only=True, tag="file"):
         return isinstance(old, FileSinkConfig) and old.unique == self.unique
 
 
-def file_sink(path: Path, append: bool, *, rotate_bytes: int = 0, rotate_s: float = 0.0, keep: int = 10) -> FileSink:
+def file_sink(
+    path: Path, append: bool, *, rotate_bytes: int = 0, rotate_s: float = 0.0, max_files: int = 10
+) -> FileSink:
     """A file whose name tells the form of a row, see `FileSinkConfig.path`.  Raises ConfigError."""
     found = _FILE_NAME.fullmatch(str(path))
     if found is None:
         raise ConfigError(f"{path}: expected {_EXPECTED_NAME}")
     encoder = ENCODERS[_SUFFIXES[found[1]]]()
-    return FileSink(path, encoder, append=append, rotate_bytes=rotate_bytes, rotate_s=rotate_s, keep=keep)
+    return FileSink(path, encoder, append=append, rotate_bytes=rotate_bytes, rotate_s=rotate_s, max_files=max_files)
 
 
 class FileSink:
-    """Writes rows to ``path``: after what is there with ``append``, else in place of it.
+    """Writes rows to ``path``: appends to the file with ``append``, else replaces it.
 
-    With a store the file is cut back to its mark at the start (see `file_recovery`), so that each row is in it
-    once.  What is written before the first commit after `open` has no mark to be cut back to: commit once before.
-    Without a store, a row that a killed process left half written is cut off, and a compressed file that it left
-    unfinished is put aside, as nothing behind its end could be read.
+    With a store the file is cut back at the start to what was committed (`file_recovery`), so that each row is in it
+    once.  Rows before the first commit after `open` cannot be cut back: commit once before.  Without a store, an
+    incomplete row of a killed process is cut off, and an unfinished compressed file is rotated, as nothing after its
+    end could be read.
 
-    A flush that finds the file larger than ``rotate_bytes``, or opened ``rotate_s`` ago (0: never), ends it and says in
-    its mark under which name, that of the time, it will be put aside; `committed` does that and begins a new one.  So
-    the rows of one commit stay together.  Of those put aside the newest ``keep`` stay.  A compressed file counts as
-    what has come out of the compressor.  ``clock``: monotonic seconds; ``wall``: seconds since 1970.
+    A flush that finds the file larger than ``rotate_bytes``, or opened ``rotate_s`` ago (0: never), ends it and stores
+    its new name; `committed` renames it and starts a new one.  So the rows of one commit stay together.  The newest
+    ``max_files`` rotated files are kept.  Of a compressed file the compressed size counts.  ``clock``: monotonic
+    seconds; ``wall``: seconds since 1970.
 
-    Decision: a compressed file is readable up to every flush, and a kill costs it a new gzip member, no row: its mark
-    has the checksum with which the next process ends the member that was under way.
+    Decision: a compressed file is readable up to every flush, and a kill costs a new gzip member but no row: a commit
+    stores the checksum with which the next process ends the open member.
     """
 
     def __init__(
@@ -132,57 +134,54 @@ class FileSink:
         append: bool,
         rotate_bytes: int = 0,
         rotate_s: float = 0.0,
-        keep: int = 10,
+        max_files: int = 10,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._path, self._encoder, self._append = path, encoder, append
-        self._rotate_bytes, self._rotate_s, self._keep = rotate_bytes, rotate_s, keep
+        self._rotate_bytes, self._rotate_s, self._max_files = rotate_bytes, rotate_s, max_files
         self._clock, self._wall = clock, wall
-        self._place = str(path.absolute())
+        self._absolute = str(path.absolute())
         self._compressed = path.name.endswith(".gz")
         self._file: IO[bytes] | None = None
         self._member: GzipMember | None = None
-        self._mark = FileOffset(self._place, 0)
-        self._aside: Path | None = None
+        self._durable = FileOffset(self._absolute, 0)
+        self._rotated: Path | None = None
         self._unsynced = self._new = self._has_rows = self._checked = False
         self._opened_s = 0.0
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
-        """Create the file, or go on with it.
-
-        Raises SinkUnavailable, StateError when less of it is there than was committed.
-        """
-        mark = checkpoint.file_offset if checkpoint is not None and self._append else None
-        with self._telling():
-            if mark is not None and mark.path == self._place:
-                size = recover(self._path, mark, self._keep)
-                self._begin(mark if size else FileOffset(self._place, 0))
+        """Create or continue the file.  Raises SinkUnavailable, StateError when it is shorter than was committed."""
+        committed = checkpoint.file_offset if checkpoint is not None and self._append else None
+        with self._disk_errors():
+            if committed is not None and committed.path == self._absolute:
+                size = recover(self._path, committed, self._max_files)
+                self._begin(committed if size else FileOffset(self._absolute, 0))
             else:
                 size = repair(self._path, self._wall()) if self._append else 0
-                self._begin(FileOffset(self._place, size))
+                self._begin(FileOffset(self._absolute, size))
                 self._unsynced = size > 0
 
-    def _begin(self, mark: FileOffset) -> None:
-        """Open the file, which is durable up to ``mark``."""
+    def _begin(self, durable: FileOffset) -> None:
+        """Open the file, which is durable up to there."""
         self._file = self._path.open("ab" if self._append else "wb")
-        self._mark, self._member, self._aside = mark, None, None
-        self._has_rows = mark.offset > 0
+        self._durable, self._member, self._rotated = durable, None, None
+        self._has_rows = durable.offset > 0
         self._checked = self._unsynced = False
         self._new = not self._has_rows
         self._opened_s = self._clock()
 
     def ready(self) -> bool:
-        """A file takes rows at any time."""
+        """A file is always ready."""
         return True
 
     def write(self, batch: PredictionBatch) -> None:
-        """Write all rows.  Raises SinkUnavailable when the disk refuses them."""
+        """Write all rows.  Raises SinkUnavailable."""
         if self._file is None:
             raise SinkUnavailable(f"{self._path}: not open")
         if not len(batch):
             return
-        with self._telling():
+        with self._disk_errors():
             data = encode_once(self._encoder, batch)
             if not self._checked:
                 header = self._encoder.header(batch.spec, batch.alarm is not None)
@@ -197,37 +196,35 @@ class FileSink:
             self._file.write(data)
 
     def _check_header(self, header: bytes) -> None:
-        """Refuse to append rows of other columns.  Raises SinkUnavailable."""
+        """Raise SinkUnavailable when the rows in the file have other columns."""
         if not header:
             return
         opener = gzip.open if self._compressed else open
         with opener(self._path, "rb") as file:
             found = file.readline()
         if found != header:
-            raise SinkUnavailable(
-                f"{self._path}: expected the columns of this model in the first line; choose a new file"
-            )
+            raise SinkUnavailable(f"{self._path}: expected the columns of this model in the first line; set a new path")
 
     def flush(self) -> FlushResult:
-        """Make what was written durable, and say how far that is; the same mark again when nothing was written.
+        """Make what was written durable, and return up to where the file is durable.
 
         Raises SinkUnavailable.
         """
         if self._file is None:
             return FlushResult()
-        with self._telling():
+        with self._disk_errors():
             if self._unsynced and self._member is not None:
                 self._file.write(self._member.sync())
             self._file.flush()
-            if self._aside is None and self._is_due(_size(self._file)):
-                self._aside, self._unsynced = aside_name(self._path, self._wall()), True
+            if self._rotated is None and self._is_due(_size(self._file)):
+                self._rotated, self._unsynced = rotated_name(self._path, self._wall()), True
             if self._unsynced:
-                self._mark = self._sync(self._file)
+                self._durable = self._sync(self._file)
                 self._unsynced = False
-        return FlushResult(file_offset=self._mark)
+        return FlushResult(file_offset=self._durable)
 
     def _is_due(self, size: int) -> bool:
-        """Whether to put the file aside; never one without rows."""
+        """Whether to rotate the file; never one without rows."""
         if not self._has_rows:
             return False
         if self._rotate_bytes and size > self._rotate_bytes:
@@ -235,8 +232,8 @@ class FileSink:
         return self._rotate_s > 0 and self._clock() - self._opened_s >= self._rotate_s
 
     def _sync(self, file: IO[bytes]) -> FileOffset:
-        """Put the file on the disk; return how far it is durable."""
-        if self._aside is not None:
+        """Sync the file to the disk; return up to where it is durable."""
+        if self._rotated is not None:
             self._end_member(file)
         file.flush()
         os.fsync(file.fileno())
@@ -244,13 +241,13 @@ class FileSink:
             sync_folder(self._path.parent)
             self._new = False
         offset = _size(file)
-        if self._aside is not None:
-            detail = Detail(aside=self._aside.name, tail=tail_of(self._path, offset))
+        if self._rotated is not None:
+            detail = Detail(rotated=self._rotated.name, tail=tail_of(self._path, offset))
         elif self._member is not None:
             detail = Detail(crc32=self._member.crc32, size=self._member.size)
         else:
             detail = Detail()
-        return FileOffset(self._place, offset, detail.text())
+        return FileOffset(self._absolute, offset, detail.text())
 
     def _end_member(self, file: IO[bytes]) -> None:
         if self._member is not None:
@@ -258,37 +255,37 @@ class FileSink:
             self._member = None
 
     def committed(self) -> None:
-        """Put the file aside where the committed mark says so, and begin a new one.  Raises SinkUnavailable."""
-        if self._file is None or self._aside is None or self._unsynced:
+        """Rotate the file if the commit says so, and start a new one.  Raises SinkUnavailable."""
+        if self._file is None or self._rotated is None or self._unsynced:
             return
-        with self._telling():
+        with self._disk_errors():
             file, self._file = self._file, None
             file.close()
-            put_aside(self._path, self._aside)
-            keep_newest(self._path, self._keep)
-            self._begin(FileOffset(self._place, 0))
+            rotate(self._path, self._rotated)
+            delete_oldest(self._path, self._max_files)
+            self._begin(FileOffset(self._absolute, 0))
 
     def close(self) -> None:
-        """Write out what is left and end the file.  Raises SinkUnavailable.
+        """Write and close the file.  Raises SinkUnavailable.
 
-        What lies behind the last mark, also the end of a compressed file, is cut off at the next start and comes again.
+        What was not committed, also the end of a compressed file, is cut off at the next start and written again.
         """
         if self._file is None:
             return
-        with self._telling():
+        with self._disk_errors():
             file, self._file = self._file, None
             with file:
                 if self._compressed and not self._has_rows:
-                    self._member = GzipMember()  # nothing at all would be no gzip file
+                    self._member = GzipMember()  # an empty file is no gzip file
                 self._end_member(file)
 
     def health(self) -> SinkHealth:
-        """A file that was opened is there."""
+        """An open file is connected."""
         return SinkHealth(connected=self._file is not None)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Turn what the disk says into SinkUnavailable."""
+    def _disk_errors(self) -> Iterator[None]:
+        """Raise SinkUnavailable in place of OSError."""
         try:
             yield
         except OSError as error:

@@ -1,17 +1,13 @@
-"""A file as a sink finds it: cut back to what was committed, its end completed, its rotation finished.
+"""A file as a sink finds it after a kill: cut back to the last commit, completed, or its rotation finished.
 
-    mark            the file                              what is done
-    none            whatever                              `repair`: a half written row or member is the end of a kill
-    offset          at least as long                      cut there; an open gzip member gets its end
-    offset          shorter                               StateError: it is damaged
-    offset          gone or empty                         a warning, begun anew
-    offset, aside   the one that was to be put aside      cut there, put aside, begun anew
-    offset, aside   another one, or none                  the rename was done: begun anew
+    commit the file what is done none any `repair`: an incomplete row is cut off, a broken gzip file is rotated offset
+    at least as long cut there; an open gzip member gets its end offset shorter StateError: it is damaged offset missing
+    or empty a warning, and a new file offset, rotation the one to be rotated cut there, renamed, and a new file offset,
+    rotation another one, or none the rename was done: a new file
 
-What lies behind an offset is no loss: its inputs were not acknowledged, so they come and are written again.
+Nothing behind an offset is lost: its inputs were not acknowledged, so they come and are written again.
 
 A gzip file is a sequence of members, written piece by piece, which another process can end after a kill.
-
 Source: RFC 1951 (an empty last block), RFC 1952 (header and trailer of a member).
 
 A rotated file is renamed: ``out.jsonl`` becomes ``out.20261121T101500Z.jsonl``, the next ``….1.jsonl``.
@@ -38,23 +34,27 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 65_536
 _TAIL = 4096
+# A gzip header without name and time, so that outputs can be compared by their hash.
+_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_LAST_BLOCK = b"\x03\x00"
+_LEVEL = 6
 
 
 class Detail(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a mark says of a file besides its length.
+    """What a commit stores of a file besides its length.
 
-    ``aside``  the name under which it is put aside as soon as the mark is committed
-    ``tail``   CRC-32 of what lies before the offset, by which a file to be put aside is known from the next one
-    ``crc32``, ``size``  of the gzip member that has no end yet: of its uncompressed bytes
+    ``rotated``  the name that the file gets as soon as the commit is done
+    ``tail``     CRC-32 of the bytes before the offset, which tells a file to be rotated from the next one
+    ``crc32``, ``size``  of the uncompressed bytes of the gzip member that has no end yet
     """
 
-    aside: str = ""
+    rotated: str = ""
     tail: int = 0
     crc32: int = 0
     size: int = 0
 
     def text(self) -> str:
-        """As it stands in a mark."""
+        """The stored form."""
         return "" if self == Detail() else msgspec.json.encode(self).decode()
 
 
@@ -65,73 +65,73 @@ def tail_of(path: Path, offset: int) -> int:
         return zlib.crc32(file.read(min(offset, _TAIL)))
 
 
-def recover(path: Path, mark: FileOffset, keep: int) -> int:
-    """Make the file ready for more behind ``mark``; return the mark's offset, or 0 for a file to be begun anew.
+def recover(path: Path, committed: FileOffset, max_files: int) -> int:
+    """Cut the file back to what was committed; return that offset, or 0 for a new file.
 
-    What lies at ``path`` then has as many bytes, and the end of an open gzip member.  Raises OSError, StateError.
+    The file then has as many bytes, and the end of an open gzip member.  Raises OSError, StateError.
     """
-    detail = _read(mark)
-    if detail.aside:
-        _finish_rotation(path, mark, detail, keep)
+    detail = _read(committed)
+    if detail.rotated:
+        _finish_rotation(path, committed, detail, max_files)
         return 0
     size = _size(path)
     if size == 0:
-        if mark.offset:
-            log.warning("%s: is gone or empty, with %d bytes that were committed; begun anew", path, mark.offset)
+        if committed.offset:
+            log.warning("%s: is missing or empty, %d bytes were committed; starting a new file", path, committed.offset)
         return 0
-    if size < mark.offset:
+    if size < committed.offset:
         raise StateError(
-            f"{path}: has {size} bytes, expected at least the {mark.offset} that were committed: it is damaged or "
-            "another file; put the right one there, or move this one away to begin anew"
+            f"{path}: has {size} bytes, expected at least the {committed.offset} that were committed: it is damaged or "
+            "another file; restore it, or move it away to start a new one"
         )
-    os.truncate(path, mark.offset)
+    os.truncate(path, committed.offset)
     if detail.size:
         with path.open("ab") as file:
             file.write(ending(detail.crc32, detail.size))
-    return mark.offset
+    return committed.offset
 
 
 def repair(path: Path, wall_s: float) -> int:
-    """Make a file of which nothing is known ready for more; return its length.  Raises OSError.
+    """Make a file without a commit ready for more rows; return its length.  Raises OSError.
 
-    A half written last row is cut off; a compressed file without its end is put aside.
+    An incomplete last row is cut off; a compressed file without its end is rotated.
     """
     if not path.is_file():
         return 0
     if not path.name.endswith(".gz"):
-        return _cut_half_row(path)
+        return _cut_incomplete_row(path)
     rows = _uncompressed_size(path)
     if rows is None:
-        put_aside(path, aside_name(path, wall_s))
+        rotate(path, rotated_name(path, wall_s))
     elif rows == 0:
         os.truncate(path, 0)
     return _size(path)
 
 
-def _read(mark: FileOffset) -> Detail:
+def _read(committed: FileOffset) -> Detail:
     try:
-        return msgspec.json.decode(mark.detail, type=Detail) if mark.detail else Detail()
+        return msgspec.json.decode(committed.detail, type=Detail) if committed.detail else Detail()
     except msgspec.DecodeError as error:
-        raise StateError(f"{mark.path}: what is kept of it cannot be read ({error}): {mark.detail!r}") from error
+        raise StateError(f"{committed.path}: its stored offset is not valid ({error}): {committed.detail!r}") from error
 
 
-def _finish_rotation(path: Path, mark: FileOffset, detail: Detail, keep: int) -> None:
-    """Put the file aside, unless that was done before the kill; then nothing of what lies there is committed."""
+def _finish_rotation(path: Path, committed: FileOffset, detail: Detail, max_files: int) -> None:
+    """Rename the file, unless that was done before the kill: then nothing of the file there is committed."""
     size = _size(path)
-    # Not by the name it would have now: a file that was put aside may have been taken away since.
-    if size >= mark.offset and tail_of(path, mark.offset) == detail.tail:
-        os.truncate(path, mark.offset)
-        put_aside(path, path.with_name(detail.aside))
+    # Not known by its new name: a rotated file may have been moved away since.
+    if size >= committed.offset and tail_of(path, committed.offset) == detail.tail:
+        os.truncate(path, committed.offset)
+        rotate(path, path.with_name(detail.rotated))
     elif size:
         os.truncate(path, 0)
-    keep_newest(path, keep)
+    delete_oldest(path, max_files)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _cut_half_row(path: Path) -> int:
+def _cut_incomplete_row(path: Path) -> int:
     """Truncate a file behind its last line end; return its length.  Raises OSError."""
     with path.open("rb+") as file:
         end = size = file.seek(0, os.SEEK_END)
@@ -149,7 +149,7 @@ def _cut_half_row(path: Path) -> int:
 
 
 def _uncompressed_size(path: Path) -> int | None:
-    """How much is in a compressed file; None when it does not end as it should.  Raises OSError."""
+    """Bytes of the content of a gzip file; None when it has no proper end.  Raises OSError."""
     size = 0
     try:
         with gzip.open(path, "rb") as file:
@@ -160,40 +160,40 @@ def _uncompressed_size(path: Path) -> int | None:
     return size
 
 
-def aside_name(path: Path, wall_s: float) -> Path:
-    """A name for a file to be put aside at the UTC time ``wall_s``, which no other one has.  Raises OSError.
+def rotated_name(path: Path, wall_s: float) -> Path:
+    """A new name for a file that is rotated at the UTC time ``wall_s``.  Raises OSError.
 
-    It sorts behind those that are there, also where the clock was set back: the newest file has the last name.
+    It sorts after all existing ones, also where the clock was set back: the newest file has the last name.
     """
     stem, suffix = _parts(path)
     now = datetime.fromtimestamp(wall_s, UTC).strftime("%Y%m%dT%H%M%SZ")
-    # Behind all others of this second, also where the first ones have been deleted since.
+    # After all others of this second, also where earlier ones have been deleted.
     time, n = max([(now, 0), *((time, n + 1) for time, n, _ in _numbered(path))])
     return path.with_name(f"{stem}.{time}.{n}.{suffix}" if n else f"{stem}.{time}.{suffix}")
 
 
-def put_aside(path: Path, target: Path) -> None:
+def rotate(path: Path, target: Path) -> None:
     """Rename a file, durably.  Raises OSError."""
     path.rename(target)
     sync_folder(path.parent)
 
 
-def put_aside_files(path: Path) -> list[Path]:
-    """The files that were put aside for ``path``, oldest first.  Raises OSError."""
+def rotated_files(path: Path) -> list[Path]:
+    """The rotated files of ``path``, oldest first.  Raises OSError."""
     return [other for _, _, other in sorted(_numbered(path))]
 
 
 def _numbered(path: Path) -> list[tuple[str, int, Path]]:
-    """Time, number and name of each file that was put aside."""
+    """Time, number and name of each rotated file."""
     stem, suffix = _parts(path)
     form = re.compile(rf"{re.escape(stem)}\.(\d{{8}}T\d{{6}}Z)(?:\.(\d+))?\.{re.escape(suffix)}")
     named = [(form.fullmatch(other.name), other) for other in path.parent.iterdir()]
     return [(found[1], int(found[2] or 0), other) for found, other in named if found]
 
 
-def keep_newest(path: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` files that were put aside; what cannot be deleted is logged."""
-    for old in put_aside_files(path)[:-keep]:
+def delete_oldest(path: Path, max_files: int) -> None:
+    """Delete all but the newest ``max_files`` rotated files; log what cannot be deleted."""
+    for old in rotated_files(path)[:-max_files]:
         try:
             old.unlink(missing_ok=True)
         except OSError as error:
@@ -207,14 +207,8 @@ def _parts(path: Path) -> tuple[str, str]:
     return stem, form + compressed
 
 
-# No name and no time are inside, so that outputs can be compared by their hash.
-_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-_LAST_BLOCK = b"\x03\x00"
-_LEVEL = 6
-
-
 class GzipMember:
-    """One member under way; ``crc32`` and ``size`` are of the uncompressed bytes so far."""
+    """An open member; ``crc32`` and ``size`` are of its uncompressed bytes so far."""
 
     def __init__(self) -> None:
         self._deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -222,7 +216,7 @@ class GzipMember:
         self.crc32 = self.size = 0
 
     def write(self, data: bytes) -> bytes:
-        """Compress; return what came out, perhaps nothing."""
+        """Compress; return the output so far, perhaps nothing."""
         self.crc32 = zlib.crc32(data, self.crc32)
         self.size += len(data)
         return self._head() + self._deflate.compress(data)
@@ -241,7 +235,7 @@ class GzipMember:
 
 
 def ending(crc32: int, size: int) -> bytes:
-    """What makes a member whole behind a `GzipMember.sync` at which it had this checksum and size."""
+    """The end of a member after a `GzipMember.sync`, at which it had this checksum and size."""
     return _LAST_BLOCK + _trailer(crc32, size)
 
 

@@ -1,21 +1,20 @@
 """Line protocol over HTTP, for InfluxDB, Telegraf and VictoriaMetrics.
 
-    write ──▶ lines ──▶ outbox (rows, bounded) ─▶ sender thread ──▶ POST, gzip ──▶ 2xx      confirmed
+    write ──▶ lines ──▶ outbox (rows, bounded) ─▶ sender thread ──▶ POST, gzip ──▶ 2xx      acknowledged
                                                        ▲                           4xx      refused: counted, dropped
                                                        └──── pause, the same rows ◀─ 5xx, 408, 429, no connection,
-                                                             401, 403, 404, 3xx: somebody has to mend the configuration
+                                                             401, 403, 404, 3xx: the configuration may be corrected
 
-Points of one stream and time overwrite each other there, so that sending rows twice, after a lost answer or a restart,
-does no harm.
+A point of the same stream and time overwrites the one before, so that rows may be sent twice, after a lost response or
+a restart.
 
-Decision: nobody waits for the server.  With ``drop_oldest`` what overflows is counted as discarded; with ``block`` a
-full queue says that it is not `ready`, and nothing is read until it is.
+Decision: the loop never waits for the server.  With ``drop_oldest`` what overflows is counted as dropped; with
+``block`` a full queue is not `ready`, and no source is read until it is.
 """
 
 from __future__ import annotations
 
 import gzip
-import http.client
 import logging
 import ssl
 import threading
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+import urllib3
 from msgspec import Meta
 
 from stream_gru.config.connector import SinkContext, SinkTable
@@ -40,17 +40,17 @@ from stream_gru.core.types import PredictionBatch, SinkHealth
 
 log = logging.getLogger(__name__)
 
-_MOST_ROWS, _MOST_BYTES = 5000, 4_000_000  # of one request, before compression
+_MAX_ROWS, _MAX_BYTES = 5000, 4_000_000  # of one request, before compression
 _GATHER_ROWS, _GATHER_S = 500, 0.2  # after a request, before the next
 _CLOSE_S = 1.0
-_LONGEST_PAUSE_S, _LONGEST_ASKED_S = 30.0, 300.0
-_TOLD_BYTES = 200
-_ANSWER_BYTES = 65_536
-_NOT_LET_IN = (401, 403)
-_MENDABLE = {
-    **dict.fromkeys(_NOT_LET_IN, "look at token_file"),
-    404: "look at url: database or bucket",
-    **dict.fromkeys(range(300, 400), "look at url: it is the address of something else"),
+_MAX_PAUSE_S, _MAX_RETRY_AFTER_S = 30.0, 300.0
+_LOGGED_BYTES = 200
+_RESPONSE_BYTES = 65_536
+_UNAUTHORIZED = (401, 403)
+_ADVICE = {
+    **dict.fromkeys(_UNAUTHORIZED, "check token_file"),
+    404: "check url: database or bucket",
+    **dict.fromkeys(range(300, 400), "check url: it redirects to another address"),
 }
 
 
@@ -96,8 +96,8 @@ class InfluxSinkConfig(SinkTable, frozen=True, kw_only=True, tag="influx"):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the server said: status, the beginning of the body, and how long it asks to wait (0: it does not say)."""
+class Response:
+    """Status, beginning of the body, and how long the server asks to wait (0: it does not say)."""
 
     status: int
     text: str
@@ -105,77 +105,72 @@ class Answer:
 
     @property
     def accepted(self) -> bool:
-        """Whether the rows are there."""
+        """Whether the server has the rows."""
         return 200 <= self.status < 300
 
     @property
-    def passing(self) -> bool:
-        """Whether the same request may succeed later, perhaps when somebody has mended something."""
-        return self.status in (408, 429) or self.status >= 500 or self.status in _MENDABLE
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later, perhaps after the configuration is corrected."""
+        return self.status in (408, 429) or self.status >= 500 or self.status in _ADVICE
 
-    @property
-    def said(self) -> str:
-        """Status and text in one line."""
-        return f"{self.status}: {' '.join(self.text.split())}" if self.text.strip() else f"{self.status} without a word"
+    def __str__(self) -> str:
+        return f"{self.status}: {' '.join(self.text.split()) or 'no text'}"
 
 
-class Poster:
-    """One connection to one address, opened when needed.  Raises OSError and http.client.HTTPException."""
+class InfluxClient:
+    """One connection to the write address, opened when needed.  Raises urllib3.exceptions.HTTPError."""
 
     def __init__(self, url: str, token: str, timeout_s: float) -> None:
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "", parts.port
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._timeout_s = timeout_s
         self._headers = {"Content-Type": "text/plain; charset=utf-8", "Content-Encoding": "gzip"}
-        self._connection: http.client.HTTPConnection | None = None
+        host, port, timeout = parts.hostname or "", parts.port, urllib3.Timeout(timeout_s)
+        self._pool: urllib3.HTTPConnectionPool
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            self._pool = urllib3.HTTPSConnectionPool(host, port, timeout=timeout, ssl_context=context)
+        else:
+            self._pool = urllib3.HTTPConnectionPool(host, port, timeout=timeout)
         self.use(token)
 
     def use(self, token: str) -> None:
-        """Show this token from now on; empty: none."""
+        """Send this token from now on; empty: none."""
         self._headers.pop("Authorization", None)
         if token:
             self._headers["Authorization"] = f"Token {token}"
 
-    def post(self, body: bytes) -> Answer:
-        """Send lines and return the answer."""
-        if self._connection is None:
-            self._connection = self._connect()
+    def post(self, body: bytes) -> Response:
+        """Send lines and return the response."""
+        data = gzip.compress(body, 6, mtime=0)
+        response = self._pool.urlopen(
+            "POST", self._target, data, self._headers, retries=False, redirect=False, preload_content=False
+        )
         try:
-            self._connection.request("POST", self._target, gzip.compress(body, 6, mtime=0), self._headers)
-            response = self._connection.getresponse()
-            text = response.read(_ANSWER_BYTES)
+            text = response.read(_RESPONSE_BYTES)
+            if response.read(1):  # longer than a response of these servers: the connection is not used again
+                response.close()
         except BaseException:
-            self.close()
+            response.close()
             raise
-        if not response.isclosed():  # a longer answer than anybody needs
-            self.close()
-        return Answer(
+        finally:
+            response.release_conn()
+        return Response(
             response.status,
-            text[:_TOLD_BYTES].decode(errors="replace"),
+            text[:_LOGGED_BYTES].decode(errors="replace"),
             _seconds(response.headers.get("Retry-After", "")),
         )
 
     def close(self) -> None:
-        """Let the connection go."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._tls is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
-        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
+        """Close the connection."""
+        self._pool.close()
 
 
 class InfluxSink:
     """Sends rows from a thread of its own.  ``immediate``: a row may be sent before it is stored.
 
-    ``clock``: monotonic seconds; ``pause_s``: first pause after a failure; it doubles up to 30 s, unless the server
-    says how long.  ``gather_s``: how long, after a request, rows may be gathered for the next one; 500 of them, or
-    `close`, end that.
-    Raises ConfigError for an address that cannot be.
+    ``clock``: monotonic seconds; ``pause_s``: first pause after a failure, doubled up to 30 s, unless the server sets
+    one.  ``gather_s``: how long rows are gathered after a request for the next one; 500 rows, or `close`, end it.
+    Raises ConfigError for an invalid address.
     """
 
     def __init__(
@@ -193,29 +188,28 @@ class InfluxSink:
         self._encoder = LineEncoder(config.measurement)
         self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
         self._changed = self._outbox.changed
-        self._sent: list[OutboxRow] = []  # rows of the request under way
+        self._sent: list[OutboxRow] = []  # rows of the current request
         self._closing = False
         self._thread: threading.Thread | None = None
         self._fault: BaseException | None = None
-        self._answered = self._away = False
-        self._reasons: set[str] = set()  # why it is away, as far as that was told
-        self._refusals: set[int] = set()  # statuses that were told
+        self._was_reachable = self._unreachable = False
+        self._reasons: set[str] = set()  # logged reasons of the current outage
+        self._refusals: set[int] = set()  # logged statuses
         self._reconnects = 0
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
-        """Read the token and start the thread; the server need not be there.  What ``checkpoint`` has goes first.
+        """Read the token and start the thread, without a connection.  Rows of ``checkpoint`` are sent first.
 
         Raises ConfigError, StateError for outputs of another kind.
         """
         if checkpoint is not None and any(row.topic for row in checkpoint.unacked):
             raise StateError(
-                f"{self._config.url}: expected stored lines, got outputs for a broker; "
-                f"give the sink a name that none had before"
+                f"{self._config.url}: expected stored lines, got outputs for a broker; give the sink a new name"
             )
-        poster = Poster(self._config.url, self._token(), self._config.timeout_s)
+        client = InfluxClient(self._config.url, self._token(), self._config.timeout_s)
         self._outbox.resume(checkpoint)
         self._closing = False
-        self._thread = threading.Thread(target=self._run, args=(poster,), name="influx", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(client,), name="influx", daemon=True)
         self._thread.start()
 
     def ready(self) -> bool:
@@ -223,23 +217,23 @@ class InfluxSink:
         return self._outbox.ready
 
     def write(self, batch: PredictionBatch) -> None:
-        """Queue all rows; a full queue loses its oldest ones, if it may.  Raises SinkUnavailable."""
+        """Queue all rows; a full queue drops its oldest ones with ``drop_oldest``.  Raises SinkUnavailable."""
         if self._thread is None:
             raise SinkUnavailable(f"{self._config.url}: not open")
         self._outbox.put([OutboxRow("", line) for line in encode_once(self._encoder, batch).splitlines(keepends=True)])
 
     def flush(self) -> FlushResult:
-        """Return what the store shall keep until the server has it.  Raises what ended the sender."""
+        """Return the rows to store until the server has them.  Raises what ended the sender."""
         if self._fault is not None:
-            raise RuntimeError("the sender of outputs has ended") from self._fault
+            raise RuntimeError("the sender thread has ended") from self._fault
         return self._outbox.flush()
 
     def committed(self) -> None:
-        """Send what the last `flush` told."""
+        """Send the rows of the last `flush`."""
         self._outbox.committed()
 
     def close(self) -> None:
-        """Send what can be sent within a second and let go."""
+        """Send what can be sent within a second, then end the thread."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -249,48 +243,50 @@ class InfluxSink:
         thread.join(_CLOSE_S)
         if len(self._outbox):
             then = "; the store keeps them" if self._outbox.durable else ""
-            log.warning("%s: %d outputs were not confirmed before the end%s", self._config.url, len(self._outbox), then)
+            log.warning(
+                "%s: %d outputs were not acknowledged before the end%s", self._config.url, len(self._outbox), then
+            )
 
     def handoff(self) -> OutboxState:
-        """After `close`: what is not finished, for a sink that takes the place of this one."""
+        """After `close`: unfinished rows, for the sink that takes the place of this one."""
         return self._outbox.handoff()
 
     def adopt(self, state: OutboxState) -> None:
-        """Before anything is written: send these first."""
+        """Before the first `write`: send these rows first."""
         self._outbox.adopt(state)
 
     def health(self) -> SinkHealth:
-        """How it is doing."""
+        """Whether the server responds, and how many rows are queued."""
         with self._changed:
             return SinkHealth(
-                connected=self._thread is not None and self._answered and not self._away,
+                connected=self._thread is not None and self._was_reachable and not self._unreachable,
                 queued=len(self._outbox),
                 failed=self._outbox.failed,
-                dropped=self._outbox.discarded,
+                dropped=self._outbox.dropped,
                 reconnects=self._reconnects,
             )
 
     def _token(self) -> str:
         return read_secret(self._config.token_file) if self._config.token_file else ""
 
-    def _run(self, poster: Poster) -> None:
-        """The sender: one request after the other, until closed."""
+    def _run(self, client: InfluxClient) -> None:
+        """The thread: one request after the other, until closed."""
         try:
             while self._next_rows():
-                if not self._deliver(poster):
+                if not self._deliver(client):
                     return
         except BaseException as error:
             with self._changed:
                 self._fault = error
         finally:
-            poster.close()
+            client.close()
             with self._changed:
                 self._changed.notify_all()
 
     def _next_rows(self) -> bool:
-        """Take the rows of the next request, once they are enough or due; False when closed and empty."""
-        # Half of a small queue at most, so that there is something to give up while a request hangs.
-        most = min(_MOST_ROWS, max(1, self._config.queue_size // 2))
+        """Take the rows of the next request, once they are due or many; False when closed and empty."""
+        # Half of a small queue at most, so that some rows can be dropped while a request hangs.
+        most = min(_MAX_ROWS, max(1, self._config.queue_size // 2))
         with self._changed:
             while not self._closing:
                 left_s, sendable = self._next_s - self._clock(), self._outbox.sendable
@@ -298,59 +294,59 @@ class InfluxSink:
                     break
                 self._changed.wait(left_s if sendable else None)
             size = 0
-            while len(self._sent) < most and size < _MOST_BYTES and (row := self._outbox.take()) is not None:
+            while len(self._sent) < most and size < _MAX_BYTES and (row := self._outbox.take()) is not None:
                 self._sent.append(row)
                 size += len(row.payload)
         return bool(self._sent)
 
-    def _deliver(self, poster: Poster) -> bool:
-        """Send the rows under way until they are accepted or refused; False when closed meanwhile."""
+    def _deliver(self, client: InfluxClient) -> bool:
+        """Send the rows until they are accepted or refused; False when closed meanwhile."""
         body, pause_s = b"".join(row.payload for row in self._sent), self._first_pause_s
         while True:
-            answer = self._post(poster, body)
-            if answer is not None and not answer.passing:
-                self._settle(answer)
+            response = self._post(client, body)
+            if response is not None and not response.retryable:
+                self._finish(response)
                 self._next_s = self._clock() + self._gather_s
                 return True
-            asked_s = 0.0 if answer is None else min(answer.retry_after_s, _LONGEST_ASKED_S)
-            if not self._rest(asked_s or pause_s):
+            retry_after_s = 0.0 if response is None else min(response.retry_after_s, _MAX_RETRY_AFTER_S)
+            if not self._rest(retry_after_s or pause_s):
                 return False
-            if answer is not None and answer.status in _NOT_LET_IN:
+            if response is not None and response.status in _UNAUTHORIZED:
                 with suppress(ConfigError):
-                    poster.use(self._token())
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    client.use(self._token())
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
-    def _post(self, poster: Poster, body: bytes) -> Answer | None:
-        """Send once; None when there was no answer.  Of a row of failures each reason is logged once."""
+    def _post(self, client: InfluxClient, body: bytes) -> Response | None:
+        """Send once; None without a response.  Each reason of an outage is logged once."""
         kind = reason = ""
         try:
-            answer = poster.post(body)
-            if answer.passing:
-                kind = str(answer.status)
-                reason = "; ".join(filter(None, (f"answered {answer.said}", _MENDABLE.get(answer.status))))
-        except (OSError, http.client.HTTPException) as error:
-            answer, kind = None, f"{type(error).__name__} {getattr(error, 'errno', '')}"
+            response = client.post(body)
+            if response.retryable:
+                kind = str(response.status)
+                reason = "; ".join(filter(None, (f"responded {response}", _ADVICE.get(response.status))))
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            response, kind = None, type(error).__name__
             reason = str(error) or type(error).__name__
         with self._changed:
             if kind and kind not in self._reasons:
                 self._reasons.add(kind)
-                log.warning("%s: %s; trying again", self._config.url, reason)
-            if not kind and self._away:
+                log.warning("%s: %s; retrying", self._config.url, reason)
+            if not kind and self._unreachable:
                 self._reasons.clear()
-                self._reconnects += self._answered
-                log.info("%s: answers%s", self._config.url, " again" if self._answered else "")
-            self._answered, self._away = self._answered or not kind, bool(kind)
+                self._reconnects += self._was_reachable
+                log.info("%s: responds%s", self._config.url, " again" if self._was_reachable else "")
+            self._was_reachable, self._unreachable = self._was_reachable or not kind, bool(kind)
             self._changed.notify_all()
-        return answer
+        return response
 
-    def _settle(self, answer: Answer) -> None:
-        """The server has the rows, or never will."""
-        if not answer.accepted and answer.status not in self._refusals:
-            self._refusals.add(answer.status)
-            log.error("%s: refused outputs with %s; said once", self._config.url, answer.said)
+    def _finish(self, response: Response) -> None:
+        """The rows were accepted, or refused for good."""
+        if not response.accepted and response.status not in self._refusals:
+            self._refusals.add(response.status)
+            log.error("%s: refused outputs with %s; logged once", self._config.url, response)
         with self._changed:
             for row in self._sent:
-                (self._outbox.ack if answer.accepted else self._outbox.nack)(row)
+                (self._outbox.ack if response.accepted else self._outbox.nack)(row)
             self._sent.clear()
 
     def _rest(self, pause_s: float) -> bool:
@@ -373,5 +369,5 @@ def _check_address(url: str) -> None:
 
 
 def _seconds(text: str) -> float:
-    """What ``Retry-After`` says in seconds; its other form, a date, is not used by these servers."""
+    """``Retry-After`` in seconds; these servers do not send its other form, a date."""
     return float(text) if text.isdecimal() else 0.0

@@ -25,8 +25,8 @@ from stream_gru.config.topic_filters import fill_stream
 from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.connectors.mqtt.paho_client import Handlers, Will
-from stream_gru.connectors.mqtt.publisher import Notices, Publisher
-from stream_gru.connectors.sinks.availability import Leftovers, Presence
+from stream_gru.connectors.mqtt.publisher import Publisher, RetainedOutbox
+from stream_gru.connectors.sinks.availability import StaleAvailability, StreamAvailability
 from stream_gru.connectors.sinks.encode_json import JsonEncoder
 from stream_gru.connectors.sinks.encoders import encode_once
 from stream_gru.connectors.sinks.home_assistant import DEFAULT_TOPIC, Discovery, discovery_topic
@@ -40,9 +40,9 @@ from stream_gru.core.types import PredictionBatch, SinkHealth
 log = logging.getLogger(__name__)
 
 _ONLINE, _OFFLINE = b"online", b"offline"
-# `close` takes at most this long; the rows may have so much of it, then the notices of what goes offline.
+# `close` takes at most this long: first for the rows, then for the availability of streams.
 _CLOSE_S = 1.0
-_CLOSE_ROWS_S, _CLOSE_NOTICES_S = 0.5, 0.25
+_CLOSE_ROWS_S, _CLOSE_RETAINED_S = 0.5, 0.25
 
 
 class MqttSinkConfig(SinkTable, frozen=True, kw_only=True, tag="mqtt"):
@@ -137,7 +137,7 @@ class MqttSinkConfig(SinkTable, frozen=True, kw_only=True, tag="mqtt"):
 
 
 class MqttSink:
-    """Rows to ``topic``; ``online`` and ``offline`` of the daemon and of each stream, retained, to two others.
+    """Publishes rows to ``topic``, and the availability of the daemon and of each stream, retained, to two others.
 
     ``immediate``: a row may be published before it is stored.
     """
@@ -156,14 +156,14 @@ class MqttSink:
         self._encoder = JsonEncoder()
         self._discovery = Discovery(config)
         self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
-        self._notices = Notices(self._outbox.changed)
-        self._streams = Presence()
+        self._retained = RetainedOutbox(self._outbox.changed)
+        self._streams = StreamAvailability()
         self._opened = False
         own_id = client_id(broker, "sink", name)
-        self._leftovers = Leftovers(config.availability_topic, own_id, clock)
+        self._stale = StaleAvailability(config.availability_topic, own_id, clock)
         self._publisher = Publisher(
             self._outbox,
-            self._notices,
+            self._retained,
             LogOnce(log, f"sink {name}", level=logging.ERROR),
             client_id=own_id,
             newest=broker.protocol == "5",
@@ -178,9 +178,9 @@ class MqttSink:
                 connected=self._on_connected,
                 message=self._on_message,
                 published=self._publisher.published,
-                subscribed=self._leftovers.subscribed,
-                unsubscribed=self._leftovers.unsubscribed,
-                turn=self._on_turn,
+                subscribed=self._stale.subscribed,
+                unsubscribed=self._stale.unsubscribed,
+                on_idle=self._on_idle,
             ),
             will=Will(config.status_topic, _OFFLINE),
             clock=clock,
@@ -188,11 +188,11 @@ class MqttSink:
 
     @property
     def connection(self) -> Connection:
-        """The connection, for those who want to know what the broker lets through."""
+        """The connection, with the limits of the broker."""
         return self._connection
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
-        """Begin to connect; a broker that is not there is waited for.  What ``checkpoint`` has goes first.
+        """Start to connect, and wait for a missing broker.  Rows of ``checkpoint`` are sent first.
 
         Raises ConfigError when user, password or certificates cannot be read, StateError for outputs of another kind.
         """
@@ -200,8 +200,8 @@ class MqttSink:
             return
         if checkpoint is not None and not all(row.topic for row in checkpoint.unacked):
             raise StateError(
-                f"sink {self._name}: expected stored outputs for a broker, got some of another kind; "
-                f"give the sink a name that none had before"
+                f"sink {self._name}: expected stored outputs for a broker, got some of another kind of sink; "
+                f"give the sink a new name"
             )
         self._outbox.resume(checkpoint)
         self._connection.open()
@@ -212,7 +212,7 @@ class MqttSink:
         return self._outbox.ready
 
     def write(self, batch: PredictionBatch) -> None:
-        """Have all rows published, in order.  Raises SinkUnavailable when it is not open, TakenOver."""
+        """Queue all rows, in order.  Raises SinkUnavailable when it is not open, TakenOver."""
         self._require_open()
         if not len(batch):
             return
@@ -230,34 +230,34 @@ class MqttSink:
         self._connection.wake()
 
     def flush(self) -> FlushResult:
-        """Return what the store shall keep until the broker has it.  Raises TakenOver."""
+        """Return the rows to store until the broker acknowledges them.  Raises TakenOver."""
         if self._opened:
             self._require_open()
         return self._outbox.flush()
 
     def committed(self) -> None:
-        """Publish what the last `flush` told."""
+        """Publish the rows of the last `flush`."""
         self._outbox.committed()
         self._connection.wake()
 
     def stream_status(self, stream: str, online: bool) -> None:
-        """Say that a stream is there, or silent; an output of it says that it is there again.
+        """Publish that a stream is online or offline; an output sets it online again.
 
-        That a stream is silent of which there never was an output is no news.
+        A stream without outputs is never announced as offline.
         """
         new = self._streams.get(stream) is None
         if new and not online:
             return
         displaced = self._streams.put(stream, online)
-        self._say_availability(stream, online)
+        self._publish_availability(stream, online)
         if displaced:
-            self._say_availability(displaced, False)
+            self._publish_availability(displaced, False)
         if new:
             self._announce(stream)
         self._connection.wake()
 
     def close(self) -> None:
-        """Give the broker a moment to confirm what is left, say ``offline`` of all streams and of us, and disconnect.
+        """Wait briefly for acknowledgements, publish ``offline`` for all streams and the daemon, and disconnect.
 
         Takes a second at most; may be called twice.
         """
@@ -270,35 +270,35 @@ class MqttSink:
         for stream in self._streams.names():
             self.stream_status(stream, False)
         if self._connection.connected:
-            self._wait(lambda: self.idle, _CLOSE_NOTICES_S)
+            self._wait(lambda: self.idle, _CLOSE_RETAINED_S)
         if len(self._outbox):
             then = "; the store keeps them" if self._outbox.durable else ""
-            log.warning("sink %s: %d outputs were not confirmed%s", self._name, len(self._outbox), then)
+            log.warning("sink %s: %d outputs were not acknowledged%s", self._name, len(self._outbox), then)
         self._opened = False
-        self._connection.close(self._say_goodbye, max(0.0, end - self._clock()))
+        self._connection.close(self._publish_offline, max(0.0, end - self._clock()))
 
     def handoff(self) -> OutboxState:
-        """After `close`: what is not finished, for a sink that takes the place of this one."""
+        """After `close`: unfinished rows, for the sink that takes the place of this one."""
         return self._outbox.handoff()
 
     def adopt(self, state: OutboxState) -> None:
-        """Before anything is written: publish these first, on the topics they were meant for."""
+        """Before the first `write`: publish these rows first, on their own topics."""
         self._outbox.adopt(state)
 
     def health(self) -> SinkHealth:
-        """Whether the broker is there, and what waits."""
+        """Whether the broker is connected, and how many rows are queued."""
         return SinkHealth(
             connected=self._connection.connected and self._connection.alive,
             queued=len(self._outbox),
             failed=self._outbox.failed,
-            dropped=self._outbox.discarded,
+            dropped=self._outbox.dropped,
             reconnects=self._connection.reconnects,
         )
 
     @property
     def idle(self) -> bool:
-        """Whether all that may be said was said and answered."""
-        return self._outbox.quiet and self._notices.idle
+        """Whether everything was sent and acknowledged."""
+        return self._outbox.quiet and self._retained.idle
 
     def _wait(self, until: Callable[[], bool], timeout_s: float) -> None:
         with self._outbox.changed:
@@ -307,55 +307,54 @@ class MqttSink:
     def _require_open(self) -> None:
         if not self._opened:
             raise SinkUnavailable(f"sink {self._name}: not open")
-        self._connection.require_own_name(f"sink {self._name}")
+        self._connection.raise_if_taken_over(f"sink {self._name}")
 
-    def _say_availability(self, stream: str, online: bool) -> None:
+    def _publish_availability(self, stream: str, online: bool) -> None:
         if self._config.availability_topic:
-            self._notices.put(fill_stream(self._config.availability_topic, stream), _ONLINE if online else _OFFLINE)
+            self._retained.put(fill_stream(self._config.availability_topic, stream), _ONLINE if online else _OFFLINE)
 
-    # What follows runs on the thread of the connection.
+    # ---- on the thread of the connection ----------------------------------------------------------------------------
 
     def _on_connected(self, client: Client, _session_present: bool) -> None:
-        self._publisher.connected(client, self._connection.limits, self._connection.cuts)
-        self._notices.put(self._config.status_topic, _ONLINE)
+        self._publisher.connected(client, self._connection.limits, self._connection.short_connections)
+        self._retained.put(self._config.status_topic, _ONLINE)
         for stream, online in self._streams.items():
-            self._say_availability(stream, online)
+            self._publish_availability(stream, online)
             self._announce(stream)
-        self._leftovers.connected(client, cut=self._connection.cuts > 0)
+        self._stale.connected(client, cut=self._connection.short_connections > 0)
         if self._discovery.enabled:
             client.subscribe(self._discovery.birth_topic, qos=1)
 
     def _on_message(self, message: MQTTMessage) -> None:
-        """Home Assistant was started and wants to know everything again; or a stream is online since an earlier run."""
+        """Home Assistant has started, or a stream is retained as online since an earlier run."""
         self._connection.acknowledge(message)
         if message.topic == self._discovery.birth_topic:
             if bytes(message.payload) == _ONLINE:
                 for stream in self._streams.names():
                     self._announce(stream)
         elif message.topic != self._config.status_topic:
-            self._take_back(self._leftovers.stream_of(message))
+            self._set_stale_offline(self._stale.stream_of(message))
 
-    def _take_back(self, stream: str) -> None:
-        """Say that a stream is offline, unless we know better."""
+    def _set_stale_offline(self, stream: str) -> None:
+        """Publish that a stream is offline, unless it has had an output."""
         if stream and self._streams.get(stream) is None:
-            self._say_availability(stream, False)
+            self._publish_availability(stream, False)
             online = self._streams.get(stream)
-            if online is not None:  # its first output came in between
-                self._say_availability(stream, online)
+            if online is not None:  # its first output came meanwhile
+                self._publish_availability(stream, online)
 
     def _announce(self, stream: str) -> None:
         announcement = self._discovery.announcement(stream)
         if announcement is not None:
-            self._notices.put(*announcement)
+            self._retained.put(*announcement)
 
-    def _on_turn(self, client: Client) -> None:
-        self._leftovers.turn(client)
+    def _on_idle(self, client: Client) -> None:
+        self._stale.on_idle(client)
         self._publisher.send(client)
 
-    def _say_goodbye(self, client: Client) -> None:
+    def _publish_offline(self, client: Client) -> None:
         limits = self._connection.limits
-        # What could not be confirmed is said once more, so that a broker that is only behind reads it in the end:
-        # without acknowledgement, as more may be under way than it allows.
+        # Repeated without acknowledgement, in case that the broker is only slow: more may be in flight than it allows.
         idle = self.idle
         if self._config.availability_topic and not idle:
             for stream in self._streams.names():

@@ -1,9 +1,9 @@
-"""Outputs on their way to another machine: none is sent before it is stored, none let go before it has an answer.
+"""Outputs for another machine: none is sent before it is stored, none is dropped before it is acknowledged.
 
-    put ──▶ held back ──flush, committed──▶ waiting ──take──▶ under way ──settle──▶ answered ──flush, committed──▶ gone
-     └──────── immediate, or no store ────────▲ ▲────recall──────┘
+    put ──▶ staged ──flush, committed──▶ pending ──take──▶ in flight ──ack, nack──▶ acked ──flush, committed──▶ gone
+     └──────── immediate, or no store ─────▲ ▲────requeue─────┘
 
-The loop puts, flushes and says what was committed; one other thread takes and settles.
+The loop puts and commits; one other thread takes and acknowledges.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, 
 
 
 class Outbox:
-    """Numbers rows and holds each until it was confirmed, refused or given up.
+    """Numbers rows and holds each until it was acknowledged, refused or dropped.
 
-    ``bound``: how many may be without an answer.  Beyond it `ready` says no; with ``drop_oldest`` the oldest that is
-    not under way is given up instead.  ``immediate``: a row may be sent before the commit that stores it.
-    ``changed`` is notified whenever something may be sent or was answered; it guards all that is in here.
+    ``bound``: rows without an acknowledgement at most.  Beyond it `ready` is false; with ``drop_oldest`` the oldest row
+    that is not in flight is dropped instead.  ``immediate``: a row may be sent before the commit that stores it.
+    ``changed`` guards everything in here and is notified when rows may be sent or were acknowledged.
     """
 
     def __init__(self, bound: int, *, drop_oldest: bool = False, immediate: bool = False) -> None:
         self.bound = bound
-        self.failed = self.discarded = 0
+        self.failed = self.dropped = 0
         self.durable = False
         self.changed = threading.Condition()
         self._drop_oldest, self._immediate = drop_oldest, immediate
@@ -39,7 +39,7 @@ class Outbox:
         self._reported: Sequence[int] = ()
 
     def __len__(self) -> int:
-        """Rows without an answer."""
+        """Rows without an acknowledgement."""
         with self.changed:
             return len(self._staged) + len(self._pending) + len(self._in_flight)
 
@@ -50,16 +50,16 @@ class Outbox:
 
     @property
     def sendable(self) -> int:
-        """How many rows `take` would give."""
+        """How many rows `take` would return."""
         return len(self._pending)
 
     @property
     def quiet(self) -> bool:
-        """Whether there is nothing to send and nothing to be answered."""
+        """Whether nothing is pending or in flight."""
         with self.changed:
             return not (self._pending or self._in_flight)
 
-    # ---- what the loop does ---------------------------------------------------------------------------------------
+    # ---- for the loop -----------------------------------------------------------------------------------------------
 
     def resume(self, checkpoint: SinkCheckpoint | None) -> None:
         """Go on with what the store has, before all that comes; None: there is no store, so that nothing is held back.
@@ -76,7 +76,7 @@ class Outbox:
             self.changed.notify_all()
 
     def put(self, rows: Iterable[OutboxRow]) -> None:
-        """Take all of them, in order, past the bound or in place of the oldest ones."""
+        """Append all of them, in order, past the bound or in place of the oldest ones."""
         with self.changed:
             queue = self._staged if self._stages else self._pending
             for row in rows:
@@ -88,9 +88,9 @@ class Outbox:
             self.changed.notify_all()
 
     def flush(self) -> FlushResult:
-        """What the next commit shall store and delete; the same again, until `committed`."""
+        """What the next commit stores and deletes; the same again until `committed`."""
         with self.changed:
-            # Above are answers to rows of a flush that was never committed.
+            # Acknowledgements above are of rows whose flush was never committed.
             self._acked = {number: None for number in self._acked if number <= self._stored}
             new = list(takewhile(self._is_new, reversed(self._pending)))
             rows = [*filter(self._is_new, self._in_flight.values()), *reversed(new), *self._staged]
@@ -98,7 +98,7 @@ class Outbox:
             return FlushResult(unacked=rows, acked=self._reported)
 
     def committed(self) -> None:
-        """What the last `flush` told is durable: it may be sent."""
+        """The result of the last `flush` is durable: its rows may be sent."""
         with self.changed:
             self._stored = self._flushed
             for number in self._reported:
@@ -109,7 +109,7 @@ class Outbox:
             self.changed.notify_all()
 
     def handoff(self) -> OutboxState:
-        """All that is not finished, for another outbox; this one is empty then."""
+        """Everything unfinished, for another outbox; this one is empty afterwards."""
         with self.changed:
             rows = [*self._in_flight.values(), *self._pending, *self._staged]
             acked = [number for number in self._acked if number <= self._stored]
@@ -134,10 +134,10 @@ class Outbox:
                     (self._staged if self._stages and self._is_new(row) else self._pending).append(row)
             self.changed.notify_all()
 
-    # ---- what the sending thread does -----------------------------------------------------------------------------
+    # ---- for the sending thread -------------------------------------------------------------------------------------
 
     def take(self) -> OutboxRow | None:
-        """The next row to send; tell `settle` what became of it."""
+        """The next row to send; report it with `ack` or `nack`."""
         with self.changed:
             if not self._pending:
                 return None
@@ -159,7 +159,7 @@ class Outbox:
                 self._finish(row)
 
     def requeue(self) -> list[OutboxRow]:
-        """What is under way has to be sent again, in its order and before the rest; return it."""
+        """Rows in flight are sent again, in order and before the rest; return them."""
         with self.changed:
             rows = list(self._in_flight.values())
             self._in_flight.clear()
@@ -167,13 +167,13 @@ class Outbox:
             return rows
 
     def drop(self, row: OutboxRow) -> None:
-        """Never send this, which was just recalled and is the first; it counts as refused."""
+        """Never send this row, the first one, which was just requeued; it counts as failed."""
         with self.changed:
             if self._pending and self._pending[0] is row:
                 self.failed += 1
                 self._finish(self._pending.popleft())
 
-    # ---- both, with the lock --------------------------------------------------------------------------------------
+    # ---- with the lock ----------------------------------------------------------------------------------------------
 
     @property
     def _stages(self) -> bool:
@@ -183,17 +183,17 @@ class Outbox:
         return row.number > self._stored
 
     def _make_room(self) -> bool:
-        """Give up the oldest rows that are not under way; False: all that is held is, and the new one has to go."""
+        """Drop the oldest rows that are not in flight; False if all are, so that the new row is dropped."""
         while len(self) >= self.bound:
             queue = self._pending or self._staged
-            self.discarded += 1
+            self.dropped += 1
             if not queue:
                 return False
             self._finish(queue.popleft())
         return True
 
     def _finish(self, row: OutboxRow) -> None:
-        """It needs no answer any more; what may have been stored has to be deleted there."""
+        """The row is finished; if it may be stored, the next commit deletes it."""
         if row.number <= self._flushed:
             self._acked[row.number] = None
         self.changed.notify_all()

@@ -20,14 +20,14 @@ from stream_gru.config.problems import Problem
 from stream_gru.connectors.decoders.field_map import stream_id
 from stream_gru.connectors.sources.csv_header import completed_header
 from stream_gru.connectors.sources.resume import (
-    Trail,
-    begin_anew,
+    Fingerprint,
+    changed_input,
     digest,
-    earlier_names,
-    gone,
-    place_among,
-    refused,
-    trail_up_to,
+    fingerprint_up_to,
+    index_of,
+    missing_file,
+    reset_hint,
+    with_earlier_names,
 )
 from stream_gru.core.errors import ConfigError, DataError, EndOfInput
 from stream_gru.core.types import Position, RawMessage, SourceHealth
@@ -171,9 +171,9 @@ def stem(path: Path) -> str:
 class FileSource:
     """Reads whole lines in blocks of about ``block_rows`` rows; a message's header is the first line of a CSV file.
 
-    ``files`` are names or patterns, looked for when the source is opened; ``name`` is that of the source.  A table
+    ``files`` are names or patterns, resolved when the source is opened; ``name`` is that of the source.  A table
     without rows is a message without payload, so that its columns are checked.  Positions are bytes of the uncompressed
-    text, or rows of Parquet, and keep by what the file, and those before it, are known again (`trail`, `course`).
+    text, or rows of Parquet, with a fingerprint of the file and of those before it (`resume`).
     """
 
     def __init__(self, files: Sequence[Path | str], kind: str, block_rows: int, name: str = "replay") -> None:
@@ -183,20 +183,20 @@ class FileSource:
         self._messages: Iterator[RawMessage] = iter(())
 
     def open(self, position: Position | None) -> None:
-        """Start at the first file, or after ``position``: what was appended since is read, a changed file is refused.
+        """Start at the first file, or after ``position``: what was appended since is read, a changed file is an error.
 
-        Raises DataError when a file is not there, or is another one than ``position`` was of.
+        Raises DataError when a file is missing, or is not the one of ``position``.
         """
         if position is not None and not Path(position.name).is_file():
-            raise gone(position, self._name, self._unit)
+            raise missing_file(position, self._name, self._unit)
         self._messages = self._read_all(expand(self._files), position)
         if position is None:
             return
-        first = next(self._messages, None)  # looks at the file now
+        first = next(self._messages, None)  # opens the file now
         if first is not None:
             self._messages = chain([first], self._messages)
         else:
-            log.info("%s: was read to its end before, in %s; %s", self._name, position.name, begin_anew(self._name))
+            log.info("%s: was read to its end before, in %s; %s", self._name, position.name, reset_hint(self._name))
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
         """Return the next block.  Raises EndOfInput after the last, DataError when a file is damaged."""
@@ -208,11 +208,11 @@ class FileSource:
         """A file needs no acknowledgement."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._messages = iter(())
 
     def health(self) -> SourceHealth:
-        """A file is always there."""
+        """A file is always connected."""
         return SourceHealth()
 
     @property
@@ -221,54 +221,54 @@ class FileSource:
 
     def _read_all(self, paths: list[Path], position: Position | None) -> Iterator[RawMessage]:
         read = self._read_parquet if self._kind == "parquet" else self._read_lines
-        begin = place_among(paths, position, self._name) if position is not None else 0
-        for path, earlier in earlier_names(paths, begin):
+        begin = index_of(paths, position, self._name) if position is not None else 0
+        for path, earlier in with_earlier_names(paths, begin):
             try:
                 yield from read(path, earlier, position)
             except (OSError, EOFError, zlib.error) as error:
                 raise DataError(f"{path}: cannot be read: {error}") from error
-            position = None  # the files behind it are read from their beginnings
+            position = None  # the next files are read from their beginnings
 
     def _read_lines(self, path: Path, earlier: str, after: Position | None) -> Iterator[RawMessage]:
-        key, name, header, trail = stem(path), str(path), b"", Trail()
+        key, name, header, seen = stem(path), str(path), b"", Fingerprint()
         with _open(path) as file:
             if self._kind == "csv":
                 header = file.readline(_MAX_RECORD_BYTES)
                 if not header and after is None:
                     raise DataError(f"{path}: expected a header of CSV names, got an empty file")
-                trail.add(header)
+                seen.add(header)
                 header = completed_header(header, file.readline(_MAX_RECORD_BYTES))
             if after is None:
-                file.seek(trail.length)
+                file.seek(seen.length)
             else:
-                trail = self._continued(file, name, after, trail.length)
-            unseen = bool(header) and after is None  # nobody has looked at the header yet
-            for lines in _whole_lines(file, self._block_bytes, trail):
-                yield RawMessage(lines, key, header, 0, Position(name, trail.length, trail.check() + earlier))
+                seen = self._continued(file, name, after, seen.length)
+            unseen = bool(header) and after is None  # the header was not checked yet
+            for lines in _whole_lines(file, self._block_bytes, seen):
+                yield RawMessage(lines, key, header, 0, Position(name, seen.length, seen.text() + earlier))
                 unseen = False
             if unseen:
-                yield RawMessage(b"", key, header, 0, Position(name, trail.length, trail.check() + earlier))
+                yield RawMessage(b"", key, header, 0, Position(name, seen.length, seen.text() + earlier))
 
-    def _continued(self, file: BinaryIO, name: str, after: Position, header_bytes: int) -> Trail:
-        """Move to where ``after`` says, and on to a line's beginning.  Raises DataError when the text is another one.
+    def _continued(self, file: BinaryIO, name: str, after: Position, header_bytes: int) -> Fingerprint:
+        """Move to ``after``, and on to the start of a line.  Raises DataError when the text before has changed.
 
-        A line without end was handed on as it stood at the end of the file: what was added to it since is left out.
+        A line without end was returned as it was at the end of the file: what was added to it since is skipped.
         """
-        trail = trail_up_to(file, after.offset)
-        difference = trail.difference(after)
+        seen = fingerprint_up_to(file, after.offset)
+        difference = seen.difference(after)
         if difference:
-            raise refused(name, after, difference, self._name)
-        while trail.tail and not trail.tail.endswith(b"\n"):
+            raise changed_input(name, after, difference, self._name)
+        while seen.tail and not seen.tail.endswith(b"\n"):
             added = file.readline(_MAX_RECORD_BYTES)
             if not added:
                 break
-            if added.strip() and trail.length >= header_bytes:
+            if added.strip() and seen.length >= header_bytes:
                 log.warning(
-                    "%s: the line that ended the file at byte %d was read as it stood; what was added to it since is "
-                    "left out", name, after.offset,
+                    "%s: the last line, up to byte %d, was read incomplete; what was added to it since is skipped",
+                    name, after.offset,
                 )  # fmt: skip
-            trail.add(added)
-        return trail
+            seen.add(added)
+        return seen
 
     def _read_parquet(self, path: Path, earlier: str, after: Position | None) -> Iterator[RawMessage]:
         try:
@@ -278,7 +278,7 @@ class FileSource:
             raise ConfigError(f"{path}: Parquet needs pyarrow: pip install 'stream-gru[parquet]'") from error
         name, check = str(path), _parquet_check(path)
         if after is not None and after.fingerprint and after.fingerprint.split(" ")[:2] != check.split(" "):
-            raise refused(name, after, "its size, its beginning or its footer is another one", self._name, "row")
+            raise changed_input(name, after, "its size, beginning or footer differs", self._name, "row")
         offset, done = after.offset if after is not None else 0, 0
         try:
             with parquet.ParquetFile(path) as file:
@@ -297,8 +297,8 @@ class FileSource:
             raise DataError(f"{path}: not a Parquet file: {error}") from error
 
 
-def _whole_lines(file: BinaryIO, block_bytes: int, trail: Trail) -> Iterator[bytes]:
-    """Whole lines in blocks, then what stands after the last line end; ``trail`` ends where they end.
+def _whole_lines(file: BinaryIO, block_bytes: int, seen: Fingerprint) -> Iterator[bytes]:
+    """Whole lines in blocks, then what stands after the last line end; ``seen`` ends where they end.
 
     Of a line that is longer than a block and than the limit only the beginning and the end are given.
     """
@@ -309,17 +309,17 @@ def _whole_lines(file: BinaryIO, block_bytes: int, trail: Trail) -> Iterator[byt
         cut = buffer.rfind(b"\n", held, end) + 1
         if cut:
             lines = bytes(view[:cut])
-            trail.add(lines)
+            seen.add(lines)
             yield line + lines
             line, held = b"", end - cut
             buffer[:held] = buffer[cut:end]
         elif end == block_bytes:
-            trail.add(bytes(buffer))
+            seen.add(bytes(buffer))
             line, held = _bounded(line + buffer), 0
         else:
             held = end
     rest = bytes(view[:held])
-    trail.add(rest)
+    seen.add(rest)
     if line or rest:
         yield line + rest
 

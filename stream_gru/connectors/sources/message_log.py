@@ -1,10 +1,10 @@
-"""Recordings of what arrived: messages of all sources in one file, which can be replayed as they came.
+"""Message logs: messages of all sources in one file, as `stream-gru record` writes and `replay` reads them.
 
     {"stream_gru_recording": 1, "created": "2026-03-01T00:00:00Z"}
     {"source": "shop", "key": "pump-1", "arrival_ns": 1772323200000000000, "payload": "{\"flow\": 1.5}"}
     {"source": "port", "key": "port", "arrival_ns": 1772323201000000000, "payload": {"base64": "/wA="}}
 
-A line a message; keys whose value is empty are left out.  Bytes that are UTF-8 stand as text, others in base64.
+One line for each message, without empty keys.  UTF-8 is stored as text, other bytes as base64.
 """  # noqa: D301 - the backslashes are those of the file
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, Self
 import msgspec
 
 from stream_gru.connectors.sources.files import expand
-from stream_gru.connectors.sources.resume import begin_anew, earlier_names, gone, place_among, refused
+from stream_gru.connectors.sources.resume import changed_input, index_of, missing_file, reset_hint, with_earlier_names
 from stream_gru.core.errors import ConfigError, DataError, EndOfInput, SinkUnavailable
 from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
 
@@ -35,7 +35,7 @@ _FAULTS = {reason.text: reason for reason in DropReason}
 
 
 class _First(msgspec.Struct, frozen=True):
-    """The first line of a recording."""
+    """The first line of a message log."""
 
     stream_gru_recording: int
     created: str = ""
@@ -63,10 +63,11 @@ _FIRST = msgspec.json.Decoder(_First)
 _LINE = msgspec.json.Decoder(_Line)
 
 
-class RecordingWriter:
+class MessageLogWriter:
     """Writes messages to a new file, compressed when its name ends ``.gz``; use it in a ``with`` statement.
 
-    A message that does not fit into a line of 1.5 MiB is written as one that was too large; ``too_large`` counts them.
+    A message that does not fit into a line of 1.5 MiB is written as too large, without payload; ``too_large`` counts
+    them.
     """
 
     def __init__(self, path: Path | str, wall_ns: Callable[[], int] = time.time_ns) -> None:
@@ -77,11 +78,11 @@ class RecordingWriter:
         self.too_large = 0
 
     def open(self) -> None:
-        """Create the file.  Raises ConfigError when it is there already, SinkUnavailable when it cannot be written."""
+        """Create the file.  Raises ConfigError when it exists, SinkUnavailable when it cannot be written."""
         try:
             self._raw = self._path.open("xb")
         except FileExistsError as error:
-            raise ConfigError(f"{self._path}: is there already; expected the name of a new file") from error
+            raise ConfigError(f"{self._path}: already exists; expected the name of a new file") from error
         except OSError as error:
             raise self._refused(error) from error
         compressed = self._path.name.lower().endswith(".gz")
@@ -90,12 +91,12 @@ class RecordingWriter:
         self._write(msgspec.json.encode(_First(_VERSION, created)) + b"\n")
 
     def write(self, messages: Sequence[RawMessage]) -> None:
-        """Write a line for each message.  Raises SinkUnavailable when the disk refuses them."""
+        """Write a line for each message.  Raises SinkUnavailable."""
         self._write(b"".join(map(self._line, messages)))
         self.messages += len(messages)
 
     def flush(self) -> None:
-        """Hand what was written to the operating system: it then survives the end of this process."""
+        """Pass what was written to the operating system, so that it survives the end of this process."""
         if self._file is None or self._raw is None:
             return
         try:
@@ -146,12 +147,12 @@ class RecordingWriter:
         return SinkUnavailable(f"{self._path}: cannot be written: {error.strerror or error}")
 
 
-class RecordedSource:
-    """Gives the messages of recordings back, at most ``block`` at once, equal to those that came but for ``position``.
+class MessageLogSource:
+    """Returns the recorded messages, at most ``block`` at once, equal to the originals but for ``position``.
 
-    ``paths`` are names or patterns, looked for when the source is opened; ``name`` is that of the source.  Positions
-    are bytes of the uncompressed text, their check is the CRC-32 of all before them (and which files came before).  A
-    last line that is half written, as a killed process leaves it, is left out with a warning.
+    ``paths`` are names or patterns, resolved when the source is opened; ``name`` is that of the source.  Positions are
+    bytes of the uncompressed text, with the CRC-32 of all before them and the names of earlier files.  An incomplete
+    last line, as a killed process leaves it, is skipped with a warning.
     """
 
     def __init__(self, paths: Sequence[Path | str], block: int = 256, name: str = "recording") -> None:
@@ -161,18 +162,18 @@ class RecordedSource:
     def open(self, position: Position | None) -> None:
         """Start at the first file, or after ``position``.
 
-        Raises DataError when a file is not there, or is another one than ``position`` was of.
+        Raises DataError when a file is missing, or is not the one of ``position``.
         """
         if position is not None and not Path(position.name).is_file():
-            raise gone(position, self._name)
+            raise missing_file(position, self._name)
         self._messages = _read_all(expand(self._paths), position, self._name)
         if position is None:
             return
-        first = next(self._messages, None)  # looks at the file now
+        first = next(self._messages, None)  # opens the file now
         if first is not None:
             self._messages = chain([first], self._messages)
         else:
-            log.info("%s: was read to its end before, in %s; %s", self._name, position.name, begin_anew(self._name))
+            log.info("%s: was read to its end before, in %s; %s", self._name, position.name, reset_hint(self._name))
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
         """Return the next messages.  Raises EndOfInput after the last, DataError when a file is damaged."""
@@ -185,26 +186,26 @@ class RecordedSource:
         """A file needs no acknowledgement."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._messages = iter(())
 
     def health(self) -> SourceHealth:
-        """A file is always there."""
+        """A file is always connected."""
         return SourceHealth()
 
 
 def _read_all(paths: list[Path], position: Position | None, name: str) -> Iterator[RawMessage]:
-    begin = place_among(paths, position, name) if position is not None else 0
-    for path, earlier in earlier_names(paths, begin):
+    begin = index_of(paths, position, name) if position is not None else 0
+    for path, earlier in with_earlier_names(paths, begin):
         try:
             yield from _read(path, earlier, position, name)
         except (OSError, zlib.error) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
-        position = None  # the files behind it are read from their beginnings
+        position = None  # the next files are read from their beginnings
 
 
 def _read(path: Path, earlier: str, after: Position | None, name: str) -> Iterator[RawMessage]:
-    """Messages after ``after``; lines before it are read too, so that a damaged line has its number."""
+    """Messages after ``after``; earlier lines are read too, for the number of a damaged line."""
     end = after.offset if after is not None else 0
     known = after.fingerprint.split(" ")[0] if after is not None else ""
     place = crc = 0
@@ -219,13 +220,13 @@ def _read(path: Path, earlier: str, after: Position | None, name: str) -> Iterat
         elif place > end:
             yield _decoded(line, f"{path}:{number}", Position(str(path), place, check))
         if after is not None and place == end and known and known != f"{crc:08x}":
-            raise refused(str(path), after, "the text before that place is another one", name)
+            raise changed_input(str(path), after, "the text before that position differs", name)
     if after is not None and place < end:
-        raise refused(str(path), after, "no line ends there", name)
+        raise changed_input(str(path), after, "no line ends there", name)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Whole lines.  Raises DataError for one that is too long."""
+    """Complete lines.  Raises DataError for one that is too long."""
     number = 0
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
         while True:
@@ -239,7 +240,7 @@ def _lines(path: Path) -> Iterator[bytes]:
             if len(line) > _MAX_LINE_BYTES:
                 raise DataError(f"{path}:{number}: expected at most {_MAX_LINE_BYTES} bytes in a line, got more")
             if not line.endswith(b"\n"):
-                log.warning("%s:%d: the last line is half written and left out", path, number)
+                log.warning("%s:%d: the last line is incomplete and skipped", path, number)
                 return
             yield line
 
@@ -248,7 +249,7 @@ def _check_first(path: Path, line: bytes) -> None:
     try:
         version = _FIRST.decode(line).stream_gru_recording
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}:1: expected a recording made by stream-gru record, got {line[:60]!r}") from error
+        raise DataError(f"{path}:1: expected a recording of stream-gru record, got {line[:60]!r}") from error
     if version != _VERSION:
         raise DataError(f"{path}:1: expected a recording of version {_VERSION}, got version {version}")
 

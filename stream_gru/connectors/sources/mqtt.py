@@ -1,9 +1,9 @@
-"""Topics of an MQTT broker; a message is acknowledged only when what became of it is durable.
+"""Topics of an MQTT broker; a message is acknowledged only after its outcome is durable.
 
-Decision: QoS 1 with acknowledgements of our own.  Paho answers a message of QoS 2 before anybody has seen it.
+Decision: QoS 1 with manual acknowledgements.  Paho acknowledges a message of QoS 2 before the daemon has seen it.
 
-Decision: which packets were processed is written down with what became of them.  A broker sends again what it has no
-acknowledgement of, and after a kill nothing else tells a message that was processed from one that was not.
+Decision: a commit stores which packets were processed.  A broker sends unacknowledged messages again, and after a kill
+nothing else tells a processed message from an unprocessed one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stream_gru.config.connector import SourceContext, SourceTable, TopicUse
 from stream_gru.config.problems import Problem
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.config.topic_filters import TopicPattern, pattern_problems, topic_patterns
-from stream_gru.connectors.mqtt.ack_tracker import Ledger
+from stream_gru.connectors.mqtt.ack_tracker import AckTracker
 from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.connectors.mqtt.paho_client import Handlers
@@ -35,10 +35,10 @@ from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
 
 log = logging.getLogger(__name__)
 
-# What brokers let through unacknowledged where the protocol has no word for it.
-_WINDOW_OF_311 = 20
-_UNHEARD_S = 60
-_PACKETS_KEPT, _WINDOWS_KEPT = 4096, 4
+# Messages that brokers send unacknowledged with MQTT 3.1.1, which has no receive maximum.
+_MAX_INFLIGHT_311 = 20
+_QUIET_S = 60
+_MIN_PACKETS, _PACKETS_PER_INFLIGHT = 4096, 4
 
 
 class MqttSourceConfig(SourceTable, frozen=True, kw_only=True, tag="mqtt"):
@@ -91,7 +91,7 @@ class MqttSourceConfig(SourceTable, frozen=True, kw_only=True, tag="mqtt"):
         """Return the source."""
         if context.broker is None:
             raise ConfigError(f"source {context.name}: expected a [[broker]]")
-        return MqttSource(self, context.broker, name=context.name, state_dir=context.state_dir, bell=context.wakeup)
+        return MqttSource(self, context.broker, name=context.name, state_dir=context.state_dir, wakeup=context.wakeup)
 
     def delivery_warnings(self, broker: BrokerConfig | None) -> Iterator[str]:
         """Without QoS 1 and a session the broker keeps nothing for a daemon that is away."""
@@ -112,11 +112,11 @@ class MqttSourceConfig(SourceTable, frozen=True, kw_only=True, tag="mqtt"):
 
 
 class MqttSource:
-    """Messages of the topics that match, each with the stream and the channel that its topic tells.
+    """Messages of the matching topics, each with the stream and the channel that its topic names.
 
-    What comes on no known topic, is retained or too long is handed on as a fault, so that it is counted and
-    acknowledged like everything else.  While the queue is full nothing is read, and the broker has to wait.
-    ``bell`` is rung after each message, on another thread.  Raises ConfigError for topics that cannot be used.
+    A message of an unknown topic, a retained or a too large one is passed on as a fault, so that it is counted and
+    acknowledged like all others.  While the queue is full nothing is read, and the broker has to wait.  ``wakeup`` is
+    called after each message, on another thread.  Raises ConfigError for topics that cannot be used.
     """
 
     def __init__(
@@ -126,20 +126,20 @@ class MqttSource:
         *,
         name: str,
         state_dir: str = "",
-        bell: Callable[[], None] | None = None,
+        wakeup: Callable[[], None] | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._broker, self._name, self._wall_ns, self._clock = config, broker, name, wall_ns, clock
         self._patterns = topic_patterns(config.topics, config.stream_id)
-        self._queue = MessageQueue(config.queue_size, config.queue_bytes, bell)
-        self._ledger = Ledger()
+        self._queue = MessageQueue(config.queue_size, config.queue_bytes, wakeup)
+        self._acks = AckTracker()
         self._packets: Mapping[int, bytes] = {}
         self._opened = self._closing = False
-        self._holding = False
-        self._sessions_lost = self._unprotected = 0
+        self._paused = False
+        self._sessions_lost = self._qos0_messages = 0
         self._complain = LogOnce(log, f"source {name}")
-        self._heard = False
+        self._received = False
         self._granted_s = 0.0
         own_id = client_id(broker, "source", name)
         self._subscriptions = Subscriptions(name, own_id, _filters(self._patterns), config.qos, state_dir)
@@ -151,7 +151,7 @@ class MqttSource:
                 message=self._on_message,
                 subscribed=self._subscriptions.subscribed,
                 unsubscribed=self._subscriptions.unsubscribed,
-                turn=self._on_turn,
+                on_idle=self._on_idle,
                 wants_input=self._wants_input,
             ),
             payload_bytes=config.max_payload_bytes,
@@ -159,82 +159,82 @@ class MqttSource:
 
     @property
     def connection(self) -> Connection:
-        """The connection, for those who want to know what the broker lets through."""
+        """The connection, with the limits of the broker."""
         return self._connection
 
     @property
     def max_inflight(self) -> int:
-        """How many messages the broker sends before one of them has to be acknowledged."""
-        return self._broker.receive_maximum if self._broker.protocol == "5" else _WINDOW_OF_311
+        """Messages that the broker sends before one of them has to be acknowledged."""
+        return self._broker.receive_maximum if self._broker.protocol == "5" else _MAX_INFLIGHT_311
 
     @property
-    def packets_kept(self) -> int:
-        """How many packets that were processed have to be remembered."""
-        return max(_PACKETS_KEPT, _WINDOWS_KEPT * self.max_inflight)
+    def max_packets(self) -> int:
+        """Processed packets to remember."""
+        return max(_MIN_PACKETS, _PACKETS_PER_INFLIGHT * self.max_inflight)
 
     def resume(self, packets: Mapping[int, bytes]) -> None:
-        """Before `open`: packets that were processed by earlier processes, oldest first."""
+        """Before `open`: packets that earlier processes have processed, oldest first."""
         self._packets = packets
 
     def open(self, position: Position | None) -> None:
-        """Begin to connect; a broker that is not there is waited for.  Messages are numbered after ``position``.
+        """Start to connect, and wait for a missing broker.  Messages are numbered from ``position`` on.
 
         Raises ConfigError when user, password or certificates cannot be read.
         """
         if not self._opened:
             last = 0 if position is None else position.offset
-            self._ledger = Ledger(last, self._packets, done_kept=self.packets_kept)
+            self._acks = AckTracker(last, self._packets, max_done=self.max_packets)
             self._connection.open()
             self._opened = True
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
-        """Return what has come.  Raises TakenOver when another client has our name."""
+        """Return the messages that have come.  Raises TakenOver when another client uses the client id."""
         if not self._opened or self._closing:
             raise SourceUnavailable(f"source {self._name}: not open")
         messages = self._queue.get(limit, timeout_s)
         if not messages:
-            self._connection.require_own_name(f"source {self._name}")
-        if self._holding:
+            self._connection.raise_if_taken_over(f"source {self._name}")
+        if self._paused:
             self._connection.wake()
         return messages
 
     def processed_packets(self, position: Position) -> ProcessedPackets:
-        """The packets up to ``position`` that were not written down yet."""
-        return self._ledger.processed_packets(position.offset) if position.name == self._name else ProcessedPackets()
+        """The packets up to ``position`` that are not stored yet."""
+        return self._acks.processed_packets(position.offset) if position.name == self._name else ProcessedPackets()
 
     def commit(self, position: Position) -> None:
-        """Acknowledge all messages up to ``position``, in the order in which they came."""
+        """Acknowledge all messages up to ``position``, in their order."""
         if position.name == self._name:
-            self._ledger.processed(position.offset)
+            self._acks.processed(position.offset)
             self._connection.wake()
 
     def close(self) -> None:
-        """Acknowledge what was committed and disconnect; the session stays and goes on collecting."""
-        self._leave(forget=False)
+        """Acknowledge what was committed and disconnect; the broker keeps the session and queues messages."""
+        self._close(end_session=False)
 
     def forget(self) -> None:
-        """Close for good: the broker shall keep nothing for a source that does not come back."""
-        self._leave(forget=True)
+        """Close and end the session: the broker keeps no messages for a source that was removed."""
+        self._close(end_session=True)
 
-    def _leave(self, *, forget: bool) -> None:
+    def _close(self, *, end_session: bool) -> None:
         self._closing = True
         self._queue.close()
-        self._connection.close(farewell=self._on_turn, forget=forget)
+        self._connection.close(before_disconnect=self._on_idle, end_session=end_session)
 
     def health(self) -> SourceHealth:
-        """Whether the broker is there and has granted all topics on this connection, and what waits."""
+        """Whether the broker is connected and has granted all topics, and what is queued."""
         return SourceHealth(
             connected=self._connection.connected and self._connection.alive and self._subscriptions.complete,
             queued=len(self._queue),
             queued_bytes=self._queue.nbytes,
             reconnects=self._connection.reconnects,
             sessions_lost=self._sessions_lost,
-            qos0_messages=self._unprotected,
-            redelivered=self._ledger.redelivered,
+            qos0_messages=self._qos0_messages,
+            redelivered=self._acks.redelivered,
         )
 
     def update(self, config: object) -> bool:
-        """Take over other topics on the same connection; return False when more than that is different.
+        """Change the topics on the same connection; return False when other keys differ, too.
 
         Raises ConfigError for topics that cannot be used.
         """
@@ -245,61 +245,61 @@ class MqttSource:
         self._patterns = topic_patterns(config.topics, config.stream_id)
         self._config = config
         self._subscriptions.want(_filters(self._patterns))
-        self._connection.later(self._subscriptions.agree)
+        self._connection.call_soon(self._subscriptions.agree)
         return True
 
     def _wants_input(self) -> bool:
-        # Said before looking, so that whoever makes room in between knows that somebody waits.
-        self._holding = True
-        self._holding = not self._queue.has_room(self._config.max_payload_bytes)
-        return not self._holding
+        # Set before the check, so that `poll` wakes the connection if it makes room in between.
+        self._paused = True
+        self._paused = not self._queue.has_room(self._config.max_payload_bytes)
+        return not self._paused
 
     def _on_connected(self, client: Client, session_present: bool) -> None:
-        self._ledger.connected(session_present)
+        self._acks.connected(session_present)
         if self._subscriptions.connected(client, session_present):
             self._sessions_lost += 1
-            log.warning("source %s: the broker has lost the session: messages may be missing", self._name)
+            log.warning("source %s: the broker lost the session: messages may be missing", self._name)
         granted_s = self._connection.limits.session_expiry_s
         if granted_s is not None and granted_s < self._broker.session_expiry_s and self._connection.epoch == 1:
             log.warning(
-                "source %s: the broker keeps messages for us for %d s only, not for session_expiry_s = %d",
+                "source %s: the broker keeps messages for %d s only, not for session_expiry_s = %d",
                 self._name, granted_s, self._broker.session_expiry_s,
             )  # fmt: skip
 
-    def _on_turn(self, client: Client) -> None:
-        for mid in self._ledger.take_acks():
+    def _on_idle(self, client: Client) -> None:
+        for mid in self._acks.pending_acks():
             client.ack(mid, 1)
-        if not self._heard and self._subscriptions.complete:
-            self._wonder()
+        if not self._received and self._subscriptions.complete:
+            self._warn_if_quiet()
 
-    def _wonder(self) -> None:
-        """Say once that nothing has come though all was granted: a broker may grant what it then holds back."""
+    def _warn_if_quiet(self) -> None:
+        """Log once that nothing came although all was granted: a broker may grant topics that it does not deliver."""
         self._granted_s = self._granted_s or self._clock()
-        if self._clock() - self._granted_s >= _UNHEARD_S:
-            self._heard = True
+        if self._clock() - self._granted_s >= _QUIET_S:
+            self._received = True
             log.warning(
-                "source %s: subscribed for %d s and nothing has come: look at the topics, and at who may read them",
-                self._name, _UNHEARD_S,
+                "source %s: no message within %d s after subscribing: check topics and permissions",
+                self._name, _QUIET_S,
             )  # fmt: skip
 
     def _on_message(self, message: MQTTMessage) -> None:
         arrival_ns = self._wall_ns()
-        self._heard = True
+        self._received = True
         try:
             topic = message.topic
         except UnicodeDecodeError:
             topic = None
         number: int | None
         if message.qos:
-            number = self._ledger.arrived(message.mid, _digest(topic, message.payload), message.dup)
+            number = self._acks.on_message(message.mid, _digest(topic, message.payload), message.dup)
         else:
-            number = self._ledger.unprotected()
-            self._count_unprotected(topic)
+            number = self._acks.on_qos0_message()
+            self._count_qos0(topic)
         if number is not None:
             self._queue.put(self._raw(topic, message, number, arrival_ns), lambda: self._closing)
 
     def _raw(self, topic: str | None, message: MQTTMessage, number: int, arrival_ns: int) -> RawMessage:
-        """The message as the daemon takes it, perhaps with a fault in place of a payload."""
+        """The message for the daemon, with a fault in place of its payload where it cannot be used."""
         position = Position(self._name, number)
 
         def refused(fault: DropReason, why: str) -> RawMessage:
@@ -309,7 +309,7 @@ class MqttSource:
         if topic is None:
             return refused(DropReason.ENCODING, "expected UTF-8, got other bytes")
         if message.retain and not self._config.accept_retained:
-            return refused(DropReason.RETAINED, "left out an old, retained message")
+            return refused(DropReason.RETAINED, "expected a new message, got a retained one")
         payload = bytes(message.payload)
         if len(payload) > self._config.max_payload_bytes:
             most = self._config.max_payload_bytes
@@ -325,16 +325,16 @@ class MqttSource:
                     channel=found.get("channel", ""),
                     source=self._name,
                 )
-        return refused(DropReason.UNKNOWN_STREAM, "matches no topic of this source")
+        return refused(DropReason.UNKNOWN_STREAM, "expected one of the source's topics")
 
-    def _count_unprotected(self, topic: str | None) -> None:
-        self._unprotected += 1
+    def _count_qos0(self, topic: str | None) -> None:
+        self._qos0_messages += 1
         text = f"topic {topic!r:.200}: messages come with QoS 0: a crash or a lost connection loses them"
         self._complain("qos", text)
 
 
 def _digest(topic: str | None, payload: bytes | bytearray) -> bytes:
-    """What tells one message from another; one whose topic is not text has none."""
+    """A digest of a message, by which a repetition is known."""
     return blake2b((topic or "").encode() + b"\0" + payload, digest_size=16).digest()
 
 

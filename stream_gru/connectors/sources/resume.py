@@ -1,12 +1,12 @@
-"""What a position keeps of a text that was read, so that the text is known again after a restart.
+"""Resuming an input after a restart: how a position recognizes what was read before.
 
-A `Position.check` of a text is ``HEAD TAIL``: digests of its first 64 KiB, as far as it was read, and of the last 512
-bytes before the place.  A file that has only grown still passes.  Decision: not all of it is digested, which would take
-longer than reading it; who changes the middle of a file and nothing else is not found out.
+The fingerprint of a position is ``HEAD TAIL``: digests of the first 64 KiB of a text, as far as it was read, and of the
+last 512 bytes before the position.  A file that has only grown passes.  Decision: not everything is digested, as that
+would take longer than reading; a change in the middle alone is not detected.
 
-The third part of a check holds, for files, six characters for the name of each earlier file of the sequence: a file
-that appears among them later is not read, with a warning.  For a pipe it holds the compressed beginning of the input:
-the first byte that differs decides, and until then no message is returned.
+A third part holds, for files, six characters for the name of each earlier file of the sequence: a file that appears
+among them later is not read, with a warning.  For a pipe it holds the compressed prefix of the input: the first byte
+that differs decides, and until then no message is returned.
 """
 
 from __future__ import annotations
@@ -23,179 +23,181 @@ from typing import BinaryIO
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import Position
 
+log = logging.getLogger(__name__)
+
 _HEAD_BYTES = 65_536
 _TAIL_BYTES = 512
+_PREFIX_BYTES = 4096
+_NAME_CHARACTERS = 6
+_MAX_NAMES = 500  # of more files only those nearest to the current one are known
+_PARTS = ("its beginning", "the text before that position")
 
 
-class Trail:
-    """Remembers of the bytes given to `add` the first ones and the last ones."""
+class Fingerprint:
+    """The first and the last bytes, and the length, of the text given to `add`."""
 
     def __init__(self, head: bytes = b"", tail: bytes = b"", length: int = 0) -> None:
         self.head, self.tail, self.length = head, tail, length
         self._head_digest = digest(head)
 
     def add(self, data: bytes) -> None:
-        """All of the text up to the end of ``data`` was read."""
+        """Append what was read next."""
         self.length += len(data)
         if len(self.head) < _HEAD_BYTES:
             self.head += data[: _HEAD_BYTES - len(self.head)]
             self._head_digest = ""
         self.tail = data[-_TAIL_BYTES:] if len(data) >= _TAIL_BYTES else (self.tail + data)[-_TAIL_BYTES:]
 
-    def check(self) -> str:
-        """What a position at the end of the bytes so far keeps."""
+    def text(self) -> str:
+        """``HEAD TAIL``, as a position holds it."""
         if not self._head_digest:
             self._head_digest = digest(self.head)
-        return f"{self._head_digest} {blake2b(self.tail, digest_size=8).hexdigest()}"
+        return f"{self._head_digest} {digest(self.tail)}"
 
     def difference(self, position: Position) -> str:
-        """In what the text differs from that of ``position``, up to which it was added; ``""`` for nothing."""
+        """How the text differs from that of ``position``, up to which it was added; empty when it does not."""
         if self.length < position.offset:
             return f"it ends after {self.length:,} bytes"
-        for known, found, what in zip(position.fingerprint.split(" "), self.check().split(" "), _WHAT, strict=False):
+        for known, found, part in zip(position.fingerprint.split(" "), self.text().split(" "), _PARTS, strict=False):
             if known and known != found:
-                return f"{what} is another one"
+                return f"{part} differs"
         return ""
 
 
-_WHAT = ("its beginning", "the text before that place")
-
-
 def digest(data: bytes) -> str:
-    """Sixteen characters that are others for other bytes."""
+    """Sixteen hexadecimal characters."""
     return blake2b(data, digest_size=8).hexdigest()
 
 
-def trail_up_to(file: BinaryIO, offset: int, begin: int = 0) -> Trail:
-    """The trail of a text that begins at byte ``begin`` of ``file``, up to ``offset``, where the file then stands.
+def fingerprint_up_to(file: BinaryIO, offset: int, begin: int = 0) -> Fingerprint:
+    """The fingerprint of the text from byte ``begin`` of ``file`` up to ``offset``, where the file then stands.
 
-    Of a file that is too short it is as long as the file.
+    A file that is too short is fingerprinted to its end.
     """
     file.seek(begin)
     head = file.read(min(_HEAD_BYTES, offset))
     if offset <= len(head):
-        return Trail(head, head[-_TAIL_BYTES:], offset)
+        return Fingerprint(head, head[-_TAIL_BYTES:], offset)
     place = file.seek(begin + offset - _TAIL_BYTES)
     tail = file.read(_TAIL_BYTES)
-    if not tail:  # a plain file can be told to stand behind its end
+    if not tail:  # a plain file can be positioned behind its end
         place = min(place, file.seek(0, 2))
-    return Trail(head, tail, max(0, place - begin) + len(tail))
+    return Fingerprint(head, tail, max(0, place - begin) + len(tail))
 
 
-def refused(where: str, position: Position, why: str, name: str, unit: str = "byte") -> DataError:
-    """The error for an input that is not the one that ``position`` is of."""
+# ---- errors -------------------------------------------------------------------------------------------------------
+
+
+def changed_input(where: str, position: Position, why: str, name: str, unit: str = "byte") -> DataError:
+    """The error for an input that is not the one of ``position``; ``name`` is that of the source."""
     return DataError(
-        f"{where}: was read up to {unit} {position.offset:,} and has changed since: {why}; give the old one back, or "
-        f"{begin_anew(name)}"
+        f"{where}: was read up to {unit} {position.offset:,} and has changed since: {why}; restore it, or "
+        f"{reset_hint(name)}"
     )
 
 
-def begin_anew(name: str) -> str:
-    """The next step for who wants an input to be read from its beginning again."""
-    return f"begin anew with `stream-gru state reset CONFIG --source {name}`"
-
-
-log = logging.getLogger(__name__)
-
-_CHARACTERS = 6
-_MAX_NAMES = 500  # of more files only those nearest to the one in hand are known
-
-
-def gone(position: Position, name: str, unit: str = "byte") -> DataError:
-    """The error for a file that was being read and cannot be found."""
+def missing_file(position: Position, name: str, unit: str = "byte") -> DataError:
+    """The error for a file that was being read and is not found."""
     return DataError(
-        f"{position.name}: was read up to {unit} {position.offset:,} and is no longer among the input; expected it "
-        f"there; give it back, or {begin_anew(name)}"
+        f"{position.name}: was read up to {unit} {position.offset:,} and is missing; restore it, or {reset_hint(name)}"
     )
 
 
-def earlier_names(paths: Sequence[Path], begin: int) -> Iterator[tuple[Path, str]]:
-    """Yield each file from ``begin`` on, and what its positions keep of those before it, with a space before it."""
-    marks = [_mark(path) for path in paths]
-    for place, path in enumerate(paths[begin:], begin):
-        earlier = "".join(marks[max(0, place - _MAX_NAMES) : place])
+def reset_hint(name: str) -> str:
+    """The command that makes a source read its input from the beginning."""
+    return f"read from the beginning with `stream-gru state reset CONFIG --source {name}`"
+
+
+# ---- a sequence of files --------------------------------------------------------------------------------------------
+
+
+def with_earlier_names(paths: Sequence[Path], begin: int) -> Iterator[tuple[Path, str]]:
+    """Yield each file from ``begin`` on, and the part of its fingerprints for the files before it, after a space."""
+    names = [_name_digest(path) for path in paths]
+    for index, path in enumerate(paths[begin:], begin):
+        earlier = "".join(names[max(0, index - _MAX_NAMES) : index])
         yield path, f" {earlier}" if earlier else ""
 
 
-def place_among(paths: Sequence[Path], position: Position, name: str) -> int:
+def index_of(paths: Sequence[Path], position: Position, name: str) -> int:
     """The index of the file of ``position``.  Raises DataError; warns of new files before it, which are not read."""
     names = [str(path) for path in paths]
     if position.name not in names:
-        raise gone(position, name)
-    place = names.index(position.name)
-    new = _new_among(paths[:place], position)
+        raise missing_file(position, name)
+    index = names.index(position.name)
+    new = _new_files(paths[:index], position)
     if new:
         more = f" and {len(new) - 1:,} more" if len(new) > 1 else ""
         log.warning(
-            "%s: %s%s came after its turn and is not read: reading goes on in %s, which stands behind it",
-            name, new[0], more, position.name,
-        )  # fmt: skip
-    return place
+            "%s: %s%s is new and sorts before %s, which was being read: it is skipped",
+            name,
+            new[0],
+            more,
+            position.name,
+        )
+    return index
 
 
-def _new_among(paths: Sequence[Path], position: Position) -> list[Path]:
+def _new_files(paths: Sequence[Path], position: Position) -> list[Path]:
+    """Those of the earlier files that ``position`` does not know."""
     _, _, kept = position.fingerprint.partition(" ")[2].partition(" ")
     if not position.fingerprint:
         return []
-    known = {kept[i : i + _CHARACTERS] for i in range(0, len(kept), _CHARACTERS)}
-    new = [path for path in paths if _mark(path) not in known]
+    known = {kept[i : i + _NAME_CHARACTERS] for i in range(0, len(kept), _NAME_CHARACTERS)}
+    new = [path for path in paths if _name_digest(path) not in known]
     if len(known) < _MAX_NAMES:
         return new
-    first = next((place for place, path in enumerate(paths) if _mark(path) in known), len(paths))
-    return [path for path in paths[first:] if _mark(path) not in known]
+    first = next((index for index, path in enumerate(paths) if _name_digest(path) in known), len(paths))
+    return [path for path in paths[first:] if _name_digest(path) not in known]
 
 
-def _mark(path: Path) -> str:
-    return digest(str(path).encode(errors="surrogateescape"))[:_CHARACTERS]
+def _name_digest(path: Path) -> str:
+    return digest(str(path).encode(errors="surrogateescape"))[:_NAME_CHARACTERS]
 
 
-_BEGINNING_BYTES = 4096
+# ---- a pipe -------------------------------------------------------------------------------------------------------
 
 
-class Verdict(Enum):
-    """What is known of an input."""
+class Match(Enum):
+    """Whether an input begins like the one before the restart."""
 
-    OPEN = auto()
+    UNDECIDED = auto()
     SAME = auto()
     NEW = auto()
 
 
-class Beginning:
-    """Compares bytes that come in portions with the beginning that ``position`` keeps; holds them until it is known.
+class PrefixMatcher:
+    """Compares bytes that come in portions with the prefix in ``position``, and holds them until it is decided.
 
-    Raises ValueError when ``position`` keeps none that can be read.
+    Raises ValueError when ``position`` has no valid prefix.
     """
 
     def __init__(self, position: Position) -> None:
-        self._known = _unpacked(position.fingerprint)
+        try:
+            self._prefix = zlib.decompress(b64decode(position.fingerprint.split(" ")[2], validate=True))
+        except (IndexError, zlib.error) as error:
+            raise ValueError(position.fingerprint) from error
         self.held = b""
 
-    def feed(self, data: bytes) -> Verdict:
-        """Take the next portion; what came so far is in ``held``."""
+    def feed(self, data: bytes) -> Match:
+        """Take the next portion; everything so far is in ``held``."""
         self.held += data
-        length = min(len(self._known), len(self.held))
-        if self.held[:length] != self._known[:length]:
-            return Verdict.NEW
-        return Verdict.SAME if length == len(self._known) else Verdict.OPEN
+        length = min(len(self._prefix), len(self.held))
+        if self.held[:length] != self._prefix[:length]:
+            return Match.NEW
+        return Match.SAME if length == len(self._prefix) else Match.UNDECIDED
 
 
-class PackedBeginning:
-    """The beginning of a trail as a check keeps it, made once it is complete."""
+class PackedPrefix:
+    """The prefix of an input as a position holds it, compressed again only while it grows."""
 
     def __init__(self) -> None:
         self._packed, self._length = "", -1
 
-    def of(self, trail: Trail) -> str:
-        """At most four KiB."""
-        length = min(_BEGINNING_BYTES, len(trail.head))
+    def text(self, fingerprint: Fingerprint) -> str:
+        """Text of at most 4 KiB before compression."""
+        length = min(_PREFIX_BYTES, len(fingerprint.head))
         if length != self._length:
-            self._packed = b64encode(zlib.compress(trail.head[:length])).decode()
+            self._packed = b64encode(zlib.compress(fingerprint.head[:length])).decode()
             self._length = length
         return self._packed
-
-
-def _unpacked(check: str) -> bytes:
-    try:
-        return zlib.decompress(b64decode(check.split(" ")[2], validate=True))
-    except (IndexError, zlib.error) as error:
-        raise ValueError(check) from error

@@ -1,8 +1,7 @@
-"""Standard input: lines, as they come.
+"""Lines on standard input.
 
-After a restart a file is gone on with where it was left, as `sources.files` does.  A pipe is compared with
-what had come before: an input that begins alike is the same one fed again, and what was processed of it is left out;
-one that begins with something else is a new one.
+After a restart a file is continued, as by `sources.files`.  A pipe is compared with the input before: one that begins
+alike is the same input again, and its processed part is skipped; one that begins differently is a new input.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from stream_gru.config.field_types import LineFormat
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.sources.csv_header import HeaderLine
 from stream_gru.connectors.sources.resume import (
-    Beginning,
-    PackedBeginning,
-    Trail,
-    Verdict,
-    begin_anew,
-    refused,
-    trail_up_to,
+    Fingerprint,
+    Match,
+    PackedPrefix,
+    PrefixMatcher,
+    changed_input,
+    fingerprint_up_to,
+    reset_hint,
 )
 from stream_gru.core.errors import ConfigError, EndOfInput, SourceUnavailable
 from stream_gru.core.types import Position, RawMessage, SourceHealth
@@ -65,9 +64,9 @@ class StdinSourceConfig(SourceTable, frozen=True, kw_only=True, tag="stdin"):
 
 
 class StdinSource:
-    """Hands on whole lines; with ``header`` the first line of the input is kept as the header of all messages.
+    """Returns whole lines; with ``header`` the first line of the input is the header of all messages.
 
-    The header waits for the line after it, which tells whether it is complete.  A header that nothing follows is a
+    The header waits for the line after it, which shows whether it is complete.  A header without lines becomes a
     message without payload at the end, so that its columns are checked.  Positions are bytes of the input.
     """
 
@@ -82,17 +81,17 @@ class StdinSource:
         self._descriptor, self._wall_ns = descriptor, wall_ns
         self._wants_header = header
         self._ended = False
-        self._begin(None)
+        self._restart(None)
 
-    def _begin(self, after: Position | None) -> None:
-        """Nothing has come yet; what lies before ``after`` is not handed on."""
+    def _restart(self, after: Position | None) -> None:
+        """Start over; what lies before ``after`` is skipped."""
         self._after, self._resumed = after, after is not None
-        self._beginning: Beginning | None = None  # as long as a pipe's input may be the same or a new one
-        self._trail, self._packed = Trail(), PackedBeginning()
+        self._matcher: PrefixMatcher | None = None  # while a pipe's input may be the same or a new one
+        self._fingerprint, self._prefix = Fingerprint(), PackedPrefix()
         self._header = HeaderLine(_MAX_LINE_BYTES) if self._wants_header else None
         self._rest = b""
-        self._in_old_line = False  # the line in hand was handed on before, as it stood at the end of the input
-        self._silent = True  # nothing was handed on yet
+        self._in_old_line = False  # the current line was returned before, incomplete at the end of the input
+        self._silent = True  # no message was returned yet
 
     def open(self, position: Position | None) -> None:
         """Take the descriptor of standard input, unless another was given, and continue after ``position``.
@@ -103,24 +102,22 @@ class StdinSource:
             try:
                 self._descriptor = sys.stdin.fileno()
             except (AttributeError, OSError, ValueError) as error:  # closed, or replaced by something without one
-                raise ConfigError(
-                    "standard input: expected lines, got none: it is closed; start with < FILE or in a pipe"
-                ) from error
-        self._begin(position)
+                raise ConfigError("standard input: is closed; start with < FILE or in a pipe") from error
+        self._restart(position)
         if position is None:
             return
         if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             self._seek(self._descriptor, position)
             return
         try:
-            self._beginning = Beginning(position)
+            self._matcher = PrefixMatcher(position)
         except ValueError:
-            raise refused("standard input", position, "what was kept of it cannot be read", self._name) from None
+            raise changed_input("standard input", position, "the stored prefix is not valid", self._name) from None
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
         """Return the lines that are there, waiting at most ``timeout_s`` seconds.
 
-        Raises EndOfInput at the end, DataError when an input that is fed again is not what it was.
+        Raises EndOfInput at the end, DataError when a repeated input differs from the one before.
         """
         if self._ended:
             raise EndOfInput
@@ -132,10 +129,10 @@ class StdinSource:
         data = os.read(descriptor, max(4096, 64 * limit))
         arrival_ns = self._wall_ns()
         self._ended = not data
-        messages = self._messages(self._unread(self._recognised(data)), arrival_ns)
+        messages = self._messages(self._unread(self._matched(data)), arrival_ns)
         self._silent = self._silent and not messages
-        if self._ended and self._silent and self._resumed and self._trail.length:
-            log.info("%s: was read to its end before; %s", self._name, begin_anew(self._name))
+        if self._ended and self._silent and self._resumed and self._fingerprint.length:
+            log.info("%s: was read to its end before; %s", self._name, reset_hint(self._name))
         return messages
 
     def commit(self, position: Position) -> None:
@@ -149,54 +146,52 @@ class StdinSource:
         return SourceHealth(connected=not self._ended)
 
     def _seek(self, descriptor: int, after: Position) -> None:
-        """Go on in a file, which begins where the descriptor stands."""
+        """Continue in a file, which begins where the descriptor stands."""
         begin = os.lseek(descriptor, 0, os.SEEK_CUR)
         with os.fdopen(os.dup(descriptor), "rb") as file:
             if self._header is not None:
                 self._header.take(file.readline(_MAX_LINE_BYTES))
                 self._header.take(file.readline(_MAX_LINE_BYTES))
-            self._trail = trail_up_to(file, after.offset, begin)
+            self._fingerprint = fingerprint_up_to(file, after.offset, begin)
         self._verify(after)
         os.lseek(descriptor, begin + after.offset, os.SEEK_SET)
 
     def _verify(self, after: Position) -> None:
-        difference = self._trail.difference(after)
+        difference = self._fingerprint.difference(after)
         if difference:
-            raise refused("standard input", after, difference, self._name)
+            raise changed_input("standard input", after, difference, self._name)
 
-    def _recognised(self, data: bytes) -> bytes:
-        """What has come of an input, once it is known whether it is a new one."""
-        if self._beginning is None:
+    def _matched(self, data: bytes) -> bytes:
+        """What has come, once it is decided whether the input is new."""
+        if self._matcher is None:
             return data
-        verdict = self._beginning.feed(data)
-        if verdict is Verdict.OPEN and not self._ended:
+        verdict = self._matcher.feed(data)
+        if verdict is Match.UNDECIDED and not self._ended:
             return b""
-        held, self._beginning = self._beginning.held, None
-        if verdict is Verdict.NEW:
-            log.warning(
-                "%s: begins with something else than what was read before: it is taken for a new input", self._name
-            )
-            self._begin(None)
-        elif verdict is Verdict.SAME and self._after is not None:
-            log.info("%s: is fed again; its first %d bytes are left out", self._name, self._after.offset)
+        held, self._matcher = self._matcher.held, None
+        if verdict is Match.NEW:
+            log.warning("%s: begins differently than the input before: it is a new input", self._name)
+            self._restart(None)
+        elif verdict is Match.SAME and self._after is not None:
+            log.info("%s: is the same input again; its first %d bytes are skipped", self._name, self._after.offset)
         return held
 
     def _unread(self, data: bytes) -> bytes:
-        """What of ``data`` was not handed on before the restart.  Raises DataError when that part has changed."""
+        """The part of ``data`` that was not returned before a restart.  Raises DataError when the rest has changed."""
         after = self._after
         if after is not None:
-            data = self._drop(data, after.offset - self._trail.length)
-            short = self._trail.length < after.offset
-            if short and not (self._ended and self._trail.length):  # of what brings nothing at all nothing is said
+            data = self._drop(data, after.offset - self._fingerprint.length)
+            short = self._fingerprint.length < after.offset
+            if short and not (self._ended and self._fingerprint.length):  # an empty input is no error
                 return b""
             self._verify(after)
             self._after = None
-            self._in_old_line = bool(self._trail.tail) and not self._trail.tail.endswith(b"\n")
+            self._in_old_line = bool(self._fingerprint.tail) and not self._fingerprint.tail.endswith(b"\n")
         if self._in_old_line:
             cut = data.find(b"\n") + 1 or len(data)
             if data[:cut].strip() and (self._header is None or self._header.found):
                 log.warning(
-                    "%s: the line that ended the input was read as it stood; what was added to it is left out",
+                    "%s: the last line was read incomplete; what was added to it is skipped",
                     self._name,
                 )
             self._in_old_line = not data[:cut].endswith(b"\n")
@@ -204,25 +199,25 @@ class StdinSource:
         return data
 
     def _drop(self, data: bytes, count: int) -> bytes:
-        """What comes after the first ``count`` bytes, of which only the header is of use."""
-        self._trail.add(data[:count])
+        """Skip ``count`` bytes, but for the header."""
+        self._fingerprint.add(data[:count])
         if self._header is not None:
             self._header.take(data[:count])
         return data[count:]
 
     def _messages(self, data: bytes, arrival_ns: int) -> list[RawMessage]:
-        """A message of what ends with a line end (or the input's end), if any; a line beyond the limit is cut."""
+        """A message of the complete lines, if any; a line beyond the limit is cut."""
         body = self._header.take(data) if self._header is not None else data
-        self._trail.add(data[: len(data) - len(body)])
+        self._fingerprint.add(data[: len(data) - len(body)])
         cut = body.rfind(b"\n") + 1
         if not cut and not self._ended:
-            self._trail.add(body)
+            self._fingerprint.add(body)
             self._rest = (self._rest + body)[:_MAX_LINE_BYTES]
             return []
         lines, self._rest = self._rest + body[:cut], body[cut:]
-        self._trail.add(body[:cut])
+        self._fingerprint.add(body[:cut])
         position = self._position()
-        self._trail.add(self._rest)
+        self._fingerprint.add(self._rest)
         unseen = self._silent and not self._resumed and self._header is not None and position.offset
         if not lines and not unseen:
             return []
@@ -230,5 +225,7 @@ class StdinSource:
         return [RawMessage(lines, "stdin", header, arrival_ns, position, source=self._name)]
 
     def _position(self) -> Position:
-        """Where the trail ends."""
-        return Position(self._name, self._trail.length, f"{self._trail.check()} {self._packed.of(self._trail)}")
+        """The end of what was read."""
+        return Position(
+            self._name, self._fingerprint.length, f"{self._fingerprint.text()} {self._prefix.text(self._fingerprint)}"
+        )

@@ -1,4 +1,4 @@
-"""A source that has a thread of its own: it is read whatever the loop is doing, and found again when it was lost."""
+"""A source that a thread of its own reads into a bounded queue, and opens again when it is lost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from stream_gru.config.connector import ignore
 from stream_gru.core.errors import EndOfInput, SourceUnavailable
 from stream_gru.core.protocols import Source
 from stream_gru.core.types import Position, RawMessage, SourceHealth
@@ -21,12 +22,13 @@ _FIRST_PAUSE_S = 0.5
 _CLOSE_S = 5.0
 
 
-class Queued:
-    """Drives ``source`` in a thread, into a bounded queue; a full queue makes the thread wait.
+class ThreadedSource:
+    """Reads ``source`` in a thread into a bounded queue; a full queue makes the thread wait.
 
-    A source that is not available is tried again after a delay that doubles up to ``reconnect_max_delay_s``, with
-    jitter, and is reset once messages arrive.  Without ``retry`` `poll` raises SourceUnavailable instead.  ``bell``
-    is rung when a message or the end is there.  ``wait(s)`` sleeps and returns True when somebody closed the source.
+    A source that is not available is opened again after a delay that doubles up to ``reconnect_max_delay_s``, with
+    jitter, and starts over once messages arrive.  Without ``retry`` `poll` raises SourceUnavailable instead.
+    ``wakeup`` is called after a message and at the end.  ``wait(s)`` sleeps and returns True when the source was
+    closed.
     """
 
     def __init__(
@@ -37,43 +39,43 @@ class Queued:
         queue_size: int,
         queue_bytes: int,
         reconnect_max_delay_s: float,
-        bell: Callable[[], None] | None = None,
+        wakeup: Callable[[], None] | None = None,
         wait: Callable[[float], bool] | None = None,
         retry: bool = True,
     ) -> None:
         self._source, self._name, self._max_delay_s = source, name, reconnect_max_delay_s
-        self._bell, self._wait, self._retry = bell or _silence, wait, retry
+        self._wakeup, self._wait, self._retry = wakeup or ignore, wait, retry
         self._bounds = queue_size, queue_bytes
-        self._queue = MessageQueue(*self._bounds, self._bell)
+        self._queue = MessageQueue(*self._bounds, self._wakeup)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._position: Position | None = None
         self._outcome: BaseException | None = None
-        self._connected = self._known = False
+        self._connected = self._was_connected = False
         self._lost: str | None = None
         self._reconnects = 0
         self._pause_s = 0.0
 
     def open(self, position: Position | None) -> None:
-        """Start the thread, which opens the source after ``position``; what goes wrong there `poll` tells.
+        """Start the thread, which opens the source after ``position``; its errors are raised by `poll`.
 
-        Raises SourceUnavailable only while a thread that `close` had to leave alone is still there.
+        Raises SourceUnavailable only while the thread of the last `close` is still running.
         """
         self.close()
         if self._thread is not None:
-            raise SourceUnavailable(f"{self._name}: still busy with what it was told to end")
-        self._queue = MessageQueue(*self._bounds, self._bell)
+            raise SourceUnavailable(f"{self._name}: previous reader thread is still stopping")
+        self._queue = MessageQueue(*self._bounds, self._wakeup)
         self._stopping = threading.Event()
         self._position, self._outcome = position, None
         self._thread = threading.Thread(target=self._run, name=f"source {self._name}", daemon=True)
         self._thread.start()
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
-        """Return what waits in the queue.  Once it is empty, raises what ended the thread: EndOfInput or its error."""
-        outcome = self._outcome  # looked at first: everything that came before it is in the queue
+        """Return queued messages.  Once the queue is empty, raises what ended the thread: EndOfInput or its error."""
+        outcome = self._outcome  # read first: everything before it is in the queue
         messages = self._queue.get(limit, 0.0 if outcome is not None else timeout_s)
         if isinstance(outcome, EndOfInput) and not messages:
-            raise EndOfInput  # anew each time: a raised exception grows
+            raise EndOfInput  # a new one each time: a raised exception grows
         if outcome is not None and not messages:
             raise outcome
         return messages
@@ -83,19 +85,19 @@ class Queued:
         self._source.commit(position)
 
     def close(self) -> None:
-        """Stop the thread, which closes the source; waits for it, but not for ever."""
+        """Stop the thread, which closes the source; waits up to 5 s for it."""
         if self._thread is None:
             return
         self._stopping.set()
         self._queue.close()
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive():
-            log.warning("%s: still busy after %g s; left alone", self._name, _CLOSE_S)
+            log.warning("%s: the reader thread is still running after %g s", self._name, _CLOSE_S)
         else:
             self._thread = None
 
     def health(self) -> SourceHealth:
-        """That of the source, with what waits here and how often it was found again."""
+        """The health of the source, with the queue and the number of reconnects."""
         inner = self._source.health()
         return replace(
             inner,
@@ -106,7 +108,7 @@ class Queued:
         )
 
     def _run(self) -> None:
-        """The thread: read until closed, the end, or an error that the loop has to know."""
+        """The thread: read until closed, the end, or an error that `poll` raises."""
         try:
             while not self._stopping.is_set():
                 try:
@@ -114,10 +116,10 @@ class Queued:
                 except SourceUnavailable as error:
                     if not self._retry:
                         raise
-                    self._tell_lost(error)
+                    self._log_lost(error)
                     if self._sleep():
                         break
-        except BaseException as error:  # handed to the loop, where it ends what it has to end
+        except BaseException as error:  # raised by `poll`
             self._outcome = error
         finally:
             self._connected = False
@@ -125,13 +127,13 @@ class Queued:
                 self._source.close()
             except Exception as error:
                 self._outcome = self._outcome or error
-            self._bell()
+            self._wakeup()
 
     def _read(self) -> None:
         """Open the source and move its messages into the queue, until it is lost or this is closed."""
         closing = self._stopping.is_set
         self._source.open(self._position)
-        self._tell_found()
+        self._log_available()
         while not closing():
             for message in self._source.poll(_POLL_MESSAGES, _POLL_S):
                 named = message if message.source else replace(message, source=self._name)
@@ -140,41 +142,37 @@ class Queued:
                 self._position = message.position or self._position
                 self._pause_s = 0.0
 
-    def _tell_lost(self, error: SourceUnavailable) -> None:
+    def _log_lost(self, error: SourceUnavailable) -> None:
         self._source.close()
         self._connected = False
         if str(error) != self._lost:
-            log.warning("%s: not available, trying again: %s", self._name, error)
+            log.warning("%s: not available, retrying: %s", self._name, error)
         self._lost = str(error)
 
-    def _tell_found(self) -> None:
+    def _log_available(self) -> None:
         self._connected = True
         if self._lost is None:
-            self._known = True
+            self._was_connected = True
             return
-        self._reconnects += self._known
-        self._known = True
+        self._reconnects += self._was_connected
+        self._was_connected = True
         log.info("%s: available again", self._name)
         self._lost = None
 
     def _sleep(self) -> bool:
-        """Pause before the next try; True when closed meanwhile."""
+        """Pause before the next attempt; True when closed meanwhile."""
         self._pause_s = min(self._max_delay_s, self._pause_s * 2 or _FIRST_PAUSE_S)
         wait = self._wait or self._stopping.wait
         return wait(self._pause_s * random.uniform(0.5, 1.0)) or self._stopping.is_set()  # noqa: S311 - no secret
-
-
-def _silence() -> None:
-    """No bell."""
 
 
 _SLICE_S = 0.1
 
 
 class MessageQueue:
-    """Messages in the order of their arrival; whoever puts waits while it is full, so that nothing is dropped.
+    """Messages in the order of their arrival; `put` waits while it is full, so that nothing is dropped.
 
-    ``on_put`` is called after each message, outside the lock, by the thread that put it: a bell for the loop.
+    ``on_put`` is called after each message, outside the lock, by the thread that put it.
     """
 
     def __init__(self, max_messages: int, max_bytes: int, on_put: Callable[[], None] | None = None) -> None:
@@ -189,17 +187,17 @@ class MessageQueue:
 
     @property
     def nbytes(self) -> int:
-        """Size of the payloads that wait."""
+        """Bytes of the queued payloads."""
         return self._bytes
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of ``size`` bytes would not have to wait; an empty queue takes any."""
+        """Whether a message of ``size`` bytes fits; an empty queue takes any."""
         return not self._messages or (
             len(self._messages) < self._max_messages and self._bytes + size <= self._max_bytes
         )
 
     def put(self, message: RawMessage, closing: Callable[[], bool]) -> bool:
-        """Append a message, waiting for room until ``closing`` says stop; return whether it was taken."""
+        """Append a message, waiting for room until ``closing()`` is true; return whether it was appended."""
         size = len(message.payload)
         with self._changed:
             while not self._closed and not self.has_room(size):
@@ -226,7 +224,7 @@ class MessageQueue:
         return taken
 
     def close(self) -> None:
-        """Take no more and wake everyone who waits; what is in the queue can still be taken."""
+        """Accept no more and wake all waiting threads; queued messages can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -156,7 +156,7 @@ class ControlMqtt:
                 return
             self._unacked.add(client.publish(address.topic, payload, _QOS, properties=self._properties(address)).mid)
 
-        self._connection.later(publish)
+        self._connection.call_soon(publish)
 
     def _properties(self, address: _ReturnAddress) -> Properties | None:
         if not self._mqtt5:
