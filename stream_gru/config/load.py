@@ -1,4 +1,4 @@
-"""A TOML file in, a checked `Config` out, or every mistake at once.
+"""Load a TOML file as a checked `Config`, or report all its problems at once.
 
 bytes ──▶ text ──▶ tomllib ──▶ validate (form) ──▶ msgspec ──▶ rules (sense) ──▶ Config
                       └──────▶ lines ──────────▶ file:line: of each problem
@@ -32,9 +32,9 @@ from stream_gru.core.errors import ConfigError
 _Connector = TypeVar("_Connector", SourceTable, SinkTable)
 MAX_FILE_BYTES = 1024 * 1024
 _PLACE = re.compile(r"(.*) \((?:at line (\d+), column (\d+)|at end of document)\)", re.DOTALL)
-# What tomllib says, and what the writer of the file can do about it.
+# Messages of tomllib, and clearer ones.
 _HINTS = {
-    "Cannot overwrite a value": "this key stands here a second time",
+    "Cannot overwrite a value": "this key is defined twice",
     "Unescaped '\\' in a string": "a backslash in double quotes: write / or use single quotes",
 }
 
@@ -54,7 +54,7 @@ def parse_config(text: str, file_name: str, catalog: Catalog) -> Config:
     """
     data, lines = _parse(text, file_name)
     problems = [*check_value(struct_type(Config), data, (), catalog)]
-    # A table with a mistake of form has no meaning yet; the rules look at the others.
+    # Rules are not applied to tables that have an invalid form.
     broken = {str(problem.path[0]) for problem in problems}
     config = _convert({key: data[key] for key in data if key not in broken}, catalog)
     problems += check_rules(config, lines, broken)
@@ -77,7 +77,7 @@ def _connectors(tables: object, base: type[_Connector], catalog: Catalog) -> lis
     found = []
     for table in tables if isinstance(tables, list) else []:
         connector = msgspec.convert(table, catalog.table(base, table["type"]))
-        assert isinstance(connector, base)  # noqa: S101 - the catalog gives subclasses of the base
+        assert isinstance(connector, base)  # noqa: S101 - the catalog returns subclasses of the base
         found.append(connector)
     return found
 
@@ -92,7 +92,7 @@ def _read(path: Path) -> str:
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}:1: expected at most {MAX_FILE_BYTES} bytes, got more")
     try:
-        return raw.decode("utf-8-sig")  # editors on Windows write the mark
+        return raw.decode("utf-8-sig")  # Windows editors write a byte order mark
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         got = f"byte 0x{error.object[error.start]:02x}"
@@ -105,7 +105,7 @@ def _parse(text: str, file_name: str) -> tuple[dict[str, object], dict[KeyPath, 
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file_name}:{_syntax(str(error), text)}") from error
     except RecursionError as error:
-        raise ConfigError(f"{file_name}:1: expected lists and tables, got too many inside each other") from error
+        raise ConfigError(f"{file_name}:1: expected lists and tables, got too many levels") from error
     except ValueError as error:  # Python refuses to read integers of thousands of digits
         raise ConfigError(f"{file_name}:1: expected integers of 64 bits, got one of thousands of digits") from error
 

@@ -1,4 +1,4 @@
-"""A mistake in a configuration file, and the words in which it is told."""
+"""A problem in a configuration file, and its message."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 INT64 = range(-(2**63), 2**63)
 _LONGEST_QUOTE = 60
-# Of an address: nobody's password shall stand in a log.
+# Part of an address that must not appear in a log.
 _USER_AND_PASSWORD = re.compile(r"://[^/\s]*@")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-# Tuples, not a dict: a datetime is a date as well, so the order counts.
+# In this order: a datetime is a date as well.
 _KINDS = (
     (dict, "a table"),
     (list, "a list"),
@@ -24,11 +24,11 @@ _KINDS = (
 )
 
 KeyPath = tuple[str | int, ...]
-"""The way to a value: keys of tables, and places in lists counted from 0 (messages count from 1)."""
+"""Path to a value: keys of tables, and list indexes from 0 (messages count from 1)."""
 
 
 class Problem(NamedTuple):
-    """One mistake: where it is, what should stand there and what does."""
+    """One problem: the key, the expected value and the one found."""
 
     path: KeyPath
     expected: str
@@ -61,7 +61,7 @@ def quoted(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value of a TOML file as a message quotes it; never long, never more than one line."""
+    """Return a value of a TOML file as text for a message: short, on one line, without passwords."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -77,7 +77,7 @@ def listed(words: Iterable[object]) -> str:
 
 
 def one_of(word: str, what: str, known: Sequence[str]) -> str:
-    """Return the expectation for a name that is not among the known ones, with the nearest of them if any is near."""
+    """Return the expectation for an unknown name: the nearest known one, else all of them."""
     near = difflib.get_close_matches(word[:128], known, n=1)
     if near:
         return f"one of the {what} (did you mean {quoted(near[0])}?)"

@@ -1,7 +1,7 @@
-"""What must hold between keys: one function a rule, one row a rule in `RULES`.
+"""Rules between keys: one function for each, one row for each in `RULES`.
 
-A rule reads a configuration whose form is right and yields a problem for each thing that makes no sense.  It looks at
-nothing outside the file: whether recordings and bundles exist is found out by those who open them.
+A rule gets a configuration of valid form and yields a problem for each thing that makes no sense.  It looks at nothing
+outside the file: whether recordings and bundles exist is checked by those who open them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stream_gru.config.topic_rules import topic_problems
 from stream_gru.config.train_schema import Config, SplitConfig
 
 Given = Container[KeyPath]
-"""The keys that stand in the file, as against those that have their default."""
+"""The keys in the file; the others have their defaults."""
 
 # Keys of a layer that mean nothing for a cell.
 _WITHOUT = {"gru": (), "lstm": ("reset_after",), "simple_rnn": ("recurrent_activation", "reset_after")}
@@ -50,7 +50,7 @@ def _columns(config: Config, given: Given) -> Iterator[Problem]:
         if not column or first == path:
             continue
         if path[0] == "channel" and path[-1] == "name" and names.index(column) < at - len(keys):
-            continue  # told by `_channel_names`
+            continue  # reported by `_channel_names`
         here, other = (first, path) if path not in given and first in given else (path, first)
         yield Problem(here, f"a column that nothing else is read from (see {dotted(other)})", shown(column))
 
@@ -63,7 +63,7 @@ def _channel_ranges(config: Config, given: Given) -> Iterator[Problem]:
 
 
 def _categories(config: Config, given: Given) -> Iterator[Problem]:
-    """A category has no range, and only categories have learnt vectors; too many of them need one."""
+    """Categories have no range; only they have embeddings, and too many of them need one."""
     embedded = [] if config.model is None else [embedding.channel for embedding in config.model.embedding]
     categorical = [channel.name for channel in config.channel if channel.categories]
     for place, channel in enumerate(config.channel):
@@ -261,7 +261,7 @@ def _windows(config: Config, given: Given) -> Iterator[Problem]:
 
 
 def _channel_shift(config: Config, given: Given) -> Iterator[Problem]:
-    """Only channels of one kind can take each other's place, and a forecast is of one of them."""
+    """Channels can only be shifted if they are alike; a forecast is of certain channels."""
     if not config.training.augment_channel_shift:
         return
     path, got = ("training", "augment_channel_shift"), f"{config.training.augment_channel_shift}"
@@ -290,7 +290,7 @@ def _port(config: Config, given: Given) -> Iterator[Problem]:
 
 
 def _once(path: KeyPath, names: Sequence[str], *key: str) -> Iterator[Problem]:
-    """Yield a problem for each name that stands in the list before; an empty name is no name."""
+    """Yield a problem for each name that an earlier item has; empty names are no names."""
     for place, name in enumerate(names):
         first = names.index(name)
         if name and first < place:
@@ -299,7 +299,7 @@ def _once(path: KeyPath, names: Sequence[str], *key: str) -> Iterator[Problem]:
 
 
 def _given_one(path: KeyPath, other: KeyPath, given: Given) -> KeyPath:
-    """Return the path whose key stands in the file, so that the message points at something to change."""
+    """Return the path whose key is in the file, so that the message points at something to change."""
     return path if path in given or other not in given else other
 
 
@@ -308,7 +308,7 @@ def _has_instants(split: SplitConfig) -> bool:
 
 
 def _instant(text: str) -> datetime | None:
-    """Return the time that a text of ISO 8601 names, UTC unless it says otherwise; None for any other text."""
+    """Return the time of an ISO 8601 text, UTC without an offset; None for any other text."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

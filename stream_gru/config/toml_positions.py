@@ -1,7 +1,7 @@
-"""Where each key stands: a scanner over a TOML text that tomllib has found valid.
+"""The line of each key: a scanner over a TOML text that tomllib has parsed.
 
-tomllib gives values without places, so this reads the text again for the keys alone.  Values are skipped, not
-understood.  What is not valid TOML must not come here: the scanner checks nothing.
+tomllib gives values without positions, so this scans the text again for its keys and skips the values.  The text must
+be valid TOML: the scanner checks nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STRING = re.compile(
 def scan_lines(text: str) -> dict[KeyPath, int]:
     """Return the line, from 1, of every key, table header and list item of a valid TOML text.
 
-    A table that only dotted keys or deeper headers speak of has the line that does so first.
+    A table that only dotted keys or deeper headers imply has the line of the first of them.
     """
     scanner = _Scanner(text)
     scanner.document()
@@ -46,7 +46,7 @@ class _Scanner:
         self.at = 0
         self.newlines = [match.start() for match in re.finditer("\n", text)]
         self.lines: dict[KeyPath, int] = {}
-        self.tables: dict[KeyPath, int] = {}  # how many [[header]] each list of tables has had so far
+        self.tables: dict[KeyPath, int] = {}  # headers so far of each list of tables
 
     def document(self) -> None:
         table: KeyPath = ()
@@ -78,7 +78,7 @@ class _Scanner:
         return path
 
     def _entered(self, path: KeyPath) -> KeyPath:
-        """Return the path of the newest table if the path names a list of tables, else the path itself."""
+        """Return the path of the last table if the path names a list of tables, else the path itself."""
         return (*path, self.tables[path] - 1) if path in self.tables else path
 
     def _pair(self, table: KeyPath) -> None:

@@ -10,7 +10,7 @@ from stream_gru.core.errors import ConfigError
 
 _NAMED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MAX_BYTES = 65_535
-# One or more levels: what a stream's name becomes in a topic.  No filter can hold it.
+# One or more levels, for the name of a stream in a topic; no filter contains this character.
 _MANY = "\0"
 _DEEPEST = 8
 
@@ -33,7 +33,7 @@ class TopicPattern:
         self.names = tuple(name for name in self._names if name)
 
     def match(self, topic: str) -> dict[str, str] | None:
-        """What the named levels are in ``topic``, or None when it does not match."""
+        """The named levels of ``topic``; None when it does not match."""
         levels = topic.split("/")
         if topic.startswith("$") and (self._names[0] or self._levels[0] in "+#"):
             return None
@@ -50,9 +50,9 @@ class TopicPattern:
         return found if len(levels) == len(self._levels) else None
 
     def stream_of(self, topic: str, found: Mapping[str, str], template: str) -> str:
-        """The name of the stream: the template filled in; without one all named levels but the channel.
+        """The name of the stream: the filled template, else all named levels but the channel, joined by ``/``.
 
-        Without such levels it is the whole topic, less the level of the channel.
+        Without such levels it is the topic without the level of the channel.
         """
         if template:
             return _NAMED.sub(lambda name: found[name.group(1)], template)
@@ -135,7 +135,7 @@ def stream_filters(template: str) -> list[str]:
 
 
 def stream_in(template: str, topic: str) -> str:
-    """The stream whose topic this is; "" when it is none of that template."""
+    """The stream of this topic; "" when the topic does not match the template."""
     first, *others = (re.escape(part) for part in template.split("{stream}"))
     if not others:
         return ""
@@ -173,7 +173,7 @@ def _overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
             return False
 
     seen: set[tuple[int, int]] = set()
-    waiting = [(0, 0)]  # levels from which on the two may meet
+    waiting = [(0, 0)]  # levels from which both may match
     while waiting:
         place = i, j = waiting.pop()
         if place in seen:

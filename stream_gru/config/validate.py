@@ -1,4 +1,4 @@
-"""One walk over the types of the schema and the values of a file, side by side, which finds every mistake of form."""
+"""Validates the form of a file: walks over the types of the schema and the values of the file side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Number = inspect.IntType | inspect.FloatType
 
 
 def check_value(kind: inspect.Type, value: object, path: KeyPath, catalog: Catalog) -> Iterator[Problem]:
-    """Yield every mistake in a value and in all that is below it."""
+    """Yield every problem in a value and below it."""
     match bare(kind):
         case inspect.StructType(cls=table) if isinstance(value, dict) and table in (SourceTable, SinkTable):
             yield from _check_connector(table, value, path, catalog)
@@ -45,7 +45,7 @@ def struct_type(table: type[Table]) -> inspect.StructType:
 
 
 def bare(kind: inspect.Type) -> inspect.Type:
-    """Return the type without what TOML cannot say (no value) and without its description."""
+    """Return the type without None, which TOML has not, and without its description."""
     if isinstance(kind, inspect.Metadata):
         return bare(kind.type)
     if isinstance(kind, inspect.UnionType):

@@ -1,4 +1,4 @@
-"""Secrets stand in files: passwords and tokens are read here, checked for who may read them, and never shown."""
+"""Secrets in files: passwords and tokens are read here, with a check of the file mode, and are never printed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from stream_gru.core.errors import ConfigError
 
 _MAX_BYTES = 4096
-# Systemd shows its credentials as 0440; anything more is open to people who were not meant.
+# Systemd gives its credentials mode 0440; any further permission is refused.
 _TOO_OPEN = 0o037
 
 
 def read_secret(path: str) -> str:
-    """Return the text of a secret file without the line end after it.
+    """Return the content of a secret file without its line end.
 
     ``path`` is a file, or the bare name of a systemd credential.  What lies in ``$CREDENTIALS_DIRECTORY`` is trusted;
     any other file must not be readable by others or writable by its group.
 
-    Raises ConfigError with the file and what to do, never with what is in it.
+    Raises ConfigError with the file and advice, never with its content.
     """
     found, trusted = _locate(path)
     try:
@@ -39,9 +39,9 @@ def read_secret(path: str) -> str:
 
 
 def require_private(path: str) -> None:
-    """Refuse a file with a secret that somebody else reads, such as a private key; credentials of systemd are trusted.
+    """Refuse a secret file, such as a private key, that others may read; systemd credentials are trusted.
 
-    Raises ConfigError with the file and what to do, also where it cannot be looked at.
+    Raises ConfigError with the file and advice, also when it is not accessible.
     """
     found, trusted = _locate(path)
     try:
@@ -55,12 +55,12 @@ def require_private(path: str) -> None:
 def _check_mode(path: str, found: Path, mode: int) -> None:
     if stat.S_ISREG(mode) and mode & _TOO_OPEN:
         raise ConfigError(
-            f"{path}: expected a secret that only its owner reads, got mode {mode & 0o777:04o}; run: chmod 600 {found}"
+            f"{path}: expected a secret for its owner only, got mode {mode & 0o777:04o}; run: chmod 600 {found}"
         )
 
 
 def _locate(path: str) -> tuple[Path, bool]:
-    """The file, and whether it is a credential of systemd."""
+    """The file, and whether it is a systemd credential."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if folder and "/" not in path and (Path(folder) / path).is_file():
         return Path(folder) / path, True
@@ -75,9 +75,7 @@ def _text(path: str, data: bytes) -> str:
         text = "\0"
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise ConfigError(f"{path}: expected a secret, got an empty file; write the secret into it")
+        raise ConfigError(f"{path}: expected a secret, got an empty file")
     if not text.isprintable():
-        raise ConfigError(
-            f"{path}: expected one line of UTF-8 text, got something else; write the secret into it alone"
-        )
+        raise ConfigError(f"{path}: expected one line of UTF-8 text with the secret alone")
     return text

@@ -109,7 +109,7 @@ def recording_text(batch: SampleBatch, fields: Fields, kind: str) -> str:
 
 
 def _columns(batch: SampleBatch, fields: Fields) -> dict[str, Sequence[Cell]]:
-    """What a record holds, by name; None where it holds nothing."""
+    """The columns of the file by name; None for an absent value."""
     wanted = fields.input
     columns: dict[str, Sequence[Cell]] = {wanted.time: _times(batch.time_ns, wanted.time_unit)}
     if wanted.stream:

@@ -126,7 +126,7 @@ def test_a_file_shorter_than_what_was_committed_is_damage(tmp_path: Path) -> Non
     run = committed(tmp_path)
     assert run.stored is not None
     os.truncate(run.path, 100)
-    with pytest.raises(StateError, match=rf"out\.jsonl: has 100 bytes, .*{run.stored.offset} that .* move this one"):
+    with pytest.raises(StateError, match=rf"out\.jsonl: has 100 bytes, .*{run.stored.offset} that .* restore it"):
         run.start()
     assert run.path.stat().st_size == 100
 
@@ -142,7 +142,7 @@ def test_a_file_that_was_taken_away_is_begun_anew(
         run.path.touch()
     run.start()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "is gone or empty" in caplog.text
+    assert "is missing or empty" in caplog.text
     assert run.stored == FileOffset(str(run.path), 0)
     run.write(2)
     run.kill()
@@ -182,7 +182,7 @@ def test_a_mark_that_cannot_be_read_is_told(tmp_path: Path, detail: str) -> None
     assert run.stored is not None
     run.stored = replace(run.stored, detail=detail)
     before = run.path.read_bytes()
-    with pytest.raises(StateError, match="what is kept of it cannot be read"):
+    with pytest.raises(StateError, match="its stored offset is not valid"):
         run.start()
     assert run.path.read_bytes() == before
 

@@ -14,7 +14,7 @@ from stream_gru.core.errors import DataError
 from stream_gru.core.types import Position, RawMessage
 from tests.support.source_reading import TABLE, drain, keyed_lines, position_of
 
-NEXT = "give the old one back, or begin anew with `stream-gru state reset CONFIG --source pump`"
+NEXT = "restore it, or read from the beginning with `stream-gru state reset CONFIG --source pump`"
 
 
 def small_block_source(*paths: Path | str) -> FileSource:
@@ -36,14 +36,14 @@ def middle(path: Path) -> Position:
 
 
 CHANGES: list[tuple[str, Callable[[bytes, int], bytes], str]] = [
-    ("beginning", lambda text, place: b"time,FLOW" + text[9:], "its beginning is another one"),
-    ("within", lambda text, place: text[:65_000] + b"#" + text[65_001:], "its beginning is another one"),
+    ("beginning", lambda text, place: b"time,FLOW" + text[9:], "its beginning differs"),
+    ("within", lambda text, place: text[:65_000] + b"#" + text[65_001:], "its beginning differs"),
     (
         "tail",
         lambda text, place: text[: place - 2] + b"#" + text[place - 1 :],
-        "the text before that place is another one",
+        "the text before that position differs",
     ),
-    ("inserted", lambda text, place: text[:70_000] + b"1" + text[70_000:], "the text before that place is another one"),
+    ("inserted", lambda text, place: text[:70_000] + b"1" + text[70_000:], "the text before that position differs"),
     ("shorter", lambda text, place: text[: place - 100], "it ends after "),
     ("much shorter", lambda text, place: text[:200], "it ends after 200 bytes"),
     ("rows gone", lambda text, place: text[:10], "it ends after 10 bytes"),
@@ -80,7 +80,7 @@ def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "a.csv", TABLE)
     position = middle(path)
     other = write_recording(tmp_path / "b.csv", TABLE)
-    said = r"a\.csv: was read up to byte .* and is no longer among the input.*state reset CONFIG --source pump"
+    said = r"a\.csv: was read up to byte .* and is missing.*state reset CONFIG --source pump"
     with pytest.raises(DataError, match=said):
         small_block_source(other).open(position)
     path.unlink()
@@ -100,10 +100,12 @@ def test_a_parquet_file_that_changed_is_refused(tmp_path: Path) -> None:
     assert position.offset == 64
     assert len(drain(small_block_source(path), position)) == 3
     parquet.write_table(pa.table({"flow": [2.0] * 200}), path)
-    with pytest.raises(DataError, match=r"a\.parquet: was read up to row 64 and has changed since: its size, its"):
+    with pytest.raises(
+        DataError, match=r"a\.parquet: was read up to row 64 and has changed since: its size, beginning"
+    ):
         small_block_source(path).open(position)
     path.unlink()
-    with pytest.raises(DataError, match=r"a\.parquet: was read up to row 64 and is no longer among the input"):
+    with pytest.raises(DataError, match=r"a\.parquet: was read up to row 64 and is missing"):
         small_block_source(path).open(position)
 
 
@@ -130,7 +132,7 @@ def test_a_table_that_has_grown_goes_on(
     messages = drain(small_block_source(path), position)
     assert [line for _, _, line in keyed_lines(messages)] == more
     assert all(message.header == b"a,b\n" for message in messages)
-    assert ("what was added to it since is left out" in caplog.text) == told
+    assert ("what was added to it since is skipped" in caplog.text) == told
 
 
 def test_a_nameless_column_is_named_again(tmp_path: Path) -> None:
@@ -152,7 +154,8 @@ def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytes
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert record.getMessage() == (
-        f"pump: was read to its end before, in {path}; begin anew with `stream-gru state reset CONFIG --source pump`"
+        f"pump: was read to its end before, in {path}; "
+        "read from the beginning with `stream-gru state reset CONFIG --source pump`"
     )
     write_recording(tmp_path / "b.csv", b"time,flow\n1,2\n")
     caplog.clear()
@@ -191,12 +194,11 @@ def test_a_new_file_before_the_current_one_is_told_and_not_read(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        f"pump: {tmp_path}/c.csv came after its turn and is not read: reading goes on in {tmp_path}/d.csv, "
-        "which stands behind it"
+        f"pump: {tmp_path}/c.csv: new and sorting before {tmp_path}/d.csv, which was being read; skipped"
     )
     caplog.clear()
     assert drain(small_block_source(pattern), position_of(last)) == []
-    assert f"pump: {tmp_path}/c.csv and 1 more came after its turn" in caplog.text
+    assert f"pump: {tmp_path}/c.csv and 1 more: new and sorting before" in caplog.text
 
 
 def test_of_many_files_the_nearest_are_known(
@@ -213,7 +215,7 @@ def test_of_many_files_the_nearest_are_known(
     assert not caplog.records
     write_recording(tmp_path / "15.csv", b"time,flow\n1,2\n")
     assert drain(small_block_source(pattern), position) == []
-    assert "15.csv came after its turn" in caplog.text
+    assert "15.csv: new and sorting before" in caplog.text
 
 
 def test_a_check_is_the_same_however_the_text_was_read() -> None:
@@ -250,5 +252,5 @@ def test_behind_a_queue_positions_and_errors_are_the_same(tmp_path: Path) -> Non
     position = position_of(beside[30])
     assert keyed_lines(read(position)) == keyed_lines(alone[31:])
     path.write_bytes(b"#" + TABLE)
-    with pytest.raises(DataError, match="its beginning is another one"):
+    with pytest.raises(DataError, match="its beginning differs"):
         read(position)

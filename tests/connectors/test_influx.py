@@ -159,7 +159,7 @@ def test_rows_wait_for_somebody_to_mend_the_configuration(
         assert (sink.health().failed, sink.health().connected) == (0, True)
     told = [record.getMessage().partition(": ")[2] for record in caplog.records if record.levelname == "WARNING"]
     assert len(told) == 2
-    assert told[0].startswith(f"answered {status}: no; {advice}")
+    assert told[0].startswith(f"responded {status}: no; {advice}")
     assert told[1] == "responded 503: no; retrying"
 
 
@@ -329,7 +329,7 @@ def test_closing_sends_what_is_left_and_is_bounded(caplog: pytest.LogCaptureFixt
         assert server.came.wait(20)
         sink.close()
         assert not server.go.is_set()
-    assert "5 outputs were not confirmed before the end" in caplog.text
+    assert "5 outputs were not acknowledged before the end" in caplog.text
 
 
 def test_no_server_at_all_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -108,7 +108,7 @@ def test_several_recordings_are_read_in_order(tmp_path: Path) -> None:
     back = read_log(MessageLogSource([tmp_path / "*.jsonl"]))
     assert [message.position.name for message in back if message.position] == [str(paths[i]) for i in (0, 0, 1, 1)]
     assert read_log(MessageLogSource(paths), back[1].position) == back[2:]
-    with pytest.raises(DataError, match="no longer among the input"):
+    with pytest.raises(DataError, match="and is missing"):
         read_log(MessageLogSource(paths), Position("c.jsonl", 1))
     with pytest.raises(DataError, match=r"c\.jsonl: no such file"):
         MessageLogSource([tmp_path / "c.jsonl"]).open(None)
@@ -133,7 +133,7 @@ def test_a_half_written_end_is_left_out_with_a_warning(
     path.write_bytes(whole[:-9] if name.endswith("gz") else whole[:-5])
     caplog.clear()
     assert bare(read_log(MessageLogSource([path]))) == (MESSAGES if name.endswith("gz") else MESSAGES[:-1])
-    assert f"{name}:{7 if name.endswith('gz') else 6}: the last line is half written" in caplog.text
+    assert f"{name}:{7 if name.endswith('gz') else 6}: the last line is incomplete" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
     """Other JSON lines, a later version, something that is not compressed."""
     path = tmp_path / "a.jsonl"
     for text, said in (
-        ('{"time": 5}\n', r"a\.jsonl:1: expected a recording made by stream-gru record, got b'{\"time\": 5}"),
+        ('{"time": 5}\n', r"a\.jsonl:1: expected a recording of stream-gru record, got b'{\"time\": 5}"),
         ('{"stream_gru_recording": 2}\n', r"a\.jsonl:1: expected a recording of version 1, got version 2"),
     ):
         path.write_text(text)
@@ -175,7 +175,7 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.jsonl\.gz: cannot be read"):
         read_log(MessageLogSource([tmp_path / "b.jsonl.gz"]))
     path.write_bytes(b'{"stream_gru_recording": 1, "created": "\xff"}\n')
-    with pytest.raises(DataError, match=r"a\.jsonl:1: expected a recording made by"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: expected a recording of"):
         read_log(MessageLogSource([path]))
 
 
@@ -194,7 +194,7 @@ def test_a_message_too_large_for_a_line_is_recorded_as_too_large(tmp_path: Path)
 def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
     """An existing file is refused, a folder that is not there is told."""
     path = write_log(tmp_path / "a.jsonl", [])
-    with pytest.raises(ConfigError, match=r"a\.jsonl: is there already"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl: already exists"):
         MessageLogWriter(path).open()
     with pytest.raises(SinkUnavailable, match="cannot be written: No such file or directory"):
         MessageLogWriter(tmp_path / "none" / "a.jsonl").open()
@@ -233,17 +233,15 @@ def test_a_recording_that_changed_is_refused_when_it_is_opened(tmp_path: Path) -
     path.write_bytes(longer)
     assert bare(read_log(MessageLogSource([path]), position)) == MESSAGES[2:]
     for text, why in (
-        (whole.replace(b"shop", b"ship", 1), "the text before that place is another one"),
+        (whole.replace(b"shop", b"ship", 1), "the text before that position differs"),
         (whole[:-5], "no line ends there"),
         (whole[:-1] + b" \n", "no line ends there"),
     ):
         path.write_bytes(text)
-        with pytest.raises(
-            DataError, match=rf"a\.jsonl: was read up to byte {position.offset} .*: {why}; give the old"
-        ):
+        with pytest.raises(DataError, match=rf"a\.jsonl: was read up to byte {position.offset} .*: {why}; restore it"):
             MessageLogSource([path]).open(position)
     path.unlink()
-    with pytest.raises(DataError, match="no longer among the input"):
+    with pytest.raises(DataError, match="and is missing"):
         MessageLogSource([path]).open(position)
 
 

@@ -34,4 +34,4 @@ def test_another_client_is_suspected_only_when_we_are_thrown_out(
 ) -> None:
     """Several times in a row, soon, by a broker that lets us in again at once; said once."""
     lose(Connection(BROKER, "daemon", Handlers()), *lasted)
-    assert caplog.text.count("perhaps another client connects as 'daemon'") == told
+    assert caplog.text.count("if another client connects as 'daemon'") == told

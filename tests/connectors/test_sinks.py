@@ -166,7 +166,7 @@ def test_a_closed_reader_is_told_and_nothing_else_breaks() -> None:
     with os.fdopen(writer, "wb") as stream:
         sink = StdoutSink(JsonEncoder(), stream)
         sink.open(None)
-        with pytest.raises(SinkUnavailable, match="the reader has gone") as caught:
+        with pytest.raises(SinkUnavailable, match="closed by its reader") as caught:
             sink.write(ramp_outputs())
         assert isinstance(caught.value.__cause__, BrokenPipeError)
         sink.close()

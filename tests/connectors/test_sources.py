@@ -78,7 +78,7 @@ def test_a_line_without_end_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch
 def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon started without standard input refuses to start; one that was not opened says so."""
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(ConfigError, match="standard input: expected lines, got none: it is closed"):
+    with pytest.raises(ConfigError, match="standard input: expected lines, got a closed descriptor"):
         StdinSource(False).open(None)
     with pytest.raises(SourceUnavailable, match="standard input: not open"):
         StdinSource(False).poll(1, 0.0)
@@ -145,7 +145,7 @@ def test_a_position_of_another_input_is_told(tmp_path: Path) -> None:
     """Continuing in a file that is not among the input is refused, not begun anew."""
     path = tmp_path / "a.csv"
     path.write_text("time,flow\n1,2\n")
-    with pytest.raises(DataError, match=r"b\.csv: was read up to byte 3 and is no longer among the input"):
+    with pytest.raises(DataError, match=r"b\.csv: was read up to byte 3 and is missing"):
         drain(FileSource([path], "csv", 1), Position("b.csv", 3))
 
 

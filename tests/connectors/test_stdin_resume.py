@@ -44,15 +44,15 @@ def test_the_same_input_fed_again_is_left_out_as_far_as_it_was_processed(caplog:
     assert keyed_lines(rest) == keyed_lines(whole[11:])
     assert {message.header for message in rest} == {b"time,flow"}
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert f"lines: is fed again; its first {position.offset} bytes are left out" in caplog.text
+    assert f"lines: is the same input again; its first {position.offset} bytes are skipped" in caplog.text
 
 
 def test_an_input_that_changed_behind_its_beginning_is_refused() -> None:
     """It is neither the same nor a new one."""
     position = position_of(through_pipe(fixed_portions(TABLE), header=True)[10])
     for text, why in (
-        (TABLE[:5000] + b"#" + TABLE[5001:], "its beginning is another one"),
-        (TABLE[: position.offset - 3] + b"#" + TABLE[position.offset - 2 :], "the text before that place is another"),
+        (TABLE[:5000] + b"#" + TABLE[5001:], "its beginning differs"),
+        (TABLE[: position.offset - 3] + b"#" + TABLE[position.offset - 2 :], "the text before that position differs"),
         (TABLE[:70_000], "it ends after 70,000 bytes"),
         (TABLE[:7], "it ends after 7 bytes"),
     ):
@@ -75,16 +75,16 @@ def test_the_first_byte_that_differs_decides(caplog: pytest.LogCaptureFixture) -
     assert position_of(message).offset == 12
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage() == (
-        "lines: begins with something else than what was read before: it is taken for a new input"
-    )
+    assert record.getMessage() == ("lines: begins differently than the input before: it is a new input")
 
 
 def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """From a pipe and from a file: it ends, one line at info tells why and how to begin anew."""
     caplog.set_level(logging.INFO)
     position = position_of(through_pipe(fixed_portions(TABLE), header=True)[-1])
-    said = "lines: was read to its end before; begin anew with `stream-gru state reset CONFIG --source lines`"
+    said = (
+        "lines: was read to its end before; read from the beginning with `stream-gru state reset CONFIG --source lines`"
+    )
     assert through_pipe(fixed_portions(TABLE), True, position, "lines") == []
     assert caplog.records[-1].getMessage() == said
     caplog.clear()
@@ -110,7 +110,7 @@ def test_a_file_as_standard_input_goes_on_and_a_changed_one_is_refused(tmp_path:
         (first, *_) = source.poll(1000, 0.0)
         assert first.payload.splitlines()[0] == TABLE[position.offset :].splitlines()[0]
         assert first.header == b"time,flow"
-    for text, why in ((b"#" + TABLE, "its beginning is another one"), (TABLE[:9], "it ends after 9 bytes")):
+    for text, why in ((b"#" + TABLE, "its beginning differs"), (TABLE[:9], "it ends after 9 bytes")):
         with redirected(tmp_path / "a.csv", text) as source, pytest.raises(DataError, match=f"standard input: .*{why}"):
             source.open(position)
 
@@ -135,14 +135,14 @@ def test_a_line_that_had_no_end_is_not_handed_on_twice(
     messages = through_pipe(chunks, True, position_of(last))
     assert [line for _, _, line in keyed_lines(messages)] == more
     assert all(message.header == b"a,b" for message in messages)
-    assert ("what was added to it is left out" in caplog.text) == told
+    assert ("what was added to it is skipped" in caplog.text) == told
 
 
 def test_a_position_that_cannot_be_read_is_refused() -> None:
     """Nothing is guessed where what was kept does not tell how the input began."""
     with pipe() as (reader, _):
         for check in ("", "a b", "a b c", "a b eJw="):
-            with pytest.raises(DataError, match="what was kept of it cannot be read"):
+            with pytest.raises(DataError, match="the stored prefix is not valid"):
                 StdinSource(False, reader).open(Position("stdin", 9, check))
 
 

@@ -120,10 +120,10 @@ def test_a_lost_source_is_found_again(caplog: pytest.LogCaptureFixture) -> None:
     assert inner.opened == [Position("s", 9)] * 6 + [Position("s", 2)] * 3
     assert source.health().reconnects == 1  # the first time it was found, not found again
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("WARNING", "s: not available, trying again: no such device"),
+        ("WARNING", "s: not available, retrying: no such device"),
         ("INFO", "s: available again"),
-        ("WARNING", "s: not available, trying again: no such device"),
-        ("WARNING", "s: not available, trying again: asleep"),
+        ("WARNING", "s: not available, retrying: no such device"),
+        ("WARNING", "s: not available, retrying: asleep"),
         ("INFO", "s: available again"),
     ]
     source.close()
@@ -244,8 +244,8 @@ def test_a_thread_that_hangs_is_left_alone_and_not_doubled(
     source.open(None)
     assert entered.wait(5)
     source.close()
-    assert "still busy" in caplog.text
-    with pytest.raises(SourceUnavailable, match="still busy"):
+    assert "still running" in caplog.text
+    with pytest.raises(SourceUnavailable, match="still stopping"):
         source.open(None)
     release.set()
     monkeypatch.setattr("stream_gru.connectors.sources.threaded._CLOSE_S", 5.0)

@@ -133,9 +133,9 @@ def test_the_comparison_has_a_row_for_each_way(tmp_path: Path, monkeypatch: pyte
 def test_every_way_of_the_comparison_is_a_training_configuration() -> None:
     """Unrolled or not, windowed or stateful, three cells: each is a valid configuration."""
     import tomli_w
-    from stream_gru.connectors.registry import CATALOG
 
     from stream_gru.config import parse_config
+    from stream_gru.connectors.registry import CATALOG
     from stream_gru.examples.recipes.compare import WAYS
     from stream_gru.examples.recipes.recipe import load_recipe, merged
 

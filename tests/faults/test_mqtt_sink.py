@@ -341,7 +341,7 @@ def test_closing_waits_for_what_is_left_but_not_for_ever(broker: Broker, caplog:
         assert thread is not None
         assert not thread.is_alive()
         broker.thaw()
-    assert "3 outputs were not confirmed" in caplog.text
+    assert "3 outputs were not acknowledged" in caplog.text
 
 
 def test_a_sink_that_is_not_open_says_so() -> None:

@@ -113,14 +113,14 @@ def test_a_lost_session_is_counted_and_old_acknowledgements_stay_away(broker: Br
         broker.forget()
         broker.start()
         wait_for(lambda: source.health().sessions_lost == 1)
-        wait_for(lambda: source.health().connected and not source._subscriptions._asked)
+        wait_for(lambda: source.health().connected and not source._subscriptions._subscribing)
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(5, 100))
         assert message_numbers(receive(source, 5)) == list(range(100, 105))
         receipts = source.processed_packets(old[-1].position)
-        assert (receipts.packets, receipts.forget) == ({}, True)
+        assert (receipts.packets, receipts.new_session) == ({}, True)
         commit_message(source, old[-1])
-        assert not source.processed_packets(old[-1].position).forget
+        assert not source.processed_packets(old[-1].position).new_session
     with open_source(broker) as source:
         assert message_numbers(receive(source, 5)) == list(range(100, 105))
 

@@ -159,7 +159,7 @@ def test_a_port_is_opened_by_one_program_only(plugged: SerialDevice) -> None:
     """The second one is told why."""
     first, second = serial_source(plugged.link), serial_source(plugged.link)
     first.open(None)
-    with pytest.raises(SourceUnavailable, match="another program has it open"):
+    with pytest.raises(SourceUnavailable, match="another program uses it"):
         second.open(None)
     first.close()
     second.open(None)
@@ -183,7 +183,7 @@ def test_what_a_port_promises_is_told_once(plugged: SerialDevice, caplog: pytest
         source.open(None)
         source.close()
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("INFO", "port: at most once: what is sent while nobody reads is lost")
+        ("INFO", "port: at most once: what is sent while the port is closed is lost")
     ]
 
 
@@ -193,10 +193,10 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(
     """The names that stay are listed."""
     monkeypatch.setattr("stream_gru.connectors.sources.serial._PLACES", ((str(tmp_path), "usb-*"),))
     source = serial_source(tmp_path / "ttyUSB7")
-    with pytest.raises(SourceUnavailable, match="ttyUSB7: no such device; there is none at all"):
+    with pytest.raises(SourceUnavailable, match="ttyUSB7: no such device; existing ports: none"):
         source.open(None)
     (tmp_path / "usb-Arduino_1").touch()
-    with pytest.raises(SourceUnavailable, match=r"no such device; there are: /.*/usb-Arduino_1$"):
+    with pytest.raises(SourceUnavailable, match=r"no such device; existing ports: /.*/usb-Arduino_1$"):
         source.open(None)
 
 
@@ -204,7 +204,7 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(
     ("failure", "said"),
     [
         (serial.SerialException(errno.EACCES, "no"), "add the user to the group dialout"),
-        (serial.SerialException(errno.EBUSY, "no"), "another program has it open"),
+        (serial.SerialException(errno.EBUSY, "no"), "another program uses it"),
         (serial.SerialException("Could not configure port: (5, 'Input/output error')"), "Could not configure port"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
     ],

@@ -229,7 +229,7 @@ def end(
     assert of_source(daemon, "source_sessions_lost_total") == sessions_lost
     said = daemon.stop()
     assert "unaccounted" not in said
-    assert said.count("the broker has lost the session") == sessions_lost
+    assert said.count("the broker lost the session") == sessions_lost
     return said
 
 

@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from stream_gru.connectors.registry import CATALOG
-from stream_gru.connectors.datasets import read_files
 
 from stream_gru.cli.group import cli
 from stream_gru.config import Config, load_config
+from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import BundleError, ConfigError, StreamGruError
 from stream_gru.core.types import SampleBatch
 from stream_gru.examples.simulators.write import write_pumps, write_sines

@@ -301,7 +301,7 @@ class Connection:
             log.error("broker %s: another client connects as %r; give each daemon its own client_id", name, own)
         elif was_connected or reason not in self._logged_reasons:
             what = "lost" if was_connected else "not connected"
-            log.warning("broker %s: %s (%s): %s; trying again", name, what, own, reason)
+            log.warning("broker %s: %s (%s): %s; retrying", name, what, own, reason)
             self._logged_reasons.add(reason)
         if was_connected:
             self.short_connections = self.short_connections + 1 if self._was_cut and lasted < _SOON_S else 0

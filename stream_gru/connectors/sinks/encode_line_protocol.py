@@ -5,8 +5,8 @@ r"""Rows as InfluxDB line protocol, for InfluxDB, Telegraf and VictoriaMetrics.
 Source: docs.influxdata.com, "Line protocol": in names and tags a comma, a space and (but for the measurement) an equals
 sign have a backslash before them, in text a quote and a backslash.
 
-Decision: a backslash in a name or tag is doubled, which readers take as one; left alone it would swallow the comma or
-space behind it.  A line end, which has no form at all, becomes a space.
+Decision: a backslash in a name or tag is doubled, which readers take as one; otherwise it would escape the comma or
+space after it.  A line end, which cannot be written, becomes a space.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LineEncoder:
 
 
 def _numbers(batch: PredictionBatch) -> list[bytes]:
-    """Forecasts, intervals and probabilities of each row as fields, each with a comma behind it."""
+    """Forecasts, intervals and probabilities of each row as fields, each followed by a comma."""
     spec = batch.spec
     parts = [] if batch.forecast is None else [batch.forecast]
     parts += [] if batch.lower is None or batch.upper is None else [batch.lower, batch.upper]

@@ -1,4 +1,4 @@
-"""Devices and sensors that appear in Home Assistant by themselves: one device for each stream.
+"""MQTT discovery of Home Assistant: one device with sensors for each stream.
 
 Source: https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 """
@@ -47,14 +47,14 @@ class Discovery:
 
 
 def discovery(spec: OutputSpec, config: MqttSinkConfig, stream: str) -> tuple[str, bytes]:
-    """Topic and payload that make Home Assistant know a stream, its forecasts, its class and its alarm."""
+    """Topic and payload of the discovery message of a stream: its forecasts, its class and its alarm."""
     device = device_id(config, stream)
     components: dict[str, Component] = {}
     for key, component in [*_forecasts(spec, config, stream), *_classes(spec), *_alarm()]:
         component["unique_id"] = f"{device}_{key}"
         entity = re.sub(r"[^a-z0-9_]", "_", component["unique_id"].lower())
         component["default_entity_id"] = f"{component['p']}.{entity}"
-        # What is told on change only holds until it changes; availability says whether anybody is there.
+        # A value that is sent on change stays valid until it changes; availability shows whether the stream sends.
         if config.throttle != "change":
             component["expire_after"] = _expires_s(spec, config)
         components[key] = component
@@ -73,18 +73,18 @@ def discovery(spec: OutputSpec, config: MqttSinkConfig, stream: str) -> tuple[st
 
 
 def discovery_topic(config: MqttSinkConfig, device: str) -> str:
-    """Where Home Assistant looks for a device."""
+    """The discovery topic of a device."""
     return f"{config.discovery_prefix}/device/{device}/config"
 
 
 def device_id(config: MqttSinkConfig, stream: str) -> str:
-    """A name for the device that Home Assistant takes; different for each stream, and for each topic of outputs."""
+    """A device id that Home Assistant accepts; it differs by stream and by topic of outputs."""
     plain = config.topic == DEFAULT_TOPIC
     return safe(f"stream_gru_{stream}", "" if plain else config.topic)
 
 
 def safe(name: str, besides: str = "") -> str:
-    """The name with only letters, digits, ``_`` and ``-``; where that changes it, a hash keeps it different."""
+    """The name with only letters, digits, ``_`` and ``-``, and with a hash where that changes it."""
     clean = _REFUSED.sub("_", name)
     if clean == name and not besides:
         return name
@@ -140,13 +140,13 @@ def _alarm() -> Iterator[tuple[str, Component]]:
 
 
 def _expires_s(spec: OutputSpec, config: MqttSinkConfig) -> int:
-    """After how long without an output a value counts for nothing."""
+    """Seconds without an output after which a value expires."""
     every_s = max(spec.period_s, config.interval_s if config.throttle == "interval" else 0.0)
     return max(60, round(10 * every_s))
 
 
 def duration(seconds: float) -> str:
-    """A time in words: ``90 s``, ``10 min``, ``2 h``."""
+    """A duration as text: ``90 s``, ``10 min``, ``2 h``."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g} {unit}"

@@ -62,9 +62,9 @@ class Outbox:
     # ---- for the loop -----------------------------------------------------------------------------------------------
 
     def resume(self, checkpoint: SinkCheckpoint | None) -> None:
-        """Go on with what the store has, before all that comes; None: there is no store, so that nothing is held back.
+        """Continue with the rows of the store; None: there is no store, so rows are not staged.
 
-        What it has already, because it has taken the place of another outbox, is not taken twice.
+        Rows that it already has, because it adopted another outbox, are not added twice.
         """
         if checkpoint is None:
             return
@@ -119,9 +119,9 @@ class Outbox:
             return OutboxState(rows, acked, self._last, self._stored, self.durable)
 
     def adopt(self, state: OutboxState) -> None:
-        """Go on in the place of another outbox, before anything was put in, however much it has left.
+        """Continue in the place of another outbox, before the first `put`, beyond the bound if need be.
 
-        It may have resumed from the store already: what is under way here, or was answered, is not sent again.
+        It may have resumed from the store already: rows in flight here, or acknowledged, are not sent again.
         """
         with self.changed:
             self.durable, self._last = state.durable, state.last_number

@@ -36,7 +36,7 @@ class StdoutSinkConfig(SinkTable, frozen=True, kw_only=True, tag="stdout"):
 class StdoutSink:
     """Writes rows to standard output and flushes each batch, so that a pipe sees them at once.
 
-    What has gone out cannot be taken back: after a kill rows may come again, with the id they had.
+    Written rows cannot be cut back: after a kill rows may be written again, with the same id.
     """
 
     def __init__(self, encoder: Encoder, stream: IO[bytes] | None = None) -> None:
@@ -45,18 +45,18 @@ class StdoutSink:
         self._needs_header = True
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
-        """Take standard output, unless another stream was given.  Raises SinkUnavailable when it is closed."""
+        """Use standard output, unless another stream was given.  Raises SinkUnavailable when it is closed."""
         if self._stream is None:
             if sys.stdout is None:
                 raise SinkUnavailable("standard output: closed")
             self._stream = sys.stdout.buffer
 
     def ready(self) -> bool:
-        """Whether a reader is slow shows only in `write`."""
+        """A slow reader blocks `write`."""
         return True
 
     def write(self, batch: PredictionBatch) -> None:
-        """Write all rows.  Raises SinkUnavailable when the reader has gone or the disk behind it is full."""
+        """Write all rows.  Raises SinkUnavailable when the reader has closed it or the disk behind it is full."""
         data = self._encoder.header(batch.spec, batch.alarm is not None) if self._needs_header else b""
         self._needs_header = False
         data += encode_once(self._encoder, batch)
@@ -67,27 +67,27 @@ class StdoutSink:
             self._stream.flush()
         except BrokenPipeError as error:
             _discard_rest(self._stream)
-            raise SinkUnavailable("standard output: the reader has gone") from error
+            raise SinkUnavailable("standard output: closed by its reader") from error
         except OSError as error:
             raise SinkUnavailable(f"standard output: cannot be written: {error.strerror}") from error
 
     def flush(self) -> FlushResult:
-        """Everything is out already; a pipe knows no durability."""
+        """Everything was flushed by `write`."""
         return FlushResult()
 
     def committed(self) -> None:
-        """Nothing waits for it."""
+        """Nothing to do."""
 
     def close(self) -> None:
-        """Standard output belongs to the caller."""
+        """Standard output stays open."""
 
     def health(self) -> SinkHealth:
-        """Standard output is there until its reader goes, which `write` tells."""
+        """Connected once it is open."""
         return SinkHealth(connected=self._stream is not None)
 
 
 def _discard_rest(stream: IO[bytes]) -> None:
-    """What is left in the buffer can never be written; without this the interpreter complains at exit."""
+    """Drop what is left in the buffer, which otherwise fails at exit of the interpreter."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -43,13 +43,13 @@ class _LastOutputs(KeyedState[int | _State]):
 
 
 class Throttled:
-    """Hands some rows on to ``sink``; nothing depends on how the rows were cut into batches.
+    """Passes some rows on to ``sink``, independently of how rows are grouped into batches.
 
     ``interval``  the first output of each stream in each ``interval_s`` of event time, counted from 1970
     ``change``    an output whose class, alarm or trust differs from that of the stream's output before it
 
-    ``state`` holds, for each stream, what its next output is compared with; it is stored, so that a restart lets
-    nothing more through.  What was stored with another mode or interval does not count.
+    ``state`` holds, for each stream, what its next output is compared with; it is stored, so that a restart passes no
+    additional rows.  State of another mode or interval is ignored.
 
     The first output of a stream and each after a reset (but for those of the windowed regime) always pass.
     """
@@ -60,16 +60,16 @@ class Throttled:
         self.state = _LastOutputs(self._interval_ns)
 
     def stream_status(self, stream: str, online: bool) -> None:
-        """Pass on to a sink that shows it."""
+        """Pass on, where the sink tracks streams."""
         if isinstance(self._sink, TracksStreams):
             self._sink.stream_status(stream, online)
 
     def handoff(self) -> OutboxState:
-        """What the sink has not finished; nothing where it keeps no outputs."""
+        """The unfinished rows of the sink, if it has an outbox."""
         return self._sink.handoff() if isinstance(self._sink, HandsOver) else OutboxState()
 
     def adopt(self, state: OutboxState) -> None:
-        """Pass on to a sink that keeps outputs."""
+        """Pass on, where the sink has an outbox."""
         if isinstance(self._sink, HandsOver):
             self._sink.adopt(state)
 
@@ -78,7 +78,7 @@ class Throttled:
         self._sink.open(checkpoint)
 
     def ready(self) -> bool:
-        """Whether the sink is."""
+        """Whether the sink is ready."""
         return self._sink.ready()
 
     def write(self, batch: PredictionBatch) -> None:
@@ -86,7 +86,7 @@ class Throttled:
         rows, last = self._passing(batch)
         if rows:
             self._sink.write(batch if len(rows) == len(batch) else batch.take(np.array(rows, np.int64)))
-        # Only now: a batch that could not be written comes again.
+        # After the write: a batch that could not be written is written again.
         for name, key in last.items():
             if self.state.get(name) != key:
                 self.state.put(name, key)
@@ -96,7 +96,7 @@ class Throttled:
         return self._sink.flush()
 
     def committed(self) -> None:
-        """Tell the sink."""
+        """Pass on to the sink."""
         self._sink.committed()
 
     def close(self) -> None:
@@ -104,11 +104,11 @@ class Throttled:
         self._sink.close()
 
     def health(self) -> SinkHealth:
-        """How the sink is doing."""
+        """The health of the sink."""
         return self._sink.health()
 
     def _passing(self, batch: PredictionBatch) -> tuple[list[int], dict[str, int | _State]]:
-        """Rows that pass, and what they leave to be compared with."""
+        """Rows that pass, and the state that they leave."""
         keys: Sequence[int | _State] = (
             (batch.time_ns // self._interval_ns).tolist() if self._mode == "interval" else _states(batch)
         )
@@ -124,7 +124,7 @@ class Throttled:
 
 
 def _states(batch: PredictionBatch) -> list[_State]:
-    """What makes an output another one: class (or set of classes), alarm, trust."""
+    """Class (or set of classes), alarm and trust of each output."""
     trusted = batch.scorable.tolist()
     alarm = [None] * len(batch) if batch.alarm is None else batch.alarm.tolist()
     return list(zip(_classes(batch), alarm, trusted, strict=True))

@@ -1,6 +1,6 @@
-"""Framing: where one record ends and the next begins in a stream of bytes that may begin, break and end anywhere.
+"""Framing: cuts a stream of bytes, which may start and end anywhere, into records.
 
-A framer gives the same frames wherever the bytes are cut into portions.  It holds at most one frame.
+The frames do not depend on how the bytes are cut into portions.  A framer holds at most one frame.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ class Framer(Protocol):
     """Cuts bytes into frames."""
 
     def feed(self, data: bytes) -> list[bytes | DropReason]:
-        """Return the frames that ``data`` completes, in order; a reason stands for a frame that cannot be used."""
+        """Return the frames that ``data`` completes, in order; a reason stands for an unusable frame."""
         ...
 
 
 class LineFramer:
-    r"""Lines that end with LF or CR LF, without their ends; blank lines are nothing.
+    r"""Lines that end with LF or CR LF, without their ends; blank lines are skipped.
 
     ``max_bytes`` bounds a line without its end: a longer one is OVERLONG_LINE once, and skipped.  ``discard_first``:
-    what comes before the first line end is the rest of a line whose beginning nobody saw.
+    skip what comes before the first line end, the rest of a line that began earlier.
     """
 
     def __init__(self, max_bytes: int, discard_first: bool = True) -> None:
@@ -46,9 +46,9 @@ class LineFramer:
 
 
 class CobsFramer:
-    """Frames that end with a zero byte and hold none, as COBS makes them; what is inside is the decoder's business.
+    """Frames that end with a zero byte and hold none, as COBS makes them; they are returned encoded.
 
-    No bytes between two zeros are nothing.  ``max_bytes`` bounds a frame as it is sent, without its zero: a longer one
+    Empty frames are skipped.  ``max_bytes`` bounds a frame as it is sent, without its zero: a longer one
     is OVERLONG_LINE once, and skipped.  ``discard_first``: see `LineFramer`.
     """
 
@@ -67,8 +67,8 @@ class _Cutter:
     def __init__(self, end: bytes, max_bytes: int, discard_first: bool) -> None:
         self._end, self._max_bytes = end, max_bytes
         self._rest = b""
-        self._discarding = discard_first  # the piece in hand began before we listened
-        self._skipping = False  # the piece in hand has been told to be too long
+        self._discarding = discard_first  # the current piece began earlier
+        self._skipping = False  # the current piece was reported as too long
 
     def feed(self, data: bytes) -> list[bytes | None]:
         *pieces, rest = (self._rest + data).split(self._end)
@@ -79,7 +79,7 @@ class _Cutter:
             elif len(piece) > self._max_bytes:
                 found.append(None)
             elif self._discarding:
-                log.debug("%d bytes before the first line end are left out", len(piece))
+                log.debug("%d bytes before the first line end are skipped", len(piece))
             else:
                 found.append(piece)
             self._discarding = self._skipping = False

@@ -129,7 +129,7 @@ def index_of(paths: Sequence[Path], position: Position, name: str) -> int:
     if new:
         more = f" and {len(new) - 1:,} more" if len(new) > 1 else ""
         log.warning(
-            "%s: %s%s is new and sorts before %s, which was being read: it is skipped",
+            "%s: %s%s: new and sorting before %s, which was being read; skipped",
             name,
             new[0],
             more,

@@ -1,8 +1,8 @@
 """A serial port: a device file, or any URL of pyserial (``socket://``, ``rfc2217://``, ``loop://``, ``hwgrep://``).
 
-Nothing on a serial line is acknowledged or kept: what is sent while nobody reads is lost (at most once).  Opening a
-port raises DTR, which restarts most Arduinos, and may catch a device in the middle of a line, which is left out; a
-device that counts its samples lets the gap be seen.
+A serial line has no acknowledgements and no storage: what is sent while the port is closed is lost (at most once).
+Opening a port raises DTR, which restarts most Arduinos, and may start in the middle of a line, which is skipped; a
+device that counts its samples makes such gaps visible.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _NETWORK = ("socket", "rfc2217")
 _HINTS = {
     errno.EACCES: "permission denied; add the user to the group dialout: sudo usermod -aG dialout USER",
     errno.EPERM: "permission denied; add the user to the group dialout: sudo usermod -aG dialout USER",
-    errno.EAGAIN: "another program has it open",
-    errno.EBUSY: "another program has it open",
+    errno.EAGAIN: "another program uses it",
+    errno.EBUSY: "another program uses it",
 }
 
 
@@ -109,8 +109,8 @@ class SerialSourceConfig(SourceTable, frozen=True, kw_only=True, tag="serial"):
         return SerialSource(self, name=context.name)
 
     def delivery_warnings(self, broker: BrokerConfig | None) -> Iterator[str]:
-        """A serial line keeps nothing."""
-        yield "a serial port repeats nothing: what is sent while nobody reads is lost (at most once)"
+        """A serial line has no acknowledgements."""
+        yield "a serial port has no acknowledgements: what is sent while the port is closed is lost (at most once)"
 
     def checks(self) -> Iterator[Check]:
         """Whether the port exists and may be opened."""
@@ -124,10 +124,10 @@ class SerialSourceConfig(SourceTable, frozen=True, kw_only=True, tag="serial"):
 
 
 class SerialSource:
-    """Frames of one port, each a message stamped with the time at which its last bytes were read.
+    """Frames of one port, each a message with the time at which its last bytes were read.
 
     Positions number the messages.  ``opener`` makes a port of a name or URL as `serial.serial_for_url` does.  After a
-    loss `open` begins anew.  Raises ConfigError for a URL that pyserial does not know.
+    loss `open` starts over.  Raises ConfigError for a URL that pyserial does not know.
     """
 
     def __init__(
@@ -146,17 +146,17 @@ class SerialSource:
         self._framer = self._new_framer()
         self._port: Any = None
         self._selectable = False
-        self._waiting: deque[RawMessage] = deque()
+        self._frames: deque[RawMessage] = deque()
         self._number = 0
-        self._told = False
+        self._logged = False
 
     def open(self, position: Position | None) -> None:
-        """Open the port; messages are numbered on from ``position``.
+        """Open the port; messages are numbered from ``position`` on.
 
-        Raises SourceUnavailable, with what to do, and ConfigError for settings that the port does not have.
+        Raises SourceUnavailable with advice, and ConfigError for settings that the port does not support.
         """
         self.close()
-        self._tell_once()
+        self._log_risks()
         config = self._config
         try:
             self._port = self._opener(
@@ -167,11 +167,11 @@ class SerialSource:
                 stopbits=config.stop_bits,
                 timeout=0,
                 rtscts=False,
-                # Of a network port pyserial would take it and do nothing.
+                # pyserial accepts it for a network port without effect.
                 exclusive=(config.exclusive or None) if self._scheme not in _NETWORK else None,
             )
         except (OSError, termios.error) as error:
-            raise SourceUnavailable(self._explained(error)) from error
+            raise SourceUnavailable(self._reason(error)) from error
         except ValueError as error:
             raise ConfigError(f"{config.port}: cannot be opened with these settings: {error}") from error
         self._selectable = _has_descriptor(self._port)
@@ -179,31 +179,31 @@ class SerialSource:
         self._number = max(self._number, position.offset if position is not None else 0)
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
-        """Return the frames that are there, waiting at most ``timeout_s`` seconds.
+        """Return received frames, waiting at most ``timeout_s`` seconds.
 
-        Raises SourceUnavailable when the device is gone; what it had begun to send is then forgotten.
+        Raises SourceUnavailable when the device is lost; an incomplete frame is then dropped.
         """
-        if not self._waiting:
+        if not self._frames:
             self._take(self._read(timeout_s))
-        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+        return [self._frames.popleft() for _ in range(min(limit, len(self._frames)))]
 
     def commit(self, position: Position) -> None:
         """A serial line has no acknowledgement: at most once."""
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Close the port."""
         port, self._port = self._port, None
         if port is None:
             return
         connection = getattr(port, "_socket", None)
-        with suppress(OSError, termios.error):  # it may be gone
+        with suppress(OSError, termios.error):  # it may be lost
             port.close()
-        if connection is not None:  # pyserial forgets a connection that the other side has ended
+        if connection is not None:  # pyserial leaves a connection open that the peer has closed
             connection.close()
 
     def health(self) -> SourceHealth:
         """Connected while the port is open."""
-        return SourceHealth(connected=self._port is not None, queued=len(self._waiting))
+        return SourceHealth(connected=self._port is not None, queued=len(self._frames))
 
     def _read(self, timeout_s: float) -> bytes:
         port = self._port
@@ -213,7 +213,7 @@ class SerialSource:
             if self._selectable:
                 ready = select.select([port], [], [], timeout_s)[0]
                 return bytes(port.read(_CHUNK_BYTES)) if ready else b""
-            if port.timeout != timeout_s:  # rfc2217:// asks its server each time it is set
+            if port.timeout != timeout_s:  # rfc2217:// sends a request each time it is set
                 port.timeout = timeout_s
             return bytes(port.read(max(1, min(port.in_waiting, _CHUNK_BYTES))))
         except (OSError, termios.error) as error:  # SerialException is an OSError
@@ -227,32 +227,32 @@ class SerialSource:
             self._number += 1
             payload, fault = (b"", frame) if isinstance(frame, DropReason) else (frame, None)
             position = Position(self._name, self._number)
-            self._waiting.append(RawMessage(payload, key, b"", arrival_ns, position, "", fault, self._name))
+            self._frames.append(RawMessage(payload, key, b"", arrival_ns, position, "", fault, self._name))
 
     def _new_framer(self) -> Framer:
         kind = CobsFramer if self._config.framing == "cobs" else LineFramer
         return kind(self._config.max_frame_bytes)
 
-    def _tell_once(self) -> None:
-        """What is promised of this port, and who may be on it."""
-        if self._told:
+    def _log_risks(self) -> None:
+        """Log once what this port cannot guarantee."""
+        if self._logged:
             return
-        self._told = True
-        log.info("%s: at most once: what is sent while nobody reads is lost", self._name)
+        self._logged = True
+        log.info("%s: at most once: what is sent while the port is closed is lost", self._name)
         if self._scheme in _NETWORK and not _is_loopback(urlsplit(self._config.port).hostname or ""):
-            log.warning("%s: anybody on the network can read and write it: there is no authentication", self._name)
+            log.warning("%s: no authentication: anyone on the network can read and write it", self._name)
 
-    def _explained(self, error: Exception) -> str:
+    def _reason(self, error: Exception) -> str:
         port, code = self._config.port, error.errno if isinstance(error, OSError) else None
         if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO) and not self._scheme:
             found = _candidates()
-            return f"{port}: no such device; " + (f"there are: {', '.join(found)}" if found else "there is none at all")
+            return f"{port}: no such device; existing ports: {', '.join(found) or 'none'}"
         hint = _HINTS.get(code) if code is not None else None
         return f"{port}: cannot be opened: {hint or error}"
 
 
 def _has_descriptor(port: Any) -> bool:
-    """Whether it can be waited for with `select`; otherwise reading waits."""
+    """Whether `select` can wait for it; otherwise `read` blocks."""
     try:
         return isinstance(port.fileno(), int)
     except (AttributeError, OSError, ValueError):
@@ -260,7 +260,7 @@ def _has_descriptor(port: Any) -> bool:
 
 
 def _candidates() -> list[str]:
-    """Ports of this machine, those with a name that stays first; at most eight."""
+    """Ports of this machine, stable names first; at most eight."""
     found = [str(path) for folder, pattern in _PLACES for path in sorted(Path(folder).glob(pattern))]
     return found[:8]
 

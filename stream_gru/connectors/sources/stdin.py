@@ -102,7 +102,9 @@ class StdinSource:
             try:
                 self._descriptor = sys.stdin.fileno()
             except (AttributeError, OSError, ValueError) as error:  # closed, or replaced by something without one
-                raise ConfigError("standard input: is closed; start with < FILE or in a pipe") from error
+                raise ConfigError(
+                    "standard input: expected lines, got a closed descriptor; start with < FILE or in a pipe"
+                ) from error
         self._restart(position)
         if position is None:
             return
