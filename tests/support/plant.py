@@ -224,7 +224,7 @@ def end(
     assert dropped(daemon) == (lost or {})
     received, applied = (of_source(daemon, f"samples_{name}_total") for name in ("received", "applied"))
     assert received == applied + sum((lost or {}).values())
-    assert of_source(daemon, "sequence_missing_total") == missing
+    assert of_source(daemon, "device_seq_missing_total") == missing
     assert (of_source(daemon, "source_reconnects_total") > 0) is reconnected
     assert of_source(daemon, "source_sessions_lost_total") == sessions_lost
     said = daemon.stop()
