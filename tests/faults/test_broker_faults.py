@@ -281,7 +281,7 @@ def test_what_is_too_large_holds_nothing_up(tmp_path: Path) -> None:
         wait_for(lambda: of_sink(daemon, "sink_queue") == 0)
         assert of_sink(daemon, "sink_reconnects_total") == 0
         said = end(daemon, lost={"too_large": 1})
-        assert said.count("the broker takes at most 1250 bytes") == 1
+        assert said.count("the broker accepts 1250 bytes at most") == 1
 
 
 def test_what_the_connection_does_not_take_is_missing_by_the_counter(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class ReloadableDaemon:
 
     def reload(self) -> bool:
         """Send SIGHUP and return whether the configuration was taken."""
-        before = {result: self._reloads(result) for result in ("ok", "refused")}
+        before = {result: self._reloads(result) for result in ("ok", "rejected")}
         self.daemon.hang_up()
         done = wait_for(lambda: [one for one, n in before.items() if self._reloads(one) > n], what="the reload")
         assert self.daemon.metric("stream_gru_config_last_reload_successful") == (done == ["ok"])
