@@ -135,7 +135,7 @@ def test_commands_over_http(system: OperatedDaemon) -> None:
     wait_for(lambda: len(system.predictions()) == 5)
     assert system.predictions()[-1]["status"] != "ok"
     assert system.daemon.metric('stream_gru_commands_total{action="reset",result="ok"}') == 1
-    assert system.daemon.metric('stream_gru_commands_total{action="reset",result="refused"}') == 2
+    assert system.daemon.metric('stream_gru_commands_total{action="reset",result="rejected"}') == 2
 
 
 def test_commands_over_mqtt(system: OperatedDaemon) -> None:
