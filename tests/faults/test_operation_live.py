@@ -170,7 +170,7 @@ def test_a_stream_that_stops_is_noticed_and_comes_back(system: OperatedDaemon) -
     assert wait_for(lambda: system.peer.payloads(topic))[-1] == b"online"
     wait_for(lambda: system.daemon.metric("stream_gru_streams_idle") == 1)
     wait_for(lambda: system.peer.payloads(topic)[-1] == b"offline")
-    assert system.streams() == {"dev-0": "silent"}
+    assert system.streams() == {"dev-0": "idle"}
     system.send()
     wait_for(lambda: system.peer.payloads(topic)[-1] == b"online")
     wait_for(lambda: system.daemon.metric("stream_gru_streams_idle") == 0)
