@@ -134,7 +134,7 @@ def test_an_existing_stream_is_replaced_only_on_request(tmp_path: Path) -> None:
             replaced = run_command("state", "import", str(here), str(tmp_path / "more.json"), "--replace")
             assert (replaced.returncode, replaced.stderr.splitlines()) == (
                 0,
-                ["stream dev-0: imported; left out, as no such source is here: clock:x", "1 streams imported"],
+                ["stream dev-0: imported; skipped components that do not exist here: clock:x", "1 streams imported"],
             )
             other = model()
             other.reset_damaged("dev-1", ResetReason.COMMAND)
