@@ -42,7 +42,7 @@ def train_gate(bundle: Bundle, segments: list[Segment]) -> list[EngineParity]:
 
 
 @pytest.fixture(scope="module")
-def trained_bundle() -> Bundle:
+def bundle() -> Bundle:
     """A model of one quantity and one embedded category, with its flatbuffer."""
     return make_bundle(channels=1, targets=1, categories=(6,), embedding=3, with_tflite=True)
 
