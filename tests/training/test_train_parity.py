@@ -75,5 +75,5 @@ def test_a_flatbuffer_wrong_only_in_other_segments_is_found(
     monkeypatch.setattr("stream_gru.model.parity.RANDOM_SAMPLES", 1)
     keras_is_right = replace(wrong, weights=weights, tflite=bundle.tflite)
     train_gate(keras_is_right, [longest])
-    with pytest.raises(ParityError, match=r"litert \(run \d, batch\)"):
+    with pytest.raises(ParityError, match=r"litert \(segment \d, batch\)"):
         train_gate(keras_is_right, [longest, *others])
