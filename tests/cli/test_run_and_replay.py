@@ -108,7 +108,7 @@ def test_closed_standard_input_is_rejected(tmp_path: Path) -> None:
     """Exit code 2 at once, since it cannot open again."""
     done = run_command("run", run_file(tmp_path), stdin=None)
     assert done.returncode == 2
-    assert "standard input: expected lines, got none" in done.stderr
+    assert "standard input: expected lines, got a closed descriptor" in done.stderr
 
 
 def test_a_missing_recording_is_an_error(tmp_path: Path) -> None:

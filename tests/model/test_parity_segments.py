@@ -37,7 +37,7 @@ def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def parity_bundle() -> Bundle:
+def bundle() -> Bundle:
     """A model of one quantity and one learnt category."""
     return make_bundle(channels=1, targets=1, categories=(6,), embedding=3)
 
