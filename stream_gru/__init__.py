@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         Status,
     )
     from stream_gru.model.bundle import Bundle, load_bundle
-    from stream_gru.model.engines.base import EngineBase
+    from stream_gru.model.engines.registry import EngineBase
     from stream_gru.pipeline.alarms import AlarmRule
     from stream_gru.pipeline.pipeline import Pipeline
 
@@ -60,7 +60,7 @@ _NAMES = {
         "Status",
     ),
     "model.bundle": ("Bundle", "load_bundle"),
-    "model.engines.base": ("EngineBase",),
+    "model.engines.registry": ("EngineBase",),
     "pipeline.alarms": ("AlarmRule",),
     "pipeline.pipeline": ("Pipeline",),
 }

@@ -16,14 +16,14 @@ import numpy as np
 
 from stream_gru.cli.group import ENGINE, FiniteRange
 from stream_gru.config.run_schema import SourceInputConfig
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.encoders import JsonEncoder
 from stream_gru.connectors.sources.stdin import StdinSourceConfig
 from stream_gru.core.protocols import Engine
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import F32, NS_PER_S, RawMessage
 from stream_gru.model.bundle import Bundle, load_bundle
 from stream_gru.model.engines.registry import load_engine
-from stream_gru.model.text_table import table
+from stream_gru.model.explain import table
 from stream_gru.runtime.resolved_config import resolve_bundle
 from stream_gru.runtime.run_summary import resident_mib
 from stream_gru.runtime.wiring import build_runtime

@@ -10,7 +10,7 @@ import tomli_w
 
 from stream_gru.cli.group import CommandGroup
 from stream_gru.config import check_purpose, load_config, sample_config
-from stream_gru.config.show import effective
+from stream_gru.config.printing import effective
 from stream_gru.connectors.registry import CATALOG
 
 

@@ -23,8 +23,7 @@ from stream_gru.core.errors import ConfigError
 from stream_gru.core.prediction import Prediction, prediction_at
 from stream_gru.core.types import PredictionBatch, SinkHealth
 from stream_gru.model.bundle import load_bundle
-from stream_gru.model.engines.base import TimedEngine
-from stream_gru.model.engines.registry import load_engine
+from stream_gru.model.engines.registry import TimedEngine, load_engine
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.health import HealthReporter

@@ -21,7 +21,7 @@ from stream_gru.config import Config, load_config, require_running
 from stream_gru.connectors.folders import check_folder
 from stream_gru.connectors.mqtt.broker_check import check_broker
 from stream_gru.connectors.registry import CATALOG
-from stream_gru.connectors.sources.serial_check import serial_ports
+from stream_gru.connectors.sources.serial import serial_ports
 from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import BundleError, ConfigError, StreamGruError
 from stream_gru.core.plugins import Plugin

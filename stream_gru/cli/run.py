@@ -1,4 +1,4 @@
-"""``stream-gru run``: the daemon; and what the commands that run one share: signals, log lines, the summary."""
+"""``stream-gru run`` and ``stream-gru replay``; what commands that run a pipeline share: signals, log, summary."""
 
 from __future__ import annotations
 
@@ -9,16 +9,29 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 import click
+from msgspec import structs
 
+from stream_gru.cli.group import FiniteRange, check_engine
 from stream_gru.connectors.registry import CATALOG
-from stream_gru.core.errors import SinkUnavailable
+from stream_gru.connectors.sinks.encoders import ENCODERS
+from stream_gru.connectors.sinks.file import file_sink
+from stream_gru.connectors.sinks.stdout import StdoutSink
+from stream_gru.connectors.sources.files import ReplaySourceConfig, expand, shared_stream
+from stream_gru.connectors.sources.message_log import MessageLogSource
+from stream_gru.core.errors import DataError, SinkUnavailable
+from stream_gru.core.protocols import Sink
+from stream_gru.model.bundle import load_bundle
+from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.daemon import Daemon
-from stream_gru.runtime.resolved_config import ResolvedConfig, delivery_warnings, resolve_file
+from stream_gru.runtime.resolved_config import ResolvedConfig, delivery_warnings, resolve_bundle, resolve_file
 from stream_gru.runtime.run_summary import summary_lines
+from stream_gru.runtime.wiring import Runtime, build_runtime
 
 log = logging.getLogger(__name__)
 
@@ -112,3 +125,123 @@ class _JournalFormatter(logging.Formatter):
         """Format a record."""
         prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>"
         return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+_LEVEL = 0.9
+
+
+@click.command()
+@click.argument("model", metavar="BUNDLE|CONFIG", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write outputs to this .jsonl or .csv file (also .gz).")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    envvar="STREAM_GRU_REPLAY_FORMAT",
+    show_default=True,
+    help="Format on standard output.",
+)
+@click.option(
+    "--speed", type=FiniteRange(min=0, min_open=True), metavar="X", help="Replay X times as fast as recorded."
+)
+@click.option("--fast", is_flag=True, help="Replay as fast as possible (default).")
+@click.option("--engine", callback=check_engine, metavar="NAME", help="Use this engine.  [default: auto, or CONFIG]")
+@click.option(
+    "--interval-level",
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
+    metavar="L",
+    help="Cover the true value with probability L.  [default: 0.9, or CONFIG]",
+)
+@click.option(
+    "--batch-rows",
+    type=click.IntRange(1, 1_000_000),
+    default=1024,
+    show_default=True,
+    metavar="N",
+    help="Process N samples per batch.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print the summary.")
+def replay(
+    model: Path,
+    files: tuple[str, ...],
+    out: Path | None,
+    form: str,
+    speed: float | None,
+    fast: bool,
+    engine: str | None,
+    interval_level: float | None,
+    batch_rows: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run recorded FILES through a bundle or a daemon's configuration.
+
+    With a BUNDLE, FILES are CSV, JSON lines or Parquet; patterns such as "data/*.csv" are expanded.  With the CONFIG of
+    a daemon, FILES are recordings of `stream-gru record`: they replace the daemon's sources, and the outputs go to this
+    command's file instead of the daemon's sinks.
+    """
+    if fast and speed:
+        raise click.UsageError("--fast and --speed exclude each other")
+    sink = StdoutSink(ENCODERS[form]()) if out is None else file_sink(out, append=False)
+    with ExitStack() as stack:
+        runtime = (
+            _messages_runtime(model, files, sink, engine, interval_level, batch_rows, speed or 0.0, stack)
+            if model.is_file()
+            else _samples_runtime(model, files, sink, engine, interval_level, batch_rows, speed or 0.0)
+        )
+        daemon = Daemon(runtime)
+        stop_on_signals(daemon)
+        run_daemon(daemon, as_json=as_json, quiet=quiet)
+    if not daemon.summary.applied and not daemon.stopped:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(daemon.summary.dropped.items()))
+        raise DataError(f"{', '.join(files)}: expected at least one valid sample, got {reasons or 'no rows'}")
+
+
+def _samples_runtime(
+    path: Path, files: Sequence[str], sink: Sink, engine: str | None, level: float | None, batch_rows: int, speed: float
+) -> Runtime:
+    """The runtime that plays recorded samples."""
+    bundle, paths = load_bundle(path), expand(files)
+    source = ReplaySourceConfig(files=list(files), speed=speed)
+    config = resolve_bundle(
+        bundle, source, engine=engine or "auto", interval_level=level or _LEVEL, batch_rows=batch_rows
+    )
+    for line in shared_stream(paths, config.sources[0].fields.input.stream):
+        click.echo(line, err=True)
+    return build_runtime(config, sinks={"output": sink})
+
+
+def _messages_runtime(
+    path: Path,
+    files: Sequence[str],
+    sink: Sink,
+    engine: str | None,
+    level: float | None,
+    batch_rows: int,
+    speed: float,
+    stack: ExitStack,
+) -> Runtime:
+    """The runtime that plays recorded messages as the daemon of a configuration would process them.
+
+    Where the daemon evicts idle streams, they go to a temporary store, which ``stack`` deletes.
+    """
+    config = resolve_file(path, read_secrets=False)
+    run = structs.replace(
+        config.run,
+        engine=engine or config.run.engine,
+        interval_level=level or config.run.interval_level,
+        batch_rows=batch_rows,
+    )
+    store = None
+    if run.max_streams_policy == "evict":
+        store = Store(Path(stack.enter_context(TemporaryDirectory(prefix="stream-gru-replay-"))))
+    return build_runtime(
+        replace(config, run=run),
+        recording=MessageLogSource(expand(files)),
+        speed=speed,
+        sinks={"output": sink},
+        store=store,
+    )

@@ -13,8 +13,8 @@ from stream_gru.config import Config, load_config, require_training
 from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.registry import CATALOG
+from stream_gru.core.plugins import require_training_extra
 from stream_gru.model.bundle import Bundle, check_target, load_bundle
-from stream_gru.model.optional_packages import require_training_extra
 from stream_gru.training.evaluation.evaluate import Baselines
 from stream_gru.training.evaluation.evaluate import evaluate as evaluate_bundle
 from stream_gru.training.evaluation.scores import score_lines

@@ -12,14 +12,13 @@ from stream_gru.config.load import (
     resolve_paths,
 )
 from stream_gru.config.model_schema import ClassesConfig, ForecastConfig, LayerConfig, ModelConfig, RegularizerConfig
+from stream_gru.config.printing import effective, sample_config
 from stream_gru.config.run_schema import (
     DeadLetterConfig,
     LimitsConfig,
     MetricsConfig,
     RunConfig,
 )
-from stream_gru.config.samples import sample_config
-from stream_gru.config.show import effective
 from stream_gru.config.train_schema import (
     ChannelConfig,
     ConditioningConfig,

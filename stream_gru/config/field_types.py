@@ -1,7 +1,7 @@
 """Types of values that a configuration holds, with their ranges and what an error says was expected.
 
 ``extra={"expected": ...}`` is the expectation in an error, ``extra={"registry": ...}`` marks a name of a registry of
-`stream_gru.config.catalog`; ``description`` is for the reference and the sample files.
+`stream_gru.config.connector`; ``description`` is for the reference and the sample files.
 """
 
 from __future__ import annotations

@@ -21,10 +21,9 @@ from msgspec.structs import asdict, replace
 
 from stream_gru.config.catalog import Catalog
 from stream_gru.config.connector import SinkTable, SourceTable
-from stream_gru.config.problems import KeyPath, Problem
+from stream_gru.config.problems import KeyPath, Problem, line_of, scan_lines
 from stream_gru.config.rules import check_rules
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.config.toml_positions import line_of, scan_lines
 from stream_gru.config.train_schema import Config
 from stream_gru.config.validate import check_value, struct_type
 from stream_gru.core.errors import ConfigError

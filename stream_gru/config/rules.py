@@ -13,7 +13,7 @@ from itertools import pairwise
 from stream_gru.config.connector import SinkTable, SourceTable
 from stream_gru.config.field_types import MAX_ONE_HOT
 from stream_gru.config.problems import KeyPath, Problem, dotted, listed, one_of, quoted, shown
-from stream_gru.config.topic_rules import topic_problems
+from stream_gru.config.topic_filters import topic_problems
 from stream_gru.config.train_schema import Config, SplitConfig
 
 Given = Container[KeyPath]

@@ -11,6 +11,7 @@ Hochreiter and Schmidhuber 1997 and Gers et al. 2000 (LSTM); Elman 1990 (simple 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,6 @@ from msgspec.structs import replace
 from stream_gru.config.field_types import Cell
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.manifest import Layer, Manifest, parameter_formula, weight_shapes
-from stream_gru.model.text_table import table
 
 _VARIANTS: tuple[tuple[Cell, bool], ...] = (("gru", True), ("gru", False), ("simple_rnn", False), ("lstm", False))
 _TITLES = {
@@ -282,3 +282,15 @@ def parameter_rows(bundle: Bundle) -> list[dict[str, Any]]:
 
 def _part(layer: str, cell: str, formula: str, by_formula: int) -> dict[str, Any]:
     return {"layer": layer, "cell": cell, "formula": formula, "by_formula": by_formula}
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table: first column left, others right-aligned; ``rows[0]`` is the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+        if not number:
+            lines.append("  ".join("-" * width for width in widths))
+    return lines

@@ -15,12 +15,10 @@ from typing import NamedTuple
 from stream_gru import __version__
 from stream_gru.core.errors import StoreError, StreamGruError
 from stream_gru.core.protocols import Engine
-from stream_gru.model.engines.base import TimedEngine
-from stream_gru.model.engines.registry import load_engine
+from stream_gru.model.engines.registry import TimedEngine, load_engine
 from stream_gru.runtime import wiring
 from stream_gru.runtime.control.commands import Commands
-from stream_gru.runtime.control.executor import CommandExecutor
-from stream_gru.runtime.control.pause_filter import PauseFilter
+from stream_gru.runtime.control.executor import CommandExecutor, PauseFilter
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.health import HealthReporter
 from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus

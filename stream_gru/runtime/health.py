@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from stream_gru.core.prediction import BatchCounts
 from stream_gru.core.protocols import Sink, TracksStreams
 from stream_gru.core.types import PredictionBatch, SampleBatch
-from stream_gru.pipeline.batch_counts import BatchCounts
-from stream_gru.runtime.control.pause_filter import PauseFilter
+from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.ingest.ingest import IngestResult
 from stream_gru.runtime.metrics import Metrics
 from stream_gru.runtime.run_summary import RunSummary

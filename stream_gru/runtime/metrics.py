@@ -17,9 +17,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from stream_gru.core.prediction import BatchCounts
 from stream_gru.core.types import F64, NS_PER_S, DropReason, ResetReason, SinkHealth, SourceHealth
 from stream_gru.model.manifest import Manifest
-from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.scoring import ScoreTotals
 
 PREFIX = "stream_gru"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 
-from stream_gru.connectors.sinks.encode_csv import CsvEncoder
+from stream_gru.connectors.sinks.encoders import CsvEncoder
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.protocols import Engine, HandsOver, KeepsSession, Reconfigurable, Sink
 from stream_gru.pipeline.alarms import AlarmRule

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_gru.pipeline.batch_counts import BatchCounts
+from stream_gru.core.prediction import BatchCounts
 from stream_gru.pipeline.scoring import ScoreTotals
 
 _LATENCIES = 4096  # of the last batches: the memory of a daemon must not grow

@@ -23,12 +23,11 @@ from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.store import Store
-from stream_gru.runtime.control.pause_filter import PauseFilter
+from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_counters import DeviceClock, GapCounter
-from stream_gru.runtime.ingest.ingest import NO_STAGES, Admit, Ingest, SharedStages
-from stream_gru.runtime.ingest.rate_limit import RateLimit
+from stream_gru.runtime.ingest.ingest import NO_STAGES, Admit, Ingest, RateLimit, SharedStages
 from stream_gru.runtime.replay_pacing import ReplayPacer
 from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec
 

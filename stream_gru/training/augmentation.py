@@ -21,7 +21,7 @@ from stream_gru.config.train_schema import TrainingConfig
 from stream_gru.core.types import F32, I64
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.batches import Batch
-from stream_gru.training.segments import Scaling, SegmentTable
+from stream_gru.training.splits import Scaling, SegmentTable
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from stream_gru.core.types import F32, F64, SampleBatch
 from stream_gru.model.bundle import Bundle
 from stream_gru.model.manifest import Calibration
 from stream_gru.training.evaluation.evaluate import StreamedRecording, stream_recording
-from stream_gru.training.segments import Segment
+from stream_gru.training.splits import Segment
 
 LEVELS = (
     0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5,

@@ -24,7 +24,7 @@ from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.core.types import F32
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.schedule import Cursor
-from stream_gru.training.segments import Scaling, SegmentTable
+from stream_gru.training.splits import Scaling, SegmentTable
 
 NAME = "checkpoint.json"
 _STATE = "state"

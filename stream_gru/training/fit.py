@@ -19,11 +19,10 @@ from stream_gru.model.keras.network import network_weights
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.batches import BatchPlan
 from stream_gru.training.checkpoint import Arrays, TrainingState, fingerprint, load_checkpoint, save_checkpoint
-from stream_gru.training.loss import Totals, class_weights
 from stream_gru.training.progress import Reporter, TensorBoardLog, interval_name
 from stream_gru.training.schedule import Cursor, TrainingSchedule
-from stream_gru.training.segments import Scaling, Segment, SegmentTable, join_segments
-from stream_gru.training.train_step import Trainer
+from stream_gru.training.splits import Scaling, Segment, SegmentTable, join_segments
+from stream_gru.training.train_step import Totals, Trainer, class_weights
 
 SAVE_EVERY_S = 5.0
 """Least time between two checkpoints; an interval may be shorter than writing one takes."""

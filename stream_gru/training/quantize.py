@@ -26,13 +26,12 @@ import numpy as np
 import tensorflow as tf
 
 from stream_gru.core.errors import ParityError
+from stream_gru.core.plugins import suppress_native_stderr
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, I64
-from stream_gru.model.keras.litert_graph import StepGraph, dense, input_spec, weights_module
-from stream_gru.model.keras.tf_cells import Tensor, column_blocks
+from stream_gru.model.keras.litert_graph import StepGraph, Tensor, column_blocks, dense, input_spec, weights_module
 from stream_gru.model.manifest import Manifest
-from stream_gru.model.optional_packages import suppress_native_stderr
-from stream_gru.training.segments import Segment
+from stream_gru.training.splits import Segment
 
 IN_INT8 = "matrix products: kernels (one scale for each column), operands and results"
 IN_FLOAT32 = "inputs, outputs, scaling, embeddings, sums, activations, state, last values, probabilities"

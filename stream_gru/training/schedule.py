@@ -20,9 +20,8 @@ from msgspec import Struct
 from stream_gru.config.train_schema import TrainingConfig
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.augmentation import Augmentation
-from stream_gru.training.batches import Batch, BatchPlan, cut_batches, window_plan
-from stream_gru.training.segments import Scaling, SegmentTable
-from stream_gru.training.stateful_lanes import training_plan, validation_plan
+from stream_gru.training.batches import Batch, BatchPlan, cut_batches, training_plan, validation_plan, window_plan
+from stream_gru.training.splits import Scaling, SegmentTable
 
 
 class Cursor(Struct, frozen=True):

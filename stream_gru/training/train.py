@@ -46,8 +46,17 @@ from stream_gru.training.evaluation.scores import Scores
 from stream_gru.training.fit import FitResult, fit
 from stream_gru.training.progress import Reporter
 from stream_gru.training.report import render_report
-from stream_gru.training.segments import Scaling, Segment, measure_scaling
-from stream_gru.training.splits import Splits, check_label_count, check_segments, class_labels, segments_of, split
+from stream_gru.training.splits import (
+    Scaling,
+    Segment,
+    Splits,
+    check_label_count,
+    check_segments,
+    class_labels,
+    measure_scaling,
+    segments_of,
+    split,
+)
 
 # Recorded steps on which all engines are compared.
 _PARITY_STEPS = 16_384

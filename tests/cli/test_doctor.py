@@ -30,8 +30,7 @@ from stream_gru.cli.doctor import (
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.folders import check_folder
 from stream_gru.connectors.mqtt.broker_check import check_broker
-from stream_gru.connectors.sources.serial import SerialSourceConfig
-from stream_gru.connectors.sources.serial_check import check_serial, serial_ports
+from stream_gru.connectors.sources.serial import SerialSourceConfig, check_serial, serial_ports
 from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import ConfigError
 from stream_gru.model.bundle import load_bundle

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from stream_gru.cli.bench import free_name, header_of, pipeline_rows
-from stream_gru.cli.inspect import describe
+from stream_gru.cli.bundle import describe
 from stream_gru.model.bundle import load_bundle, write_bundle
 from stream_gru.model.engines.registry import load_engine
 from tests.support.cli import PUMP_HEADER, pump_rows, run_here

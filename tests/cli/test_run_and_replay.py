@@ -15,7 +15,7 @@ from stream_gru.config import parse_config
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.registry import CATALOG
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.encoders import JsonEncoder
 from stream_gru.connectors.sinks.stdout import StdoutSink
 from stream_gru.core.errors import ConfigError, SinkUnavailable
 from stream_gru.model.bundle import Bundle, document_digest, load_bundle

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.config.problems import KeyPath
-from stream_gru.config.toml_positions import line_of, scan_lines
+from stream_gru.config.problems import KeyPath, line_of, scan_lines
 
 Tree = dict[str, object]
 

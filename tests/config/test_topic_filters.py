@@ -20,8 +20,8 @@ from stream_gru.config.topic_filters import (
     template_overlaps,
     templates_overlap,
     topic_patterns,
+    topic_problems,
 )
-from stream_gru.config.topic_rules import topic_problems
 from stream_gru.config.train_schema import Config
 from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.connectors.sinks.mqtt import MqttSinkConfig

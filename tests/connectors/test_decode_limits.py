@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.field_resolver import MAX_DEPTH, MAX_FIELDS, MAX_NAME_BYTES, MAX_RECORDS
+from stream_gru.connectors.decoders.record_batch import MAX_DEPTH, MAX_FIELDS, MAX_NAME_BYTES, MAX_RECORDS
 from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.timestamps import to_ns
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch

@@ -209,8 +209,8 @@ def test_a_line_at_the_limit_is_read_and_a_longer_one_is_rejected() -> None:
     ("kind", "module", "package", "extra"),
     [
         ("parquet", "parquet", "pyarrow", "parquet"),
-        ("cbor", "cbor", "cbor2", "binary"),
-        ("binary", "binary", "cobs", "binary"),
+        ("cbor", "binary_decoders", "cbor2", "binary"),
+        ("binary", "binary_decoders", "cobs", "binary"),
     ],
 )
 def test_a_format_whose_package_is_missing_is_an_error(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given
 
-from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
+from stream_gru.connectors.sinks.encoders import LineEncoder
 from stream_gru.core.prediction import prediction_at
 from stream_gru.core.types import PredictionBatch
 from tests.support.batches import batch, prediction_batches

@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.config.train_schema import InputConfig
-from stream_gru.connectors.decoders.csv_decoders import CsvDecoder
+from stream_gru.connectors.decoders.csv_decoders import CsvDecoder, HeaderCache
 from stream_gru.connectors.decoders.field_map import Fields
-from stream_gru.connectors.decoders.header_cache import HeaderCache
-from stream_gru.connectors.decoders.plotter import PlotterDecoder
+from stream_gru.connectors.decoders.number_decoders import PlotterDecoder
 from stream_gru.connectors.registry import DECODERS, load_decoder
 from stream_gru.core.errors import StateError
 from stream_gru.core.protocols import HasState

@@ -12,7 +12,7 @@ import pytest
 
 from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.registry import build_sink
-from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
+from stream_gru.connectors.sinks.encoders import LineEncoder
 from stream_gru.connectors.sinks.influx import InfluxClient, InfluxSink, InfluxSinkConfig
 from stream_gru.core.commit_records import OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError

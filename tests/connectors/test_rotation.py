@@ -15,9 +15,7 @@ import pytest
 
 from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.registry import build_sink
-from stream_gru.connectors.sinks.encode_csv import CsvEncoder
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
-from stream_gru.connectors.sinks.encoders import Encoder
+from stream_gru.connectors.sinks.encoders import CsvEncoder, Encoder, JsonEncoder
 from stream_gru.connectors.sinks.file import FileSink, FileSinkConfig, file_sink
 from stream_gru.connectors.sinks.file_recovery import delete_oldest, rotate, rotated_files, rotated_name
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint

@@ -15,10 +15,7 @@ from hypothesis import strategies as st
 
 from stream_gru.config.connector import SinkContext
 from stream_gru.connectors.registry import build_sink
-from stream_gru.connectors.sinks.encode_csv import CsvEncoder
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
-from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
-from stream_gru.connectors.sinks.encoders import encode_once
+from stream_gru.connectors.sinks.encoders import CsvEncoder, JsonEncoder, LineEncoder, encode_once
 from stream_gru.connectors.sinks.file import FileSink, FileSinkConfig, file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink, StdoutSinkConfig
 from stream_gru.core.commit_records import FileOffset, FlushResult

@@ -14,7 +14,6 @@ from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.registry import build_source
-from stream_gru.connectors.sources.csv_header import completed_header
 from stream_gru.connectors.sources.files import (
     FileSource,
     ReplaySourceConfig,
@@ -23,6 +22,7 @@ from stream_gru.connectors.sources.files import (
     shared_stream,
     stem,
 )
+from stream_gru.connectors.sources.framing import completed_header
 from stream_gru.connectors.sources.mqtt import MqttSourceConfig
 from stream_gru.connectors.sources.serial import SerialSourceConfig
 from stream_gru.connectors.sources.stdin import StdinSource, StdinSourceConfig

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from stream_gru.examples.simulators.data_faults import NO_DATA_FAULTS, DataFaultRates, apply_data_faults
 from stream_gru.examples.simulators.pump import pump_parameters, simulate_pump
 from stream_gru.examples.simulators.recording import NS_PER_S, Recording
+from stream_gru.examples.simulators.write import NO_DATA_FAULTS, DataFaultRates, apply_data_faults
 
 MANY = DataFaultRates(short_gaps=20.0, long_gaps=2.0, repeated=0.01, late=0.01, empty=0.01)
 

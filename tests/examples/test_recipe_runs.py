@@ -118,7 +118,7 @@ def test_only_mnist_gru_is_compared(tmp_path: Path) -> None:
 
 def test_the_comparison_measures_each_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A way is trained and streamed in processes of its own; its row has time, memory and accuracy."""
-    from stream_gru.examples.recipes import compare
+    from stream_gru.examples.recipes import run as compare
 
     (way,) = [way for way in compare.WAYS if "never reset" in way[0]]
     monkeypatch.setattr(compare, "WAYS", [way])
@@ -134,8 +134,8 @@ def test_every_way_of_the_comparison_is_a_training_configuration() -> None:
 
     from stream_gru.config import parse_config
     from stream_gru.connectors.registry import CATALOG
-    from stream_gru.examples.recipes.compare import WAYS
     from stream_gru.examples.recipes.recipe import load_recipe, merged
+    from stream_gru.examples.recipes.run import WAYS
 
     document = load_recipe("mnist-gru").variant().document
     for name, changes in WAYS:

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from stream_gru.examples.simulators.recording import NS_PER_S
-from stream_gru.examples.simulators.sine import SineSettings, simulate_sine, sine_phases
+from stream_gru.examples.simulators.recording import NS_PER_S, SineSettings, simulate_sine, sine_phases
 
 
 def test_the_signal_is_a_sine_and_the_rest_is_noise() -> None:

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from stream_gru.examples.simulators.data_faults import NO_DATA_FAULTS, DataFaultRates
 from stream_gru.examples.simulators.pump import MODES, pump_parameters, simulate_pump
 from stream_gru.examples.simulators.recording import Recording, row_times
-from stream_gru.examples.simulators.write import START_NS, csv_text, write_pumps, write_recording, write_sines
+from stream_gru.examples.simulators.write import (
+    NO_DATA_FAULTS,
+    START_NS,
+    DataFaultRates,
+    csv_text,
+    write_pumps,
+    write_recording,
+    write_sines,
+)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

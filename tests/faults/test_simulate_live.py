@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stream_gru.cli.simulate import simulate
+from stream_gru.cli.examples import simulate
 from stream_gru.connectors.sources.serial import SerialSource, SerialSourceConfig
 from stream_gru.examples.simulators.devices import PseudoTerminal, Sample, clean_pumps, clean_sines, play
 from stream_gru.examples.simulators.recording import Recording

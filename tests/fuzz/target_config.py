@@ -11,7 +11,7 @@ from typing import Self
 import tomli_w
 
 from stream_gru.config import load_config
-from stream_gru.config.show import effective
+from stream_gru.config.printing import effective
 from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import ConfigError
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gru.cli.inspect import describe
+from stream_gru.cli.bundle import describe
 from stream_gru.core.errors import BundleError, UnsupportedModelError
 from stream_gru.model import bundle as module
 from stream_gru.model.bundle import Bundle, load_bundle, model_id, verify_files, write_bundle

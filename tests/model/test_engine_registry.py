@@ -12,7 +12,7 @@ import pytest
 
 from stream_gru.core.errors import BundleError, ConfigError
 from stream_gru.model.engines import registry as engines
-from stream_gru.model.engines.activations import ACTIVATIONS, sigmoid, softmax
+from stream_gru.model.engines.numpy_engine import ACTIVATIONS, sigmoid, softmax
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.manifest import Classes
 from tests.support.models import make_bundle

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from stream_gru.cli.inspect import describe
+from stream_gru.cli.bundle import describe
 from stream_gru.cli.main import run_cli
 from stream_gru.config.field_types import Cell
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle, write_bundle
-from stream_gru.model.engines.activations import ACTIVATIONS
-from stream_gru.model.engines.numpy_engine import make_cell
+from stream_gru.model.engines.numpy_engine import ACTIVATIONS, make_cell
 from stream_gru.model.explain import blocks_of, count_arrays, equations_of, explain, explanation_lines, parameter_rows
 from stream_gru.model.manifest import Layer, parameter_formula
 from tests.support.models import make_bundle

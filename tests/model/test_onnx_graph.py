@@ -13,7 +13,7 @@ from stream_gru.config.field_types import Activation, Cell
 from stream_gru.core.errors import UnsupportedModelError
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
-from stream_gru.model.engines.onnx_graph import IR_VERSION, OPSET, onnx_model
+from stream_gru.model.engines.onnx_engine import IR_VERSION, OPSET, onnx_model
 from stream_gru.model.engines.registry import load_engine
 from tests.support.models import CELLS_AND_HEADS, TOLERANCE, make_bundle, random_inputs
 

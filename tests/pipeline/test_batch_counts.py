@@ -7,9 +7,8 @@ from collections import Counter
 import numpy as np
 from hypothesis import given, settings
 
-from stream_gru.core.prediction import prediction_at
+from stream_gru.core.prediction import BatchCounts, prediction_at, scored_class
 from stream_gru.core.types import SampleBatch
-from stream_gru.pipeline.batch_counts import BatchCounts, scored_class
 from tests.support.batches import CHANNELS, batch, hostile_batches
 from tests.support.models import make_bundle
 from tests.support.pipelines import calibrated, toy_pipeline

@@ -28,7 +28,7 @@ from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.state_export import StreamExport, export_from_json, export_to_json
 from stream_gru.runtime.checkpoint.store import Commit, Store
-from stream_gru.runtime.control.pause_filter import PauseFilter
+from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.ingest.device_counters import GapCounter
 from stream_gru.runtime.ingest.ingest import Ingest, SharedStages
 from stream_gru.runtime.wiring import Input

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.encoders import JsonEncoder
 from stream_gru.core.types import PredictionBatch
 from stream_gru.runtime.http import broadcast as events
 from stream_gru.runtime.http import broadcast as feed

@@ -7,8 +7,8 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
+from stream_gru.core.prediction import BatchCounts
 from stream_gru.core.types import DropReason, SinkHealth, SourceHealth
-from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import output_spec
 from stream_gru.runtime.metrics import Metrics
 from tests.support.fake_daemon import daemon_outputs

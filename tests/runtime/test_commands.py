@@ -21,7 +21,7 @@ from stream_gru.runtime.control.commands import (
     RejectedCommands,
     parse_command,
 )
-from stream_gru.runtime.control.pause_filter import PauseFilter
+from stream_gru.runtime.control.executor import PauseFilter
 from tests.support.batches import batch, hostile_batches
 from tests.support.stateful_parts import StateStore, hostile_bytes, rejected_or_usable
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
+from stream_gru.connectors.sinks.encoders import JsonEncoder
 from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.connectors.sinks.stdout import StdoutSink
 from stream_gru.core.errors import DataError, SinkUnavailable, SourceUnavailable

@@ -17,9 +17,9 @@ from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.protocols import Decoder
 from stream_gru.core.types import DropReason, RawMessage, Rejected, SampleBatch
-from stream_gru.runtime.control.pause_filter import PauseFilter
+from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter
-from stream_gru.runtime.ingest.rate_limit import RateLimit
+from stream_gru.runtime.ingest.ingest import RateLimit
 from tests.support.batches import NOON_NS
 
 GOOD = b'{"flow": 1}'

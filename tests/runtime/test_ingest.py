@@ -14,7 +14,7 @@ from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Stateful
 from stream_gru.core.types import NS_PER_S, DropReason, RawMessage, SampleBatch
-from stream_gru.runtime.control.pause_filter import PauseFilter
+from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_counters import DeviceClock, GapCounter
 from stream_gru.runtime.ingest.ingest import Ingest, IngestResult, SharedStages, group_by_source

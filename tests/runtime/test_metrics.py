@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream_gru.core.prediction import BatchCounts
 from stream_gru.core.types import (
     DropReason,
     PredictionBatch,
@@ -18,7 +19,6 @@ from stream_gru.core.types import (
     SinkHealth,
     SourceHealth,
 )
-from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.metrics import Metrics, build_registry, shown_horizons
 from tests.support.batches import CHANNELS, batch, hostile_batches

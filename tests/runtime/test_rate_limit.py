@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_gru.core.types import NS_PER_S, DropReason, SampleBatch, empty_batch
-from stream_gru.runtime.ingest.rate_limit import RateLimit
+from stream_gru.runtime.ingest.ingest import RateLimit
 from tests.support.batches import NOON_NS
 
 Arrival = tuple[int, int]  # stream, arrival

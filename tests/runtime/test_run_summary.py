@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
+from stream_gru.core.prediction import BatchCounts
 from stream_gru.core.types import NS_PER_S, SampleBatch
-from stream_gru.pipeline.batch_counts import BatchCounts
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.run_summary import RunSummary, summary_lines
 from tests.support.models import make_bundle

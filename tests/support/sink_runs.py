@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stream_gru.connectors.sinks.encode_csv import CsvEncoder
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
-from stream_gru.connectors.sinks.encoders import Encoder
+from stream_gru.connectors.sinks.encoders import CsvEncoder, Encoder, JsonEncoder
 from stream_gru.connectors.sinks.file import FileSink
 from stream_gru.connectors.sinks.file_recovery import rotated_files
 from stream_gru.core.commit_records import FileOffset, SinkCheckpoint

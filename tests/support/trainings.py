@@ -13,7 +13,7 @@ from stream_gru.core.types import F32, Mask
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.fit import FitResult, fit
 from stream_gru.training.progress import SilentReporter
-from stream_gru.training.segments import Segment, measure_scaling
+from stream_gru.training.splits import Segment, measure_scaling
 
 SILENT = SilentReporter()
 QUICK = TrainingConfig(batch_size=4, bptt_steps=16, epochs=4, patience=9, learning_rate=0.01, warm_up=4)

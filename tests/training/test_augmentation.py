@@ -11,7 +11,7 @@ from stream_gru.config.train_schema import ChannelConfig, TrainingConfig
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.augmentation import Augmentation
 from stream_gru.training.batches import Batch, cut_batches, window_plan
-from stream_gru.training.segments import Scaling, Segment, SegmentTable, join_segments
+from stream_gru.training.splits import Scaling, Segment, SegmentTable, join_segments
 
 SCALING = Scaling(np.array([10.0, -2.0, 0.0], np.float32), np.array([2.0, 0.5, 1.0], np.float32))
 SPEC = NetworkSpec.from_config(

@@ -14,13 +14,11 @@ from stream_gru.config.model_schema import ClassesConfig, ForecastConfig, LayerC
 from stream_gru.config.train_schema import TrainingConfig
 from stream_gru.core.errors import ConfigError, DataError
 from stream_gru.model.keras.spec import NetworkSpec
-from stream_gru.training.batches import Batch, cut_batches
+from stream_gru.training.batches import Batch, cut_batches, training_plan
 from stream_gru.training.fit import FitResult
-from stream_gru.training.loss import class_weights
 from stream_gru.training.progress import PlainReporter, default_reporter
-from stream_gru.training.segments import Segment, join_segments, measure_scaling
-from stream_gru.training.stateful_lanes import training_plan
-from stream_gru.training.train_step import Trainer, _tensors
+from stream_gru.training.splits import Segment, join_segments, measure_scaling
+from stream_gru.training.train_step import Trainer, _tensors, class_weights
 from tests.support.trainings import BOTH, QUICK, InterruptAt, forecast_truth, spec_of, train, waves, without_seconds
 
 pytestmark = pytest.mark.train

@@ -31,7 +31,7 @@ from stream_gru.model.export.formats import ExportRequest, export
 from stream_gru.training import int8_export
 from stream_gru.training.int8_export import Limit, bounded, int8_files, score, split_keys
 from stream_gru.training.quantize import StepEngine, calibration_pairs, quantized_step
-from stream_gru.training.segments import Segment
+from stream_gru.training.splits import Segment
 from tests.support.batches import batch
 from tests.support.models import make_bundle, random_inputs
 from tests.support.paths import BUNDLE, SAMPLE_DATA

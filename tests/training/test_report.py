@@ -20,9 +20,8 @@ from tests.support.models import make_bundle
 
 pytest.importorskip("matplotlib")
 
-from stream_gru.training.excerpts import duration, find_excerpt
 from stream_gru.training.figures import best_position, draw_learning, figure_style, printable
-from stream_gru.training.report import assess, render_report
+from stream_gru.training.report import assess, duration, find_excerpt, render_report
 from tests.support.batches import START_NS
 
 FORECAST = ["Forecasts and truth", "Error by horizon", "Coverage by horizon"]

@@ -18,7 +18,7 @@ from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training.batches import Batch
 from stream_gru.training.progress import interval_name, progress_line
 from stream_gru.training.schedule import Cursor, TrainingSchedule
-from stream_gru.training.segments import Segment, join_segments, measure_scaling
+from stream_gru.training.splits import Segment, join_segments, measure_scaling
 
 SPEC = NetworkSpec.from_config(
     ModelConfig(layer=[LayerConfig()], forecast=ForecastConfig(horizon=2)), [ChannelConfig(name="count")], []

@@ -10,8 +10,7 @@ from stream_gru.core.errors import DataError
 from stream_gru.core.timestamps import format_iso
 from stream_gru.core.types import SampleBatch
 from stream_gru.pipeline.conditioning.spec import ConditioningSpec
-from stream_gru.training.segments import Segment
-from stream_gru.training.splits import check_label_count, check_segments, class_labels, segments_of, split
+from stream_gru.training.splits import Segment, check_label_count, check_segments, class_labels, segments_of, split
 from tests.support.batches import CHANNELS, batch
 
 RULES = ConditioningSpec.build(ConditioningConfig(), 1.0, [(None, None, 0)] * CHANNELS, [], window=0)

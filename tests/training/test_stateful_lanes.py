@@ -7,9 +7,16 @@ from hypothesis import strategies as st
 
 from stream_gru.core.errors import DataError
 from stream_gru.core.types import I64
-from stream_gru.training.batches import BatchPlan, cut_batches, window_plan
-from stream_gru.training.segments import Segment, SegmentTable, join_segments, measure_scaling
-from stream_gru.training.stateful_lanes import MIN_CHUNKS, training_plan, usable_lanes, validation_plan
+from stream_gru.training.batches import (
+    MIN_CHUNKS,
+    BatchPlan,
+    cut_batches,
+    training_plan,
+    usable_lanes,
+    validation_plan,
+    window_plan,
+)
+from stream_gru.training.splits import Segment, SegmentTable, join_segments, measure_scaling
 from tests.support.trainings import forecast_truth
 
 lengths = st.lists(st.integers(1, 90), min_size=1, max_size=9)

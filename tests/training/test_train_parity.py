@@ -18,7 +18,7 @@ from stream_gru.model.keras.network import build_network, load_weights
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.training import train as module
 from stream_gru.training.fit import FitResult
-from stream_gru.training.segments import Segment
+from stream_gru.training.splits import Segment
 
 pytestmark = pytest.mark.train
 

@@ -13,7 +13,7 @@ from stream_gru.config.train_schema import TrainingConfig
 from stream_gru.core.errors import DataError
 from stream_gru.training.fit import SAVE_EVERY_S, TrainingRun
 from stream_gru.training.progress import Row, SilentReporter
-from stream_gru.training.segments import Segment, measure_scaling
+from stream_gru.training.splits import Segment, measure_scaling
 from tests.support.trainings import InterruptAt, spec_of, train, waves, without_seconds
 
 pytestmark = pytest.mark.train

@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from stream_gru.connectors.decoders.field_map import Fields, checked_names
-from stream_gru.connectors.decoders.field_resolver import MAX_RECORDS, Record, limit_fault
-from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.connectors.decoders.record_batch import MAX_RECORDS, Record, RecordBatch, RecordDecoder, limit_fault
 from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK
 from stream_gru.core.types import DropReason, RawMessage
 

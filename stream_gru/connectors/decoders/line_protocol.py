@@ -12,8 +12,7 @@ import math
 import re
 
 from stream_gru.connectors.decoders.field_map import OWN_TIME, Fields
-from stream_gru.connectors.decoders.field_resolver import Record
-from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.connectors.decoders.record_batch import Record, RecordBatch, RecordDecoder
 from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK
 from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import DropReason, RawMessage

@@ -18,9 +18,8 @@ from typing import Any
 import msgspec
 
 from stream_gru.connectors.decoders.field_map import OWN_TIME, Fields
-from stream_gru.connectors.decoders.field_resolver import MAX_RECORDS, Record, limit_fault
 from stream_gru.connectors.decoders.json_decoders import documents
-from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.connectors.decoders.record_batch import MAX_RECORDS, Record, RecordBatch, RecordDecoder, limit_fault
 from stream_gru.core.types import NS_PER_S, DropReason, RawMessage
 
 _VERSION = 10

@@ -31,8 +31,7 @@ from msgspec import Meta
 from stream_gru.config.connector import SinkContext, SinkTable
 from stream_gru.config.field_types import HttpUrl, Name, PositiveInt, Seconds
 from stream_gru.connectors.credentials import read_secret
-from stream_gru.connectors.sinks.encode_line_protocol import LineEncoder
-from stream_gru.connectors.sinks.encoders import encode_once
+from stream_gru.connectors.sinks.encoders import LineEncoder, encode_once
 from stream_gru.connectors.sinks.outbox import Outbox
 from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable, StateError

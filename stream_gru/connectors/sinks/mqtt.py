@@ -27,8 +27,7 @@ from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.connectors.mqtt.paho_client import Handlers, Will
 from stream_gru.connectors.mqtt.publisher import Publisher, RetainedOutbox
 from stream_gru.connectors.sinks.availability import StaleAvailability, StreamAvailability
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
-from stream_gru.connectors.sinks.encoders import encode_once
+from stream_gru.connectors.sinks.encoders import JsonEncoder, encode_once
 from stream_gru.connectors.sinks.home_assistant import DEFAULT_TOPIC, Discovery, discovery_topic
 from stream_gru.connectors.sinks.outbox import Outbox
 from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, SinkCheckpoint

@@ -18,7 +18,7 @@ from stream_gru.config.connector import SourceContext, SourceTable
 from stream_gru.config.field_types import FileFormat, NonNegative
 from stream_gru.config.problems import Problem
 from stream_gru.connectors.decoders.field_map import stream_id
-from stream_gru.connectors.sources.csv_header import completed_header
+from stream_gru.connectors.sources.framing import completed_header
 from stream_gru.connectors.sources.resume import (
     Fingerprint,
     changed_input,

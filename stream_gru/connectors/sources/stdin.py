@@ -20,7 +20,7 @@ from msgspec import Meta
 from stream_gru.config.connector import SourceContext, SourceTable, Unique
 from stream_gru.config.field_types import LineFormat
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.sources.csv_header import HeaderLine
+from stream_gru.connectors.sources.framing import HeaderLine
 from stream_gru.connectors.sources.resume import (
     Fingerprint,
     Match,

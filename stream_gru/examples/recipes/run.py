@@ -10,6 +10,7 @@ Training and streaming are the same as for any sensor: ``recipe.toml`` and the r
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -30,12 +31,12 @@ from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.registry import CATALOG
 from stream_gru.core.errors import BundleError, ConfigError, ParityError
 from stream_gru.core.types import F64, SampleBatch
-from stream_gru.examples.recipes.recipe import Recipe, Variant
-from stream_gru.examples.recipes.results import Predictions, RecipeResult, load_predictions
+from stream_gru.examples.recipes.recipe import Recipe, Variant, merged
+from stream_gru.examples.recipes.results import Predictions, RecipeResult, accuracy, load_predictions
 from stream_gru.examples.recipes.sequences import write_recording
-from stream_gru.examples.recipes.stream_worker import BATCH_ROWS
-from stream_gru.model.bundle import Bundle
-from stream_gru.model.explain import parameter_rows
+from stream_gru.examples.recipes.worker import BATCH_ROWS
+from stream_gru.model.bundle import Bundle, load_bundle
+from stream_gru.model.explain import parameter_rows, table
 from stream_gru.model.parity import CARRIED_TOLERANCE
 from stream_gru.pipeline.conditioning.gap_filling import Steps
 from stream_gru.pipeline.pipeline import conditioning_spec
@@ -122,13 +123,16 @@ def measure(trained: TrainResult, config: Config, out: Path, log: Log) -> Recipe
 
 
 def stream_in_process(bundle: Path, recording: Path) -> Predictions:
-    """Stream a recording in a process of its own (`stream_gru.examples.recipes.stream_worker`)."""
+    """Stream a recording in a process of its own (`stream_gru.examples.recipes.worker`)."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "predictions.npz"
-        worker = "stream_gru.examples.recipes.stream_worker"
-        command = [sys.executable, "-m", worker, str(bundle), str(recording), str(target)]
-        subprocess.run(command, check=True)  # noqa: S603 - our own module on our own files
+        _run_worker("stream", bundle, recording, target)
         return load_predictions(target)
+
+
+def _run_worker(part: str, *paths: Path) -> None:
+    command = [sys.executable, "-m", "stream_gru.examples.recipes.worker", part, *map(str, paths)]
+    subprocess.run(command, check=True)  # noqa: S603 - our own module on our own files
 
 
 def _check_folder(out: Path, text: str) -> None:
@@ -184,3 +188,74 @@ def _score(result: RecipeResult, predictions: Predictions) -> str:
     if result.bundle.manifest.classes is not None:
         return f"test accuracy {result.accuracy_of(predictions):.2%}"
     return f"test MSE {result.mean_squared_error_of(predictions):.5f}, {result.horizon} steps ahead"
+
+
+_CARRIED = {"regime": "stateful", "batch_size": 128, "warm_up": 0}
+WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("GRU, windows of 28, not unrolled", {}),
+    ("GRU, windows of 28, unrolled", {"model": {"layer": [{"units": 128, "unroll": True}]}}),
+    ("GRU, stateful, reset before each image", {"training": {**_CARRIED, "bptt_steps": 28}}),
+    ("GRU, stateful, gradients cut every 14 rows", {"training": {**_CARRIED, "bptt_steps": 14}}),
+    ("GRU, stateful, never reset", {"training": {**_CARRIED, "bptt_steps": 28}, "input": {"episode": ""}}),
+    ("SimpleRNN, windows of 28", {"model": {"layer": [{"cell": "simple_rnn", "units": 128}]}}),
+    ("LSTM, windows of 28", {"model": {"layer": [{"cell": "lstm", "units": 128}]}}),
+)
+EPOCHS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way: seconds and peak memory of training, rows per second and peak memory of the runtime, test accuracy."""
+
+    seconds: float
+    memory_bytes: int
+    rate: float
+    runtime_bytes: int
+    state_bytes: int
+    accuracy: float
+
+
+def compare_variants(variant: Variant, out: Path, data_path: Path | None, log: Callable[[str], None]) -> list[str]:
+    """Train every way for a few epochs; return the table.  Raises the errors of `prepare`, DataError."""
+    prepare(variant, out, data_path, log)
+    rows = [["way", "training", "memory", "streamed", "memory", "state", "test accuracy"]]
+    for number, (name, changes) in enumerate(WAYS):
+        log(f"{name} ...")
+        document = merged(merged(variant.document, {"training": {"epochs": EPOCHS}}), changes)
+        measured = _measure(document, out, out / f"compare-{number}")
+        rows.append(
+            [
+                name,
+                f"{measured.seconds:.1f} s",
+                f"{measured.memory_bytes / 2**20:,.0f} MiB",
+                f"{measured.rate:,.0f}/s",
+                f"{measured.runtime_bytes / 2**20:,.0f} MiB",
+                f"{measured.state_bytes:,} bytes",
+                f"{measured.accuracy:.2%}",
+            ]
+        )
+    return [f"{EPOCHS} epochs each; the recording is included in both memory figures", "", *table(rows)]
+
+
+def _measure(document: dict[str, Any], out: Path, folder: Path) -> Measured:
+    folder.mkdir(exist_ok=True)
+    config = folder / CONFIG
+    files = {"data": {"files": [f"../{RECORDINGS}/*.parquet"]}}
+    config.write_text(tomli_w.dumps(merged(document, files)))
+    report = folder / "trained.json"
+    _run_worker("train", config, folder / "bundle", report)
+    trained = json.loads(report.read_text())
+    recording = out / RECORDINGS / "test.parquet"
+    bundle = load_bundle(folder / "bundle")
+    predictions = stream_in_process(bundle.path, recording)
+    assert bundle.manifest.classes is not None  # noqa: S101 - for mypy
+    batch = read_files([str(recording)], Fields.of(bundle.manifest.input, bundle.manifest.channels))
+    label = batch.label_codes(bundle.manifest.classes.labels)
+    return Measured(
+        seconds=trained["seconds"],
+        memory_bytes=trained["memory_bytes"],
+        rate=predictions.rate,
+        runtime_bytes=predictions.memory_bytes,
+        state_bytes=4 * bundle.manifest.state_size,
+        accuracy=accuracy(predictions.outputs, predictions.scorable, label),
+    )

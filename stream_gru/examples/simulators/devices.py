@@ -28,8 +28,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.reasoncodes import ReasonCode
 
 from stream_gru.examples.simulators.pump import pump_parameters, simulate_pump
-from stream_gru.examples.simulators.recording import NS_PER_S, Recording
-from stream_gru.examples.simulators.sine import simulate_sine, sine_phases
+from stream_gru.examples.simulators.recording import NS_PER_S, Recording, simulate_sine, sine_phases
 from stream_gru.examples.simulators.write import START_NS
 
 _LATE_S = 1.0

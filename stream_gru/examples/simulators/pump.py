@@ -16,8 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gru.examples.simulators.recording import F64, Labels, Recording, row_times
-from stream_gru.examples.simulators.signals import coloured_noise, first_order_lag, random_ramps, wandering_phase
+from stream_gru.examples.simulators.recording import (
+    F64,
+    Labels,
+    Recording,
+    coloured_noise,
+    first_order_lag,
+    random_ramps,
+    row_times,
+    wandering_phase,
+)
 
 CHANNELS = ("flow", "pressure", "current", "vibration")
 DECIMALS = (2, 1, 3, 3)

@@ -6,7 +6,7 @@ import numpy as np
 
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
-from stream_gru.model.engines.base import EngineBase
+from stream_gru.model.engines.registry import EngineBase
 
 
 class KerasEngine(EngineBase):

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from stream_gru.core.errors import BundleError
+from stream_gru.core.plugins import suppress_native_stderr
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import TFLITE, Bundle
-from stream_gru.model.engines.base import EngineBase
-from stream_gru.model.optional_packages import suppress_native_stderr
+from stream_gru.model.engines.registry import EngineBase
 
 # Padded batch size -> smallest number of rows it is used for, from the measured costs of a call and of a row.
 SIZES = {1024: 800, 512: 400, 128: 88, 32: 17, 8: 3, 1: 1}

@@ -15,8 +15,7 @@ import numpy as np
 
 from stream_gru.core.types import F32
 from stream_gru.model.bundle import Bundle
-from stream_gru.model.engines.activations import ACTIVATIONS, sigmoid, softmax
-from stream_gru.model.engines.base import EngineBase
+from stream_gru.model.engines.registry import EngineBase
 from stream_gru.model.manifest import Categorical, Layer
 
 _ONE = np.float32(1)
@@ -121,9 +120,6 @@ def _logistic(logits: F32) -> F32:
     return np.concatenate([_ONE - second, second], axis=1)
 
 
-_PROBABILITIES: dict[str, Callable[[F32], F32]] = {"softmax": softmax, "sigmoid": sigmoid, "logistic": _logistic}
-
-
 def _vectors(part: Categorical, w: dict[str, F32]) -> Callable[[F32], F32]:
     """Return ``codes (B,) -> vectors (B, E)``; codes are clipped to the table."""
     table = w[part.table] if part.units else None
@@ -197,3 +193,80 @@ def _simple_rnn(layer: Layer, kernel: F32) -> Cell:
         return activation(projected + h @ kernel)
 
     return cell
+
+
+ActivationFunction = Callable[[F32], F32]
+
+HALF = np.float32(0.5)
+ONE = np.float32(1)
+SELU_ALPHA = np.float32(1.6732632423543772)
+SELU_SCALE = np.float32(1.0507009873554805)
+
+
+def sigmoid(x: F32) -> F32:
+    """1 / (1 + exp(-x)), computed with tanh, which cannot overflow."""
+    y = np.multiply(x, HALF)
+    np.tanh(y, out=y)
+    y *= HALF
+    y += HALF
+    return y
+
+
+def softmax(x: F32) -> F32:
+    """Probabilities along the last axis; the maximum is subtracted first to avoid overflow."""
+    y: F32 = np.exp(x - x.max(axis=-1, keepdims=True))
+    y /= y.sum(axis=-1, keepdims=True)
+    return y
+
+
+def _tanh(x: F32) -> F32:
+    return np.tanh(x)
+
+
+def _relu(x: F32) -> F32:
+    return np.maximum(x, np.float32(0))
+
+
+def _linear(x: F32) -> F32:
+    return np.array(x)
+
+
+def _hard_sigmoid(x: F32) -> F32:
+    return np.clip(x / np.float32(6) + HALF, np.float32(0), ONE)
+
+
+def _softsign(x: F32) -> F32:
+    return np.asarray(x / (ONE + np.abs(x)), np.float32)
+
+
+def _softplus(x: F32) -> F32:
+    return np.logaddexp(x, np.float32(0))
+
+
+def _elu(x: F32) -> F32:
+    return np.where(x > 0, x, np.expm1(np.minimum(x, np.float32(0))))
+
+
+def _selu(x: F32) -> F32:
+    negative = SELU_ALPHA * np.expm1(np.minimum(x, np.float32(0)))
+    return np.asarray(SELU_SCALE * np.where(x > 0, x, negative), np.float32)
+
+
+def _swish(x: F32) -> F32:
+    return np.multiply(x, sigmoid(x))
+
+
+ACTIVATIONS: dict[str, ActivationFunction] = {
+    "tanh": _tanh,
+    "sigmoid": sigmoid,
+    "relu": _relu,
+    "linear": _linear,
+    "hard_sigmoid": _hard_sigmoid,
+    "softsign": _softsign,
+    "softplus": _softplus,
+    "elu": _elu,
+    "selu": _selu,
+    "swish": _swish,
+}
+
+_PROBABILITIES: dict[str, Callable[[F32], F32]] = {"softmax": softmax, "sigmoid": sigmoid, "logistic": _logistic}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stream_gru.model.engines.activations import SELU_ALPHA, SELU_SCALE
+from stream_gru.model.engines.numpy_engine import SELU_ALPHA, SELU_SCALE
 from stream_gru.model.export.c_layers import number
 
 _DOT = """

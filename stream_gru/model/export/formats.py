@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream_gru.core.errors import BundleError, ConfigError
+from stream_gru.core.plugins import require_extra, suppress_native_stderr
 from stream_gru.model.bundle import KERAS, TFLITE, Bundle
-from stream_gru.model.optional_packages import require_extra, suppress_native_stderr
 
 if TYPE_CHECKING:
     from stream_gru.config import Config
@@ -154,7 +154,7 @@ def tflite_file(request: ExportRequest) -> ExportedFiles:
 
 def onnx_file(request: ExportRequest) -> ExportedFiles:
     """The step as an ONNX graph.  Raises UnsupportedModelError."""
-    from stream_gru.model.engines.onnx_graph import onnx_model
+    from stream_gru.model.engines.onnx_engine import onnx_model
 
     return {"": onnx_model(request.bundle.manifest, request.bundle.weights)}
 

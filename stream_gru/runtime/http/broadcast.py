@@ -22,8 +22,7 @@ from typing import Protocol
 import numpy as np
 from starlette.types import Message, Receive, Scope, Send
 
-from stream_gru.connectors.sinks.encode_json import JsonEncoder
-from stream_gru.connectors.sinks.encoders import encode_once
+from stream_gru.connectors.sinks.encoders import JsonEncoder, encode_once
 from stream_gru.core.types import I64, PredictionBatch
 
 MAX_CLIENTS = 8

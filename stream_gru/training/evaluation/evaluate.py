@@ -11,10 +11,10 @@ from time import perf_counter
 
 import numpy as np
 
+from stream_gru.core.prediction import scored_class
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, F64, I64, Mask, PredictionBatch, ResetReason, SampleBatch
 from stream_gru.model.bundle import KERAS, Bundle
-from stream_gru.pipeline.batch_counts import scored_class
 from stream_gru.pipeline.conditioning.condition import condition
 from stream_gru.pipeline.conditioning.gap_filling import Steps
 from stream_gru.pipeline.conditioning.spec import conditioning_columns

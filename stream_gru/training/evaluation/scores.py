@@ -6,7 +6,7 @@ import numpy as np
 from msgspec import Struct
 
 from stream_gru.core.types import F64, I64
-from stream_gru.model.text_table import table
+from stream_gru.model.explain import table
 
 MAX_CONFUSION_LABELS = 256
 """Most labels of a stored confusion matrix: L * L numbers of more would be too large for the manifest."""

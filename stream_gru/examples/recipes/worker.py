@@ -1,10 +1,11 @@
 """Stream a recording through the runtime, in a process of its own that has no TensorFlow.
 
-``python -m stream_gru.examples.recipes.stream_worker BUNDLE RECORDING OUT.npz``
+``python -m stream_gru.examples.recipes.worker BUNDLE RECORDING OUT.npz``
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +13,11 @@ from time import perf_counter
 
 import numpy as np
 
+from stream_gru.config import load_config
 from stream_gru.connectors.datasets import read_files
 from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.registry import CATALOG
+from stream_gru.core.plugins import require_training_extra
 from stream_gru.core.types import F32, PredictionBatch
 from stream_gru.examples.recipes.results import Predictions, peak_memory, save_predictions
 from stream_gru.model.bundle import load_bundle
@@ -47,15 +51,25 @@ def _columns(out: PredictionBatch) -> F32:
     return np.concatenate(parts, axis=1)
 
 
-def main(arguments: list[str]) -> None:
-    """Run the module as a command.  Raises SystemExit when TensorFlow or Keras was imported."""
-    bundle, recording, target = map(Path, arguments)
+def stream_to_file(bundle: Path, recording: Path, target: Path) -> None:
+    """Stream a recording and save the predictions.  Raises SystemExit when TensorFlow or Keras was imported."""
     save_predictions(target, stream(bundle, recording))
     loaded = {"tensorflow", "keras"} & set(sys.modules)
     if loaded:
         raise SystemExit(f"the runtime imported {', '.join(sorted(loaded))}; expected neither tensorflow nor keras")
 
 
+def train_and_report(config: Path, bundle: Path, report: Path) -> None:
+    """Train a bundle and write the seconds of its epochs and the peak memory."""
+    with require_training_extra():
+        from stream_gru.training.progress import default_reporter
+        from stream_gru.training.train import train
+    settings = load_config(config, CATALOG)
+    trained = train(settings, bundle, bundle.with_suffix(".work"), default_reporter(), lambda _: None)
+    seconds = sum(row["seconds"] for row in trained.fitted.history)
+    report.write_text(json.dumps({"seconds": seconds, "memory_bytes": peak_memory()}))
+
+
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt):  # the parent process reports it
-        main(sys.argv[1:])
+        {"stream": stream_to_file, "train": train_and_report}[sys.argv[1]](*map(Path, sys.argv[2:]))

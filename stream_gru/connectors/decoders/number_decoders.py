@@ -1,20 +1,58 @@
-"""Lines of the Arduino Serial Plotter: ``temp:21.5,hum:40``, or ``21.5 40`` after a line of labels.
+"""Plain numbers: ``21.5``, one value of one channel a message, and lines of the Arduino serial plotter.
 
-Source: Arduino IDE 2, "Using the Serial Plotter": parts separated by blanks, tabs or commas, each a value or
-``label:value``; a line without any number labels the values of the lines after it.
+A plain number has no time and no stream: they are its arrival and its topic, whatever fields [input] names.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 
+from msgspec.structs import replace as replace_keys
+
+from stream_gru.connectors.decoders.csv_decoders import HeaderCache
 from stream_gru.connectors.decoders.field_map import Fields, checked_names
-from stream_gru.connectors.decoders.field_resolver import MAX_FIELDS, Record, is_name
-from stream_gru.connectors.decoders.header_cache import HeaderCache
-from stream_gru.connectors.decoders.parsing import MISSING, NUMBER
-from stream_gru.connectors.decoders.record_batch import RecordBatch, RecordDecoder
+from stream_gru.connectors.decoders.parsing import EXACT, MISSING, NUMBER, is_inexact
+from stream_gru.connectors.decoders.record_batch import MAX_FIELDS, Record, RecordBatch, RecordDecoder, is_name
 from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK
 from stream_gru.core.types import DropReason, RawMessage
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+
+
+class NumberDecoder(RecordDecoder):
+    """Reads messages whose payload is one decimal number.
+
+    The channel is that of the topic; without one, the only name in ``fields`` of the source, or the only channel.
+    Anything else (``ON``, ``unavailable``, ``nan``) is rejected instead of read as missing: it shows a wrong topic.
+    """
+
+    def __init__(self, fields: Fields) -> None:
+        bare = replace_keys(fields.input, time="", stream="", label="", reset="", episode="", device_seq="")
+        super().__init__(replace(fields, input=bare))
+        self._fields = fields
+        only = fields.names if len(fields.names) == 1 else fields.columns if len(fields.columns) == 1 else ()
+        self._only = fields.index_of(only[0]) if only else -1
+
+    def read(self, message: RawMessage, batch: RecordBatch) -> None:
+        """Add the number as a record of one field."""
+        text = batch.text(message)
+        if text is not None:
+            batch.add(self._record(text.strip(" \t\r\n"), message.channel), message)
+
+    def _record(self, text: str, channel: str) -> Record | DropReason:
+        index = self._fields.index_of(channel) if channel else self._only
+        if index < 0:
+            return DropReason.UNKNOWN_STREAM if channel else DropReason.MISSING_FIELD
+        if not _NUMBER.fullmatch(text):
+            return DropReason.NON_FINITE if _NOT_FINITE.fullmatch(text) else DropReason.PARSE
+        number = float(text)
+        if abs(number) >= EXACT and (math.isinf(number) or is_inexact(text)):
+            return DropReason.OUT_OF_RANGE
+        return {self._fields.columns[index]: number}
+
 
 _SEPARATORS = re.compile(r"[ \t,]+")
 # "temp: 21.5", as many sketches print it.
