@@ -1,5 +1,5 @@
 # make demo            Run the shipped model on shipped recordings; one minute, no broker, no TensorFlow.
-# make check           Check format, lint and types, and run the tests that need neither a server nor TensorFlow.
+# make check           Check format, lint and types, and run the tests that need neither a server nor TensorFlow; 5 minutes.
 # make test            Run all tests; installs the servers they start where the user may.
 # make coverage        Run all tests and report branch coverage.
 # make format          Format the code and apply safe lint fixes.

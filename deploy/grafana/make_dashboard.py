@@ -167,8 +167,8 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Messages",
-            "Messages received per second. QoS 0 messages are lost while the daemon is away. Redelivered ones were "
-            "processed before: a broker sends them again after a kill or a lost connection, and they change nothing.",
+            "Messages received per second. QoS 0 messages are lost while the daemon is not running. Redelivered ones "
+            "were processed before: a broker sends them again after a kill or a lost connection; they change nothing.",
             "streamgrusessionlost",
             "cps",
             (

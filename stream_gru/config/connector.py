@@ -151,7 +151,7 @@ class SourceTable(_Connector, frozen=True, kw_only=True):
     ] = []
 
     live: ClassVar[bool] = True
-    """Whether it goes on without end, as against a recording."""
+    """Whether it is unbounded, unlike a recording."""
     names_streams: ClassVar[bool] = False
     """Whether a message's ``key`` is the stream, unless the records name it: a topic or a port does."""
     max_commit_interval_s: ClassVar[float] = math.inf

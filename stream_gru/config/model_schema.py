@@ -115,7 +115,7 @@ class ClassesConfig(Table, frozen=True):
     ] = "softmax"
     class_weights: Annotated[
         Literal["none", "balanced"],
-        Meta(description='"balanced": rare classes count as much as common ones; "none": every sample counts alike.'),
+        Meta(description='"balanced": rare classes count as much as common ones; "none": all samples have one weight.'),
     ] = "none"
     weight: Annotated[NonNegative, Meta(description="Weight of the classes in the loss, against the forecast.")] = 1.0
 

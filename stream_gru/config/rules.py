@@ -261,7 +261,7 @@ def _windows(config: Config, given: Given) -> Iterator[Problem]:
 
 
 def _channel_shift(config: Config, given: Given) -> Iterator[Problem]:
-    """Channels can only be shifted if they are alike; a forecast is of certain channels."""
+    """Augmentation may shift only channels of the same kind; a forecast needs its channels."""
     if not config.training.augment_channel_shift:
         return
     path, got = ("training", "augment_channel_shift"), f"{config.training.augment_channel_shift}"

@@ -123,7 +123,7 @@ class BrokerConfig(Table, frozen=True):
         Meta(
             ge=0,
             le=2**32 - 1,
-            description="Seconds for which the broker keeps messages while the daemon is away.",
+            description="Seconds for which the broker keeps messages while the daemon is not running.",
         ),
     ] = 604_800
     receive_maximum: Annotated[

@@ -75,7 +75,7 @@ class InputConfig(Table, frozen=True):
     device_seq: Annotated[
         str,
         Meta(
-            description="Column with the device's own sample counter, which tells lost and repeated samples.",
+            description="Column with the device's own sample counter, which shows lost and repeated samples.",
             examples=["seq"],
         ),
     ] = ""

@@ -15,7 +15,7 @@ from stream_gru.config.field_types import Table
 from stream_gru.config.problems import INT64, KeyPath, Problem, dotted, listed, one_of, quoted, shown
 from stream_gru.core.errors import ConfigError
 
-# Bounds that nobody reaches are left out of the samples.
+# Bounds beyond any practical value are left out of the samples.
 _HUGE, _LONG_TEXT = 1_000_000_000, 1024
 _Number = inspect.IntType | inspect.FloatType
 

@@ -63,7 +63,7 @@ Cell = str | int | float | bool | None
 
 
 def write_recording(path: Path, batch: SampleBatch, fields: Fields) -> None:
-    """Write samples to a file whose format its name tells: ``.csv`` or ``.jsonl``, perhaps ``.gz``.
+    """Write samples to a file whose format follows from its name: ``.csv`` or ``.jsonl``, perhaps ``.gz``.
 
     Raises ConfigError as `recording_text` does, and for another name or another format than the bundle states.
     """

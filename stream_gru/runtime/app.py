@@ -151,13 +151,13 @@ class Application:
     # ---- asked by the HTTP server, from its own thread ------------------------------------------------------------
 
     def healthy(self) -> tuple[bool, str]:
-        """Whether the loop makes progress, and a line that says so."""
+        """Whether the loop makes progress, and a line of text about it."""
         age_s = time.monotonic() - self.daemon.last_turn_s
         well = not self.daemon.ready or age_s < _STUCK_S
         return well, "healthy" if well else f"no progress for {age_s:.0f} s"
 
     def ready(self) -> tuple[bool, str]:
-        """Whether samples are processed, and a line that says so."""
+        """Whether samples are processed, and a line of text about it."""
         return self.daemon.ready, "ready" if self.daemon.ready else "not ready"
 
     def status(self) -> DaemonStatus:
@@ -216,7 +216,7 @@ class Application:
         self._health.notifier.ready()
 
     def _prepare(self, new: ResolvedConfig) -> _Prepared:
-        """Do all of a reload that can fail, beside the runtime that goes on.
+        """Do all of a reload that can fail, while the old runtime continues.
 
         Raises ConfigError, BundleError, DataError, SinkUnavailable, StateError; StoreError.
         """

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class Reload:
     """One change from ``runtime``, built from ``old``, to the runtime of ``new``.
 
-    `open_sinks` does what can fail while the old runtime goes on; `apply` does the rest, right behind a commit.
+    `open_sinks` does what can fail while the old runtime continues; `apply` does the rest, right behind a commit.
 
     Raises ConfigError for a change that needs a restart.
     """

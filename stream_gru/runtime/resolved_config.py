@@ -53,7 +53,7 @@ class SourceSpec:
 
     @property
     def live(self) -> bool:
-        """Whether it goes on without end, as against a recording."""
+        """Whether it is unbounded, unlike a recording."""
         return self.config.live
 
     @property
@@ -102,7 +102,7 @@ class ResolvedConfig:
 
     @property
     def live(self) -> bool:
-        """Whether any source goes on without end."""
+        """Whether any source is unbounded."""
         return any(source.live for source in self.sources)
 
 
@@ -225,7 +225,7 @@ def running_fields(settings: Config, bundle: Bundle, path: Path) -> Fields:
     """Which columns to read: the bundle's own, but for the names that the file has in their place.
 
     A key of [input] or a column that is not given is the bundle's.  A key that is given with its default counts as not
-    given: the checked table no longer tells the two apart.
+    given: the checked table no longer distinguishes the two.
 
     Raises ConfigError when the file asks for channels, units, ranges or conditioning that the model was not trained
     with.

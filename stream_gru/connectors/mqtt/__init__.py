@@ -1,1 +1,1 @@
-"""Talking to an MQTT broker: one connection that never gives up, topics, and the ledger of acknowledgements."""
+"""MQTT: a connection that reconnects until it is closed, subscriptions, publishing, tracking of acknowledgements."""

@@ -159,7 +159,7 @@ class Connection:
         self._stopping.set()
         self.wake()
         if thread is not threading.current_thread():
-            thread.join(timeout_s)  # one in a handshake ends by itself a little later
+            thread.join(timeout_s)  # one in a handshake ends after its timeout
 
     def _make_client(self, payload_bytes: int, will: Will | None) -> Client:
         """Paho's client with everything that connections have in common."""

@@ -20,7 +20,7 @@ from stream_gru.core.commit_records import OutboxRow
 from stream_gru.core.log_limiter import LogOnce
 
 SENDER = "by"
-"""The user property with the client id of whoever published a retained message (MQTT 5)."""
+"""The user property with the client id of the publisher of a retained message (MQTT 5)."""
 _MAX_IN_FLIGHT = 500
 _MAX_IN_FLIGHT_311 = 20
 # Fixed header, lengths, packet identifier and the properties without their texts, at their longest.

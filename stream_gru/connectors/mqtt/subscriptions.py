@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 class Subscriptions:
     """The filters of one session; all methods but `want` and `complete` belong to the thread of the connection.
 
-    A session keeps its subscriptions while the daemon is away, also obsolete ones.  The granted filters are therefore
-    stored in ``folder``, where there is one.  The first connection of a process subscribes to everything, which changes
-    nothing for existing subscriptions.
+    A session keeps its subscriptions while the daemon is not running, also obsolete ones.  The granted filters are
+    therefore stored in ``folder``, where there is one.  The first connection of a process subscribes to everything,
+    which changes nothing for existing subscriptions.
     """
 
     def __init__(self, name: str, client_id: str, filters: Iterable[str], qos: int, folder: str = "") -> None:

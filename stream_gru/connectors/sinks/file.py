@@ -75,7 +75,7 @@ class FileSinkConfig(SinkTable, frozen=True, kw_only=True, tag="file"):
         return ".csv" in Path(self.path).suffixes
 
     def problems(self) -> Iterator[Problem]:
-        """The name tells the form of a row."""
+        """The form of a row follows from the name."""
         if not _FILE_NAME.fullmatch(self.path):
             yield Problem(("path",), _EXPECTED_NAME, shown(self.path))
 
@@ -101,7 +101,7 @@ class FileSinkConfig(SinkTable, frozen=True, kw_only=True, tag="file"):
 def file_sink(
     path: Path, append: bool, *, rotate_bytes: int = 0, rotate_s: float = 0.0, max_files: int = 10
 ) -> FileSink:
-    """A file whose name tells the form of a row, see `FileSinkConfig.path`.  Raises ConfigError."""
+    """A file; the form of a row follows from its name, see `FileSinkConfig.path`.  Raises ConfigError."""
     found = _FILE_NAME.fullmatch(str(path))
     if found is None:
         raise ConfigError(f"{path}: expected {_EXPECTED_NAME}")

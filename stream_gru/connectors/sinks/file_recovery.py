@@ -44,7 +44,7 @@ class Detail(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     """What a commit stores of a file besides its length.
 
     ``rotated``  the name that the file gets as soon as the commit is done
-    ``tail``     CRC-32 of the bytes before the offset, which tells a file to be rotated from the next one
+    ``tail``     CRC-32 of the bytes before the offset, which distinguishes a file to be rotated from the next one
     ``crc32``, ``size``  of the uncompressed bytes of the gzip member that has no end yet
     """
 

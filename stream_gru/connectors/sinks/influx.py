@@ -91,7 +91,7 @@ class InfluxSinkConfig(SinkTable, frozen=True, kw_only=True, tag="influx"):
     def delivery_warnings(self) -> Iterator[str]:
         """A queue that drops loses outputs."""
         if self.when_full == "drop_oldest":
-            yield 'when_full = "drop_oldest": outputs are lost while the server is away for long'
+            yield 'when_full = "drop_oldest": outputs are lost while the server is down for long'
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Publishes each output as JSON to a topic of its stream, and the availability of the daemon and of each stream.
 
 A row is kept until the broker has acknowledged it, also in the store where there is one, and is sent again on the next
-connection or after the next start until then: at least once on the wire, and the ``id`` tells a repeated row.
+connection or after the next start until then: at least once on the wire, and the ``id`` identifies a repeated row.
 
 Decision: the loop never waits for the broker.  With ``drop_oldest`` what overflows is counted as dropped; with
 ``block`` a full queue is not `ready`, and no source is read until it is.
@@ -113,7 +113,7 @@ class MqttSinkConfig(SinkTable, frozen=True, kw_only=True, tag="mqtt"):
     def delivery_warnings(self) -> Iterator[str]:
         """A queue that drops, and QoS 0, lose outputs."""
         if self.when_full == "drop_oldest":
-            yield 'when_full = "drop_oldest": outputs are lost while the broker is away for long'
+            yield 'when_full = "drop_oldest": outputs are lost while the broker is down for long'
         if self.qos == 0:
             yield "qos = 0: outputs in flight are lost with a connection"
 

@@ -138,7 +138,7 @@ def file_format(path: Path, stated: str = "auto") -> str:
 
 
 def named_format(path: Path) -> str:
-    """The format that the end of a name tells, else ``""``."""
+    """The format that the end of a name stands for, else ``""``."""
     name = path.name.lower().removesuffix(".gz")
     return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), "")
 

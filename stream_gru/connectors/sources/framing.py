@@ -118,7 +118,7 @@ def completed_header(header: bytes, first: bytes) -> bytes:
 
 
 class HeaderLine:
-    """Takes the first line out of bytes that come in portions; the line after it tells whether it is complete."""
+    """Takes the first line out of bytes that come in portions; the line after it shows whether it is complete."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

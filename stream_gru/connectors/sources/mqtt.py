@@ -3,7 +3,7 @@
 Decision: QoS 1 with manual acknowledgements.  Paho acknowledges a message of QoS 2 before the daemon has seen it.
 
 Decision: a commit stores which packets were processed.  A broker sends unacknowledged messages again, and after a kill
-nothing else tells a processed message from an unprocessed one.
+nothing else distinguishes a processed message from an unprocessed one.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ class MqttSourceConfig(SourceTable, frozen=True, kw_only=True, tag="mqtt"):
         return MqttSource(self, context.broker, name=context.name, state_dir=context.state_dir, wakeup=context.wakeup)
 
     def delivery_warnings(self, broker: BrokerConfig | None) -> Iterator[str]:
-        """Without QoS 1 and a session the broker keeps nothing for a daemon that is away."""
+        """Without QoS 1 and a session the broker keeps nothing while the daemon is not running."""
         if self.qos == 0:
-            yield "qos = 0: messages are lost while the daemon or the connection is away (at most once)"
+            yield "qos = 0: messages are lost while the daemon or the connection is down (at most once)"
         if broker is not None and broker.session_expiry_s == 0:
-            yield "session_expiry_s = 0: the broker keeps nothing while the connection is away"
+            yield "session_expiry_s = 0: the broker keeps nothing while the connection is down"
 
     def subscriptions(self) -> Iterator[TopicUse]:
         """Yield the filters of valid topics."""
@@ -249,7 +249,7 @@ class MqttSource:
         return True
 
     def _wants_input(self) -> bool:
-        # Set before the check, so that `poll` wakes the connection if it makes room in between.
+        # Set before the check, so that `poll` wakes the connection if it frees space in between.
         self._paused = True
         self._paused = not self._queue.has_room(self._config.max_payload_bytes)
         return not self._paused

@@ -1,7 +1,7 @@
 """Lines on standard input.
 
-After a restart a file is continued, as by `sources.files`.  A pipe is compared with the input before: one that begins
-alike is the same input again, and its processed part is skipped; one that begins differently is a new input.
+After a restart a file is continued, as by `sources.files`.  A pipe is compared with the input before: one with
+the same beginning is the same input, and its processed part is skipped; one that begins differently is a new input.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StdinSourceConfig(SourceTable, frozen=True, kw_only=True, tag="stdin"):
         yield "a pipe repeats nothing: after a restart the same input must be fed again from its beginning"
 
     def reload_problem(self, new: SourceTable) -> str:
-        """What was read does not come again for another table."""
+        """What was read is not read again with another table."""
         return "" if new == self else "standard input cannot change while the daemon runs; restart it"
 
 

@@ -4,7 +4,7 @@
     commit:   flush sinks ─▶ one transaction ─▶ release outputs ─▶ acknowledge inputs ─▶ evict idle streams
 
 This is a transactional outbox with acknowledgement after the commit.  A failure in between ends the daemon: the content
-of the disk is then unknown, and the inputs come again.
+of the disk is then unknown, and the inputs are read again.
 """
 
 from __future__ import annotations
