@@ -1,11 +1,14 @@
 """A file as a sink finds it after a kill: cut back to the last commit, completed, or its rotation finished.
 
-    commit the file what is done none any `repair`: an incomplete row is cut off, a broken gzip file is rotated offset
-    at least as long cut there; an open gzip member gets its end offset shorter StateError: it is damaged offset missing
-    or empty a warning, and a new file offset, rotation the one to be rotated cut there, renamed, and a new file offset,
-    rotation another one, or none the rename was done: a new file
+    commit              the file                    what is done
+    none                any                         `repair`: an incomplete row is cut off, a broken gzip file is rotated
+    offset              at least as long            cut there; an open gzip member gets its end
+    offset              shorter                     StateError: it is damaged
+    offset              missing or empty            a warning, and a new file
+    offset, rotation    the one to be rotated       cut there, renamed, and a new file
+    offset, rotation    another one, or none        the rename was done: a new file
 
-Nothing behind an offset is lost: its inputs were not acknowledged, so they come and are written again.
+Nothing behind an offset is lost: its inputs were not acknowledged, so they are read and written again.
 
 A gzip file is a sequence of members, written piece by piece, which another process can end after a kill.
 Source: RFC 1951 (an empty last block), RFC 1952 (header and trailer of a member).
