@@ -23,10 +23,12 @@ from stream_gru.connectors.mqtt.broker_check import check_broker
 from stream_gru.connectors.registry import CATALOG
 from stream_gru.connectors.sources.serial import serial_ports
 from stream_gru.core.checks import Check, State
-from stream_gru.core.errors import BundleError, ConfigError, StreamGruError
+from stream_gru.core.errors import BundleError, ConfigError, ParityError, StreamGruError
 from stream_gru.core.plugins import Plugin
+from stream_gru.core.protocols import Engine, ReportsExactness
 from stream_gru.model.bundle import Bundle, load_bundle, verify_files
 from stream_gru.model.engines.registry import load_engine
+from stream_gru.model.parity import check_on_this_machine
 from stream_gru.runtime.resolved_config import resolve_file
 from stream_gru.runtime.wiring import commit_interval_s
 
@@ -268,16 +270,21 @@ def check_engines(bundle: Bundle, wanted: str) -> Iterator[Check]:
 
 def _engine(bundle: Bundle, name: str, *, needed: bool) -> Check:
     try:
-        microseconds = 1e6 * _step_s(bundle, name)
+        engine = load_engine(name, bundle)
+        found = [f"{1e6 * _step_s(engine):.0f} µs per step"]
+        if isinstance(engine, ReportsExactness):
+            parity = check_on_this_machine(bundle)
+            found += [engine.exactness, f"differs from numpy by at most {parity.max_difference:.1g}"]
     except (ConfigError, BundleError) as error:
         state = State.FAIL if needed or name == "numpy" else State.WARN
         return Check(f"engine {name}", state, str(error), 'choose another engine: engine = "auto" in [run]')
-    return Check(f"engine {name}", State.OK, f"{microseconds:.0f} µs per step")
+    except ParityError as error:
+        return Check(f"engine {name}", State.FAIL, str(error), 'set engine = "numpy" in [run]')
+    return Check(f"engine {name}", State.OK, "; ".join(found))
 
 
-def _step_s(bundle: Bundle, name: str) -> float:
+def _step_s(engine: Engine) -> float:
     """Median seconds per step of one stream."""
-    engine = load_engine(name, bundle)
     x, h = np.zeros((1, engine.input_size), np.float32), engine.initial_state(1)
     times: list[float] = []
     end = time.perf_counter() + _MEASURE_S

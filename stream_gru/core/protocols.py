@@ -40,6 +40,16 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class ReportsExactness(Protocol):
+    """An engine that makes its bits independent of the batch, in a way that depends on the processor."""
+
+    @property
+    def exactness(self) -> str:
+        """Return a line of text on how it does so here."""
+        ...
+
+
+@runtime_checkable
 class Source(Protocol):
     """Where bytes come from.  The daemon calls it from its loop, on one thread."""
 

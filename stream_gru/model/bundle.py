@@ -60,6 +60,8 @@ _READ = frozenset({WEIGHTS, TFLITE})
 # Upper bound for the headers of one array in .npz and .npy.
 _HEADER_BYTES = 4096
 _MAX_PRINTED_CHARS = 500
+RANDOM_SAMPLES = 256
+_SPREAD = 3.0  # random channels lie within this many scales of the mean
 
 
 class _Head(Struct):
@@ -106,6 +108,17 @@ def model_id(manifest: Manifest, weights: dict[str, F32]) -> str:
         contract["embeddings"] = manifest.embeddings
     digest.update(msgspec.json.encode(contract, order="sorted"))
     return digest.hexdigest()[:12]
+
+
+def random_samples(manifest: Manifest, weights: dict[str, F32], seed: int = 0) -> F32:
+    """Draw `RANDOM_SAMPLES` rows of inputs around the training mean, calendar inputs in -1..1; (T, I)."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (RANDOM_SAMPLES, manifest.input_size))
+    channels = len(manifest.channels)
+    x[:, :channels] = x[:, :channels] * _SPREAD * weights["scaling/scale"] + weights["scaling/mean"]
+    for part in manifest.categorical:
+        x[:, part.index] = rng.integers(0, part.categories, len(x))
+    return x.astype(np.float32)
 
 
 def document_digest(document: dict[str, object]) -> str:

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from stream_gru.core.errors import ParityError
 from stream_gru.core.protocols import Engine
 from stream_gru.core.types import F32, F64, I64
-from stream_gru.model.bundle import Bundle
+from stream_gru.model.bundle import Bundle, random_samples
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.manifest import EngineParity, Manifest
 
@@ -35,9 +35,7 @@ TOLERANCE = 1e-5
 CARRIED_TOLERANCE = 1e-3
 BLOCK_STEPS = 256
 BATCHES = (2, 7, 8, 33, 129, 257)
-RANDOM_SAMPLES = 256
 MAX_SEGMENT_STARTS = 1024
-_SPREAD = 3.0  # random channels lie within this many scales of the mean
 _ULPS = 2
 _ROUNDINGS = 4.0
 
@@ -86,7 +84,7 @@ def check_parity(
     numpy_engine, litert = load_engine("numpy", bundle), load_engine("litert", bundle)
     rows = random_samples(manifest, weights)
     initial = litert.initial_state(1)
-    random_rows = list(_against(litert, rows, _scan(numpy_engine, rows, initial[0]), initial, "random samples, "))
+    random_rows = list(_against_numpy(litert, numpy_engine, rows))
     if states is not None:
         rounding = _rounding(numpy_engine, manifest, weights, x, states)
         if starts is not None:
@@ -104,6 +102,19 @@ def check_parity(
             found = _judge(engine, manifest, weights, [carried], CARRIED_TOLERANCE)
             results.append(replace(found, engine=f"{engine.name} carried"))
     return results
+
+
+def check_on_this_machine(bundle: Bundle) -> EngineParity:
+    """Compare litert with numpy on random samples, within the tolerance under which the bundle was written.
+
+    Training checks parity on its own processor; another one may compute other bits.  Raises ParityError when they
+    differ by more, and what `load_engine` raises.
+    """
+    manifest = bundle.manifest
+    litert, numpy_engine = load_engine("litert", bundle), load_engine("numpy", bundle)
+    tolerance = max([TOLERANCE, *(one.tolerance for one in manifest.parity if one.engine == "litert")])
+    rows = random_samples(manifest, bundle.weights)
+    return _judge(litert, manifest, bundle.weights, _against_numpy(litert, numpy_engine, rows), tolerance)
 
 
 def pad_segment_starts(segments: Sequence[F32], steps: int, seed: int = 0) -> tuple[F32, I64]:
@@ -157,17 +168,6 @@ def scaled_difference(manifest: Manifest, weights: dict[str, F32], a: F32, b: F3
     return np.where(same, 0.0, np.where(np.isfinite(difference), difference, np.inf))
 
 
-def random_samples(manifest: Manifest, weights: dict[str, F32], seed: int = 0) -> F32:
-    """Draw `RANDOM_SAMPLES` rows of inputs around the training mean, calendar inputs in -1..1; (T, I)."""
-    rng = np.random.default_rng(seed)
-    x = rng.uniform(-1, 1, (RANDOM_SAMPLES, manifest.input_size))
-    channels = len(manifest.channels)
-    x[:, :channels] = x[:, :channels] * _SPREAD * weights["scaling/scale"] + weights["scaling/mean"]
-    for part in manifest.categorical:
-        x[:, part.index] = rng.integers(0, part.categories, len(x))
-    return x.astype(np.float32)
-
-
 def column_scaling(manifest: Manifest, weights: dict[str, F32]) -> tuple[F64, F64]:
     """Scale and mean of each output column, (K,); 1 and 0 for probabilities."""
     scale, mean = np.ones(manifest.output_size), np.zeros(manifest.output_size)
@@ -180,6 +180,11 @@ def column_scaling(manifest: Manifest, weights: dict[str, F32]) -> tuple[F64, F6
 
 def _scan(engine: Engine, x: F32, h: F32) -> F32:
     return engine.scan(x, h)[0]
+
+
+def _against_numpy(engine: Engine, numpy_engine: Engine, rows: F32) -> Iterator[Comparison]:
+    initial = engine.initial_state(1)
+    return _against(engine, rows, _scan(numpy_engine, rows, initial[0]), initial, "random samples, ")
 
 
 def _blocks(engine: Engine, x: F32, expected: F32, states: F32) -> Iterator[Comparison]:

@@ -72,7 +72,7 @@ def test_a_flatbuffer_wrong_only_in_other_segments_is_found(
     longest.x[longest.x[:, 1] == WRONG, 1] = 0
     others = [segment_of_length(bundle, 28, seed) for seed in range(3)]
     # Random samples contain every category, so the comparison with numpy would find the error there.
-    monkeypatch.setattr("stream_gru.model.parity.RANDOM_SAMPLES", 1)
+    monkeypatch.setattr("stream_gru.model.bundle.RANDOM_SAMPLES", 1)
     keras_is_right = replace(wrong, weights=weights, tflite=bundle.tflite)
     train_gate(keras_is_right, [longest])
     with pytest.raises(ParityError, match=r"litert \(segment \d, batch\)"):

@@ -1,7 +1,7 @@
 """A file as a sink finds it after a kill: cut back to the last commit, completed, or its rotation finished.
 
     commit              the file                    what is done
-    none                any                         `repair`: an incomplete row is cut off, a broken gzip file is rotated
+    none                any                         `repair`: cut behind the last row; a broken gzip file is rotated
     offset              at least as long            cut there; an open gzip member gets its end
     offset              shorter                     StateError: it is damaged
     offset              missing or empty            a warning, and a new file

@@ -28,14 +28,14 @@ import tensorflow as tf
 from stream_gru.core.errors import ParityError
 from stream_gru.core.plugins import suppress_native_stderr
 from stream_gru.core.types import F32
-from stream_gru.model.bundle import Bundle
+from stream_gru.model.bundle import Bundle, random_samples
 from stream_gru.model.engines.registry import load_engine
 from stream_gru.model.export.formats import ExportedFiles, ExportRequest
 from stream_gru.model.keras.litert_graph import StepGraph, Tensor, input_spec, weights_module
 from stream_gru.model.keras.network import NetworkLayers, build_network, load_weights
 from stream_gru.model.keras.spec import NetworkSpec
 from stream_gru.model.manifest import Categorical
-from stream_gru.model.parity import CARRIED_TOLERANCE, random_samples, scaled_difference
+from stream_gru.model.parity import CARRIED_TOLERANCE, scaled_difference
 
 _CHECKED_STEPS = 64
 
