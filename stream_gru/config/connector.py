@@ -140,7 +140,7 @@ class SourceTable(_Connector, frozen=True, kw_only=True):
         PositiveInt,
         Meta(description="Records that wait to be processed at most; then the sender has to wait."),
     ] = 10_000
-    queue_bytes: Annotated[PositiveInt, Meta(description="The same limit in bytes.")] = 67_108_864
+    queue_bytes: Annotated[PositiveInt, Meta(description="The same limit in bytes.")] = 16_777_216
     input: Annotated[
         SourceInputConfig,
         Meta(description="How the records of this source are read; a key that is absent is that of [input]."),

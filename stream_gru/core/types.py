@@ -75,6 +75,7 @@ class DropReason(Code):
     TOO_DEEP = 18
     TOO_MANY_FIELDS = 19
     RATE = 20
+    POISON = 21
 
 
 class Status(Code):

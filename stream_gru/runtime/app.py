@@ -20,7 +20,7 @@ from stream_gru.runtime import wiring
 from stream_gru.runtime.control.commands import Commands
 from stream_gru.runtime.control.executor import CommandExecutor, PauseFilter
 from stream_gru.runtime.daemon import Daemon
-from stream_gru.runtime.health import HealthReporter
+from stream_gru.runtime.health import HealthReporter, SystemdNotifier
 from stream_gru.runtime.http.api import Api, DaemonStatus, StreamStatus
 from stream_gru.runtime.http.broadcast import OutputBroadcaster
 from stream_gru.runtime.http.server import WebServer
@@ -28,7 +28,6 @@ from stream_gru.runtime.metrics import Metrics, build_registry
 from stream_gru.runtime.reload import Reload
 from stream_gru.runtime.resolved_config import ResolvedConfig, resolve_file
 from stream_gru.runtime.stream_checks import IdleStreams, SampleRateCheck
-from stream_gru.runtime.systemd import SystemdNotifier
 
 log = logging.getLogger(__name__)
 

@@ -1,17 +1,17 @@
 """The daemon: the only loop.
 
     poll ─▶ decode ─▶ ingest ─▶ pipeline ─▶ sinks ─▶ commit            one turn, in this order, in one thread
-                      admission             encoded    flush, transaction,
-                      first                 once       acknowledge
+            a group   admission  a slice    encoded   flush, transaction,
+                      first      of rows    once      acknowledge
 
 `run`, `replay` and `demo` are all this loop; they differ in sources and sinks.  A stop (`Daemon.stop`, from a signal
-handler) lets the current batch finish; then everything is flushed, acknowledged and closed.
+handler) lets what was read be processed; then everything is flushed, acknowledged and closed.
 
 A commit (`runtime.checkpoint`) makes durable what was processed, releases the outputs and acknowledges the inputs.  It
 waits for the disk only: outputs that another machine has not acknowledged stay in the store until it has.
 
-Decision: a batch that was read is always written, to all sinks.  While a sink has no room nothing is read, so the
-sources make their senders wait; there is never half a batch to undo.
+Decision: a batch is always written to all sinks.  While a sink has no room nothing is read or processed, so the sources
+make their senders wait; there is never half a batch to undo.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 from stream_gru.core.errors import EndOfInput
-from stream_gru.core.types import NS_PER_S, PredictionBatch, ResetReason, SampleBatch
+from stream_gru.core.types import NS_PER_S, PredictionBatch, RawMessage, ResetReason, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.control.executor import CommandExecutor
+from stream_gru.runtime.crash_guard import CrashGuard
 from stream_gru.runtime.health import HealthReporter
-from stream_gru.runtime.ingest.ingest import group_by_source
-from stream_gru.runtime.replay_pacing import ReplayPacer
+from stream_gru.runtime.ingest.ingest import Ingest, group_by_source
+from stream_gru.runtime.pieces import ReplayPacer, groups, slices
 from stream_gru.runtime.run_summary import RunSummary
 from stream_gru.runtime.wiring import Input, Runtime
 
@@ -73,6 +74,8 @@ class Daemon:
         self._uncommitted = 0
         self._began_s = 0.0
         self._turn = 0
+        store = runtime.checkpointer.store
+        self._guard = CrashGuard(None if store is None else store.path.parent)
         self.ready = False
         self.last_turn_s = clock()
 
@@ -132,6 +135,8 @@ class Daemon:
         positions = runtime.checkpointer.recover({one.name: one.source for one in runtime.inputs}, runtime.sinks)
         for one in runtime.inputs:
             one.position = positions.get(one.name)
+        store = runtime.checkpointer.store
+        self._guard.open(clean=store is None or store.clean_shutdown)
         self.commit()  # from here on the store knows every file that is written
 
     def _close_all(self) -> None:
@@ -139,6 +144,7 @@ class Daemon:
         with ExitStack() as closing:
             closing.callback(runtime.checkpointer.close)
             closing.callback(runtime.rejects.close)
+            closing.callback(self._guard.close)
             for sink in reversed(list(runtime.sinks.values())):
                 closing.callback(sink.close)
             for one in runtime.inputs:
@@ -150,7 +156,7 @@ class Daemon:
         while not self._stopping.is_set():
             self.heartbeat()
             self._run_pending()
-            active = [one for one in self.runtime.inputs if not one.ended]
+            active = [one for one in self.runtime.inputs if not one.ended or one.work is not None]
             if not active:
                 return
             self._wakeup.clear()
@@ -163,6 +169,7 @@ class Daemon:
     def _run_pending(self) -> None:
         if self._pending_call is not None:
             call, self._pending_call = self._pending_call, None
+            self._finish_work()
             call()
         if self._commands is not None:
             self._commands.run_pending(self.commit)
@@ -192,32 +199,81 @@ class Daemon:
         self._wait(_FULL_S)
 
     def _read(self, one: Input, timeout_s: float) -> bool:
-        """Process what an input has; return whether there was anything."""
-        runtime = self.runtime
+        """Process one piece of what an input has; return whether there was anything."""
+        if one.work is None:
+            try:
+                raw = one.source.poll(self.runtime.batch_rows, timeout_s)
+            except EndOfInput:
+                one.ended = True
+                return False
+            if not raw:
+                return False
+            one.work = self._work(one, raw)
         try:
-            raw = one.source.poll(runtime.batch_rows, timeout_s)
-        except EndOfInput:
-            one.ended = True
-            return False
-        if not raw:
-            return False
-        started_s = self._clock()
+            next(one.work)
+        except StopIteration:
+            one.work = None
+        return True
+
+    def _finish_work(self) -> None:
+        """Process all that was read."""
+        for one in self.runtime.inputs:
+            while one.work is not None:
+                self.heartbeat()
+                self._read(one, 0.0)
+
+    def _work(self, one: Input, raw: Sequence[RawMessage]) -> Iterator[None]:
+        """Process messages piece by piece; after each piece the position is exact, so a commit may follow."""
         if one.speed and one.pacer is None:
             one.pacer = ReplayPacer(one.speed, self._clock, self._wait)
+
+        def alone(message: RawMessage) -> bool:
+            return self._guard.is_suspect(message) or (one.progress is not None and one.progress.is_next(message))
+
         for ingest, messages in group_by_source(raw, one.ingests):
+            for group in groups(messages, alone):
+                yield from self._process_group(one, ingest, self._guard.screened(group))
+
+    def _process_group(self, one: Input, ingest: Ingest, messages: Sequence[RawMessage]) -> Iterator[None]:
+        """Decode messages and process their rows; yields inside of a single message, and at the end."""
+        started_s, runtime, arrival_ns = self._clock(), self.runtime, messages[0].arrival_ns
+        progress = one.progress if len(messages) == 1 else None
+        with self._guard.processing(messages):
             decoded = ingest.decode(messages)
+            done = 0 if one.progress is None else one.progress.rows_done(messages)
+            if done:
+                decoded = decoded.take(slice(done, None))
             runtime.rejects.report(ingest.name, decoded.rejected)
-            result = ingest.apply(decoded)
-            self.health.on_messages(result, len(messages))
-            if one.pacer is None:
-                self._process(ingest.name, result.batch, messages[0].arrival_ns, started_s)
-                continue
-            for part in self._paced(one.pacer, result.batch):
-                self._process(ingest.name, part, messages[0].arrival_ns, self._clock())
-                self._maintain(may_commit=runtime.checkpointer.store is None)  # a paced block may take minutes
-        if raw[-1].position is not None:
-            one.processed(raw[-1].position, len(raw))
-        return True
+            first, *more = slices(decoded, runtime.batch_rows)
+            self._process_slice(one, ingest, first, len(messages), arrival_ns, started_s)
+        for part in more:
+            done += runtime.batch_rows
+            if progress is None:
+                self.heartbeat()
+            else:
+                progress.note(messages[0], done)
+                yield
+            with self._guard.processing(messages):
+                self._process_slice(one, ingest, part, 0, arrival_ns, self._clock())
+        if progress is not None:
+            progress.finish()
+        if messages[-1].position is not None:
+            one.processed(messages[-1].position, len(messages))
+        yield
+
+    def _process_slice(
+        self, one: Input, ingest: Ingest, part: SampleBatch, count: int, arrival_ns: int, started_s: float
+    ) -> None:
+        """Process some rows of messages, those of a paced recording when they are due."""
+        result = ingest.apply(part)
+        self.health.on_messages(result, count)
+        if one.pacer is None:
+            self._process(ingest.name, result.batch, arrival_ns, started_s)
+            return
+        for due in self._paced(one.pacer, result.batch):
+            self._process(ingest.name, due, arrival_ns, self._clock())
+            # A paced block may take minutes.
+            self._maintain(may_commit=self.runtime.checkpointer.store is None)
 
     def _paced(self, pacer: ReplayPacer, batch: SampleBatch) -> Iterator[SampleBatch]:
         """The rows of a batch at the speed of their recording."""
@@ -279,7 +335,8 @@ class Daemon:
     # ---- the end --------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Flush joined channels, publish scores, and commit; give sinks time to deliver before the last commit."""
+        """Process what was read, flush joined channels, commit; give sinks time to deliver before the last commit."""
+        self._finish_work()
         runtime = self.runtime
         joining = [one for one in runtime.inputs if any(ingest.joins for ingest in one.ingests.values())]
         if all(one.ended for one in joining):  # they share the joiner

@@ -9,13 +9,13 @@ Run, replay, probe, demo and the tests use the same builders; they differ in sou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stream_gru.config.connector import ignore
 from stream_gru.connectors.registry import load_decoder
-from stream_gru.core.protocols import Engine, FlowControlled, HasState, Sink, Source, Stateful
+from stream_gru.core.protocols import Engine, FlowControlled, HasState, Redelivering, Sink, Source, Stateful
 from stream_gru.core.timestamps import UNITS_NS
 from stream_gru.core.types import NS_PER_S, Position
 from stream_gru.pipeline.alarms import AlarmRule
@@ -28,7 +28,7 @@ from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_counters import DeviceClock, GapCounter
 from stream_gru.runtime.ingest.ingest import NO_STAGES, Admit, Ingest, RateLimit, SharedStages
-from stream_gru.runtime.replay_pacing import ReplayPacer
+from stream_gru.runtime.pieces import MessageProgress, ReplayPacer
 from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec
 
 _HOLD_PERIODS = 5
@@ -41,7 +41,8 @@ class Input:
     """A source and the `Ingest` of its messages, by source name (several for a recording of several sources).
 
     ``speed``: 0 as fast as possible, else a multiple of the recording's own speed; ``max_inflight``: messages that the
-    other side sends before it waits for an acknowledgement, 0 for no limit; ``position``: what was processed.
+    other side sends before it waits for an acknowledgement, 0 for no limit; ``position``: what was processed;
+    ``progress``: inside a message that will be delivered again; ``work``: what was read and is not processed yet.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Input:
     unacknowledged: int = 0
     ended: bool = False
     pacer: ReplayPacer | None = None
+    progress: MessageProgress | None = None
+    work: Iterator[None] | None = None
 
     def processed(self, position: Position, messages: int) -> None:
         """Note that ``messages`` more, all up to ``position``, were processed."""
@@ -64,8 +67,8 @@ class Input:
 class Runtime:
     """One running graph.
 
-    ``batch_rows``: messages a source is asked for at once.  A commit is due after ``commit_every`` samples or
-    ``commit_interval_s`` seconds.
+    ``batch_rows``: messages a source is asked for at once, and samples in one batch.  A commit is due after
+    ``commit_every`` samples or ``commit_interval_s`` seconds.
     """
 
     pipeline: Pipeline
@@ -170,7 +173,8 @@ def build_input(spec: SourceSpec, config: ResolvedConfig, shared: SharedStages, 
     )
     ingests = {spec.name: build_ingest(spec, shared, max_streams(config))}
     max_inflight = source.max_inflight if isinstance(source, FlowControlled) else 0
-    return Input(spec.name, source, ingests, spec.config.replay_speed, max_inflight)
+    progress = MessageProgress(max(1, max_inflight)) if isinstance(source, Redelivering) else None
+    return Input(spec.name, source, ingests, spec.config.replay_speed, max_inflight, progress=progress)
 
 
 def build_ingest(spec: SourceSpec, shared: SharedStages, streams: int) -> Ingest:
@@ -313,6 +317,8 @@ def register_stateful(
     by_stream: dict[str, Stateful] = {}
     other: dict[str, Stateful] = {} if shared.pause_filter is None else {"paused": shared.pause_filter.state}
     for one in inputs:
+        if one.progress is not None:
+            other[component_name("progress", one.name)] = one.progress.state
         for ingest in one.ingests.values():
             for part, stateful in ingest.stateful_parts().items():
                 (other if part == "decoder" else by_stream)[component_name(part, ingest.name)] = stateful

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_gru.core.types import DropReason, Rejected, SampleBatch
-from stream_gru.runtime.replay_pacing import ReplayPacer
+from stream_gru.runtime.pieces import ReplayPacer
 from tests.support.batches import batch
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.runtime.systemd import SystemdNotifier, sd_notify
+from stream_gru.runtime.health import SystemdNotifier, sd_notify
 
 
 class Manager:
@@ -111,7 +111,7 @@ def test_a_manager_that_does_not_read_does_not_block(manager: Manager) -> None:
 def test_the_environment_is_that_of_the_process(manager: Manager) -> None:
     """A process with the variables of systemd sends, and its time is that of CLOCK_MONOTONIC."""
     script = (
-        "from stream_gru.runtime.systemd import SystemdNotifier; n = SystemdNotifier(); n.reloading(); "
+        "from stream_gru.runtime.health import SystemdNotifier; n = SystemdNotifier(); n.reloading(); "
         "n.heartbeat(); n.heartbeat()"
     )
     environ = {**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000"}

@@ -68,6 +68,7 @@ class InfluxSinkConfig(SinkTable, frozen=True, kw_only=True, tag="influx"):
         str, Meta(description="File with the token, or the name of a systemd credential; empty: no token.")
     ] = ""
     queue_size: Annotated[PositiveInt, Meta(description="Outputs that wait for the server at most.")] = 10_000
+    queue_bytes: Annotated[PositiveInt, Meta(description="The same limit in bytes.")] = 16_777_216
     when_full: Annotated[
         Literal["block", "drop_oldest"],
         Meta(description='When the queue is full: "block" lets the inputs wait; "drop_oldest" drops outputs, counted.'),
@@ -185,7 +186,12 @@ class InfluxSink:
         self._config, self._clock, self._first_pause_s = config, clock, pause_s
         self._gather_s, self._next_s = gather_s, float("-inf")
         self._encoder = LineEncoder(config.measurement)
-        self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
+        self._outbox = Outbox(
+            config.queue_size,
+            max_bytes=config.queue_bytes,
+            drop_oldest=config.when_full == "drop_oldest",
+            immediate=immediate,
+        )
         self._changed = self._outbox.changed
         self._sent: list[OutboxRow] = []  # rows of the current request
         self._closing = False

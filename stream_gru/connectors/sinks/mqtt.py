@@ -70,6 +70,7 @@ class MqttSinkConfig(SinkTable, frozen=True, kw_only=True, tag="mqtt"):
         NonNegativeInt, Meta(description="Seconds after which the broker drops an undelivered output; 0: never.")
     ] = 0
     queue_size: Annotated[PositiveInt, Meta(description="Unacknowledged outputs at most.")] = 10_000
+    queue_bytes: Annotated[PositiveInt, Meta(description="The same limit in bytes.")] = 16_777_216
     when_full: Annotated[
         Literal["block", "drop_oldest"],
         Meta(description='When the queue is full: "block" lets the inputs wait; "drop_oldest" drops outputs, counted.'),
@@ -154,7 +155,12 @@ class MqttSink:
         self._clock = clock
         self._encoder = JsonEncoder()
         self._discovery = Discovery(config)
-        self._outbox = Outbox(config.queue_size, drop_oldest=config.when_full == "drop_oldest", immediate=immediate)
+        self._outbox = Outbox(
+            config.queue_size,
+            max_bytes=config.queue_bytes,
+            drop_oldest=config.when_full == "drop_oldest",
+            immediate=immediate,
+        )
         self._retained = RetainedOutbox(self._outbox.changed)
         self._streams = StreamAvailability()
         self._opened = False

@@ -19,13 +19,17 @@ from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, 
 class Outbox:
     """Numbers rows and holds each until it was acknowledged, refused or dropped.
 
-    ``bound``: rows without an acknowledgement at most.  Beyond it `ready` is false; with ``drop_oldest`` the oldest row
-    that is not in flight is dropped instead.  ``immediate``: a row may be sent before the commit that stores it.
-    ``changed`` guards everything in here and is notified when rows may be sent or were acknowledged.
+    ``bound``, ``max_bytes``: rows without an acknowledgement, and bytes of their payloads, at most.  Beyond them `ready`
+    is false; with ``drop_oldest`` the oldest row that is not in flight is dropped instead.  ``immediate``: a row may be
+    sent before the commit that stores it.  ``changed`` guards everything in here and is notified when rows may be sent
+    or were acknowledged.
     """
 
-    def __init__(self, bound: int, *, drop_oldest: bool = False, immediate: bool = False) -> None:
-        self.bound = bound
+    def __init__(
+        self, bound: int, *, max_bytes: int = 2**40, drop_oldest: bool = False, immediate: bool = False
+    ) -> None:
+        self.bound, self.max_bytes = bound, max_bytes
+        self._bytes = 0
         self.failed = self.dropped = 0
         self.durable = False
         self.changed = threading.Condition()
@@ -46,7 +50,7 @@ class Outbox:
     @property
     def ready(self) -> bool:
         """Whether more may be put in."""
-        return self._drop_oldest or len(self) < self.bound
+        return self._drop_oldest or not self._full
 
     @property
     def sendable(self) -> int:
@@ -70,7 +74,9 @@ class Outbox:
             return
         with self.changed:
             self.durable = True
-            self._pending.extend(row for row in checkpoint.unacked if row.number > self._last)
+            rows = [row for row in checkpoint.unacked if row.number > self._last]
+            self._pending.extend(rows)
+            self._bytes += _size(rows)
             self._last = max(self._last, checkpoint.last_number)
             self._stored = self._flushed = max(self._stored, checkpoint.last_number)
             self.changed.notify_all()
@@ -84,6 +90,7 @@ class Outbox:
                     continue
                 self._last += 1
                 row.number = self._last
+                self._bytes += len(row.payload)
                 queue.append(row)
             self.changed.notify_all()
 
@@ -115,7 +122,7 @@ class Outbox:
             acked = [number for number in self._acked if number <= self._stored]
             for one in (self._in_flight, self._pending, self._staged, self._acked):
                 one.clear()
-            self._reported = ()
+            self._reported, self._bytes = (), 0
             return OutboxState(rows, acked, self._last, self._stored, self.durable)
 
     def adopt(self, state: OutboxState) -> None:
@@ -128,9 +135,11 @@ class Outbox:
             self._stored = self._flushed = state.stored
             begun = self._in_flight.keys() | self._acked.keys()
             self._acked.update(dict.fromkeys(state.acked))
+            self._bytes -= _size(self._pending)
             self._pending.clear()
             for row in state.rows:
                 if row.number not in begun:
+                    self._bytes += len(row.payload)
                     (self._staged if self._stages and self._is_new(row) else self._pending).append(row)
             self.changed.notify_all()
 
@@ -179,12 +188,16 @@ class Outbox:
     def _stages(self) -> bool:
         return self.durable and not self._immediate
 
+    @property
+    def _full(self) -> bool:
+        return len(self) >= self.bound or self._bytes >= self.max_bytes
+
     def _is_new(self, row: OutboxRow) -> bool:
         return row.number > self._stored
 
     def _make_room(self) -> bool:
         """Drop the oldest rows that are not in flight; False if all are, so that the new row is dropped."""
-        while len(self) >= self.bound:
+        while self._full:
             queue = self._pending or self._staged
             self.dropped += 1
             if not queue:
@@ -194,6 +207,11 @@ class Outbox:
 
     def _finish(self, row: OutboxRow) -> None:
         """The row is finished; if it may be stored, the next commit deletes it."""
+        self._bytes -= len(row.payload)
         if row.number <= self._flushed:
             self._acked[row.number] = None
         self.changed.notify_all()
+
+
+def _size(rows: Iterable[OutboxRow]) -> int:
+    return sum(len(row.payload) for row in rows)

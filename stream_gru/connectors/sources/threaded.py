@@ -167,6 +167,8 @@ class ThreadedSource:
 
 
 _SLICE_S = 0.1
+POLL_BYTES = 262_144
+"""Payload that a poll returns at most, but for the last message."""
 
 
 class MessageQueue:
@@ -214,12 +216,19 @@ class MessageQueue:
         return True
 
     def get(self, limit: int, timeout_s: float) -> list[RawMessage]:
-        """Take at most ``limit`` messages, waiting for the first one; ``[]`` when none comes or the queue is closed."""
+        """Take at most ``limit`` messages of `POLL_BYTES` together, or one larger one; waits for the first one.
+
+        Returns ``[]`` when none comes in time or the queue is closed.
+        """
+        taken: list[RawMessage] = []
         with self._changed:
             self._changed.wait_for(lambda: bool(self._messages) or self._closed, timeout_s)
-            taken = [self._messages.popleft() for _ in range(min(limit, len(self._messages)))]
+            size = 0
+            while self._messages and len(taken) < limit and size < POLL_BYTES:
+                taken.append(self._messages.popleft())
+                size += len(taken[-1].payload)
             if taken:
-                self._bytes -= sum(len(message.payload) for message in taken)
+                self._bytes -= size
                 self._changed.notify_all()
         return taken
 
