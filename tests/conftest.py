@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Settings of all tests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import signal
 
 from hypothesis import settings
 
-# The time of one example says nothing on a machine that others use too.
+# The time of one example is meaningless on a machine under other load.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C work in what the tests start: a shell that runs the tests in the background has them ignore it."""
+    """Enable Ctrl-C in child processes: a shell that runs the tests in the background makes them ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""What no file of the package may do."""
+"""Calls that no file of the package may make."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CALLS = {
     "subprocess.getoutput", "subprocess.getstatusoutput", "tempfile.mktemp", "yaml.load",
     "ssl._create_unverified_context", "ssl.wrap_socket", "random.seed", "pty.spawn", "np.fromfile", "np.memmap",
 }  # fmt: skip
-# (call, keyword) -> the one value that is no danger.
+# (call, keyword) -> the one harmless value.
 KEYWORDS = {"shell": False, "allow_pickle": False, "verify": True}
 
 
 def offences(tree: ast.AST) -> list[str]:
-    """What of it is done, with its line."""
+    """The forbidden calls, each with its line."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -52,10 +52,10 @@ def test_nothing_that_is_read_is_ever_run() -> None:
      "np.load(f, allow_pickle=flag)", "os.system('x')", "import marshal as m"],
 )  # fmt: skip
 def test_each_of_these_would_be_found(line: str) -> None:
-    """The test above is worth something."""
+    """The test above can fail."""
     assert offences(ast.parse(line))
 
 
 def test_what_is_harmless_is_not() -> None:
-    """Nor does it cry wolf."""
+    """Harmless calls are not reported."""
     assert offences(ast.parse("import json\nsubprocess.run(['x'], shell=False)\nnp.load(f, allow_pickle=False)")) == []

@@ -1,4 +1,4 @@
-"""Who may import whom, and what a gateway never loads."""
+"""Allowed imports between packages, and modules that a gateway never loads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.paths import BUNDLE, PACKAGE
 
 HEAVY = ("keras", "tensorflow", "jinja2", "matplotlib", "onnx", "onnxruntime", "pyarrow", "rich")
 
-# The rooms, lowest first: each may import those that its row names and nothing else of this package.
+# The packages, lowest first: each may import those that its row names and nothing else of stream_gru.
 ROOMS: dict[str, set[str]] = {
     "core": set(),
     "config": {"core"},
@@ -42,20 +42,20 @@ def imports_of(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_what_the_design_allows(room: str) -> None:
-    """No file of a room imports a room above it, wherever in the file the import stands."""
+    """No file of a package imports a package above it, wherever in the file the import is."""
     for path in sorted((PACKAGE / room).glob("**/*.py")):
         names = {name for name in imports_of(path) if name.startswith("stream_gru.")}
         assert {name.split(".")[1] for name in names} <= ROOMS[room] | {room}, path
 
 
 def test_the_rooms_are_the_package() -> None:
-    """Beside the rooms stand the public API and the entry point, and no loose module."""
+    """Beside the packages are only the public API and the entry point, and no loose module."""
     found = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert found == {*ROOMS, "__init__.py", "__main__.py", "py.typed"}
 
 
 def test_init_files_hold_no_logic() -> None:
-    """Below the top, an `__init__.py` holds a docstring and imports of names at the most."""
+    """Below the top, an `__init__.py` holds at most a docstring and imports of names."""
     for path in PACKAGE.glob("*/**/__init__.py"):
         body = ast.parse(path.read_text()).body
         logic = [node for node in body if not isinstance(node, ast.Expr | ast.Import | ast.ImportFrom | ast.Assign)]
@@ -87,7 +87,7 @@ print(",".join(name for name in {heavy!r} if name in sys.modules))
 
 
 def test_the_runtime_loads_neither_keras_nor_tensorflow() -> None:
-    """Importing the package, every command and running a model leaves the heavy packages alone."""
+    """Importing the package, every command and running a model load no heavy package."""
     code = RUNTIME.format(bundle=str(BUNDLE), heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -97,6 +97,6 @@ SIZE_EXCEPTIONS: dict[str, str] = {}
 
 
 def test_no_file_grows_past_400_lines() -> None:
-    """A file past 400 lines wants to be two; exceptions have a reason."""
+    """A file past 400 lines should be split; exceptions have a reason."""
     long = {path.name for path in PACKAGE.glob("**/*.py") if len(path.read_text().splitlines()) > 400}
     assert long <= set(SIZE_EXCEPTIONS)

@@ -182,7 +182,7 @@ def _last_outputs(pipeline: Pipeline, batch: SampleBatch) -> PredictionBatch:
     np.maximum.at(last, out.stream_index, np.arange(len(out)))
     newest = pipeline.table["max_event_ns"]
     for name, row in zip(batch.stream_names, last.tolist(), strict=True):
-        # A sample dropped for its values has advanced the stream's largest event time all the same.
+        # A sample dropped for its values has still advanced the stream's largest event time.
         if row < 0 or newest[pipeline.table.slot(name)] != out.time_ns[row]:
             dropped = ", ".join(f"{n:,} {reason.text}" for reason, n in sorted(out.dropped.items()))
             raise DataError(f"primer: stream {name!r}: expected its last sample to be applied, dropped: {dropped}")

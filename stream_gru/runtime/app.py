@@ -198,7 +198,7 @@ class Application:
     def reload(self) -> None:
         """Resolve the configuration again and apply it; an invalid one is rejected.  Called by the loop.
 
-        Raises what a commit raises, and what fails once the old runtime is given up: these end the daemon.
+        Raises what a commit raises, and errors after the old runtime is closed: these end the daemon.
         """
         self._health.notifier.reloading()
         self.daemon.commit()

@@ -1,4 +1,4 @@
-"""The command line in a process of its own, as a user runs it: outputs, messages and exit codes."""
+"""The command line in its own process, as a user runs it: outputs, messages and exit codes."""
 
 from __future__ import annotations
 

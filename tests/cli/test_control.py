@@ -216,14 +216,14 @@ def test_an_invalid_address_is_rejected(url: str) -> None:
 
 
 def test_response_text() -> None:
-    """The text of a JSON object, or the beginning of anything else."""
+    """The text of a JSON object, or the start of anything else."""
     assert response_text('{"text": "a"}') == "a"
     assert response_text("[1]") == "[1]"
     assert response_text("<html>\n" + "x" * 999) == ("<html> " + "x" * 999)[:200]
 
 
 class TapProcess:
-    """A ``tap`` in a process of its own; with ``terminal`` it reads and writes there."""
+    """A ``tap`` in its own process; with ``terminal`` it reads and writes there."""
 
     def __init__(self, *arguments: object, terminal: int | None = None) -> None:
         line = [sys.executable, "-m", "stream_gru", "tap", *map(str, arguments)]
@@ -339,7 +339,7 @@ def test_tap_draws_on_a_terminal(controlled: ControlledDaemon, start: Tap, termi
     assert clients_connected(controlled.daemon)
     controlled.daemon.feed.write(daemon_outputs(["pump-1", "pump-2"]))
     shown, deadline, interrupted = "", time.monotonic() + 20, False
-    # Somebody has to read to the end: it waits for room on the terminal.
+    # The terminal must be read to the end: otherwise tap blocks on a full buffer.
     while tap.process.poll() is None and time.monotonic() < deadline:
         if select.select([near], [], [], 0.05)[0]:
             shown += os.read(near, 65536).decode(errors="replace")

@@ -39,13 +39,13 @@ def quantities(tmp_path: Path) -> Path:
 def test_the_text_equals_the_written_labels(characters: Path, tmp_path: Path, run: Run) -> None:
     """The printed text is that of the file, and the same seed gives the same bytes."""
     out = tmp_path / "g.csv"
-    code, text, said = run("generate", characters, "--steps", 30, "--seed", 5, "--text", "--out", out)
+    code, text, output = run("generate", characters, "--steps", 30, "--seed", 5, "--text", "--out", out)
     assert code == 0
     assert len(text.rstrip("\n")) == 30
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert "".join("abc "[int(row["k0"])] for row in rows) == text.rstrip("\n")
     assert "".join(row["next"] for row in rows) == text.rstrip("\n")[1:]
-    assert "generated 30 samples for each of 1 streams\nlog-probability of generated-1: -" in said
+    assert "generated 30 samples for each of 1 streams\nlog-probability of generated-1: -" in output
     first = out.read_bytes()
     assert run("generate", characters, "--steps", 30, "--seed", 5, "--out", out, "-q") == (0, "", "")
     assert out.read_bytes() == first
@@ -66,8 +66,8 @@ def test_generated_files_can_be_replayed_and_evaluated(characters: Path, tmp_pat
     """Every sample is applied, and gets the probabilities it was drawn with."""
     out = tmp_path / f"g.{suffix}"
     assert run("generate", characters, "--steps", 50, "--streams", 2, "--out", out, "-q")[0] == 0
-    code, replayed, said = run("replay", characters, out, "--json")
-    assert (code, json.loads(said)["applied"]) == (0, 100)
+    code, replayed, output = run("replay", characters, out, "--json")
+    assert (code, json.loads(output)["applied"]) == (0, 100)
     rows = [json.loads(line) for line in replayed.splitlines()]
     assert [row["reset"] for row in rows if row["reset"]] == ["first_sample"] * 2
     code, scores, _ = run("evaluate", characters, out, "--json")
@@ -84,9 +84,9 @@ def test_forecasts_continue_a_recording(quantities: Path, tmp_path: Path, run: R
     assert len(outputs) == 50
     made = list(csv.DictReader(out.read_text().splitlines()))
     assert [row["at"] for row in made[::2]] == [f"2026-03-01T00:00:{second}Z" for second in range(20, 25)]
-    for said, came in zip(outputs[38:48], made, strict=True):
-        assert said["stream"] == came["device"]
-        assert [said["forecast"][name][0] for name in ("c0", "c1")] == pytest.approx(
+    for output, came in zip(outputs[38:48], made, strict=True):
+        assert output["stream"] == came["device"]
+        assert [output["forecast"][name][0] for name in ("c0", "c1")] == pytest.approx(
             [float(came["c0"]), float(came["c1"])], rel=1e-5
         )
     both = tmp_path / "both.jsonl"
@@ -96,9 +96,9 @@ def test_forecasts_continue_a_recording(quantities: Path, tmp_path: Path, run: R
 
 def test_samples_are_printed_without_an_output_file(quantities: Path, tmp_path: Path, run: Run) -> None:
     """Standard output holds a recording and nothing else."""
-    code, text, said = run("generate", quantities, "--primer", tmp_path / "primer.csv", "--steps", 2)
+    code, text, output = run("generate", quantities, "--primer", tmp_path / "primer.csv", "--steps", 2)
     assert (code, text.splitlines()[0], len(text.splitlines())) == (0, "at,device,c0,c1", 5)
-    assert said == "generated 2 samples for each of 2 streams\n"
+    assert output == "generated 2 samples for each of 2 streams\n"
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_samples_are_printed_without_an_output_file(quantities: Path, tmp_path: 
 )
 def test_invalid_options_are_rejected(characters: Path, arguments: list[str], words: str, run: Run) -> None:
     """The message names the option; exit code 2."""
-    code, _, said = run("generate", characters, *arguments)
+    code, _, output = run("generate", characters, *arguments)
     assert code == 2
-    assert words in said
+    assert words in output
 
 
 def test_unsuitable_models_are_rejected(quantities: Path, tmp_path: Path, run: Run) -> None:
@@ -129,7 +129,7 @@ def test_unsuitable_models_are_rejected(quantities: Path, tmp_path: Path, run: R
         ((quantities, "--primer", primer, "--streams", 2), "expected a primer of one stream to copy"),
         ((quantities, "--primer", primer, "--temperature", 0), "temperature: expected none for forecasts"),
     ):
-        code, _, said = run("generate", *arguments, "--steps", 1)
+        code, _, output = run("generate", *arguments, "--steps", 1)
         assert code == 2
-        assert words in said
+        assert words in output
     assert run("generate", quantities, "--primer", tmp_path / "nowhere.csv", "--steps", 1)[0] == 1

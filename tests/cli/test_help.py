@@ -43,7 +43,7 @@ def test_help_is_whole_sentences_that_fit(command: click.Command, context: click
 
 
 def test_the_listing_shows_the_first_sentence_of_each_command() -> None:
-    """The listing of a group holds what its commands say of themselves, uncut."""
+    """The listing of a group shows the first sentence of each command, uncut."""
     shown = CliRunner().invoke(cli, ["--help"], terminal_width=WIDTH).output
     for command, context in COMMAND_TREE:
         if context.parent is not None and context.parent.command is cli:

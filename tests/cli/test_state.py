@@ -25,7 +25,7 @@ from tests.support.stores import change_store, checkpointer_of, feed, model, ope
 
 
 def store_config(folder: Path, more: str = "[metrics]\nenabled = false\n", state_dir: str = "state") -> Path:
-    """A daemon with a toy model and a store in a folder of its own."""
+    """A daemon with a toy model and a store in its own folder."""
     bundle = calibrated(make_bundle(channels=CHANNELS, labels=2, warm_up=2, units=(8,), targets=1))
     folder.mkdir(exist_ok=True)
     write_bundle(folder / "model.bundle", bundle.manifest, dict(bundle.weights), {})

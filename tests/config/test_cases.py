@@ -1,4 +1,4 @@
-"""Stories of wrong files: ``tests/cases/config/<story>/config.toml`` is told as ``error.txt`` beside it."""
+"""Invalid files: ``tests/cases/config/<case>/config.toml`` gives the errors in ``error.txt`` beside it."""
 
 import pytest
 
@@ -11,8 +11,8 @@ CONFIG_STORIES = sorted(path.name for path in (CASES / "config").iterdir() if pa
 
 
 @pytest.mark.parametrize("story", CONFIG_STORIES)
-def test_a_wrong_file_is_told_with_file_line_key_expectation_and_value(story: str) -> None:
-    """Every mistake of the file is told, in the order of the lines, in the words of ``error.txt``."""
+def test_an_invalid_file_is_reported_with_file_line_key_expectation_and_value(story: str) -> None:
+    """Every error of the file is reported, in the order of the lines, with the text of ``error.txt``."""
     text = (CASES / "config" / story / "config.toml").read_text(encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "config.toml", CATALOG)
@@ -22,5 +22,5 @@ def test_a_wrong_file_is_told_with_file_line_key_expectation_and_value(story: st
 
 
 def test_the_stories_are_found() -> None:
-    """A moved folder of cases would not pass unseen."""
+    """A moved folder of cases fails the test."""
     assert len(CONFIG_STORIES) >= 50

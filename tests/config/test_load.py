@@ -52,43 +52,43 @@ def raw_file(folder: Path, raw: bytes) -> Path:
 
 
 def problems(path: Path) -> tuple[str, ...]:
-    """Return what loading the file complains of."""
+    """Return the problems of loading the file."""
     with pytest.raises(ConfigError) as caught:
         load_config(path, CATALOG)
     return caught.value.problems
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
-    """A file without a key is a configuration, of no use for either purpose."""
+    """A file without a key is a valid configuration, but serves neither purpose."""
     config = load_config(raw_file(tmp_path, b""), CATALOG)
     assert config == Config()
     assert check_purpose(config) == ()
 
 
 def test_a_mark_of_byte_order_and_windows_line_ends_are_read(tmp_path: Path) -> None:
-    """A file saved by an editor on Windows is as good as any other."""
+    """A file saved by an editor on Windows is valid."""
     assert load_config(raw_file(tmp_path, b"\xef\xbb\xbf[training]\r\nepochs = 3\r\n"), CATALOG).training.epochs == 3
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
-    """A file that is not there is told by its name and the reason of the system."""
+    """A missing file is reported with its name and the reason of the system."""
     path = tmp_path / "absent.toml"
     assert problems(path) == (f"{path}:1: expected a readable file, got: No such file or directory",)
 
 
 def test_a_folder_is_a_problem(tmp_path: Path) -> None:
-    """A folder in place of a file is told, not raised as an error of the system."""
+    """A folder in place of a file is reported as a problem, not raised as an OSError."""
     assert problems(tmp_path) == (f"{tmp_path}:1: expected a readable file, got: Is a directory",)
 
 
 def test_a_file_of_another_encoding_is_a_problem(tmp_path: Path) -> None:
-    """Bytes that are not UTF-8 are told with their line."""
+    """Bytes that are not UTF-8 are reported with their line."""
     path = raw_file(tmp_path, b'[[channel]]\nname = "flow"\nunit = "\xb0C"\n')
     assert problems(path) == (f"{path}:3: expected UTF-8 text, got byte 0xb0",)
 
 
 def test_a_file_may_be_as_large_as_the_bound_and_not_larger(tmp_path: Path) -> None:
-    """One byte more than the bound is refused before anything is understood."""
+    """One byte more than the bound is refused before the file is parsed."""
     load_config(raw_file(tmp_path, b"#" * MAX_FILE_BYTES), CATALOG)
     path = raw_file(tmp_path, b"#" * (MAX_FILE_BYTES + 1))
     assert problems(path) == (f"{path}:1: expected at most 1048576 bytes, got more",)
@@ -104,7 +104,7 @@ def test_a_file_may_be_as_large_as_the_bound_and_not_larger(tmp_path: Path) -> N
     ],
 )
 def test_what_tomllib_cannot_read_is_a_problem_with_a_place(text: str, problem: str) -> None:
-    """Whatever tomllib raises ends as one line."""
+    """Any error of tomllib becomes one line."""
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "f.toml", CATALOG)
     assert caught.value.problems == (problem,)
@@ -151,8 +151,8 @@ def test_a_file_can_serve_both_purposes() -> None:
     require_running(config, "f.toml")
 
 
-def test_what_training_lacks_is_told_table_by_table() -> None:
-    """Each table that training needs and the file has not is one problem."""
+def test_missing_parts_of_training_are_reported_table_by_table() -> None:
+    """Each missing table that training needs is one problem."""
     with pytest.raises(ConfigError) as caught:
         require_training(parse_config(sample_config("run", CATALOG), "run.toml", CATALOG), "run.toml")
     assert caught.value.problems == (
@@ -162,8 +162,8 @@ def test_what_training_lacks_is_told_table_by_table() -> None:
     )
 
 
-def test_what_running_lacks_is_told_table_by_table() -> None:
-    """Each table that a run needs and the file has not is one problem."""
+def test_missing_parts_of_running_are_reported_table_by_table() -> None:
+    """Each missing table that a run needs is one problem."""
     with pytest.raises(ConfigError) as caught:
         require_running(parse_config(sample_config("train", CATALOG), "train.toml", CATALOG), "train.toml")
     assert caught.value.problems == (
@@ -188,12 +188,12 @@ def test_what_running_lacks_is_told_table_by_table() -> None:
     ],
 )
 def test_what_makes_sense_is_accepted(text: str) -> None:
-    """The rules refuse nothing that can be meant."""
+    """The rules reject no meaningful value."""
     assert isinstance(parse_config(text, "f.toml", CATALOG), Config)
 
 
 def test_the_room_needs_msgspec_and_nothing_heavier() -> None:
-    """The modules of the room import no numpy, no rich, no click."""
+    """The modules of the package import no numpy, no rich, no click."""
     folder = Path(sys.modules["stream_gru.config"].__file__ or "").parent
     code = (
         "import sys, types\n"

@@ -1,4 +1,4 @@
-"""The samples hold every key of the schema with its default; and no change of them can break the reader."""
+"""The samples hold every key of the schema with its default; no change of them crashes the reader."""
 
 import re
 import tomllib
@@ -51,7 +51,7 @@ def tables(text: str) -> Iterator[tuple[list[str], dict[str, object], set[str]]]
 
 
 def owner(table: type, key: str) -> str:
-    """Return the class that brings a key into a table: what many tables share is shown once."""
+    """Return the class that defines a key of a table: keys that many tables share are shown once."""
     return next(one.__name__ for one in table.__mro__ if key in get_annotations(one))
 
 
@@ -109,7 +109,7 @@ def test_a_sample_can_be_used_as_it_is(purpose: Purpose, serves: str) -> None:
 
 
 def test_the_samples_hold_every_key() -> None:
-    """Whatever key the schema has stands in one of the two samples."""
+    """Every key of the schema is in one of the two samples."""
     written = {key for purpose in PURPOSES for key, *_ in sample_keys(purpose)}
     assert set(schema_keys(inspect.type_info(Config))) - written == set()
 
@@ -125,7 +125,7 @@ def test_the_samples_show_the_defaults(purpose: Purpose) -> None:
 
 
 def test_a_sample_with_every_key_switched_on_is_read() -> None:
-    """The values that stand behind # are good ones, too."""
+    """The values behind # are valid, too."""
     text = re.sub(r"^#(?=\w+ = |\[)", "", SAMPLES["train"], flags=re.MULTILINE)
     text += '[[channel]]\nname = "valve"\ncategories = 3\n'  # the embedding is of a channel with categories
     assert check_purpose(parse_config(text, "train.toml", CATALOG)) == ("training",)
@@ -133,7 +133,7 @@ def test_a_sample_with_every_key_switched_on_is_read() -> None:
 
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_every_key_of_a_sample_is_explained(purpose: Purpose) -> None:
-    """The line above a key that is shown for the first time is an explanation."""
+    """The line above the first occurrence of a key explains it."""
     seen = set()
     text = SAMPLES[purpose].splitlines()
     for before, line in pairwise(text):
@@ -206,7 +206,7 @@ def read_config(text: str) -> Config | tuple[str, ...]:
 def test_a_changed_sample_is_a_configuration_or_a_list_of_problems(
     purpose: Purpose, changes: list[tuple[int, str, str, str]]
 ) -> None:
-    """Whatever is done to a sample, the answer is a `Config` or problems of one line with file and line."""
+    """Any changed sample gives a `Config`, or problems of one line with file and line."""
     lines = SAMPLES[purpose].splitlines()
     places = [place for place, line in enumerate(lines) if re.match(r"#?\[|#?\w+ = ", line)]
     for number, how, name, literal in changes:

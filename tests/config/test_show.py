@@ -19,7 +19,7 @@ from stream_gru.connectors.sources.serial import SerialSourceConfig
 
 
 @pytest.mark.parametrize("purpose", ["train", "run"])
-def test_what_is_shown_says_the_same_as_the_file(purpose: str) -> None:
+def test_the_shown_configuration_equals_the_file(purpose: str) -> None:
     """Read again it is the same configuration, with every key written out."""
     config = parse_config(sample_config(purpose, CATALOG), "sample.toml", CATALOG)  # type: ignore[arg-type]
     shown = tomli_w.dumps(effective(config))
@@ -28,7 +28,7 @@ def test_what_is_shown_says_the_same_as_the_file(purpose: str) -> None:
 
 
 def test_every_key_is_shown_with_its_default() -> None:
-    """Of tables that are there no key is missing, but for those that have no value."""
+    """No key of an existing table is missing, except keys without a value."""
     table = effective(Config(run=RunConfig(bundle="b"), broker=[BrokerConfig(url="mqtt://h")]))
     assert isinstance(table["run"], dict)
     assert set(table["run"]) == set(RunConfig.__struct_fields__)
@@ -40,13 +40,13 @@ def test_every_key_is_shown_with_its_default() -> None:
     "text", ["", '"', "\\", "a\nb\t\x00\x1b\x7f\x85\u2028", "'''", "größe 😀", "[x]\n# y = 1", "$HOME"]
 )
 def test_any_text_is_written_so_that_it_is_read_again(text: str) -> None:
-    """Quotes, line ends, control characters and what looks like TOML."""
+    """Quotes, line ends, control characters and text that looks like TOML."""
     table = effective(Config(run=RunConfig(bundle=text), sink=[FileSinkConfig(path="x" + text)]))
     assert tomllib.loads(tomli_w.dumps(table)) == table
 
 
 def test_no_secret_is_shown() -> None:
-    """Passwords that somebody has put into an address are left out; names of files with secrets are shown."""
+    """Passwords in an address are left out; names of files with secrets are shown."""
     config = Config(
         broker=[BrokerConfig(url="mqtt://h", password_file="/run/hunter.file", user="me")],  # noqa: S106
         source=[SerialSourceConfig(port="socket://me:hunter2@host:1", format="json")],
@@ -63,7 +63,7 @@ def test_no_secret_is_shown() -> None:
 
 @pytest.mark.parametrize("key", ["password", "token", "client_secret", "api_key"])
 def test_a_key_that_would_be_a_secret_is_hidden(key: str) -> None:
-    """Should there ever be one; that of a file that holds one is not."""
+    """A future key for a secret is hidden; the key of a file that holds one is not."""
     kind = msgspec.defstruct("kind", [(key, str), (f"{key}_file", str)])
     table = effective(kind("hunter2", "path"))  # type: ignore[arg-type]
     assert table == {key: "…", f"{key}_file": "path"}
@@ -71,7 +71,7 @@ def test_a_key_that_would_be_a_secret_is_hidden(key: str) -> None:
 
 @pytest.mark.parametrize("form", ["toml", "json"])
 def test_the_command_shows_a_file(tmp_path: Path, form: str) -> None:
-    """With defaults, and paths as they count; a file with mistakes is told as by ``check``."""
+    """With defaults and resolved paths; the errors of an invalid file are those of ``check``."""
     file = tmp_path / "run.toml"
     file.write_text(sample_config("run", CATALOG))
     done = CliRunner().invoke(cli, ["config", "show", str(file), *(["--json"] if form == "json" else [])])

@@ -1,4 +1,4 @@
-"""The scanner of lines against tomllib, on texts made up in every way TOML allows."""
+"""The line scanner against tomllib, on generated texts in every form TOML allows."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def literal(text: str) -> str:
 
 
 def key(name: str) -> str:
-    """Return a key, in quotes where TOML asks for them."""
+    """Return a key, in quotes where TOML requires them."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else literal(name)
 
 
@@ -41,7 +41,7 @@ def is_tables(value: object) -> TypeGuard[list[Tree] | Tree]:
 
 
 class Writer:
-    """Writes a tree as TOML, choosing freely among the forms; each integer it writes is another one."""
+    """Writes a tree as TOML in random forms; each integer it writes is unique."""
 
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
@@ -142,7 +142,7 @@ def test_every_key_is_found_where_its_value_stands(tree: Tree, data: st.DataObje
     ],
 )
 def test_a_path_has_the_line_of_its_key_or_of_the_table_around_it(path: KeyPath, line: int) -> None:
-    """A key that is absent is looked for at the header of its table, a table opened late at its own header."""
+    """A missing key has the line of its table's header, a table opened late that of its own header."""
     text = """# first
 top = 1
 

@@ -65,13 +65,13 @@ def mqtt_source_of(*topics: str, stream_id: str = "") -> MqttSourceConfig:
     ],
 )
 def test_names_in_braces_stand_for_one_level(pattern: str, topic: str, found: dict[str, str] | None) -> None:
-    """What the levels are, or None."""
+    """The levels of the pattern, or None."""
     assert TopicPattern(pattern).match(topic) == found
 
 
 @given(FILTERS, st.sampled_from(TOPICS))
 def test_a_pattern_matches_what_its_filter_matches(text: str, topic: str) -> None:
-    """Our reading of filters is that of brokers."""
+    """Filters match as a broker matches them."""
     assert (TopicPattern(text).match(topic) is not None) == topic_matches_sub(text, topic)
 
 
@@ -97,7 +97,7 @@ def test_the_filter_of_a_pattern() -> None:
     ],
 )
 def test_a_pattern_that_is_no_filter(text: str, words: str) -> None:
-    """Each mistake is told with what was expected."""
+    """Each error has what was expected."""
     with pytest.raises(ConfigError, match=words):
         TopicPattern(text)
 
@@ -131,7 +131,7 @@ def test_the_name_of_a_stream(pattern: str, template: str, topic: str, stream: s
     ],
 )
 def test_topics_of_a_source_that_cannot_be(topics: list[str], template: str, words: str) -> None:
-    """All topics and the template are looked at together."""
+    """All topics and the template are checked together."""
     with pytest.raises(ConfigError, match=words):
         topic_patterns(topics, template)
 
@@ -145,7 +145,7 @@ def test_overlap_is_exact(first: str, second: str) -> None:
 
 @given(st.lists(st.sampled_from(["a", "b", "{stream}", "x{stream}"]), min_size=1, max_size=3).map("/".join), FILTERS)
 def test_no_stream_slips_through_a_template(template: str, text: str) -> None:
-    """Whatever a stream is called, also with slashes: what is said to be apart is."""
+    """For any stream name, also with slashes, topics reported as disjoint are disjoint."""
     if template_overlaps(template, text):
         return
     for stream in ("a", "b", "a/b", "b/a/a"):
@@ -171,7 +171,7 @@ def found(
 
 
 def test_plain_configurations_pass() -> None:
-    """The defaults beside usual sensors are no loop, whatever is switched on."""
+    """The defaults beside usual sensors are no loop, with any option enabled."""
     assert not found(
         [mqtt_source_of("sensors/{stream}/data")],
         [MqttSinkConfig(home_assistant=True)],
@@ -190,7 +190,7 @@ def test_plain_configurations_pass() -> None:
     ],
 )
 def test_a_loop_is_refused_with_both_keys(topics: list[str], sink: MqttSinkConfig, key: str) -> None:
-    """Each topic of a sink is held against each filter of a source on the same broker."""
+    """Each topic of a sink is compared with each filter of a source on the same broker."""
     filter_text = topics[0].replace("{x}", "+").replace("{y}", "+")
     expected = f'source[1].topics[1] = "{filter_text}" does not match, as the daemon would read its own outputs, got '
     for name in ("one", "two"):
@@ -236,7 +236,7 @@ def test_commands_are_kept_apart_too() -> None:
     ],
 )
 def test_no_two_outputs_share_a_topic(sinks: list[MqttSinkConfig], pairs: list[tuple[str, str]]) -> None:
-    """Whatever a stream is called, what one topic says is not overwritten by another."""
+    """For any stream name, no output overwrites another one's topic."""
     problems = found([], sinks)
     for (key, other), line in zip(pairs, problems, strict=True):
         assert re.fullmatch(
@@ -251,7 +251,7 @@ def test_no_two_outputs_share_a_topic(sinks: list[MqttSinkConfig], pairs: list[t
     st.lists(st.sampled_from(["a", "b", "{stream}", "x{stream}"]), min_size=1, max_size=3).map("/".join),
 )
 def test_templates_that_are_apart_never_meet(first: str, second: str) -> None:
-    """No two streams get one topic; and templates with one name at most meet where they are said to."""
+    """No two streams get one topic; templates with at most one name overlap only where it is reported."""
     streams = ("a", "b", "a/b", "b/a/a", "xa", "b/xa/b", "a/xb", "xb/xa/xb")
     topics = [{template.replace("{stream}", stream) for stream in streams} for template in (first, second)]
     met = bool(topics[0] & topics[1])
@@ -295,7 +295,7 @@ def test_topics_of_a_sink_that_cannot_be(sink: MqttSinkConfig, words: str) -> No
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    """One run shows every mistake, also those of sources."""
+    """One run reports every error, also those of sources."""
     problems = found([mqtt_source_of("a/#/b")], [MqttSinkConfig(topic="{x}", status_topic="$a")])
     assert [line.partition(":")[0] for line in problems] == ["topics[1]", "topic", "status_topic"]
 
@@ -333,7 +333,7 @@ def test_client_ids_differ() -> None:
 
 
 def test_streams_of_a_template() -> None:
-    """Filters that hear the topics of streams of up to eight levels, and the stream that such a topic is of."""
+    """Filters that match the topics of streams of up to eight levels, and the stream of such a topic."""
     template = "a/{stream}/b"
     filters = stream_filters(template)
     assert filters[:3] == ["a/+/b", "a/+/+/b", "a/+/+/+/b"]
@@ -350,7 +350,7 @@ def test_streams_of_a_template() -> None:
 
 
 def test_topics_as_deep_as_a_configuration_allows_are_compared() -> None:
-    """A thousand levels exhaust no stack."""
+    """A thousand levels do not exhaust the stack."""
     deep = "/" * 1023
     assert filters_overlap(deep, deep)
     assert filters_overlap(deep, "+" + "/+" * 1023)

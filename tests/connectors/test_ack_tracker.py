@@ -12,12 +12,12 @@ from stream_gru.core.commit_records import FlushResult, OutboxRow, ProcessedPack
 
 
 def digest(message: int) -> bytes:
-    """What tells one message from another."""
+    """The digest of a message."""
     return b"%d" % message
 
 
 def test_acknowledgements_are_in_the_order_of_arrival() -> None:
-    """MQTT wants it so, and redelivery without gaps depends on it."""
+    """MQTT requires it, and redelivery without gaps depends on it."""
     tracker = AckTracker()
     tracker.connected(False)
     for mid in (5, 3, 9):
@@ -27,8 +27,8 @@ def test_acknowledgements_are_in_the_order_of_arrival() -> None:
     assert tracker.pending_acks() == []
 
 
-def test_numbers_go_on_after_a_restart() -> None:
-    """Messages with and without acknowledgement share one row of numbers."""
+def test_numbers_continue_after_a_restart() -> None:
+    """Messages with and without acknowledgement share one sequence of numbers."""
     tracker = AckTracker(41)
     tracker.connected(False)
     assert [tracker.on_qos0_message(), tracker.on_message(1, digest(1), False), tracker.on_qos0_message()] == [
@@ -41,7 +41,7 @@ def test_numbers_go_on_after_a_restart() -> None:
 
 
 def test_an_identifier_that_is_used_again_is_a_new_message() -> None:
-    """Another content, or no word of repetition after it was processed: nothing is swallowed."""
+    """Another content, or no DUP flag after it was processed: no message is swallowed."""
     tracker = AckTracker()
     tracker.connected(False)
     tracker.on_message(1, digest(10), False)
@@ -54,7 +54,7 @@ def test_an_identifier_that_is_used_again_is_a_new_message() -> None:
 
 
 def test_what_an_earlier_process_has_processed_is_only_acknowledged() -> None:
-    """By identifier and content, whether or not the broker says that it comes again; and it is counted."""
+    """By identifier and content, whether or not the DUP flag is set; and it is counted."""
     for again in (True, False):
         tracker = AckTracker(7, {1: digest(10), 2: digest(11)})
         tracker.connected(True)
@@ -64,7 +64,7 @@ def test_what_an_earlier_process_has_processed_is_only_acknowledged() -> None:
 
 
 def test_only_the_first_messages_of_a_connection_are_taken_for_repetitions_without_a_mark() -> None:
-    """After the first that is none, and after as many as are known, the same words are news."""
+    """After the first new message, and after as many as are known, the same content is a new message."""
     known = {1: digest(5), 2: digest(5)}
     tracker = AckTracker(0, known)
     tracker.connected(True)
@@ -76,7 +76,7 @@ def test_only_the_first_messages_of_a_connection_are_taken_for_repetitions_witho
 
 
 def test_repetitions_are_not_acknowledged_ahead_of_what_came_before_them() -> None:
-    """Should a broker send them in another order, the order of acknowledgements is still that of arrival."""
+    """If a broker redelivers in another order, acknowledgements still follow the order of arrival."""
     tracker = AckTracker(0, {2: digest(2)})
     tracker.connected(True)
     assert [tracker.on_message(1, digest(1), False), tracker.on_message(2, digest(2), True)] == [1, None]
@@ -86,7 +86,7 @@ def test_repetitions_are_not_acknowledged_ahead_of_what_came_before_them() -> No
 
 
 def test_receipts_are_what_was_not_written_yet() -> None:
-    """Up to the position, the newest of each identifier last; the same until they are written."""
+    """Up to the position, the newest of each identifier last; unchanged until they are written."""
     tracker = AckTracker()
     tracker.connected(False)
     for mid in (1, 2, 3):
@@ -99,7 +99,7 @@ def test_receipts_are_what_was_not_written_yet() -> None:
 
 
 def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
-    """Its packets are written, but nothing of them is known in the new session, and the next commit forgets them."""
+    """Its packets are written, but unknown in the new session; the next commit deletes them."""
     tracker = AckTracker()
     tracker.connected(False)
     for mid in (1, 2):
@@ -116,7 +116,7 @@ def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
 
 
 def test_only_the_newest_packets_are_remembered() -> None:
-    """Of those given at the start as of those that came."""
+    """Of the packets given at the start and of those that arrived."""
     tracker = AckTracker(0, {mid: digest(mid) for mid in (1, 2, 3)}, max_done=2)
     tracker.connected(True)
     assert [tracker.on_message(mid, digest(mid), True) for mid in (3, 2, 1)] == [None, None, 1]
@@ -125,7 +125,7 @@ def test_only_the_newest_packets_are_remembered() -> None:
 
 
 def test_pauses_grow_and_are_never_all_the_same() -> None:
-    """They double up to the longest, lose up to half, and begin anew after a connection that lasted."""
+    """They double up to the maximum, lose up to half at random, and restart after a connection that lasted."""
     longest = Backoff(8.0, lambda: 0.0)
     assert [longest.pause_s(0.0) for _ in range(6)] == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
     assert longest.pause_s(1.0) == 8.0
@@ -141,12 +141,12 @@ def outbox_rows(*names: str) -> list[OutboxRow]:
 
 
 def sendable(outbox: Outbox) -> list[str]:
-    """All that may be sent now."""
+    """All rows that may be sent now."""
     return [row.key for row in iter(outbox.take, None)]
 
 
 def test_rows_that_were_not_answered_are_sent_again_first() -> None:
-    """After a reconnect the order is the old one, and nothing that was answered comes again."""
+    """After a reconnect the order is unchanged, and no acknowledged row is resent."""
     outbox = Outbox(10)
     outbox.put(outbox_rows(*"abcd"))
     under_way = [outbox.take() for _ in range(3)]
@@ -157,8 +157,8 @@ def test_rows_that_were_not_answered_are_sent_again_first() -> None:
     assert len(outbox) == 3
 
 
-def test_a_full_outbox_takes_what_comes_and_says_that_it_is_full() -> None:
-    """A batch is never cut in two; readiness comes back with the answers."""
+def test_a_full_outbox_accepts_rows_and_is_not_ready() -> None:
+    """A batch is never split; the outbox is ready again after acknowledgements."""
     outbox = Outbox(2)
     outbox.put(outbox_rows("a", "b", "c"))
     assert (len(outbox), outbox.ready, outbox.dropped) == (3, False, 0)
@@ -169,8 +169,8 @@ def test_a_full_outbox_takes_what_comes_and_says_that_it_is_full() -> None:
     assert outbox.ready
 
 
-def test_a_full_outbox_may_give_up_the_oldest() -> None:
-    """That was not sent, and counted; if all were sent, the new one.  What is stored is deleted there."""
+def test_a_full_outbox_may_drop_the_oldest() -> None:
+    """The oldest unsent row, which is counted; if all were sent, the new one.  A stored row is deleted there."""
     outbox = Outbox(2, drop_oldest=True)
     outbox.resume(SinkCheckpoint(unacked=[OutboxRow("t", b"1234", "a", 7)], last_number=8))
     outbox.put(outbox_rows("b", "c"))
@@ -182,8 +182,8 @@ def test_a_full_outbox_may_give_up_the_oldest() -> None:
     assert (len(outbox), outbox.dropped) == (2, 2)
 
 
-def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
-    """Between requeue and drop the loop may drop it: it is counted once, and the next row is spared."""
+def test_a_row_dropped_meanwhile_is_not_dropped_again() -> None:
+    """The loop may drop it between requeue and drop: it is counted once, and the next row is kept."""
     outbox = Outbox(1, drop_oldest=True)
     outbox.put(outbox_rows("a"))
     outbox.take()
@@ -195,7 +195,7 @@ def test_a_row_that_made_room_meanwhile_is_not_given_up_again() -> None:
 
 
 def rows_numbered(first: int, *names: str) -> list[OutboxRow]:
-    """Rows as they are after they were put in."""
+    """Rows as they are after `put`."""
     return [OutboxRow("t", b"1234", name, first + n) for n, name in enumerate(names)]
 
 
@@ -216,8 +216,8 @@ def test_nothing_is_sent_before_it_is_stored_unless_it_may() -> None:
         assert sendable(outbox) == (["b"] if early else ["a"])
 
 
-def test_an_answer_between_flush_and_commit_is_told_by_the_next_commit() -> None:
-    """The row is being stored just then: it has to be deleted afterwards."""
+def test_an_answer_between_flush_and_commit_is_reported_by_the_next_commit() -> None:
+    """The row is being stored at that moment: it has to be deleted afterwards."""
     outbox = Outbox(10, immediate=True)
     outbox.resume(SinkCheckpoint())
     outbox.put(outbox_rows("a"))
@@ -232,8 +232,8 @@ def test_an_answer_between_flush_and_commit_is_told_by_the_next_commit() -> None
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
-    """What the store has comes once, what the old one has had an answer to not at all, and what is new is held back."""
+def test_a_successor_may_resume_before_or_after_it_takes_over(early: bool) -> None:
+    """Stored rows come once, rows the old outbox got an answer for not at all, and new ones are held back."""
     old, heir = Outbox(10), Outbox(10)
     kept = SinkCheckpoint(unacked=rows_numbered(1, *"abcd"), last_number=4)
     old.resume(kept)
@@ -255,8 +255,8 @@ def test_an_heir_may_resume_before_or_after_it_takes_over(early: bool) -> None:
     assert (written.unacked, sorted(written.acked)) == (rows_numbered(5, "e"), [1, 2] if early else [1])
 
 
-def test_only_the_newest_notice_of_a_topic_is_said() -> None:
-    """A stream that went and came back while the broker was away is online; a silenced topic stays silent."""
+def test_only_the_newest_notice_of_a_topic_is_published() -> None:
+    """A stream that went offline and came back while the broker was down is online; a cancelled topic stays silent."""
     retained = RetainedOutbox(threading.Condition())
     retained.put("x", b"offline")
     retained.put("y", b"online")

@@ -1,4 +1,4 @@
-"""Of which streams a sink has said how they are."""
+"""The streams whose status a sink has published."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stream_gru.connectors.sinks.availability import StreamAvailability
 
 
 def test_the_newest_word_of_a_stream_counts() -> None:
-    """Online, offline and online again; of a stream that was never put there is no word."""
+    """Online, offline and online again; a stream that was never added has no status."""
     presence = StreamAvailability()
     assert presence.get("a") is None
     for online in (True, False, True):
@@ -21,7 +21,7 @@ def test_the_newest_word_of_a_stream_counts() -> None:
 
 
 def test_who_went_first_is_forgotten_first() -> None:
-    """Beyond the bound of those offline; who is online is never forgotten for their sake."""
+    """Beyond the bound of offline streams; an online stream is never forgotten for them."""
     presence = StreamAvailability(max_offline=2)
     presence.put("on", True)
     for stream in "abc":
@@ -31,7 +31,7 @@ def test_who_went_first_is_forgotten_first() -> None:
 
 
 def test_beyond_the_bound_of_those_online_the_first_counts_as_offline() -> None:
-    """The caller learns which one, so that it can say so; heard again it is online."""
+    """The caller gets its name, to publish it; with new data it is online again."""
     presence = StreamAvailability(max_online=2)
     assert [presence.put(stream, True) for stream in "abc"] == ["", "", "a"]
     assert presence.get("a") is False
@@ -40,7 +40,7 @@ def test_beyond_the_bound_of_those_online_the_first_counts_as_offline() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans())), st.integers(1, 3), st.integers(1, 3))
 def test_it_never_grows_beyond_its_bounds(words: list[tuple[str, bool]], online: int, offline: int) -> None:
-    """And a stream of which something was just said is known by it."""
+    """And a stream that was just updated is known."""
     presence = StreamAvailability(online, offline)
     for stream, here in words:
         presence.put(stream, here)

@@ -21,13 +21,13 @@ def secret(path: Path, content: bytes = b"hunter2\n", mode: int = 0o600) -> str:
      ("größe".encode(), "größe")],
 )  # fmt: skip
 def test_one_line_end_is_not_part_of_it(tmp_path: Path, content: bytes, text: str) -> None:
-    """Editors add a line end; everything else counts."""
+    """Editors add a line end; everything else is part of the secret."""
     assert read_secret(secret(tmp_path / "s", content)) == text
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o660, 0o666, 0o620, 0o777])
 def test_a_file_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
-    """The message has the file, the mode and the command that closes it."""
+    """The message has the file, the mode and the command that fixes it."""
     path = secret(tmp_path / "s", mode=mode)
     with pytest.raises(ConfigError, match=f"got mode {mode:04o}; run: chmod 600 {path}"):
         read_secret(path)
@@ -35,7 +35,7 @@ def test_a_file_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> 
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o440, 0o640])
 def test_owner_and_reading_group_are_enough(tmp_path: Path, mode: int) -> None:
-    """A group that may read is how services share a secret."""
+    """Services share a secret by a group with read permission."""
     assert read_secret(secret(tmp_path / "s", mode=mode)) == "hunter2"
 
 
@@ -45,7 +45,7 @@ def test_owner_and_reading_group_are_enough(tmp_path: Path, mode: int) -> None:
      (b"hunter2\0", "one line"), (b"\xffhunter2", "one line")],
 )  # fmt: skip
 def test_what_cannot_be_a_secret_is_refused_and_not_shown(tmp_path: Path, content: bytes, words: str) -> None:
-    """The message says what was expected and never what was found."""
+    """The message says what was expected and never the content."""
     path = secret(tmp_path / "s", content)
     with pytest.raises(ConfigError, match=words) as caught:
         read_secret(path)
@@ -54,7 +54,7 @@ def test_what_cannot_be_a_secret_is_refused_and_not_shown(tmp_path: Path, conten
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """The message says how to make one."""
+    """The message says how to create one."""
     with pytest.raises(ConfigError, match="got none: No such file or directory; create it"):
         read_secret(str(tmp_path / "gone"))
     with pytest.raises(ConfigError, match="got none: Is a directory"):
@@ -88,7 +88,7 @@ def test_a_key_that_others_read_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("content", "text"), [(b"a\n\n", None), (b"a\n", "a"), (b"\na", None)])
 def test_exactly_one_line_end_is_left_out(tmp_path: Path, content: bytes, text: str | None) -> None:
-    """A second one is a mistake that is told, not a part that is guessed away."""
+    """A second one is an error, not silently removed."""
     path = secret(tmp_path / "s", content)
     if text is None:
         with pytest.raises(ConfigError, match="expected one line"):

@@ -92,7 +92,7 @@ def nested(depth: int) -> object:
 
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_depth(kind: str) -> None:
-    """Sixteen levels are read, a seventeenth is too deep, and so are levels that would exhaust the stack."""
+    """Sixteen levels are read; a seventeenth is too deep, as are levels that would exhaust the stack."""
     good = {**BASE, "flow": 1, "level": 2, "x": nested(MAX_DEPTH)}
     assert len(decode_live(kind, [encoded_record(kind, good)])) == 1
     assert rejected(kind, encoded_record(kind, {**good, "x": nested(MAX_DEPTH + 1)})) == {DropReason.TOO_DEEP: 1}

@@ -1,4 +1,4 @@
-"""Line protocol, read by a strict parser that shares nothing with the writer."""
+"""Line protocol, read by a strict parser that shares no code with the writer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Reader:
         self.line, self.at = line, 0
 
     def name(self, ends: str, escapable: str) -> str:
-        """A measurement, key or tag up to one of ``ends``, which is left."""
+        """A measurement, key or tag up to one of ``ends``, which is not consumed."""
         found = ""
         while self.line[self.at] not in ends:
             char = self.line[self.at]
@@ -47,7 +47,7 @@ class Reader:
         self.at += 1
 
     def value(self) -> Value:
-        """Text, truth, integer or float."""
+        """Text, boolean, integer or float."""
         if self.line[self.at] == '"':
             return self.text()
         end = min(place for place in (self.line.find(c, self.at) for c in ", ") if place > 0)
@@ -99,24 +99,24 @@ def parse(line: str) -> tuple[str, dict[str, str], dict[str, Value], int]:
 
 def expected_fields(out: PredictionBatch, row: int) -> dict[str, Value]:
     """The fields of a row, from its record."""
-    said = prediction_at(out, row)
-    numbers: dict[str, float] = {f"p_{label}": p for label, p in (said.probabilities or {}).items()}
-    for target, values in (said.forecast or {}).items():
+    prediction = prediction_at(out, row)
+    numbers: dict[str, float] = {f"p_{label}": p for label, p in (prediction.probabilities or {}).items()}
+    for target, values in (prediction.forecast or {}).items():
         numbers |= {f"{target}_{h}": value for h, value in enumerate(values, 1)}
-    for target, pairs in (said.interval or {}).items():
+    for target, pairs in (prediction.interval or {}).items():
         for h, (low, high) in enumerate(pairs, 1):
             numbers |= {f"{target}_{h}_lower": low, f"{target}_{h}_upper": high}
     fields: dict[str, Value] = {key: value for key, value in numbers.items() if math.isfinite(value)}
-    if said.label is not None:
-        fields["class"] = "|".join(said.label) if isinstance(said.label, list) else said.label
-    if said.alarm is not None:
-        fields["alarm"] = said.alarm
-    return fields | {"status": said.status, "steps": said.steps}
+    if prediction.label is not None:
+        fields["class"] = "|".join(prediction.label) if isinstance(prediction.label, list) else prediction.label
+    if prediction.alarm is not None:
+        fields["alarm"] = prediction.alarm
+    return fields | {"status": prediction.status, "steps": prediction.steps}
 
 
 @given(prediction_batches())
-def test_a_line_holds_what_its_prediction_says(out: PredictionBatch) -> None:
-    """Whatever names, labels and streams there are; what is no number is absent."""
+def test_a_line_holds_the_values_of_its_prediction(out: PredictionBatch) -> None:
+    """For any names, labels and streams; a value that is not finite is absent."""
     lines = LineEncoder("my, odd=name\\").encode(out).decode().split("\n")
     assert lines.pop() == ""
     assert len(lines) == len(out)
@@ -131,7 +131,7 @@ def test_a_line_holds_what_its_prediction_says(out: PredictionBatch) -> None:
 
 
 def test_a_line_as_it_is_written() -> None:
-    """All horizons of a target stand together; there is no header."""
+    """All horizons of a target are adjacent; there is no header."""
     out = toy_pipeline().process(batch(["pump 7"], [1.5]))
     spec = replace(out.spec, model_id="3f2a", targets=("flow, total", "p"), labels=("ok", "not ok"))
     line = LineEncoder().encode(replace(out, spec=spec, alarm=np.array([False]))).decode()

@@ -1,4 +1,4 @@
-"""A file sink that goes on where a commit stands: killed between any two system calls, or with a file that changed."""
+"""A file sink that continues at a commit: killed between any two system calls, or with a file that changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Killed(BaseException):
 
 
 class Fuse:
-    """Ends the process before or after some of its calls to the system, counted from 0."""
+    """Ends the process before or after some of its system calls, counted from 0."""
 
     def __init__(self, *at: int) -> None:
         self._at, self._calls = set(at), -1
@@ -46,7 +46,7 @@ class Fuse:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Look before and after each call; nothing is synced, as the machine goes on."""
+        """Check before and after each call; nothing is synced, as only the process dies, not the machine."""
         with mock.patch("os.fsync"):
             patches = [mock.patch.object(owner, name, self._around(getattr(owner, name))) for owner, name in CALLS]
             for patch in patches:
@@ -111,7 +111,7 @@ def test_a_kill_between_any_two_system_calls_changes_no_file(tmp_path: Path, nam
 
 
 def committed(tmp_path: Path, name: str = "out.jsonl", **options: Any) -> SinkRun:
-    """A run that was killed behind a commit of four rows, with two more in the file."""
+    """A run that was killed after a commit of four rows, with two more in the file."""
     run = SinkRun(tmp_path / name, **options)
     run.start()
     run.write(4)
@@ -122,7 +122,7 @@ def committed(tmp_path: Path, name: str = "out.jsonl", **options: Any) -> SinkRu
 
 
 def test_a_file_shorter_than_what_was_committed_is_damage(tmp_path: Path) -> None:
-    """The start is refused, with the file, both sizes and what to do; nothing is touched."""
+    """The start is refused with the file, both sizes and the next step; nothing is changed."""
     run = committed(tmp_path)
     assert run.stored is not None
     os.truncate(run.path, 100)
@@ -132,10 +132,8 @@ def test_a_file_shorter_than_what_was_committed_is_damage(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_a_file_that_was_taken_away_is_begun_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, empty: bool
-) -> None:
-    """With one warning; what the store says of it is new with the next commit."""
+def test_a_deleted_file_is_created_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, empty: bool) -> None:
+    """With one warning; its checkpoint in the store is replaced at the next commit."""
     run = committed(tmp_path)
     run.path.rename(tmp_path / "taken.jsonl")
     if empty:
@@ -152,7 +150,7 @@ def test_a_file_that_was_taken_away_is_begun_anew(
     assert len(caplog.records) == 1
 
 
-def test_the_mark_of_another_file_says_nothing(tmp_path: Path) -> None:
+def test_the_mark_of_another_file_is_ignored(tmp_path: Path) -> None:
     """After a change of the path the new file is treated as without a store: it is appended to."""
     run = committed(tmp_path)
     other = tmp_path / "other.jsonl"
@@ -166,7 +164,7 @@ def test_the_mark_of_another_file_says_nothing(tmp_path: Path) -> None:
 
 
 def test_a_file_in_place_of_another_knows_no_mark(tmp_path: Path) -> None:
-    """Without ``append`` the file begins anew, whatever is kept."""
+    """Without ``append`` the file restarts, whatever the store has."""
     run = committed(tmp_path)
     sink = file_sink(run.path, append=False)
     sink.open(SinkCheckpoint(run.stored))
@@ -176,8 +174,8 @@ def test_a_file_in_place_of_another_knows_no_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("detail", ["{", '{"aside":1}', '{"later":"version"}'])
-def test_a_mark_that_cannot_be_read_is_told(tmp_path: Path, detail: str) -> None:
-    """What another version or a damaged store says of a file is no reason to cut it."""
+def test_an_unreadable_mark_is_logged(tmp_path: Path, detail: str) -> None:
+    """A checkpoint of another version or from a damaged store does not truncate the file."""
     run = committed(tmp_path)
     assert run.stored is not None
     run.stored = replace(run.stored, detail=detail)
@@ -188,7 +186,9 @@ def test_a_mark_that_cannot_be_read_is_told(tmp_path: Path, detail: str) -> None
 
 
 def test_a_compressed_file_is_readable_up_to_each_flush_and_whole_after_a_kill(tmp_path: Path) -> None:
-    """A reader needs no end to see all rows; the next start gives the member its end and puts nothing aside."""
+    """A reader sees all rows without an end of the file; the next start completes the gzip member and moves nothing
+    aside.
+    """
     run = committed(tmp_path, "out.jsonl.gz")
     assert run.stored is not None
     data = run.path.read_bytes()[: run.stored.offset]
@@ -205,7 +205,7 @@ def test_a_compressed_file_is_readable_up_to_each_flush_and_whole_after_a_kill(t
 
 @pytest.mark.parametrize("name", FILE_NAMES)
 def test_a_clean_end_leaves_a_file_that_fits_its_mark(tmp_path: Path, name: str) -> None:
-    """Stopping and starting, with and without rows in between, changes nothing that was written."""
+    """Stopping and starting, with and without rows in between, changes no written row."""
     run = SinkRun(tmp_path / name)
     for rows in (0, 3, 0, 3):
         run.start()
@@ -217,10 +217,8 @@ def test_a_clean_end_leaves_a_file_that_fits_its_mark(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("uncommitted", [0, 5])
-def test_a_rotated_file_that_was_taken_away_before_the_next_commit_is_not_missed(
-    tmp_path: Path, uncommitted: int
-) -> None:
-    """The next file is not taken for the one that was to be put aside, be it shorter or longer."""
+def test_a_rotated_file_may_be_deleted_before_the_next_commit(tmp_path: Path, uncommitted: int) -> None:
+    """The next file is not taken for the one that was to be rotated, be it shorter or longer."""
     run = SinkRun(tmp_path / "out.jsonl", rotate_bytes=1)
     run.start()
     run.write(3)
@@ -240,8 +238,8 @@ def test_a_rotated_file_that_was_taken_away_before_the_next_commit_is_not_missed
     assert taken + rows_in(run.path) == run.expected(8)
 
 
-def test_a_file_is_not_put_aside_with_rows_behind_its_mark(tmp_path: Path) -> None:
-    """Rows that came between flush and committed wait for the next commit, which puts them aside with the others."""
+def test_a_file_is_not_rotated_with_rows_after_its_mark(tmp_path: Path) -> None:
+    """Rows that came between flush and committed wait for the next commit, which rotates them with the others."""
     run = SinkRun(tmp_path / "out.jsonl.gz", rotate_bytes=1)
     run.start()
     run.write(2)
@@ -256,7 +254,7 @@ def test_a_file_is_not_put_aside_with_rows_behind_its_mark(tmp_path: Path) -> No
 
 
 def test_the_newest_file_has_the_last_name_though_the_clock_was_set_back(tmp_path: Path) -> None:
-    """So that of those put aside the oldest rows go first."""
+    """So that the oldest of the rotated rows are deleted first."""
     run = SinkRun(tmp_path / "out.jsonl", rotate_bytes=1, max_files=2)
     run.start()
     for now_s in (10.0, 5.0, 0.0):
@@ -268,7 +266,7 @@ def test_the_newest_file_has_the_last_name_though_the_clock_was_set_back(tmp_pat
 
 
 def test_a_quiet_commit_costs_no_sync(tmp_path: Path) -> None:
-    """A flush without new rows gives the same mark and leaves the disk alone; a new file's name is synced once."""
+    """A flush without new rows gives the same checkpoint and does no disk access; a new file's name is synced once."""
     run = SinkRun(tmp_path / "out.jsonl")
     run.start()
     run.write(2)
@@ -284,8 +282,8 @@ def test_a_quiet_commit_costs_no_sync(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILE_NAMES)
-def test_a_file_that_grows_old_in_silence_is_announced_and_put_aside_whole(tmp_path: Path, name: str) -> None:
-    """Though no row has come since the last commit, the plan is in a mark before anything is renamed."""
+def test_a_file_that_grows_old_without_rows_is_announced_and_rotated_whole(tmp_path: Path, name: str) -> None:
+    """Without a row since the last commit, the rotation is still in a checkpoint before any file is renamed."""
     run = SinkRun(tmp_path / name, rotate_s=60)
     run.start()
     run.write(2)
@@ -302,7 +300,7 @@ def test_a_file_that_grows_old_in_silence_is_announced_and_put_aside_whole(tmp_p
 
 
 def test_a_file_that_was_there_before_the_store_is_synced_before_it_is_marked(tmp_path: Path) -> None:
-    """Nobody knows what the one who wrote it has made durable."""
+    """It is unknown what its writer has synced."""
     run = SinkRun(tmp_path / "out.jsonl")
     run.path.write_bytes(b"{}\n")
     with mock.patch("os.fsync") as sync:
@@ -313,7 +311,7 @@ def test_a_file_that_was_there_before_the_store_is_synced_before_it_is_marked(tm
 
 
 def test_without_a_store_the_same_calls_rotate(tmp_path: Path) -> None:
-    """`flush` and `committed` are all it takes; a kill between them leaves a file that is appended to."""
+    """`flush` and `committed` suffice; a kill between them leaves a file that is appended to."""
     path = tmp_path / "out.csv.gz"
     killed, sink = (file_sink(path, append=True, rotate_bytes=1) for _ in range(2))
     for one in (killed, sink):
@@ -328,8 +326,8 @@ def test_without_a_store_the_same_calls_rotate(tmp_path: Path) -> None:
     assert rows_in(path).count(b"\n") == 2 * len(OUTPUTS)
 
 
-def test_a_rotation_that_fails_is_told(tmp_path: Path) -> None:
-    """A folder that has gone is SinkUnavailable; closing is quiet then."""
+def test_a_failed_rotation_is_an_error(tmp_path: Path) -> None:
+    """A missing folder is SinkUnavailable; closing raises nothing then."""
     run = SinkRun(tmp_path / "out.jsonl", rotate_bytes=1)
     run.start()
     run.write(2)

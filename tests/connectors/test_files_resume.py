@@ -29,7 +29,7 @@ def write_recording(path: Path, text: bytes) -> Path:
 
 
 def middle(path: Path) -> Position:
-    """A position behind the first 64 KiB and before the end."""
+    """A position after the first 64 KiB and before the end."""
     messages = drain(small_block_source(path))
     assert len(messages) > 30
     return position_of(messages[25])
@@ -56,18 +56,18 @@ CHANGES: list[tuple[str, Callable[[bytes, int], bytes], str]] = [
 def test_a_file_that_changed_is_refused_when_it_is_opened(
     name: str, change: Callable[[bytes, int], bytes], why: str, tmp_path: Path
 ) -> None:
-    """The error says which file, up to where it was read, what differs and what to do."""
+    """The error has the file, the position up to which it was read, the difference and the next step."""
     position = middle(write_recording(tmp_path / name, TABLE))
     write_recording(tmp_path / name, change(TABLE, position.offset))
     with pytest.raises(DataError) as error:
         small_block_source(tmp_path / name).open(position)
-    said = f"{tmp_path / name}: was read up to byte {position.offset:,} and has changed since: {why}"
-    assert str(error.value).startswith(said)
+    expected = f"{tmp_path / name}: was read up to byte {position.offset:,} and has changed since: {why}"
+    assert str(error.value).startswith(expected)
     assert str(error.value).endswith(NEXT)
 
 
 def test_what_comes_behind_the_position_may_change(tmp_path: Path) -> None:
-    """Nobody has read it yet."""
+    """That part has not been read yet."""
     path = write_recording(tmp_path / "a.csv", TABLE)
     position = middle(path)
     path.write_bytes(TABLE[: position.offset] + b"7,8\n")
@@ -75,22 +75,22 @@ def test_what_comes_behind_the_position_may_change(tmp_path: Path) -> None:
     assert (message.payload, message.header) == (b"7,8\n", b"time,flow\n")
 
 
-def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
-    """Whether it is away, or no pattern matches it any more."""
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    """Whether it is missing, or no pattern matches it any more."""
     path = write_recording(tmp_path / "a.csv", TABLE)
     position = middle(path)
     other = write_recording(tmp_path / "b.csv", TABLE)
-    said = r"a\.csv: was read up to byte .* and is missing.*state reset CONFIG --source pump"
-    with pytest.raises(DataError, match=said):
+    expected = r"a\.csv: was read up to byte .* and is missing.*state reset CONFIG --source pump"
+    with pytest.raises(DataError, match=expected):
         small_block_source(other).open(position)
     path.unlink()
     for files in (path, tmp_path / "*.csv"):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=expected):
             small_block_source(files).open(position)
 
 
 def test_a_parquet_file_that_changed_is_refused(tmp_path: Path) -> None:
-    """Its size, its beginning and its footer are those it had."""
+    """Its size, start and footer must be unchanged."""
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -110,7 +110,7 @@ def test_a_parquet_file_that_changed_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "added", "more", "told"),
+    ("text", "added", "more", "logged"),
     [
         (b"a,b\n1,2\n", b"3,4\n", [b"3,4"], False),
         (b"a,b\n1,2", b"\n3,4\n", [b"3,4"], False),
@@ -122,21 +122,23 @@ def test_a_parquet_file_that_changed_is_refused(tmp_path: Path) -> None:
         (b"a", b",b\n1,2\n", [b"1,2"], False),
     ],
 )
-def test_a_table_that_has_grown_goes_on(
-    text: bytes, added: bytes, more: list[bytes], told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_table_that_has_grown_continues(
+    text: bytes, added: bytes, more: list[bytes], logged: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """New lines are read under the header; what completes a line that was handed on is left out, with a warning."""
+    """New lines are read under the header; the completion of a line that was already passed on is skipped, with a
+    warning.
+    """
     path = write_recording(tmp_path / "a.csv", text)
     position = position_of(drain(small_block_source(path))[-1])
     path.write_bytes(text + added)
     messages = drain(small_block_source(path), position)
     assert [line for _, _, line in keyed_lines(messages)] == more
     assert all(message.header == b"a,b\n" for message in messages)
-    assert ("what was added to it since is skipped" in caplog.text) == told
+    assert ("what was added to it since is skipped" in caplog.text) == logged
 
 
 def test_a_nameless_column_is_named_again(tmp_path: Path) -> None:
-    """The header after a restart is completed by the first row, though that is not read again."""
+    """The header after a restart is completed by the first row, though that row is not read again."""
     path = write_recording(tmp_path / "a.csv", b"a,b\n" + b"1,2,3\n" * 2000)
     first, *rest = drain(small_block_source(path))
     again = drain(small_block_source(path), position_of(first))
@@ -144,8 +146,8 @@ def test_a_nameless_column_is_named_again(tmp_path: Path) -> None:
     assert keyed_lines(again) == keyed_lines(rest)
 
 
-def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It ends at once; one line at info tells why, and how to begin anew."""
+def test_an_input_that_was_read_to_its_end_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It ends at once; one line at info gives the reason and how to restart."""
     caplog.set_level(logging.INFO)
     path = write_recording(tmp_path / "a.csv", TABLE)
     position = position_of(drain(small_block_source(path))[-1])
@@ -164,7 +166,7 @@ def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytes
 
 
 def test_a_table_without_rows_is_not_handed_on_again(tmp_path: Path) -> None:
-    """Its columns were looked at before."""
+    """Its columns were checked before."""
     path = write_recording(tmp_path / "a.csv", b"time,flow\n")
     (message,) = drain(small_block_source(path))
     assert drain(small_block_source(path), position_of(message)) == []
@@ -177,10 +179,10 @@ def test_a_table_without_rows_is_not_handed_on_again(tmp_path: Path) -> None:
     assert drain(small_block_source(path), position_of(message)) == []
 
 
-def test_a_new_file_before_the_current_one_is_told_and_not_read(
+def test_a_new_file_before_the_current_one_is_logged_and_not_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One warning with its name; files that were read may go, those behind are read."""
+    """One warning with its name; files that were read may be deleted, unread ones are read."""
     for name in ("b", "d", "f"):
         write_recording(tmp_path / f"{name}.csv", b"time,flow\n1,2\n")
     pattern = tmp_path / "*.csv"
@@ -204,7 +206,7 @@ def test_a_new_file_before_the_current_one_is_told_and_not_read(
 def test_of_many_files_the_nearest_are_known(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a position keeps is bounded; a new file among the known ones is told, the others are not taken for new."""
+    """A position has a bounded size; a new file among the known ones is logged, the others do not count as new."""
     monkeypatch.setattr("stream_gru.connectors.sources.resume._MAX_NAMES", 3)
     for number in range(0, 20, 2):
         write_recording(tmp_path / f"{number:02}.csv", b"time,flow\n1,2\n")
@@ -230,7 +232,7 @@ def test_a_check_is_the_same_however_the_text_was_read() -> None:
 
 
 def test_behind_a_queue_positions_and_errors_are_the_same(tmp_path: Path) -> None:
-    """Beside other sources a file goes on as alone, and a changed one is told to the loop."""
+    """Beside other sources a file continues as alone, and the loop gets the error of a changed one."""
 
     def queued() -> ThreadedSource:
         return ThreadedSource(

@@ -12,7 +12,7 @@ OVERLONG = DropReason.OVERLONG_LINE
 
 
 def in_portions(framer: Framer, data: bytes, cuts: list[int]) -> list[bytes | DropReason]:
-    """What the framer makes of ``data`` that arrives cut at these places."""
+    """The frames of ``data`` when it arrives cut at these places."""
     ends = sorted(min(cut, len(data)) for cut in cuts)
     portions = [data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)]
     return [frame for portion in portions for frame in framer.feed(portion)]
@@ -36,7 +36,7 @@ def test_frames_are_the_same_in_any_portions(
 
 @given(rubbish)
 def test_lines_are_what_splitting_gives(data: bytes) -> None:
-    """Compared with a model: split at LF, take off one CR, leave out blanks, tell those that are too long."""
+    """Compared with a model: split at LF, strip one CR, skip blank lines, report overlong ones."""
     expected: list[bytes | DropReason] = []
     *lines, rest = data.split(b"\n")
     for line in lines:
@@ -50,7 +50,7 @@ def test_lines_are_what_splitting_gives(data: bytes) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=600), max_size=6), st.lists(st.integers(0, 4000), max_size=5), rubbish)
 def test_cobs_frames_come_back_after_rubbish(frames: list[bytes], cuts: list[int], noise: bytes) -> None:
-    """Each frame comes as it was encoded, and no rubbish before the first zero spoils it."""
+    """Each frame is decoded as it was encoded, and noise before the first zero does not affect it."""
     data = noise.replace(b"\0", b"?")[:600] + b"\0" + b"".join(cobs.encode(frame) + b"\0" for frame in frames)
     found = in_portions(CobsFramer(1000), data, cuts)
     assert [cobs.decode(frame) for frame in found if isinstance(frame, bytes)] == frames
@@ -58,15 +58,15 @@ def test_cobs_frames_come_back_after_rubbish(frames: list[bytes], cuts: list[int
 
 
 def test_the_first_line_is_left_out_because_its_beginning_is_unknown() -> None:
-    """Up to the first line end nothing counts, unless it is too long to be the rest of a line."""
+    """Nothing counts up to the first line end, unless it is too long to be the rest of a line."""
     assert LineFramer(16).feed(b"lf a line\r\nwhole\r\n") == [b"whole"]
     assert LineFramer(8).feed(b"\nwhole\n") == [b"whole"]
     assert LineFramer(8).feed(b"x" * 10) == [OVERLONG]
     assert LineFramer(8, discard_first=False).feed(b"first\n") == [b"first"]
 
 
-def test_an_overlong_line_is_told_once_and_the_next_one_is_whole() -> None:
-    """However much comes without a line end, it is one fault and takes no memory."""
+def test_an_overlong_line_is_one_fault_and_the_next_one_is_whole() -> None:
+    """Any length without a line end is one fault and takes bounded memory."""
     framer = LineFramer(8, discard_first=False)
     assert framer.feed(b"x" * 10) == [OVERLONG]
     for _ in range(1000):
@@ -75,8 +75,8 @@ def test_an_overlong_line_is_told_once_and_the_next_one_is_whole() -> None:
     assert framer.feed(b"\n12345678\r\n123456789\n\n  \r\nend\n") == [b"12345678", OVERLONG, b"end"]
 
 
-def test_cobs_frames_are_told_apart_by_zeros_alone() -> None:
-    """Frames of no bytes are nothing, what is too long is one fault, the next one is whole."""
+def test_cobs_frames_are_separated_by_zeros_alone() -> None:
+    """Empty frames are ignored, an overlong one is one fault, the next one is whole."""
     framer = CobsFramer(16, discard_first=False)
     assert framer.feed(b"\x09short\0\0\0\x02\n\0") == [b"\x09short", b"\x02\n"]
     assert framer.feed(b"\xff" * 17 + b"\0" + b"\xff" * 16 + b"\0\x02x") == [OVERLONG, b"\xff" * 16]

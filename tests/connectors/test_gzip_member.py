@@ -1,4 +1,4 @@
-"""Gzip data that is cut at any sync and ended by somebody else."""
+"""Gzip data that is cut at any sync and completed by another process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stream_gru.connectors.sinks.file_recovery import GzipMember, ending
 
 @given(st.lists(st.binary(max_size=300)))
 def test_a_member_that_was_cut_at_a_sync_is_whole_with_its_ending(parts: list[bytes]) -> None:
-    """What came before the sync is there, what came after is not; more members may follow."""
+    """Data before the sync is there, data after it is not; more members may follow."""
     member = GzipMember()
     cut = b"".join(member.write(part) for part in parts) + member.sync()
     crc32, size = member.crc32, member.size
@@ -25,7 +25,7 @@ def test_a_member_that_was_cut_at_a_sync_is_whole_with_its_ending(parts: list[by
 
 @given(st.lists(st.tuples(st.binary(max_size=300), st.booleans())))
 def test_a_finished_member_has_everything(parts: list[tuple[bytes, bool]]) -> None:
-    """Wherever it was synced, also twice and before anything was written; an empty one is a gzip file too."""
+    """Synced anywhere, also twice and before any write; an empty one is a valid gzip file too."""
     member, found = GzipMember(), b""
     for part, sync in parts:
         found += member.write(part)

@@ -36,7 +36,7 @@ def test_the_cache_is_bounded() -> None:
 
 
 def test_a_repeated_header_counts_as_use_and_replaces_the_names() -> None:
-    """A device that repeats its header has used it."""
+    """Repeating its header counts as use of a device."""
     memory = HeaderCache("".join)
     for number in range(4096):
         memory.learn(keyed_message(f"p{number}"), ["a"])
@@ -55,7 +55,7 @@ def test_a_key_that_is_no_stream_id_is_not_kept(key: str) -> None:
 
 
 def test_devices_of_the_same_key_of_two_sources_are_two() -> None:
-    """In a recording of several sources; and neither has the name of a stream."""
+    """In a recording of several sources; neither key is a stream's name."""
     memory = HeaderCache(list)
     memory.learn(keyed_message("p", source="a"), ["x"])
     memory.learn(keyed_message("p", source="b"), ["y"])
@@ -105,10 +105,10 @@ header_lines = st.sampled_from(
 
 
 @pytest.mark.parametrize("kind", ["csv", "plotter"])
-@given(said=st.lists(st.tuples(st.sampled_from("pq"), header_lines), max_size=15), place=st.integers(0, 15))
-def test_a_decoder_continues_after_a_restart(kind: str, said: list[tuple[str, bytes]], place: int) -> None:
+@given(keyed_lines=st.lists(st.tuples(st.sampled_from("pq"), header_lines), max_size=15), place=st.integers(0, 15))
+def test_a_decoder_continues_after_a_restart(kind: str, keyed_lines: list[tuple[str, bytes]], place: int) -> None:
     """At any message, also between a header and its values."""
-    messages = [keyed_message(key, line, "s") for key, line in said]
+    messages = [keyed_message(key, line, "s") for key, line in keyed_lines]
     whole, one, stored = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS), StateStore()
     assert isinstance(one, CsvDecoder | PlotterDecoder)
     found = [one.decode(messages[:place])]
@@ -125,25 +125,25 @@ def test_a_decoder_continues_after_a_restart(kind: str, said: list[tuple[str, by
 @pytest.mark.parametrize("kind", ["csv", "plotter"])
 @given(data=st.data())
 def test_foreign_bytes_are_a_state_error_only(kind: str, data: st.DataObject) -> None:
-    """Or they can be used, and later lines raise nothing."""
+    """Invalid bytes raise StateError or load; then later lines raise nothing."""
     one, other = load_decoder(kind, FIELDS), load_decoder(kind, FIELDS)
     assert isinstance(one, CsvDecoder | PlotterDecoder)
     assert isinstance(other, CsvDecoder | PlotterDecoder)
-    said = [
+    keyed_lines = [
         keyed_message("p", b"temp,hum", "s"),
         keyed_message("p", b"1,2", "s"),
         keyed_message("q", b"hum,temp", "s"),
         keyed_message("q", b"", "s"),
     ]
-    one.decode(said)
+    one.decode(keyed_lines)
     genuine = one.state.snapshot("s\tp")
     assert genuine is not None
-    rejected_or_usable(other.state, "s\tp", data.draw(hostile_bytes(genuine)), lambda: other.decode(said[1:]))
+    rejected_or_usable(other.state, "s\tp", data.draw(hostile_bytes(genuine)), lambda: other.decode(keyed_lines[1:]))
 
 
 @pytest.mark.parametrize("name", ["", "p", "s\t", "s\tü", "s\tp\t"])
 def test_a_name_of_no_device_is_an_error(name: str) -> None:
-    """Such a state was not stored by a decoder."""
+    """A decoder never stores such a state."""
     memory = HeaderCache(list)
     memory.learn(keyed_message("p", source="s"), ["a"])
     genuine = memory.snapshot("s\tp")

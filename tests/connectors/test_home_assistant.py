@@ -23,7 +23,7 @@ CONFIG = MqttSinkConfig(home_assistant=True)
 def discovered_device(
     manifest: Manifest | None = None, stream: str = "p1", config: MqttSinkConfig = CONFIG
 ) -> dict[str, Any]:
-    """What Home Assistant reads."""
+    """The payload that Home Assistant reads."""
     _, payload = discovery(output_spec(manifest or calibrated(make_bundle()).manifest, 0.9), config, stream)
     found = json.loads(payload)
     assert isinstance(found, dict)
@@ -31,7 +31,7 @@ def discovered_device(
 
 
 def test_the_device_of_a_stream() -> None:
-    """Topic, device, origin, where outputs come and what says that it is there."""
+    """Topic, device, origin, topic of outputs and availability."""
     topic, _ = discovery(output_spec(make_bundle().manifest, 0.9), CONFIG, "p1")
     assert topic == "homeassistant/device/stream_gru_p1/config"
     found = discovered_device()
@@ -71,7 +71,7 @@ def test_the_class_and_the_alarm() -> None:
 
 
 def test_heads_that_a_model_has_not_are_not_there() -> None:
-    """Nothing stands for a missing head, and independent classes are a text."""
+    """A missing head has no entity, and independent classes are a text."""
     assert set(discovered_device(make_bundle(horizon=0).manifest)["cmps"]) == {"class", "alarm"}
     plain = discovered_device(make_bundle(labels=0, horizon=1).manifest)["cmps"]
     assert set(plain) == {"forecast_c1_1", "forecast_c0_1", "alarm"}
@@ -85,7 +85,7 @@ def test_heads_that_a_model_has_not_are_not_there() -> None:
 
 
 def test_values_expire_after_ten_outputs_that_did_not_come() -> None:
-    """The period of the model, or of the throttle where that is longer; what is told on change only stays."""
+    """The period of the model, or of the throttle where that is longer; outputs sent only on change never expire."""
     manifest = msgspec.structs.replace(make_bundle().manifest, period_s=600.0)
     assert discovered_device(manifest)["cmps"]["alarm"]["expire_after"] == 6000
     slow = MqttSinkConfig(home_assistant=True, throttle="interval", interval_s=3600.0)
@@ -95,7 +95,7 @@ def test_values_expire_after_ten_outputs_that_did_not_come() -> None:
 
 
 def test_without_availability_of_streams_only_the_daemons_counts() -> None:
-    """An empty availability_topic is none."""
+    """An empty availability_topic adds none."""
     config = MqttSinkConfig(home_assistant=True, availability_topic="")
     assert [one["topic"] for one in discovered_device(config=config)["availability"]] == ["stream_gru/status"]
 
@@ -112,7 +112,7 @@ def test_names_that_are_refused_are_changed_without_meeting(names: list[str]) ->
 
 
 def test_two_gateways_with_the_same_streams_stay_apart() -> None:
-    """Other topics for outputs are other devices."""
+    """Other output topics are other devices."""
     other = MqttSinkConfig(home_assistant=True, topic="plant2/{stream}")
     assert device_id(CONFIG, "p1") == "stream_gru_p1"
     assert device_id(other, "p1") != device_id(CONFIG, "p1")
@@ -120,7 +120,7 @@ def test_two_gateways_with_the_same_streams_stay_apart() -> None:
 
 @given(st.text(min_size=1, max_size=20))
 def test_any_target_gives_a_template_that_quotes_it(name: str) -> None:
-    """A name with quotes, braces or backslashes stands in the template as a string."""
+    """A name with quotes, braces or backslashes is quoted as a string in the template."""
     manifest = make_bundle(horizon=1, targets=1).manifest
     forecast, channel = manifest.forecast, manifest.channels[0]
     assert forecast is not None
@@ -145,7 +145,7 @@ def test_times_in_words(seconds: float, text: str) -> None:
 
 
 def test_streams_are_announced_with_the_model_of_their_outputs() -> None:
-    """Nothing before the first output; another model is another announcement; switched off there is none."""
+    """None before the first output; a new one for another model; none when switched off."""
     first = output_spec(make_bundle().manifest, 0.9)
     found = Discovery(CONFIG)
     assert found.announcement("p1") is None

@@ -1,4 +1,4 @@
-"""The sink for InfluxDB against a real HTTP server that answers as it is told."""
+"""The sink for InfluxDB against a real HTTP server with scripted answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OUTPUTS = toy_pipeline().process(batch(["p"] * 5, list(range(5))))
 
 @contextmanager
 def sending(url: str, kept: SinkCheckpoint | None = None, **options: Any) -> Iterator[InfluxSink]:
-    """An open sink with short pauses; ``kept`` is what a store has for it."""
+    """An open sink with short pauses; ``kept`` is its part of the store."""
     own: dict[str, Any] = {"gather_s": 0.01, "immediate": False}
     own |= {key: options.pop(key) for key in own if key in options}
     sink = InfluxSink(InfluxSinkConfig(url=url, **options), pause_s=0.01, **own)
@@ -41,7 +41,7 @@ def sending(url: str, kept: SinkCheckpoint | None = None, **options: Any) -> Ite
 
 
 def flush_until_sent(sink: Sink) -> None:
-    """Wait until everything was answered; what ended the sender is raised."""
+    """Wait until everything is acknowledged; an error of the sender is raised."""
 
     def answered() -> bool:
         sink.flush()
@@ -52,12 +52,12 @@ def flush_until_sent(sink: Sink) -> None:
 
 
 def expected_lines(out: PredictionBatch) -> bytes:
-    """What shall arrive."""
+    """The lines that should arrive."""
     return LineEncoder().encode(out)
 
 
 def test_rows_arrive_in_order_with_the_token(tmp_path: Path) -> None:
-    """Compressed line protocol at the whole address, over one connection."""
+    """Compressed line protocol at the full URL, over one connection."""
     (tmp_path / "token").write_text("s3cret\n")
     (tmp_path / "token").chmod(0o600)
     with influx_server(204) as server, sending(server.url, token_file=str(tmp_path / "token")) as sink:
@@ -76,7 +76,7 @@ def test_rows_arrive_in_order_with_the_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_failure_that_passes_is_tried_again(status: int) -> None:
-    """The same rows, once each, in order; that the server is back is counted."""
+    """The same rows, once each, in order; the recovery of the server is counted."""
     with influx_server(204, status, status, 204) as server, sending(server.url, when_full="block") as sink:
         for rows in (slice(0, 2), slice(2, 5)):
             sink.write(part(OUTPUTS, rows))
@@ -86,8 +86,8 @@ def test_a_failure_that_passes_is_tried_again(status: int) -> None:
         assert (sink.health().reconnects, sink.health().failed) == (1, 0)
 
 
-def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Retry-After` is honoured in place of the own pause."""
+def test_the_server_sets_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Retry-After` replaces the sink's own pause."""
     pauses: list[float] = []
 
     def rest(self: InfluxSink, pause_s: float) -> bool:
@@ -105,8 +105,8 @@ def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> No
     assert pauses == [7.0]
 
 
-def test_refused_rows_are_counted_told_once_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    """Each status is told once, with the beginning of the answer, also when rows are taken in between."""
+def test_refused_rows_are_counted_logged_once_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """Each status is logged once, with the start of the response, also when rows are accepted in between."""
     with influx_server(400, 400, 200, 422, text=b"field type\nconflict " * 50) as server, sending(server.url) as sink:
         with caplog.at_level(logging.WARNING):
             for _ in range(5):
@@ -121,8 +121,8 @@ def test_refused_rows_are_counted_told_once_and_dropped(caplog: pytest.LogCaptur
     assert len(first.getMessage()) < 400
 
 
-def test_a_refusal_without_a_word_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody shall look for the rest of the line."""
+def test_a_refusal_without_text_is_logged_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    """The log line says that the response has no text."""
     with influx_server(413) as server, sending(server.url) as sink:
         sink.write(OUTPUTS)
         flush_until_sent(sink)
@@ -139,10 +139,8 @@ def test_a_refusal_without_a_word_is_told_as_such(caplog: pytest.LogCaptureFixtu
         (308, "check url: it redirects"),
     ],
 )
-def test_rows_wait_for_somebody_to_mend_the_configuration(
-    status: int, advice: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Nothing is refused; each reason is told once with the next step, and afterwards all rows arrive."""
+def test_rows_wait_until_the_configuration_is_fixed(status: int, advice: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing counts as refused; each reason is logged once with the next step, and after the fix all rows arrive."""
     with (
         caplog.at_level(logging.INFO),
         influx_server(status, status, 503, status, 503, 200, text=b"no") as server,
@@ -157,14 +155,14 @@ def test_rows_wait_for_somebody_to_mend_the_configuration(
         flush_until_sent(sink)
         assert server.rows == expected_lines(OUTPUTS)
         assert (sink.health().failed, sink.health().connected) == (0, True)
-    told = [record.getMessage().partition(": ")[2] for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == 2
-    assert told[0].startswith(f"responded {status}: no; {advice}")
-    assert told[1] == "responded 503: no; retrying"
+    lines = [record.getMessage().partition(": ")[2] for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == 2
+    assert lines[0].startswith(f"responded {status}: no; {advice}")
+    assert lines[1] == "responded 503: no; retrying"
 
 
 def test_a_token_is_read_again_when_it_was_not_good(tmp_path: Path) -> None:
-    """Mending the file is enough, also when there is none for a while."""
+    """Fixing the file is enough, also when it is missing for a while."""
     token = tmp_path / "token"
     token.write_text("old")
     token.chmod(0o600)
@@ -184,7 +182,7 @@ def test_a_token_is_read_again_when_it_was_not_good(tmp_path: Path) -> None:
 
 
 def test_rows_are_gathered_after_a_request() -> None:
-    """The first ones go at once, the next when they are enough, and those at the end with the end."""
+    """The first rows go at once, the next ones when there are enough, and the last ones at close."""
     one = part(OUTPUTS, slice(0, 1))
     with influx_server(204) as server:
         with sending(server.url, gather_s=3600) as sink:
@@ -199,8 +197,8 @@ def test_rows_are_gathered_after_a_request() -> None:
         assert [body.count(b"\n") for body in server.bodies] == [1, 500, 2]
 
 
-def test_nobody_waits_for_more_rows_than_come() -> None:
-    """What was gathered goes when its time has come."""
+def test_a_partial_batch_is_sent_after_a_time() -> None:
+    """A partial batch is sent when its time is over."""
     with influx_server(204) as server, sending(server.url, gather_s=0.2) as sink:
         for _ in range(3):
             sink.write(OUTPUTS)
@@ -209,7 +207,7 @@ def test_nobody_waits_for_more_rows_than_come() -> None:
 
 
 def test_a_server_that_hangs_times_out_and_is_asked_again() -> None:
-    """Meanwhile the rows are queued; in the end they are there."""
+    """Meanwhile the rows are queued; at the end they have arrived."""
     with (
         influx_server(204, hang=True) as server,
         sending(server.url, when_full="block", timeout_s=0.3) as sink,
@@ -239,8 +237,8 @@ def test_a_full_queue_loses_its_oldest_rows_and_counts_them() -> None:
         assert server.rows.endswith(expected_lines(part(OUTPUTS, slice(2, 5))))
 
 
-def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
-    """Writing and flushing never wait; with ``block`` a full queue says that it takes no more until there is room."""
+def test_a_server_that_is_down_blocks_only_with_block() -> None:
+    """Writing and flushing never wait; with ``block`` a full queue is not ready until there is space."""
     for when_full, ready in (("drop_oldest", True), ("block", False)):
         with influx_server(503) as server, sending(server.url, when_full=when_full, queue_size=5) as sink:
             assert sink.ready()
@@ -257,7 +255,7 @@ def test_a_server_that_is_away_holds_up_nobody_unless_it_shall() -> None:
 
 
 def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
-    """Nothing goes out before it is stored; the next process sends what has no answer, first, under the old numbers."""
+    """Nothing is sent before it is stored; the next process sends unacknowledged rows first, under the old numbers."""
     with influx_server(204) as server:
         with sending(server.url, SinkCheckpoint()) as sink:
             sink.write(OUTPUTS)
@@ -270,13 +268,13 @@ def test_rows_wait_for_their_commit_and_survive_a_kill() -> None:
         with sending(server.url, SinkCheckpoint(unacked=written.unacked, last_number=5)) as sink:
             wait_for(lambda: not sink.health().queued)
             sink.write(OUTPUTS)
-            told = sink.flush()
-            assert (list(told.acked), told.unacked[0].number) == ([1, 2, 3, 4, 5], 6)
+            result = sink.flush()
+            assert (list(result.acked), result.unacked[0].number) == ([1, 2, 3, 4, 5], 6)
         assert server.rows == expected_lines(OUTPUTS)
 
 
 def test_immediate_rows_do_not_wait_for_a_commit() -> None:
-    """What was answered before the commit need not be stored at all; refused is an answer too."""
+    """Rows answered before the commit need not be stored at all; a refusal is an answer too."""
     for status, failed in ((204, 0), (400, 5)):
         with influx_server(status) as server, sending(server.url, SinkCheckpoint(), immediate=True) as sink:
             sink.write(OUTPUTS)
@@ -286,8 +284,8 @@ def test_immediate_rows_do_not_wait_for_a_commit() -> None:
             assert (written.unacked, list(written.acked)) == ([], [])
 
 
-def test_an_heir_goes_on_where_the_old_one_was() -> None:
-    """What was stored keeps its number, what was answered is told, and what was not stored yet is."""
+def test_a_successor_continues_where_the_old_one_was() -> None:
+    """Stored rows keep their numbers, answered ones are reported, and unstored ones are stored next."""
     with influx_server(503) as away, sending(away.url, SinkCheckpoint()) as old:
         old.write(part(OUTPUTS, slice(0, 2)))
         old.flush()
@@ -308,14 +306,14 @@ def test_an_heir_goes_on_where_the_old_one_was() -> None:
 
 
 def test_outputs_of_a_sink_of_another_kind_are_not_sent() -> None:
-    """A name that was that of an MQTT sink before: its JSON is no line."""
+    """A name that belonged to an MQTT sink before: its JSON is not line protocol."""
     sink = InfluxSink(InfluxSinkConfig(url="http://127.0.0.1:9/write"))
     with pytest.raises(StateError, match="expected stored lines"):
         sink.open(SinkCheckpoint(unacked=[OutboxRow("t", b"{}", "p/1", 1)], last_number=1))
 
 
 def test_closing_sends_what_is_left_and_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """A quick server gets everything; nobody waits for one that hangs."""
+    """A fast server gets everything; closing does not wait for one that hangs."""
     with influx_server(204) as server:
         with sending(server.url) as sink:
             sink.write(OUTPUTS)
@@ -332,21 +330,21 @@ def test_closing_sends_what_is_left_and_is_bounded(caplog: pytest.LogCaptureFixt
     assert "5 outputs were not acknowledged before the end" in caplog.text
 
 
-def test_no_server_at_all_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A refused connection is tried again and again, and logged once."""
+def test_a_missing_server_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A refused connection is retried, and logged once."""
     with caplog.at_level(logging.WARNING), sending("http://127.0.0.1:9/write") as sink:
         attempts: list[float] = []
         rest = sink._rest
         sink._rest = lambda pause_s: attempts.append(pause_s) or rest(pause_s)  # type: ignore[method-assign,func-returns-value]
         sink.write(OUTPUTS)
         wait_for(lambda: len(attempts) > 2)
-    told = [record for record in caplog.records if "retrying" in record.getMessage()]
-    assert len(told) == 1
-    assert "Connection refused" in told[0].getMessage()
+    lines = [record for record in caplog.records if "retrying" in record.getMessage()]
+    assert len(lines) == 1
+    assert "Connection refused" in lines[0].getMessage()
 
 
 def test_a_dead_sender_is_a_bug_that_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process must not live on without its thread."""
+    """The process must not continue without its sender thread."""
 
     def broken(self: InfluxClient, body: bytes) -> None:
         raise KeyError(body)
@@ -360,7 +358,7 @@ def test_a_dead_sender_is_a_bug_that_shows(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_configured_is_checked(tmp_path: Path) -> None:
-    """An address that cannot be is refused at once, a token that is not there on opening, as is writing before it."""
+    """An invalid address is refused at once, a missing token at open, as is writing before open."""
     for url in ("http://host:99999/write", "https://:80", "http://[::1/write"):
         with pytest.raises(ConfigError, match=r"sink\.url: expected an address"):
             InfluxSink(InfluxSinkConfig(url=url))

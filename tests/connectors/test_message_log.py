@@ -71,7 +71,7 @@ any_message = st.builds(
 
 @given(st.lists(any_message, max_size=8), st.booleans(), st.integers(1, 9))
 def test_any_message_comes_back_as_it_was(messages: list[RawMessage], compressed: bool, limit: int) -> None:
-    """Whatever its bytes and names, compressed or not; and reading can go on after any of them."""
+    """With any bytes and names, compressed or not; and reading can continue after any message."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_log(Path(folder) / ("a.jsonl.gz" if compressed else "a.jsonl"), messages)
         back = read_log(MessageLogSource([path], block=4), limit=limit)
@@ -83,7 +83,7 @@ def test_any_message_comes_back_as_it_was(messages: list[RawMessage], compressed
 
 
 def test_a_recording_can_be_read_by_people(tmp_path: Path) -> None:
-    """JSON lines; text is text; what is empty is left out; the position is where the line ends."""
+    """JSON lines; text is text; empty fields are left out; the position is the end of the line."""
     path = write_log(tmp_path / "a.jsonl", MESSAGES)
     assert isinstance(MessageLogSource([path]), Source)
     assert MessageLogSource([path]).health().connected
@@ -103,7 +103,7 @@ def test_a_recording_can_be_read_by_people(tmp_path: Path) -> None:
 
 
 def test_several_recordings_are_read_in_order(tmp_path: Path) -> None:
-    """Patterns too; a position in one goes on with the next; one of another input is refused."""
+    """Patterns too; a position in one continues with the next; one of another input is refused."""
     paths = [write_log(tmp_path / f"{name}.jsonl", MESSAGES[:2]) for name in "ab"]
     back = read_log(MessageLogSource([tmp_path / "*.jsonl"]))
     assert [message.position.name for message in back if message.position] == [str(paths[i]) for i in (0, 0, 1, 1)]
@@ -118,7 +118,7 @@ def test_several_recordings_are_read_in_order(tmp_path: Path) -> None:
 def test_a_half_written_end_is_left_out_with_a_warning(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a killed process had flushed can be read, and what it had not is told."""
+    """Everything a killed process had flushed can be read; the unflushed rest is logged."""
     path = tmp_path / name
     writer = MessageLogWriter(path)
     writer.open()
@@ -137,7 +137,7 @@ def test_a_half_written_end_is_left_out_with_a_warning(
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         (b"{]", "expected a recorded message: JSON is malformed"),
         (b'{"payload": 5}', r"expected a recorded message: Expected `str \| object`, got `int` - at `\$.payload`"),
@@ -151,25 +151,25 @@ def test_a_half_written_end_is_left_out_with_a_warning(
         (b"x" * 2_000_000, "expected at most 1572864 bytes in a line, got more"),
     ],
 )
-def test_a_damaged_line_is_told_with_its_number(line: bytes, said: str, tmp_path: Path) -> None:
-    """Where it is and what is wrong, also when reading goes on after a position."""
+def test_a_damaged_line_is_reported_with_its_number(line: bytes, expected: str, tmp_path: Path) -> None:
+    """The error has the place and the fault, also when reading continues after a position."""
     path = write_log(tmp_path / "a.jsonl", MESSAGES[:1])
     good = path.read_bytes()
     path.write_bytes(good + line + b"\n" + good.splitlines(keepends=True)[1])
     for position in (None, Position(str(path), len(good))):
-        with pytest.raises(DataError, match=rf"a\.jsonl:3: {said}"):
+        with pytest.raises(DataError, match=rf"a\.jsonl:3: {expected}"):
             read_log(MessageLogSource([path]), position)
 
 
-def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
-    """Other JSON lines, a later version, something that is not compressed."""
+def test_a_file_that_is_no_recording_is_an_error(tmp_path: Path) -> None:
+    """Other JSON lines, a later version, a file that is not compressed."""
     path = tmp_path / "a.jsonl"
-    for text, said in (
+    for text, expected in (
         ('{"time": 5}\n', r"a\.jsonl:1: expected a recording of stream-gru record, got b'{\"time\": 5}"),
         ('{"stream_gru_recording": 2}\n', r"a\.jsonl:1: expected a recording of version 1, got version 2"),
     ):
         path.write_text(text)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=expected):
             read_log(MessageLogSource([path]))
     (tmp_path / "b.jsonl.gz").write_text("plain")
     with pytest.raises(DataError, match=r"b\.jsonl\.gz: cannot be read"):
@@ -180,7 +180,7 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
 
 
 def test_a_message_too_large_for_a_line_is_recorded_as_too_large(tmp_path: Path) -> None:
-    """It is counted, not lost without a word; one that is small in base64 only is kept."""
+    """It is counted, not lost silently; one that is too large only in base64 is kept."""
     path = tmp_path / "a.jsonl"
     large = RawMessage(b"x" * 2_000_000, "k", arrival_ns=9, source="s")
     dense = RawMessage(b"\x00" * 1_000_000, "k", source="s")
@@ -192,7 +192,7 @@ def test_a_message_too_large_for_a_line_is_recorded_as_too_large(tmp_path: Path)
 
 
 def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
-    """An existing file is refused, a folder that is not there is told."""
+    """An existing file is refused, a missing folder is an error."""
     path = write_log(tmp_path / "a.jsonl", [])
     with pytest.raises(ConfigError, match=r"a\.jsonl: already exists"):
         MessageLogWriter(path).open()
@@ -205,8 +205,8 @@ def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    """When it is noticed, and once more at the end."""
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    """When it occurs, and once more at the end."""
     writer = MessageLogWriter(tmp_path / "a.jsonl.gz")
     writer.open()
     assert writer._raw is not None
@@ -224,7 +224,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
 
 def test_a_recording_that_changed_is_refused_when_it_is_opened(tmp_path: Path) -> None:
-    """Any byte before the place counts; one that has grown goes on, one that is shorter or gone is told."""
+    """Any byte before the position counts; a longer file continues, a shorter or missing one is an error."""
     path = write_log(tmp_path / "a.jsonl", MESSAGES[:2])
     whole = path.read_bytes()
     position = read_log(MessageLogSource([path]))[-1].position
@@ -245,8 +245,8 @@ def test_a_recording_that_changed_is_refused_when_it_is_opened(tmp_path: Path) -
         MessageLogSource([path]).open(position)
 
 
-def test_a_recording_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing comes again, and how to begin anew is told."""
+def test_a_recording_that_was_read_to_its_end_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No message is repeated, and the log says how to restart."""
     caplog.set_level(logging.INFO)
     path = write_log(tmp_path / "a.jsonl", MESSAGES)
     position = read_log(MessageLogSource([path]))[-1].position

@@ -13,12 +13,12 @@ def sized_message(size: int = 1, key: str = "") -> RawMessage:
 
 
 def never() -> bool:
-    """Nobody is closing."""
+    """The queue is not closing."""
     return False
 
 
 def test_messages_come_out_in_order_and_are_counted() -> None:
-    """First in, first out; length and bytes are those of what waits."""
+    """First in, first out; length and bytes are those of the waiting messages."""
     queue = MessageQueue(10, 1000)
     for i in range(5):
         assert queue.put(sized_message(i, str(i)), never)
@@ -29,8 +29,8 @@ def test_messages_come_out_in_order_and_are_counted() -> None:
     assert queue.get(9, 0.0) == []
 
 
-def test_room_is_by_count_and_by_bytes() -> None:
-    """Either bound is enough; an empty queue takes a message that is larger than all its room."""
+def test_capacity_is_by_count_and_by_bytes() -> None:
+    """Either bound applies; an empty queue takes a message that is larger than its capacity."""
     queue = MessageQueue(2, 100)
     assert queue.has_room(1000)
     assert queue.put(sized_message(1000), never)
@@ -43,7 +43,7 @@ def test_room_is_by_count_and_by_bytes() -> None:
     assert not queue.has_room(0)
 
 
-def test_who_puts_waits_for_room_and_loses_nothing() -> None:
+def test_put_waits_for_space_and_loses_nothing() -> None:
     """A queue of two passes a thousand messages in order."""
     queue = MessageQueue(2, 100)
     writer = threading.Thread(target=lambda: [queue.put(sized_message(1, str(i)), never) for i in range(1000)])
@@ -56,8 +56,8 @@ def test_who_puts_waits_for_room_and_loses_nothing() -> None:
     assert got == [str(i) for i in range(1000)]
 
 
-def test_who_waits_for_room_can_be_told_to_stop() -> None:
-    """With ``closing`` true a message that has no room is not taken."""
+def test_a_waiting_put_can_be_stopped() -> None:
+    """With ``closing`` true a message without space is not taken."""
     queue = MessageQueue(1, 100)
     queue.put(sized_message(), never)
     stop = threading.Event()
@@ -72,7 +72,7 @@ def test_who_waits_for_room_can_be_told_to_stop() -> None:
 
 
 def test_closing_wakes_everyone() -> None:
-    """Waiting readers get nothing, waiting writers are refused; what was there can still be taken."""
+    """Waiting readers get nothing, waiting writers are refused; queued messages can still be taken."""
     empty, full = MessageQueue(1, 100), MessageQueue(1, 100)
     full.put(sized_message(), never)
     answers: list[object] = []
@@ -95,7 +95,7 @@ def test_closing_wakes_everyone() -> None:
 
 
 def test_the_bell_may_look_into_the_queue() -> None:
-    """It rings after each message that was taken, outside the lock."""
+    """It rings after each accepted message, outside the lock."""
     seen: list[int] = []
     queue = MessageQueue(5, 100, on_put=lambda: seen.append(len(queue.get(1, 0.0))))
     for _ in range(3):

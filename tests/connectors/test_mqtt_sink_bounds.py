@@ -1,4 +1,4 @@
-"""What the MQTT sink remembers has bounds, however many streams come and go."""
+"""The memory of the MQTT sink is bounded, however many streams come and go."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def sink() -> MqttSink:
     return MqttSink(MqttSinkConfig(), BrokerConfig(url="mqtt://127.0.0.1:1"), name="mqtt")
 
 
-def said(sink: MqttSink) -> dict[str, bytes]:
-    """What waits to be said of streams."""
+def pending_statuses(sink: MqttSink) -> dict[str, bytes]:
+    """The pending stream statuses."""
     found = {}
     while (notice := sink._retained.take()) is not None:
         found[notice.topic.removeprefix("stream_gru/").removesuffix("/availability")] = notice.payload
@@ -27,22 +27,22 @@ def said(sink: MqttSink) -> dict[str, bytes]:
 
 
 def test_streams_that_are_gone_are_forgotten(sink: MqttSink) -> None:
-    """A hundred thousand of them are remembered, the last ones; one that returns is online again."""
+    """The last hundred thousand of them are remembered; one that returns is online again."""
     for number in range(100_010):
         sink.stream_status(f"p{number}", True)
         sink.stream_status(f"p{number}", False)
     assert len(sink._streams) == 100_000
-    assert len(said(sink)) == 100_010
+    assert len(pending_statuses(sink)) == 100_010
     sink.stream_status("p0", True)
-    assert said(sink) == {"p0": b"online"}
+    assert pending_statuses(sink) == {"p0": b"online"}
 
 
-def test_a_stream_that_makes_room_is_said_to_be_offline(sink: MqttSink) -> None:
-    """Nobody would say so of it later."""
+def test_an_evicted_stream_is_published_as_offline(sink: MqttSink) -> None:
+    """No later event would publish it."""
     sink._streams = StreamAvailability(max_online=2)
     for stream in ("a", "b", "c"):
         sink.stream_status(stream, True)
-    assert said(sink) == {"a": b"offline", "b": b"online", "c": b"online"}
+    assert pending_statuses(sink) == {"a": b"offline", "b": b"online", "c": b"online"}
 
 
 def test_a_thousand_complaints_are_logged_once_each_and_then_no_more(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""What the daemon remembers is readable by nobody else, whatever the umask says."""
+"""No other user can read the daemon's files, at any umask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream_gru.connectors.mqtt.subscriptions import Subscriptions
 
 @pytest.fixture(autouse=True)
 def _careless() -> Iterator[None]:
-    """A umask that hides nothing."""
+    """A umask that removes no permission."""
     before = os.umask(0)
     yield
     os.umask(before)

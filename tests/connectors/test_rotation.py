@@ -1,4 +1,4 @@
-"""Files that are put aside when they grow too large or too old, without losing a row."""
+"""Files rotated when they grow too large or too old, without losing a row."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def file_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_that_grows_too_large_is_put_aside_at_a_commit(tmp_path: Path) -> None:
-    """All rows of a commit stay together; equal times get a number, the next file begins with no rows."""
+def test_a_file_that_grows_too_large_is_rotated_at_a_commit(tmp_path: Path) -> None:
+    """All rows of a commit stay together; equal times get a number, the next file starts without rows."""
     times, path = Times(), tmp_path / "out.jsonl"
     sink = rotating(path, times, size=len(ROWS))
     lengths = []
@@ -89,8 +89,8 @@ def test_a_file_that_grows_too_large_is_put_aside_at_a_commit(tmp_path: Path) ->
     assert [file.read_bytes() for file in (first, *others, path)] == [2 * ROWS, 2 * ROWS, 2 * ROWS, 4 * ROWS, ROWS]
 
 
-def test_a_file_that_is_too_old_is_put_aside(tmp_path: Path) -> None:
-    """Its age counts from when it was opened; a file without rows is left alone however old."""
+def test_a_file_that_is_too_old_is_rotated(tmp_path: Path) -> None:
+    """Its age counts from when it was opened; a file without rows is never rotated."""
     times, path = Times(), tmp_path / "out.csv"
     sink = rotating(path, times, age_s=60)
     times.now_s = 100
@@ -111,7 +111,7 @@ def test_a_file_that_is_too_old_is_put_aside(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_stay(tmp_path: Path) -> None:
-    """Of those put aside; files with other names are nobody's business."""
+    """Only rotated files count; files with other names are ignored."""
     times, path = Times(), tmp_path / "out.jsonl"
     for name in ("out.old.jsonl", "other.20200101T000000Z.jsonl", "out.20200101T000000Z.csv"):
         (tmp_path / name).touch()
@@ -127,10 +127,10 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     assert len(file_names(tmp_path)) == 6
 
 
-def test_what_cannot_be_deleted_is_told_and_does_not_stop_the_sink(
+def test_a_failed_deletion_is_logged_and_does_not_stop_the_sink(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An old file that cannot go (here a folder of its name) is a line in the log."""
+    """An old file that cannot be deleted (here a folder of its name) is a line in the log."""
     (tmp_path / "out.20200101T000000Z.jsonl").mkdir()
     (tmp_path / "out.20210101T000000Z.jsonl").touch()
     with caplog.at_level(logging.WARNING):
@@ -139,7 +139,7 @@ def test_what_cannot_be_deleted_is_told_and_does_not_stop_the_sink(
 
 
 def test_a_compressed_file_rotates_whole(tmp_path: Path) -> None:
-    """Each can be read alone, and begins with the header; size counts as it lies on the disk."""
+    """Each can be read alone and starts with the header; its compressed size counts."""
     path = tmp_path / "out.csv.gz"
     sink = rotating(path, Times(), size=50)
     for _ in range(3):
@@ -149,14 +149,14 @@ def test_a_compressed_file_rotates_whole(tmp_path: Path) -> None:
     expected = CsvEncoder().header(OUTPUTS.spec) + CsvEncoder().encode(OUTPUTS)
     assert [gzip.decompress(file.read_bytes()) for file in rotated_files(path)] == [expected] * 3
     assert file_names(tmp_path)[0] == "out.20261125T100000Z.1.csv.gz"
-    again = rotating(path, Times())  # the file begun last has no rows, and still gets its header
+    again = rotating(path, Times())  # the file opened last has no rows, and still gets its header
     again.write(OUTPUTS)
     again.close()
     assert gzip.decompress(path.read_bytes()) == expected
 
 
-def test_an_unfinished_compressed_file_is_put_aside_without_a_store(tmp_path: Path) -> None:
-    """What a kill left without an end keeps its rows; new ones go where they can be read."""
+def test_an_unfinished_compressed_file_is_rotated_without_a_store(tmp_path: Path) -> None:
+    """A file that a kill left without an end keeps its rows; new ones go to a readable file."""
     path = tmp_path / "out.jsonl.gz"
     sink = rotating(path, Times())
     sink.write(OUTPUTS)
@@ -181,8 +181,8 @@ def test_a_file_is_never_put_over_another(tmp_path: Path) -> None:
     assert [file.read_text() for file in rotated_files(path)] == ["a", "b", "c"]
 
 
-def test_a_folder_that_has_gone_is_told(tmp_path: Path) -> None:
-    """A file that cannot be put aside is SinkUnavailable."""
+def test_a_deleted_folder_is_an_error(tmp_path: Path) -> None:
+    """A rotation that fails is SinkUnavailable."""
     folder = tmp_path / "gone"
     folder.mkdir()
     sink = rotating(folder / "out.jsonl", Times(), size=1)
@@ -231,7 +231,7 @@ for n in range(10**6):
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv.gz"])
 def test_a_killed_process_that_rotates_has_what_it_committed(tmp_path: Path, name: str) -> None:
-    """It rotates at every commit and is killed at some instant: all it had committed is in some file, once."""
+    """It rotates at every commit and is killed at some instant: every committed row is in some file, once."""
     path, store = tmp_path / name, tmp_path / "store"
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(path), str(store)], cwd=ROOT, stdout=subprocess.PIPE, env=dict(os.environ)

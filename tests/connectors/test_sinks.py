@@ -27,12 +27,12 @@ from tests.support.pipelines import toy_pipeline
 
 
 def ramp_outputs(rows: int = 5) -> PredictionBatch:
-    """What the toy model says to a ramp."""
+    """The predictions of the toy model for a ramp."""
     return toy_pipeline().process(batch(["p"] * rows, list(range(rows))))
 
 
 def as_float32(value: object) -> object:
-    """JSON has the shortest text that names a float32; seen as float32 it is the same number."""
+    """JSON has the shortest text that identifies a float32; as float32 it is the same number."""
     if isinstance(value, dict):
         return {key: item if key == "level" else as_float32(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -64,17 +64,21 @@ def test_the_bytes_of_a_row_do_not_depend_on_its_batch(
 
 @given(prediction_batches())
 def test_a_csv_row_has_the_fields_of_the_header(outs: PredictionBatch) -> None:
-    """Header and rows have equally many fields, whatever heads there are; numbers are those of the prediction."""
+    """Header and rows have equally many fields, for any heads; numbers are those of the prediction."""
     text = (CsvEncoder().header(outs.spec, outs.alarm is not None) + CsvEncoder().encode(outs)).decode()
     names, *rows = csv.reader(text.splitlines(keepends=True))
     assert len(rows) == len(outs)
     for index, row in enumerate(rows):
         cells = dict(zip(names, row, strict=True))
-        said = prediction_at(outs, index)
-        assert (cells["stream"], cells["time"], cells["reset"]) == (said.stream, said.time, said.reset or "")
-        assert ("alarm" in cells) == (said.alarm is not None)
-        assert cells.get("alarm", "") == ("" if said.alarm is None else str(said.alarm).lower())
-        for target, numbers in (said.forecast or {}).items():
+        prediction = prediction_at(outs, index)
+        assert (cells["stream"], cells["time"], cells["reset"]) == (
+            prediction.stream,
+            prediction.time,
+            prediction.reset or "",
+        )
+        assert ("alarm" in cells) == (prediction.alarm is not None)
+        assert cells.get("alarm", "") == ("" if prediction.alarm is None else str(prediction.alarm).lower())
+        for target, numbers in (prediction.forecast or {}).items():
             for h, number in enumerate(numbers):
                 cell = cells[f"{target}+{h + 1}"]
                 assert float(np.float32(cell)) == number if math.isfinite(number) else cell == ""
@@ -82,7 +86,7 @@ def test_a_csv_row_has_the_fields_of_the_header(outs: PredictionBatch) -> None:
 
 @pytest.mark.parametrize("name", ["out", "out.txt", "out.gz", "out.parquet", "csv"])
 def test_a_file_of_an_unknown_form_is_refused(name: str) -> None:
-    """The name must tell the form; the error lists the endings."""
+    """The file name must give the form; the error lists the suffixes."""
     if name == "csv":
         assert isinstance(file_sink(Path("a.csv"), append=False), FileSink)
         return
@@ -91,7 +95,7 @@ def test_a_file_of_an_unknown_form_is_refused(name: str) -> None:
 
 
 def test_a_configured_file_is_continued_and_a_replaced_one_is_not(tmp_path: Path) -> None:
-    """The sink of a configuration appends, with one header; the other begins afresh."""
+    """The sink of a configuration appends, with one header; the other overwrites."""
     path = tmp_path / "out.csv"
     for _ in range(2):
         sink = build_sink(FileSinkConfig(path=str(path)), SinkContext("file"))
@@ -109,7 +113,7 @@ def test_a_configured_file_is_continued_and_a_replaced_one_is_not(tmp_path: Path
 
 
 def test_a_compressed_file_has_the_same_bytes_each_time(tmp_path: Path) -> None:
-    """No clock and no file name is inside, so that outputs can be compared by their hash."""
+    """The gzip header has no time and no file name, so outputs can be compared by hash."""
     found = set()
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         sink = file_sink(tmp_path / name, append=False)
@@ -135,14 +139,14 @@ def test_flushed_rows_are_there_for_a_reader(tmp_path: Path) -> None:
         sink.close()
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    """A sink that cannot be opened names its file."""
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    """The error of a sink that cannot be opened names its file."""
     with pytest.raises(SinkUnavailable, match=r"gone/out\.csv: cannot be written: No such file"):
         file_sink(tmp_path / "gone" / "out.csv", append=False).open(None)
 
 
-def test_a_full_disk_is_told_and_the_file_let_go(tmp_path: Path) -> None:
-    """Writing to a full disk is SinkUnavailable, also on closing, and closing again is quiet."""
+def test_a_full_disk_is_an_error_and_the_file_is_closed(tmp_path: Path) -> None:
+    """Writing to a full disk is SinkUnavailable, also on closing, and closing again raises nothing."""
     path = tmp_path / "full.jsonl"
     path.symlink_to("/dev/full")
     sink = file_sink(path, append=False)
@@ -155,8 +159,8 @@ def test_a_full_disk_is_told_and_the_file_let_go(tmp_path: Path) -> None:
     sink.close()
 
 
-def test_a_closed_reader_is_told_and_nothing_else_breaks() -> None:
-    """Writing to a pipe whose reader has gone is SinkUnavailable; what is left in the buffer goes nowhere."""
+def test_a_closed_reader_is_an_error_and_nothing_else_breaks() -> None:
+    """Writing to a pipe whose reader has closed is SinkUnavailable; the rest of the buffer is discarded."""
     reader, writer = os.pipe()
     os.close(reader)
     before = os.fstat(1)
@@ -170,7 +174,7 @@ def test_a_closed_reader_is_told_and_nothing_else_breaks() -> None:
     assert os.fstat(1) == before
 
 
-def test_a_full_disk_behind_standard_output_is_told() -> None:
+def test_a_full_disk_behind_standard_output_is_an_error() -> None:
     """A redirected output on a full disk is SinkUnavailable too, not a bug."""
     with Path("/dev/full").open("wb", buffering=0) as stream:
         sink = StdoutSink(JsonEncoder(), stream)
@@ -179,8 +183,8 @@ def test_a_full_disk_behind_standard_output_is_told() -> None:
             sink.write(ramp_outputs())
 
 
-def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """The header of CSV comes once."""
+def test_standard_output_has_the_requested_form(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The header of CSV is written once."""
     sink = build_sink(StdoutSinkConfig(format="csv"), SinkContext("stdout"))
     sink.open(None)
     sink.write(ramp_outputs(2))
@@ -192,7 +196,7 @@ def test_standard_output_says_the_form_that_was_asked_for(capfdbinary: pytest.Ca
 
 
 def test_a_half_written_row_is_cut_before_more_is_appended(tmp_path: Path) -> None:
-    """What a killed process left of its last row does not spoil the next one."""
+    """The partial last row of a killed process does not corrupt the next one."""
     path = tmp_path / "out.jsonl"
     path.write_bytes(b'{"whole":1}\n{"half":')
     sink = FileSink(path, JsonEncoder(), append=True)
@@ -213,7 +217,7 @@ def test_rows_of_other_columns_are_not_appended(tmp_path: Path) -> None:
 
 
 def test_a_half_written_header_is_written_again(tmp_path: Path) -> None:
-    """A kill in the first line leaves a file that begins with a whole one."""
+    """After a kill in the first line the file starts with a whole header."""
     path = tmp_path / "out.csv"
     path.write_bytes(b"stream,ti")
     sink = FileSink(path, CsvEncoder(), append=True)

@@ -44,14 +44,14 @@ def test_standard_input_gives_the_same_lines_in_any_portions(chunks: list[bytes]
     assert all(message.payload.endswith(b"\n") for message in messages[:-1])
 
 
-def test_a_message_of_standard_input_says_when_it_came() -> None:
-    """Its arrival is the wall clock's, and its key is no file."""
+def test_a_message_of_standard_input_has_its_arrival() -> None:
+    """Its arrival is the wall clock's time, and its key is no file."""
     (message,) = through_pipe([b"a\nb\n"], header=False)
     assert (message.arrival_ns, message.key) == (7, "stdin")
 
 
 def test_standard_input_is_quiet_until_a_line_is_whole() -> None:
-    """Half a line is no message; nothing to read is an empty answer within the timeout."""
+    """Half a line is no message; without input a poll returns an empty list within the timeout."""
     reader, writer = os.pipe()
     source = StdinSource(False, reader)
     source.open(None)
@@ -67,7 +67,7 @@ def test_standard_input_is_quiet_until_a_line_is_whole() -> None:
 
 
 def test_a_line_without_end_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a line beyond the limit only the beginning is kept, and the lines after it come whole."""
+    """Only the start of an overlong line is kept, and the lines after it are whole."""
     monkeypatch.setattr("stream_gru.connectors.sources.stdin._MAX_LINE_BYTES", 100)
     messages = through_pipe([b"y" * 90, b"y" * 90, b"y" * 90, b"end\ngood\n"], header=False)
     (first, second) = b"".join(message.payload for message in messages).splitlines()
@@ -75,8 +75,8 @@ def test_a_line_without_end_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch
     assert second == b"good"
 
 
-def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon started without standard input refuses to start; one that was not opened says so."""
+def test_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon started without standard input refuses to start; a source that was not opened raises an error."""
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ConfigError, match="standard input: expected lines, got a closed descriptor"):
         StdinSource(False).open(None)
@@ -86,7 +86,7 @@ def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) 
 
 @given(st.lists(st.sampled_from([b"a,b", b"", b"1", b"x" * 9000, b"\r", b"\xff"]), max_size=12), st.booleans())
 def test_a_file_is_read_whole_whatever_its_lines(lines: list[bytes], compressed: bool) -> None:
-    """Header and payloads together are the file; positions are those of the text, and each can be continued from."""
+    """Header and payloads together are the file; positions are those of the text; reading can continue from each."""
     text = b"\n".join(lines)
     assume(text)
     folder = Path(os.environ.get("PYTEST_TMP", "/tmp"))  # noqa: S108 - hypothesis cannot take a fixture
@@ -110,7 +110,7 @@ def test_a_file_is_read_whole_whatever_its_lines(lines: list[bytes], compressed:
 
 
 def test_an_endless_line_of_a_file_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rest is skipped, the lines after it come whole and their position is right."""
+    """Its rest is skipped, the lines after it are whole and their position is right."""
     monkeypatch.setattr("stream_gru.connectors.sources.files._MAX_RECORD_BYTES", 5000)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"y" * 50_000 + b"\n" + b"good\n" * 2000)
@@ -132,7 +132,7 @@ def test_an_endless_line_of_a_file_takes_bounded_memory(tmp_path: Path, monkeypa
         ("not.parquet", b"PAR1 nothing PAR1"),
     ],
 )
-def test_a_damaged_file_is_told(tmp_path: Path, name: str, data: bytes) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path, name: str, data: bytes) -> None:
     """Truncated or changed files are a DataError that names the file."""
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
@@ -141,8 +141,8 @@ def test_a_damaged_file_is_told(tmp_path: Path, name: str, data: bytes) -> None:
         drain(FileSource([tmp_path / name], file_format(tmp_path / name), 100))
 
 
-def test_a_position_of_another_input_is_told(tmp_path: Path) -> None:
-    """Continuing in a file that is not among the input is refused, not begun anew."""
+def test_a_position_of_another_input_is_an_error(tmp_path: Path) -> None:
+    """A position in a file that is not among the input is refused; the source does not restart."""
     path = tmp_path / "a.csv"
     path.write_text("time,flow\n1,2\n")
     with pytest.raises(DataError, match=r"b\.csv: was read up to byte 3 and is missing"):
@@ -173,13 +173,13 @@ def test_patterns_name_files_in_order(tmp_path: Path, monkeypatch: pytest.Monkey
         ("x.jsonl.gz", "jsonl", "x"), ("x.parquet", "parquet", "x"), ("plain.txt", "csv", "plain"),
     ],
 )  # fmt: skip
-def test_a_name_tells_format_and_stream(name: str, kind: str, stream: str) -> None:
-    """Endings tell the format; what is left is the recording's name."""
+def test_a_name_gives_format_and_stream(name: str, kind: str, stream: str) -> None:
+    """The suffix gives the format; the rest is the recording's name."""
     assert (file_format(Path(name)), stem(Path(name))) == (kind, stream)
 
 
-def test_formats_that_are_unknown_or_mixed_are_told() -> None:
-    """One decoder reads all files: the error says which formats there are."""
+def test_unknown_and_mixed_formats_are_errors() -> None:
+    """One decoder reads all files: the error lists the known formats."""
     with pytest.raises(ConfigError, match=r"x\.bin: expected a name ending in \.csv"):
         file_format(Path("x.bin"))
     assert file_format(Path("x.bin"), "jsonl") == "jsonl"
@@ -190,7 +190,7 @@ def test_formats_that_are_unknown_or_mixed_are_told() -> None:
 
 
 def test_a_configuration_becomes_its_source() -> None:
-    """Opening is left to the daemon; beside others, and at a port, a source reads in a thread of its own."""
+    """The daemon opens it; beside others, and at a port, a source reads in its own thread."""
     replay, stdin = ReplaySourceConfig(files=["/nowhere/a.csv"]), StdinSourceConfig(format="jsonl")
     port = SerialSourceConfig(port="loop://", format="json")
     assert type(build_source(replay, SourceContext("replay", "csv"))) is FileSource
@@ -202,7 +202,7 @@ def test_a_configuration_becomes_its_source() -> None:
 
 
 def test_a_configured_source_takes_patterns(tmp_path: Path) -> None:
-    """Patterns are looked for when the source is opened; before that only where their end tells no format."""
+    """Patterns are expanded when the source is opened; before that only where the suffix gives no format."""
     plain, open_end = (ReplaySourceConfig(files=[f"{tmp_path}/*{end}"]) for end in (".csv", ""))
     source = build_source(plain, SourceContext("replay", plain.record_format("auto"), batch_rows=10))
     with pytest.raises(DataError, match="no such file"):
@@ -247,7 +247,7 @@ def test_a_nameless_first_column_is_one_of_row_numbers(header: bytes, first: byt
 def test_live_and_recorded_tables_have_the_same_header(
     header: bytes, first: bytes, indexed: bool, tmp_path: Path
 ) -> None:
-    """A table reads alike from a file and from a pipe, byte by byte or at once."""
+    """A table reads the same from a file and from a pipe, byte by byte or at once."""
     text = header.rstrip(b"\r\n") + b"\n" + first.rstrip(b"\r\n") + b"\n3,4\n"
     path = tmp_path / "a.csv"
     path.write_bytes(text)
@@ -259,7 +259,7 @@ def test_live_and_recorded_tables_have_the_same_header(
 
 
 def test_a_table_without_rows_is_a_message_all_the_same(tmp_path: Path) -> None:
-    """Its header is handed on once, for the decoder to look at; a file without anything is a DataError."""
+    """Its header is passed on once, for the decoder to check; an empty file is a DataError."""
     path = tmp_path / "a.csv"
     for text in (b"time,flow\n", b"time,flow"):
         path.write_bytes(text)
@@ -275,7 +275,7 @@ def test_a_table_without_rows_is_a_message_all_the_same(tmp_path: Path) -> None:
 
 
 def test_a_parquet_file_without_rows_has_columns(tmp_path: Path) -> None:
-    """A table of nothing is read as one, and refused where it lacks a column."""
+    """An empty table is read as one, and refused where it lacks a column."""
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -287,8 +287,8 @@ def test_a_parquet_file_without_rows_has_columns(tmp_path: Path) -> None:
         read_files([str(path)], Fields(InputConfig(), ("level",)))
 
 
-def test_files_of_one_name_are_told_where_they_would_be_one_stream() -> None:
-    """One line names the first two; a column that names the stream, or names that differ, need none."""
+def test_files_of_one_name_are_logged_where_they_would_be_one_stream() -> None:
+    """One line names the first two; with a stream column, or distinct names, there is none."""
     paths = [Path("a/p.csv"), Path("q.csv"), Path("b/p.csv.gz"), Path("c/p.csv")]
     (line,) = shared_stream(paths, "")
     assert line == "warning: a/p.csv and b/p.csv.gz (and 1 more) are read as one stream 'p'; see input.stream"
@@ -305,8 +305,8 @@ def test_recordings_are_one_batch(tmp_path: Path) -> None:
     assert batch.received == 4
 
 
-def test_recordings_without_a_row_are_told(tmp_path: Path) -> None:
-    """Nothing to train on is a DataError, with the pattern."""
+def test_recordings_without_a_row_are_an_error(tmp_path: Path) -> None:
+    """No data to train on is a DataError, with the pattern."""
     (tmp_path / "a.csv").write_text("time,flow\nnever,1\n")
     with pytest.raises(DataError, match=r"a\.csv: no row could be read"):
         read_files([str(tmp_path / "a.csv")], Fields(InputConfig(), ("flow",)))

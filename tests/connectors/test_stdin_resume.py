@@ -16,7 +16,7 @@ from tests.support.source_reading import TABLE, drain, keyed_lines, pipe, positi
 
 
 def fixed_portions(text: bytes) -> list[bytes]:
-    """As a pipe takes them."""
+    """Portions as a pipe delivers them."""
     return [text[i : i + 10_000] for i in range(0, len(text), 10_000)]
 
 
@@ -29,14 +29,14 @@ def redirected(path: Path, text: bytes) -> Iterator[StdinSource]:
 
 
 def test_a_position_of_standard_input_is_behind_whole_lines() -> None:
-    """It counts the bytes of the input, its header too, and is the source's."""
+    """It counts the bytes of the input, its header too, and belongs to the source."""
     messages = through_pipe([b"a,b\n1,2\n3", b",4\n", b"5,6"], header=True, name="lines")
     assert [position_of(message).offset for message in messages] == [8, 12, 15]
     assert {position_of(message).name for message in messages} == {"lines"}
 
 
 def test_the_same_input_fed_again_is_left_out_as_far_as_it_was_processed(caplog: pytest.LogCaptureFixture) -> None:
-    """The rest comes, under the header of the whole input; that it is skipped is told at info."""
+    """The rest is read under the header of the whole input; the skip is logged at info."""
     caplog.set_level(logging.INFO)
     whole = through_pipe(fixed_portions(TABLE), header=True)
     position = position_of(whole[10])
@@ -61,7 +61,7 @@ def test_an_input_that_changed_behind_its_beginning_is_refused() -> None:
 
 
 def test_the_first_byte_that_differs_decides(caplog: pytest.LogCaptureFixture) -> None:
-    """While a new input begins like the old one it is held back, not longer; one warning tells what it is taken for."""
+    """A new input is held back only while it equals the start of the old one; one warning says how it is treated."""
     position = position_of(through_pipe([b"a,b\n1,2\n3,4\n"], header=True)[-1])
     with pipe() as (reader, writer):
         source = StdinSource(True, reader, name="lines")
@@ -78,30 +78,30 @@ def test_the_first_byte_that_differs_decides(caplog: pytest.LogCaptureFixture) -
     assert record.getMessage() == ("lines: begins differently than the input before: it is a new input")
 
 
-def test_an_input_that_was_read_to_its_end_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """From a pipe and from a file: it ends, one line at info tells why and how to begin anew."""
+def test_an_input_that_was_read_to_its_end_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From a pipe and from a file: it ends, one line at info gives the reason and how to restart."""
     caplog.set_level(logging.INFO)
     position = position_of(through_pipe(fixed_portions(TABLE), header=True)[-1])
-    said = (
+    expected = (
         "lines: was read to its end before; read from the beginning with `stream-gru state reset CONFIG --source lines`"
     )
     assert through_pipe(fixed_portions(TABLE), True, position, "lines") == []
-    assert caplog.records[-1].getMessage() == said
+    assert caplog.records[-1].getMessage() == expected
     caplog.clear()
     with redirected(tmp_path / "a.csv", TABLE) as source:
         assert drain(source, position) == []
     (record,) = caplog.records
-    assert record.getMessage() == said
+    assert record.getMessage() == expected
 
 
 def test_an_input_without_anything_ends_quietly() -> None:
-    """A restart with an empty standard input is no change of what was read."""
+    """A restart with an empty standard input does not count as a change of the input."""
     position = position_of(through_pipe(fixed_portions(TABLE), header=True)[-1])
     assert through_pipe([], True, position) == []
 
 
-def test_a_file_as_standard_input_goes_on_and_a_changed_one_is_refused(tmp_path: Path) -> None:
-    """It is not read through but moved in; a changed one is refused when it is opened."""
+def test_a_file_as_standard_input_continues_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+    """The source seeks instead of reading it; a changed one is refused when it is opened."""
     with redirected(tmp_path / "a.csv", TABLE) as source:
         whole = drain(source)
     position = position_of(whole[1])
@@ -116,7 +116,7 @@ def test_a_file_as_standard_input_goes_on_and_a_changed_one_is_refused(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("text", "added", "more", "told"),
+    ("text", "added", "more", "logged"),
     [
         (b"a,b\n1,2", b"\n3,4\n", [b"3,4"], False),
         (b"a,b\n1,2", b"5\n3,4\n", [b"3,4"], True),
@@ -127,19 +127,19 @@ def test_a_file_as_standard_input_goes_on_and_a_changed_one_is_refused(tmp_path:
 )
 @pytest.mark.parametrize("cut", [1, 1000])
 def test_a_line_that_had_no_end_is_not_handed_on_twice(
-    text: bytes, added: bytes, more: list[bytes], told: bool, cut: int, caplog: pytest.LogCaptureFixture
+    text: bytes, added: bytes, more: list[bytes], logged: bool, cut: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same input with more at its end: what completes its last line is left out, and told where it says more."""
+    """The same input with more at its end: the rest of its last line is skipped, and logged where it adds data."""
     (*_, last) = through_pipe([text], header=True)
     chunks = [(text + added)[i : i + cut] for i in range(0, len(text + added), cut)]
     messages = through_pipe(chunks, True, position_of(last))
     assert [line for _, _, line in keyed_lines(messages)] == more
     assert all(message.header == b"a,b" for message in messages)
-    assert ("what was added to it is skipped" in caplog.text) == told
+    assert ("what was added to it is skipped" in caplog.text) == logged
 
 
 def test_a_position_that_cannot_be_read_is_refused() -> None:
-    """Nothing is guessed where what was kept does not tell how the input began."""
+    """Without a digest of the start the source does not guess."""
     with pipe() as (reader, _):
         for check in ("", "a b", "a b c", "a b eJw="):
             with pytest.raises(DataError, match="the stored prefix is not valid"):
@@ -147,7 +147,7 @@ def test_a_position_that_cannot_be_read_is_refused() -> None:
 
 
 def test_skipping_takes_bounded_memory() -> None:
-    """An input fed again is not held while it is skipped, even where it has no line ends; what is kept is small."""
+    """A repeated input is not buffered while it is skipped, even without line ends; the position is small."""
     text = TABLE + b"x" * 3_000_000 + b"\ny,z\n"
     whole = through_pipe(fixed_portions(text), header=False)
     position = position_of(whole[-1])
@@ -163,7 +163,7 @@ def test_skipping_takes_bounded_memory() -> None:
 
 
 def test_a_new_input_has_positions_of_its_own() -> None:
-    """After a second restart the new input is known again, not the one before it."""
+    """After a second restart the new input is recognised, not the one before it."""
     old, new = b"a\nb\nc\n", b"a\nd\ne\nf\n"
     position = position_of(through_pipe([old], header=False)[-1])
     first = through_pipe([b"a\nd\n", b"e\nf\n"], False, position)
@@ -173,7 +173,7 @@ def test_a_new_input_has_positions_of_its_own() -> None:
 
 
 def test_a_new_input_without_rows_is_a_message_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody has looked at its header before, and it was not read to its end before."""
+    """Its header was not checked before, and it was not read to its end before."""
     caplog.set_level(logging.INFO)
     position = position_of(through_pipe([b"a,b\n1,2\n"], header=True)[-1])
     (message,) = through_pipe([b"a,c\n"], True, position)

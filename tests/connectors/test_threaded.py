@@ -15,7 +15,7 @@ from tests.support.waiting import wait_for
 
 
 class Scripted:
-    """A source whose script says what each `open` and `poll` does: messages are given, exceptions are raised."""
+    """A source whose script defines each `open` and `poll`: messages are returned, exceptions are raised."""
 
     def __init__(self, *script: int | BaseException | None) -> None:
         self._script = list(script)
@@ -51,7 +51,7 @@ class Scripted:
         self.closed += 1
 
     def health(self) -> SourceHealth:
-        """Some figures of its own."""
+        """Some metrics of its own."""
         return SourceHealth(qos0_messages=3, queued=1)
 
     def _next(self) -> int:
@@ -84,7 +84,7 @@ def threaded(
 
 
 def drain_to_error(source: Source) -> tuple[list[int], BaseException]:
-    """All messages, and what ended them."""
+    """All messages, and the error that ended them."""
     numbers: list[int] = []
     for _ in range(10_000):
         try:
@@ -95,7 +95,7 @@ def drain_to_error(source: Source) -> tuple[list[int], BaseException]:
 
 
 def test_messages_come_in_order_and_then_the_end() -> None:
-    """What the inner source gave is given, then the end, each time."""
+    """The inner source's messages, then the end at every poll."""
     source = threaded(Scripted(None, 3, 0, 100, EndOfInput()), queue_size=7)
     assert isinstance(source, Source)
     source.open(None)
@@ -109,7 +109,7 @@ def test_messages_come_in_order_and_then_the_end() -> None:
 
 
 def test_a_lost_source_is_found_again(caplog: pytest.LogCaptureFixture) -> None:
-    """It is opened again after the last message it gave; each reason is told once, and so is the return."""
+    """It is reopened after the last message it returned; each reason is logged once, and so is the recovery."""
     caplog.set_level(logging.INFO)
     gone, asleep = "no such device", SourceUnavailable("asleep")
     tries = [SourceUnavailable(gone) for _ in range(5)]
@@ -118,7 +118,7 @@ def test_a_lost_source_is_found_again(caplog: pytest.LogCaptureFixture) -> None:
     source.open(Position("s", 9))
     assert drain_to_error(source)[0] == [1, 2, 3]
     assert inner.opened == [Position("s", 9)] * 6 + [Position("s", 2)] * 3
-    assert source.health().reconnects == 1  # the first time it was found, not found again
+    assert source.health().reconnects == 1  # the first time it was opened, not reopened
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "s: not available, retrying: no such device"),
         ("INFO", "s: available again"),
@@ -131,7 +131,7 @@ def test_a_lost_source_is_found_again(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_pauses_double_up_to_the_longest_and_are_short_again_after_a_message() -> None:
-    """They are a little random, so that many daemons do not come at once."""
+    """Pauses have jitter, so that many daemons do not reconnect at once."""
     pauses: list[float] = []
 
     def wait(pause_s: float) -> bool:
@@ -147,8 +147,8 @@ def test_pauses_double_up_to_the_longest_and_are_short_again_after_a_message() -
     source.close()
 
 
-def test_without_retrying_a_loss_is_told() -> None:
-    """A recording that is not there is not waited for; what came before it is given first."""
+def test_without_retrying_a_loss_is_an_error() -> None:
+    """A missing recording is not waited for; earlier messages are returned first."""
     for inner, expected in (
         (Scripted(SourceUnavailable("x")), []),
         (Scripted(None, 2, SourceUnavailable("x")), [1, 2]),
@@ -162,7 +162,7 @@ def test_without_retrying_a_loss_is_told() -> None:
 
 @pytest.mark.parametrize("error", [DataError("a.csv: no such file"), ZeroDivisionError("a bug")])
 def test_other_errors_reach_the_loop(error: Exception) -> None:
-    """Neither a useless input nor a bug stays in the thread."""
+    """Neither an unusable input nor a bug stays in the thread."""
     for inner, expected in ((Scripted(error), []), (Scripted(None, 2, error), [1, 2])):
         source = threaded(inner)
         source.open(None)
@@ -172,7 +172,7 @@ def test_other_errors_reach_the_loop(error: Exception) -> None:
 
 
 def test_an_error_while_closing_reaches_the_loop_unless_there_was_one_before() -> None:
-    """It is told after the messages, and does not hide why the source was closed."""
+    """It is raised after the messages, and does not hide why the source was closed."""
 
     class Stuck(Scripted):
         def close(self) -> None:
@@ -254,7 +254,7 @@ def test_a_thread_that_hangs_is_left_alone_and_not_doubled(
 
 
 def test_the_bell_rings_for_messages_and_for_the_end() -> None:
-    """A loop that sleeps is woken for each."""
+    """Either wakes a sleeping loop."""
     rung: list[int] = []
     source = threaded(Scripted(None, 2, EndOfInput()), wakeup=lambda: rung.append(1))
     source.open(None)
@@ -264,7 +264,7 @@ def test_the_bell_rings_for_messages_and_for_the_end() -> None:
 
 
 def test_messages_say_which_source_they_are_of() -> None:
-    """A source that does not write its name gets it here, where messages of several meet."""
+    """A source that does not set its name gets it here, where messages of several are merged."""
     source = threaded(Scripted(None, 1))
     source.open(None)
     assert source.poll(1, 5.0) == [RawMessage(b"1", position=Position("s", 1), source="s")]
@@ -272,7 +272,7 @@ def test_messages_say_which_source_they_are_of() -> None:
 
 
 def test_commits_and_figures_are_those_of_the_source() -> None:
-    """A position goes through; the queue's figures are added to the source's own."""
+    """A position is passed through; the queue's metrics are added to the source's own."""
     inner = Scripted(None, 2)
     source = threaded(inner)
     assert not source.health().connected

@@ -1,4 +1,4 @@
-"""Fewer outputs: one in each interval, or those where something changes."""
+"""Fewer outputs: one per interval, or those with a change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRITTEN = FlushResult(file_offset=FileOffset("somewhere", 17))
 
 @dataclass
 class Heard:
-    """A sink that remembers."""
+    """A sink that records its calls."""
 
     batches: list[PredictionBatch] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Heard:
         return False
 
     def write(self, batch: PredictionBatch) -> None:
-        """Keep."""
+        """Store it."""
         self.batches.append(batch)
 
     def flush(self) -> FlushResult:
@@ -58,12 +58,12 @@ class Heard:
         self.calls.append("close")
 
     def health(self) -> SinkHealth:
-        """Some."""
+        """Some rows are waiting."""
         return SinkHealth(queued=4)
 
     @property
     def rows(self) -> list[tuple[str, int]]:
-        """Stream and time of all that came."""
+        """Stream and time of all written rows."""
         return [
             (b.stream_names[s], t)
             for b in self.batches
@@ -72,7 +72,7 @@ class Heard:
 
 
 class Telling(Heard):
-    """One that shows which streams are idle, and hands over its outputs."""
+    """One that shows which streams are idle, and passes its outputs on."""
 
     def handoff(self) -> OutboxState:
         """Something."""
@@ -117,14 +117,14 @@ def passed(out: PredictionBatch, mode: str, interval_s: float = 60) -> list[floa
 
 
 def test_the_first_output_of_each_interval_passes() -> None:
-    """Intervals are those of event time since 1970, whenever the daemon was started."""
+    """Intervals are those of event time since 1970, independent of the daemon's start."""
     assert passed(class_outputs([50, 59, 60, 61, 119, 180, 181]), "interval") == [50, 60, 180]
     assert passed(class_outputs([-61, -60, -1, 0]), "interval") == [-61, -60, 0]
     assert passed(class_outputs([0.1, 0.3, 0.6]), "interval", 0.5) == [0.1, 0.6]
 
 
 def test_a_change_of_class_alarm_or_trust_passes() -> None:
-    """Each against the output before it; what is no number is a class of its own."""
+    """Each is compared with the output before it; a non-finite output is a class of its own."""
     assert passed(class_outputs([1, 2, 3, 4, 5, 6], classes="aabb?a"), "change") == [1, 3, 5, 6]
     assert passed(class_outputs([1, 2, 3, 4], classes="aaaa", alarm=" !! "), "change") == [1, 2, 4]
     assert passed(class_outputs([1, 2, 3, 4], status="ww"), "change") == [1, 3]
@@ -142,14 +142,14 @@ def test_independent_classes_count_as_a_set() -> None:
 
 @pytest.mark.parametrize("mode", ["interval", "change"])
 def test_a_reset_always_passes(mode: str) -> None:
-    """But for those of the windowed regime, which come by themselves."""
+    """Except those of the windowed regime, which occur regularly."""
     resets = f"0{ResetReason.GAP:d}{ResetReason.WINDOW:d}{ResetReason.COMMAND:d}0"
     assert passed(class_outputs([1, 2, 3, 4, 5], reset=resets), mode) == [1, 2, 4]
 
 
 @given(prediction_batches(40), st.sampled_from(["interval", "change"]), st.lists(st.integers(0, 40), max_size=6))
 def test_batches_do_not_matter(out: PredictionBatch, mode: str, places: list[int]) -> None:
-    """Wherever a batch is cut the same rows pass, as they are and in order."""
+    """However a batch is cut, the same rows pass, unchanged and in order."""
     out = replace(out, time_ns=np.sort(out.time_ns % (600 * NS_PER_S)))
     whole, cut = Heard(), Heard()
     Throttled(whole, mode).write(out)  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def test_batches_do_not_matter(out: PredictionBatch, mode: str, places: list[int
 
 
 def test_rows_are_taken_with_all_their_columns() -> None:
-    """A part of a batch has every column of it, and counts nothing twice."""
+    """A part of a batch has all its columns, and counts nothing twice."""
     out = replace(
         class_outputs([1, 2, 3], classes="aba", alarm=" ! "), device_seq=np.arange(3), resets={ResetReason.GAP: 1}
     )
@@ -177,7 +177,7 @@ def test_rows_are_taken_with_all_their_columns() -> None:
 
 
 def test_everything_else_is_the_sink_s() -> None:
-    """Opening, flushing, committing, closing, health; who is silent and what is left where the sink knows of that."""
+    """Opening, flushing, committing, closing, health; idle streams and unsent outputs where the sink supports them."""
     sink = Telling()
     one = Throttled(sink, "change")
     assert isinstance(one, Sink)
@@ -206,7 +206,7 @@ def test_everything_else_is_the_sink_s() -> None:
 def test_a_restart_lets_nothing_more_through(
     out: PredictionBatch, mode: str, kill: int, commit: int, seed: int
 ) -> None:
-    """One that goes on behind its last commit lets the same rows through as one that was never stopped."""
+    """One that continues after its last commit passes the same rows as one that was never stopped."""
     out = replace(out, time_ns=np.sort(out.time_ns % (600 * NS_PER_S)))
     commit, kill = sorted((min(commit, len(out)), min(kill, len(out))))
     whole, first, second, stored = Heard(), Heard(), Heard(), StateStore()
@@ -226,7 +226,7 @@ def test_a_restart_lets_nothing_more_through(
 
 
 def test_only_what_has_changed_is_stored() -> None:
-    """An output that passes and is like the one before it is no news; a forgotten stream is as never heard of."""
+    """An output that passes and equals the one before it changes no state; a forgotten stream is as never seen."""
     sink = Heard()
     one = Throttled(sink, "interval", 60)
     one.write(class_outputs([1, 2]))
@@ -237,7 +237,7 @@ def test_only_what_has_changed_is_stored() -> None:
     one.write(class_outputs([61]))
     assert list(one.state.dirty_keys()) == ["p"]
     one.state.evict("p")
-    one.state.evict("nobody")
+    one.state.evict("unknown")
     assert list(one.state.dirty_keys()) == []
     assert one.state.snapshot("p") is None
     one.write(class_outputs([62]))
@@ -262,7 +262,7 @@ def test_what_another_throttle_has_stored_does_not_count() -> None:
 
 @given(st.data(), st.sampled_from(["interval", "change"]))
 def test_strange_bytes_are_refused_or_usable(data: st.DataObject, mode: str) -> None:
-    """Damaged memory is a StateError, and what can be read can be gone on with."""
+    """Damaged bytes are a StateError, and bytes that load are usable."""
     before, one = Throttled(Heard(), mode), Throttled(Heard(), mode)  # type: ignore[arg-type]
     before.write(class_outputs([1], classes="a", alarm="!"))
     genuine = before.state.snapshot("p")

@@ -213,14 +213,14 @@ def check_reads_every_column(kind: str) -> None:
 
 
 def check_agrees_with_csv(kind: str) -> None:
-    """All formats read the same records alike, episode keys included."""
+    """All formats read the same records the same way, episode keys included."""
     assert record_rows(decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS)) == record_rows(
         decode_records("csv", csv_messages(RECORDS), **OPTIONS)
     )
 
 
 def check_messages_do_not_matter(kind: str) -> None:
-    """A message for each record gives what one message gives, bit for bit."""
+    """One message per record gives the same as one message for all, bit for bit."""
     single = [message for record in RECORDS for message in MESSAGES[kind]([record])]
     assert record_rows(decode_records(kind, single, **OPTIONS)) == record_rows(
         decode_records(kind, MESSAGES[kind](RECORDS), **OPTIONS)
@@ -258,7 +258,7 @@ def check_missing_times_are_counted(kind: str) -> None:
 
 
 def check_rejects_hold_their_messages(kind: str) -> None:
-    """Each rejected record is found in its own message, in formats of lines with its line; one entry counts several."""
+    """Each rejected record refers to its own message, in line formats with its line; one entry counts several."""
     rows = [{**record, "time": None} if i % 5 == 0 else record for i, record in enumerate(RECORDS)]
     single = [MESSAGES[kind]([record])[0] for record in rows]
     rejected = decode_records(kind, single, **OPTIONS).rejected

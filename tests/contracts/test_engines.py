@@ -93,7 +93,7 @@ def check_outputs_not_aliased(engine: Engine, ref: Reference) -> None:
         for result, copy in zip(results, kept, strict=True):
             np.testing.assert_array_equal(result, copy)
             assert not np.shares_memory(result, h)
-            result += 1  # writeable, and nobody else's
+            result += 1  # writeable, and not shared
         _equal(engine, engine.step(x, h)[0], kept[0])
 
 

@@ -1,4 +1,4 @@
-"""Every sink, in every form, honours every clause of the Sink contract."""
+"""Every sink, in every form, fulfils every clause of the Sink contract."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OUTPUTS = toy_pipeline().process(batch(["p", "q"] * 10, [i // 2 for i in range(2
 
 @dataclass
 class SinkCase:
-    """A sink that is not open yet, its form, and a look at what it wrote."""
+    """A sink that is not open yet, its form, and a reader of its output."""
 
     sink: Sink
     form: str
@@ -62,7 +62,7 @@ def stdout_case(form: str) -> Iterator[SinkCase]:
 
 @contextmanager
 def throttled_case() -> Iterator[SinkCase]:
-    """A file behind a throttle that lets every output of this test through: one each nanosecond."""
+    """A file behind a throttle that passes every output of this test: one per nanosecond."""
     with file_sink_case("jsonl", False) as case:
         case.sink = Throttled(case.sink, "interval", 1e-9)
         yield case
@@ -87,7 +87,7 @@ SINKS: dict[str, Callable[[], AbstractContextManager[SinkCase]]] = {
 
 
 def commit_case(sink: Sink) -> FlushResult:
-    """A commit whose store forgets everything."""
+    """A commit whose store keeps nothing."""
     written = sink.flush()
     sink.committed()
     return written
@@ -110,7 +110,7 @@ def check_constructor_touches_nothing(case: SinkCase) -> None:
 
 
 def check_rows_in_order(case: SinkCase) -> None:
-    """What was written stands there, in order, after one header."""
+    """Written rows are there, in order, after one header."""
     case.sink.open(None)
     case.sink.write(OUTPUTS)
     case.sink.write(OUTPUTS)
@@ -132,7 +132,7 @@ def check_batches_do_not_matter(case: SinkCase) -> None:
 
 
 def check_empty_batches_write_no_row(case: SinkCase) -> None:
-    """A batch without rows is nothing."""
+    """A batch without rows writes nothing."""
     case.sink.open(None)
     case.sink.write(part(OUTPUTS, slice(0, 0)))
     case.sink.write(OUTPUTS)
@@ -142,7 +142,7 @@ def check_empty_batches_write_no_row(case: SinkCase) -> None:
 
 
 def check_each_flush_tells_what_is_new(case: SinkCase) -> None:
-    """A longer file, or outputs that the store shall keep; without anything new the same mark, and no output twice."""
+    """A longer file, or outputs for the store to keep; without new rows the same checkpoint, and no output twice."""
     case.sink.open(SinkCheckpoint())
     first = commit_case(case.sink)
     for _ in range(3):
@@ -158,7 +158,7 @@ def check_each_flush_tells_what_is_new(case: SinkCase) -> None:
 
 
 def check_an_empty_store_is_as_good_as_none(case: SinkCase) -> None:
-    """At the first start nothing is kept."""
+    """At the first start there is no stored state."""
     case.sink.open(SinkCheckpoint())
     commit_case(case.sink)
     case.sink.write(OUTPUTS)
@@ -168,7 +168,7 @@ def check_an_empty_store_is_as_good_as_none(case: SinkCase) -> None:
 
 
 def check_ready_for_the_first_rows(case: SinkCase) -> None:
-    """What is open and empty has room, and has it again when everything is out."""
+    """An open empty sink has space, and has it again when everything is sent."""
     case.sink.open(None)
     assert case.sink.ready()
     case.sink.write(OUTPUTS)
@@ -179,7 +179,7 @@ def check_ready_for_the_first_rows(case: SinkCase) -> None:
 
 
 def check_a_closed_sink_has_nothing_to_say(case: SinkCase) -> None:
-    """A commit behind the end is quiet: there may be answers that the store shall hear of, but no rows."""
+    """A commit after the end raises nothing: it may return acknowledgements for the store, but no rows."""
     case.sink.open(None)
     case.sink.write(OUTPUTS)
     commit_case(case.sink)
@@ -190,7 +190,7 @@ def check_a_closed_sink_has_nothing_to_say(case: SinkCase) -> None:
 
 
 def check_sink_closes_twice(case: SinkCase) -> None:
-    """Closing twice, or without having been opened, is quiet."""
+    """Closing twice, or without opening, raises nothing."""
     case.sink.close()
     case.sink.open(None)
     case.sink.close()
@@ -198,7 +198,7 @@ def check_sink_closes_twice(case: SinkCase) -> None:
 
 
 def check_write_unopened_file(case: SinkCase) -> None:
-    """Writing to what is not open is SinkUnavailable (a given stream is open)."""
+    """Writing to a sink that is not open is SinkUnavailable (a given stream is open)."""
     if isinstance(case.sink, StdoutSink):
         return
     with pytest.raises(SinkUnavailable, match="not open"):
@@ -211,6 +211,6 @@ CHECKS = [value for name, value in sorted(globals().items()) if name.startswith(
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", sorted(SINKS))
 def test_sink_contract(name: str, check: Callable[[SinkCase], None]) -> None:
-    """Every sink honours every clause."""
+    """Every sink fulfils every clause."""
     with SINKS[name]() as case:
         check(case)

@@ -1,4 +1,4 @@
-"""Every source, over every kind of input, honours every clause of the Source contract."""
+"""Every source, over every kind of input, fulfils every clause of the Source contract."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SourceCase:
 
 @contextmanager
 def file_source(kind: str, compressed: bool) -> Iterator[SourceCase]:
-    """Two files, the second one without an end of its last line."""
+    """Two files, the second one without a line end at its end."""
     with tempfile.TemporaryDirectory() as folder:
         half = len(RECORDS[kind]) // 2
         head = RECORDS[kind][:1] if kind == "csv" else []
@@ -74,7 +74,7 @@ def parquet_case() -> Iterator[SourceCase]:
 
 @contextmanager
 def stdin_case(kind: str) -> Iterator[SourceCase]:
-    """A pipe that holds everything, each time the same, and is closed at its other end."""
+    """A pipe that holds everything, the same each time, and is closed at its other end."""
     opened: list[int] = []
 
     def make() -> Source:
@@ -113,12 +113,12 @@ def check_is_a_source(case: SourceCase) -> None:
 
 
 def check_everything_arrives_once_in_order(case: SourceCase) -> None:
-    """All samples come, in order, whatever the size of a block."""
+    """All samples arrive, in order, for any block size."""
     assert flows(case, drain(case.make())) == [i * 2 for i in range(RECORD_COUNT)]
 
 
 def check_messages_are_whole_lines(case: SourceCase) -> None:
-    """A line is never cut between two messages."""
+    """A line is never split between two messages."""
     if case.kind == "parquet":
         return
     lines = [line for message in drain(case.make()) for line in message.payload.decode().splitlines()]
@@ -142,7 +142,7 @@ def check_the_end_stays_the_end(case: SourceCase) -> None:
 
 
 def check_source_closes_twice(case: SourceCase) -> None:
-    """Closing twice, in the middle, or without having been opened, is quiet."""
+    """Closing twice, in the middle, or without opening, raises nothing."""
     source = case.make()
     source.close()
     source.open(None)
@@ -152,7 +152,7 @@ def check_source_closes_twice(case: SourceCase) -> None:
 
 
 def check_it_continues_after_a_position(case: SourceCase) -> None:
-    """From the position of any message on, exactly the samples after it come."""
+    """From the position of any message on, exactly the samples after it are read."""
     if not case.seekable:
         return
     messages = drain(case.make())
@@ -175,7 +175,7 @@ def check_commit_is_taken(case: SourceCase) -> None:
 
 
 def check_an_input_that_is_not_there_is_told(case: SourceCase) -> None:
-    """Constructing touches nothing; opening says what is missing, and a recording is not waited for."""
+    """The constructor has no side effects; opening raises for a missing input, and does not wait for a recording."""
     if case.missing is None:
         return
     source = case.missing()
@@ -194,6 +194,6 @@ def _source_row(name: str) -> object:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", [_source_row(name) for name in sorted(SOURCES)])
 def test_source_contract(name: str, check: Callable[[SourceCase], None]) -> None:
-    """Every source honours every clause."""
+    """Every source fulfils every clause."""
     with SOURCES[name]() as case:
         check(case)

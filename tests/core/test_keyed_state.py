@@ -35,7 +35,7 @@ def test_a_record_is_dirty_until_it_is_committed() -> None:
     assert notes.dirty_keys() == ()
     notes.touch("a")
     notes.evict("a")
-    notes.evict("nobody")
+    notes.evict("unknown")
     assert notes.dirty_keys() == ()
     assert (len(notes), notes.get("a"), notes.snapshot("a"), notes.get("b")) == (1, None, None, StoredNote(3))
 

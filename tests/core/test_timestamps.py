@@ -108,7 +108,7 @@ def test_a_time_out_of_range_is_a_value_error(time: datetime | str | float) -> N
 
 
 def test_numbers_of_numpy_are_seconds() -> None:
-    """A number from an array is as good as Python's own."""
+    """A number from an array is treated as Python's own."""
     for number in (np.int64(5), np.float32(5), np.float64(5), 5):
         assert to_ns(number) == 5 * 10**9  # type: ignore[arg-type]
 

@@ -1,1 +1,1 @@
-"""What is shipped for an installation: units, rules, alerts, dashboards, images."""
+"""The files for an installation: units, rules, alerts, dashboards, images."""

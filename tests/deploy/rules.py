@@ -1,4 +1,4 @@
-"""The rules, the dashboard and the metrics that exist, as the tests look at them."""
+"""The rules, the dashboard and the exported metrics, as the tests need them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.paths import BUNDLE
 RULES = DEPLOY / "prometheus" / "stream_gru.rules.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 METRIC = re.compile(r"\b((?:stream_gru|process)_[a-z0-9_]+)\b")
-# What `prometheus_client` tells of the process; only some of it where /proc is not there.
+# The metrics that `prometheus_client` exports of the process; only some of them without /proc.
 PROCESS = {
     "process_resident_memory_bytes",
     "process_cpu_seconds_total",
@@ -54,13 +54,13 @@ def _rules() -> Iterator[dict[str, Any]]:
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard that is shipped."""
+    """The shipped dashboard."""
     whole: dict[str, Any] = json.loads(DASHBOARD.read_text())
     return whole
 
 
 def panels() -> list[dict[str, Any]]:
-    """The panels that show something."""
+    """The panels with a query."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
@@ -79,7 +79,7 @@ def marks() -> list[Query]:
 
 
 def substituted(expression: str, interval: str = "5m") -> str:
-    """An expression as Grafana would send it with its variables at their defaults."""
+    """An expression as Grafana sends it with its variables at their defaults."""
     return (
         expression.replace("$__rate_interval", interval)
         .replace("$job", ".*")
@@ -98,6 +98,6 @@ def exported_series() -> set[str]:
 
 
 def metrics_of(expression: str) -> set[str]:
-    """The metrics that an expression reads; a name that a rule records has a colon and is none."""
+    """The metrics that an expression reads; a recorded name contains a colon and does not count."""
     without_records = re.sub(r"\b[a-z_]+:[a-z0-9_:]+", "", expression)
     return set(METRIC.findall(re.sub(r'"[^"]*"', "", without_records)))

@@ -15,7 +15,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether a server accepts connections there."""
     try:
         socket.create_connection(("127.0.0.1", port), 1.0).close()
     except OSError:
@@ -24,7 +24,7 @@ def listens(port: int) -> bool:
 
 
 def run_program(*command: str | Path, within_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; both its outputs come as one text."""
+    """Run a program to its end; both its outputs are returned as one text."""
     return subprocess.run(
         list(map(str, command)),
         stdout=subprocess.PIPE,
@@ -39,7 +39,7 @@ def run_program(*command: str | Path, within_s: float = 60.0) -> subprocess.Comp
 def server_process(
     command: Sequence[str | Path], port: int, log: Path, stdin: int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that listens on ``port``; what it says goes to ``log``; it is stopped at the end."""
+    """A server that listens on ``port``; its output goes to ``log``; it is stopped at the end."""
     with log.open("ab") as output:
         server = subprocess.Popen(list(map(str, command)), stdin=stdin, stdout=output, stderr=subprocess.STDOUT)
         try:

@@ -13,23 +13,23 @@ from tests.deploy.support import DEPLOY, run_program
 from tests.support.requirements import need
 
 GRAFANA = DEPLOY / "grafana"
-# Series of a histogram that are not asked for one by one.
+# Series of a histogram that are not queried separately.
 PARTS = re.compile(r"_(count|sum|created|bucket)$")
-# Shown as they are, since the start of the daemon: most of it is counted before the first scrape.
+# Shown as totals since the start of the daemon: most is counted before the first scrape.
 TOTALS_SHOWN = {"stream_gru_states_damaged_total"}
-# Shown in another way than by their own name.
+# Shown under another name.
 NOT_SHOWN = {"stream_gru_build_created"}
 
 
 def test_it_is_what_its_script_prints() -> None:
-    """dashboard.json is made by make_dashboard.py and by nobody else."""
+    """dashboard.json is the output of make_dashboard.py."""
     printed = run_program(sys.executable, GRAFANA / "make_dashboard.py")
     assert printed.returncode == 0
     assert printed.stdout == DASHBOARD.read_text()
 
 
 def test_it_is_of_the_model_that_every_version_imports() -> None:
-    """Classic model with a stable uid and no id, a shared crosshair, a refresh, and nothing to be filled in by hand."""
+    """Classic model with a stable uid and no id, a shared crosshair, a refresh, and no value to fill in by hand."""
     whole = dashboard()
     assert 39 <= whole["schemaVersion"] <= 42
     assert (whole["id"], whole["uid"], whole["graphTooltip"], whole["refresh"]) == (None, "stream-gru", 1, "30s")
@@ -39,14 +39,14 @@ def test_it_is_of_the_model_that_every_version_imports() -> None:
 
 
 def test_no_data_source_is_named() -> None:
-    """Every query goes to the data source that is chosen at the top."""
+    """Every query uses the data source that is selected at the top."""
     uids = re.findall(r'"datasource": \{\s*"type": "prometheus",\s*"uid": "([^"]*)"', DASHBOARD.read_text())
     assert set(uids) == {"${datasource}"}
     assert len(uids) == DASHBOARD.read_text().count('"datasource": {')
 
 
 def test_gateways_can_be_chosen() -> None:
-    """Job, instance and source take several values and all; every query of a daemon heeds the first two."""
+    """Job, instance and source accept several values and all; every query of a daemon uses the first two."""
     variables = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
     assert list(variables) == ["datasource", "job", "instance", "source", "runbook"]
     for name in ("job", "instance", "source"):
@@ -83,21 +83,21 @@ def test_panels_do_not_lie_on_each_other() -> None:
 
 
 def test_every_metric_that_is_shown_exists() -> None:
-    """No panel and no annotation asks for a metric that the daemon does not export."""
+    """No panel and no annotation queries a metric that the daemon does not export."""
     known = exported_series() | PROCESS
     for query in (*queries(), *marks()):
         assert metrics_of(query.expression) <= known, query
 
 
 def test_every_metric_that_exists_is_shown() -> None:
-    """Whatever the daemon exports of itself stands in some panel."""
+    """Every metric that the daemon exports is in some panel."""
     shown = {PARTS.sub("", name) for query in queries() for name in metrics_of(query.expression)}
     own = {name for name in exported_series() if name.startswith("stream_gru_") and not name.endswith("_created")}
     assert {PARTS.sub("", name) for name in own} - shown - NOT_SHOWN == set()
 
 
 def test_rates_heed_the_interval_of_scraping() -> None:
-    """Counters are read over $__rate_interval; ranges of fixed length stand in annotations alone."""
+    """Counters are read over $__rate_interval; only annotations have ranges of fixed length."""
     for query in queries():
         assert set(re.findall(r"\[([^\]]*)\]", query.expression)) <= {"$__rate_interval"}, query
         for name in metrics_of(query.expression) - TOTALS_SHOWN:
@@ -119,7 +119,7 @@ def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
 
 
 def test_provisioning_points_at_the_dashboard() -> None:
-    """The folder that is provisioned is the one into which the compose file mounts the dashboard."""
+    """The provisioned folder is the one where the compose file mounts the dashboard."""
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/stream_gru.yml").read_text())["providers"]
     compose = (DEPLOY / "docker" / "compose.yml").read_text()
     assert f"../grafana/dashboard.json:{provider['options']['path']}/stream_gru.json:ro" in compose

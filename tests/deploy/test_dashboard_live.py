@@ -34,13 +34,13 @@ HISTORY_S = 300  # longer than the model takes to warm up
 
 
 def recorded_rows() -> Iterator[list[str]]:
-    """The held-out recording, header and all."""
+    """The held-out recording, with its header."""
     with gzip.open(HELD_OUT, "rt") as file:
         yield from csv.reader(file)
 
 
 def send_pumps(daemon: subprocess.Popen[bytes], stop: threading.Event) -> None:
-    """Send two pumps as if they were measured now: some minutes of history at once, then a row a second and pump."""
+    """Send two pumps as if measured now: some minutes of history at once, then a row per second and pump."""
     assert daemon.stdin is not None
     recorded = recorded_rows()
     start = int(time.time()) - HISTORY_S
@@ -78,14 +78,14 @@ class Prometheus:
             return False
 
     def has(self, expression: str) -> bool:
-        """Whether an expression has a value now that is a number."""
+        """Whether an expression now has a finite value."""
         found = self.ask("query", query=substituted(expression, INTERVAL))["result"]
         return any(math.isfinite(float(series["value"][1])) for series in found)
 
 
 @contextmanager
 def scraped(folder: Path) -> Iterator[Prometheus]:
-    """A daemon that is fed, and a Prometheus with the shipped rules that reads it every second."""
+    """A daemon with input, and a Prometheus with the shipped rules that scrapes it every second."""
     listen, port = free_port(), free_port()
     config = folder / "gateway.toml"
     config.write_text(
@@ -120,7 +120,7 @@ def scraped(folder: Path) -> Iterator[Prometheus]:
 
 
 def test_every_panel_shows_something(tmp_path: Path) -> None:
-    """A real Prometheus reads a real daemon: each query of each panel has a value, rules are healthy, nothing fires."""
+    """A real Prometheus scrapes a real daemon: each query of a panel has a value, rules are healthy, no alert fires."""
     need("prometheus")
     with scraped(tmp_path) as prometheus:
         missing = list(queries())
@@ -144,6 +144,6 @@ def test_every_panel_shows_something(tmp_path: Path) -> None:
         for name in recording_rules():
             wait_for(lambda name=name: prometheus.has(name), 30.0, f"a value of {name}")  # type: ignore[misc]
         assert len(rules) > len(recording_rules())
-        told = prometheus.ask("alerts")["alerts"]
-        firing = [alert["labels"]["alertname"] for alert in told if alert["state"] == "firing"]
+        alerts = prometheus.ask("alerts")["alerts"]
+        firing = [alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"]
         assert firing == []

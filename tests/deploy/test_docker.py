@@ -28,14 +28,14 @@ each_service = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The instructions of the Dockerfile, in order, lines that go on joined."""
+    """The instructions of the Dockerfile, in order, with continued lines joined."""
     text = re.sub(r"(?m)^#.*\n", "", (DOCKER / "Dockerfile").read_text()).replace("\\\n", " ")
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     return [(word.upper(), " ".join(rest.split())) for word, rest in lines]
 
 
 def arguments_of(word: str) -> list[str]:
-    """The arguments of an instruction, each time it stands there."""
+    """The arguments of an instruction, once per occurrence."""
     return [rest for name, rest in instructions() if name == word]
 
 
@@ -52,7 +52,7 @@ def ignored(path: str) -> bool:
 
 
 def test_the_image_starts_the_daemon_as_nobody() -> None:
-    """Numeric user without rights, exec forms so that SIGTERM reaches the daemon, state in a volume."""
+    """Numeric user without privileges, exec forms so that SIGTERM reaches the daemon, state in a volume."""
     assert arguments_of("USER") == ["65532:65532"]
     assert [json.loads(rest) for rest in arguments_of("ENTRYPOINT")] == [["stream-gru"]]
     assert [json.loads(rest) for rest in arguments_of("CMD")] == [["run", "/etc/stream-gru/gateway.toml"]]
@@ -65,7 +65,7 @@ def test_the_image_starts_the_daemon_as_nobody() -> None:
 
 
 def test_the_image_is_built_in_two_stages_from_a_named_version() -> None:
-    """The second stage gets wheels alone: no compiler, no sources, no TensorFlow."""
+    """The second stage gets only wheels: no compiler, no sources, no TensorFlow."""
     assert arguments_of("ARG")[0] == "PYTHON=3.11-slim"
     assert arguments_of("FROM") == ["python:${PYTHON} AS wheels", "python:${PYTHON}"]
     second = instructions()[[n for n, (word, _) in enumerate(instructions()) if word == "FROM"][1] :]
@@ -80,7 +80,7 @@ def test_the_image_is_built_in_two_stages_from_a_named_version() -> None:
 
 
 def test_the_context_holds_what_the_image_is_made_of() -> None:
-    """Everything that is copied exists and is let through; recordings, tests and secrets are not."""
+    """Every copied file exists and is not ignored; recordings, tests and secrets are ignored."""
     for line in arguments_of("COPY"):
         for path in line.split()[:-1]:
             assert (ROOT / path).exists(), path
@@ -95,7 +95,7 @@ def test_the_context_holds_what_the_image_is_made_of() -> None:
 
 @each_service
 def test_every_service_is_shut_in(name: str) -> None:
-    """Read-only root, no capabilities, no new privileges, nothing reachable but on loopback of the host."""
+    """Read-only root, no capabilities, no new privileges, published ports only on the host's loopback."""
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -140,7 +140,7 @@ def test_the_image_is_built_from_the_root() -> None:
 
 
 def test_secrets_never_reach_the_repository() -> None:
-    """The folder with the secrets is ignored by git, and no password stands in a file."""
+    """The folder with the secrets is ignored by git, and no file contains a password."""
     assert "/secrets/" in (DOCKER / ".gitignore").read_text().splitlines()
     for file in DOCKER.iterdir():
         if file.is_file():
@@ -150,7 +150,7 @@ def test_secrets_never_reach_the_repository() -> None:
 
 
 def test_the_configuration_suits_the_container() -> None:
-    """gateway.toml has no mistake, and names what the compose file mounts, publishes and calls by these names."""
+    """gateway.toml is valid, and matches what the compose file mounts, publishes and names."""
     config = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml", CATALOG)
     service = SERVICES["stream-gru"]
     targets = {mount.split(":")[1] for mount in service["volumes"]}
@@ -184,14 +184,14 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
 
 
 def test_the_daemon_keeps_its_name_at_the_broker() -> None:
-    """The name of a container is another one each time; the session is not."""
+    """The name of a container changes at each start; the session does not."""
     (broker,) = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml", CATALOG).broker
     assert broker.client_id == "stream-gru"
     assert client_id(broker, "source", "mqtt") == "stream-gru-source-mqtt"
 
 
 def test_the_bundle_that_is_mounted_is_the_sample() -> None:
-    """The path of the host leads to the bundle that is shipped."""
+    """The mounted path leads to the shipped bundle."""
     (mounted,) = [mount for mount in SERVICES["stream-gru"]["volumes"] if "pump.bundle" in mount]
     folder = (DOCKER / mounted.split(":")[0]).resolve()
     assert json.loads((folder / "manifest.json").read_text())["format_version"] == 2

@@ -34,7 +34,7 @@ def installed(folder: Path, port: int) -> Path:
 
 @contextmanager
 def client(name: str, port: int, got: list[bytes] | None = None) -> Iterator[mqtt.Client]:
-    """A connected client; one with a list has a session that lasts, and puts there what comes."""
+    """A connected client; one with a list has a persistent session, and appends received messages to it."""
     connected: list[object] = []
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 0 if got is None else 3600
@@ -53,7 +53,7 @@ def client(name: str, port: int, got: list[bytes] | None = None) -> Iterator[mqt
 
 
 def publish(port: int, n: int) -> list[bytes]:
-    """Publish ``n`` messages and wait until the broker has confirmed each."""
+    """Publish ``n`` messages and wait until the broker has acknowledged each."""
     payloads = [b"%06d" % i + b"x" * 100 for i in range(n)]
     with client("device", port) as device:
         sent = [device.publish("sensors/pump-7/data", payload, qos=1) for payload in payloads]
@@ -64,7 +64,7 @@ def publish(port: int, n: int) -> list[bytes]:
 
 
 def subscribe(port: int) -> None:
-    """Begin a session that lasts, and go away."""
+    """Create a persistent session, and disconnect."""
     granted: list[object] = []
     with client("daemon", port, []) as daemon:
         daemon.on_subscribe = lambda _c, _u, _m, reasons, _p: granted.append(reasons)
@@ -74,7 +74,7 @@ def subscribe(port: int) -> None:
 
 @pytest.mark.servers
 def test_a_backlog_longer_than_the_default_arrives_whole(tmp_path: Path) -> None:
-    """3,000 messages for a daemon that is away all wait for it, in order (a stock broker keeps the first 1,000)."""
+    """3,000 messages for an offline daemon are all queued, in order (a stock broker keeps the first 1,000)."""
     port = free_port()
     with server_process([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log"):
         subscribe(port)
@@ -87,7 +87,7 @@ def test_a_backlog_longer_than_the_default_arrives_whole(tmp_path: Path) -> None
 
 @pytest.mark.servers
 def test_a_stock_broker_loses_them(tmp_path: Path) -> None:
-    """The test above would notice: without the fragment the same messages do not all arrive."""
+    """The test above can fail: without the fragment not all messages arrive."""
     port = free_port()
     main = tmp_path / "mosquitto.conf"
     main.write_text(f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\n")
@@ -105,7 +105,7 @@ def test_a_stock_broker_loses_them(tmp_path: Path) -> None:
 
 @pytest.mark.servers
 def test_a_broker_that_is_killed_keeps_what_was_saved(tmp_path: Path) -> None:
-    """What waited for longer than the interval of saving is still there after kill -9."""
+    """Messages queued for longer than the save interval are still there after kill -9."""
     port, mosquitto = free_port(), need("mosquitto")
     main, saved = installed(tmp_path, port), tmp_path / "kept" / "mosquitto.db"
     with server_process([mosquitto, "-c", main], port, tmp_path / "log") as broker:
@@ -122,25 +122,25 @@ def test_a_broker_that_is_killed_keeps_what_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.servers
-def test_a_device_that_sends_too_much_is_told(tmp_path: Path) -> None:
-    """The broker announces the largest packet it takes, so that a client knows before it sends."""
+def test_a_device_that_sends_too_much_is_logged(tmp_path: Path) -> None:
+    """The broker announces its maximum packet size, so that a client knows before it sends."""
     port = free_port()
     with server_process([need("mosquitto"), "-c", installed(tmp_path, port)], port, tmp_path / "log"):
-        told: list[int] = []
+        limits: list[int] = []
         it = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="device", protocol=mqtt.MQTTv5)
-        it.on_connect = lambda _c, _u, _f, _r, properties: told.append(properties.MaximumPacketSize)
+        it.on_connect = lambda _c, _u, _f, _r, properties: limits.append(properties.MaximumPacketSize)
         it.connect("127.0.0.1", port)
         it.loop_start()
-        wait_for(lambda: told, 30.0, "the broker to accept a client")
+        wait_for(lambda: limits, 30.0, "the broker to accept a client")
         it.disconnect()
         it.loop_stop()
-    assert told == [69632]
+    assert limits == [69632]
 
 
 @pytest.mark.servers
 @pytest.mark.parametrize("protocol", [MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311])
 def test_what_is_confirmed_arrives_however_large(protocol: MQTTProtocolVersion, tmp_path: Path) -> None:
-    """Up to the limit that is announced nothing is confirmed and then dropped; beyond it nothing is confirmed."""
+    """Up to the announced limit no acknowledged message is dropped; beyond it none is acknowledged."""
     port = free_port()
     got: list[bytes] = []
     granted: list[object] = []
@@ -158,7 +158,7 @@ def test_what_is_confirmed_arrives_however_large(protocol: MQTTProtocolVersion, 
 
 
 def outcome(port: int, protocol: MQTTProtocolVersion, size: int) -> str:
-    """What the broker answers to a payload of so many bytes: a reason, or "cut"."""
+    """The broker's answer to a payload of so many bytes: a reason, or "cut"."""
     answers: list[str] = []
     it = mqtt.Client(CallbackAPIVersion.VERSION2, "device", protocol=protocol, reconnect_on_failure=False)
     it.on_publish = lambda _c, _u, _m, reason, _p: answers.append(str(reason))
@@ -175,7 +175,7 @@ def outcome(port: int, protocol: MQTTProtocolVersion, size: int) -> str:
 @pytest.mark.servers
 @pytest.mark.parametrize("qos", [0, 1])
 def test_a_refused_publish_does_not_cut_the_connection(qos: int, tmp_path: Path) -> None:
-    """What an access list refuses is answered, and the same connection goes on (2.0.11 cuts it if the limit is 0)."""
+    """A publish that an access list refuses is answered; the connection stays open (2.0.11 cuts it if the limit is 0)."""
     port = free_port()
     main, acl = installed(tmp_path, port), tmp_path / "acl"
     acl.write_text("topic write sensors/#\n")
@@ -191,12 +191,12 @@ def test_a_refused_publish_does_not_cut_the_connection(qos: int, tmp_path: Path)
         wait_for(lambda: len(answers) == 2, 30.0, "the answer to what is taken")
         cut = list(lost)
     assert cut == []
-    # Without acknowledgement nobody learns of a refusal.
+    # Without acknowledgement the client gets no refusal.
     assert answers[0] == ("Not authorized" if qos else "Success")
     assert answers[1] in ("Success", "No matching subscribers")
 
 
 def test_only_this_machine_can_reach_it() -> None:
-    """Every listener of the fragment is on loopback, as anybody may connect to it."""
+    """Every listener of the fragment is on loopback, as it accepts any client."""
     listeners = re.findall(r"(?m)^listener (.*)$", FRAGMENT.read_text())
     assert listeners == ["1883 127.0.0.1"]

@@ -17,20 +17,20 @@ RUNBOOK = DEPLOY / "RUNBOOK.md"
 
 
 def test_prometheus_understands_the_rules() -> None:
-    """`promtool check rules` finds nothing."""
+    """`promtool check rules` reports nothing."""
     checked = run_program(need("promtool"), "check", "rules", RULES)
     assert checked.returncode == 0, checked.stdout
     assert "SUCCESS" in checked.stdout
 
 
 def test_prometheus_understands_its_configuration() -> None:
-    """`promtool check config` finds nothing, nor does it in the one for containers beside the same rules."""
+    """`promtool check config` reports nothing, nor for the container configuration with the same rules."""
     checked = run_program(need("promtool"), "check", "config", FOLDER / "prometheus.yml")
     assert checked.returncode == 0, checked.stdout
 
 
 def test_the_configuration_for_containers_is_the_same_but_for_the_target(tmp_path: Path) -> None:
-    """What Prometheus does in the compose file is what it does on a machine, and checks as well."""
+    """Prometheus in the compose file does the same as on a machine, and the file is valid as well."""
     shutil.copy(RULES, tmp_path)
     shutil.copy(DEPLOY / "docker" / "prometheus.yml", tmp_path)
     checked = run_program(need("promtool"), "check", "config", tmp_path / "prometheus.yml")
@@ -42,13 +42,13 @@ def test_the_configuration_for_containers_is_the_same_but_for_the_target(tmp_pat
 
 
 def test_every_alert_fires_when_it_is_due_and_not_before() -> None:
-    """`promtool test rules` goes through every story of the test file."""
+    """`promtool test rules` runs every case of the test file."""
     tested = run_program(need("promtool"), "test", "rules", TESTS)
     assert tested.returncode == 0, tested.stdout
 
 
 def test_every_alert_has_a_story_of_each_kind() -> None:
-    """For each alert the test file has a moment when it fires, and a story in which it never does."""
+    """For each alert the test file has a time when it fires, and a case in which it never does."""
     fires: set[str] = set()
     quiet: set[str] = set()
     for story in yaml.safe_load(TESTS.read_text())["tests"]:
@@ -61,7 +61,7 @@ def test_every_alert_has_a_story_of_each_kind() -> None:
 @pytest.mark.parametrize("always", [True, False])
 @pytest.mark.parametrize("name", sorted(alerting_rules()))
 def test_the_stories_would_notice_a_wrong_alert(name: str, always: bool, tmp_path: Path) -> None:
-    """An alert that always fires, and one that never does, each fails the test of rules."""
+    """An alert that always fires, and one that never does, each fail the test of rules."""
     rule = {**alerting_rules()[name], "expr": "vector(1)" if always else "vector(0) > 0"}
     groups = [{"name": "wrong", "rules": [rule]}]  # the others would only cost time
     (tmp_path / RULES.name).write_text(yaml.safe_dump({"groups": groups}))
@@ -95,7 +95,7 @@ def test_every_alert_says_what_it_means_and_where_to_read_on() -> None:
 
 
 def test_every_section_of_the_runbook_has_its_three_parts() -> None:
-    """What it means, what to check, what to do; and links inside the runbook lead somewhere."""
+    """What it means, what to check, what to do; links inside the runbook have targets."""
     text = RUNBOOK.read_text()
     for section in re.split(r"(?m)^## ", text)[1:]:
         assert re.findall(r"(?m)^\*\*(Means|Check|Do)\*\*", section) == ["Means", "Check", "Do"], section

@@ -20,7 +20,7 @@ PROGRAM = "/opt/stream-gru/bin/stream-gru"
 # The unit's limit, in tenths: systemd-analyze calls anything below 5 "OK" or better.
 EXPOSURE = 25
 
-# Takes the system calls that the unit forbids from itself, as systemd would, and becomes the program that is named.
+# Applies the unit's system call filter to itself, as systemd does, and executes the given program.
 SANDBOX = """
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -41,7 +41,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def values(key: str) -> list[str]:
-    """What the unit gives a key, line by line."""
+    """The values of a key of the unit, line by line."""
     return re.findall(rf"(?m)^{key}=(.*)$", UNIT.read_text())
 
 
@@ -66,7 +66,7 @@ def system_calls() -> list[str]:
 
 
 def test_systemd_understands_every_line(tmp_path: Path) -> None:
-    """`systemd-analyze verify` has nothing to say, but for the program that is not installed here."""
+    """`systemd-analyze verify` reports nothing, except the program that is not installed here."""
     stand_in = tmp_path / "stream-gru"
     shutil.copy("/bin/true", stand_in)
     unit = tmp_path / UNIT.name
@@ -76,7 +76,7 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
 
 
 def test_verify_would_notice_a_mistake(tmp_path: Path) -> None:
-    """The test above is worth something: a key that does not exist is told."""
+    """The test above can fail: an unknown key is reported."""
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace(PROGRAM, "/bin/true").replace("WatchdogSec=", "WatchdogSeconds="))
     assert "WatchdogSeconds" in run_program(need("systemd-analyze"), "verify", "--man=no", unit).stdout
@@ -91,20 +91,20 @@ def test_the_unit_leaves_little_exposed() -> None:
 
 
 def test_a_mistake_in_the_configuration_is_final() -> None:
-    """Exit code 2 is not tried again, and a failed check before the start cannot stand in its way."""
+    """Exit code 2 is not retried, and a failed check before the start does not change that."""
     assert values("RestartPreventExitStatus") == ["2"]
     assert values("ExecStartPre") == [f"-{PROGRAM} check /etc/stream-gru/gateway.toml"]
 
 
 def test_a_start_may_read_many_streams() -> None:
-    """The manager waits longer than by default (90 s) for a daemon that is not ready before its state is back."""
+    """The start timeout is longer than the default (90 s): a daemon is not ready before its state is restored."""
     assert values("Type") == ["notify"]
     assert values("TimeoutStartSec") == ["300"]
     assert values("StateDirectory") == ["stream-gru"]
 
 
 def test_a_reload_is_checked_first() -> None:
-    """The running daemon is told of a new configuration only when that has no mistake."""
+    """The running daemon gets the reload signal only when the new configuration is valid."""
     assert values("ExecReload") == [f"{PROGRAM} check /etc/stream-gru/gateway.toml", "/bin/kill -HUP $MAINPID"]
 
 
@@ -115,7 +115,7 @@ def test_serial_ports_are_the_only_devices() -> None:
 
 
 def test_each_directive_stands_once() -> None:
-    """No key is given twice by accident; those that make lists are known."""
+    """No key is set twice by accident; keys that form lists are known."""
     parser = configparser.RawConfigParser(strict=False)
     parser.read_string(UNIT.read_text())
     lists = {"after", "execreload", "deviceallow", "systemcallfilter"}
@@ -135,7 +135,7 @@ def in_sandbox(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("engine", ["litert", "numpy"])
 def test_the_engines_work_inside_the_sandbox(engine: str, tmp_path: Path) -> None:
-    """With the unit's system calls alone, and no memory written and run, outputs are the same bytes as outside."""
+    """With only the unit's system calls and no writable executable memory, outputs are the same bytes as outside."""
     pump, recording = BUNDLE, tmp_path / "pumps.csv"
     with gzip.open(HELD_OUT, "rt") as whole:
         recording.write_text("".join(itertools.islice(whole, 1000)))
@@ -150,7 +150,7 @@ def test_the_engines_work_inside_the_sandbox(engine: str, tmp_path: Path) -> Non
 
 
 def test_the_sandbox_is_shut() -> None:
-    """The test above is worth something: what the unit forbids is refused, executable memory too."""
+    """The test above can fail: forbidden calls are refused, executable memory too."""
     script = (
         "import mmap, os\n"
         "try: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))\n"

@@ -9,7 +9,7 @@ import pytest
 from tests.deploy.support import DEPLOY, run_program
 
 RULES = DEPLOY / "udev" / "99-stream-gru.rules"
-# man 7 udev: a key, perhaps with an attribute in braces, an operator, and a value in double quotes.
+# man 7 udev: a key, optionally with an attribute in braces, an operator, and a value in double quotes.
 TERM = re.compile(r'(?P<key>[A-Z_]+)(?:\{(?P<of>[^}"]+)\})?(?P<operator>==|!=|=|\+=|-=|:=)"(?P<value>[^"]*)"')
 MATCHES = {"ACTION", "SUBSYSTEM", "KERNEL", "ENV", "ATTR", "ATTRS", "SUBSYSTEMS", "KERNELS"}
 ASSIGNS = {"SYMLINK": {"+="}, "GROUP": {"="}, "MODE": {"="}, "TAG": {"+="}, "ENV": {"=", "+="}}
@@ -23,7 +23,7 @@ def rules() -> list[str]:
 
 
 def terms(rule: str) -> list[re.Match[str]]:
-    """The terms of a rule; fails where something else stands between them."""
+    """The terms of a rule; fails on any other text between them."""
     found = [TERM.fullmatch(part) for part in re.split(r",\s*", rule)]
     assert all(found), rule
     return [term for term in found if term is not None]
@@ -43,7 +43,7 @@ def test_every_term_is_of_the_language() -> None:
 
 
 def test_every_jump_has_its_label() -> None:
-    """A GOTO names a label that stands further down."""
+    """A GOTO names a label further down."""
     labels = {term["value"]: n for n, rule in enumerate(rules()) for term in terms(rule) if term["key"] == "LABEL"}
     jumps = [(term["value"], n) for n, rule in enumerate(rules()) for term in terms(rule) if term["key"] == "GOTO"]
     assert jumps
@@ -65,7 +65,7 @@ def test_a_device_is_named_by_its_serial_number_and_wants_the_daemon() -> None:
 
 
 def test_udev_itself_agrees(tmp_path: Path) -> None:
-    """`udevadm verify` finds nothing (udev 254 or newer has it)."""
+    """`udevadm verify` reports nothing (udev 254 or newer has it)."""
     udevadm = shutil.which("udevadm")
     if udevadm is None or "Unknown command" in run_program(udevadm, "verify", "--help").stdout:
         pytest.skip("this udevadm has no verify")

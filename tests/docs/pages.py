@@ -1,4 +1,4 @@
-"""README and the pages under docs/: their blocks, and how a reader would run them."""
+"""README and the pages under docs/: their blocks, run as a reader runs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GUIDES = {name for name in PAGES if name.startswith("docs/contributing/add-")}
 WRITTEN = {name: text for name, text in PAGES.items() if name not in GENERATED | GUIDES}
 # Printed ports may be in use.
 PORTS = ("18830", "9723")
-# The environment that runs these tests has it all; `make test` runs them.
+# Their environment is not that of these tests; `make test` runs them.
 NOT_RUN = ("make demo\n", "make test\n", "make check\n", "pip install stream-gru && stream-gru demo\n")
 
 
@@ -35,7 +35,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def files(page: str) -> dict[str, str]:
-    """The configurations that a page has the reader save: those that start with a comment that is a file name."""
+    """The configurations that a page tells the reader to save: those that start with a comment that is a file name."""
     named = ((text.partition("\n")[0].removeprefix("# "), text) for text in blocks(page, "toml"))
     return {name: text for name, text in named if name.endswith(".toml")}
 
@@ -48,9 +48,9 @@ def environment() -> dict[str, str]:
 def walk(
     page: str, folder: Path, *, ports: Mapping[str, str] | None = None, timeout_s: float = 300.0
 ) -> tuple[str, str]:
-    """Save the files of a page, run its shell blocks in order, as printed but for the ports; what they print.
+    """Save the files of a page, run its shell blocks in order, as printed except for the ports; return their output.
 
-    What was started in the background is killed at the end.
+    Background processes are killed at the end.
     """
     replaced = dict(ports) if ports is not None else {port: str(free_port()) for port in PORTS}
     (folder / "sample_data").symlink_to(ROOT / "sample_data")

@@ -1,4 +1,4 @@
-"""The architecture page is true: its rooms are those of the import test, its walks are what a run really calls."""
+"""The architecture page is correct: its packages are those of the import test, its call lists those of a real run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEP = re.compile(r"^\| `([\w/]+\.py)` \| `([\w.]+)` \|", re.MULTILINE)
 
 
 def walk_functions(walk: str) -> list[str]:
-    """The functions of a walk, as a trace names them."""
+    """The functions of a call list, with their names in a trace."""
     section = PAGE.partition(f"### {walk}\n")[2].partition("\n### ")[0].partition("\n## ")[0]
     found = [" ".join(step) for step in STEP.findall(section)]
     assert len(found) > 5, walk
@@ -32,7 +32,7 @@ def walk_functions(walk: str) -> list[str]:
 
 
 def missing_from(calls: list[str], walk: str) -> list[str]:
-    """The steps of a walk from the first one on that the calls do not have, in this order."""
+    """The steps of a call list, from the first one that the calls lack, in this order."""
     rest = walk_functions(walk)
     for call in calls:
         if rest and call == rest[0]:
@@ -41,7 +41,7 @@ def missing_from(calls: list[str], walk: str) -> list[str]:
 
 
 def traced(out: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """A command in a process of its own, whose calls are written to ``out`` at its end."""
+    """A command in its own process, whose calls are written to ``out`` at its end."""
     log = out.with_suffix(".log").open("wb")
     with log:
         return subprocess.Popen(
@@ -50,7 +50,7 @@ def traced(out: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def subscribed(port: int) -> bool:
-    """Whether the source of the daemon listens: the broker keeps nothing for it before."""
+    """Whether the source of the daemon is subscribed: the broker queues nothing for it before."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             return b'stream_gru_source_connected{source="mqtt"} 1.0' in answer.read()
@@ -59,7 +59,7 @@ def subscribed(port: int) -> bool:
 
 
 def test_the_rooms_are_those_of_the_package() -> None:
-    """The table names each folder at the top of the package, and no other."""
+    """The table names each top-level folder of the package, and no other."""
     section = PAGE.partition("## Rooms\n")[2].partition("\n## ")[0]
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert set(re.findall(r"^\| `(\w+)/` \|", section, re.MULTILINE)) == rooms

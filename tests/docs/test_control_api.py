@@ -17,7 +17,7 @@ from tests.support.requirements import needs_mosquitto
 @pytest.mark.skipif(not shutil.which("mosquitto_sub"), reason="mosquitto-clients is not installed")
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_commands_work_as_printed(tmp_path: Path) -> None:
-    """Each way of asking is answered."""
+    """Each kind of request is answered."""
     out, _ = walk("docs/control-api.md", tmp_path)
     assert "Traceback" not in (tmp_path / "daemon.log").read_text()
     assert '"ok":true' in out

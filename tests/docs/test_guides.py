@@ -23,7 +23,7 @@ NO_SERVER = "\n[metrics]\nenabled = false\n"
 
 
 def follow(page: str, folder: Path) -> str:
-    """Save the files of a guide, install its package into a folder of its own, run its commands; what they print."""
+    """Save the files of a guide, install its package into its own folder, run its commands; return their output."""
     for language in ("toml", "python"):
         for text in blocks(page, language):
             name = text.partition("\n")[0].removeprefix("# ")
@@ -49,7 +49,7 @@ def install(package: Path) -> None:
 
 
 def shell(script: str, folder: Path) -> str:
-    """Run commands as a reader would, with what was installed; what they print."""
+    """Run commands as a reader does, with the installed package; return their output."""
     path = os.pathsep.join([str(folder / "site"), str(ROOT)])
     env = {**environment(), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -75,7 +75,7 @@ def test_a_source_from_outside(tmp_path: Path) -> None:
 
 
 def test_a_decoder_from_outside(tmp_path: Path) -> None:
-    """add-a-decoder.md: lines of another format are read, and one that cannot be is counted."""
+    """add-a-decoder.md: lines of another format are read, and an invalid one is counted."""
     printed = follow(GUIDE.format("decoder"), tmp_path)
     assert ", decoder logfmt of logfmt-decoder 1.0)" in printed
     rows = [json.loads(line) for line in (tmp_path / "outputs.jsonl").read_text().splitlines()]
@@ -110,7 +110,7 @@ def test_an_engine_from_outside(tmp_path: Path) -> None:
 
 
 def write_distribution(folder: Path, name: str, entry_points: str, module: str = "") -> None:
-    """A distribution as pip leaves it: its metadata, and perhaps a module."""
+    """A distribution as pip installs it: its metadata, and optionally a module."""
     info = folder / "site" / f"{name}-2.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.0\n")
@@ -141,7 +141,7 @@ def demo(tmp_path: Path) -> Path:
 
 
 def test_a_plugin_never_takes_the_place_of_ours(demo: Path) -> None:
-    """One of a built-in name is ignored, with a warning that names its distribution."""
+    """A plugin with a built-in name is ignored, with a warning that names its distribution."""
     write_distribution(demo, "thief", "[stream_gru.sources]\nstdin = no_such_module:Thief\n")
     warning = "plugin thief 2.0: source 'stdin' is ignored: the name is built in; rename the entry point"
     assert warning in shell("stream-gru check demo.toml", demo)
@@ -150,7 +150,7 @@ def test_a_plugin_never_takes_the_place_of_ours(demo: Path) -> None:
 
 
 def test_a_broken_plugin_stops_only_who_uses_it(demo: Path) -> None:
-    """The daemon runs, the doctor says why it does not load, and a file that uses it is refused with its line."""
+    """The daemon runs, the doctor reports why it does not load, and a file that uses it is refused with its line."""
     write_distribution(
         demo, "broken", "[stream_gru.sources]\nbroken = broken:Source\n", "raise RuntimeError('out of order')\n"
     )
@@ -182,7 +182,7 @@ def test_a_plugin_that_is_no_table_is_refused(demo: Path, module: str, words: st
 
 
 def test_two_plugins_of_one_name_are_refused(demo: Path) -> None:
-    """Which one is meant nobody can tell: only a configuration that uses the name is refused."""
+    """The choice is ambiguous: only a configuration that uses the name is refused."""
     for name in ("first", "second"):
         write_distribution(demo, name, "[stream_gru.decoders]\nours = no_such_module:Decoder\n")
     shell("stream-gru check demo.toml", demo)

@@ -1,4 +1,4 @@
-"""Commands, keys, metrics, reasons and make targets on the pages are those of the code, and all of them are there."""
+"""Commands, keys, metrics, reasons and make targets on the pages are those of the code, and complete."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ REASONS = {reason.text for reason in (*DropReason, *ResetReason)}
 
 
 def test_every_command_is_explained_on_a_page() -> None:
-    """No command is a secret, beside the generated reference too."""
+    """Every command is on a page other than the generated reference."""
     for name in COMMANDS:
         assert re.search(rf"`(stream-gru )?{name}\b|^stream-gru {name}\b", ALL, re.MULTILINE), name
 
 
 def test_every_command_on_a_page_exists() -> None:
-    """No page names a command that there is not."""
+    """No page names an unknown command."""
     for page, text in EVERYWHERE.items():
         for name in re.findall(r"(?:`|^|bin/)stream-gru ([a-z]+)", text, re.MULTILINE):
             assert name in COMMANDS, (page, name)
@@ -98,7 +98,7 @@ def test_every_reason_is_explained() -> None:
 def test_every_key_on_a_page_exists(page: str) -> None:
     """Words in code font with an underscore are keys, metrics, reasons, or names of the Python interface."""
     known = KEYS | VALUES | METRICS | SHORT_METRICS | REASONS | set(stream_gru.__all__) | OTHER
-    text = re.sub(r"^\| `[\w/]+\.py` \|.*$", "", EVERYWHERE[page], flags=re.MULTILINE)  # walks have a test of their own
+    text = re.sub(r"^\| `[\w/]+\.py` \|.*$", "", EVERYWHERE[page], flags=re.MULTILINE)  # call lists have their own test
     words = set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+)(?: = [^`]+)?`", text))
     assert words - known == set()
 

@@ -17,7 +17,7 @@ LINKED = {**PAGES, **{name: (ROOT / name).read_text() for name in OTHERS}}
 
 
 def anchors(path: Path) -> set[str]:
-    """What a repository browser makes of the headings of a page."""
+    """The anchors that a repository browser makes of the headings of a page."""
     headings = re.findall(
         r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE
     )

@@ -31,7 +31,7 @@ def of_all(language: str) -> list[object]:
 
 
 def test_every_block_has_a_language_that_some_test_understands() -> None:
-    """No block escapes the tests by its language, or by having none."""
+    """No block is skipped because of its language, or for lack of one."""
     for page, text in WRITTEN.items():
         assert set(re.findall(r"^```(\S*)\n.*?^```$", text, re.DOTALL | re.MULTILINE)) <= LANGUAGES, page
 
@@ -48,7 +48,7 @@ def test_every_page_with_commands_is_walked() -> None:
 
 @pytest.mark.parametrize("block", of_all("python"))
 def test_python_examples_run(block: str, tmp_path: Path) -> None:
-    """Every Python block runs as it stands, in a folder with the sample data."""
+    """Every Python block runs unchanged, in a folder with the sample data."""
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,1 +1,1 @@
-"""What docs/real-recordings.md shows of public recordings, and how to repeat it."""
+"""The results on public recordings in docs/real-recordings.md, and how to reproduce them."""

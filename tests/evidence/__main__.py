@@ -64,7 +64,7 @@ def forecast_table(out: Path) -> list[str]:
 
 
 def regime_table(out: Path) -> list[str]:
-    """What carrying the state does to a model of either regime."""
+    """The effect of carrying the state on a model of either regime."""
     recordings = f"{os.environ['STREAM_GRU_DATA']}/hapt/test.parquet"
     lines = ["| trained | run | accuracy of rows | worst recording |", "|---|---|---|---|"]
     for name, trained in (("hapt", "stateful"), ("hapt_windowed", f"windowed, {COMPARED_WINDOW} steps")):

@@ -1,4 +1,4 @@
-"""How long a prediction takes through a real broker: device, broker, daemon, broker, subscriber.
+"""Latency of a prediction through a real broker: device, broker, daemon, broker, subscriber.
 
     python -m tests.evidence.live_latency [RATE ...]
 
@@ -56,7 +56,7 @@ def measure(rate: int, run: str) -> list[float]:
                 client.connect("127.0.0.1", broker.port)
                 client.loop_start()
             listener.subscribe("stream_gru/+/prediction", 1)
-            daemon.hears("mqtt")
+            daemon.wait_for_sources("mqtt")
             begin = time.perf_counter() + 0.5
             rows = [(stream, rows[at]) for at in range(len(records["dev-0"])) for stream, rows in records.items()]
             for number, (stream, row) in enumerate(rows):

@@ -40,7 +40,7 @@ def picture() -> str:
     console = Console(record=True, width=116, file=Path("/dev/null").open("w"), force_terminal=True)  # noqa: SIM115
     console.print(view.draw())
     svg = console.export_svg(title="stream-gru demo")
-    # No file of ours fetches anything: the fonts of the system must do.
+    # Our files fetch nothing from the network: the system's fonts are used.
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
 
 

@@ -1,11 +1,11 @@
-"""A daemon under a constant load for a long time, while things go wrong around it: does it grow?
+"""A daemon under a constant load for a long time, with injected faults: does it grow?
 
-    python -m tests.evidence.soak --minutes 60 [--leak]
+python -m tests.evidence.soak --minutes 60 [--leak]
 
-200 devices publish a sample a second each to a real broker.  About once a minute the broker is restarted or hangs,
-garbage comes, the configuration is read again, or somebody asks for the list of streams.  Memory, threads and open
-files of the daemon are looked at every two seconds; what was received is counted against what came out.  With
-``--leak`` the daemon keeps all batches, and the check must find that.  Exit code 1 when it does not hold.
+200 devices publish a sample a second each to a real broker.  About once a minute the broker is restarted or frozen,
+invalid messages arrive, the configuration is reloaded, or a client requests the list of streams.  Memory, threads and
+open files of the daemon are sampled every two seconds; received samples are compared with outputs.  With ``--leak`` the
+daemon keeps all batches, and the check must find that.  Exit code 1 when a check fails.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _DEVICES, _RATE = 200, 200
 _LOOK_S = 2.0
 _FAULT_S = 60.0
 _MOST_GROWTH_MIB = 5.0
-_WARM_UP = 0.2  # of all looks; not less than a minute where there is one
-_EDGE = 10  # looks at either end that are compared
+_WARM_UP = 0.2  # of all measurements; not less than a minute where there is one
+_EDGE = 10  # measurements at either end that are compared
 _GARBAGE = (b"", b"{", b"\xff\xff", b"[]", b'{"ts": "x"}', b"9" * 5000)
 _FILE = """
 [[sink]]
@@ -55,7 +55,7 @@ max_files = 3
 
 @dataclass(frozen=True)
 class Look:
-    """What a process has at a moment."""
+    """The resources of a process at one time."""
 
     second: float
     rss_mib: float
@@ -65,7 +65,7 @@ class Look:
 
 @dataclass
 class Counts:
-    """Samples sent, of them good ones, and outputs heard, each once."""
+    """Samples sent, valid ones among them, and outputs received, each counted once."""
 
     sent: int = 0
     good: int = 0
@@ -74,7 +74,7 @@ class Counts:
 
 
 def look_at(pid: int, second: float) -> Look:
-    """Look at a process."""
+    """Measure a process."""
     text = Path(f"/proc/{pid}/status").read_text()
     fields = dict(re.findall(r"^(VmRSS|Threads):\s+(\d+)", text, re.MULTILINE))
     files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -82,25 +82,25 @@ def look_at(pid: int, second: float) -> Look:
 
 
 def settled(looks: Sequence[Look]) -> Sequence[Look]:
-    """The looks behind the warm-up."""
+    """The measurements after the warm-up."""
     longest = max(looks[-1].second * _WARM_UP, min(60.0, looks[-1].second / 2))
     return [one for one in looks if one.second >= longest]
 
 
 def growth(looks: Sequence[Look]) -> list[str]:
-    """What has grown behind the warm-up, a sentence each."""
+    """The resources that have grown after the warm-up, a sentence each."""
     kept = settled(looks)
     if len(kept) < 2 * _EDGE:
         return [f"too short: {len(kept)} looks behind the warm-up, expected {2 * _EDGE}"]
-    said = []
+    problems = []
     grown = _slope(kept) * (kept[-1].second - kept[0].second)
     if grown >= _MOST_GROWTH_MIB:
-        said.append(f"memory grew by {grown:.1f} MiB, expected less than {_MOST_GROWTH_MIB} MiB")
+        problems.append(f"memory grew by {grown:.1f} MiB, expected less than {_MOST_GROWTH_MIB} MiB")
     for name in ("threads", "files"):
         first, last = (np.median([getattr(one, name) for one in part]) for part in (kept[:_EDGE], kept[-_EDGE:]))
         if first != last:
-            said.append(f"{name}: {first:.0f} at the beginning, {last:.0f} at the end")
-    return said
+            problems.append(f"{name}: {first:.0f} at the beginning, {last:.0f} at the end")
+    return problems
 
 
 def _slope(looks: Sequence[Look]) -> float:
@@ -109,7 +109,7 @@ def _slope(looks: Sequence[Look]) -> float:
 
 
 class Load:
-    """Devices that publish at a constant rate, on a connection that is made again when it is lost."""
+    """Devices that publish at a constant rate, on a connection that reconnects when it is lost."""
 
     def __init__(self, port: int, counts: Counts) -> None:
         self._counts, self._ended = counts, threading.Event()
@@ -138,7 +138,7 @@ class Load:
             time.sleep(0.002)
 
     def garbage(self, rng: random.Random) -> None:
-        """What no device should send."""
+        """An invalid message."""
         for _ in range(100):
             self._publish(f"dev-{rng.randrange(_DEVICES)}", rng.choice(_GARBAGE))
 
@@ -148,7 +148,7 @@ class Load:
             self._last = self._client.publish(f"sensors/{stream}/data", payload, 1)
 
     def close(self) -> None:
-        """Send no more, and leave when the broker has all."""
+        """Stop sending, and disconnect when the broker has all messages."""
         self._ended.set()
         self._thread.join()
         self._last.wait_for_publish(120)
@@ -157,7 +157,7 @@ class Load:
 
 
 class Ear:
-    """Hears all outputs, over restarts of the broker; each output is counted once."""
+    """Receives all outputs, over restarts of the broker; each output is counted once."""
 
     def __init__(self, port: int, counts: Counts) -> None:
         self._counts, self._newest = counts, dict[str, str]()
@@ -180,13 +180,13 @@ class Ear:
             self._counts.repeated += 1
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._client.disconnect()
         self._client.loop_stop()
 
 
 class Trouble:
-    """What goes wrong, one after the other."""
+    """The injected faults, one after the other."""
 
     def __init__(self, broker: Broker, life: Life, load: Load, rng: random.Random) -> None:
         self._broker, self._life, self._load, self._rng = broker, life, load, rng
@@ -194,72 +194,72 @@ class Trouble:
         self._kinds = (self.restart, self.freeze, self.garbage, self.reload, self.ask)
 
     def next(self) -> None:
-        """The next one."""
+        """Inject the next one."""
         kind = self._kinds[self.done.total() % len(self._kinds)]
         kind()
         self.done[kind.__name__] += 1
 
     def restart(self) -> None:
-        """The broker is restarted."""
+        """Restart the broker."""
         self._broker.stop()
         time.sleep(self._rng.uniform(0.5, 3.0))
         self._broker.start()
 
     def freeze(self) -> None:
-        """The broker hangs."""
+        """Freeze the broker."""
         self._broker.freeze()
         time.sleep(self._rng.uniform(1.0, 5.0))
         self._broker.thaw()
 
     def garbage(self) -> None:
-        """Devices send what cannot be read."""
+        """Devices send invalid messages."""
         self._load.garbage(self._rng)
 
     def reload(self) -> None:
-        """The configuration is read again."""
+        """Reload the configuration."""
         self._life.hang_up()
 
     def ask(self) -> None:
-        """Somebody asks for the list of streams."""
-        found = re.search(r"metrics at (\S+)/metrics", self._life.said())
+        """Request the list of streams."""
+        found = re.search(r"metrics at (\S+)/metrics", self._life.output())
         assert found is not None
         with urllib.request.urlopen(f"{found[1]}/api/v1/streams", timeout=20) as answer:  # noqa: S310 - loopback
             json.loads(answer.read())
 
 
 def soak(folder: Path, minutes: float, *, seed: int, leak: bool) -> list[str]:
-    """Run, print what was seen, and return what does not hold."""
+    """Run, print the measurements, and return the failed checks."""
     counts, rng = Counts(), random.Random(seed)
     config = folder / "gateway.toml"
     with Broker(folder, lines=["max_inflight_messages 1000", "set_tcp_nodelay true"]) as broker:
         config.write_text(mqtt_config(broker.url, run='state_dir = "state"') + _FILE)
         life = Life(config, folder / "daemon.log", *(["--without", "release"] if leak else []), more=["--json"])
         try:
-            wait_for(lambda: "subscribed to" in life.said(), what="the daemon", timeout_s=60)
+            wait_for(lambda: "subscribed to" in life.output(), what="the daemon", timeout_s=60)
             ear, load = Ear(broker.port, counts), Load(broker.port, counts)
             looks, done = _watch(life, Trouble(broker, life, load, rng), 60.0 * minutes)
             load.close()
             _await_quiet(counts)
             code = life.stop()
-            said = [] if code == 0 else [f"expected exit code 0, got {code}"]
+            problems = [] if code == 0 else [f"expected exit code 0, got {code}"]
             _await_quiet(counts)
             ear.close()
-            said += [*life.sorrows(), *unbalanced(json.loads(life.said().splitlines()[-1]), counts)]
+            problems += [*life.error_lines(), *unbalanced(json.loads(life.output().splitlines()[-1]), counts)]
         finally:
             life.close()
     _print(looks, counts, done)
-    return [*said, *growth(looks)]
+    return [*problems, *growth(looks)]
 
 
 def _watch(life: Life, trouble: Trouble, seconds: float) -> tuple[list[Look], Counter[str]]:
-    """Look at the daemon now and then, and make trouble; none at the very end, when it shall be as at the beginning."""
+    """Measure the daemon regularly, and inject faults; none at the very end, when it must be as at the start."""
     begin = time.monotonic()
     looks: list[Look] = []
     fault_s = min(_FAULT_S, seconds / 8)
     fault = fault_s / 4
     trouble.ask()
     while (now := time.monotonic() - begin) < seconds:
-        assert life.wait(_LOOK_S) is None, life.said()[-2000:]
+        assert life.wait(_LOOK_S) is None, life.output()[-2000:]
         if now >= fault and now < seconds - 3 * _LOOK_S * _EDGE / 2:
             trouble.next()
             fault = now + fault_s
@@ -268,7 +268,7 @@ def _watch(life: Life, trouble: Trouble, seconds: float) -> tuple[list[Look], Co
 
 
 def _await_quiet(counts: Counts, timeout_s: float = 120.0) -> None:
-    """Wait until no more outputs come."""
+    """Wait until no more outputs arrive."""
     end = time.monotonic() + timeout_s
     before = -1
     while time.monotonic() < end and counts.heard != before:
@@ -277,14 +277,14 @@ def _await_quiet(counts: Counts, timeout_s: float = 120.0) -> None:
 
 
 def unbalanced(summary: dict[str, Any], counts: Counts) -> list[str]:
-    """What does not add up: received = applied + dropped, outputs = applied = good samples that were sent."""
+    """Failed sums: received = applied + dropped, outputs = applied = valid samples sent."""
     received, applied, dropped = summary["samples"], summary["applied"], sum(summary["dropped"].values())
-    said = [] if received == applied + dropped else [f"received {received}, applied {applied}, dropped {dropped}"]
+    problems = [] if received == applied + dropped else [f"received {received}, applied {applied}, dropped {dropped}"]
     if received < counts.sent:
-        said.append(f"sent {counts.sent}, received {received}")
+        problems.append(f"sent {counts.sent}, received {received}")
     if not applied == counts.good == counts.heard:
-        said.append(f"good samples {counts.good}, applied {applied}, outputs {counts.heard}")
-    return said
+        problems.append(f"good samples {counts.good}, applied {applied}, outputs {counts.heard}")
+    return problems
 
 
 def _print(looks: Sequence[Look], counts: Counts, done: Counter[str]) -> None:
@@ -297,7 +297,7 @@ def _print(looks: Sequence[Look], counts: Counts, done: Counter[str]) -> None:
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.evidence.soak", description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=2026)
@@ -305,14 +305,14 @@ def main() -> int:
     given = parser.parse_args()
     print(f"soak of {given.minutes:g} minutes, seed {given.seed}, {versions()}", flush=True)  # noqa: T201
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        said = soak(Path(folder), given.minutes, seed=given.seed, leak=given.leak)
-    print(*(f"NOT HELD: {text}" for text in said), sep="\n")  # noqa: T201
+        problems = soak(Path(folder), given.minutes, seed=given.seed, leak=given.leak)
+    print(*(f"NOT HELD: {text}" for text in problems), sep="\n")  # noqa: T201
     if given.leak:
-        found = any("memory grew" in text for text in said)
+        found = any("memory grew" in text for text in problems)
         print(f"the leak was {'detected' if found else 'NOT DETECTED'}")  # noqa: T201
         return 0 if found else 1
-    print("nothing grew, nothing is missing" if not said else "see above")  # noqa: T201
-    return 1 if said else 0
+    print("nothing grew, nothing is missing" if not problems else "see above")  # noqa: T201
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

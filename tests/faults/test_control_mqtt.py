@@ -51,7 +51,7 @@ def until_connected(control: ControlMqtt) -> None:
 
 @pytest.fixture(params=["5", "3.1.1"])
 def control(request: pytest.FixtureRequest, broker: Broker, fake: FakeDaemon) -> Iterator[ControlMqtt]:
-    """Yield the control of that daemon, connected, in both versions of the protocol."""
+    """Yield a connected client for the commands of that daemon, in both protocol versions."""
     made = control_of(broker, fake, request.param)
     made.open()
     until_connected(made)
@@ -111,7 +111,7 @@ def ask_mqtt(broker: Broker, payload: str, response_topic: str, listen: str) -> 
     [("mine/answers", "mine/answers"), (TOPIC, f"{TOPIC}/response"), ("$mine", f"{TOPIC}/response")],
 )
 def test_the_result_goes_to_the_response_topic(broker: Broker, control: ControlMqtt, wanted: str, listen: str) -> None:
-    """With its correlation data, unless it is the command topic or a topic of the broker."""
+    """With its correlation data, unless the response topic is the command topic or a topic of the broker."""
     message = ask_mqtt(broker, RESET, wanted, listen)
     assert json.loads(message.payload)["ok"] is True
     assert message.topic == listen
@@ -121,7 +121,7 @@ def test_the_result_goes_to_the_response_topic(broker: Broker, control: ControlM
 
 
 def test_an_invalid_request_gets_an_error(broker: Broker, fake: FakeDaemon, control: ControlMqtt) -> None:
-    """It is counted and does no harm; a far too long one is ignored."""
+    """It is counted and executes nothing; a far too long one is ignored."""
     nonsense: list[bytes | str] = [b"", b"\xff", "[" * 4000, "{}", "null", "{" + " " * 4096 + "}"]
     nonsense += ['{"action": "pause"}', '{"action": "resume", "stream": "a\\n"}', '{"action": ["reset"], "all": true}']
     with broker.client() as peer:
@@ -129,7 +129,7 @@ def test_an_invalid_request_gets_an_error(broker: Broker, fake: FakeDaemon, cont
         peer.publish(TOPIC, b"x" * 200_000, *nonsense, RESET)
         first_results(peer, len(nonsense) + 1)
         wait_for(lambda: json.loads(peer.payloads()[-1])["ok"], what="the last answer")
-        # MQTT 3.1.1 cannot keep the first one away, so that it is answered too.
+        # MQTT 3.1.1 has no option to suppress the first one, so it is answered too.
         found = first_results(peer, len(nonsense) + 1)[-1 - len(nonsense) : -1]
     assert {answer["ok"] for answer in found} == {False}
     assert any("4096 bytes" in answer["text"] for answer in found)
@@ -155,7 +155,7 @@ def test_a_full_queue_is_an_error(broker: Broker, fake: FakeDaemon, control: Con
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_a_stored_command_is_not_executed(broker: Broker, fake: FakeDaemon, protocol: str) -> None:
-    """A retained command, and one sent while the daemon was offline, do nothing, at no connection."""
+    """A retained command, and one sent while the daemon was offline, are not executed on any connection."""
     with broker.client() as peer:
         peer.publish(TOPIC, RESET, retain=True)
         peer.subscribe(f"{TOPIC}/response")
@@ -169,7 +169,7 @@ def test_a_stored_command_is_not_executed(broker: Broker, fake: FakeDaemon, prot
             control.close()
             peer.publish(TOPIC, RESET)
     assert fake.done == [("pause", "a")] * 2
-    # MQTT 5 lets us say that stored messages shall not be sent at all.
+    # MQTT 5 has an option to suppress stored messages.
     refused = [("reset", f"{TOPIC} has a retained message, which is not executed; delete it")] * 2
     assert fake.refused == ([] if protocol == "5" else refused)
 

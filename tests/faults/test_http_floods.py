@@ -1,4 +1,4 @@
-"""Clients that mean harm: whatever they do, others are answered, and the process stays small."""
+"""Hostile clients: other clients are served, and the process stays small."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.servers
 
-HELD = 200  # sockets of an attacker at a time: more than there are places
+HELD = 200  # sockets per attacker: more than the server accepts
 AT_ONCE = 20
 ASKED = 12
 COMMAND = (
@@ -28,14 +28,14 @@ GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def _tls_hello() -> bytes:
-    """The first bytes of an https client."""
+    """The first bytes of a TLS handshake."""
     out = ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
         ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
     return out.read()
 
 
-# What an attacker sends at the beginning, and then again and again.
+# What an attacker sends first, and then repeatedly.
 ATTACKS: dict[str, tuple[bytes, bytes]] = {
     "says nothing": (b"", b""),
     "a head byte by byte": (b"GET /metrics HTTP/1.1\r\nX: ", b"x"),
@@ -70,7 +70,7 @@ class Client:
             self._socket.connect(address)
 
     def go_on(self) -> bool:
-        """Send something more; whether the connection still stands."""
+        """Send more data; return whether the connection is still open."""
         try:
             sent = self._socket.send(self._unsent or self._then)
             self._unsent = self._unsent[sent:]
@@ -81,12 +81,12 @@ class Client:
             return False
 
     def close(self) -> None:
-        """Go away."""
+        """Close the connection."""
         self._socket.close()
 
 
 class Attacker:
-    """Holds many connections on a thread of its own; replaces closed ones and some of the others."""
+    """Holds many connections on its own thread; replaces closed ones and some of the others."""
 
     def __init__(self, flooded: WebProcess, begin: bytes, then: bytes) -> None:
         self._address, self._begin, self._then = (flooded.host, flooded.port), begin, then
@@ -106,7 +106,7 @@ class Attacker:
             one.close()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.01):  # others need the machine, too
+        while not self._stop.wait(0.01):  # leave CPU time for the other threads
             missing = min(HELD - len(self._clients), AT_ONCE)
             self._clients += [Client(self._address, self._begin, self._then) for _ in range(missing)]
             self.connects += missing
@@ -119,7 +119,7 @@ class Attacker:
 
 @pytest.fixture(scope="module")
 def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
-    """One server for all attacks, so that leftovers of one are seen in the end."""
+    """One server for all attacks, so that resources leaked by one attack show at the end."""
     with web_process(tmp_path_factory.mktemp("web")) as running:
         yield running
 
@@ -134,19 +134,19 @@ def polite_status(flooded: WebProcess, path: str = "/metrics") -> int:
 
 @contextmanager
 def calm(flooded: WebProcess) -> Iterator[None]:
-    """In the end all connections are closed, and standard error has only lines about rejected commands."""
+    """At the end all connections are closed, and standard error has only lines about rejected commands."""
     before = flooded.descriptors
     yield
     wait_for(lambda: flooded.descriptors <= before, what="the last connection to be cut off")
-    said = flooded.log.read_text()
-    assert all("commands: reset over HTTP rejected" in line for line in said.splitlines()), said
-    assert said.count("\n") < 10
-    assert TOKEN not in said
+    output = flooded.log.read_text()
+    assert all("commands: reset over HTTP rejected" in line for line in output.splitlines()), output
+    assert output.count("\n") < 10
+    assert TOKEN not in output
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_other_clients_are_served_during_a_flood(flooded: WebProcess, name: str) -> None:
-    """With hundreds of bad connections metrics are served each time, with few descriptors, threads and memory."""
+    """With hundreds of bad connections each metrics request succeeds, with few descriptors, threads and memory."""
     polite_status(flooded)
     threads = flooded.fact("Threads")
     with calm(flooded), Attacker(flooded, *ATTACKS[name]) as attacker:

@@ -1,4 +1,4 @@
-"""A daemon that replays a file is killed a hundred times; and the points of a kill are those of the product."""
+"""A daemon that replays a file is killed a hundred times; every kill point names a function of the product."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_nothing_is_lost_or_doubled_by_a_hundred_kills(tmp_path: Path) -> None:
     """States and files are byte for byte those of a daemon that was not killed."""
     outcome = run_replay(tmp_path, kills=100, seed=SEED)
     assert outcome.tally.total == 100
-    assert not outcome.said, "\n".join(outcome.said)
+    assert not outcome.problems, "\n".join(outcome.problems)
 
 
 def test_files_that_are_not_cut_back_are_detected(tmp_path: Path) -> None:
-    """The same comparison finds rows that are in a file twice."""
+    """The same comparison finds duplicate rows in a file."""
     outcome = run_ablation(tmp_path, "truncate", kills=6, seed=SEED)
-    assert any("rows.jsonl" in text and " 0 too many" not in text for text in outcome.said)
+    assert any("rows.jsonl" in text and " 0 too many" not in text for text in outcome.problems)
 
 
 @pytest.mark.parametrize("point", POINTS.values(), ids=lambda point: point.name)

@@ -1,4 +1,4 @@
-"""Device, broker, daemon, broker, subscriber: the whole way, with a real broker and a real daemon."""
+"""End to end: device, broker, daemon, broker, subscriber, with a real broker and a real daemon."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 def publish_all(
     port: int, records: dict[str, list[dict[str, float]]], faults: dict[int, Callable[[], bool]] | None = None
 ) -> None:
-    """Publish every record with QoS 1, streams mixed; at certain numbers something happens to the broker.
+    """Publish every record with QoS 1, streams interleaved; at certain record numbers inject a broker fault.
 
-    A fault returns whether connections are lost.  Then the device waits until the broker has all and goes on when it is
-    connected again: paho overtakes itself with what is published meanwhile.  The daemon is in the middle of it all.
+    A fault returns whether connections are lost.  Then the device waits until the broker has all messages and continues
+    once it is reconnected: paho reorders messages published during a reconnect.  The daemon runs throughout.
     """
     client = Client(CallbackAPIVersion.VERSION2, client_id="device", protocol=MQTTProtocolVersion.MQTTv5)
     client.max_inflight_messages_set(200)
@@ -71,13 +71,13 @@ def live_config(folder: Path, broker: Broker) -> Path:
 
 @pytest.mark.parametrize("name", ["out", "control", "sink", "sink-mqtt"])
 def test_a_source_of_any_name_keeps_its_connection(tmp_path: Path, name: str) -> None:
-    """No source shares a client id with the sink or the command topic of its daemon: nothing is ever taken over."""
+    """No source shares a client id with the sink or the command topic of its daemon, so no session is taken over."""
     with Broker(tmp_path) as broker:
         text = mqtt_config(broker.url).replace('type = "mqtt"\ntopics', f'type = "mqtt"\nname = "{name}"\ntopics')
         (tmp_path / "gateway.toml").write_text(f"{text}[control]\nmqtt = true\n")
         subscriber = Subscriber(broker.port)
         with Running(tmp_path / "gateway.toml") as daemon:
-            daemon.hears(name)
+            daemon.wait_for_sources(name)
             publish_all(broker.port, pump_records(1, 20))
             wait_for(lambda: len(subscriber.rows) >= 20, what="all predictions")
             assert daemon.metric(f'stream_gru_source_reconnects_total{{source="{name}"}}') == 0
@@ -87,14 +87,14 @@ def test_a_source_of_any_name_keeps_its_connection(tmp_path: Path, name: str) ->
 
 
 def test_twenty_thousand_messages_of_two_hundred_streams_equal_a_replay(tmp_path: Path) -> None:
-    """Every prediction a subscriber gets is, to the byte, a row of the replay of the samples, and none is missing."""
+    """Every prediction a subscriber receives is, byte for byte, a row of the replay of the samples; none is missing."""
     records = pump_records(200, 100)
     expected = replayed(records, tmp_path)
     assert len(expected) == 20_000
     with Broker(tmp_path) as broker:
         subscriber = Subscriber(broker.port)
         with Running(live_config(tmp_path, broker)) as daemon:
-            daemon.hears("mqtt")
+            daemon.wait_for_sources("mqtt")
             publish_all(broker.port, records)
             wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=120, what="all predictions")
             daemon.stop()
@@ -105,7 +105,9 @@ def test_twenty_thousand_messages_of_two_hundred_streams_equal_a_replay(tmp_path
 
 @pytest.mark.parametrize("fault", ["restart", "freeze"])
 def test_broker_faults_lose_no_output(fault: str, tmp_path: Path) -> None:
-    """However often the broker restarts or hangs, every output comes once or more, by one id, and none is missing."""
+    """However often the broker restarts or hangs, every output is delivered at least once under one id; none is
+    missing.
+    """
     records = pump_records(200, 100)
     expected = replayed(records, tmp_path)
     with Broker(tmp_path) as broker:
@@ -121,7 +123,7 @@ def test_broker_faults_lose_no_output(fault: str, tmp_path: Path) -> None:
 
         subscriber = Subscriber(broker.port)
         with Running(live_config(tmp_path, broker)) as daemon:
-            daemon.hears("mqtt")
+            daemon.wait_for_sources("mqtt")
             publish_all(broker.port, records, {3000: strike, 9000: strike, 15_000: strike})
             wait_for(lambda: len(subscriber.rows) >= 20_000, timeout_s=180, what="all predictions")
             daemon.stop()
@@ -133,7 +135,9 @@ def test_broker_faults_lose_no_output(fault: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["kill", "wipe"])
 def test_a_broker_that_forgets_is_survived(fault: str, tmp_path: Path) -> None:
-    """What the broker lost is lost; the daemon goes on, counts a lost session, and accounts for all that it got."""
+    """Messages the broker lost are lost; the daemon continues, counts a lost session, and accounts for every received
+    one.
+    """
     records = pump_records(20, 200)
     first, later = ({stream: rows[half] for stream, rows in records.items()} for half in (slice(100), slice(100, 200)))
     with Broker(tmp_path) as broker:
@@ -146,9 +150,9 @@ def test_a_broker_that_forgets_is_survived(fault: str, tmp_path: Path) -> None:
             return True
 
         with Running(live_config(tmp_path, broker)) as daemon:
-            daemon.hears("mqtt")
+            daemon.wait_for_sources("mqtt")
             publish_all(broker.port, first, {1000: strike})
-            daemon.hears("mqtt")
+            daemon.wait_for_sources("mqtt")
             lost = daemon.metric('stream_gru_source_sessions_lost_total{source="mqtt"}')
             assert lost == 1 if fault == "wipe" else lost in (0, 1)
             publish_all(broker.port, later)
@@ -162,9 +166,9 @@ def test_a_broker_that_forgets_is_survived(fault: str, tmp_path: Path) -> None:
             counted = [
                 daemon.metric(f'stream_gru_samples_{name}_total{{source="mqtt"}}') for name in ("received", "applied")
             ]
-            said = daemon.stop()
+            output = daemon.stop()
     received, applied = counted
     assert received is not None
     assert applied is not None
     assert 2000 <= applied <= min(4000, received)
-    assert "unaccounted" not in said
+    assert "unaccounted" not in output

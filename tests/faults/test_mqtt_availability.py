@@ -1,4 +1,4 @@
-"""Who is there: what the MQTT sink says of the daemon and of each stream, over reconnects, ends and kills."""
+"""Availability: the status of the daemon and of each stream over reconnects, clean stops and kills."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
 def availability(broker: Broker) -> dict[str, bytes]:
-    """What somebody who comes now hears of streams: the broker sends it before it confirms the subscription."""
+    """The retained stream statuses a new subscriber receives: the broker sends them before the SUBACK."""
     with broker.client() as peer:
         peer.subscribe("stream_gru/#")
         peer.publish("stream_gru/end", "")
@@ -27,7 +27,7 @@ def availability(broker: Broker) -> dict[str, bytes]:
 
 
 def test_the_status_is_there_after_each_reconnect_and_after_the_end(broker: Broker) -> None:
-    """Online, retained, whenever we are; offline after a clean end; and of each stream when it was last heard."""
+    """Online, retained, while connected; offline after a clean stop; a stream's status says when it was last seen."""
     with open_sink(broker) as sink:
         sink.write(second_outputs(1))
         wait_for(lambda: commit_answered(sink))
@@ -48,7 +48,7 @@ def test_the_status_is_there_after_each_reconnect_and_after_the_end(broker: Brok
 
 
 def test_the_last_will_speaks_for_a_killed_daemon(broker: Broker) -> None:
-    """Without a word of goodbye the broker says offline (in MQTT 3.1.1 at once, else after ten seconds)."""
+    """After a kill the broker publishes offline (in MQTT 3.1.1 at once, otherwise after ten seconds)."""
     with broker.client() as peer, open_sink(broker, protocol="3.1.1") as sink:
         peer.subscribe("stream_gru/status")
         wait_for(lambda: peer.payloads() == [b"online"])
@@ -59,10 +59,10 @@ def test_the_last_will_speaks_for_a_killed_daemon(broker: Broker) -> None:
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_all_streams_are_offline_after_a_clean_end(broker: Broker, protocol: str) -> None:
-    """More of them than the broker lets be under way; a stream that never had an output is nobody's."""
+    """Also more streams than the broker's receive maximum; a stream without outputs has no status."""
     names = tuple(f"site/p{n}" for n in range(150))
     with open_sink(broker, protocol=protocol) as sink:
-        sink.stream_status("nobody", False)
+        sink.stream_status("unknown", False)
         sink.write(second_outputs(150, streams=names))
         wait_for(lambda: commit_answered(sink))
         wait_for(lambda: sink.idle)
@@ -72,8 +72,8 @@ def test_all_streams_are_offline_after_a_clean_end(broker: Broker, protocol: str
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_streams_that_died_while_nobody_was_there_are_taken_back(broker: Broker, protocol: str) -> None:
-    """What a killed daemon left online is offline once one runs again, and online with the first output."""
+def test_streams_of_a_killed_daemon_are_set_offline(broker: Broker, protocol: str) -> None:
+    """Streams that a killed daemon left online are set offline at the next start, and online at their first output."""
     with open_sink(broker, protocol=protocol) as sink:
         sink.write(second_outputs(3, streams=("p1", "site/hall/p2", "p3")))
         wait_for(lambda: sink.idle)
@@ -85,15 +85,15 @@ def test_streams_that_died_while_nobody_was_there_are_taken_back(broker: Broker,
         wait_for(lambda: availability(broker) == {"p1": b"offline", "site/hall/p2": b"offline", "p3": b"online"})
         sink.write(second_outputs(1, streams=("p1",)))
         wait_for(lambda: availability(broker)["p1"] == b"online")
-        wait_for(lambda: sink._stale.done, what="the subscription to be given up")
+        wait_for(lambda: sink._stale.done, what="the subscription to be dropped")
         with broker.client() as peer:
             peer.publish("stream_gru/p9/availability", "online", retain=True)
         wait_for(lambda: sink.idle)
     assert availability(broker)["p9"] == b"online"
 
 
-def test_what_others_say_of_their_streams_is_left_alone(broker: Broker) -> None:
-    """A second daemon on the same broker does not take back the streams of the first, nor the status of anybody."""
+def test_statuses_of_other_daemons_are_left_alone(broker: Broker) -> None:
+    """A second daemon on the same broker changes neither the stream statuses nor the daemon status of the first."""
     keys = {"availability_topic": "stream_gru/{stream}", "status_topic": "stream_gru/first"}
     with open_sink(broker, keys, client_id="first") as first, broker.client() as peer:
         first.write(second_outputs(1, streams=("p1",)))
@@ -110,7 +110,7 @@ def test_what_others_say_of_their_streams_is_left_alone(broker: Broker) -> None:
 
 
 def test_without_availability_nothing_is_asked(broker: Broker) -> None:
-    """An empty topic: no subscription, and nothing said of streams at the end."""
+    """An empty topic: no subscription, and no stream status at the end."""
     with broker.client() as peer:
         peer.subscribe("stream_gru/#")
         with open_sink(broker, {"availability_topic": ""}) as sink:

@@ -1,4 +1,4 @@
-"""Everything breaks at random, and the sums are right afterwards."""
+"""Random faults of everything at once; the totals are right afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from stream_gru.connectors.mqtt.connection import Connection
 from stream_gru.core.types import RawMessage
-from tests.faults.test_mqtt_sink import commit_answered, hears, second_outputs, seconds
+from tests.faults.test_mqtt_sink import commit_answered, second_outputs, seconds, wait_for_rows
 from tests.faults.test_mqtt_sink import open_sink as opened_sink
 from tests.faults.test_mqtt_source import expect_nothing, message_numbers, open_source, settle, source_table
 from tests.support.brokers import Broker, Peer
@@ -24,26 +24,24 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
 def cut_connection(connection: Connection) -> None:
-    """Break the connection as a router that restarts does."""
+    """Cut the connection as a restarting router does."""
     sock = connection._client.socket()
     if isinstance(sock, socket.socket):
         try:
             sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # it was broken already
+            return  # the connection was cut already
 
 
 def freeze(broker: Broker, rng: random.Random) -> None:
-    """Let the broker hang for a while."""
+    """Freeze the broker for a while."""
     broker.freeze()
     time.sleep(2.0 * rng.random())
     broker.thaw()
 
 
 def restart(broker: Broker, peer: Peer) -> None:
-    """Stop it cleanly and start it, while the test's own publisher has nothing under way: paho mixes up what it sends
-    again.
-    """
+    """Restart it cleanly while the test's publisher has nothing in flight: paho reorders resent messages."""
     wait_for(lambda: not peer._client._out_messages)
     broker.stop()
     wait_for(lambda: not peer._client.is_connected())
@@ -53,8 +51,8 @@ def restart(broker: Broker, peer: Peer) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_each_message_is_taken_exactly_once_and_in_order(tmp_path: Path, seed: int) -> None:
-    """Cut connections, a broker that hangs or starts anew, a queue that is full: while the session lasts and the
-    process lives, every message is taken once, in order.
+    """Cut connections, a broker that freezes or restarts, a full queue: while the session lasts and the process lives,
+    every message is received once, in order.
     """
     rng = random.Random(seed)
     config = source_table(queue_size=100)
@@ -96,7 +94,7 @@ def test_each_message_is_taken_exactly_once_and_in_order(tmp_path: Path, seed: i
 
 
 def test_each_output_arrives_and_none_overtakes_another(tmp_path: Path) -> None:
-    """At least once, and by first appearance in order, whatever breaks meanwhile."""
+    """At least once, and in order of first delivery, under any fault."""
     rng = random.Random(3)
     keys = {"queue_size": 200}
     with Broker(tmp_path) as broker, broker.client() as peer:
@@ -112,6 +110,6 @@ def test_each_output_arrives_and_none_overtakes_another(tmp_path: Path) -> None:
                 else:
                     rng.choice(faults)()
             wait_for(lambda: commit_answered(sink), 60)
-            hears(peer, written)
+            wait_for_rows(peer, written)
             assert list(dict.fromkeys(seconds(peer))) == list(range(written))
             assert sink.health().failed == sink.health().dropped == 0

@@ -1,4 +1,4 @@
-"""The MQTT sink against a real broker that dies, hangs, refuses and takes only short messages."""
+"""The MQTT sink against a real broker that dies, freezes, refuses and limits the packet size."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 def open_sink(
     broker: Broker, keys: dict[str, Any] | None = None, kept: SinkCheckpoint | None = None, **options: Any
 ) -> Iterator[MqttSink]:
-    """A sink that is connected; ``keys`` of its table, ``options`` of its constructor or of the broker's table; what
-    a store has ``kept`` for it.
+    """A connected sink; ``keys`` of its table, ``options`` of its constructor or of the broker's table; what a store
+    has ``kept`` for it.
     """
     own = {key: options.pop(key) for key in ("immediate",) if key in options}
     reach = BrokerConfig(
@@ -49,21 +49,21 @@ def open_sink(
 
 
 def second_outputs(rows: int, begin: int = 0, streams: tuple[str, ...] = ("p1",)) -> PredictionBatch:
-    """So many outputs, one a second, of these streams in turn."""
+    """A number of outputs, one a second, of these streams in turn."""
     names = [streams[i % len(streams)] for i in range(rows)]
     return toy_pipeline().process(batch(names, list(range(begin, begin + rows))))
 
 
 def commit_answered(sink: MqttSink) -> bool:
-    """Commit; whether everything was answered."""
+    """Commit; return whether all rows are acknowledged."""
     sink.flush()
     sink.committed()
     return not sink.health().queued
 
 
-def hears(peer: Peer, rows: int) -> None:
-    """Wait until all these rows came.  After a freeze Mosquitto 2.0.11 may keep the last ones to itself until something
-    else happens on the connection.
+def wait_for_rows(peer: Peer, rows: int) -> None:
+    """Wait until all these rows are delivered.  After a freeze Mosquitto 2.0.11 may hold back the last ones until there
+    is other traffic on the connection.
     """
 
     def all_of_them() -> bool:
@@ -74,13 +74,13 @@ def hears(peer: Peer, rows: int) -> None:
 
 
 def seconds(peer: Peer, topic: str = "") -> list[int]:
-    """The times of the rows that were heard, in order."""
+    """The times of the received rows, in order."""
     rows = [json.loads(payload) for payload in peer.payloads(topic) if payload.startswith(b"{")]
     return [int(row["time"][17:19]) + 60 * int(row["time"][14:16]) for row in rows]
 
 
 def test_each_row_is_one_message_of_its_stream(broker: Broker) -> None:
-    """Topic, JSON, content type and an id that a consumer can use against repetitions."""
+    """Topic, JSON, content type and an id by which a consumer can drop duplicates."""
     with broker.client() as peer, open_sink(broker, {"message_expiry_s": 60}) as sink:
         peer.subscribe("stream_gru/+/prediction")
         sink.write(second_outputs(4, streams=("p1", "p2")))
@@ -102,7 +102,7 @@ def test_each_row_is_one_message_of_its_stream(broker: Broker) -> None:
 @pytest.mark.parametrize("keys", [{"qos": 0}, {"qos": 1}])
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_many_rows_arrive_once_in_order(broker: Broker, keys: dict[str, Any], protocol: str) -> None:
-    """More rows than the broker lets be under way, of either quality and protocol."""
+    """More rows than the broker's receive maximum, at either QoS and protocol version."""
     with broker.client() as peer, open_sink(broker, keys, protocol=protocol) as sink:
         peer.subscribe("stream_gru/+/prediction")
         sink.write(second_outputs(300))
@@ -111,8 +111,8 @@ def test_many_rows_arrive_once_in_order(broker: Broker, keys: dict[str, Any], pr
         assert seconds(peer) == list(range(300))
 
 
-def test_rows_written_while_the_broker_is_away_are_sent_later(broker: Broker) -> None:
-    """Nothing is lost and nothing sent twice without need; meanwhile the rows are queued."""
+def test_rows_written_while_the_broker_is_down_are_sent_later(broker: Broker) -> None:
+    """Nothing is lost and nothing resent needlessly; meanwhile the rows are queued."""
     with open_sink(broker) as sink:
         broker.stop()
         wait_for(lambda: not sink.health().connected)
@@ -121,7 +121,7 @@ def test_rows_written_while_the_broker_is_away_are_sent_later(broker: Broker) ->
         assert sink.health().queued == 50
         broker.start()
         with broker.client() as peer:
-            # The sink may be quicker than we are: it must not have lost its rows to nobody, so ask at the source.
+            # The sink may connect first: rows sent before the subscription would be lost, so check at the sink.
             wait_for(lambda: commit_answered(sink))
             peer.subscribe("stream_gru/+/prediction")
             sink.write(second_outputs(10, 50))
@@ -130,7 +130,7 @@ def test_rows_written_while_the_broker_is_away_are_sent_later(broker: Broker) ->
 
 
 def test_a_frozen_broker_loses_no_row(broker: Broker) -> None:
-    """Rows under way when the broker hangs are sent again on the next connection, in order."""
+    """Rows in flight when the broker freezes are resent on the next connection, in order."""
     with broker.client() as peer, open_sink(broker, keepalive_s=1) as sink:
         peer.subscribe("stream_gru/+/prediction")
         sink.write(second_outputs(5))
@@ -141,15 +141,15 @@ def test_a_frozen_broker_loses_no_row(broker: Broker) -> None:
         assert not commit_answered(sink)
         broker.thaw()
         wait_for(lambda: commit_answered(sink))
-        hears(peer, 65)
+        wait_for_rows(peer, 65)
         heard = seconds(peer)
         assert list(dict.fromkeys(heard)) == list(range(65))
-        # What was under way came twice: the broker had taken it in, but its answer found nobody.
+        # Rows in flight were delivered twice: the broker had received them, but its acknowledgement was lost.
         assert len(heard) <= 65 + 20
 
 
-def test_a_full_queue_says_that_it_takes_no_more(broker: Broker) -> None:
-    """With when_full = block nothing is given up and nobody waits; what is written all the same is taken."""
+def test_a_full_queue_is_not_ready(broker: Broker) -> None:
+    """With when_full = block no row is dropped and no call waits; a row written to a full queue is still accepted."""
     with broker.client() as peer, open_sink(broker, {"queue_size": 20}) as sink:
         peer.subscribe("stream_gru/+/prediction")
         broker.freeze()
@@ -160,12 +160,12 @@ def test_a_full_queue_says_that_it_takes_no_more(broker: Broker) -> None:
         broker.thaw()
         wait_for(sink.ready)
         wait_for(lambda: commit_answered(sink))
-        hears(peer, 100)
+        wait_for_rows(peer, 100)
         assert sink.health().dropped == 0
 
 
-def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
-    """With when_full = drop_oldest the loop goes on, the newest rows stay, and what was given up is counted."""
+def test_a_full_queue_can_drop_the_oldest(broker: Broker) -> None:
+    """With when_full = drop_oldest the loop continues, the newest rows stay, and dropped ones are counted."""
     keys = {"queue_size": 20, "when_full": "drop_oldest"}
     with open_sink(broker, keys) as sink:
         broker.stop()
@@ -176,7 +176,7 @@ def test_a_full_queue_can_give_up_the_oldest(broker: Broker) -> None:
         assert sink.flush().unacked[0].key.endswith("00:01:20Z")
 
 
-def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
+def test_a_broker_that_never_was_up_blocks_nothing() -> None:
     """Also before the first connection."""
     config = MqttSinkConfig(queue_size=5, when_full="drop_oldest")
     sink = MqttSink(config, BrokerConfig(url="mqtt://127.0.0.1:9", reconnect_max_delay_s=0.5), name="mqtt")
@@ -189,7 +189,7 @@ def test_a_broker_that_never_was_there_holds_up_nobody() -> None:
 
 @pytest.mark.parametrize("end", [Broker.freeze, Broker.stop], ids=["frozen", "stopped"])
 def test_closing_ends_the_thread_whatever_the_broker_does(broker: Broker, end: Callable[[Broker], None]) -> None:
-    """The queue is full, the broker says nothing: the thread has ended when close returns."""
+    """The queue is full, the broker is frozen: the thread has ended when close returns."""
     with open_sink(broker, {"queue_size": 500, "when_full": "drop_oldest"}) as sink:
         end(broker)
         sink.write(second_outputs(1000, streams=tuple(f"p{n}" for n in range(50))))
@@ -199,8 +199,8 @@ def test_closing_ends_the_thread_whatever_the_broker_does(broker: Broker, end: C
         assert not thread.is_alive()
 
 
-def test_too_long_a_row_is_refused_once_and_the_rest_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A row that the broker would cut the connection for is not sent; those behind it are."""
+def test_too_long_a_row_is_refused_once_and_the_rest_is_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A row so long that the broker would disconnect is not sent; later rows are."""
     with Broker(tmp_path, max_packet_bytes=2000) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/#")
         with open_sink(broker, {"topic": "stream_gru/{stream}/" + "x" * 100}) as sink:
@@ -216,8 +216,8 @@ def test_too_long_a_row_is_refused_once_and_the_rest_goes_on(tmp_path: Path, cap
     assert "accepts 2000 bytes at most" in caplog.text
 
 
-def test_what_the_broker_always_cuts_us_for_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A broker of MQTT 3.1.1 does not say what is too long for it: the row is found, counted, and the rest arrives."""
+def test_a_row_that_always_ends_the_connection_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broker of MQTT 3.1.1 does not announce its size limit: the row is identified and counted, the rest arrives."""
     with Broker(tmp_path, max_packet_bytes=2000) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
         with open_sink(broker, protocol="3.1.1") as sink:
@@ -240,7 +240,9 @@ def long_among_short(sink: MqttSink) -> None:
 def test_a_row_that_the_broker_answers_as_too_large_is_refused_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An answer paho does not know: that row is counted and said once, the rest arrive once over one connection."""
+    """Paho does not know this reason code: the row is counted and logged once, the rest arrive once over one
+    connection.
+    """
     with Broker(tmp_path, lines=["message_size_limit 1000"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
         with open_sink(broker) as sink:
@@ -252,10 +254,10 @@ def test_a_row_that_the_broker_answers_as_too_large_is_refused_alone(
     assert caplog.text.count("refused an output to stream_gru/p2/prediction: Packet too large") == 1
 
 
-def test_what_is_answered_in_a_way_that_is_not_understood_is_given_up(
+def test_a_row_with_an_unusable_answer_is_dropped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where an answer ends the connection from our side, again and again, the row is found as if the broker cut us."""
+    """Where paho disconnects at an answer, repeatedly, the row is identified as if the broker had disconnected."""
     monkeypatch.delattr(PahoClient, "_handle_pubackcomp")
     with Broker(tmp_path, lines=["message_size_limit 1000"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
@@ -270,8 +272,8 @@ def test_what_is_answered_in_a_way_that_is_not_understood_is_given_up(
     assert "dropped" in caplog.text
 
 
-def test_a_notice_that_the_broker_cuts_us_for_is_not_said_again(tmp_path: Path) -> None:
-    """Some brokers cut the connection for a topic that is not ours; outputs go on without the notice."""
+def test_a_notice_that_ends_the_connection_is_not_repeated(tmp_path: Path) -> None:
+    """Some brokers disconnect for a topic that is not ours; outputs continue without the notice."""
     acl = ["topic read #", "topic write stream_gru/+/prediction", "topic write stream_gru/status"]
     with Broker(tmp_path, acl=acl, lines=["max_queued_messages 0"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
@@ -282,8 +284,8 @@ def test_a_notice_that_the_broker_cuts_us_for_is_not_said_again(tmp_path: Path) 
             assert sink.health().failed == 0
 
 
-def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
-    """A broker that comes back with a smaller limit is not sent what it would cut us for."""
+def test_rows_in_flight_to_a_broker_with_a_smaller_limit(tmp_path: Path) -> None:
+    """A row beyond the smaller limit of a restarted broker is not sent."""
     roomy, narrow = tmp_path / "a", tmp_path / "b"
     roomy.mkdir()
     narrow.mkdir()
@@ -302,8 +304,8 @@ def test_rows_under_way_to_a_broker_that_now_takes_less(tmp_path: Path) -> None:
             assert sink.health().reconnects == 1
 
 
-def test_a_topic_we_may_not_write_to_is_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A refusal (access list) is final: counted, said once, and not taken for a success."""
+def test_a_refused_topic_is_counted_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal (access list) is final: counted, logged once, and not counted as a success."""
     acl = ["topic read #", "topic write stream_gru/p1/#", "topic write stream_gru/status"]
     with Broker(tmp_path, acl=acl) as broker, broker.client() as peer, open_sink(broker) as sink:
         peer.subscribe("stream_gru/#")
@@ -315,7 +317,7 @@ def test_a_topic_we_may_not_write_to_is_counted_and_told_once(tmp_path: Path, ca
 
 
 def test_a_broker_that_keeps_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without retained messages outputs come all the same; the last will is not retained then either."""
+    """Without retained messages outputs still arrive; then the last will is not retained either."""
     with Broker(tmp_path, lines=["retain_available false"]) as broker, broker.client() as peer:
         peer.subscribe("stream_gru/#")
         with open_sink(broker, {"retain": True}) as sink:
@@ -327,7 +329,7 @@ def test_a_broker_that_keeps_nothing(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_closing_waits_for_what_is_left_but_not_for_ever(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    """Rows written just before the end arrive; a frozen broker holds nobody."""
+    """Rows written just before the end are delivered; with a frozen broker closing has a time limit."""
     with broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
         with open_sink(broker) as sink:
@@ -344,8 +346,8 @@ def test_closing_waits_for_what_is_left_but_not_for_ever(broker: Broker, caplog:
     assert "3 outputs were not acknowledged" in caplog.text
 
 
-def test_a_sink_that_is_not_open_says_so() -> None:
-    """Writing needs open; flushing and closing nothing is quiet, and the constructor touches nothing."""
+def test_writing_to_a_sink_that_is_not_open_is_an_error() -> None:
+    """Writing needs open; flushing and closing without open do nothing, and the constructor has no side effects."""
     sink = MqttSink(MqttSinkConfig(), BrokerConfig(url="mqtt://127.0.0.1:1"), name="mqtt")
     with pytest.raises(SinkUnavailable, match="not open"):
         sink.write(second_outputs(1))
@@ -356,8 +358,10 @@ def test_a_sink_that_is_not_open_says_so() -> None:
     assert not sink.health().connected
 
 
-def test_home_assistant_is_told_of_each_stream_and_again_when_it_starts(broker: Broker) -> None:
-    """A retained device comes with the first output of a stream, after a reconnect, and whenever it starts anew."""
+def test_each_stream_is_announced_to_home_assistant_and_again_when_it_starts(broker: Broker) -> None:
+    """A retained discovery message is published at a stream's first output, after a reconnect, and when Home Assistant
+    restarts.
+    """
     topic = "homeassistant/device/stream_gru_p1/config"
     with broker.client() as peer, open_sink(broker, {"home_assistant": True}) as sink:
         peer.subscribe("homeassistant/device/#")

@@ -1,4 +1,4 @@
-"""The MQTT sink with a store: what is published when, what survives a kill, what an heir gets."""
+"""The MQTT sink with a store: when rows are published, what survives a kill, what a successor receives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from stream_gru.connectors.sinks.mqtt import MqttSink
 from stream_gru.core.commit_records import FlushResult, SinkCheckpoint
-from tests.faults.test_mqtt_sink import hears, open_sink, second_outputs, seconds
+from tests.faults.test_mqtt_sink import open_sink, second_outputs, seconds, wait_for_rows
 from tests.support.brokers import Broker
 from tests.support.requirements import needs_mosquitto
 from tests.support.waiting import wait_for
@@ -15,14 +15,14 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
 def kill_sink(sink: MqttSink) -> None:
-    """End the connection as a killed process would: without a word."""
+    """Cut the connection as a killed process would, without DISCONNECT."""
     sink.connection._disconnect = lambda: None  # type: ignore[method-assign]
     sink.connection.close()
 
 
 def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
-    """Nothing is published before it is stored; what was stored and not answered is published by the next process,
-    first and with its old id; what was answered is told.
+    """Nothing is published before it is stored; rows stored and not acknowledged are published by the next process,
+    first and with their old ids; acknowledged ones are reported.
     """
     with broker.client() as peer:
         peer.subscribe("stream_gru/+/prediction")
@@ -43,17 +43,17 @@ def test_rows_wait_for_their_commit_and_survive_a_kill(broker: Broker) -> None:
         with open_sink(broker, kept=SinkCheckpoint(unacked=second.unacked, last_number=60)) as sink:
             sink.write(second_outputs(5, 60))
             wait_for(lambda: sink.health().queued == 5)
-            told = sink.flush()
-            assert list(told.acked) == list(range(31, 61))
-            assert [row.number for row in told.unacked] == list(range(61, 66))
+            result = sink.flush()
+            assert list(result.acked) == list(range(31, 61))
+            assert [row.number for row in result.unacked] == list(range(61, 66))
             assert max(seconds(peer)) < 60
             sink.committed()
-            hears(peer, 65)
+            wait_for_rows(peer, 65)
         assert len({str(message.properties.UserProperty) for message in peer.heard}) == 65  # type: ignore[union-attr]
 
 
 def test_immediate_rows_do_not_wait_for_a_commit(broker: Broker) -> None:
-    """What was answered before the commit is not stored at all."""
+    """Rows acknowledged before the commit are not stored at all."""
     with broker.client() as peer, open_sink(broker, kept=SinkCheckpoint(), immediate=True) as sink:
         peer.subscribe("stream_gru/+/prediction")
         sink.write(second_outputs(10))
@@ -62,8 +62,8 @@ def test_immediate_rows_do_not_wait_for_a_commit(broker: Broker) -> None:
         assert sink.flush() == FlushResult(unacked=[], acked=())
 
 
-def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker) -> None:
-    """On the old topics, under the old numbers, before its own; what was not stored yet is stored first."""
+def test_a_successor_publishes_remaining_rows_on_their_topics(broker: Broker) -> None:
+    """On the old topics, under the old numbers, before its own rows; rows not yet stored are stored first."""
     with broker.client() as peer, open_sink(broker, {"topic": "old/{stream}"}, SinkCheckpoint(), keepalive_s=1) as old:
         peer.subscribe("old/+")
         peer.subscribe("new/+")
@@ -85,12 +85,12 @@ def test_an_heir_publishes_what_was_left_where_it_was_meant_to_go(broker: Broker
                 (3, "old/p1"), (4, "old/p1"), (5, "new/p1")
             ]  # fmt: skip
             heir.committed()
-            hears(peer, 5)
+            wait_for_rows(peer, 5)
             wait_for(lambda: [message.topic for message in peer.heard][-1:] == ["new/p1"])
 
 
 def test_the_last_flush_comes_after_the_end(broker: Broker) -> None:
-    """What was confirmed while closing is told to the last commit, so that it is not sent again."""
+    """Rows acknowledged during close are reported to the last commit, so they are not resent."""
     with open_sink(broker, kept=SinkCheckpoint()) as sink:
         sink.write(second_outputs(20))
         sink.flush()

@@ -1,4 +1,4 @@
-"""The MQTT source against a real broker: what comes, what is acknowledged, what cannot be used."""
+"""The MQTT source against a real broker: received messages, acknowledgements, unusable messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
 def broker_settings(broker: Broker, **keys: Any) -> BrokerConfig:
-    """How to reach it, with everything quick."""
+    """The broker's address, with short timeouts."""
     return BrokerConfig(
         **{"url": broker.url, "client_id": "daemon", "reconnect_max_delay_s": 0.5, "keepalive_s": 2, **keys}
     )
@@ -45,7 +45,7 @@ def open_source(
 ) -> Iterator[Any]:
     """A source that is connected and subscribed; killed, as a process is, when the test leaves it open.
 
-    ``stored``: the number of the last message that was committed before, and its packets.
+    ``stored``: the number of the last committed message, and its packets.
     """
     source = MqttSource(config or source_table(), broker_settings(broker, **keys), name="mqtt", state_dir=state_dir)
     source.resume(stored[1])
@@ -59,13 +59,13 @@ def open_source(
 
 
 def crash(source: MqttSource) -> None:
-    """Cut the connection as a killed process would: no acknowledgements, no goodbye."""
+    """Cut the connection as a killed process would: no acknowledgements, no DISCONNECT."""
     source.connection._disconnect = lambda: None  # type: ignore[method-assign]
     source.close()
 
 
 def receive(source: MqttSource, count: int, timeout_s: float = 20.0) -> list[RawMessage]:
-    """Exactly so many messages, and no more that come with them."""
+    """Exactly this many messages; no more are waiting."""
     got: list[RawMessage] = []
 
     def enough() -> bool:
@@ -78,7 +78,7 @@ def receive(source: MqttSource, count: int, timeout_s: float = 20.0) -> list[Raw
 
 
 def message_numbers(messages: list[RawMessage]) -> list[int]:
-    """What the messages say."""
+    """The values of the messages."""
     return [int(message.payload) for message in messages]
 
 
@@ -88,16 +88,16 @@ def texts(count: int, begin: int = 0) -> list[str]:
 
 
 def commit_message(source: MqttSource, message: RawMessage) -> None:
-    """Acknowledge up to a message, and wait until the broker has been told."""
+    """Acknowledge up to a message, and wait until the broker has the acknowledgement."""
     assert message.position is not None
     source.commit(message.position)
     settle(source)
 
 
 def settle(source: MqttSource) -> None:
-    """Wait until the broker has handled all acknowledgements, also of what it sends again after a reconnect.
+    """Wait until the broker has handled all acknowledgements, also of messages redelivered after a reconnect.
 
-    It answers in order: with the first answer all that was sent again is here, with the second one acknowledged.
+    It answers in order: after the first answer all redelivered messages are here, after the second one acknowledged.
     """
     connection = source.connection
 
@@ -109,7 +109,7 @@ def settle(source: MqttSource) -> None:
 
 
 def answer(connection: Connection) -> bool:
-    """Have the thread of the connection do all it has to do, and then ask the broker something."""
+    """Run all pending work of the connection's thread, then make a round trip to the broker."""
     answered = threading.Event()
     client = connection._client
     usual = client.on_unsubscribe
@@ -128,13 +128,13 @@ def answer(connection: Connection) -> bool:
 
 
 def expect_nothing(source: MqttSource, peer: Peer, topic: str = "sensors/p1/data") -> None:
-    """Nothing waits before a message sent now."""
+    """No message is queued before one sent now."""
     peer.publish(topic, "999")
     assert message_numbers(receive(source, 1)) == [999]
 
 
 def test_messages_come_in_order_with_stream_channel_and_position(broker: Broker) -> None:
-    """Each message says when it came, of which stream and channel it is, and where it stands."""
+    """Each message has its arrival time, stream, channel and position."""
     config = source_table(topics=["site/{area}/{device}/{channel}"])
     with open_source(broker, config) as source, broker.client() as peer:
         peer.publish("site/a/p1/flow", "1", "2")
@@ -147,7 +147,7 @@ def test_messages_come_in_order_with_stream_channel_and_position(broker: Broker)
 
 
 def test_the_bell_rings_for_each_message(broker: Broker) -> None:
-    """The loop can sleep until there is something to do."""
+    """The loop can sleep until a message arrives."""
     rung: list[int] = []
     source = MqttSource(source_table(), broker_settings(broker), name="mqtt", wakeup=lambda: rung.append(1))
     source.open(None)
@@ -160,7 +160,7 @@ def test_the_bell_rings_for_each_message(broker: Broker) -> None:
 
 
 def test_what_was_not_committed_comes_again(broker: Broker) -> None:
-    """A killed daemon that committed nothing gets everything again, one that committed gets the rest."""
+    """A killed daemon that committed nothing gets everything again; one that committed gets the rest."""
     with broker.client() as peer:
         with open_source(broker) as source:
             peer.publish("sensors/p1/data", *texts(10))
@@ -177,8 +177,8 @@ def test_what_was_not_committed_comes_again(broker: Broker) -> None:
             expect_nothing(source, peer)
 
 
-def test_the_broker_keeps_what_comes_while_nobody_is_there(broker: Broker) -> None:
-    """A clean stop leaves the session; nothing published meanwhile is lost."""
+def test_the_broker_keeps_messages_while_no_client_is_connected(broker: Broker) -> None:
+    """A clean stop leaves the session; messages published meanwhile are kept."""
     with broker.client() as peer:
         with open_source(broker) as source:
             source.close()
@@ -189,8 +189,8 @@ def test_the_broker_keeps_what_comes_while_nobody_is_there(broker: Broker) -> No
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_what_was_committed_but_not_acknowledged_is_not_taken_twice(broker: Broker, protocol: str) -> None:
-    """Killed between the transaction and the acknowledgement: the next process knows the packets, acknowledges them,
-    counts them, and numbers what is new where the last one ended.
+    """Killed between the transaction and the acknowledgement: the next process recognises the packets, acknowledges and
+    counts them, and continues the numbering.
     """
     with broker.client() as peer:
         with open_source(broker, protocol=protocol) as source:
@@ -212,7 +212,7 @@ def test_what_was_committed_but_not_acknowledged_is_not_taken_twice(broker: Brok
 
 
 def test_without_the_packets_it_would_be(broker: Broker) -> None:
-    """The test above can fail: a process that knows nothing takes everything again."""
+    """The test above can fail: a process without the stored packets applies everything again."""
     with broker.client() as peer:
         with open_source(broker) as source:
             peer.publish("sensors/p1/data", *texts(10))
@@ -223,7 +223,7 @@ def test_without_the_packets_it_would_be(broker: Broker) -> None:
 
 
 def test_mqtt_3_1_1_has_the_same_promise(broker: Broker) -> None:
-    """The older protocol keeps the session and the acknowledgements too."""
+    """MQTT 3.1.1 keeps the session and the acknowledgements too."""
     with broker.client() as peer:
         with open_source(broker, protocol="3.1.1") as source:
             assert source.max_inflight == 20
@@ -234,7 +234,7 @@ def test_mqtt_3_1_1_has_the_same_promise(broker: Broker) -> None:
 
 
 def test_faults_are_handed_on_and_acknowledged(broker: Broker) -> None:
-    """What cannot be used is a fault with a position, so that it is counted once and does not come again."""
+    """An unusable message is a fault with a position, so it is counted once and not redelivered."""
     with broker.client() as peer:
         peer.publish("sensors/p0/data", "old", retain=True)
         config = source_table(topics=["sensors/{stream}/data", "others/x"], max_payload_bytes=100)
@@ -256,7 +256,7 @@ def test_faults_are_handed_on_and_acknowledged(broker: Broker) -> None:
 
 
 def test_retained_messages_can_be_wanted(broker: Broker) -> None:
-    """With accept_retained = true they are samples like others, once for each new subscription."""
+    """With accept_retained = true they are samples like others, once per new subscription."""
     with broker.client() as peer:
         peer.publish("sensors/p0/data", "5", retain=True)
         config = source_table(accept_retained=True)
@@ -269,7 +269,7 @@ def test_retained_messages_can_be_wanted(broker: Broker) -> None:
 
 
 def test_messages_without_acknowledgement_are_counted(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    """QoS 0 has no promise, which is said once and counted."""
+    """QoS 0 has no guarantee; this is logged once and counted."""
     with open_source(broker) as source, broker.client() as peer:
         peer.publish("sensors/p1/data", *texts(3), qos=0)
         got = receive(source, 3)
@@ -280,7 +280,7 @@ def test_messages_without_acknowledgement_are_counted(broker: Broker, caplog: py
 
 @pytest.mark.parametrize("stall_s", [0.0, 2.5])
 def test_a_full_queue_makes_the_broker_wait(broker: Broker, stall_s: float) -> None:
-    """Nothing is lost, doubled or put in disorder when the loop is behind, even for longer than the keep-alive."""
+    """Nothing is lost, duplicated or reordered when the loop falls behind, even for longer than the keep-alive."""
     config = source_table(queue_size=10, queue_bytes=100_000)
     with open_source(broker, config, keepalive_s=1, receive_maximum=50) as source:
         with broker.client() as peer:
@@ -302,7 +302,7 @@ def test_a_full_queue_makes_the_broker_wait(broker: Broker, stall_s: float) -> N
 
 
 def test_other_topics_on_the_same_connection(broker: Broker) -> None:
-    """A reload subscribes to what is new and drops what is gone; other keys need another source."""
+    """A reload subscribes to new topics and unsubscribes from removed ones; other keys need another source."""
     with open_source(broker) as source, broker.client() as peer:
         assert source.update(source_table(topics=["rooms/{stream}/data"]))
         wait_for(lambda: source._subscriptions._granted == {"rooms/+/data"})
@@ -313,8 +313,8 @@ def test_other_topics_on_the_same_connection(broker: Broker) -> None:
         assert not source.update(source_table(topics=["rooms/{stream}/data"], qos=0))
 
 
-def test_a_subscription_that_nobody_wants_any_more_is_dropped(broker: Broker, tmp_path: Path) -> None:
-    """The session remembers filters of an earlier configuration; the file beside it says which."""
+def test_an_obsolete_subscription_is_dropped(broker: Broker, tmp_path: Path) -> None:
+    """The session keeps filters of an earlier configuration; the file beside it lists them."""
     with open_source(broker, source_table(topics=["sensors/{stream}/data", "rooms/x"]), str(tmp_path)) as source:
         wait_for((tmp_path / "mqtt-daemon-source-mqtt.json").exists)
         source.close()
@@ -327,7 +327,7 @@ def test_a_subscription_that_nobody_wants_any_more_is_dropped(broker: Broker, tm
 def test_a_file_of_subscriptions_that_is_damaged_only_warns(
     broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Everything is subscribed to anew at each start, so that the file is needed for nothing vital."""
+    """Every start subscribes to everything, so the file is not essential."""
     (tmp_path / "mqtt-daemon-source-mqtt.json").write_text("[")
     with open_source(broker, state_dir=str(tmp_path)) as source, broker.client() as peer:
         expect_nothing(source, peer)
@@ -337,10 +337,8 @@ def test_a_file_of_subscriptions_that_is_damaged_only_warns(
         assert "cannot be written" in caplog.text
 
 
-def test_a_refused_subscription_is_told(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    """The broker's reason stands in the log, the source does not count as connected, and asks again on the next
-    connection.
-    """
+def test_a_refused_subscription_is_logged(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """The broker's reason is logged, the source does not count as connected, and it retries on the next connection."""
     with open_source(broker) as source:
         source._subscriptions._granted.clear()
         source._subscriptions._subscribing[7] = ("sensors/+/data",)
@@ -351,8 +349,8 @@ def test_a_refused_subscription_is_told(broker: Broker, caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("sent", [0, 1])
-def test_nothing_for_a_minute_is_told_once(broker: Broker, caplog: pytest.LogCaptureFixture, sent: int) -> None:
-    """A broker may grant a subscription and hold its messages back; where one has come, nothing is said."""
+def test_a_minute_without_messages_is_logged_once(broker: Broker, caplog: pytest.LogCaptureFixture, sent: int) -> None:
+    """A broker may grant a subscription and withhold its messages; once a message has arrived, nothing is logged."""
     now = [100.0]
     source = MqttSource(source_table(), broker_settings(broker), name="mqtt", clock=lambda: now[0])
     source.open(None)
@@ -369,7 +367,7 @@ def test_nothing_for_a_minute_is_told_once(broker: Broker, caplog: pytest.LogCap
 
 
 def test_a_topic_that_is_not_text_is_a_fault(broker: Broker) -> None:
-    """Brokers should not let it through; when one does, the message is counted and acknowledged."""
+    """Brokers should not forward it; if one does, the message is counted and acknowledged."""
     source = MqttSource(source_table(), broker_settings(broker), name="mqtt")
     message = MQTTMessage(1, b"sensors/\xff/data")
     message.qos, message.payload = 1, b"1"
@@ -381,7 +379,7 @@ def test_a_topic_that_is_not_text_is_a_fault(broker: Broker) -> None:
 
 
 def test_what_the_broker_lets_through_can_be_read(tmp_path: Path) -> None:
-    """Its limits are known once we are connected."""
+    """The broker's limits are known after the connection."""
     lines = ["max_inflight_messages 7", "retain_available false"]
     with Broker(tmp_path, max_packet_bytes=5000, lines=lines) as broker, open_source(broker) as source:
         limits = source.connection.limits

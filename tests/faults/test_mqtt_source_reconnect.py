@@ -1,4 +1,4 @@
-"""The MQTT source and a broker that is away, comes back, hangs, forgets, or lets somebody else take our place."""
+"""The MQTT source and a broker that is down, returns, freezes, loses the session, or gives it to another client."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.servers, needs_mosquitto]
 def test_a_broker_that_comes_back_with_its_sessions(
     broker: Broker, end: Callable[[Broker], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is lost and nothing taken twice: what we hold and the broker sends again is known to be the same."""
+    """Nothing is lost or applied twice: messages held here and redelivered by the broker are recognised as the same."""
     with caplog.at_level(logging.INFO), open_source(broker) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(20))
@@ -56,16 +56,16 @@ def test_a_broker_that_comes_back_with_its_sessions(
         commit_message(source, more[-1])
         assert source.health().reconnects == 1
         assert source.health().sessions_lost == 0
-    said = [record.message for record in caplog.records if "daemon" in record.message]
-    assert ["connected (" in said[0], "subscribed to 1 topics (daemon-source-mqtt)" in said[1]] == [True, True]
-    assert [" lost (" in said[2], "connected again" in said[-1]] == [True, True]
-    assert len(said) <= 5
+    lines = [record.message for record in caplog.records if "daemon" in record.message]
+    assert ["connected (" in lines[0], "subscribed to 1 topics (daemon-source-mqtt)" in lines[1]] == [True, True]
+    assert [" lost (" in lines[2], "connected again" in lines[-1]] == [True, True]
+    assert len(lines) <= 5
     with open_source(broker) as source, broker.client() as peer:
         expect_nothing(source, peer)
 
 
 def saved(broker: Broker) -> bool:
-    """Whether the broker has had time to write its sessions: it does so every second when something changed."""
+    """Whether the broker has had time to write its sessions: it does so every second after a change."""
     with broker.client() as peer:
         before = broker._store.stat().st_mtime_ns
         peer.publish("other", "x", retain=True)
@@ -74,7 +74,7 @@ def saved(broker: Broker) -> bool:
 
 
 def test_a_frozen_broker_is_left_and_found_again(broker: Broker) -> None:
-    """A broker that hangs for longer than the keep-alive loses us nothing."""
+    """A broker frozen longer than the keep-alive loses no message."""
     with open_source(broker, keepalive_s=1) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(10))
@@ -95,7 +95,7 @@ def test_a_frozen_broker_is_left_and_found_again(broker: Broker) -> None:
 
 
 def test_closing_does_not_wait_for_a_frozen_broker(broker: Broker) -> None:
-    """A daemon that shall end ends."""
+    """Close returns at once."""
     with open_source(broker) as source:
         broker.freeze()
         thread = source.connection._thread
@@ -104,7 +104,7 @@ def test_closing_does_not_wait_for_a_frozen_broker(broker: Broker) -> None:
 
 
 def test_a_lost_session_is_counted_and_old_acknowledgements_stay_away(broker: Broker) -> None:
-    """With a new session packet identifiers begin anew: an old acknowledgement must not hit a new message."""
+    """In a new session packet identifiers restart: an old acknowledgement must not match a new message."""
     with open_source(broker) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(5))
@@ -126,7 +126,7 @@ def test_a_lost_session_is_counted_and_old_acknowledgements_stay_away(broker: Br
 
 
 def test_a_late_acknowledgement_would_be_seen(broker: Broker) -> None:
-    """The test above can fail: acknowledging by bare identifier does lose messages."""
+    """The test above can fail: acknowledging by bare identifier loses messages."""
     with open_source(broker) as source:
         with broker.client() as peer:
             peer.publish("sensors/p1/data", *texts(3))
@@ -137,8 +137,8 @@ def test_a_late_acknowledgement_would_be_seen(broker: Broker) -> None:
         expect_nothing(source, peer)
 
 
-def test_a_session_lost_while_we_were_away_is_counted(broker: Broker, tmp_path: Path) -> None:
-    """What the session was subscribed to is kept beside: its absence at the next start is a loss."""
+def test_a_session_lost_while_the_client_was_down_is_counted(broker: Broker, tmp_path: Path) -> None:
+    """The subscriptions of a session are stored in a file: a missing session at the next start is a loss."""
     with open_source(broker, state_dir=str(tmp_path)) as source:
         assert source.health().sessions_lost == 0
         source.close()
@@ -150,14 +150,14 @@ def test_a_session_lost_while_we_were_away_is_counted(broker: Broker, tmp_path: 
         expect_nothing(source, peer)
 
 
-def test_a_second_daemon_with_our_name_is_told_of(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    """Two clients of one name throw each other out; where the broker does not say why, we say what it may be."""
+def test_a_second_daemon_with_the_same_client_id_is_logged(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """Two clients with one id disconnect each other; where the broker gives no reason, the log names the likely one."""
     with open_source(broker), open_source(broker):
         wait_for(lambda: "another client connects as 'daemon-source-mqtt'" in caplog.text)
 
 
 def test_a_broker_that_is_restarted_is_no_second_daemon(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    """Where connecting failed in between, the broker was away and nobody has thrown us out."""
+    """Where a connection attempt failed in between, the broker was down; no other client is suspected."""
     with open_source(broker) as source:
         for n in range(1, 7):
             broker.kill()
@@ -169,7 +169,7 @@ def test_a_broker_that_is_restarted_is_no_second_daemon(broker: Broker, caplog: 
 
 
 def test_connected_means_subscribed(broker: Broker) -> None:
-    """What is published as soon as the source says that it is connected arrives; after a lost session too."""
+    """A message published once the source reports connected arrives; after a lost session too."""
     source = MqttSource(source_table(), broker_settings(broker), name="mqtt")
     answers: list[bool] = []
     subscribed = source._subscriptions.subscribed
@@ -196,8 +196,8 @@ def test_connected_means_subscribed(broker: Broker) -> None:
     crash(source)
 
 
-def test_being_thrown_out_twice_ends_the_attempts(broker: Broker) -> None:
-    """A broker that says why (0x8E) is believed at the second time; `poll` tells what to do."""
+def test_a_second_session_takeover_ends_the_attempts(broker: Broker) -> None:
+    """At the second 0x8E (session taken over) the source stops reconnecting; `poll` raises the next step."""
     with open_source(broker) as source:
         thread = source.connection._thread
 
@@ -217,7 +217,7 @@ def test_being_thrown_out_twice_ends_the_attempts(broker: Broker) -> None:
 
 
 def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
-    """Opening does not wait, and everything begins once the broker is there."""
+    """Opening does not wait, and the source starts once the broker is up."""
     broker = Broker(tmp_path)
     source = MqttSource(source_table(), broker_settings(broker), name="mqtt")
     source.open(None)

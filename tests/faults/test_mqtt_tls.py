@@ -1,4 +1,4 @@
-"""Who gets in: certificates of both sides, users and passwords, and what is said when somebody does not."""
+"""Authentication: certificates of both sides, users and passwords, and the errors of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCE_TABLE = MqttSourceConfig(topics=["sensors/{stream}/data"], format="json")
 
 @contextmanager
 def mqtt_source(**keys: Any) -> Iterator[MqttSource]:
-    """A source that tries to get in."""
+    """A source that tries to connect."""
     source = MqttSource(SOURCE_TABLE, BrokerConfig(**{"reconnect_max_delay_s": 0.3, **keys}), name="mqtt")
     source.open(None)
     try:
@@ -35,23 +35,23 @@ def mqtt_source(**keys: Any) -> Iterator[MqttSource]:
 
 
 def gets_in(source: MqttSource) -> None:
-    """It is connected."""
+    """Wait until it is connected."""
     wait_for(lambda: source.health().connected)
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """Who signs."""
+    """The certificate authority."""
     return Authority(tmp_path)
 
 
 def secured(folder: Path, authority: Authority, host: str = "127.0.0.1", **options: Any) -> Broker:
-    """A broker whose certificate is made out to ``host``."""
+    """A broker whose certificate names ``host``."""
     return Broker(folder, tls=(authority.file, *authority.issue("server", host)), **options)
 
 
 def test_a_broker_with_a_certificate_of_our_authority(tmp_path: Path, authority: Authority) -> None:
-    """Messages come through TLS, also many at once."""
+    """Messages are received over TLS, also many at once."""
     with secured(tmp_path, authority) as broker, mqtt_source(url=broker.url, ca_file=str(authority.file)) as source:
         gets_in(source)
         wait_for(lambda: source._subscriptions._granted)
@@ -73,7 +73,9 @@ def test_a_broker_with_a_certificate_of_our_authority(tmp_path: Path, authority:
 def test_a_broker_that_is_not_who_it_should_be_is_refused(
     tmp_path: Path, authority: Authority, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another host in the certificate, another authority, or only those of the system: no connection, and told why."""
+    """Another host in the certificate, another authority, or only the system's authorities: no connection, and the
+    reason is logged.
+    """
     host = "other.example" if wrong == "host" else "127.0.0.1"
     ca_file = {"host": authority.file, "authority": Authority(tmp_path, "stranger").file, "system": ""}[wrong]
     with secured(tmp_path, authority, host) as broker, mqtt_source(url=broker.url, ca_file=str(ca_file)) as source:
@@ -86,7 +88,7 @@ def test_a_broker_that_is_not_who_it_should_be_is_refused(
 def test_not_looking_at_the_certificate_is_warned_of(
     tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Insecure_skip_verify lets anybody be the broker, and says so at each start."""
+    """Insecure_skip_verify accepts any broker and logs a warning at each start."""
     broker = secured(tmp_path, authority, "other.example")
     with broker, mqtt_source(url=broker.url, insecure_skip_verify=True) as source:
         gets_in(source)
@@ -94,7 +96,9 @@ def test_not_looking_at_the_certificate_is_warned_of(
 
 
 def test_a_client_certificate(tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
-    """A broker that wants one lets in who shows it; one that is renewed on disk is used at the next attempt."""
+    """A broker that requires one accepts a client that presents it; a certificate renewed on disk is used at the next
+    attempt.
+    """
     certificate, key = authority.issue("client")
     good = certificate.read_bytes(), key.read_bytes()
     strange_certificate, strange_key = Authority(tmp_path, "stranger").issue("impostor")
@@ -113,8 +117,8 @@ def test_a_client_certificate(tmp_path: Path, authority: Authority, caplog: pyte
             gets_in(source)
 
 
-def test_files_that_are_missing_or_wrong_are_told_at_the_start(tmp_path: Path, authority: Authority) -> None:
-    """Which file, and what should be in it."""
+def test_files_that_are_missing_or_wrong_are_errors_at_the_start(tmp_path: Path, authority: Authority) -> None:
+    """The error names the file and its expected content."""
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("nonsense")
     for keys, words in (
@@ -131,7 +135,7 @@ def test_files_that_are_missing_or_wrong_are_told_at_the_start(tmp_path: Path, a
 
 @pytest.mark.parametrize("keys", [{}, {"ca_file": "authority"}, {"insecure_skip_verify": True}])
 def test_old_tls_is_not_spoken(authority: Authority, keys: dict[str, Any]) -> None:
-    """Whatever else is configured: 1.2 at least, and names and certificates are looked at unless told otherwise."""
+    """With any configuration: TLS 1.2 or later, and names and certificates are verified unless configured otherwise."""
     given = {**keys, **({"ca_file": str(authority.file)} if "ca_file" in keys else {})}
     context = tls_context(BrokerConfig(url="mqtts://h", **given))
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
@@ -141,7 +145,7 @@ def test_old_tls_is_not_spoken(authority: Authority, keys: dict[str, Any]) -> No
 
 
 def test_a_key_that_others_can_read_is_refused(authority: Authority) -> None:
-    """At the start, with what to do about it."""
+    """At the start, with the command that fixes it."""
     certificate, key = authority.issue("client")
     key.chmod(0o644)
     with pytest.raises(ConfigError, match=r"client\.key: expected a secret .* got mode 0644; run: chmod 600"):
@@ -151,7 +155,7 @@ def test_a_key_that_others_can_read_is_refused(authority: Authority) -> None:
 def test_a_renewed_authority_is_used_at_the_next_attempt(
     tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The file is read anew for each connection."""
+    """The file is read for each connection."""
     trusted = tmp_path / "trusted.pem"
     trusted.write_bytes(Authority(tmp_path, "stranger").file.read_bytes())
     with secured(tmp_path, authority) as broker, mqtt_source(url=broker.url, ca_file=str(trusted)) as source:
@@ -161,7 +165,7 @@ def test_a_renewed_authority_is_used_at_the_next_attempt(
 
 
 def test_user_and_password(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A wrong password is told and tried again: it is read anew each time, so that a corrected one works."""
+    """A wrong password is logged and retried: the file is read each time, so a corrected password works."""
     secret = tmp_path / "secret"
     secret.write_text("wrong\n")
     secret.chmod(0o600)
@@ -182,7 +186,7 @@ def test_user_and_password(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_a_password_in_plain_text_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """On the way to another machine anybody can read it; on this one, or with TLS, nobody."""
+    """A warning for another machine without TLS; none on this machine or with TLS."""
     secret = {"password_file": "p"}
     for url in ("mqtt://localhost", "mqtt://[::1]:1884", "mqtts://gateway.example"):
         log_risks(BrokerConfig(url=url, **secret))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Commands, silence, availability and channels that arrive apart, with a real broker and a real daemon."""
+"""Commands, idle streams, availability and channels that arrive separately, with a real broker and a real daemon."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ listen = "127.0.0.1:0"
 
 
 class OperatedDaemon:
-    """A daemon with its broker and somebody who sends and listens."""
+    """A daemon with its broker, a publisher and a subscriber."""
 
     def __init__(self, daemon: Running, peer: Peer) -> None:
         self.daemon, self.peer = daemon, peer
@@ -76,11 +76,11 @@ class OperatedDaemon:
         self.peer.publish("sensors/dev-0/data", *(json.dumps(next(self.rows)) for _ in range(count)))
 
     def predictions(self, stream: str = "dev-0") -> list[dict[str, object]]:
-        """What was predicted for a stream."""
+        """The predictions of a stream."""
         return [json.loads(one) for one in self.peer.payloads(f"stream_gru/{stream}/prediction")]
 
     def post(self, action: str, body: object, token: str = TOKEN) -> tuple[int, dict[str, object]]:
-        """Ask over HTTP."""
+        """Send an HTTP request."""
         request = urllib.request.Request(  # noqa: S310 - loopback
             f"{self.daemon.address}/api/v1/{action}",
             json.dumps(body).encode(),
@@ -100,7 +100,7 @@ class OperatedDaemon:
 
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[OperatedDaemon]:
-    """A daemon that has seen three samples."""
+    """A daemon that has processed three samples."""
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "token").chmod(0o600)
     config = tmp_path / "gateway.toml"
@@ -118,9 +118,9 @@ def system(tmp_path: Path) -> Iterator[OperatedDaemon]:
 
 
 def test_commands_over_http(system: OperatedDaemon) -> None:
-    """Reset, pause and resume are answered, carried out, counted and visible; without the token nothing happens."""
+    """Reset, pause and resume are answered, executed, counted and visible; without the token nothing happens."""
     assert system.post("reset", {"stream": "dev-0"}, token="guess")[0] == 401  # noqa: S106
-    assert system.post("reset", {"stream": "nobody"})[0] == 404
+    assert system.post("reset", {"stream": "unknown"})[0] == 404
     assert system.post("reset", {"stream": "dev-0"})[0] == 200
     system.send()
     wait_for(lambda: len(system.predictions()) == 4)
@@ -139,7 +139,7 @@ def test_commands_over_http(system: OperatedDaemon) -> None:
 
 
 def test_commands_over_mqtt(system: OperatedDaemon) -> None:
-    """The answer comes on the response topic with the request's correlation data."""
+    """The answer is published on the response topic with the request's correlation data."""
     system.peer.subscribe("answers/mine")
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ResponseTopic, properties.CorrelationData = "answers/mine", b"7"
@@ -165,7 +165,7 @@ def test_commands_on_the_command_line(system: OperatedDaemon, tmp_path: Path) ->
 
 
 def test_a_stream_that_stops_is_noticed_and_comes_back(system: OperatedDaemon) -> None:
-    """Status, metric and availability say that it is silent; with the next sample all of them say that it is back."""
+    """Status, metric and availability report it idle; at the next sample all of them report it active."""
     topic = "stream_gru/dev-0/availability"
     assert wait_for(lambda: system.peer.payloads(topic))[-1] == b"online"
     wait_for(lambda: system.daemon.metric("stream_gru_streams_idle") == 1)

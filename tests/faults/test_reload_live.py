@@ -1,4 +1,4 @@
-"""SIGHUP, with a real broker and a real daemon: what is taken, what is kept, what is refused."""
+"""SIGHUP, with a real broker and a real daemon: what is accepted, what is kept, what is rejected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.servers, needs_mosquitto]
 
 
-# It runs bundles that have no flatbuffer, too.
+# Bundles without a flatbuffer need it, too.
 NUMPY = 'engine = "numpy"'
 SECURE_SINK = """
 [[broker]]
@@ -43,13 +43,13 @@ format = "json"
 
 
 def with_named_broker(text: str) -> str:
-    """The configuration for a file that has several brokers."""
+    """The configuration as the file's content, with a list of brokers."""
     return text.replace('type = "mqtt"', 'type = "mqtt"\nbroker = "broker"')
 
 
 @dataclass
 class ReloadableDaemon:
-    """A running daemon with its broker, a device that speaks to it, and somebody who listens."""
+    """A running daemon with its broker, a device that publishes, and a subscriber."""
 
     daemon: Running
     broker: Broker
@@ -66,7 +66,7 @@ class ReloadableDaemon:
         return mqtt_config(self.broker.url, bundle=bundle, run=NUMPY)
 
     def send(self, count: int, topic: str = "sensors/dev-0/data") -> list[dict[str, object]]:
-        """Send the next records of the device and return what was predicted from them."""
+        """Send the next records of the device and return their predictions."""
         rows = pump_records(1, 200)["dev-0"][self.sent : self.sent + count]
         before = len(self.predictions())
         self.sent += count
@@ -75,11 +75,11 @@ class ReloadableDaemon:
         return self.predictions()[before:]
 
     def predictions(self) -> list[dict[str, object]]:
-        """All that were heard."""
+        """All received messages."""
         return [json.loads(m.payload) for m in list(self.peer.heard) if m.topic.endswith("/prediction")]
 
     def reload(self) -> bool:
-        """Send SIGHUP and return whether the configuration was taken."""
+        """Send SIGHUP and return whether the configuration was accepted."""
         before = {result: self._reloads(result) for result in ("ok", "rejected")}
         self.daemon.hang_up()
         done = wait_for(lambda: [one for one, n in before.items() if self._reloads(one) > n], what="the reload")
@@ -122,14 +122,14 @@ def other_bundle(folder: Path) -> Path:
 
 
 def test_an_unchanged_configuration_changes_nothing(system: ReloadableDaemon) -> None:
-    """States are kept, connections stay."""
+    """States are kept, connections stay open."""
     assert system.reload()
     assert [(row["reset"], row["steps"]) for row in system.send(2)] == [(None, 6), (None, 7)]
     assert system.daemon.text().count("connected (gateway-source-mqtt)") == 1
 
 
 def test_a_mistake_is_not_taken(system: ReloadableDaemon) -> None:
-    """Syntax, keys, bundles, addresses, secrets, ports: the old one goes on untouched, the log says what is wrong."""
+    """Syntax, keys, bundles, addresses, secrets, ports: the old configuration stays, the log names the error."""
     wrong = {
         "[run\n": "not valid TOML",
         system.text().replace("engine", "engien"): 'did you mean "engine"?',
@@ -155,7 +155,7 @@ def test_a_mistake_is_not_taken(system: ReloadableDaemon) -> None:
 
 
 def test_another_model_resets_every_stream(system: ReloadableDaemon) -> None:
-    """The next sample says so, with the other model's id; back to the first one, it is so again."""
+    """The next sample shows the reset, with the other model's id; so it does on the way back to the first model."""
     before = system.send(1)[0]
     system.write(system.text(other_bundle(system.folder)))
     assert system.reload()
@@ -166,7 +166,7 @@ def test_another_model_resets_every_stream(system: ReloadableDaemon) -> None:
 
 
 def test_topics_are_changed_by_difference(system: ReloadableDaemon) -> None:
-    """A new topic is heard and an old one is not, over the same connection."""
+    """A new topic is subscribed and a removed one is not, over the same connection."""
     system.write(system.text().replace('"sensors/{stream}/data"', '"devices/{stream}/data"'))
     assert system.reload()
     assert [row["steps"] for row in system.send(2, "devices/dev-0/data")] == [6, 7]
@@ -186,8 +186,8 @@ def test_topics_are_changed_by_difference(system: ReloadableDaemon) -> None:
     ],
     ids=["topics", "limits"],
 )
-def test_a_reload_keeps_what_devices_said(old: str, new: str, tmp_path: Path) -> None:
-    """A header that came before the reload names the columns of what comes behind it."""
+def test_a_reload_keeps_the_headers_of_devices(old: str, new: str, tmp_path: Path) -> None:
+    """A header received before the reload names the columns of later lines."""
     config, out = tmp_path / "gateway.toml", tmp_path / "out.jsonl"
     names = ("ts", *reversed(CHANNELS))
     lines = [",".join(str(row[name]) for name in names) for row in pump_records(1, 10)["dev-0"]]
@@ -195,7 +195,7 @@ def test_a_reload_keeps_what_devices_said(old: str, new: str, tmp_path: Path) ->
         text = mqtt_config(broker.url).replace('format = "json"', 'format = "csv"')
         config.write_text(text + f'[[sink]]\ntype = "file"\npath = "{out}"\n')
         with Running(config) as daemon, broker.client("device") as device:
-            daemon.hears("mqtt")
+            daemon.wait_for_sources("mqtt")
             device.publish("sensors/dev-0/data", ",".join(names), *lines[:5])
             wait_for(lambda: out.exists() and len(out.read_bytes().splitlines()) == 5, what="the first rows")
             config.write_text(config.read_text().replace(old, new))
@@ -208,7 +208,7 @@ def test_a_reload_keeps_what_devices_said(old: str, new: str, tmp_path: Path) ->
 
 
 def test_the_first_source_whose_channels_arrive_apart_is_assembled(system: ReloadableDaemon) -> None:
-    """It comes by a reload: one prediction for each second, not one for each topic."""
+    """A reload adds it: one prediction for each second, not one for each topic."""
     apart = '[[source]]\ntype = "mqtt"\nname = "apart"\ntopics = ["house/{stream}/{channel}"]\nformat = "json"\n'
     system.write(system.text() + apart + '[source.input]\ntime = "ts"\ntime_unit = "s"\n')
     assert system.reload()
@@ -227,7 +227,7 @@ def test_the_first_source_whose_channels_arrive_apart_is_assembled(system: Reloa
 
 
 def test_sinks_come_and_go(system: ReloadableDaemon) -> None:
-    """A new file gets what comes after; a sink that is taken away gets nothing more."""
+    """A new file gets later outputs; a removed sink gets no more."""
     out = system.folder / "new.jsonl"
     sink = f'[[sink]]\ntype = "file"\npath = "{out}"\n'
     system.write(system.text() + sink)
@@ -252,7 +252,7 @@ broker = "other"
 
 
 def test_what_waits_in_a_sink_outlives_its_new_table(tmp_path: Path) -> None:
-    """A sink gets another table while its broker is away: what waits in it arrives when the broker is back."""
+    """A sink gets another table while its broker is down: its queued outputs arrive when the broker is back."""
     (tmp_path / "out").mkdir()
     config = tmp_path / "gateway.toml"
     with Broker(tmp_path) as broker, Broker(tmp_path / "out") as other:
@@ -277,8 +277,8 @@ def test_what_waits_in_a_sink_outlives_its_new_table(tmp_path: Path) -> None:
         subscriber.close()
 
 
-def test_a_sink_that_waits_for_room_can_be_taken_away(tmp_path: Path) -> None:
-    """Meanwhile metrics tell the truth; then the inputs that it held back are processed, and no stream was silent."""
+def test_a_full_sink_can_be_removed(tmp_path: Path) -> None:
+    """Meanwhile metrics are right; then the inputs that it held back are processed, and no stream was idle."""
     (tmp_path / "out").mkdir()
     config, out = tmp_path / "gateway.toml", tmp_path / "out.jsonl"
     with Broker(tmp_path) as broker, Broker(tmp_path / "out") as other:

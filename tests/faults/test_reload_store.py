@@ -1,4 +1,4 @@
-"""SIGHUP and SIGTERM over a store, without a broker: what a commit that fails ends, and what outlives the change."""
+"""SIGHUP and SIGTERM with a store, without a broker: what a failed commit ends, and what survives the change."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _LIMITS = "\n[limits]\ntotal_hz = 1000000.0\n"
 
 
 def config_text(*, run: str = "commit_interval_s = 0.1", source: str = _INPUT, more: str = "") -> str:
-    """A daemon from its standard input to a file; ``source``, ``more``: lines of its table, and of others."""
+    """A daemon from standard input to a file; ``source``, ``more``: lines of its table, and other tables."""
     return _CONFIG.format(bundle=BUNDLE, run=run, source=source) + more
 
 
@@ -62,7 +62,7 @@ def full_records(samples: int, stream: str = "dev-0") -> list[str]:
 
 
 def halves(samples: int) -> list[str]:
-    """Two records of each time, each with half of the channels."""
+    """Two records per time, each with half of the channels."""
     lines = []
     for row in pump_records(1, samples)["dev-0"]:
         for names in (CHANNELS[:2], CHANNELS[2:]):
@@ -71,13 +71,13 @@ def halves(samples: int) -> list[str]:
 
 
 def fed(daemon: Running, lines: list[str], total: int, of: str = "samples_received") -> None:
-    """Feed lines, and wait until so many samples, or records of another kind, were processed in all."""
+    """Feed lines, and wait until this many samples, or records of another kind, are processed in all."""
     daemon.feed(*lines)
     wait_for(lambda: daemon.metric(f'stream_gru_{of}_total{{source="stdin"}}') == total, what="all lines")
 
 
 def reloaded(daemon: Running, text: str) -> None:
-    """Have it take another configuration."""
+    """Reload with another configuration."""
     daemon.config.write_text(text)
     done = (daemon.metric('stream_gru_reloads_total{result="ok"}') or 0) + 1
     daemon.hang_up()
@@ -85,7 +85,7 @@ def reloaded(daemon: Running, text: str) -> None:
 
 
 def ended(daemon: Running) -> str:
-    """End its input, make sure that it ended well, and return what it said."""
+    """End its input, check for a clean exit, and return its output."""
     assert daemon.process.stdin is not None
     daemon.process.stdin.close()
     assert daemon.process.wait(30) == 0, daemon.text()
@@ -93,7 +93,7 @@ def ended(daemon: Running) -> str:
 
 
 def uninterrupted_output(folder: Path, text: str, lines: list[str]) -> bytes:
-    """What a daemon writes that nobody has disturbed."""
+    """The output of a daemon that runs undisturbed."""
     config = config_in(folder, text.replace('listen = "127.0.0.1:0"', "enabled = false"))
     command = [sys.executable, "-m", "stream_gru", "run", str(config)]
     done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
@@ -102,7 +102,7 @@ def uninterrupted_output(folder: Path, text: str, lines: list[str]) -> bytes:
 
 
 def written_outputs(folder: Path) -> list[dict[str, object]]:
-    """What was written so far."""
+    """The output written so far."""
     path = folder / "out.jsonl"
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
@@ -114,17 +114,19 @@ def written_outputs(folder: Path) -> list[dict[str, object]]:
 def test_a_commit_that_fails_before_a_reload_ends_the_daemon(
     samples: int, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at any other time: exit 1, nothing is acknowledged, no word of "not taken"; the next start mends all."""
+    """As at any other time: exit 1, nothing is acknowledged, no "not taken" in the log; the next start recovers
+    everything.
+    """
     for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS")]:
-        monkeypatch.delenv(name)  # what it writes would meet the full disk too
+        monkeypatch.delenv(name)  # otherwise its output would hit the full disk too
     lines = full_records(samples)
     expected = uninterrupted_output(tmp_path / "other", config_text(), lines)
     assert len(expected) < 4096  # they wait for the commit before they are written
-    assert (len(expected) > limit) == (samples == 3)  # else only a page of the store is too long
+    assert (len(expected) > limit) == (samples == 3)  # otherwise only a page of the store is too long
     config = config_in(tmp_path / "own", config_text(run=_RARELY))
     with Running(config, fed=True) as daemon:
         fed(daemon, lines, samples)
-        # Files may not grow beyond it: to the daemon that is a full disk.
+        # A file-size limit: to the daemon this is a full disk.
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         daemon.hang_up()
         assert daemon.process.wait(30) == 1, daemon.text()
@@ -141,8 +143,8 @@ def test_a_commit_that_fails_before_a_reload_ends_the_daemon(
 # ---- what outlives a reload
 
 
-def test_a_recording_goes_on_where_it_stood_unless_it_is_another(tmp_path: Path) -> None:
-    """Another key of its table writes nothing twice; other files begin at their beginning."""
+def test_a_recording_continues_unless_it_is_another(tmp_path: Path) -> None:
+    """Another key of its table writes nothing twice; other files are read from the start."""
     for name in ("one", "two"):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(full_records(300, name)) + "\n")
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
@@ -161,7 +163,7 @@ def test_a_recording_goes_on_where_it_stood_unless_it_is_another(tmp_path: Path)
 
 
 def test_a_reload_keeps_clocks_and_counters_of_devices(tmp_path: Path) -> None:
-    """[limits] change: samples that are missing over the reload are counted, and times are as far apart as before."""
+    """[limits] change: samples missing over the reload are counted, and time differences are as before."""
     lines = []
     for number, line in enumerate(full_records(10)):
         row = {**json.loads(line), "ts": 1000 + number, "n": number}
@@ -180,8 +182,8 @@ def test_a_reload_keeps_clocks_and_counters_of_devices(tmp_path: Path) -> None:
     assert len({time.microsecond for time in times}) == 1
 
 
-def test_a_reload_with_room_for_other_numbers_of_streams_keeps_what_waits(tmp_path: Path) -> None:
-    """Half a record before it and half a record behind it are one sample."""
+def test_a_reload_with_other_limits_of_streams_keeps_pending_records(tmp_path: Path) -> None:
+    """A record half before it and half after it is one sample."""
     lines, text = halves(20), config_text(source="join_channels = true\n" + _INPUT)
     expected = uninterrupted_output(tmp_path / "other", text, lines)
     config = config_in(tmp_path / "own", text)
@@ -201,12 +203,12 @@ def test_a_reload_with_room_for_other_numbers_of_streams_keeps_what_waits(tmp_pa
 
 
 def term(daemon: Running) -> None:
-    """A stop that is asked for."""
+    """A requested stop."""
     daemon.stop()
 
 
 def kill_daemon(daemon: Running) -> None:
-    """A stop that is not."""
+    """A kill."""
     daemon.process.kill()
     daemon.process.wait()
 
@@ -215,7 +217,7 @@ def kill_daemon(daemon: Running) -> None:
 def test_what_waits_for_a_source_that_lives_outlives_one_that_ended(
     stop: Callable[[Running], None], tmp_path: Path
 ) -> None:
-    """A recording at its end gives out nothing that standard input will complete at the next start."""
+    """A recording at its end does not emit incomplete records that standard input completes after the next start."""
     (tmp_path / "other").mkdir()
     recording = tmp_path / "recording.jsonl"
     recording.write_text("\n".join(full_records(3, "recorded")) + "\n")
@@ -237,8 +239,8 @@ def test_what_waits_for_a_source_that_lives_outlives_one_that_ended(
     assert len(expected.splitlines()) == 23
 
 
-def test_a_second_instance_is_told_who_has_the_state(tmp_path: Path) -> None:
-    """And not that an address is in use, which is only what follows from it."""
+def test_the_error_of_a_second_instance_names_the_owner_of_the_state(tmp_path: Path) -> None:
+    """The error names the process that holds the state, not the address in use that results from it."""
     text = config_text().replace(":0", f":{free_port()}")
     config = config_in(tmp_path, text)
     with Running(config, fed=True) as daemon:

@@ -1,4 +1,4 @@
-"""Serial ports that are really opened: pseudo-terminals, TCP connections, the loop of pyserial."""
+"""Serial ports that are really opened: pseudo-terminals, TCP connections, pyserial's loop://."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plugged(tmp_path: Path) -> Iterator[SerialDevice]:
 def serial_source(
     port: str | Path, framing: Literal["lines", "cobs"] = "lines", stream: str = "", max_frame_bytes: int = 64
 ) -> SerialSource:
-    """A source of this port with a clock that stands still."""
+    """A source of this port with a fixed clock."""
     config = SerialSourceConfig(
         port=str(port), format="jsonl", framing=framing, stream=stream, max_frame_bytes=max_frame_bytes
     )
@@ -55,12 +55,12 @@ def read_messages(source: Source, n: int) -> list[RawMessage]:
 
 
 def payloads(messages: list[RawMessage]) -> list[bytes]:
-    """What came."""
+    """The received payloads."""
     return [message.payload for message in messages]
 
 
 def test_lines_arrive_as_messages(plugged: SerialDevice) -> None:
-    """Each line is one stamped, numbered message; the first one, whose beginning nobody saw, is left out."""
+    """Each line is one timestamped, numbered message; the first one, which may be partial, is skipped."""
     source = serial_source(plugged.link, stream="pump-1")
     assert isinstance(source, Source)
     assert not source.health().connected
@@ -80,7 +80,7 @@ def test_lines_arrive_as_messages(plugged: SerialDevice) -> None:
 
 
 def test_a_line_may_come_in_pieces(plugged: SerialDevice) -> None:
-    """Byte by byte is as good as at once, and a poll gives no more than it was asked for."""
+    """Byte by byte gives the same as at once, and a poll returns no more than the requested number."""
     source = serial_source(plugged.link)
     source.open(None)
     for byte in b"\nabc\ndef\nghi\n":
@@ -94,7 +94,7 @@ def test_a_line_may_come_in_pieces(plugged: SerialDevice) -> None:
 
 
 def test_rubbish_costs_only_the_line_it_is_in(plugged: SerialDevice) -> None:
-    """Noise between lines is a line that a decoder drops; a line without end is one counted fault."""
+    """Noise between lines is a line that a decoder rejects; a line without end is one counted fault."""
     source = serial_source(plugged.link)
     source.open(None)
     plugged.send(b"\nfirst\n\xff\x00\x80 noise\nsecond\n" + b"x" * 3000 + b"\nthird\n")
@@ -105,7 +105,7 @@ def test_rubbish_costs_only_the_line_it_is_in(plugged: SerialDevice) -> None:
 
 
 def test_cobs_frames_arrive_as_they_were_sent(plugged: SerialDevice) -> None:
-    """Binary frames pass through a real terminal unchanged, for the decoder to look into."""
+    """Binary frames pass through a real terminal unchanged."""
     source = serial_source(plugged.link, framing="cobs")
     source.open(None)
     frames = [cobs.encode(data) for data in (bytes(range(32)), b"\x03\x04\x11\x13\x1a\r\n\x7f\xff", b"\0\0")]
@@ -119,7 +119,7 @@ def test_cobs_frames_arrive_as_they_were_sent(plugged: SerialDevice) -> None:
 def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
     plugged: SerialDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a restart: half a line is forgotten, the messages go on counting, and it is told once each way."""
+    """Without a restart: the partial line is discarded, message numbers continue, and each change is logged once."""
     caplog.set_level(logging.INFO, "stream_gru.connectors.sources.threaded")
     queued = ThreadedSource(
         serial_source(plugged.link), name="port", queue_size=10, queue_bytes=9999, reconnect_max_delay_s=0.02
@@ -140,11 +140,11 @@ def test_a_device_that_is_pulled_out_and_plugged_in_again_is_found(
     assert not queued.health().connected
     levels = [record.levelname for record in caplog.records]
     assert levels.count("INFO") == 1
-    assert 1 <= levels.count("WARNING") <= 2  # lost, and then perhaps: no such device
+    assert 1 <= levels.count("WARNING") <= 2  # lost; then possibly: no such device
 
 
 def test_a_device_that_is_gone_is_unavailable(plugged: SerialDevice) -> None:
-    """A poll says so and lets go of the port, and opening it again says what there is."""
+    """A poll raises it and closes the port; opening it again says what is wrong."""
     source = serial_source(plugged.link)
     source.open(None)
     plugged.pull()
@@ -156,7 +156,7 @@ def test_a_device_that_is_gone_is_unavailable(plugged: SerialDevice) -> None:
 
 
 def test_a_port_is_opened_by_one_program_only(plugged: SerialDevice) -> None:
-    """The second one is told why."""
+    """The error of the second one names the reason."""
     first, second = serial_source(plugged.link), serial_source(plugged.link)
     first.open(None)
     with pytest.raises(SourceUnavailable, match="another program uses it"):
@@ -167,7 +167,7 @@ def test_a_port_is_opened_by_one_program_only(plugged: SerialDevice) -> None:
 
 
 def test_messages_are_numbered_on_from_a_position(plugged: SerialDevice) -> None:
-    """A number is never used twice, also after a restart of the process."""
+    """A number is never reused, also after a restart of the process."""
     source = serial_source(plugged.link)
     source.open(Position("port", 41))
     plugged.send(b"\nx\n")
@@ -175,8 +175,8 @@ def test_messages_are_numbered_on_from_a_position(plugged: SerialDevice) -> None
     source.close()
 
 
-def test_what_a_port_promises_is_told_once(plugged: SerialDevice, caplog: pytest.LogCaptureFixture) -> None:
-    """At most once; not again each time the port is found again."""
+def test_the_guarantee_of_a_port_is_logged_once(plugged: SerialDevice, caplog: pytest.LogCaptureFixture) -> None:
+    """At most once; not logged again each time the port is reopened."""
     caplog.set_level(logging.INFO, "stream_gru")
     source = serial_source(plugged.link)
     for _ in range(3):
@@ -187,10 +187,8 @@ def test_what_a_port_promises_is_told_once(plugged: SerialDevice, caplog: pytest
     ]
 
 
-def test_a_device_that_is_not_there_is_told_with_those_that_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The names that stay are listed."""
+def test_the_error_of_a_missing_device_lists_the_existing_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error lists the existing ports."""
     monkeypatch.setattr("stream_gru.connectors.sources.serial._PLACES", ((str(tmp_path), "usb-*"),))
     source = serial_source(tmp_path / "ttyUSB7")
     with pytest.raises(SourceUnavailable, match="ttyUSB7: no such device; existing ports: none"):
@@ -201,7 +199,7 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(
 
 
 @pytest.mark.parametrize(
-    ("failure", "said"),
+    ("failure", "expected"),
     [
         (serial.SerialException(errno.EACCES, "no"), "add the user to the group dialout"),
         (serial.SerialException(errno.EBUSY, "no"), "another program uses it"),
@@ -209,26 +207,26 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
     ],
 )
-def test_a_port_that_cannot_be_opened_says_what_to_do(failure: Exception, said: str) -> None:
-    """Permission, another program, and what nobody foresaw: each can be tried again."""
+def test_the_error_of_a_port_that_cannot_be_opened_has_the_next_step(failure: Exception, expected: str) -> None:
+    """Permission, another program, and any other error: each can be retried."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise failure
 
     config = SerialSourceConfig(port="/dev/ttyUSB0", format="jsonl")
-    with pytest.raises(SourceUnavailable, match=f"/dev/ttyUSB0: cannot be opened: .*{said}"):
+    with pytest.raises(SourceUnavailable, match=f"/dev/ttyUSB0: cannot be opened: .*{expected}"):
         SerialSource(config, name="port", opener=refuse).open(None)
 
 
 def test_a_file_is_no_port(tmp_path: Path) -> None:
-    """What is no terminal is told, not waited on."""
+    """A path that is no terminal is an error and is not retried."""
     (tmp_path / "file").touch()
     with pytest.raises(SourceUnavailable, match=r"file: cannot be opened: .*Inappropriate ioctl"):
         serial_source(tmp_path / "file").open(None)
 
 
 def test_an_unknown_url_is_refused_before_anything_is_opened() -> None:
-    """A mistake of the configuration is told at once, one that only pyserial sees when it is opened."""
+    """A configuration error is raised at once; one that only pyserial detects, at open."""
     with pytest.raises(ConfigError, match="port: expected a device or a URL that pyserial knows, got 'tcp://x:1'"):
         serial_source("tcp://x:1")
 
@@ -262,14 +260,14 @@ def test_other_ports_of_pyserial_are_read(scheme: str, plugged: SerialDevice) ->
 
 
 def test_a_connection_that_is_dropped_is_made_again() -> None:
-    """Everything sent on each connection comes, and the loss counts as one."""
+    """Everything sent on each connection is received, and the loss counts as one."""
     with TcpDevice() as far:
         queued = ThreadedSource(
             serial_source(far.url), name="port", queue_size=9999, queue_bytes=99_999, reconnect_max_delay_s=0.02
         )
         queued.open(None)
         connection = far.accept()
-        wait_for(lambda: queued.health().connected)  # pyserial throws away what is there when it opens
+        wait_for(lambda: queued.health().connected)  # pyserial discards pending input when it opens
         connection.sendall(b"rest\n" + b"".join(b"line %d\n" % i for i in range(5000)))
         assert payloads(read_messages(queued, 5000)) == [b"line %d" % i for i in range(5000)]
         far.drop()
@@ -284,7 +282,7 @@ def test_a_connection_that_is_dropped_is_made_again() -> None:
 
 @contextmanager
 def rfc2217_server(far: TcpDevice) -> Iterator[Callable[[bytes], None]]:
-    """The server of pyserial behind a TCP port; yields what sends bytes as the device would."""
+    """The server of pyserial behind a TCP port; yields a function that sends bytes as the device would."""
     connected, done = threading.Event(), threading.Event()
     served: list[tuple[Any, socket.socket]] = []
 
@@ -320,8 +318,8 @@ class Locked:
 
 
 @pytest.mark.filterwarnings("ignore:set.* is deprecated:DeprecationWarning")
-def test_a_port_of_another_machine_is_read_and_its_loss_is_told() -> None:
-    """Over RFC 2217, whose settings are agreed on first."""
+def test_a_port_of_another_machine_is_read_and_its_loss_is_logged() -> None:
+    """Over RFC 2217, whose settings are negotiated first."""
     with TcpDevice() as far, rfc2217_server(far) as send:
         source = serial_source(far.url.replace("socket", "rfc2217"))
         source.open(None)
@@ -334,7 +332,7 @@ def test_a_port_of_another_machine_is_read_and_its_loss_is_told() -> None:
 
 
 def test_losing_a_port_again_and_again_leaves_nothing_open(plugged: SerialDevice) -> None:
-    """Neither descriptors nor threads."""
+    """Neither descriptors nor threads leak."""
     source = serial_source(plugged.link)
     before = 0
     for turn in range(20):
@@ -351,7 +349,7 @@ def test_losing_a_port_again_and_again_leaves_nothing_open(plugged: SerialDevice
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
-    """Nobody listens: it can be tried again."""
+    """No listener: it can be retried."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(SourceUnavailable, match=rf"socket://127.0.0.1:{port}: cannot be opened: .*refused"):
@@ -359,7 +357,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 
 def test_a_server_elsewhere_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
-    """There is no authentication; on this machine that is nobody's concern."""
+    """There is no authentication; on this machine there is no warning."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError("not tried")
@@ -370,6 +368,6 @@ def test_a_server_elsewhere_is_warned_about_once(caplog: pytest.LogCaptureFixtur
         for _ in range(2):
             with pytest.raises(SourceUnavailable):
                 source.open(None)
-    told = [record.getMessage() for record in caplog.records]
-    assert [line.partition(": ")[0] for line in told] == ["socket://", "rfc2217:/"]
-    assert all("no authentication" in line for line in told)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(": ")[0] for line in lines] == ["socket://", "rfc2217:/"]
+    assert all("no authentication" in line for line in lines)

@@ -1,4 +1,4 @@
-"""Simulated devices at real terminals and brokers, started as a user starts them."""
+"""Simulated devices at real terminals and brokers, started from the command line."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.support.waiting import assert_returns, wait_for
 
 
 class Kept:
-    """An output that keeps what is sent."""
+    """An output that stores the samples."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
 
     def send(self, sample: Sample) -> None:
-        """Keep it."""
+        """Store it."""
         self.samples.append(sample)
 
 
@@ -65,13 +65,13 @@ def port_lines(port: str | Path, n: int) -> list[str]:
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
-    """What it prints first."""
+    """The first line it prints."""
     assert process.stdout is not None
     return process.stdout.readline().rstrip("\n")
 
 
 def test_a_pump_on_a_port_is_read_as_json_lines(tmp_path: Path) -> None:
-    """A line a sample, with time and counter; the name is printed and linked; Ctrl-C takes the link away."""
+    """One line per sample, with time and counter; the name is printed and linked; Ctrl-C removes the link."""
     link = tmp_path / "sensor0"
     arguments = ("pump", "--serial", "--link", link, "--rate", "100", "--hours", "0.1", "--labels")
     with simulation(*arguments) as process:
@@ -88,13 +88,13 @@ def test_a_pump_on_a_port_is_read_as_json_lines(tmp_path: Path) -> None:
             assert record["mode"] == pump.labels[row]
         seqs = [record["seq"] for record in records]
         assert seqs == list(range(seqs[0], seqs[0] + 20))
-        again = [json.loads(line)["seq"] for line in port_lines(path, 5)]  # a reader may come back
+        again = [json.loads(line)["seq"] for line in port_lines(path, 5)]  # a reader may return
         assert again[0] > seqs[-1]
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=20)
         assert process.returncode == 130
-        assert "interrupted" in said
-        assert "Traceback" not in said
+        assert "interrupted" in errors
+        assert "Traceback" not in errors
         assert not link.is_symlink()
 
 
@@ -108,24 +108,24 @@ def test_a_pump_on_a_port_is_read_as_json_lines(tmp_path: Path) -> None:
     ],
 )
 def test_forms_of_lines(form: str, options: list[str], expected: str) -> None:
-    """Several devices behind one port are told apart by name."""
+    """Several devices behind one port are distinguished by name."""
     with simulation("sine", "--serial", "--format", form, "--rate", "200", *options) as process:
         for line in port_lines(first_line(process), 10):
             assert re.fullmatch(expected, line), line
 
 
 def test_a_count_ends_it_after_everything_was_read() -> None:
-    """The last line comes, then the device is gone, with exit code 0 and the columns told."""
+    """The last line arrives, then the device is gone, with exit code 0 and the columns reported."""
     with simulation("sine", "--serial", "--count", "30", "--rate", "50", "--format", "csv") as process:
         lines = port_lines(first_line(process), 3)
         assert lines[0].count(",") == 2
-        _, said = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=20)
         assert process.returncode == 0
-        assert "columns: ts,seq,x" in said
+        assert "columns: ts,seq,x" in errors
 
 
-def test_a_port_that_nobody_reads_loses_lines_and_waits_for_nobody() -> None:
-    """Whole lines are lost, the counter shows it, and the lines that come are whole."""
+def test_a_port_without_a_reader_loses_lines_and_does_not_block() -> None:
+    """Whole lines are lost, the counter shows it, the lines that arrive are whole, and the simulation does not wait."""
     (sine,) = clean_sines(0.01, 1, 1)
     with PseudoTerminal("jsonl") as terminal:
         play([sine], terminal, count=2000, sleep=lambda _: None)
@@ -134,7 +134,7 @@ def test_a_port_that_nobody_reads_loses_lines_and_waits_for_nobody() -> None:
         held = bytearray()
 
         def everything() -> bool:
-            terminal.drain(0.0)  # the line in hand is finished as soon as there is room
+            terminal.drain(0.0)  # the current line is finished as soon as there is space
             with suppress(BlockingIOError):
                 held.extend(os.read(reader, 1_000_000))
             return held.count(b"\n") == 2000 - terminal.lost
@@ -148,7 +148,7 @@ def test_a_port_that_nobody_reads_loses_lines_and_waits_for_nobody() -> None:
 
 
 def test_a_link_replaces_a_link_and_nothing_else(tmp_path: Path) -> None:
-    """What a killed simulation left behind is taken over; a file is not; another's link is not taken away."""
+    """A link left by a killed simulation is replaced; a file is not; another process's link is not removed."""
     link = tmp_path / "sensor0"
     link.symlink_to("/nowhere")
     with PseudoTerminal(link=link) as first:
@@ -162,7 +162,7 @@ def test_a_link_replaces_a_link_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_samples_come_at_their_rate_and_a_sleeping_machine_does_not_make_up_for_it() -> None:
-    """A tick for all devices, by default as recorded; after a pause the samples go on, a second behind at most."""
+    """One tick for all devices, by default as recorded; after a pause the samples continue, at most a second behind."""
     now = [0.0]
     slept: list[float] = []
 
@@ -176,7 +176,7 @@ def test_samples_come_at_their_rate_and_a_sleeping_machine_does_not_make_up_for_
     play(recordings, kept, count=6, clock=lambda: now[0], wall_ns=lambda: round(now[0] * 1e9), sleep=sleep)
     assert [(s.stream, s.seq) for s in kept.samples] == [(f"sine-{k}", n) for n in range(6) for k in (1, 2)]
     assert [s.time_ns // 10**9 for s in kept.samples[::2]] == [0, 1, 2, 102, 102, 102]
-    assert kept.samples[0].values == kept.samples[4].values  # two rows, again and again
+    assert kept.samples[0].values == kept.samples[4].values  # two rows, repeated
     kept = Kept()
     play(recordings, kept, count=3, rate_hz=4.0, clock=lambda: now[0], wall_ns=lambda: 0, sleep=sleep)
     assert slept[-2:] == [0.25, 0.25]
@@ -195,12 +195,12 @@ def test_live_pumps_are_the_recorded_ones_without_flaws() -> None:
 @pytest.mark.servers
 @needs_mosquitto
 def test_samples_reach_a_broker(tmp_path: Path) -> None:
-    """Each sample of each device once, on its topic, confirmed before the command ends."""
+    """Each sample of each device once, on its topic, acknowledged before the command ends."""
     with Broker(tmp_path) as broker, broker.client() as peer:
         peer.subscribe("sensors/+/data")
         with simulation("pump", "--mqtt", broker.url, "--pumps", "3", "--count", "40", "--rate", "400") as process:
-            _, said = process.communicate(timeout=60)
-            assert process.returncode == 0, said
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, errors
         wait_for(lambda: len(peer.heard) == 120)
         for number in (1, 2, 3):
             records = [json.loads(payload) for payload in peer.payloads(f"sensors/pump-{number}/data")]
@@ -210,8 +210,8 @@ def test_samples_reach_a_broker(tmp_path: Path) -> None:
 
 @pytest.mark.servers
 @needs_mosquitto
-def test_a_broker_that_was_away_gets_what_was_kept(tmp_path: Path) -> None:
-    """The simulation goes on while the broker is restarted, and ends well."""
+def test_a_restarted_broker_gets_the_queued_samples(tmp_path: Path) -> None:
+    """The simulation continues while the broker restarts, and ends without an error."""
     arguments = ("--streams", "1", "--count", "150", "--rate", "50")
     with Broker(tmp_path) as broker, simulation("sine", "--mqtt", broker.url, *arguments) as process:
         with broker.client() as peer:
@@ -221,37 +221,37 @@ def test_a_broker_that_was_away_gets_what_was_kept(tmp_path: Path) -> None:
         broker.start()
         with broker.client() as peer:
             peer.subscribe("sensors/#")
-            _, said = process.communicate(timeout=60)
-            assert process.returncode == 0, said
-            assert "lost" not in said
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, errors
+            assert "lost" not in errors
             wait_for(lambda: any(json.loads(payload)["seq"] == 149 for payload in peer.payloads()))
 
 
-def test_a_broker_that_is_not_there_is_told() -> None:
+def test_a_missing_broker_is_an_error() -> None:
     """One line and exit code 1."""
     url = f"mqtt://127.0.0.1:{free_port()}"
     with simulation("sine", "--mqtt", url, "--count", "1") as process:
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert f"{url}: Connection refused" in said
-        assert "Traceback" not in said
+        assert f"{url}: Connection refused" in errors
+        assert "Traceback" not in errors
 
 
 @pytest.mark.servers
 @needs_mosquitto
-def test_a_broker_that_refuses_is_told(tmp_path: Path) -> None:
-    """Its own words and exit code 1."""
+def test_a_refusal_by_the_broker_is_an_error(tmp_path: Path) -> None:
+    """The broker's reason and exit code 1."""
     with (
         Broker(tmp_path, users={"u": "p"}) as broker,
         simulation("sine", "--mqtt", broker.url, "--count", "1") as process,
     ):
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert "Not authorized" in said
+        assert "Not authorized" in errors
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("sine", "expected one of --out FOLDER, --serial and --mqtt URL"),
         ("sine --out x --serial", "expected one of --out FOLDER, --serial and --mqtt URL"),
@@ -266,8 +266,8 @@ def test_a_broker_that_refuses_is_told(tmp_path: Path) -> None:
         ("sine --serial --hours 0.0001", "--hours: expected time for at least one sample"),
     ],
 )
-def test_options_that_do_not_go_together_are_told(line: str, said: str) -> None:
-    """Nothing is begun, exit code 2."""
+def test_incompatible_options_are_errors(line: str, expected: str) -> None:
+    """Nothing starts, exit code 2."""
     done = CliRunner().invoke(simulate, line.split())
     assert done.exit_code == 2
-    assert said in " ".join(done.output.replace("│", "").split())
+    assert expected in " ".join(done.output.replace("│", "").split())

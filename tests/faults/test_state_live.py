@@ -1,4 +1,4 @@
-"""States of daemons that run: listed, shown, moved to another gateway, reset."""
+"""States of running daemons: listed, shown, moved to another gateway, reset."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gateway(folder: Path, name: str, broker: Broker, run: str = "") -> Iterator[
     config = own / "gateway.toml"
     config.write_text(text + '[[sink]]\ntype = "file"\npath = "out.jsonl"\n')
     with Running(config) as daemon:
-        daemon.hears("mqtt")
+        daemon.wait_for_sources("mqtt")
         yield daemon, config
         daemon.stop()
 
@@ -73,7 +73,7 @@ def test_a_stream_moves_to_another_gateway_as_if_it_had_stayed(tmp_path: Path) -
 
 
 def test_an_import_is_durable_when_the_command_ends(tmp_path: Path) -> None:
-    """A daemon that is killed right after it has the stream at its next start."""
+    """A daemon that is killed right after the import has the stream at its next start."""
     (records,) = pump_records(1, 50).values()
     with Broker(tmp_path) as broker, broker.client("device") as device:
         with gateway(tmp_path, "here", broker) as (_, here):
@@ -93,7 +93,7 @@ def test_an_import_is_durable_when_the_command_ends(tmp_path: Path) -> None:
 
 
 def test_evicted_streams_are_listed_exported_and_reset(tmp_path: Path) -> None:
-    """By a daemon that runs; forgotten ones are gone."""
+    """By a running daemon; deleted ones are gone."""
     (records,) = pump_records(1, 5).values()
     evict = 'max_streams = 1\nmax_streams_policy = "evict"\ncommit_interval_s = 0.05'
     with (
@@ -149,4 +149,4 @@ def test_an_existing_stream_is_replaced_only_on_request(tmp_path: Path) -> None:
             assert facts["reset_before_next"] == "command"
             assert "the daemon is running" in run_command("state", "reset", str(here), "--source", "mqtt").stderr
         assert run_command("state", "import", str(here), str(tmp_path / "moved.json")).returncode == 1
-        assert run_command("state", "show", str(here), "--stream", "nobody").returncode == 1
+        assert run_command("state", "show", str(here), "--stream", "unknown").returncode == 1

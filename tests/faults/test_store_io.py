@@ -1,4 +1,4 @@
-"""Disks that fail: any call of the system on states and outputs, and a disk that is full."""
+"""Failing disks: any system call on states and outputs, and a full disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_any_system_call_may_fail(kind: str, tmp_path: Path) -> None:
     """After a failed write, sync, open or rename the daemon ends, and the next start recovers everything."""
     with case_of(kind, tmp_path / kind, SEED) as case:
         found = case.verdict(random.Random(SEED), FAULTS)
-    assert not found.said, "\n".join(found.said)
+    assert not found.problems, "\n".join(found.problems)
     assert found.failed.total() > FAULTS / 2
     assert found.ended["with 1"] > 0
 
@@ -45,7 +45,7 @@ def test_any_system_call_may_fail(kind: str, tmp_path: Path) -> None:
 def test_acknowledging_on_arrival_is_detected(tmp_path: Path) -> None:
     """The same comparison finds losses if messages are acknowledged before they are stored."""
     with case_of("mqtt", tmp_path / "mqtt", SEED, without="ack") as case:
-        assert case.verdict(random.Random(SEED), FAULTS, first=True).said
+        assert case.verdict(random.Random(SEED), FAULTS, first=True).problems
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_the_daemon_and_a_larger_one_lets_it_continue(small_disk: Path, tmp_path: Path) -> None:
-    """A full disk loses and doubles nothing, at any number of starts on it."""
+    """A full disk loses and duplicates nothing, at any number of starts on it."""
     sent = list(field_messages(600, 12, SEED))
     reference = undisturbed_replay(tmp_path / "reference", sent)
     write_recording(tmp_path / "messages.jsonl", sent)
@@ -73,8 +73,8 @@ def test_a_full_disk_ends_the_daemon_and_a_larger_one_lets_it_continue(small_dis
     for _ in range(3):
         life = Life(config, tmp_path / LOG)
         assert life.wait(60) == 1
-        assert "No space left on device" in life.said() or "disk is full" in life.said()
-        assert not life.sorrows()
+        assert "No space left on device" in life.output() or "disk is full" in life.output()
+        assert not life.error_lines()
         life.close()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     life = Life(config, tmp_path / LOG)

@@ -37,7 +37,7 @@ def main() -> int:
     logging.disable(logging.WARNING)
     warnings.simplefilter("error")
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, hard))  # what asks for more fails, in place of all else
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, hard))  # a case that needs more fails
     names = chosen.target or list(TARGETS)
     if chosen.again:
         pieces, variant = read_failing_case(chosen.again)

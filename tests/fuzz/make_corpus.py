@@ -47,11 +47,11 @@ def _of_stories(kind: str) -> Iterator[bytes]:
         if any(folder.name.startswith(f"{other}_") for other in longer):
             continue
         for line in (folder / "messages.jsonl").read_text().splitlines():
-            said = json.loads(line)
-            if isinstance(said.get("hex"), str):
-                yield bytes.fromhex(said["hex"])
-            elif isinstance(said.get("payload"), str):
-                yield said["payload"].encode()
+            message = json.loads(line)
+            if isinstance(message.get("hex"), str):
+                yield bytes.fromhex(message["hex"])
+            elif isinstance(message.get("payload"), str):
+                yield message["payload"].encode()
     prefix = {"csv": "csv", "jsonl": "json"}.get(kind)
     if prefix:
         for path in sorted((CASES / "decode").glob(f"{prefix}_*/input.{kind}")):

@@ -1,4 +1,4 @@
-"""`load_bundle` on changed bytes: a BundleError in few words, or a model whose numbers are what its manifest says."""
+"""`load_bundle` on changed bytes: a short BundleError, or a model whose numbers match its manifest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MEMBERS = ("recurrent_0/kernel", "scaling/scale", "forecast/bias", "embedding_3
 
 
 class BundleTarget:
-    """A good bundle on disk in which one file after the other is changed, and made good again."""
+    """A valid bundle on disk in which one file after the other is changed and restored."""
 
     words = (
         b'"units":', b'"layers":[]', b'"channels":', b'"embeddings":', b'"files":', b'"bytes":', b'"scores":{}',
@@ -53,11 +53,11 @@ class BundleTarget:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it away."""
+        """Delete it."""
         self._stack.close()
 
     def check(self, pieces: list[bytes], variant: int) -> Iterable[str]:
-        """Each piece in the place of a file, by its kind; ``variant`` says whether hashes are made to fit."""
+        """Each piece replaces a file, by its kind; ``variant`` says whether hashes are adjusted."""
         changed: set[str] = set()
         for number, piece in enumerate(pieces):
             kind, honest = _kind(piece), variant >> number & 1
@@ -93,7 +93,7 @@ class BundleTarget:
         (self._bundle.path / name).write_bytes(data)
 
     def _manifest_for(self, name: str, data: bytes) -> bytes:
-        """The manifest of a stranger who knows how hashes are made."""
+        """The manifest of an attacker who can compute hashes."""
         entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         manifest = msgspec.structs.replace(
             self._bundle.manifest, files={**self._bundle.manifest.files, name: entry}, digest=""
@@ -101,7 +101,7 @@ class BundleTarget:
         return _with_digest(msgspec.json.encode(manifest))
 
     def _archive(self, piece: bytes, variant: int) -> bytes:
-        """A good archive with one member that is not."""
+        """A valid archive with one invalid member."""
         wanted, buffer = _MEMBERS[(variant >> 8) % len(_MEMBERS)], io.BytesIO()
         method = zipfile.ZIP_DEFLATED if variant >> 16 & 7 == 0 else zipfile.ZIP_STORED
         with zipfile.ZipFile(io.BytesIO(self._files[WEIGHTS])) as old, zipfile.ZipFile(buffer, "w", method) as new:
@@ -111,7 +111,7 @@ class BundleTarget:
 
 
 def good_bundle() -> Bundle:
-    """A small model with everything a manifest may speak of."""
+    """A small model that uses every part of a manifest."""
     return make_bundle(units=(3, 2), horizon=2, quantiles=(0.1, 0.5, 0.9), calendar=1, categories=(4,), embedding=2)
 
 
@@ -129,7 +129,7 @@ def _kind(piece: bytes) -> str:
 
 
 def _with_digest(text: bytes) -> bytes:
-    """The same manifest with a digest that fits, where it is one."""
+    """The same manifest with a matching digest, where it is valid."""
     try:
         document = msgspec.to_builtins(msgspec.json.decode(text, type=Manifest))
         return msgspec.json.encode({**document, "digest": document_digest(document)})

@@ -1,4 +1,4 @@
-"""`load_config` on changed files: a ConfigError whose lines can be read, or a configuration that can be shown."""
+"""`load_config` on changed files: a ConfigError with printable lines, or a configuration that can be shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_LINE = 2000
 
 
 class ConfigTarget:
-    """A file that is written and read again and again."""
+    """A file that is written and read repeatedly."""
 
     words = (
         b"[", b"]", b"[[", b"]]", b"=", b"{", b"}", b'"""', b"'''", b"#", b"\n[run]\n", b"\n[[source]]\n",
@@ -37,7 +37,7 @@ class ConfigTarget:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it away."""
+        """Delete it."""
         self._folder.cleanup()
 
     def check(self, pieces: list[bytes], variant: int) -> Iterable[str]:

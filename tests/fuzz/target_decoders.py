@@ -37,7 +37,7 @@ KEYS = ("p1", "p1", "p1", "p2", "p1", "p2", "größe", "p1", "p1", "", "x" * 129
 # Formats in which a message is exactly one record.
 ONE_EACH = frozenset({"json", "number", "binary"})
 AT_LEAST_ONE = ONE_EACH | {"json_array", "cbor"}
-# Of these a whole input may be one that can never be read.
+# For these a whole input may be invalid.
 MAY_REFUSE_ALL = frozenset({"csv", "parquet"})
 
 
@@ -92,7 +92,7 @@ class DecoderTarget:
         else:
             blank = sum(1 for m in messages if m.arrival_ns and not m.payload.strip() and not m.header)
             assert batch.received >= blank, "a live message that is blank is a reject"
-        if self._kind != "parquet":  # there nothing may stand for many rows, as compressed columns have it
+        if self._kind != "parquet":  # with compressed columns a payload may hold many rows
             assert batch.received <= sum(len(m.payload) + 1 for m in messages), "more records than bytes"
 
 
@@ -118,7 +118,7 @@ def check_sound(batch: SampleBatch, channels: int) -> None:
 
 
 def _check_rejected(batch: SampleBatch, messages: list[RawMessage]) -> None:
-    """Each message has one entry at most for each reason, with a line that it holds."""
+    """Each message has at most one entry per reason, with a line that it contains."""
     numbers = {id(message): number for number, message in enumerate(messages)}
     assert len({(numbers[id(entry.message)], entry.reason) for entry in batch.rejected}) == len(batch.rejected)
     for entry in batch.rejected:
@@ -144,7 +144,7 @@ def batch_content(batch: SampleBatch) -> tuple[object, ...]:
 
 
 def _framed(inside: bytes, checksum: str) -> bytes:
-    """A valid frame around any bytes, which mutation would never produce."""
+    """A valid frame around any bytes, which mutation is unlikely to produce."""
     inside = inside.ljust(_STRUCT.size, b"\x01")[: _STRUCT.size]
     if checksum == "crc16":
         inside += binascii.crc_hqx(inside, 0xFFFF).to_bytes(2, "little")

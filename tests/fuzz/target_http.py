@@ -1,4 +1,4 @@
-"""The real server on changed requests: an answer of a known kind or none, nothing done that was not asked by POST."""
+"""The real server on changed requests: an answer of a known kind or none, and no action without POST."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from tests.support.fake_daemon import TOKEN, FakeDaemon, serving
 
 _IDLE_S = 0.05
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
-# 100: a body is waited for; 503: eight listen to outputs already.
+# 100: the server waits for a body; 503: eight clients receive outputs already.
 _KNOWN = frozenset({100, 200, 400, 401, 403, 404, 405, 413, 415, 503})
 _ENOUGH = 1_000_000
 
 
 class _Complaints(logging.Handler):
-    """What a server in trouble says."""
+    """Collects the error messages of the server."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.said: list[str] = []
+        self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep it."""
-        self.said.append(self.format(record))
+        self.lines.append(self.format(record))
 
 
 class HttpTarget:
-    """A server with short patience."""
+    """A server with short timeouts."""
 
     words = (
         b"GET ", b"HEAD ", b"POST ", b"PUT ", b"CONNECT ", b"/metrics", b"/-/ready", b"/api/v1/reset",
@@ -71,7 +71,7 @@ class HttpTarget:
         self._daemon.done.clear()
         self._daemon.refused.clear()
         answer = self._exchange(pieces)
-        assert not self._complaints.said, self._complaints.said
+        assert not self._complaints.lines, self._complaints.lines
         request = b"".join(pieces)
         assert TOKEN.encode() not in answer
         assert not self._daemon.done or (b"POST" in request and TOKEN.encode() in request), self._daemon.done

@@ -79,7 +79,7 @@ PARSERS: dict[str, Callable[[], Opened]] = {
     "topics": _topics,
     "recording": _recording,
 }
-# Readers of files and of connections: slower, and given to strangers.
+# Readers of files and of connections: slower, and exposed to attackers.
 SECURITY: dict[str, Callable[[], Opened]] = {"bundle": _bundle, "config": _config, "http": _http}
 TARGETS = {**PARSERS, **SECURITY}
 

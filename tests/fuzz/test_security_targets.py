@@ -13,14 +13,14 @@ from tests.fuzz.targets import SECURITY, seeds
 
 @pytest.mark.parametrize("name", SECURITY)
 def test_unchanged_seeds_are_taken(name: str) -> None:
-    """Else only the gate would be tested, and not what lies behind it."""
+    """Otherwise only the first check would be tested, not the code after it."""
     with SECURITY[name]() as target:
         seen = [what for seed in seeds(name) for what in target.check([seed], 0xFFFF01)]
     assert {"bundle": "loaded", "config": "taken", "http": "200"}[name] in seen
 
 
 def test_a_hole_in_the_bundle_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that repeats what a stranger wrote is a failure, and so is one of another kind."""
+    """An error that contains the attacker's text is a failure, and so is one of another kind."""
     monkeypatch.setattr(bundle, "_safe", str)
     long = b'{"format_version": 2, "%b": 1}' % (b"x" * 5000)
     with SECURITY["bundle"]() as target:

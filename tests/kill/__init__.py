@@ -1,4 +1,4 @@
-"""The proof that nothing is lost or doubled: a daemon is killed over and over, and its results stay the same.
+"""The proof that nothing is lost or duplicated: a daemon is killed repeatedly, and its results stay the same.
 
 ``python -m tests.kill --help`` has the campaigns: mqtt.py, replay.py, ablation.py, io.py.  They are made of
 

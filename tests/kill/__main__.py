@@ -1,4 +1,4 @@
-"""Kill a daemon over and over and compare with one that was never killed.
+"""Kill a daemon repeatedly and compare with one that was never killed.
 
     python -m tests.kill mqtt --kills 1000 --messages 100000
     python -m tests.kill replay --kills 1000
@@ -77,15 +77,15 @@ def _ablate(folder: Path, which: str, given: argparse.Namespace) -> bool:
 
 
 def _report(outcome: KillOutcome) -> bool:
-    """Print the result of a campaign; return whether nothing was lost or doubled."""
+    """Print the result of a campaign; return whether nothing was lost or duplicated."""
     tally = outcome.tally
     print(*tally.table(), sep="\n")  # noqa: T201
-    print(*(f"DIFFERENCE: {text}" for text in outcome.said), sep="\n", end="\n" if outcome.said else "")  # noqa: T201
-    what = f"{len(outcome.said)} differences" if outcome.said else "nothing lost, nothing doubled"
+    print(*(f"DIFFERENCE: {text}" for text in outcome.problems), sep="\n", end="\n" if outcome.problems else "")  # noqa: T201
+    what = f"{len(outcome.problems)} differences" if outcome.problems else "nothing lost, nothing doubled"
     print(  # noqa: T201
         f"{tally.total} kills, {outcome.messages:,} messages, {outcome.seconds:.0f} s: {what}", flush=True
     )
-    return not outcome.said
+    return not outcome.problems
 
 
 if __name__ == "__main__":

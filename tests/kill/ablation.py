@@ -1,4 +1,4 @@
-"""The tests that must fail: the same campaigns with one part of the promise removed, and with all parts in place."""
+"""The tests that must fail: the same campaigns with one part of the guarantee removed, and with all parts in place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.kill.points import POINTS
 from tests.kill.replay import run_replay
 
 WHICH = ("ack", "packets", "truncate")
-# A kill between the transaction and the acknowledgement: the broker sends again what is in the store.
+# A kill between the transaction and the acknowledgement: the broker redelivers what is in the store.
 _UNACKNOWLEDGED = ("end", "mark clean", "committed rows", "source commit", "take acknowledgements")
 # A kill between the rows and the transaction.
 _UNCOMMITTED = ("flush rows", "flush table", "begin", "streams", "file offsets")

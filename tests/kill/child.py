@@ -1,4 +1,4 @@
-"""A daemon that kills itself at a named point, or lacks a part of what it promises.
+"""A daemon that kills itself at a named point, or lacks a part of its guarantee.
 
     python -m tests.kill.child [--point NAME --side before|after --nth K] [--without PART] [--tell FD] -- run CONFIG
 

@@ -1,11 +1,11 @@
-"""Have each call of the system on states and outputs fail in turn, once or from then on, and see what becomes of it.
+"""Fail each system call on states and outputs in turn, once or permanently, and check the outcome.
 
-    replay    from nothing; some commits, a rotation
-    recovery  behind a kill, so that files are cut back and states brought back
-    mqtt      acknowledgements behind commits
+replay    from nothing; some commits, a rotation
+recovery  after a kill, so that files are truncated and states restored
+mqtt      acknowledgements after commits
 
-After a failure the daemon must have ended with an error, or nothing was missing; and a start without faults must end
-with the states and outputs of a run that had none.
+After a failure the daemon must have ended with an error, or no data was missing; and a start without faults must end
+with the states and outputs of a run without faults.
 """
 
 from __future__ import annotations
@@ -66,18 +66,19 @@ class Match:
     calls: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
-    said: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{n} {name}" for name, n in sorted(self.failed.items()))
         ends = ", ".join(f"{n} {name}" for name, n in sorted(self.ended.items()))
-        return f"{self.calls} calls; {self.failed.total()} faults: {kinds}; ended: {ends}; {len(self.said)} differences"
+        counts = f"{self.calls} calls; {self.failed.total()} faults: {kinds}"
+        return f"{counts}; ended: {ends}; {len(self.problems)} differences"
 
 
 class CountingServer:
     """The process that starts daemons with faults in the files below ``folder``/left.
 
-    ``without``: a part of their promise that all of them lack, of `tests.kill.child`.
+    ``without``: a part of the guarantee that all of them lack, of `tests.kill.child`.
     """
 
     def __init__(self, folder: Path, without: str = "") -> None:
@@ -107,7 +108,7 @@ class CountingServer:
         return int(self._ask({"start": case})["pid"])
 
     def wait(self, pid: int, timeout_s: float = _TIMEOUT_S) -> int | None:
-        """Its exit code; None when it lives on."""
+        """Its exit code; None while it runs."""
         code = self._ask({"wait": pid, "timeout_s": timeout_s})["code"]
         return None if code is None else int(code)
 
@@ -156,7 +157,7 @@ class KindOfRun:
             faults = [Fault(nth, *rng.choice(ways)) for nth in _sample(rng, kinds, cases)]
         for fault in faults:
             self._try(fault, found)
-            if first and found.said:
+            if first and found.problems:
                 break
         return found
 
@@ -174,22 +175,22 @@ class KindOfRun:
         code = self.run(fault)
         _, what = self.server.counted()
         if not what:
-            return  # it came to its end with fewer calls than the run that was counted
+            return  # it ended with fewer calls than the run that was counted
         found.failed[what.split()[0]] += 1
         found.ended["well" if code == 0 else f"with {code}"] += 1
-        said = [] if code in (0, 1) else [f"expected exit code 0 or 1, got {code}"]
+        problems = [] if code in (0, 1) else [f"expected exit code 0 or 1, got {code}"]
         if code == 0 and "sync" in what and what.endswith(_OUTPUTS):
-            said.append("ended well, though nobody knows what of this file is on the disk")
+            problems.append("exit code 0, though the durable part of this file is unknown")
         if code == 0:
-            said += [
+            problems += [
                 f"ended well, but {text}" for text in differences(self.reference, read_results(self.server.written))
             ]
-        said += [f"the log says {word}" for word in ("Traceback", "unaccounted") if word in log.read_text()]
+        problems += [f"the log says {word}" for word in ("Traceback", "unaccounted") if word in log.read_text()]
         again = self.run(None)
-        said += [] if again == 0 else [f"the next start: expected exit code 0, got {again}"]
-        said += differences(self.reference, read_results(self.server.written))
-        if said:
-            found.said.append(f"{fault}, {what}: {said}: {log.read_text()[-1500:]}")
+        problems += [] if again == 0 else [f"the next start: expected exit code 0, got {again}"]
+        problems += differences(self.reference, read_results(self.server.written))
+        if problems:
+            found.problems.append(f"{fault}, {what}: {problems}: {log.read_text()[-1500:]}")
 
 
 def _sample(rng: random.Random, kinds: str, count: int) -> list[int]:
@@ -259,10 +260,10 @@ def _mqtt(server: CountingServer, broker: Broker, seed: int, messages: int) -> K
         assert server.wait(pid) == 0
 
     def run(fault: Fault | None) -> int | None:
-        said = len(_text(folder / LOG))
+        log_length = len(_text(folder / LOG))
         pid = server.start(Path(state["config"]), folder / LOG, fault)
-        # Only then files are cut back to what is durable: before, the last row may be one that comes again.
-        code = _until(server, pid, lambda: "subscribed to" in _text(folder / LOG)[said:])
+        # Files are truncated to the durable part only then: before, the last row may be one that is written again.
+        code = _until(server, pid, lambda: "subscribed to" in _text(folder / LOG)[log_length:])
         if not state["sent"]:
             state["sent"] = "yes"
             device = KillDevice(broker.port, sent, str(state["client_id"]))
@@ -311,6 +312,6 @@ def run_all(folder: Path, seed: int, cases: int | None, kinds: Sequence[str] = K
         with case_of(kind, folder / kind, seed) as case:
             found = case.verdict(random.Random(seed), cases)
         print(f"{kind}: {found}; {time.monotonic() - begin:.0f} s", flush=True)  # noqa: T201 - a command of its own
-        print(*(f"DIFFERENCE: {text}" for text in found.said), sep="\n", end="\n" if found.said else "")  # noqa: T201
-        well = well and not found.said
+        print(*(f"DIFFERENCE: {text}" for text in found.problems), sep="\n", end="\n" if found.problems else "")  # noqa: T201
+        well = well and not found.problems
     return well

@@ -1,7 +1,7 @@
-"""Starts daemons whose n-th call of the system fails: a process that has loaded everything forks one for each case.
+"""Starts daemons whose n-th system call fails: a process that has loaded everything forks one for each case.
 
 Commands and answers are JSON, a line each.  ``{"start": ...}`` is answered by ``{"pid": n}``, ``{"wait": pid,
-"timeout_s": s}`` by ``{"code": n}``, null when it lives on.  Needs the library of failing_io.c preloaded.
+"timeout_s": s}`` by ``{"code": n}``, null while it runs.  Needs the library of failing_io.c preloaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.kill.child import ABLATIONS
 
 
 def main() -> None:
-    """Serve until standard input ends; then kill what still runs."""
+    """Serve until standard input ends; then kill the processes that still run."""
     alive: set[int] = set()
     for line in sys.stdin:
         asked = json.loads(line)

@@ -1,4 +1,4 @@
-"""When and where each life of a daemon ends: at a point in turn, or at any moment."""
+"""When and where each run of a daemon ends: at a point in turn, or at any moment."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MISSED = "any moment, as the point was not reached"
 
 @dataclass
 class Tally:
-    """Kills by point, and what went wrong in a life."""
+    """Kills by point, and what went wrong in a run."""
 
     kills: Counter[str] = field(default_factory=Counter)
-    said: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     ended: int = 0
 
     @property
@@ -38,10 +38,10 @@ class Tally:
 
 
 class KillPlan:
-    """Chooses how a life ends; every point and side comes once before one comes twice.
+    """Chooses how a run ends; every point and side occurs once before one occurs twice.
 
-    ``share``: of kills at any moment.  ``patience_s``: how long a life may wait for its point.  ``longest_s``: behind
-    the beginning of the loop, for a kill at any moment.
+    ``share``: of kills at any moment.  ``patience_s``: how long a run may wait for its point.  ``longest_s``: the time
+    after the start of the loop, for a kill at any moment.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class KillPlan:
     def end_one(self, configure: Callable[[Point | None], Path], log: Path) -> int | None:
         """Start a daemon and kill it; return its exit code when it ended by itself before.
 
-        ``configure`` writes the configuration with which it comes by a point.
+        ``configure`` writes the configuration with which it reaches a point.
         """
         options = ["--without", self._without] if self._without else []
         at_point = self._rng.random() >= self._share
@@ -83,7 +83,7 @@ class KillPlan:
             code = self._await_point(life) if at_point else self._at_any_moment(life)
             if code is None:
                 name, code = (_MISSED if at_point else _RANDOM), life.kill()
-            self.tally.said += life.sorrows()
+            self.tally.problems += life.error_lines()
             if code != _KILLED:
                 self.tally.ended += 1
                 return code

@@ -1,4 +1,4 @@
-"""One life of a daemon: from its start to the kill, or to its own end."""
+"""One run of a daemon: from its start to the kill, or to its own end."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class Life:
     """
 
     def __init__(self, config: Path, log: Path, *options: str, more: Sequence[str] = ()) -> None:
-        self._told, told = os.pipe()
+        self._progress, progress_fd = os.pipe()
         self._log, self._begin = log, log.stat().st_size if log.exists() else 0
-        command = [sys.executable, "-m", "tests.kill.child", "--tell", str(told), *options]
+        command = [sys.executable, "-m", "tests.kill.child", "--tell", str(progress_fd), *options]
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                [*command, "--", "run", str(config), *more], stdout=file, stderr=file, pass_fds=[told], cwd=ROOT
+                [*command, "--", "run", str(config), *more], stdout=file, stderr=file, pass_fds=[progress_fd], cwd=ROOT
             )
-        os.close(told)
+        os.close(progress_fd)
 
     def wait_for(self, letter: str, timeout_s: float = 60.0) -> bool:
         """Wait until it is in recovery (``r``) or in the loop (``l``); False when it ended before."""
         end = time.monotonic() + timeout_s
         while (left := end - time.monotonic()) > 0:
-            if select.select([self._told], [], [], left)[0]:
-                said = os.read(self._told, 1)
-                if not said or said == letter.encode():
-                    return bool(said)
-        raise AssertionError(f"the daemon did not come to {letter!r} in {timeout_s} s: {self.said()}")
+            if select.select([self._progress], [], [], left)[0]:
+                mark = os.read(self._progress, 1)
+                if not mark or mark == letter.encode():
+                    return bool(mark)
+        raise AssertionError(f"the daemon did not come to {letter!r} in {timeout_s} s: {self.output()}")
 
     def wait(self, timeout_s: float) -> int | None:
-        """Its exit code, negative for a signal; None when it lives on."""
+        """Its exit code, negative for a signal; None while it runs."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -60,7 +60,7 @@ class Life:
         return self.wait(timeout_s)
 
     def hang_up(self) -> None:
-        """Have it read its configuration again."""
+        """Reload its configuration."""
         self._process.send_signal(signal.SIGHUP)
 
     @property
@@ -68,19 +68,19 @@ class Life:
         """Number of the process."""
         return self._process.pid
 
-    def said(self) -> str:
-        """What it has said so far."""
+    def output(self) -> str:
+        """Its output so far."""
         with self._log.open("rb") as file:
             file.seek(self._begin)
             return file.read().decode(errors="replace")
 
-    def sorrows(self) -> list[str]:
-        """What it should never have said."""
-        text = self.said()
+    def error_lines(self) -> list[str]:
+        """Lines that must never be in its output."""
+        text = self.output()
         return [f"the log says {word!r}: {text[-2000:]}" for word in _SORROWS if word in text]
 
     def close(self) -> None:
-        """End it if it lives, and let go."""
+        """End it if it runs, and close its files."""
         if self._process.poll() is None:
             self.kill()
-        os.close(self._told)
+        os.close(self._progress)

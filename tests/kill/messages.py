@@ -1,4 +1,4 @@
-"""What a device sends: samples of many streams with all that goes wrong in the field, the same for the same seed."""
+"""What a device sends: samples of many streams with typical field faults, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tests.support.daemons import BEGIN_S, CHANNELS, pump_records
 
-LAST = "last"  # the stream of the last message: when it was processed, all were
+LAST = "last"  # the stream of the last message: once it is processed, all are
 _RECORDED = 1000
 _BAD = (
     b"",
@@ -43,12 +43,12 @@ class _Device:
         """The next sample, ``step_s`` after the last one."""
         self.time_s, self.seq = round(self.time_s + step_s, 3), self.seq + 1
         message = self._message(self.time_s, **more)
-        # A sample from before a reset or another clock, sent again, is no repetition: it would be applied.
+        # A resent sample from before a reset or another clock does not count as a repetition: it would be applied.
         self.sent = [] if more or step_s < 0 else [*self.sent[-20:], message]
         return message
 
     def late(self, by_s: float) -> Message:
-        """A sample from before the newest one, which nobody has sent before."""
+        """A sample older than the newest one, never sent before."""
         return self._message(round(self.time_s - by_s, 3))
 
     def _message(self, time_s: float, **more: object) -> Message:
@@ -60,8 +60,8 @@ class _Device:
 def field_messages(count: int, streams: int, seed: int) -> Iterator[Message]:
     """Return ``count`` messages; the last one is of the stream `LAST` and always applied.
 
-    Streams come in turn, in bursts of one, and by chance, some of them seldom.  Event times of one stream never come
-    twice but in a sample sent twice, so that ids stay unique also where a clock is set back.
+    Streams alternate in turn, in bursts, and at random, some of them rarely.  Event times of one stream are unique
+    except in a sample sent twice, so that ids stay unique also where a clock is set back.
     """
     rng = random.Random(seed)
     devices = _devices(streams)
@@ -72,7 +72,7 @@ def field_messages(count: int, streams: int, seed: int) -> Iterator[Message]:
             if sent == count - 1:
                 break
             odd = rng.random()
-            if odd < 0.001:  # by another fraction of a second each time
+            if odd < 0.001:  # with another fraction of a second each time
                 set_back += 1
                 yield device.next(-7200.0 - set_back % 1000 * 0.001)
             else:
@@ -97,7 +97,7 @@ def _burst(rng: random.Random, devices: list[_Device], weights: list[float]) -> 
 
 def _usual(rng: random.Random, device: _Device, odd: float) -> Message:
     if odd < 0.02 and device.sent:
-        return rng.choice(device.sent)  # sent again
+        return rng.choice(device.sent)  # a repetition
     if odd < 0.03:
         return device.late(rng.uniform(0.1, 30.0))
     if odd < 0.05:
@@ -107,7 +107,7 @@ def _usual(rng: random.Random, device: _Device, odd: float) -> Message:
     if odd < 0.09:
         return device.next(float(rng.randint(2, 5)))  # a gap that is filled
     if odd < 0.093:
-        return device.next(float(rng.randint(20, 400)))  # one that is not
+        return device.next(float(rng.randint(20, 400)))  # one that stays open
     return device.next()
 
 

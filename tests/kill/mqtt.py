@@ -1,4 +1,4 @@
-"""Kill a daemon between a device and a real broker, and compare with one that nobody has killed."""
+"""Kill a daemon between a device and a real broker, and compare with one that was not killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.kill.runs import CLIENT_ID, LOG, Settings, run_to_the_end, write_conf
 from tests.support.brokers import Broker, Subscriber
 from tests.support.waiting import wait_for
 
-# As deploy/mosquitto, but for a loopback port and a folder of its own.
+# As deploy/mosquitto, but with a loopback port and its own folder.
 _BROKER = ("max_inflight_messages 1000", "set_tcp_nodelay true", "autosave_on_changes false")
 _STREAMS = 50
 _FEW = 20
@@ -32,18 +32,18 @@ _EXPECTED_LIFE_S = 1.0
 
 @dataclass
 class KillOutcome:
-    """The result of a campaign: ``said`` is empty when nothing was lost or doubled."""
+    """The result of a campaign: ``problems`` is empty when nothing was lost or duplicated."""
 
     tally: Tally
-    said: list[str]
+    problems: list[str]
     messages: int
     seconds: float
 
 
 class KillDevice:
-    """Publishes messages with QoS 1 in order on one connection, never further than it is allowed to.
+    """Publishes messages with QoS 1 in order on one connection, never beyond the allowed number.
 
-    ``root``: what its topics begin with.
+    ``root``: the prefix of its topics.
     """
 
     def __init__(self, port: int, messages: Sequence[Message], root: str = CLIENT_ID) -> None:
@@ -58,7 +58,7 @@ class KillDevice:
         self.failed: Exception | None = None
 
     def begin(self, pace: Callable[[], float]) -> None:
-        """Publish from now on; ``pace`` tells which share of the messages may be out."""
+        """Start to publish; ``pace`` returns the share of the messages that may be sent."""
         self._pace = pace
         self._thread.start()
 
@@ -70,7 +70,7 @@ class KillDevice:
         assert not self._thread.is_alive(), "the broker takes no more messages"
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._ended.set()
         self._client.disconnect()
         self._client.loop_stop()
@@ -93,34 +93,34 @@ class KillDevice:
 
 
 def run_mqtt(folder: Path, kills: int, messages: int, seed: int, *, without: str = "") -> KillOutcome:
-    """Kill a daemon so often while that many messages arrive, and let one more run to the end."""
+    """Kill a daemon this often while that many messages arrive, then let one run to the end."""
     begin, rng = time.monotonic(), random.Random(seed)
     sent = list(field_messages(messages, _STREAMS, seed))
     reference = uninterrupted_results(_made(folder / "reference"), sent)
     plan = KillPlan(rng, points_of(mqtt=True), without=without)
     disturbed = _made(folder / "killed")
     with _system(disturbed, "ts") as (broker, subscriber):
-        said = _kill_campaign(disturbed, broker, sent, kills, plan, lambda point: _chosen_message(rng, point), "ts")
+        problems = _kill_campaign(disturbed, broker, sent, kills, plan, lambda point: _chosen_message(rng, point), "ts")
         last = Life(write_config(disturbed, Settings(), url=broker.url), disturbed / LOG, *_options(without))
-        said += _last_life(disturbed, last, lambda: len(subscriber.ids) >= len(reference.files[ROWS]))
+        problems += _last_life(disturbed, last, lambda: len(subscriber.ids) >= len(reference.files[ROWS]))
         heard = dict(subscriber.ids)
-    said += differences(reference, read_results(disturbed)) + of_published(reference.files[ROWS], heard)
-    return KillOutcome(plan.tally, said, len(sent), time.monotonic() - begin)
+    problems += differences(reference, read_results(disturbed)) + of_published(reference.files[ROWS], heard)
+    return KillOutcome(plan.tally, problems, len(sent), time.monotonic() - begin)
 
 
 def run_counting(
     folder: Path, kills: int, sent: Sequence[Message], seed: int, points: Sequence[Point], *, without: str = ""
 ) -> KillOutcome:
-    """The same where samples have the time of their arrival: compared is which samples were applied, in which order."""
+    """The same where samples have the time of their arrival: compares which samples were applied, in which order."""
     begin, rng = time.monotonic(), random.Random(seed)
     plan = KillPlan(rng, points, share=0.0, without=without)
     disturbed = _made(folder / "counted")
     with _system(disturbed, "") as (broker, _):
-        said = _kill_campaign(disturbed, broker, sent, kills, plan, lambda _: Settings(commit_interval_s=0.05), "")
+        problems = _kill_campaign(disturbed, broker, sent, kills, plan, lambda _: Settings(commit_interval_s=0.05), "")
         last = Life(write_config(disturbed, Settings(), url=broker.url, time=""), disturbed / LOG, *_options(without))
-        said += _last_life(disturbed, last, lambda: True)
-    said += of_applied(sent, read_results(disturbed))
-    return KillOutcome(plan.tally, said, len(sent), time.monotonic() - begin)
+        problems += _last_life(disturbed, last, lambda: True)
+    problems += of_applied(sent, read_results(disturbed))
+    return KillOutcome(plan.tally, problems, len(sent), time.monotonic() - begin)
 
 
 def of_applied(sent: Iterable[Message], found: Results) -> list[str]:
@@ -137,14 +137,14 @@ def uninterrupted_results(folder: Path, sent: Sequence[Message]) -> Results:
         life = Life(write_config(folder, Settings(), url=broker.url), folder / LOG)
         device = KillDevice(broker.port, sent)
         try:
-            wait_for(lambda: "subscribed to" in life.said(), what="the first daemon", timeout_s=60)
+            wait_for(lambda: "subscribed to" in life.output(), what="the first daemon", timeout_s=60)
             device.begin(lambda: 1.0)
             device.hurry()
-            said = run_to_the_end(folder, life)
+            problems = run_to_the_end(folder, life)
         finally:
             device.close()
             life.close()
-    assert not said, said
+    assert not problems, problems
     return read_results(folder)
 
 
@@ -157,7 +157,7 @@ def _kill_campaign(
     settings: Callable[[Point | None], Settings],
     time_field: str,
 ) -> list[str]:
-    """All lives that are cut short; the device is ahead of them by no more than its share of the messages."""
+    """All runs that are cut short; the device is ahead of them by no more than its share of the messages."""
     device, tally = KillDevice(broker.port, sent), plan.tally
     begun = time.monotonic()
 
@@ -173,11 +173,11 @@ def _kill_campaign(
             begun = time.monotonic()
             code = plan.end_one(configure, folder / LOG)
             if code is not None:
-                return [*tally.said, f"the daemon ended by itself: {code}: {(folder / LOG).read_text()[-2000:]}"]
+                return [*tally.problems, f"the daemon ended by itself: {code}: {(folder / LOG).read_text()[-2000:]}"]
         device.hurry()
     finally:
         device.close()
-    return tally.said
+    return tally.problems
 
 
 def _last_life(folder: Path, life: Life, quiet: Callable[[], bool]) -> list[str]:
@@ -194,7 +194,7 @@ def _system(folder: Path, time_field: str) -> Iterator[tuple[Broker, Subscriber]
         first = Life(write_config(folder, Settings(), url=broker.url, time=time_field), folder / LOG)
         subscriber = Subscriber(broker.port)
         try:
-            wait_for(lambda: "subscribed to" in first.said(), what="the first daemon", timeout_s=60)
+            wait_for(lambda: "subscribed to" in first.output(), what="the first daemon", timeout_s=60)
             first.stop()
             yield broker, subscriber
         finally:

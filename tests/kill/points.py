@@ -1,4 +1,4 @@
-"""The places at which a daemon kills itself: before and after each step of processing, commit and recovery."""
+"""The points at which a daemon kills itself: before and after each step of processing, commit and recovery."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEDGER = "stream_gru.connectors.mqtt.ack_tracker:AckTracker"
 class Point:
     """A function, ``module:name``; one of its first ``calls`` calls is the last.  ``chosen``: which calls count.
 
-    ``mqtt_only``: a replay does not come by; ``evicts``: nobody does where there is room for all streams.
+    ``mqtt_only``: a replay does not reach it; ``evicts``: reached only when not all streams fit in memory.
     """
 
     name: str

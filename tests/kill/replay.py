@@ -1,4 +1,4 @@
-"""Kill a daemon that replays a file, over and over, and compare each time it came to the end."""
+"""Kill a daemon that replays a file, repeatedly, and compare each time it reaches the end."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _MESSAGES_OF_A_KILL = 150
 def run_replay(
     folder: Path, kills: int, seed: int, *, points: Sequence[Point] | None = None, without: str = ""
 ) -> KillOutcome:
-    """Kill a daemon so often while it replays; when it comes to the end before, compare and let it begin again."""
+    """Kill a daemon this often while it replays; when it reaches the end before, compare and restart."""
     begin, rng = time.monotonic(), random.Random(seed)
     sent = list(field_messages(_MESSAGES_OF_A_KILL * min(kills, 100), _STREAMS, seed))
     reference = undisturbed_replay(folder / "reference", sent)
     plan = KillPlan(rng, points or points_of(mqtt=False), share=0.0 if points else 0.2, longest_s=0.15, without=without)
-    said: list[str] = []
+    problems: list[str] = []
     messages = turn = 0
-    while plan.tally.total < kills and not said:
+    while plan.tally.total < kills and not problems:
         turn += 1
         disturbed = folder / f"killed-{turn}"
-        said += _one_recording(disturbed, sent, plan, kills, rng, without)
-        said += plan.tally.said or differences(reference, read_results(disturbed))
+        problems += _one_recording(disturbed, sent, plan, kills, rng, without)
+        problems += plan.tally.problems or differences(reference, read_results(disturbed))
         messages += len(sent)
-    return KillOutcome(plan.tally, said, messages, time.monotonic() - begin)
+    return KillOutcome(plan.tally, problems, messages, time.monotonic() - begin)
 
 
 def undisturbed_replay(folder: Path, sent: Sequence[Message], settings: Settings | None = None) -> Results:
     """Return the results of a daemon that is not killed."""
     folder.mkdir(parents=True)
     write_recording(folder / "messages.jsonl", sent)
-    said = _to_the_end(write_config(folder, settings or Settings()), folder / LOG)
-    assert not said, said
+    problems = _to_the_end(write_config(folder, settings or Settings()), folder / LOG)
+    assert not problems, problems
     return read_results(folder)
 
 
 def _one_recording(
     folder: Path, sent: Sequence[Message], plan: KillPlan, kills: int, rng: random.Random, without: str
 ) -> list[str]:
-    """Kill until the end of the input, or until there were enough; then let it run to the end."""
+    """Kill until the end of the input, or until there are enough kills; then let it run to the end."""
     folder.mkdir(parents=True)
     write_recording(folder / "messages.jsonl", sent)
     while plan.tally.total < kills:
@@ -66,7 +66,10 @@ def _to_the_end(config: Path, log: Path, *options: str) -> list[str]:
     life = Life(config, log, *options)
     try:
         code = life.wait(120)
-        return [*([] if code == 0 else [f"expected exit code 0, got {code}: {life.said()[-2000:]}"]), *life.sorrows()]
+        return [
+            *([] if code == 0 else [f"expected exit code 0, got {code}: {life.output()[-2000:]}"]),
+            *life.error_lines(),
+        ]
     finally:
         life.close()
 

@@ -1,4 +1,4 @@
-"""What a daemon leaves behind, and in what that differs from what another one has left."""
+"""The results a daemon leaves, and how they differ from those of another one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Read the results in a folder of `tests.kill.runs` when no process writes there any more."""
+    """Read the results in a folder of `tests.kill.runs` after all writers have ended."""
     with closing(sqlite3.connect(folder / "state" / "state.db")) as connection:
         check = connection.execute("PRAGMA integrity_check").fetchone()[0]
         states = dict(connection.execute("SELECT name, row FROM stream"))
@@ -63,13 +63,13 @@ def _table(path: Path) -> list[bytes]:
 
 
 def differences(expected: Results, found: Results) -> list[str]:
-    """Return all that is not byte for byte equal, one sentence each; nothing for equal runs."""
-    said = [*found.faults]
-    said += _of_tables("stream", expected.states, found.states)
-    said += _of_tables("memory of", expected.memories, found.memories)
+    """Return all differences byte for byte, one sentence each; nothing for equal runs."""
+    problems = [*found.faults]
+    problems += _of_tables("stream", expected.states, found.states)
+    problems += _of_tables("memory of", expected.memories, found.memories)
     for name, rows in expected.files.items():
-        said += _of_rows(name, rows, found.files.get(name, ()))
-    return said
+        problems += _of_rows(name, rows, found.files.get(name, ()))
+    return problems
 
 
 def _of_tables(what: str, expected: Mapping[_Name, bytes], found: Mapping[_Name, bytes]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Configurations of the daemon that is killed, and of the one that nobody disturbs."""
+"""Configurations of the daemon that is killed, and of the undisturbed one."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ files = ["messages.jsonl"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What each start chooses; it must not change the results.
+    """The settings each start chooses; they must not change the results.
 
-    ``into``: a folder, relative and with its slash, for all that it writes; devices send to topics below ``client_id``.
+    ``into``: a folder, relative and with its slash, for all output; devices send to topics below ``client_id``.
     """
 
     batch_rows: int = 1024
@@ -144,19 +144,19 @@ def run_to_the_end(
 
     ``timeout_s``: how long its file of rows may stay the same.
     """
-    said = [] if life.wait_for("l") else [f"it ended at once: {life.said()[-2000:]}"]
+    problems = [] if life.wait_for("l") else [f"it ended at once: {life.output()[-2000:]}"]
     size, since = -1, time.monotonic()
     while not (processed_all(folder) and (quiet is None or quiet())):
         now = (folder / ROWS).stat().st_size if (folder / ROWS).exists() else 0
         if now != size:
             size, since = now, time.monotonic()
         if time.monotonic() - since > timeout_s or life.wait(0.05) is not None:
-            said.append(f"the last message was never processed: {life.said()[-1000:]}")
+            problems.append(f"the last message was never processed: {life.output()[-1000:]}")
             break
     code = life.stop()
     if code != 0:
-        said.append(f"the end: expected exit code 0, got {code}: {life.said()[-2000:]}")
-    return [*said, *life.sorrows()]
+        problems.append(f"the end: expected exit code 0, got {code}: {life.output()[-2000:]}")
+    return [*problems, *life.error_lines()]
 
 
 def versions() -> str:

@@ -221,8 +221,8 @@ def test_too_many_layers_or_channels_are_rejected_at_once() -> None:
     manifest = make_bundle().manifest
     many = msgspec.structs.replace(manifest, layers=list(manifest.layers) * 257)
     assert [text for text in manifest_problems(many) if "layers: expected at most 256, got 257" in text]
-    crowd = [msgspec.structs.replace(manifest.channels[0], name=f"c{i}") for i in range(4097)]
-    many = msgspec.structs.replace(manifest, channels=crowd)
+    many_channels = [msgspec.structs.replace(manifest.channels[0], name=f"c{i}") for i in range(4097)]
+    many = msgspec.structs.replace(manifest, channels=many_channels)
     assert list(manifest_problems(many)) == ["channels: expected at most 4,096, got 4,097"]
 
 

@@ -128,8 +128,8 @@ def test_each_layer_is_compared_with_the_other_kinds() -> None:
 
 def test_without_a_bias_none_is_mentioned() -> None:
     """Equations and notes name only parts of the layer."""
-    told = explain(one_layer_bundle(("gru", True), use_bias=False))
-    own = next(variant for variant in told[0].variants if variant.own)
+    layers = explain(one_layer_bundle(("gru", True), use_bias=False))
+    own = next(variant for variant in layers[0].variants if variant.own)
     assert own.equations[0] == "z = sigmoid(x @ W_z + h @ R_z)"
     assert not any("bias" in note for note in own.notes)
     assert own.formula == "3 (U² + U·I), U = 4, I = 3"

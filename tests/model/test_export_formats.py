@@ -75,7 +75,7 @@ class StreamExport:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StreamExport]:
-    """Every network in every format of TensorFlow, run by one stranger."""
+    """Every network in every format of TensorFlow, run in one process without this package."""
     folder = tmp_path_factory.mktemp("exported")
     expected = {}
     for name, options in NETWORKS.items():
@@ -154,9 +154,9 @@ def test_a_damaged_keras_file_is_not_exported(tmp_path: Path) -> None:
     """If the hash is wrong, the network is built from the weights, and a message reports it."""
     bundle = replace(load_bundle(BUNDLE), path=tmp_path)
     (tmp_path / KERAS).write_bytes(b"damaged")
-    said: list[str] = []
-    export(ExportRequest(bundle, report=said.append), "keras", tmp_path / "pump.keras")
-    assert "SHA-256 differs" in said[0]
+    lines: list[str] = []
+    export(ExportRequest(bundle, report=lines.append), "keras", tmp_path / "pump.keras")
+    assert "SHA-256 differs" in lines[0]
     assert (tmp_path / "pump.keras").stat().st_size > 10_000
 
 

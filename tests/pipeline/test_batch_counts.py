@@ -44,7 +44,7 @@ def test_warming_and_degraded_outputs_are_not_labelled() -> None:
 
 
 def test_a_model_without_classes_has_no_class_counts() -> None:
-    """No labels, no counts; samples are counted all the same."""
+    """No labels, no counts; samples are still counted."""
     out = toy_pipeline(calibrated(make_bundle(channels=CHANNELS, labels=0))).process(batch(["p"], [0]))
     counts = BatchCounts.of(3, out)
     assert (counts.received, counts.applied, counts.by_class.tolist()) == (3, 1, [])

@@ -70,9 +70,9 @@ def test_categories_equal_a_push_of_the_same_values_by_hand() -> None:
         assert generated == code
         time_ns += NS_PER_S
         assert made.samples.time_ns[index] == time_ns
-        said = by_hand.push("p", time_ns / NS_PER_S, [generated])
-        assert said.probabilities is not None
-        code = int(np.argmax(list(said.probabilities.values())))
+        prediction = by_hand.push("p", time_ns / NS_PER_S, [generated])
+        assert prediction.probabilities is not None
+        code = int(np.argmax(list(prediction.probabilities.values())))
 
 
 @pytest.mark.parametrize("quantiles", [(), (0.1, 0.5, 0.9)])
@@ -84,9 +84,9 @@ def test_forecasts_equal_a_push_of_the_same_values_by_hand(quantiles: Sequence[f
     by_hand.process(wave().take(slice(0, -1)))
     values, time_ns = wave().values[-1].tolist(), int(wave().time_ns[-1])
     for index, generated in enumerate(made.samples.values.tolist()):
-        said = by_hand.push("p", (time_ns + index * NS_PER_S) / NS_PER_S, values)
-        assert said.forecast is not None
-        values = [float(said.forecast[f"c{c}"][0]) for c in range(3)]
+        prediction = by_hand.push("p", (time_ns + index * NS_PER_S) / NS_PER_S, values)
+        assert prediction.forecast is not None
+        values = [float(prediction.forecast[f"c{c}"][0]) for c in range(3)]
         assert generated == pytest.approx(values, rel=1e-6)
     assert made.probabilities is None
     assert made.log_probability is None
@@ -257,7 +257,7 @@ def test_a_model_with_outputs_only_at_the_end_of_windows_is_rejected() -> None:
 
 
 def test_two_categories_can_share_one_logit() -> None:
-    """A logistic head gives the probabilities of both labels, which are drawn from like others."""
+    """A logistic head gives the probabilities of both labels, which are drawn the same way as others."""
     bundle = make_bundle(channels=0, categories=(2,), labels=2, horizon=0, class_activation="logistic")
     made = generate(Pipeline(bundle, "numpy"), None, 200)
     assert set(made.samples.values[:, 0].tolist()) == {0.0, 1.0}

@@ -186,9 +186,9 @@ def test_totals_continue_with_other_options_and_restart_with_another_model() -> 
     assert more is not None
     assert (more.truths > before.truths).all()
     pipeline.swap(other, "numpy")
-    anew = pipeline.scores()
-    assert anew is not None
-    assert not anew.truths.any()
+    restarted = pipeline.scores()
+    assert restarted is not None
+    assert not restarted.truths.any()
 
 
 def test_live_scores_equal_the_evaluation() -> None:

@@ -235,4 +235,4 @@ def test_slots_are_assigned_from_the_lowest() -> None:
 def test_unknown_streams_are_key_errors(action: str) -> None:
     """A method for one stream never ignores an unknown name."""
     with pytest.raises(KeyError):
-        getattr(StateTable(COLUMNS), action)("nobody")
+        getattr(StateTable(COLUMNS), action)("unknown")

@@ -1,6 +1,6 @@
-"""Assembly goes by event time: no cut of the records into batches changes a row, and no record is lost uncounted.
+"""The joiner uses event time: no cut of the records into batches changes a row, and no record is lost uncounted.
 
-Nor does a restart change one, or a stream that was let go of in between.
+Neither does a restart, nor a stream that is evicted in between.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def build_joiner(options: tuple[int, int], max_streams: int = 2) -> ChannelJoine
 
 
 def join_batches(one: ChannelJoiner, batches: list[SampleBatch]) -> tuple[SampleBatch, int]:
-    """All that comes of batches, and how many records were joined."""
+    """All rows of the batches, and how many records were joined."""
     done = [one.join(batch) for batch in batches]
     return concatenate([*(found.batch for found in done), one.flush()], CHANNELS), sum(d.joined for d in done)
 
@@ -88,7 +88,7 @@ def test_batch_boundaries_change_nothing(batch: SampleBatch, options: tuple[int,
 @settings(max_examples=150)
 @given(partial_records(HOSTILE), settings_of)
 def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[int, int]) -> None:
-    """Received = joined + rejected; each row has a value, lies on the grid, and ticks that wait are few."""
+    """Received = joined + rejected; each row has a value and lies on the grid; few ticks are pending."""
     one = build_joiner(options)
     done = one.join(batch)
     assert batch.received == done.joined + sum(done.batch.rejected_counts.values())
@@ -110,7 +110,7 @@ def test_every_record_is_joined_or_rejected(batch: SampleBatch, options: tuple[i
 @settings(max_examples=150)
 @given(partial_records((0, 1, 3, 5, 10, 12, -4, -15)), st.sampled_from([1, 2, 5]))
 def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBatch, wait: int) -> None:
-    """And each stream's ticks go in order; nothing is held here, so that a row has what its own tick brought."""
+    """Each stream's ticks are emitted in order; no value is held here, so a row has only its own tick's values."""
     own = batch.take(batch.stream_index == batch.stream_index[0])
     own = SampleBatch(own.stream_names, own.stream_index, own.time_ns, own.values)
     one = ChannelJoiner(CHANNELS, NS_PER_S, 0, wait * NS_PER_S)
@@ -127,7 +127,7 @@ def test_no_tick_goes_before_it_is_complete_or_its_wait_is_over(batch: SampleBat
 @settings(max_examples=150)
 @given(partial_records(HOSTILE), settings_of)
 def test_streams_do_not_influence_each_other(batch: SampleBatch, options: tuple[int, int]) -> None:
-    """A stream alone gives the rows it gives among others."""
+    """A stream alone gives the same rows as among others."""
     together = plain_rows(join_batches(build_joiner(options), [batch])[0])
     first = batch.stream_index[0]
     alone = join_batches(build_joiner(options), [batch.take(batch.stream_index == first)])[0]
@@ -154,7 +154,7 @@ def test_records_in_order_give_the_last_value_of_each_channel(batch: SampleBatch
 
 
 def test_no_records_give_no_rows() -> None:
-    """An empty batch is nothing, its rejects are passed on."""
+    """An empty batch gives no rows; its rejects are passed on."""
     done = build_joiner((1, 1)).join(empty_batch(CHANNELS, (Rejected(DropReason.PARSE, 2),)))
     assert (len(done.batch), done.joined, done.batch.rejected_counts) == (0, 0, {DropReason.PARSE: 2})
 
@@ -162,7 +162,7 @@ def test_no_records_give_no_rows() -> None:
 @settings(max_examples=200)
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), min_size=1, max_size=12))
 def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], places: list[int]) -> None:
-    """Cut anywhere, stored, thrown away and restored in another order: the same rows, the same counts."""
+    """Cut anywhere, stored, discarded and restored in another order: the same rows, the same counts."""
     whole, joined = join_batches(build_joiner(options), [batch])
     one, stored, parts, count = build_joiner(options), StateStore(), [], 0
     edges = [0, *sorted({min(place, len(batch)) for place in places}), len(batch)]
@@ -184,10 +184,8 @@ def test_restarts_change_nothing(batch: SampleBatch, options: tuple[int, int], p
 
 @settings(max_examples=150)
 @given(partial_records(HOSTILE), settings_of, st.integers(0, 2**32 - 1))
-def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
-    batch: SampleBatch, options: tuple[int, int], seed: int
-) -> None:
-    """Any streams, at any moment, until their next record."""
+def test_an_evicted_and_restored_stream_is_the_same(batch: SampleBatch, options: tuple[int, int], seed: int) -> None:
+    """Any streams, evicted at any moment, restored at their next record."""
     whole, joined = join_batches(build_joiner(options, 3), [batch])
     rng, one, away = np.random.default_rng(seed), build_joiner(options, 3), dict[str, bytes]()
     parts, count = [], 0
@@ -213,12 +211,14 @@ def test_a_stream_that_was_let_go_of_and_came_back_is_the_same(
 
 @settings(max_examples=100)
 @given(partial_records(HOSTILE), settings_of, st.lists(st.integers(0, 120), max_size=5))
-def test_every_stream_whose_memory_differs_is_said_to_have_changed(
+def test_every_stream_with_a_changed_state_is_dirty(
     batch: SampleBatch, options: tuple[int, int], stores: list[int]
 ) -> None:
-    """After each record: all that is other than at the last commit is named, and only what had a record."""
+    """After each record: every stream whose state differs from the last commit is named, and only streams with a
+    record.
+    """
     one = build_joiner(options)
-    stored = dict.fromkeys(batch.stream_names, one.state.snapshot("nobody"))
+    stored = dict.fromkeys(batch.stream_names, one.state.snapshot("unknown"))
     seen: set[str] = set()
     for row in range(len(batch)):
         one.join(batch.take(slice(row, row + 1)))
@@ -239,10 +239,10 @@ def test_every_stream_whose_memory_differs_is_said_to_have_changed(
 
 @settings(max_examples=300)
 @given(partial_records(HOSTILE, 20), settings_of, st.data())
-def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(
+def test_invalid_bytes_raise_only_a_state_error(
     batch: SampleBatch, options: tuple[int, int], data: st.DataObject
 ) -> None:
-    """Or they can be used: whatever they say, later records raise nothing."""
+    """Invalid bytes raise StateError or load; in both cases later records raise nothing."""
     one, other = build_joiner(options, 3), build_joiner(options, 3)
     one.join(batch)
     name = batch.stream_names[batch.stream_index[0]]

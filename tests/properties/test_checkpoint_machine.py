@@ -1,8 +1,8 @@
-"""Kill it at any instant: states, outputs and acknowledgements are those of a run that was never killed.
+"""A kill at any instant: states, outputs and acknowledgements are those of a run that was never killed.
 
-A daemon with its store, a broker that sends again what was not acknowledged, a file that is cut back and an outbox;
-beside it a pipeline without a store that is fed with what was committed, and never dies.  STREAM_GRU_EXAMPLES sets how
-many courses are tried, of up to 50 steps each.
+A daemon with its store, a broker that redelivers unacknowledged messages, a file that is truncated and an outbox;
+beside it a pipeline without a store that gets the committed messages and is never killed.  STREAM_GRU_EXAMPLES sets how
+many cases are tried, of up to 50 steps each.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ class _MortalStore(Store):
 
 
 class CheckpointMachine(RuleBasedStateMachine):
-    """``pending``: what the process has done since its last commit."""
+    """``pending``: the actions of the process since its last commit."""
 
     @initialize(evict=st.booleans(), most=st.integers(1, 3), stored=st.sampled_from([4, 100]), rows=st.integers(1, 6))
     def begin(self, evict: bool, most: int, stored: int, rows: int) -> None:
         """A daemon with room for ``most`` streams, which reads ``rows`` messages at a time."""
-        self.root = Path(tempfile.mkdtemp(prefix="keeping-", dir=_FAST))
+        self.root = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_FAST))
         self.starts = 0
         self.folder = self.root / "0"
         self.evict, self.rows, self.seed = evict, rows, 0
@@ -124,7 +124,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.start()
 
     def teardown(self) -> None:
-        """However it went, nothing is left on the disk."""
+        """Check the end state, then remove the files."""
         if hasattr(self, "checkpointer"):
             try:
                 self.come_to_rest()
@@ -133,7 +133,7 @@ class CheckpointMachine(RuleBasedStateMachine):
                 shutil.rmtree(self.root)
 
     def come_to_rest(self) -> None:
-        """In the end every message that was not lost has been taken in, once, and every output is out."""
+        """At the end every message that was not lost has been processed once, and every output is delivered."""
         for _ in range(self.broker.published + 1):
             self.read()
             self.commit()
@@ -143,7 +143,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.wire.turn(10**9)
         assert [self.world[number + 1] for number in range(len(self.world))] == self.disk == self.reference.outputs
 
-    # ---- a process begins and ends
+    # ---- process start and end
 
     def start(self) -> None:
         """Recover, as `Daemon.run` does."""
@@ -170,13 +170,13 @@ class CheckpointMachine(RuleBasedStateMachine):
             raise _Killed
 
     def kill(self) -> None:
-        """What is on the disk now is all that there is."""
+        """Take what is on the disk now as all that survives."""
         self.starts += 1
         before, self.folder = self.folder, copy_of_now(self.folder, self.root / str(self.starts))
         self.dead = before
 
     def start_again(self) -> None:
-        """Bury the dead process, whose last words nobody reads, and begin another one."""
+        """Discard the dead process with its unsent data and start another one."""
         self.pending.clear()
         self.checkpointer.close()
         shutil.rmtree(self.dead)
@@ -186,14 +186,14 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.start()
 
     def settle(self) -> None:
-        """What was done is committed."""
+        """The actions are committed."""
         for happened in self.pending:
             happened(self.reference)
         self.pending.clear()
         self.position = self.input.position
 
     def decoded_batches(self, number: int, samples: list[Sample]) -> None:
-        """The process takes in a message."""
+        """The process receives a message."""
         self.pending.append(lambda reference: reference.message(number, samples))
 
     def acknowledged(self, number: int) -> None:
@@ -207,7 +207,7 @@ class CheckpointMachine(RuleBasedStateMachine):
         self.broker.publish(json.dumps([self.broker.published + 1, samples]).encode())
 
     def sample(self, name: str, second: int) -> Sample:
-        """Each sample has a value of its own."""
+        """Each sample has a unique value."""
         return name, second, float(second % 17) + _NAMES.index(name) / 8
 
     @rule(name=st.sampled_from(_NAMES), number=st.integers(1, 3), step=st.sampled_from([1, 1, 1, 2, 50]))
@@ -239,33 +239,33 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(_NAMES), age=st.integers(1, 20))
     def late(self, name: str, age: int) -> None:
-        """A sample of long ago."""
+        """A very old sample."""
         self.publish(self.sample(name, self.clock[name] - age))
 
     # ---- the process
 
     @rule()
     def read(self) -> None:
-        """One turn of the loop."""
+        """One iteration of the loop."""
         self.daemon._read(self.input, 0.0)
 
     @rule()
     def commit(self) -> None:
-        """And what was committed is that of the reference."""
+        """The committed state equals the reference."""
         self.daemon.commit()
         self.settle()
         self.check_committed()
 
     @rule(names=st.lists(st.sampled_from(_NAMES), min_size=1, max_size=4))
     def go_on(self, names: list[str]) -> None:
-        """What happens most: samples come, are taken in and committed."""
+        """The common case: samples arrive, are processed and committed."""
         self.arrive_of_several(names)
         self.read()
         self.commit()
 
     @rule(most=st.integers(1, 10))
     def turn(self, most: int) -> None:
-        """Acknowledgements and outputs go out."""
+        """Acknowledgements and outputs are sent."""
         self.source.turn()
         self.wire.turn(most)
 
@@ -289,7 +289,7 @@ class CheckpointMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.broker.published)
     @rule()
     def lose_session(self) -> None:
-        """The broker has forgotten the client."""
+        """The broker has lost the session."""
         self.source.connect(session_present=False)
 
     @rule(name=st.sampled_from(_NAMES) | st.none())
@@ -307,12 +307,12 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(_NAMES))
     def export(self, name: str) -> None:
-        """Keep a stream as it is now."""
+        """Export a stream as it is now."""
         self.exported = self.checkpointer.export_stream(name) or self.exported
 
     @rule()
     def take_in(self) -> None:
-        """Have the stream go on as it was kept, where there is room and the model is the same."""
+        """Import the exported stream, where there is room and the model is the same."""
         state = self.exported
         if state is None:
             return
@@ -334,7 +334,7 @@ class CheckpointMachine(RuleBasedStateMachine):
     # ---- what must be true
 
     def check_committed(self) -> None:
-        """All streams in memory, all that a start would find, and all outputs are the reference's."""
+        """All streams in memory, all that a start would load, and all outputs equal the reference."""
         expected = {name: self.seen(self.reference.pipeline, name) for name in self.reference.pipeline.streams}
         here = self.daemon.pipeline
         assert {name: self.seen(here, name) for name in here.streams}.items() <= expected.items()
@@ -355,8 +355,8 @@ class CheckpointMachine(RuleBasedStateMachine):
     def seen(self, pipeline: Pipeline, name: str) -> bytes | dict[str, bytes]:
         """A stream's row.
 
-        Of an evicted stream the order of a reset of all and a reload is not known, only that there was one: then
-        either reason may be told.
+        For an evicted stream the order of a reset of all and a reload is unknown, only that one happened: either reason
+        is valid.
         """
         row = pipeline.table.row(name)
         if not self.evict:
@@ -368,7 +368,7 @@ class CheckpointMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_sample_is_accounted_for(self) -> None:
-        """Received = applied + dropped; no message is taken in twice; nothing is out that is not committed."""
+        """Received = applied + dropped; no message is processed twice; no uncommitted output is sent."""
         if hasattr(self, "daemon"):
             assert self.daemon.summary.balanced
             assert len(set(self.reference.messages)) == len(self.reference.messages)

@@ -1,4 +1,4 @@
-"""A file sink that is killed at any time and started again has the rows of one that never was."""
+"""A file sink that is killed at any time and restarted has the rows of one that was never killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kill_run(run: SinkRun, when: str, lost: bool, left: bytes) -> None:
 def test_a_killed_sink_has_the_committed_rows_and_then_all(
     name: str, steps: list[tuple[str, object]], rotate_bytes: int
 ) -> None:
-    """After each kill the files have what was committed; after all was written, what an uninterrupted run has."""
+    """After each kill the files have the committed rows; after all writes, the rows of an uninterrupted run."""
     with tempfile.TemporaryDirectory() as folder, mock.patch("os.fsync"):
         run = SinkRun(Path(folder) / name, rotate_bytes)
         run.start()

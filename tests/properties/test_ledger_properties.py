@@ -1,4 +1,4 @@
-"""The tracker against a broker that sends again what has no acknowledgement, and a process that may be killed."""
+"""The tracker against a broker that redelivers unacknowledged messages, and a process that may be killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WINDOW = 5
 
 @dataclass
 class SentPacket:
-    """A message that the broker wants acknowledged."""
+    """A message that requires an acknowledgement."""
 
     mid: int
     message: int
@@ -25,11 +25,11 @@ class SentPacket:
 
 
 class AckTrackerMachine(RuleBasedStateMachine):
-    """Messages are rising numbers; ``history`` is what was committed, ``packets`` what the store knows of packets."""
+    """Messages are increasing numbers; ``history`` is the committed ones, ``packets`` the packets in the store."""
 
     @initialize(marks=st.booleans(), lowest=st.booleans())
     def begin(self, marks: bool, lowest: bool) -> None:
-        """``marks``: repetitions carry the DUP flag; ``lowest``: identifiers are used again as soon as they can be."""
+        """``marks``: redeliveries carry the DUP flag; ``lowest``: identifiers are reused as soon as possible."""
         self.marks, self.lowest = marks, lowest
         self.history: list[int] = []
         self.packets: dict[int, int] = {}
@@ -81,12 +81,12 @@ class AckTrackerMachine(RuleBasedStateMachine):
 
     @rule()
     def cut(self) -> None:
-        """The connection breaks, with what was on the way in both directions."""
+        """The connection breaks; data in flight in both directions is lost."""
         self.connect(True)
 
     @rule()
     def lose_session(self) -> None:
-        """The broker has forgotten us: what it had not delivered is lost, identifiers begin anew."""
+        """The broker has lost the session: undelivered messages are lost, identifiers restart."""
         if self.session:
             self.lost |= {*(packet.message for packet in self.inflight), *self.backlog}
         self.session += 1
@@ -99,12 +99,12 @@ class AckTrackerMachine(RuleBasedStateMachine):
     # ---- the process
 
     def start(self) -> None:
-        """With what the store has."""
+        """Start with the state in the store."""
         done = {mid: b"%d" % message for mid, message in self.packets.items()}
         self.tracker = AckTracker(self.position, done, max_done=4 * _WINDOW)
         self.queue: list[tuple[int, int]] = []
         self.handled: list[tuple[int, int]] = []
-        self.told: tuple[int, ProcessedPackets] | None = None
+        self.half_committed: tuple[int, ProcessedPackets] | None = None
 
     @precondition(lambda self: self.wire)
     @rule(number=st.integers(1, 6))
@@ -123,10 +123,10 @@ class AckTrackerMachine(RuleBasedStateMachine):
         self.handled += self.queue[:number]
         del self.queue[:number]
 
-    @precondition(lambda self: self.told is None)
+    @precondition(lambda self: self.half_committed is None)
     @rule()
     def write(self) -> None:
-        """The first half of a commit: what was handled is history."""
+        """The first half of a commit: processed messages become history."""
         position = self.handled[-1][0] if self.handled else self.position
         receipts = self.tracker.processed_packets(position)
         assert self.tracker.processed_packets(position) == receipts
@@ -140,20 +140,20 @@ class AckTrackerMachine(RuleBasedStateMachine):
         self.history += [message for _, message in self.handled]
         self.handled.clear()
         self.position = position
-        self.told = position, receipts
+        self.half_committed = position, receipts
         assert self.history == sorted(set(self.history))
 
-    @precondition(lambda self: self.told is not None)
+    @precondition(lambda self: self.half_committed is not None)
     @rule()
     def acknowledge(self) -> None:
         """The second half."""
-        assert self.told is not None
-        self.tracker.processed(self.told[0])
-        again = self.tracker.processed_packets(self.told[0])
+        assert self.half_committed is not None
+        self.tracker.processed(self.half_committed[0])
+        again = self.tracker.processed_packets(self.half_committed[0])
         assert not again.packets
-        self.told = None
+        self.half_committed = None
 
-    @precondition(lambda self: self.wire and self.told is None)
+    @precondition(lambda self: self.wire and self.half_committed is None)
     @rule(number=st.integers(1, 6))
     def work(self, number: int) -> None:
         """From the network to the store."""
@@ -163,7 +163,7 @@ class AckTrackerMachine(RuleBasedStateMachine):
 
     @rule(arrive=st.booleans())
     def turn(self, arrive: bool) -> None:
-        """Acknowledgements go out; the broker may never see them, and the connection is dead then."""
+        """Acknowledgements are sent; the broker may never receive them, and the connection is dead then."""
         acks = self.tracker.pending_acks()
         acknowledged, rest = self.inflight[: len(acks)], self.inflight[len(acks) :]
         assert acks == [packet.mid for packet in acknowledged]
@@ -174,20 +174,20 @@ class AckTrackerMachine(RuleBasedStateMachine):
 
     @rule(session_present=st.booleans())
     def crash(self, session_present: bool) -> None:
-        """Killed: what was not committed comes again, unless the session is gone as well.
+        """Killed: uncommitted messages are redelivered, unless the session is lost as well.
 
-        When that was seen, but not yet written down, old packets stay in the store.
+        If the loss was seen but not yet stored, old packets stay in the store.
         """
         self.stale = self.stale or self.untold
         self.start()
         self.cut() if session_present else self.lose_session()
 
     def teardown(self) -> None:
-        """In the end everything has been handed on once, but for what a lost session took with it."""
-        if not hasattr(self, "told"):
+        """At the end every message has been passed on once, except those lost with a session."""
+        if not hasattr(self, "half_committed"):
             return
         for _ in range(self.message + 1):
-            if self.told:
+            if self.half_committed:
                 self.acknowledge()
             self.receive(len(self.wire))
             self.handle(len(self.queue))

@@ -61,7 +61,7 @@ def test_one_sample_at_a_time_equals_one_batch(batch: SampleBatch, model: str) -
 @settings(max_examples=100)
 @given(hostile_batches(), models)
 def test_streams_do_not_influence_each_other(batch: SampleBatch, model: str) -> None:
-    """A stream alone gives the outputs it gives among others, bit for bit: no value, NaN included, crosses over."""
+    """A stream alone gives the same outputs as among others, bit for bit: no value, NaN included, crosses over."""
     together = toy_pipeline(MODELS[model])
     out = together.process(batch)
     for index, name in enumerate(batch.stream_names):
@@ -89,7 +89,7 @@ def test_every_sample_is_applied_or_dropped_for_one_reason(batch: SampleBatch, m
 @settings(max_examples=100)
 @given(hostile_batches(), models)
 def test_states_are_always_finite(batch: SampleBatch, model: str) -> None:
-    """For any input the kept hidden states are finite."""
+    """For any input the stored hidden states are finite."""
     pipeline = toy_pipeline(MODELS[model])
     pipeline.process(batch)
     assert np.isfinite(pipeline.table["h"]).all()

@@ -1,4 +1,4 @@
-"""What comes after a restart is what an uninterrupted read gives after the same place, wherever it was cut."""
+"""A read after a restart gives what an uninterrupted read gives after the same position, wherever it was cut."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ BLOCK_ROWS = st.sampled_from([1, 100, 3000])
 
 @given(st.data(), st.lists(TEXT, min_size=1, max_size=3), st.sampled_from(["csv", "jsonl"]), st.booleans())
 @settings(max_examples=60)
-def test_files_go_on_after_any_position(data: st.DataObject, texts: list[bytes], kind: str, compressed: bool) -> None:
+def test_files_continue_after_any_position(
+    data: st.DataObject, texts: list[bytes], kind: str, compressed: bool
+) -> None:
     """One or several files, compressed or not, in other blocks, and once more after a second restart."""
     with tempfile.TemporaryDirectory() as folder:
         for number, text in enumerate(texts):
@@ -50,7 +52,7 @@ def test_files_go_on_after_any_position(data: st.DataObject, texts: list[bytes],
 def test_of_a_file_that_has_grown_no_line_is_read_twice(
     text: bytes, added: list[bytes], compressed: bool, block_rows: int
 ) -> None:
-    """What was appended is read; the rest of a line that had no end when it was handed on is left out."""
+    """Appended lines are read; the rest of a line that was passed on without its end is skipped."""
     more = b"".join(added)
     pack = gzip.compress if compressed else bytes
     with tempfile.TemporaryDirectory() as folder:
@@ -65,8 +67,8 @@ def test_of_a_file_that_has_grown_no_line_is_read_twice(
 
 @given(st.data(), st.integers(0, 400), st.integers(1, 200), st.sampled_from([1, 150]))
 @settings(max_examples=25)
-def test_parquet_goes_on_after_any_position(data: st.DataObject, rows: int, group: int, block_rows: int) -> None:
-    """Whatever its row groups, in other blocks."""
+def test_parquet_continues_after_any_position(data: st.DataObject, rows: int, group: int, block_rows: int) -> None:
+    """With any row groups and block sizes."""
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -86,7 +88,7 @@ def test_parquet_goes_on_after_any_position(data: st.DataObject, rows: int, grou
 
 
 def drawn_portions(data: st.DataObject, text: bytes) -> list[bytes]:
-    """The text cut anywhere, in portions that a pipe takes."""
+    """The text cut anywhere, in portions that a pipe accepts."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     return [part[i : i + 20_000] for part in parts for i in range(0, len(part), 20_000)]
@@ -94,9 +96,7 @@ def drawn_portions(data: st.DataObject, text: bytes) -> list[bytes]:
 
 @given(st.data(), TEXT, st.booleans(), st.booleans())
 @settings(max_examples=80)
-def test_standard_input_that_is_fed_again_goes_on(
-    data: st.DataObject, text: bytes, header: bool, from_file: bool
-) -> None:
+def test_repeated_standard_input_continues(data: st.DataObject, text: bytes, header: bool, from_file: bool) -> None:
     """From a pipe in other portions, or from a file; the header is that of the whole input."""
     whole = through_pipe(drawn_portions(data, text), header)
     if not whole:
@@ -123,7 +123,7 @@ def test_standard_input_that_is_fed_again_goes_on(
 def test_a_new_input_through_a_pipe_is_read_from_its_start(
     data: st.DataObject, text: bytes, other: bytes, header: bool
 ) -> None:
-    """As soon as a byte of it is another one than before, and as if nothing had come before."""
+    """From its first byte that differs, as if there had been no earlier input."""
     whole = through_pipe(drawn_portions(data, text), header)
     if not whole:
         return

@@ -1,4 +1,4 @@
-"""Outputs for those who listen, over real HTTP."""
+"""Outputs for HTTP clients, over real HTTP."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class NeverEncode(JsonEncoder):
     """An encoder that fails when it is used."""
 
     def encode(self, batch: PredictionBatch) -> bytes:
-        """Nobody listens."""
+        """No client is connected."""
         raise AssertionError
 
 
@@ -170,7 +170,7 @@ def test_comments_are_sent_while_there_are_no_rows(monkeypatch: pytest.MonkeyPat
 def test_a_listener_stays_longer_than_a_request_may_take(
     monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer
 ) -> None:
-    """The bound on the time of a connection is not for those who listen."""
+    """The limit on the duration of a connection does not apply to clients of the outputs."""
     monkeypatch.setattr(connection, "IDLE_S", 0.2)
     monkeypatch.setattr(events, "_PING_S", 0.1)
     with closing(Listener(server)) as listener:
@@ -182,7 +182,7 @@ def test_a_listener_stays_longer_than_a_request_may_take(
 def test_one_who_does_not_read_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon, server: WebServer
 ) -> None:
-    """Silent listeners starve neither the other listeners nor the metrics, and are cut off after a while."""
+    """Clients that do not read starve neither the other clients nor the metrics, and are disconnected after a while."""
     monkeypatch.setattr(events, "_SEND_S", 0.3)
     monkeypatch.setattr(events, "_BATCH_S", 0.0)
     with ExitStack() as stack:

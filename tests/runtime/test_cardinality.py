@@ -1,4 +1,4 @@
-"""The number of series is known when the daemon starts, whatever streams do."""
+"""The number of series is known when the daemon starts, whatever streams arrive."""
 
 from __future__ import annotations
 

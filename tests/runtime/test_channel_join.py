@@ -1,4 +1,4 @@
-"""Channels that arrive apart become samples on the grid of the period."""
+"""Channels that arrive separately become samples on the grid of the period."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def joined(one: ChannelJoiner, *found: ChannelValue) -> list[tuple[str, float, l
 
 
 def test_a_tick_is_emitted_at_once_when_all_channels_have_reported() -> None:
-    """No waiting where nothing is missing, and the time is that of the grid."""
+    """It does not wait when nothing is missing, and its time is on the grid."""
     one = joiner()
     assert joined(one, ("p", 9.2, 0, 1)) == []
     assert joined(one, ("p", 9.9, 1, 2)) == [("p", 10.0, [1, 2])]
@@ -62,14 +62,14 @@ def test_a_tick_is_emitted_at_once_when_all_channels_have_reported() -> None:
 
 
 def test_a_time_on_the_grid_belongs_to_its_own_tick() -> None:
-    """The tick at k holds what lies after k - 1, up to and with k; also before 1970."""
+    """The tick at k holds records after k - 1, up to and including k; also before 1970."""
     for times, ticks in (((3.0, 3.000000001), (3.0, 4.0)), ((-3.5, -3.0 + 1e-9), (-3.0, -2.0))):
         found = joiner(1).join(channel_records(*[("p", time, 0, 1) for time in times], channels=1)).batch
         assert joined_rows(found) == [("p", tick, [1]) for tick in ticks]
 
 
 def test_a_silent_channel_never_stops_the_others() -> None:
-    """The watermark passes a tick without it: its last value serves until it is too old, then it is missing."""
+    """The watermark passes a tick without it: its last value is held until it is too old, then it is missing."""
     one = joiner(hold_s=2)
     found = joined(one, ("p", 1, 1, 7), *[("p", float(t), 0, float(t)) for t in range(1, 8)])
     assert found == [
@@ -92,7 +92,9 @@ def test_a_tick_waits_for_its_channels() -> None:
 
 
 def test_a_complete_tick_waits_for_an_older_one_that_may_still_be_complete() -> None:
-    """The slow channel of the older tick is not late because the next one was quick; both go together, in order."""
+    """The slow channel of the older tick is not late because the next tick completed early; both are emitted together,
+    in order.
+    """
     one = joiner(allowed_lateness_s=2)
     assert joined(one, ("p", 10, 0, 1), ("p", 11, 0, 2), ("p", 11, 1, 20)) == []
     assert joined(one, ("p", 10, 1, 10)) == [("p", 10, [1, 10]), ("p", 11, [2, 20])]
@@ -100,7 +102,7 @@ def test_a_complete_tick_waits_for_an_older_one_that_may_still_be_complete() -> 
 
 
 def test_the_wait_for_an_older_tick_ends_with_its_watermark() -> None:
-    """Then the complete ones right behind it go with it, those behind the next incomplete one do not."""
+    """The complete ticks right after it are emitted with it, those after the next incomplete one are not."""
     one = joiner(allowed_lateness_s=3)
     reported = [("p", t, 0, t) for t in (10, 11, 12, 12.5)] + [("p", t, 1, 10 * t) for t in (11, 12.8)]
     assert joined(one, *reported, ("p", 11.5, 0, 5)) == []
@@ -110,14 +112,14 @@ def test_the_wait_for_an_older_tick_ends_with_its_watermark() -> None:
 
 
 def test_a_tick_that_is_complete_goes_at_once_however_long_the_wait() -> None:
-    """Where nothing older waits there is nothing to wait for."""
+    """Without an older pending tick it does not wait."""
     one = joiner(allowed_lateness_s=3600)
     for t in range(1, 5):
         assert joined(one, ("p", t, 0, 1), ("p", t, 1, 2)) == [("p", t, [1, 2])]
 
 
 def test_a_record_of_an_emitted_tick_is_late() -> None:
-    """It is counted as late and changes nothing, not even what is held."""
+    """It is counted as late and changes nothing, not even held values."""
     one = joiner(allowed_lateness_s=0)
     assert joined(one, ("p", 1, 1, 7), ("p", 2, 0, 1)) == [("p", 1, [None, 7]), ("p", 2, [1, 7])]
     done = one.join(channel_records(("p", 1.5, 1, 99), ("p", 3, 0, 2)))
@@ -127,7 +129,7 @@ def test_a_record_of_an_emitted_tick_is_late() -> None:
 
 
 def test_a_channel_faster_than_the_period_is_not_late() -> None:
-    """What it says again after its tick is out is held for the next one."""
+    """A further value after its tick is emitted is held for the next one."""
     one = joiner()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
     done = one.join(channel_records(("p", 1.5, 0, 2), ("p", 1.8, 0, 3), ("p", 1.7, 0, 9), ("p", 2.1, 1, 8)))
@@ -136,7 +138,7 @@ def test_a_channel_faster_than_the_period_is_not_late() -> None:
 
 
 def test_a_record_that_comes_twice_is_a_duplicate_once_its_tick_is_out() -> None:
-    """Same channel and time as what was taken last; a time that was not taken, or not of each channel, is late."""
+    """Same channel and time as the last accepted record; another time, or not the time of each channel, is late."""
     one = joiner()
     assert joined(one, ("p", 1.2, 0, 1), ("p", 1.3, 1, 7)) == [("p", 2, [1, 7])]
     twice = one.join(channel_records(("p", 1.2, 0, 1), ("p", 1.3, 1, 7), ("p", 1.8, 0, 3), ("p", 1.8, 0, 3)))
@@ -149,8 +151,10 @@ def test_a_record_that_comes_twice_is_a_duplicate_once_its_tick_is_out() -> None
     assert one.join(both).batch.rejected_counts == {DropReason.LATE: 1}
 
 
-def test_a_clock_set_back_starts_afresh() -> None:
-    """More than an hour back is no late record: what waits is emitted, nothing is held, time goes on from there."""
+def test_a_clock_set_back_restarts_the_grid() -> None:
+    """More than an hour back is no late record: pending ticks are emitted, held values cleared, and time continues from
+    there.
+    """
     one = joiner()
     assert joined(one, ("p", 9000, 0, 1), ("p", 9000, 1, 2), ("p", 9001, 0, 3)) == [("p", 9000, [1, 2])]
     assert joined(one, ("p", 5000, 0, 4), ("p", 5001, 0, 5)) == [("p", 9001, [3, 2]), ("p", 5000, [4, None])]
@@ -158,13 +162,13 @@ def test_a_clock_set_back_starts_afresh() -> None:
 
 
 def test_one_time_in_the_future_does_not_stop_later_samples() -> None:
-    """After a record stamped a year ahead, the next ones begin anew in place of being late or incomplete."""
+    """After a record with a time a year ahead, the grid restarts: the next records are neither late nor incomplete."""
     one = joiner()
     found = joined(one, ("p", 1, 0, 1), ("p", 1, 1, 2), ("p", 3e7, 0, 9), *[("p", 2.0, c, 3.0) for c in (0, 1)])
     assert found == [("p", 1, [1, 2]), ("p", 3e7, [9, None]), ("p", 2, [3, 3])]
 
 
-def test_another_sequence_starts_afresh() -> None:
+def test_another_sequence_restarts_the_grid() -> None:
     """A boundary is no late record either, and values do not cross it."""
     one = joiner()
     batch = channel_records(("p", 50, 0, 1), ("p", 50, 1, 2), ("p", 7, 0, 3), episode=np.array([4, 4, 5]))
@@ -181,13 +185,13 @@ def test_the_later_value_of_a_channel_wins() -> None:
 
 
 def test_an_early_record_does_not_show_before_its_tick() -> None:
-    """A tick that is still open takes nothing from a later one."""
+    """An open tick takes nothing from a later one."""
     one = joiner(allowed_lateness_s=5)
     assert joined(one, ("p", 1, 0, 1), ("p", 3, 1, 30)) == []
     assert joined_rows(one.flush()) == [("p", 1, [1, None]), ("p", 3, [1, 30])]
 
 
-def test_a_tick_in_which_nobody_reported_is_not_emitted() -> None:
+def test_a_tick_without_a_record_is_not_emitted() -> None:
     """Gaps stay gaps."""
     one = joiner()
     assert joined(one, ("p", 1, 0, 1), ("p", 9, 0, 2)) == [("p", 1, [1, None])]
@@ -195,7 +199,7 @@ def test_a_tick_in_which_nobody_reported_is_not_emitted() -> None:
 
 
 def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
-    """In a tick with values, in one of its own, in one that is out: it is not finite, whatever else it might be."""
+    """In a tick with values, in its own tick, in an emitted one: its reason is always non-finite."""
     one = joiner()
     done = one.join(channel_records(("p", 1, 0, 1), ("p", 1, 1, nan), ("p", 5, 0, nan), ("p", 1, 0, nan)))
     assert joined_rows(done.batch) == [("p", 1, [1, None])]
@@ -204,7 +208,7 @@ def test_a_record_without_any_value_moves_the_time_on_and_is_counted() -> None:
 
 
 def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> None:
-    """They are told by the tick in which they stand, a reset by the next one where that has no value."""
+    """Its tick carries them; a reset moves to the next tick if that tick has no value."""
     found = channel_records(
         ("p", 1, 0, nan),
         ("p", 1, 0, 1),
@@ -223,7 +227,7 @@ def test_a_record_without_any_value_is_taken_for_its_reset_or_its_label() -> Non
 
 
 def test_what_records_say_besides_values_is_kept() -> None:
-    """A tick has the last label, seq, sequence and arrival of its records, and a reset when any of them asks."""
+    """A tick has the last label, seq, sequence and arrival of its records, and a reset if any record has one."""
     batch = channel_records(
         ("p", 1, 0, 1),
         ("p", 1, 1, 2),
@@ -243,8 +247,8 @@ def test_what_records_say_besides_values_is_kept() -> None:
     assert (plain.device_seq, plain.label, plain.reset, plain.episode) == (None, None, None, None)
 
 
-def test_a_reset_that_comes_late_is_told_by_the_next_tick() -> None:
-    """A late record is dropped, its flag is not - unless its tick has told it already."""
+def test_a_late_reset_is_reported_by_the_next_tick() -> None:
+    """A late record is dropped, its reset flag is not - unless its tick has reported it already."""
     one = joiner(1)
     one.join(channel_records(("p", 1, 0, 1), ("p", 2, 0, 1), channels=1))
     late = one.join(channel_records(("p", 2, 0, 5), ("p", 3, 0, 1), channels=1, reset=np.array([True, False]))).batch
@@ -255,7 +259,7 @@ def test_a_reset_that_comes_late_is_told_by_the_next_tick() -> None:
 
 
 def test_rejects_are_carried_over_and_everything_is_counted() -> None:
-    """What was rejected before stays so; records are joined or rejected, none is lost."""
+    """Earlier rejects are kept; records are joined or rejected, none is lost."""
     batch = channel_records(("p", 1, 0, 1), ("q", 1, 0, 1), ("r", 1, 0, 1), rejected=(Rejected(DropReason.PARSE, 4),))
     done = joiner(max_streams=2).join(batch)
     assert done.joined == 2
@@ -271,8 +275,8 @@ def test_at_most_64_ticks_of_a_stream_wait() -> None:
     assert one.pending == 64
 
 
-def test_a_forgotten_stream_begins_anew() -> None:
-    """What it had pending and held is gone, and its place is free."""
+def test_a_deleted_stream_restarts() -> None:
+    """Its pending and held values are gone, and its place is free."""
     one = joiner(max_streams=1)
     joined(one, ("p", 10, 0, 1), ("p", 10, 1, 1), ("p", 11, 0, 1))
     one.state.evict("p")
@@ -283,7 +287,7 @@ def test_a_forgotten_stream_begins_anew() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 1, 0, 0), (1, 0, 0, 0), (1, 1, -1, 0), (1, 1, 0, -1)])
 def test_sizes_that_cannot_be_are_refused(sizes: Sequence[int]) -> None:
-    """As are rows of other channels."""
+    """Also rows of other channels."""
     with pytest.raises(ValueError, match="expected channels and a period above 0"):
         ChannelJoiner(*sizes)
     with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(1, 2\)"):
@@ -297,7 +301,7 @@ INT64 = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 1, 2**63 - 2,
 def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
     found: list[tuple[int, int, int, int, float]],
 ) -> None:
-    """Times, counters, sequences and arrivals at both ends of their range, values that are infinite."""
+    """Times, counters, sequences and arrivals at both ends of their range, and infinite values."""
     times, seqs, sequences, arrivals = (np.array(column, np.int64) for column in list(zip(*found, strict=True))[:4])
     batch = SampleBatch(
         ("p",),
@@ -319,14 +323,14 @@ def test_any_numbers_that_a_record_may_have_are_stored_as_they_are(
 
 
 def memory_of(one: ChannelJoiner, name: str = "p") -> bytes:
-    """What an joiner remembers of a stream."""
+    """The stored state of a stream in a joiner."""
     data = one.state.snapshot(name)
     assert data is not None
     return data
 
 
 def test_the_same_memory_gives_the_same_bytes() -> None:
-    """Whatever the order in which ticks began; and nothing is remembered of a stream that never came."""
+    """Independent of the order in which ticks started; an unknown stream has no state."""
     one, other = joiner(allowed_lateness_s=60), joiner(allowed_lateness_s=60)
     joined(one, ("p", 9, 0, 1), ("p", 7, 0, 2), ("p", 8, 1, 3), ("p", 9, 0, 1))
     joined(other, ("p", 8, 1, 3), ("p", 9, 0, 1), ("p", 7, 0, 2))
@@ -335,7 +339,7 @@ def test_the_same_memory_gives_the_same_bytes() -> None:
 
 
 def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> None:
-    """It is no news; there is always room for it, but then none for another."""
+    """It is not dirty; a restored stream always has a place, but then a new one may not."""
     one, other = joiner(max_streams=1), joiner(max_streams=1)
     joined(one, ("p", 1, 0, 1))
     joined(other, ("q", 1, 0, 1))
@@ -350,8 +354,8 @@ def test_what_comes_back_is_as_it_was_stored_and_counts_among_the_streams() -> N
     assert other.join(channel_records(("r", 1, 0, 1))).batch.rejected_counts == {DropReason.STREAM_LIMIT: 1}
 
 
-def test_the_memory_of_another_model_is_told_from_damage() -> None:
-    """Other channels and another period are another model; a value beyond float32, or ticks in disorder, are damage."""
+def test_the_state_of_another_model_is_distinguished_from_damage() -> None:
+    """Other channels and another period are another model; a value beyond float32, or unordered ticks, are damage."""
     one = joiner(allowed_lateness_s=60)
     joined(one, ("p", 1, 0, 1), ("p", 2, 0, 1))
     genuine = memory_of(one)

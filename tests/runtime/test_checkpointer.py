@@ -60,23 +60,23 @@ def commits_of(checkpointer: Checkpointer) -> int:
 
 def test_a_commit_flushes_writes_releases_and_acknowledges_in_this_order(tmp_path: Path) -> None:
     """Flush all sinks, run one transaction, release the outputs, and only then acknowledge the inputs."""
-    told: list[str] = []
+    calls: list[str] = []
     source, one, two = PacketSource(), ListSink(), ListSink()
     for name, part in (("source", source), ("one", one), ("two", two)):
-        part.on_call = lambda call, name=name: told.append(f"{name} {call}")  # type: ignore[misc]
+        part.on_call = lambda call, name=name: calls.append(f"{name} {call}")  # type: ignore[misc]
 
     class Telling(Store):
         def write(self, changes: Commit) -> None:
-            told.append("write")
+            calls.append("write")
             super().write(changes)
 
     checkpointer = Checkpointer(model(), Telling(tmp_path))
     checkpointer.recover({"s": source}, {"one": one, "two": two})
-    assert told == ["one open", "two open", "source resume", "source open"]
-    told.clear()
+    assert calls == ["one open", "two open", "source resume", "source open"]
+    calls.clear()
     feed(checkpointer, "a", 1, 2)
     checkpointer.commit({"s": (source, AT)}, {"one": one, "two": two})
-    assert told == [
+    assert calls == [
         "one flush", "two flush", "source receipts", "write", "one committed", "two committed", "source commit",
     ]  # fmt: skip
     assert source.committed == [AT]
@@ -134,7 +134,7 @@ def test_sinks_and_sources_continue_after_the_last_commit(tmp_path: Path) -> Non
     checkpointer = checkpointer_of(tmp_path / "a")
     row = OutboxRow("t", b"p", "k", 3)
     sink.answer = FlushResult(FileOffset("f", 7, "d"), [row])
-    source.said = ProcessedPackets({9: b"nine"})
+    source.processed = ProcessedPackets({9: b"nine"})
     checkpointer.commit({"s": (source, AT)}, {"f": sink})
     checkpointer.close()
 
@@ -150,16 +150,16 @@ def test_sinks_and_sources_continue_after_the_last_commit(tmp_path: Path) -> Non
     assert (source.packets, source.position, other.packets, other.position) == ({9: b"nine"}, AT, {}, None)
     sink.answer = FlushResult(file_offset=FileOffset("f", 7, "d"))
     checkpointer.commit({"s": (source, AT)}, {"f": sink})
-    assert (commits_of(checkpointer), source.committed) == (1, [])  # nothing of that is news
+    assert (commits_of(checkpointer), source.committed) == (1, [])  # nothing of that is new
 
 
 def test_a_new_session_is_committed_without_new_messages(tmp_path: Path) -> None:
     """The position is unchanged, but the known packets are deleted and the source is acknowledged."""
     source = PacketSource()
     checkpointer = checkpointer_of(tmp_path)
-    source.said = ProcessedPackets({9: b"nine"})
+    source.processed = ProcessedPackets({9: b"nine"})
     checkpointer.commit({"s": (source, AT)}, {})
-    source.said = ProcessedPackets(new_session=True)
+    source.processed = ProcessedPackets(new_session=True)
     checkpointer.commit({"s": (source, AT)}, {})
     assert checkpointer.store is not None
     assert checkpointer.store.packets("s") == {}
@@ -236,7 +236,7 @@ def test_uncommitted_samples_are_gone_after_a_kill(tmp_path: Path) -> None:
     assert table_rows(again) == committed
 
 
-# ---- what other parts remember
+# ---- component states
 
 
 def test_component_states_return_to_the_component_of_their_name(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_component_that_replaces_another_starts_empty(tmp_path: Path) -> None:
     assert list(checkpointer.store.states_of_component("p")) == ["b"]
 
 
-# ---- what is damaged
+# ---- damage
 
 
 def test_a_damaged_row_resets_its_stream_and_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

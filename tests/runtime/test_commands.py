@@ -49,7 +49,7 @@ def test_a_command_is_parsed(data: object, expected: tuple[Action, str | None]) 
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
         (None, "expected an object"),
         ([], "expected an object"),
@@ -70,11 +70,11 @@ def test_a_command_is_parsed(data: object, expected: tuple[Action, str | None]) 
         ({"action": "reset", "all": True, 5: 1}, "got '5'"),
     ],
 )
-def test_anything_else_is_rejected(data: object, said: str) -> None:
+def test_anything_else_is_rejected(data: object, expected: str) -> None:
     """Invalid data raises ValueError with what was expected, in a short line."""
     with pytest.raises(ValueError, match="expected") as caught:
         parse_command(data)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert len(str(caught.value)) < 200
 
 
@@ -117,13 +117,13 @@ def test_the_queue_is_safe_between_threads() -> None:
 
 def test_rejections_are_counted_and_logged_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
     """Each rejection is counted; the log gets one line in ten seconds with the number in between."""
-    told, now = list[tuple[str, str]](), [0.0]
-    refusals = RejectedCommands("MQTT", lambda action, why: told.append((action, why)), clock=lambda: now[0])
+    reported, now = list[tuple[str, str]](), [0.0]
+    refusals = RejectedCommands("MQTT", lambda action, why: reported.append((action, why)), clock=lambda: now[0])
     with caplog.at_level(logging.WARNING, "stream_gru.runtime.control.commands"):
         for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0):
             now[0] = second
             refusals.report("reset", f"at {second}")
-    assert told == [("reset", f"at {second}") for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0)]
+    assert reported == [("reset", f"at {second}") for second in (0.0, 1.0, 9.9, 10.0, 19.0, 30.0, 50.0)]
     assert caplog.messages == [
         "commands: reset over MQTT rejected: at 0.0",
         "commands: reset over MQTT rejected: at 10.0 (2 more since the last such line)",

@@ -34,7 +34,7 @@ BATCHES = [batch(["p"] * 5, [5 * k + i for i in range(5)]) for k in range(4)]
 
 
 class FakeTime:
-    """A clock that moves a little with each look at it, and by what is waited for."""
+    """A clock that advances a little with each reading, and by each wait."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -48,7 +48,7 @@ class FakeTime:
         return self.now
 
     def wait(self, seconds: float) -> bool:
-        """Let time pass."""
+        """Advance the clock."""
         self.on_wait()
         self.waits.append(seconds)
         self.now += seconds
@@ -103,7 +103,7 @@ def test_everything_goes_from_source_to_all_sinks() -> None:
 @settings(max_examples=40)
 @given(st.lists(hostile_batches(30), max_size=4), st.integers(0, 9), st.sampled_from([0.0, 1000.0]))
 def test_every_sample_is_accounted_for(batches: list[SampleBatch], rejects: int, speed: float) -> None:
-    """Whatever comes, at any speed: received = applied + dropped, rejects included, and the metrics agree."""
+    """For any input at any speed: received = applied + dropped, rejects included, and the metrics agree."""
     batches = [replace(b, rejected=(Rejected(DropReason.PARSE, rejects),) if rejects else ()) for b in batches]
     pipeline = toy_pipeline(max_streams=3)
     metrics = Metrics(CollectorRegistry(), pipeline.manifest, "toy", "0")
@@ -123,8 +123,8 @@ def test_every_sample_is_accounted_for(batches: list[SampleBatch], rejects: int,
     }
 
 
-def test_a_batch_of_nothing_but_rejects_harms_nobody(tmp_path: Path) -> None:
-    """It is counted, and files of every form go on."""
+def test_a_batch_of_rejects_only_is_harmless(tmp_path: Path) -> None:
+    """It is counted, and files of every form continue."""
     empty = replace(BATCHES[0].take(slice(0, 0)), rejected=(Rejected(DropReason.ENCODING, 3),))
     sinks = [file_sink(tmp_path / f"out.{form}", append=False) for form in ("jsonl", "csv")]
     source = ListSource([message(0), message(1)])
@@ -136,7 +136,7 @@ def test_a_batch_of_nothing_but_rejects_harms_nobody(tmp_path: Path) -> None:
 
 
 def test_stop_finishes_the_batch_in_hand() -> None:
-    """Of two sinks both get the batch during which somebody said stop, the next batch is left to the next run."""
+    """Both of two sinks get the batch during which the stop was requested; the next batch is left to the next run."""
     source, second = ListSource([message(i) for i in range(4)]), ListSink()
     first = ListSink()
     daemon = make(source, first, second)
@@ -162,7 +162,7 @@ def test_ready_is_true_only_between_opening_and_closing() -> None:
 
 @pytest.mark.parametrize("fail", ["open", "write", "flush", "committed"])
 def test_all_is_closed_when_a_sink_fails(fail: str) -> None:
-    """Wherever a sink fails, its error comes out, and every sink and the source are closed."""
+    """Wherever a sink fails, its error is raised, and every sink and the source are closed."""
     error = SinkUnavailable("disk full")
     source, one, two = ListSource([message(0)]), ListSink(fail, error), ListSink()
     with pytest.raises(SinkUnavailable, match="disk full"):
@@ -173,7 +173,7 @@ def test_all_is_closed_when_a_sink_fails(fail: str) -> None:
 
 @pytest.mark.parametrize("error", [DataError("no column"), SourceUnavailable("gone"), RuntimeError("a bug")])
 def test_all_is_closed_when_the_source_fails(error: Exception) -> None:
-    """What the source raises in the middle comes out, after what was written before has been closed."""
+    """The error of a source is raised after all sinks are closed."""
     source, sink = ListSource([message(0), error]), ListSink()
     with pytest.raises(type(error), match=str(error)):
         make(source, sink).run()
@@ -182,7 +182,7 @@ def test_all_is_closed_when_the_source_fails(error: Exception) -> None:
 
 
 def test_a_sink_that_cannot_be_closed_keeps_no_other_one_open() -> None:
-    """Closing goes on, and the failure is told."""
+    """Closing continues, and the failure is reported."""
     source, one, two = ListSource([message(0)]), ListSink("close", SinkUnavailable("disk full")), ListSink()
     with pytest.raises(SinkUnavailable, match="disk full"):
         make(source, one, two).run()
@@ -190,7 +190,7 @@ def test_a_sink_that_cannot_be_closed_keeps_no_other_one_open() -> None:
 
 
 def test_an_unreachable_source_of_a_replay_is_an_error() -> None:
-    """The first failure comes out."""
+    """The first failure is raised."""
     source = ListSource([message(0)], [SourceUnavailable("no such file")])
     with pytest.raises(SourceUnavailable, match="no such file"):
         make(source, ListSink()).run()
@@ -210,8 +210,8 @@ def test_several_sources_take_turns() -> None:
     assert [source.committed[-1] for source in sources] == [Position("a", 4)] * 3
 
 
-def test_while_a_sink_has_no_room_nothing_is_read() -> None:
-    """What was processed is committed, so that the sink may send it; then the sources wait until there is room."""
+def test_while_a_sink_is_full_nothing_is_read() -> None:
+    """Processed samples are committed, so that the sink may send them; then the sources wait until there is space."""
     time, full, other = FakeTime(), ListSink(), ListSink()
     source = ListSource([message(i) for i in range(4)])
     full.on_write = lambda: setattr(full, "room", False)
@@ -230,7 +230,9 @@ def test_while_a_sink_has_no_room_nothing_is_read() -> None:
 
 
 def test_a_sink_that_never_confirms_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """What is committed waits for nobody: inputs are acknowledged, after some seconds the daemon ends and says so."""
+    """A commit does not wait for acknowledgements: inputs are acknowledged, after some seconds the daemon ends and logs
+    it.
+    """
     source, sink, time = ListSource([message(0)]), ListSink(), FakeTime()
     sink.waiting = 5
     begin = time.now
@@ -241,7 +243,7 @@ def test_a_sink_that_never_confirms_does_not_hold_up_the_end(caplog: pytest.LogC
 
 
 def test_the_end_waits_for_sinks_that_do_confirm() -> None:
-    """Not longer than they take."""
+    """No longer than they take."""
     source, sink, time = ListSource([message(0)]), ListSink(), FakeTime()
     sink.waiting = 3
     time.on_wait = lambda: setattr(sink, "waiting", sink.waiting - 1)
@@ -250,7 +252,7 @@ def test_the_end_waits_for_sinks_that_do_confirm() -> None:
 
 
 def test_half_a_window_of_the_other_side_is_committed_at_once() -> None:
-    """A broker that waits for acknowledgements after two messages is given one for each."""
+    """A broker that waits for acknowledgements after two messages gets one for each."""
     source = ListSource([message(i) for i in range(4)])
     daemon = make(source, ListSink())
     daemon.runtime.inputs[0].max_inflight = 2
@@ -259,7 +261,7 @@ def test_half_a_window_of_the_other_side_is_committed_at_once() -> None:
 
 
 def test_records_that_wait_for_other_channels_are_acknowledged_at_once() -> None:
-    """They are a part of what is remembered, and not held back from the other side."""
+    """They are part of the stored state, and do not delay the acknowledgement."""
     nan = float("nan")
     records = [
         batch(["p"], [second], [[1 if channel == k else nan for k in range(CHANNELS)]])
@@ -269,17 +271,17 @@ def test_records_that_wait_for_other_channels_are_acknowledged_at_once() -> None
     source, sink = ListSource([message(i) for i in range(2 * CHANNELS + 1)]), ListSink()
     shared = SharedStages(lambda batch: batch, joiner=ChannelJoiner(CHANNELS, 10**9, 5 * 10**9, 10**9))
     ingest = Ingest("replay", ReadyDecoder(records), joins=True, shared=shared)
-    one = Input("replay", source, {"replay": ingest}, max_inflight=1)  # each message is to be committed at once
+    one = Input("replay", source, {"replay": ingest}, max_inflight=1)  # each message must be committed at once
     time = FakeTime()
     daemon = daemon_of([one], toy_pipeline(), by_name(sink), clock=time.clock, wait=time.wait)
-    source.items.append(daemon.stop)  # a stop, not the end of the input: nothing is given up as incomplete
+    source.items.append(daemon.stop)  # a stop, not the end of the input: incomplete samples are kept
     daemon.run()
     assert [len(out) for out in sink.written].count(1) == 2
     assert [position.offset for position in source.committed] == list(range(1, 2 * CHANNELS + 2))
 
 
 def test_a_change_is_made_between_two_batches() -> None:
-    """What is asked for during a batch happens after it and before the next one, once."""
+    """A change requested during a batch happens after it and before the next one, once."""
     source, sink = ListSource([message(i) for i in range(3)]), ListSink()
     daemon = make(source, sink)
     seen: list[int] = []
@@ -289,7 +291,7 @@ def test_a_change_is_made_between_two_batches() -> None:
 
 
 def test_outputs_are_flushed_while_a_slow_recording_plays() -> None:
-    """At the recording's own speed outputs are flushed after a second at the latest, not once a block."""
+    """At the recording's own speed outputs are flushed after a second at the latest, not once per block."""
     sink = ListSink()
     slow = batch(["p"] * 30, list(range(30)))
     make(ListSource([message(0)]), sink, batches=[slow], speed=1.0).run()
@@ -299,7 +301,7 @@ def test_outputs_are_flushed_while_a_slow_recording_plays() -> None:
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_stop_ends_a_paced_block_at_once(tmp_path: Path, durable: bool) -> None:
-    """With a store the rest is processed without pauses, as the position is behind it; else it is left out."""
+    """With a store the rest is processed without pauses, as the position is after it; otherwise it is skipped."""
     time, sink = FakeTime(), ListSink()
     source = ListSource([message(0), message(1)])
     slow = [batch(["p"] * 5, list(range(5))), batch(["p"] * 50, list(range(5, 55)))]
@@ -318,7 +320,7 @@ def test_a_stop_ends_a_paced_block_at_once(tmp_path: Path, durable: bool) -> Non
 
 
 def test_times_of_a_run_are_those_of_its_clock() -> None:
-    """Seconds, first output and latencies come from the clock that was given."""
+    """Seconds, first output and latencies come from the given clock."""
     time = FakeTime()
     begin = time.now
     summary = make(ListSource([message(0), message(1)]), ListSink(), time=time).run()
@@ -329,14 +331,14 @@ def test_times_of_a_run_are_those_of_its_clock() -> None:
 
 
 def test_a_reset_is_in_the_log_at_debug(caplog: pytest.LogCaptureFixture) -> None:
-    """By its name and the stream's."""
+    """With its name and the stream's."""
     with caplog.at_level(logging.DEBUG, "stream_gru.runtime.daemon"):
         make(ListSource([message(0)]), ListSink()).run()
     assert [record.message for record in caplog.records] == ["reset first_sample of stream p"]
 
 
 def test_a_pipe_to_a_closed_reader_ends_the_run() -> None:
-    """When the reader of the output has gone, the run ends with SinkUnavailable whose cause is the broken pipe."""
+    """When the reader of the output has closed, the run ends with SinkUnavailable whose cause is the broken pipe."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as stream:
         source = ListSource([message(0), lambda: os.close(reader), message(1), message(2)])

@@ -1,4 +1,4 @@
-"""When the loop commits, what it holds back until then, and how a run ends."""
+"""When the loop commits, what it holds until then, and how a run ends."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def durable(
 
 
 def commits_of(folder: Path) -> int:
-    """How many commits a closed store has."""
+    """The number of commits in a closed store."""
     with opened(folder) as store:
         return store.commit_no
 
@@ -48,7 +48,7 @@ def commits_of(folder: Path) -> int:
 
 
 def test_a_commit_comes_after_so_many_samples(tmp_path: Path) -> None:
-    """Ten samples are two batches of five; what is left is committed at the end."""
+    """Ten samples are two batches of five; the rest is committed at the end."""
     source = ListSource([message(i) for i in range(3)])
     durable(tmp_path, source, commit_every=10, commit_interval_s=1000.0).run()
     assert [position.offset for position in source.committed] == [2, 3]
@@ -56,7 +56,7 @@ def test_a_commit_comes_after_so_many_samples(tmp_path: Path) -> None:
 
 
 def test_a_commit_comes_after_so_many_seconds(tmp_path: Path) -> None:
-    """Though little has come."""
+    """Even with few samples."""
     time = FakeTime()
     source = ListSource([message(0), message(1), lambda: time.wait(5.0), message(2), message(3)])
     durable(tmp_path, source, time=time, commit_interval_s=4.0).run()
@@ -64,7 +64,7 @@ def test_a_commit_comes_after_so_many_seconds(tmp_path: Path) -> None:
 
 
 def test_the_loop_waits_no_longer_than_until_the_next_commit() -> None:
-    """What was processed is not held back by a source that is quiet; without anything to commit it waits longer."""
+    """A quiet source does not delay processed samples; without anything to commit the wait is longer."""
     waits: list[float] = []
     source = ListSource([message(0), [], lambda: None, [], []])
     daemon = make(source, commit_interval_s=0.1)
@@ -81,7 +81,7 @@ def test_the_loop_waits_no_longer_than_until_the_next_commit() -> None:
 
 
 def test_in_the_middle_of_a_paced_block_nothing_is_committed(tmp_path: Path) -> None:
-    """Its position is known at its end only; without a store outputs are let out all the same."""
+    """Its position is known at its end only; without a store outputs are released."""
     slow = [batch(["p"] * 30, list(range(30)))]
     for folder, flushes in ((tmp_path, 5), (None, 14)):
         source, sink, pipeline = ListSource([message(0)]), ListSink(), toy_pipeline()
@@ -96,7 +96,7 @@ def test_in_the_middle_of_a_paced_block_nothing_is_committed(tmp_path: Path) -> 
 
 
 def test_the_first_commit_comes_before_anything_is_read(tmp_path: Path) -> None:
-    """So the store knows of every file that is written, however soon the process is killed."""
+    """So every written file is in the store, however soon the process is killed."""
     source, sink, pipeline = ListSource([]), ListSink(), toy_pipeline()
     store, seen = Store(tmp_path), list[int]()
     source.items.append(lambda: seen.append(store.commit_no))
@@ -106,7 +106,7 @@ def test_the_first_commit_comes_before_anything_is_read(tmp_path: Path) -> None:
 
 
 def test_two_runs_are_one(tmp_path: Path) -> None:
-    """A run that was stopped and one that goes on at its position: outputs and states of one run without a stop."""
+    """A run that was stopped and one that continues at its position: outputs and states of one run without a stop."""
     alone, sinks = toy_pipeline(), [ListSink(), ListSink()]
     expected = rows_of([alone.process(one) for one in BATCHES])
     first = ListSource([message(0), message(1)])
@@ -119,7 +119,7 @@ def test_two_runs_are_one(tmp_path: Path) -> None:
 
 
 def test_a_restart_that_reads_nothing_acknowledges_nothing(tmp_path: Path) -> None:
-    """It has nothing to say; its store notes that it ended well."""
+    """It commits nothing; its store records the clean shutdown."""
     durable(tmp_path, ListSource([message(0)])).run()
     source = ListSource([])
     durable(tmp_path, source).run()
@@ -129,7 +129,7 @@ def test_a_restart_that_reads_nothing_acknowledges_nothing(tmp_path: Path) -> No
 
 
 def test_what_waits_for_other_channels_outlives_a_stop(tmp_path: Path) -> None:
-    """Half a record before it and half a record behind it are one sample."""
+    """A record half before it and half after it is one sample."""
     nan = float("nan")
     halves = [batch(["p"], [1], [[1, nan, nan]]), batch(["p"], [1], [[nan, 2, 3]])]
     written: list[object] = []
@@ -163,7 +163,7 @@ class _FullStore(Store):
 
 
 def test_a_store_that_fails_ends_the_run(tmp_path: Path) -> None:
-    """Nothing is acknowledged from there on, nothing let out; all is closed, and the store free for the next start."""
+    """From there on nothing is acknowledged or released; everything is closed, the store free for the next start."""
     source, sink, pipeline = ListSource([message(i) for i in range(4)]), ListSink(), toy_pipeline()
     daemon = make(
         source, sink, pipeline=pipeline, checkpointer=Checkpointer(pipeline, _FullStore(tmp_path)), commit_every=1
@@ -181,7 +181,7 @@ def test_a_store_that_fails_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_a_second_daemon_touches_neither_sources_nor_sinks(tmp_path: Path) -> None:
-    """It ends with the number of the process that has the store."""
+    """It ends with the process id of the one that holds the store."""
     source, sink = ListSource([message(0)]), ListSink()
     with opened(tmp_path), pytest.raises(StoreLocked, match="uses this state"):
         durable(tmp_path, source, sink).run()
@@ -189,8 +189,8 @@ def test_a_second_daemon_touches_neither_sources_nor_sinks(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("error", [StateError("the file is shorter"), SinkUnavailable("disk full")])
-def test_a_sink_that_cannot_go_on_ends_the_start(tmp_path: Path, error: Exception) -> None:
-    """No source is opened, nothing is read, and what is stored stays as it was."""
+def test_a_sink_that_cannot_continue_ends_the_start(tmp_path: Path, error: Exception) -> None:
+    """No source is opened, nothing is read, and the store is unchanged."""
     durable(tmp_path, ListSource([message(0)])).run()
     source = ListSource([message(1)])
     with pytest.raises(type(error)):
@@ -200,7 +200,7 @@ def test_a_sink_that_cannot_go_on_ends_the_start(tmp_path: Path, error: Exceptio
 
 
 def test_a_source_that_is_another_one_ends_the_start(tmp_path: Path) -> None:
-    """The position stays where it was."""
+    """The position is unchanged."""
     durable(tmp_path, ListSource([message(0)])).run()
     with pytest.raises(DataError):
         durable(tmp_path, ListSource([message(1)], [DataError("another file")])).run()
@@ -212,7 +212,7 @@ def test_a_source_that_is_another_one_ends_the_start(tmp_path: Path) -> None:
 
 
 def test_answers_that_come_in_the_last_moment_are_stored(tmp_path: Path) -> None:
-    """Sinks have some time after the last commit, are closed, and are asked once more."""
+    """Sinks have some time after the last commit, are closed, and are flushed once more."""
     source, sink, time = ListSource([message(0)]), ListSink(), FakeTime()
     sink.answer = FlushResult(unacked=[OutboxRow("t", b"p", "k", number) for number in (1, 2, 3)])
     sink.waiting = 3
@@ -227,8 +227,8 @@ def test_answers_that_come_in_the_last_moment_are_stored(tmp_path: Path) -> None
         assert store.outputs_waiting() == {}
 
 
-def test_what_nobody_confirmed_is_sent_at_the_next_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log says so, and the sink finds it there."""
+def test_unacknowledged_outputs_are_sent_at_the_next_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log reports it, and the sink gets it there."""
     sink, again = ListSink(), ListSink()
     rows = [OutboxRow("t", b"p", "k", number) for number in (1, 2)]
     sink.answer, sink.waiting = FlushResult(unacked=rows), 2
@@ -240,7 +240,7 @@ def test_what_nobody_confirmed_is_sent_at_the_next_start(tmp_path: Path, caplog:
 
 
 def test_a_daemon_that_was_stopped_rests_while_sinks_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That somebody said stop does not turn its waits into a busy loop."""
+    """A requested stop does not turn its waits into a busy loop."""
     time = FakeTime()
 
     class Event(threading.Event):
@@ -265,7 +265,7 @@ def test_a_daemon_that_was_stopped_rests_while_sinks_confirm(monkeypatch: pytest
 
 
 def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
-    """What was still incomplete is given out before the last commit, and counted."""
+    """Incomplete samples are emitted before the last commit, and counted."""
     nan = float("nan")
     halves = [batch(["p"], [1], [[1, 2, 3]]), batch(["p"], [2], [[4, nan, nan]])]
     source, sink, pipeline = ListSource([message(0), message(1)]), ListSink(), toy_pipeline()
@@ -282,11 +282,11 @@ def test_at_the_end_of_the_input_nothing_waits_any_more(tmp_path: Path) -> None:
         assert [row.row for row in store.rows()] == list(table_rows(pipeline).values())
 
 
-# ---- streams that make room
+# ---- evicted streams
 
 
 def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None:
-    """Its counter goes on where it was: what is missing is counted over its absence."""
+    """Its counter continues: samples missing during its absence are counted."""
     pipeline, watch = toy_pipeline(max_streams=2**31), GapCounter()
     turns: list[SampleBatch] = []
     for turn, name in enumerate("abcabc"):
@@ -311,7 +311,7 @@ def test_a_stream_is_back_before_its_message_is_taken_in(tmp_path: Path) -> None
 
 
 def test_of_several_sources_none_is_read_after_a_stop(tmp_path: Path) -> None:
-    """The one that is in hand is finished, committed and acknowledged; the others have not moved."""
+    """The current one is finished, committed and acknowledged; the others are not polled."""
     sources, pipeline, sink = [ListSource([message(0)]), ListSource([message(0)])], toy_pipeline(), ListSink()
     inputs = [
         Input(name, source, {name: Ingest(name, ReadyDecoder([batch([name], [1])]))})
@@ -327,7 +327,7 @@ def test_of_several_sources_none_is_read_after_a_stop(tmp_path: Path) -> None:
 
 
 def test_messages_without_a_position_are_never_acknowledged(tmp_path: Path) -> None:
-    """Their states are stored all the same."""
+    """Their states are stored."""
     source = ListSource([RawMessage(b"0")])
     durable(tmp_path, source).run()
     assert source.committed == []

@@ -26,7 +26,7 @@ GOOD = b'{"flow": 1}'
 
 
 class Clock:
-    """Seconds that a test sets; ``reads`` counts how often they are read."""
+    """Seconds set by a test; ``reads`` counts the readings."""
 
     def __init__(self) -> None:
         self.now_s, self.reads = 0.0, 0
@@ -43,12 +43,12 @@ def live_decoder(kind: str = "json") -> Decoder:
 
 
 def live_message(payload: bytes, key: str = "p1", fault: DropReason | None = None) -> RawMessage:
-    """A live one."""
+    """A live message."""
     return RawMessage(payload, key, arrival_ns=NOON_NS, fault=fault, source="plant")
 
 
 def logged_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Lines of the log so far, which is then empty."""
+    """The log lines so far; clears the log."""
     lines = [record.getMessage() for record in caplog.records]
     caplog.clear()
     return lines
@@ -62,7 +62,7 @@ def report(reporter: RejectReporter, payloads: Sequence[bytes], kind: str = "jso
 
 
 def test_a_good_batch_costs_nothing() -> None:
-    """Not even a look at the clock."""
+    """Not even a reading of the clock."""
     clock = Clock()
     batch = report(RejectReporter(clock=clock), [GOOD] * 100)
     assert (len(batch), batch.rejected, clock.reads) == (100, (), 0)
@@ -78,7 +78,7 @@ def test_the_bad_message_among_many_is_shown_with_its_beginning(caplog: pytest.L
 
 
 def test_a_flood_is_three_lines_and_the_next_one_counts_the_suppressed(caplog: pytest.LogCaptureFixture) -> None:
-    """For each reason; then one line in ten seconds."""
+    """For each reason; then one line per ten seconds."""
     clock = Clock()
     reporter = RejectReporter(clock=clock)
     for _ in range(4):
@@ -115,7 +115,7 @@ def test_of_many_lines_the_first_bad_one_is_shown(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_message_over_many_lines_is_shown_as_a_whole(caplog: pytest.LogCaptureFixture) -> None:
-    """One text of JSON is not its lines."""
+    """One JSON text is shown whole, not by its lines."""
     report(RejectReporter(clock=Clock()), [b'{\n"flow": true\n}'])
     assert logged_lines(caplog) == ["source plant: rejected as type: 'p1', 16 bytes: '{\\n\"flow\": true\\n}'"]
 

@@ -1,4 +1,4 @@
-"""What a configuration promises less than exactly once is said, a sentence each."""
+"""Every part of a configuration that weakens exactly-once is reported, one sentence each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MQTT = MqttSourceConfig(format="json", topics=["plant/#"])
 
 
 def weak(source: SourceTable, *, time: str = "time", form: str = "json", limits: LimitsConfig | None = None) -> str:
-    """All that is said of a plan with one source and no sinks."""
+    """All reported sentences of a plan with one source and no sinks."""
     fields = Fields.of(replace(MODEL.manifest.input, time=time), MODEL.manifest.channels)
     config = Config(limits=limits or LimitsConfig())
     run = RunConfig(bundle="model.sgb", state_dir="state")
@@ -29,20 +29,20 @@ def weak(source: SourceTable, *, time: str = "time", form: str = "json", limits:
 
 
 def test_a_plan_that_keeps_its_promise_is_not_blamed() -> None:
-    """Acknowledged messages with a time, a state directory and no limits: nothing to say."""
+    """Acknowledged messages with a time, a state directory and no limits: no sentence."""
     assert weak(MQTT) == ""
 
 
 def test_a_time_of_arrival_is_another_one_after_a_kill() -> None:
-    """Whether [input] says so or the format has no room for a time; a recording has the arrivals in it."""
-    said = "source in: records carry no time: one that is sent again gets its new time of arrival"
-    assert weak(MQTT, time="") == said
-    assert weak(MQTT, form="number") == said
+    """Whether [input] sets it or the format has no time; a recording contains the arrivals."""
+    expected = "source in: records carry no time: one that is sent again gets its new time of arrival"
+    assert weak(MQTT, time="") == expected
+    assert weak(MQTT, form="number") == expected
     assert weak(ReplaySourceConfig(files=["a.csv"]), time="") == ""
 
 
 def test_limits_are_not_stored() -> None:
-    """Either limit has it said."""
-    said = "limits: recent rates are not stored: after a kill other samples may be dropped than without it"
-    assert weak(MQTT, limits=LimitsConfig(total_hz=5)) == said
-    assert weak(MQTT, limits=LimitsConfig(per_stream_hz=5)) == said
+    """Either limit is reported."""
+    expected = "limits: recent rates are not stored: after a kill other samples may be dropped than without it"
+    assert weak(MQTT, limits=LimitsConfig(total_hz=5)) == expected
+    assert weak(MQTT, limits=LimitsConfig(per_stream_hz=5)) == expected

@@ -39,15 +39,15 @@ def events(clock: DeviceClock, rows: list[ClockRow]) -> list[int]:
 
 
 def test_the_first_arrival_sets_the_offset_and_distances_are_the_devices() -> None:
-    """What the network does to the arrivals does not show."""
+    """Network jitter in the arrivals has no effect."""
     clock = DeviceClock(WRAP)
     assert events(clock, [(5, 100), (6, 101.9), (7, 102), (8, 140)]) == [100, 101, 102, 103]
     assert events(clock, [(9, 104)]) == [104]
 
 
 @pytest.mark.parametrize("unit_ns", [1_000, 1_000_000])
-def test_a_counter_that_begins_again_goes_on(unit_ns: int) -> None:
-    """After 32 bits of its unit the event times simply continue, round after round."""
+def test_a_counter_that_wraps_around_continues(unit_ns: int) -> None:
+    """After 32 bits of its unit the event times continue, at every wraparound."""
     wrap = 2**32 * unit_ns
     clock = DeviceClock(wrap)
     begin = wrap - 3 * S
@@ -61,7 +61,7 @@ def test_a_counter_that_begins_again_goes_on(unit_ns: int) -> None:
 
 
 def test_a_device_that_was_restarted_begins_at_its_arrival() -> None:
-    """Also one that is so quick that its last event lies later: time never goes back."""
+    """Also one that restarts so fast that its last event is later: time never goes back."""
     clock = DeviceClock(WRAP)
     assert events(clock, [(5000, 0), (5001, 1), (0.5, 20), (1.5, 21)]) == [0, 1, 20, 21]
     rows = [("a", 30 * S, START + 41 * S), ("a", 60 * S, START + 45 * S), ("a", S, START + 46 * S)]
@@ -73,13 +73,13 @@ def test_a_late_row_is_not_a_restart() -> None:
     """Up to a second of disorder keeps the offset; late rows are found by their time."""
     clock = DeviceClock(WRAP)
     assert events(clock, [(10, 0), (12, 2), (11.5, 2), (13, 3)]) == [0, 2, 1, 3]
-    quick = DeviceClock(2**32)  # nanoseconds: round in four seconds
+    quick = DeviceClock(2**32)  # nanoseconds: wraps in four seconds
     rows = [("a", 4_000_000_000, START), ("a", 3_500_000_000, START), ("a", 5_032_704, START + 300_000_000)]
     assert (quick.apply(clock_batch(rows)).time_ns - START).tolist() == [0, -500_000_000, 300_000_000]
 
 
 def test_a_device_that_slept_or_drifted_gets_a_new_offset() -> None:
-    """Once event and arrival are more than a minute apart; a fast clock is never let more than that ahead."""
+    """When event and arrival are more than a minute apart; a fast clock is never more than that ahead."""
     clock = DeviceClock(WRAP)
     assert events(clock, [(1, 0), (2, 61), (3, 63), (4, 64)]) == [0, 1, 63, 64]
     fast = DeviceClock(WRAP)
@@ -90,7 +90,7 @@ def test_a_device_that_slept_or_drifted_gets_a_new_offset() -> None:
 
 
 def test_rows_that_cannot_be_placed_are_rejected() -> None:
-    """Without an arrival there is no offset; a negative or absurd counter is no time.  Rejects before stay counted."""
+    """Without an arrival there is no offset; a negative or huge counter is no time.  Earlier rejects stay counted."""
     rows = [("a", 5 * S, 0), ("a", 5 * S, START), ("a", -1, START), ("a", 2**63 - 1, START)]
     batch = DeviceClock(WRAP).apply(
         replace(
@@ -109,7 +109,7 @@ def test_rows_that_cannot_be_placed_are_rejected() -> None:
 
 
 def test_streams_have_clocks_of_their_own_and_only_so_many() -> None:
-    """Beyond the bound nothing is remembered, and the arrival counts."""
+    """Beyond the bound no offset is stored, and the arrival is the time."""
     clock = DeviceClock(WRAP, max_streams=2)
     rows = [("b", 7 * S, START), ("a", 70 * S, START + 1), ("c", 700 * S, START + 2), ("c", 701 * S, START + 3)]
     assert clock.apply(clock_batch(rows)).time_ns.tolist() == [START + i for i in range(4)]
@@ -125,7 +125,7 @@ clock_steps = st.tuples(
 
 
 def later_rows(moves: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Rows whose device time and arrival are so much later than those before."""
+    """Rows whose device time and arrival are so much later than the previous ones."""
     device = dict.fromkeys("abc", WRAP - 3 * S)
     arrival = START
     rows = []
@@ -152,10 +152,10 @@ def test_batching_changes_nothing(moves: list[tuple[str, int, int]], cuts: list[
 
 
 @given(st.lists(clock_steps, max_size=40), st.lists(st.integers(0, 40), max_size=5), st.data())
-def test_restarts_and_streams_let_go_of_change_nothing(
+def test_restarts_and_evictions_change_nothing(
     moves: list[tuple[str, int, int]], restarts: list[int], data: st.DataObject
 ) -> None:
-    """Stored and restored, all or one stream until its next row: the same events.  All that differs has changed."""
+    """All or one stream stored and restored until its next row: the same events.  All differing streams are dirty."""
     rows = later_rows(moves)
     whole = DeviceClock(WRAP).apply(clock_batch(rows)).time_ns.tolist() if rows else []
     clock, state_store, away = DeviceClock(WRAP), StateStore(), dict[str, bytes]()
@@ -178,7 +178,7 @@ def test_restarts_and_streams_let_go_of_change_nothing(
         gone = data.draw(st.sampled_from(["", "", "a", "b", "c"]))
         saved_now = clock.state.snapshot(gone)
         if saved_now is not None:
-            # What is let go of before it was stored is in the hands of who did so.
+            # State dropped before it was stored is the caller's responsibility.
             away[gone] = state_store.rows[gone] = saved_now
             stored[gone] = saved_now
             clock.state.evict(gone)
@@ -186,8 +186,8 @@ def test_restarts_and_streams_let_go_of_change_nothing(
 
 
 @given(st.data())
-def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObject) -> None:
-    """Or they can be used: whatever they say, later rows raise nothing."""
+def test_invalid_bytes_raise_only_a_state_error(data: st.DataObject) -> None:
+    """Invalid bytes raise StateError or load; in both cases later rows raise nothing."""
     clock = DeviceClock(WRAP)
     rows = clock_batch([("a", 5 * S, START), ("a", 6 * S, START + S), ("a", S, START + 2 * S), ("a", 2**61, 2**61)])
     clock.apply(rows)
@@ -198,7 +198,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
 
 
 def test_an_offset_at_the_end_of_time_is_rejected() -> None:
-    """Nobody stored it: the next event would have no place in 64 bits."""
+    """It is never stored: the next event would exceed 64 bits."""
     clock = DeviceClock(WRAP)
     with pytest.raises(StateError, match="stored state of device clocks, a is corrupt"):
         clock.state.restore("a", encode((0, 0, 2**63 - 1)))

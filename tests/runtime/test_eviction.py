@@ -38,7 +38,7 @@ def test_the_least_recently_used_stream_is_evicted(tmp_path: Path) -> None:
 
 
 def test_without_a_store_no_stream_is_evicted() -> None:
-    """There is no place to keep it."""
+    """There is no place to store it."""
     checkpointer = Checkpointer(model(), policy=StatePolicy(max_streams=1, evict=True))
     assert not checkpointer.cache.evicts
     for name in "abc":
@@ -130,7 +130,7 @@ def test_states_of_a_removed_component_are_not_loaded(tmp_path: Path) -> None:
     assert read_of(part) == {"a": "y"}
 
 
-# ---- how many are kept in all
+# ---- the limit of stored streams
 
 
 def test_beyond_max_stored_streams_new_streams_are_rejected(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_names_without_any_state_do_not_count(tmp_path: Path) -> None:
 
 
 def test_rejecting_many_streams_compares_each_name_a_few_times(tmp_path: Path) -> None:
-    """Not with all others: a message may bring thousands of names."""
+    """Not with all others: a message may contain thousands of names."""
     compared = list[int]()
 
     class Name(str):
@@ -250,7 +250,7 @@ def test_a_damaged_evicted_stream_is_reset_when_it_is_loaded(tmp_path: Path) -> 
     assert checkpointer.counts.damaged == 1
 
 
-# ---- another policy while it runs
+# ---- a policy change at run time
 
 
 def test_a_lower_limit_takes_effect_with_the_next_commit(tmp_path: Path) -> None:
@@ -287,20 +287,20 @@ def test_disabling_eviction_loads_all_streams(tmp_path: Path) -> None:
     assert checkpointer._pipeline.process(checkpointer.cache.load_streams(batch(["a"], [3]))).resets == {}
 
 
-# ---- residents
+# ---- resident keys
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=4), max_size=20), st.integers(0, 4))
 def test_lru_keys_keep_the_most_recently_used_names(turns: list[list[str]], most: int) -> None:
     """The surplus is the least recently used names, oldest first."""
-    residents, order = LruKeys(most), list[str]()
+    resident_keys, order = LruKeys(most), list[str]()
     for names in turns:
-        residents.use(names)
+        resident_keys.use(names)
         for name in names:
             order = [one for one in order if one != name] + [name]
         split = max(0, len(order) - most)
-        assert residents.pop_surplus() == order[:split]
+        assert resident_keys.pop_surplus() == order[:split]
         order = order[split:]
-        assert len(residents) == len(order)
-        assert all(name in residents for name in order)
-    assert residents.pop_surplus() == []
+        assert len(resident_keys) == len(order)
+        assert all(name in resident_keys for name in order)
+    assert resident_keys.pop_surplus() == []

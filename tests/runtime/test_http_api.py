@@ -60,9 +60,9 @@ def ask_api(
 def post(served_daemon: ServedDaemon, path: str, body: object, headers: dict[str, str] = ALLOWED) -> tuple[int, str]:
     """POST and return the response, with its ``text``."""
     status, text = ask_api(served_daemon.server, path, "POST", body, headers)
-    told = json.loads(text)
-    assert told["ok"] is (status == 200)
-    return status, told["text"]
+    answer = json.loads(text)
+    assert answer["ok"] is (status == 200)
+    return status, answer["text"]
 
 
 def test_status_is_one_object(served_daemon: ServedDaemon) -> None:
@@ -190,9 +190,9 @@ def test_without_a_configured_token_commands_are_rejected(authorization: str) ->
 def test_a_body_is_read_strictly(
     served_daemon: ServedDaemon, body: object, headers: dict[str, str], expected: int
 ) -> None:
-    """Only a small JSON object with the known keys is a command; everything else is told and changes nothing.
+    """Only a small JSON object with the known keys is a command; everything else is reported and changes nothing.
 
-    The server counts what does not reach the daemon, which counts for itself what it does not do.
+    The server counts rejections that do not reach the daemon; the daemon counts its own.
     """
     status, text = post(served_daemon, "/api/v1/reset", body, headers)
     assert status == expected
@@ -217,7 +217,7 @@ def test_rejections_are_reported_without_the_token(caplog: pytest.LogCaptureFixt
 def test_a_body_that_does_not_come_ends_quietly(
     waits: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A client that announces more than it sends gets no answer and leaves no traceback, whoever hangs up first."""
+    """A client that sends less than it announces gets no answer and causes no traceback, either side closing first."""
     monkeypatch.setattr(connection, "IDLE_S", 0.2 if waits else 20)
     daemon = FakeDaemon()
     head = "".join(f"{name}: {text}\r\n" for name, text in {"Host": "localhost", **ALLOWED}.items())

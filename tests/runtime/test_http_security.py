@@ -1,4 +1,4 @@
-"""What anybody can do to the server and its clients, over real HTTP: nothing that was not meant."""
+"""Hostile requests to the server and its clients, over real HTTP: none has an unintended effect."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_a_hostile_name_is_returned_as_data_only(shared_daemon: ServedDaemon, na
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         client.request("POST", "/api/v1/reset", json.dumps({"stream": name}).encode(), headers)
         answer = client.getresponse()
-        told = json.loads(answer.read())
+        result = json.loads(answer.read())
     assert answer.headers["content-type"] == "application/json"
     assert answer.status == (404 if name.startswith("..") else 400)  # dots and slashes may be in a name
-    assert told["ok"] is False
+    assert result["ok"] is False
     assert shared_daemon.daemon.done == []
 
 

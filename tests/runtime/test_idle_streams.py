@@ -1,4 +1,4 @@
-"""Which streams nothing comes from any more."""
+"""Detection of streams that stop sending."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_unknown_or_forgotten_stream_is_not_idle() -> None:
     assert watch.check(100) == ([], [])
     watch.seen(["a", "b", "c"], 100)
     watch.forget("a")
-    watch.forget("nobody")
+    watch.forget("unknown")
     assert watch.check(102) == (["b", "c"], [])
     watch.forget("b")
     watch.seen(["c"], 103)
@@ -113,7 +113,7 @@ def test_the_timeout_can_be_changed() -> None:
 @given(st.lists(st.tuples(st.integers(0, 4), st.sets(st.sampled_from("abcd")), st.booleans()), max_size=40))
 def test_the_changes_add_up_to_the_idle_streams(steps: list[tuple[int, set[str], bool]]) -> None:
     """At every check, the streams reported idle and not resumed are those last seen at least ``timeout_s`` ago."""
-    watch, now, told = IdleStreams(5), 0, set[str]()
+    watch, now, reported = IdleStreams(5), 0, set[str]()
     last: dict[str, int] = {}
     for pause, streams, look in steps:
         now += pause
@@ -121,11 +121,11 @@ def test_the_changes_add_up_to_the_idle_streams(steps: list[tuple[int, set[str],
         last |= dict.fromkeys(streams, now)
         if look:
             fallen, back = watch.check(now)
-            assert not told & set(fallen)
-            assert set(back) <= told
-            told = (told | set(fallen)) - set(back)
-            assert told == {stream for stream, heard in last.items() if now - heard >= 5}
-            assert watch.count == len(told)
+            assert not reported & set(fallen)
+            assert set(back) <= reported
+            reported = (reported | set(fallen)) - set(back)
+            assert reported == {stream for stream, heard in last.items() if now - heard >= 5}
+            assert watch.count == len(reported)
 
 
 class CountedTime(float):

@@ -52,7 +52,7 @@ def test_without_further_stages_an_ingest_is_its_decoder() -> None:
 
 
 def test_channels_that_arrive_apart_are_joined_and_the_rest_comes_at_the_end() -> None:
-    """Two records make a sample; what waits for a channel is given out when nothing more will come."""
+    """Two records make a sample; records that wait for a channel are emitted at the end of the input."""
     records = [one_record(1, [1, nan, nan]), one_record(1, [nan, 2, 3]), one_record(2, [4, nan, nan])]
     stages = shared(joiner=ChannelJoiner(3, NS_PER_S, 5 * NS_PER_S, NS_PER_S))
     ingest = Ingest("a", ReadyDecoder(records), joins=True, shared=stages)

@@ -51,7 +51,7 @@ def test_streams_of_another_model_are_rejected_on_request(tmp_path: Path) -> Non
 
 
 def test_a_model_with_other_channels_keeps_only_the_clock(tmp_path: Path) -> None:
-    """Values of other channels mean nothing to it."""
+    """Values of other channels do not apply to it."""
     checkpointer = checkpointer_of(tmp_path)
     feed(checkpointer, "a", 1, 2)
     checkpointer.commit({}, {})

@@ -1,4 +1,4 @@
-"""The rate limit: how many samples a second are taken."""
+"""The rate limit: how many samples a second are accepted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Arrival = tuple[int, int]  # stream, arrival
 
 
 def numbered_samples(rows: Sequence[Arrival]) -> SampleBatch:
-    """A batch of rows; the value of each is its number, so that one knows which are left."""
+    """A batch of rows; the value of each is its number, to identify the rows that pass."""
     return SampleBatch(
         stream_names=("a", "b", "c"),
         stream_index=np.array([stream for stream, _ in rows], np.int32),
@@ -38,13 +38,13 @@ def allowed(limit: RateLimit, rows: Sequence[Arrival]) -> list[bool]:
 
 
 def test_without_a_limit_nothing_is_looked_at() -> None:
-    """0, the default, is no limit: a burst that was held up elsewhere is all taken."""
+    """0, the default, is no limit: a delayed burst is accepted whole."""
     batch = numbered_samples([(0, NOON_NS)] * 1000)
     assert RateLimit().apply(batch) is batch
 
 
 def test_a_stream_is_held_to_its_rate_and_the_good_one_beside_it_is_applied() -> None:
-    """At 10 a second a burst of 10 passes, then one in 100 ms; another stream has its own bucket."""
+    """At 10 a second a burst of 10 passes, then one per 100 ms; another stream has its own bucket."""
     limit = RateLimit(per_s_of_a_stream=10)
     assert allowed(limit, [(0, NOON_NS)] * 12 + [(1, NOON_NS)]) == [True] * 10 + [False] * 2 + [True]
     assert allowed(limit, [(0, NOON_NS + 99_999_999), (0, NOON_NS + 100_000_000), (0, NOON_NS + 100_000_001)]) == [
@@ -53,18 +53,18 @@ def test_a_stream_is_held_to_its_rate_and_the_good_one_beside_it_is_applied() ->
 
 
 def test_all_streams_together_are_held_to_a_rate() -> None:
-    """Of three streams at once those that come first are taken."""
+    """Of three streams at once the first rows are accepted."""
     assert allowed(RateLimit(per_s=2), [(0, NOON_NS), (1, NOON_NS), (2, NOON_NS)]) == [True, True, False]
 
 
 def test_a_row_refused_for_its_stream_costs_the_others_nothing() -> None:
-    """A flood from one device does not shut out the rest."""
+    """A flood from one device does not block the others."""
     limit = RateLimit(per_s=5, per_s_of_a_stream=2)
     assert allowed(limit, [(0, NOON_NS)] * 100 + [(1, NOON_NS)] * 2) == [True] * 2 + [False] * 98 + [True] * 2
 
 
 def test_a_clock_that_is_set_back_does_not_close_the_bucket() -> None:
-    """Years back, the rate is kept from there on."""
+    """Years back, the rate is limited from there on."""
     limit = RateLimit(per_s_of_a_stream=1)
     assert allowed(limit, [(0, NOON_NS)]) == [True]
     back = [NOON_NS - 10**18 + i * NS_PER_S for i in range(4)]
@@ -79,7 +79,7 @@ def test_an_arrival_that_is_none_limits_nothing(arrival: int) -> None:
 
 
 def test_of_too_many_streams_the_one_silent_longest_is_forgotten() -> None:
-    """What is remembered is bounded; the bucket of a forgotten stream is full again."""
+    """The memory is bounded; the bucket of a forgotten stream is full again."""
     limit = RateLimit(per_s_of_a_stream=1, max_streams=2)
     assert allowed(limit, [(0, NOON_NS), (1, NOON_NS), (0, NOON_NS)]) == [True, True, False]
     assert allowed(limit, [(2, NOON_NS), (0, NOON_NS), (1, NOON_NS)]) == [True, False, True]
@@ -103,7 +103,7 @@ arrivals = st.lists(
 def test_which_rows_are_taken_does_not_depend_on_how_they_are_batched(
     steps: list[Arrival], cuts: list[int], per_s: float, of_a_stream: float, streams: int, forwards: bool
 ) -> None:
-    """Any batches give what rows one by one give, the rest afterwards included."""
+    """Any batches give the result of single rows, for later rows too."""
     now, all_rows = NOON_NS, []
     for stream, step in steps:
         now += abs(step) if forwards else step
@@ -120,7 +120,7 @@ def test_which_rows_are_taken_does_not_depend_on_how_they_are_batched(
 @settings(max_examples=100)
 @given(st.lists(st.integers(0, 10**9), max_size=200), st.sampled_from([1, 5, 40]))
 def test_no_second_ever_lets_more_through_than_two_buckets(steps: list[int], rate: int) -> None:
-    """Of any window of a second at most the bucket and what flowed in meanwhile is taken."""
+    """In any window of a second at most the bucket and its refill are accepted."""
     arrivals = (NOON_NS + np.cumsum(np.array(steps, np.int64))).tolist() if steps else []
     flags = allowed(RateLimit(per_s=rate), [(0, arrival) for arrival in arrivals])
     times = np.array([arrival for arrival, flag in zip(arrivals, flags, strict=True) if flag], np.int64)

@@ -1,4 +1,4 @@
-"""`replay CONFIG FILE` gives what the daemon of the configuration gave, rejections and evictions included."""
+"""`replay CONFIG FILE` gives the output of the configuration's daemon, rejections and evictions included."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CASES = {
 
 
 def messages() -> list[RawMessage]:
-    """Records of five streams in turn, ten a second by arrival; every seventh one cannot be read."""
+    """Records of five streams in turn, ten a second by arrival; every seventh one is invalid."""
     found = []
     for number in range(STREAMS * TURNS):
         record = {"ts": 1_772_323_200 + number // STREAMS, "id": f"pump-{number % STREAMS}", "n": number // STREAMS}
@@ -66,7 +66,7 @@ def messages() -> list[RawMessage]:
 
 
 def run_daemon(config: Path) -> RunSummary:
-    """What the daemon of a configuration does with the messages, one or a few at a time."""
+    """The output of a configuration's daemon for the messages, one or a few at a time."""
     resolved = resolve_file(config)
     runtime = build_runtime(resolved, store=build_store(resolved))
     items = messages()
@@ -76,7 +76,7 @@ def run_daemon(config: Path) -> RunSummary:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_replay_of_the_messages_equals_the_daemon(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rows, to the byte, and the same counts of what was dropped, whatever limits and eviction do."""
+    """The same rows, byte for byte, and the same drop counts, with limits and eviction."""
     monkeypatch.chdir(tmp_path)
     run, source, more = CASES[case]
     Path("gateway.toml").write_text(CONFIG.format(run=run, source=source, more=more))

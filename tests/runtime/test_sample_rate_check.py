@@ -1,4 +1,4 @@
-"""The period watch: who sends at another pace than the model was trained for."""
+"""The sample rate check: streams whose period differs from that of the model's training data."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tests.support.batches import batch
 from tests.support.pipelines import toy_pipeline
 
 
-@pytest.mark.parametrize(("every_s", "told"), [(1.0, False), (1.2, False), (0.2, True), (5.0, True)])
-def test_a_device_with_another_rate_is_reported_once(every_s: float, told: bool) -> None:
+@pytest.mark.parametrize(("every_s", "reported"), [(1.0, False), (1.2, False), (0.2, True), (5.0, True)])
+def test_a_device_with_another_rate_is_reported_once(every_s: float, reported: bool) -> None:
     """After twenty samples, in any batches, and never again."""
     pipeline, watch = toy_pipeline(), SampleRateCheck(1.0)
     found = []
     for part in np.array_split(np.arange(100) * every_s, 9):
         found += watch.observe(pipeline.process(batch(["p"] * len(part), part.tolist())))
-    assert [stream for stream, _ in found] == (["p"] if told else [])
-    if told:
+    assert [stream for stream, _ in found] == (["p"] if reported else [])
+    if reported:
         assert found[0][1] == pytest.approx(every_s)
 
 

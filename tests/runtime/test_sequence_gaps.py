@@ -35,8 +35,8 @@ def numbered_batch(rows: list[tuple[str, int]]) -> SampleBatch:
         ([1, 3, 5], 2),
         ([0, 1_000_000], 999_999),
         ([0, 1_000_001, 1_000_002], 0),  # another device
-        ([5, 5, 5, 6], 0),  # sent again
-        ([100, 98, 99, 100, 101], 0),  # several sent again
+        ([5, 5, 5, 6], 0),  # a repetition
+        ([100, 98, 99, 100, 101], 0),  # several repetitions
         ([100, 98, 101], 0),
         ([5, 7, 6, 8], 1),  # late: it was missing when 7 came
         ([5000, 0, 1, 2], 0),  # restarted
@@ -45,18 +45,18 @@ def numbered_batch(rows: list[tuple[str, int]]) -> SampleBatch:
         ([254, 1, 2], 2),
         ([65_535, 0], 0),
         ([2**32 - 2, 3], 4),
-        ([200, 0, 1], 0),  # too far from the end of eight bits to have gone round
+        ([200, 0, 1], 0),  # too far from the end of eight bits to be a wraparound
         ([2**40, 0, 1], 0),
         ([1, -1, 2], 0),  # one without a number
     ],
 )
 def test_jumps_are_missing_samples(numbers: list[int], missing: int) -> None:
-    """Jumps forward are counted; repeats, restarts and counters that go round are not."""
+    """Jumps forward are counted; repeats, restarts and wraparounds are not."""
     assert GapCounter().observe(numbered_batch([("a", number) for number in numbers])) == missing
 
 
 def test_streams_are_counted_apart_and_only_so_many() -> None:
-    """Each has its own counter; beyond the bound nothing is watched; a batch without numbers says nothing."""
+    """Each has its own counter; beyond the bound nothing is counted; a batch without numbers changes nothing."""
     watch = GapCounter(max_streams=2)
     assert watch.observe(numbered_batch([("b", 1), ("a", 100), ("c", 5), ("b", 2), ("a", 102), ("c", 9)])) == 1
     assert watch.observe(numbered_batch([("b", 4), ("c", 99)])) == 1
@@ -66,7 +66,7 @@ def test_streams_are_counted_apart_and_only_so_many() -> None:
 
 
 def numbered_rows(moves: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Rows whose numbers are so much higher than those before."""
+    """Rows whose numbers are so much higher than the previous ones."""
     at = dict.fromkeys("abc", 250)
     rows = []
     for stream, by in moves:
@@ -77,7 +77,7 @@ def numbered_rows(moves: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 @given(MOVES, st.lists(st.integers(0, 40), max_size=5))
 def test_batching_changes_nothing(moves: list[tuple[str, int]], cuts: list[int]) -> None:
-    """Row by row, at once or cut anywhere: the same number is missing."""
+    """Row by row, at once or cut anywhere: the same count of missing samples."""
     rows = numbered_rows(moves)
     totals = []
     for ends in ([len(rows)], sorted({min(cut, len(rows)) for cut in [*cuts, len(rows)]}), range(1, len(rows) + 1)):
@@ -90,10 +90,10 @@ def test_batching_changes_nothing(moves: list[tuple[str, int]], cuts: list[int])
 
 
 @given(MOVES, st.lists(st.integers(0, 40), max_size=5), st.lists(st.integers(0, 40), max_size=5))
-def test_restarts_and_streams_let_go_of_change_nothing(
+def test_restarts_and_evictions_change_nothing(
     moves: list[tuple[str, int]], restarts: list[int], leaves: list[int]
 ) -> None:
-    """Stored and restored, all or one stream until its next row: the same numbers are missing."""
+    """All or one stream stored and restored until its next row: the same count of missing samples."""
     rows = numbered_rows(moves)
     whole = GapCounter().observe(numbered_batch(rows)) if rows else 0
     watch, stored, total = GapCounter(), StateStore(), 0
@@ -118,8 +118,8 @@ def test_restarts_and_streams_let_go_of_change_nothing(
 
 
 @given(st.data())
-def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObject) -> None:
-    """Or they can be used: whatever they say, later rows raise nothing."""
+def test_invalid_bytes_raise_only_a_state_error(data: st.DataObject) -> None:
+    """Invalid bytes raise StateError or load; in both cases later rows raise nothing."""
     watch, other = GapCounter(), GapCounter()
     rows = numbered_batch([("a", number) for number in (5, 2**63 - 1, 0, 255, 3)])
     watch.observe(rows)
@@ -129,7 +129,7 @@ def test_bytes_that_nobody_stored_are_an_error_and_nothing_else(data: st.DataObj
 
 
 def test_numbers_at_the_ends_of_their_range_are_stored_as_they_are() -> None:
-    """The largest that a counter of 64 bits has, and nothing of a stream that never came."""
+    """The maximum of a 64-bit counter; an unknown stream has no state."""
     watch, other = GapCounter(), GapCounter()
     watch.observe(numbered_batch([("a", 2**63 - 1), ("a", 0)]))
     data = watch.state.snapshot("a")

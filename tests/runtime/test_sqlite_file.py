@@ -152,7 +152,7 @@ def test_an_unknown_file_system_is_accepted(tmp_path: Path) -> None:
     require_local(tmp_path, tmp_path / "strange")
 
 
-# ---- a file that is not what was left
+# ---- an unexpected file
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -274,7 +274,7 @@ def test_a_file_with_other_tables_is_damaged(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_damages_a_new_file_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second file is not moved, which could repeat forever."""
+    """The second file is not moved, which could repeat without end."""
 
     def damaged(*_: object) -> None:
         raise database.Damaged("row 7 missing")
@@ -326,7 +326,7 @@ def test_a_start_is_possible_after_any_damage(
 ) -> None:
     """Wrong bytes anywhere in the file or its log: it is used or moved aside, and rows are whole or absent.
 
-    But for its first 100 bytes, by which it may become one of a newer version.
+    Except its first 100 bytes, by which it may become one of a newer version.
     """
     folder = tmp_path_factory.mktemp("damaged")
     with opened(folder / "a") as store:

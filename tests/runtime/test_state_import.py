@@ -33,7 +33,7 @@ def small_cache(folder: Path, *names: str, max_stored: int = 100, **parts: objec
     return checkpointer
 
 
-# ---- how many
+# ---- limits
 
 
 def test_a_stream_beyond_the_limit_is_not_imported(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_an_imported_stream_counts_as_stored(tmp_path: Path) -> None:
     assert checkpointer.store.names() == ["a", "b", "c"]
 
 
-# ---- what is left of the old one
+# ---- the replaced stream
 
 
 def test_an_import_leaves_nothing_of_the_replaced_stream(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_failed_import_does_not_change_an_evicted_stream(tmp_path: Path) -> No
     assert checkpointer.store.row("a") is not None
 
 
-# ---- forgotten
+# ---- deletion
 
 
 @pytest.mark.parametrize("name", ["a", "b"])

@@ -66,7 +66,7 @@ def test_a_commit_survives_a_clean_end(tmp_path: Path) -> None:
         assert store.clean_shutdown
         store.write(FULL)
         store.mark_clean_shutdown()
-    for _ in range(2):  # one that is opened, and commits nothing, is no run
+    for _ in range(2):  # a store that is opened, and commits nothing, is no run
         with opened(tmp_path) as store:
             assert_full(store)
             assert store.clean_shutdown
@@ -83,7 +83,7 @@ def test_a_commit_survives_a_clean_end(tmp_path: Path) -> None:
 
 
 def test_an_empty_store_has_defaults(store: Store) -> None:
-    """What was never written is absent, not an error."""
+    """Values never written are absent, not an error."""
     assert (list(store.rows()), store.row("a"), store.states_of_stream("a"), store.states_of_component("p")) == (
         [],
         None,
@@ -124,7 +124,7 @@ def test_later_commits_replace_what_has_changed_and_leave_the_rest(store: Store)
 
 
 def test_output_numbers_continue_when_all_are_acknowledged(store: Store) -> None:
-    """The highest number outlives its output."""
+    """The highest number is kept after its output is deleted."""
     store.write(FULL)
     store.write(Commit(acked={"mqtt": [1, 2]}, unacked={"mqtt": []}))
     assert store.sink_checkpoint("mqtt") == SinkCheckpoint(None, [], 2)
@@ -184,15 +184,15 @@ def test_a_commit_does_not_search_for_the_newest_packet(tmp_path: Path) -> None:
             Commit(processed_packets={"s": ProcessedPackets({3: b"c", 2: b"b"}), "t": ProcessedPackets({1: b"t"})})
         )
     with opened(tmp_path) as store:
-        connection, said = store._connection, list[str]()
+        connection, statements = store._connection, list[str]()
         assert connection is not None
-        connection.set_trace_callback(said.append)
+        connection.set_trace_callback(statements.append)
         store.write(Commit(processed_packets={"s": ProcessedPackets({1: b"a"})}))
         store.write(Commit(processed_packets={"t": ProcessedPackets({9: b"x"}, new_session=True)}))
         store.write(Commit(processed_packets={"t": ProcessedPackets({8: b"y"}), "new": ProcessedPackets({5: b"z"})}))
         connection.set_trace_callback(None)
-        assert any("INTO packet" in text for text in said)
-        assert not any("SELECT" in text for text in said)
+        assert any("INTO packet" in text for text in statements)
+        assert not any("SELECT" in text for text in statements)
         assert [list(store.packets(source)) for source in ("s", "t", "new")] == [[3, 2, 1], [9, 8], [5]]
 
 
@@ -312,7 +312,7 @@ def test_a_damaged_row_is_detected(tmp_path: Path, text: str, values: tuple[obje
 
 
 def test_a_row_missing_from_the_index_is_left_out(tmp_path: Path) -> None:
-    """Where the name is damaged, the index still has the old one: it belongs to no stream and does no harm."""
+    """Where the name is damaged, the index still has the old one: the row belongs to no stream and is ignored."""
     with opened(tmp_path) as store:
         store.write(FULL)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
@@ -340,7 +340,7 @@ def test_a_damaged_component_state_is_detected(tmp_path: Path, text: str) -> Non
 
 
 def test_a_failed_commit_leaves_the_previous_one(tmp_path: Path) -> None:
-    """When the disk is full in the middle of it, the error is raised, nothing is written, and nothing more is."""
+    """When the disk fills during it, the error is raised, nothing is written, and no later commit is."""
     with opened(tmp_path) as store:
         store.write(FULL)
         store.mark_clean_shutdown()

@@ -24,7 +24,7 @@ class Manager:
         self.socket.setblocking(False)
 
     def heard(self) -> list[str]:
-        """What came since the last time: a datagram to a socket is there as soon as it is sent."""
+        """Datagrams since the last call: one to a socket is there as soon as it is sent."""
         messages = []
         while True:
             try:

@@ -25,10 +25,11 @@ from tests.support.waiting import wait_for
 
 
 class Broker:
-    """Mosquitto in ``folder``; started again it has the same port and, after a clean stop, the same sessions.
+    """Mosquitto in ``folder``; after a restart it has the same port and, after a clean stop, the same sessions.
 
-    ``users`` name -> password, nobody else is let in; ``acl`` lines of an access list; ``tls`` (authority, certificate,
-    key), clients must then show a certificate with ``client_certificates``; ``lines`` of configuration as they are.
+    ``users`` name -> password, all others are refused; ``acl`` lines of an access list; ``tls`` (authority,
+    certificate, key), clients must then present a certificate with ``client_certificates``; ``lines`` of configuration
+    as they are.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Broker:
             "persistence true",
             f"persistence_location {folder}/",
             "autosave_interval 1",
-            # Not 0, which shall mean no limit: 2.0.11 then cuts the connection for every refused publish.
+            # Not 0, which should mean no limit: 2.0.11 then disconnects at every refused publish.
             "max_queued_messages 100000",
             *lines,
         ]
@@ -108,12 +109,12 @@ class Broker:
             self._process.send_signal(number)
 
     def stop(self) -> None:
-        """End it cleanly: it writes down its sessions."""
+        """Stop it cleanly: it saves its sessions."""
         self._signal(signal.SIGTERM)
         self._reap()
 
     def kill(self) -> None:
-        """End it without warning."""
+        """Kill it."""
         self._signal(signal.SIGKILL)
         self._reap()
 
@@ -123,7 +124,7 @@ class Broker:
             self._process = None
 
     def save(self) -> None:
-        """Have it write down all that it has, as it does now and then."""
+        """Make it save its state, as it does now and then."""
         before = self._written()
         self._signal(signal.SIGUSR1)
         wait_for(lambda: self._written() != before, what="mosquitto.db")
@@ -135,15 +136,15 @@ class Broker:
         return found.st_ino, found.st_mtime_ns
 
     def freeze(self) -> None:
-        """Let it hang: connections stay open and nothing answers."""
+        """Freeze it: connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Go on after `freeze`."""
+        """Continue after `freeze`."""
         self._signal(signal.SIGCONT)
 
     def forget(self) -> None:
-        """Delete what it wrote down; only while it is stopped."""
+        """Delete its saved state; only while it is stopped."""
         self._store.unlink(missing_ok=True)
 
     def client(self, name: str = "", user: str = "", password: str = "") -> Peer:
@@ -152,7 +153,7 @@ class Broker:
 
 
 class Peer:
-    """A client of the test: publishes and waits for the answer, and keeps what it hears."""
+    """A client of the test: publishes, waits for the acknowledgement, and stores what it receives."""
 
     def __init__(self, port: int, name: str, user: str, password: str) -> None:
         self._client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
@@ -193,17 +194,17 @@ class Peer:
             assert info.is_published()
 
     def subscribe(self, text: str) -> None:
-        """Hear what comes under a filter, retained messages first."""
+        """Subscribe to a filter; retained messages arrive first."""
         _, mid = self._client.subscribe(text, options=SubscribeOptions(qos=1, retainAsPublished=True))
         wait_for(lambda: mid in self._subscribed, what=f"subscription to {text}")
 
     def payloads(self, topic: str = "") -> list[bytes]:
-        """What was heard, perhaps only on one topic."""
+        """The received messages, optionally of one topic only."""
         return [bytes(message.payload) for message in list(self.heard) if topic in ("", message.topic)]
 
 
 class Subscriber:
-    """Keeps every prediction with how often it came, over all connections."""
+    """Stores every prediction with the number of its deliveries, over all connections."""
 
     def __init__(self, port: int) -> None:
         self.rows: Counter[bytes] = Counter()
@@ -229,6 +230,6 @@ class Subscriber:
             self.ids.setdefault(name, set()).add(payload)
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self.client.disconnect()
         self.client.loop_stop()

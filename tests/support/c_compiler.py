@@ -32,7 +32,7 @@ def shared_object(sources: Sequence[Path], options: Sequence[str] = STRICT) -> c
 
 
 def run_checked(*command: str) -> str:
-    """Run a command; return its standard output, or fail with what it said."""
+    """Run a command; return its standard output, or fail with its error output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
     return done.stdout

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and servers and clients that it vouches for."""
+"""Certificates for tests: an authority, and servers and clients that it certifies."""
 
 from __future__ import annotations
 

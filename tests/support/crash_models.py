@@ -1,4 +1,4 @@
-"""The world around a daemon that is killed, without a network: broker, disk, wire, and a pipeline that never dies."""
+"""The environment of a killed daemon, without a network: broker, disk, wire, and a pipeline that is never killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOURCE = "b"
 
 @dataclass
 class BrokerPacket:
-    """A message under way; ``sent`` before, so that the next time is a repetition."""
+    """A message in flight; ``sent`` before, so that the next delivery is a repetition."""
 
     mid: int
     number: int
@@ -44,9 +44,9 @@ class BrokerPacket:
 
 
 class BrokerModel:
-    """Keeps messages for one client, by a session; identifiers are used again soon.
+    """Stores messages for one client in a session; identifiers are reused soon.
 
-    ``acknowledged`` hears the number of each message that the client has acknowledged.
+    ``acknowledged`` is called with the number of each message that the client has acknowledged.
     """
 
     def __init__(self, acknowledged: Callable[[int], None]) -> None:
@@ -60,26 +60,26 @@ class BrokerModel:
         self._mid = 0
 
     def publish(self, payload: bytes) -> int:
-        """Somebody has a message for the client; return its number."""
+        """Publish a message for the client; return its number."""
         self.published += 1
         self.backlog.append((self.published, payload))
         self._send()
         return self.published
 
     def connect(self) -> None:
-        """A new connection: what was on the way is sent again."""
+        """A new connection: messages in flight are resent."""
         self.wire, self._on_wire = [], []
         self._send()
 
     def lose_session(self) -> None:
-        """Forget what was not delivered, and begin identifiers anew."""
+        """Discard undelivered messages and restart the identifiers."""
         self.lost |= {*(packet.number for packet in self.inflight), *(number for number, _ in self.backlog)}
         self.backlog, self.inflight = [], []
         self._mid = 0
         self.connect()
 
     def acknowledge(self, mid: int) -> None:
-        """The client has acknowledged a packet, which must be one that it was sent."""
+        """The client acknowledges a packet, which must be one that it was sent."""
         packet = next(one for one in self.inflight if one.mid == mid)
         assert packet in self._on_wire
         assert packet not in self.wire
@@ -100,7 +100,7 @@ class BrokerModel:
 
 
 class BrokerSource:
-    """What `connectors.sources.mqtt` does with a real one: a tracker, a queue; acknowledgements have a turn."""
+    """As `connectors.sources.mqtt` with a real broker: a tracker, a queue; acknowledgements are sent at `turn`."""
 
     def __init__(self, broker: BrokerModel) -> None:
         self._broker = broker
@@ -109,11 +109,11 @@ class BrokerSource:
         self._acks = AckTracker()
 
     def resume(self, packets: Mapping[int, bytes]) -> None:
-        """What earlier processes had."""
+        """Packets that earlier processes had."""
         self._packets = packets
 
     def open(self, position: Position | None) -> None:
-        """Number messages on, and connect with the session there."""
+        """Continue the numbers, and connect with the existing session."""
         self._acks = AckTracker(0 if position is None else position.offset, self._packets, max_done=4 * WINDOW)
         self.connect()
 
@@ -126,7 +126,7 @@ class BrokerSource:
         self._acks.connected(session_present)
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
-        """What has arrived."""
+        """The messages that have arrived."""
         wire, self._broker.wire = self._broker.wire, []
         for packet in wire:
             number = self._acks.on_message(packet.mid, packet.payload, packet.sent)
@@ -137,7 +137,7 @@ class BrokerSource:
         return taken
 
     def processed_packets(self, position: Position) -> ProcessedPackets:
-        """As the tracker says."""
+        """As the tracker returns it."""
         return self._acks.processed_packets(position.offset)
 
     def commit(self, position: Position) -> None:
@@ -145,7 +145,7 @@ class BrokerSource:
         self._acks.processed(position.offset)
 
     def turn(self) -> None:
-        """Acknowledgements go out."""
+        """Send the acknowledgements."""
         for mid in self._acks.pending_acks():
             self._broker.acknowledge(mid)
 
@@ -153,7 +153,7 @@ class BrokerSource:
         """Nothing is open."""
 
     def health(self) -> SourceHealth:
-        """Well."""
+        """Healthy."""
         return SourceHealth()
 
 
@@ -166,19 +166,19 @@ def output_lines(batch: PredictionBatch) -> list[bytes]:
 
 
 def lines_with_either_reason(batch: PredictionBatch) -> list[bytes]:
-    """The same, but a reset that was asked for and one for another model are told alike."""
+    """The same, but a requested reset and one for another model are equal."""
     asked = batch.reset == ResetReason.MODEL_CHANGED
     return output_lines(replace(batch, reset=np.where(asked, np.uint8(ResetReason.COMMAND), batch.reset)))
 
 
 class DiskSink:
-    """Appends to ``disk``, which outlives it, and cuts it back to what was committed."""
+    """Appends to ``disk``, which survives it, and truncates it to the committed part."""
 
     def __init__(self, disk: list[bytes], lines: Lines = output_lines) -> None:
         self._disk, self._lines = disk, lines
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
-        """Cut off what no commit covers."""
+        """Truncate the part that no commit covers."""
         assert checkpoint is not None
         offset = 0 if checkpoint.file_offset is None else checkpoint.file_offset.offset
         assert len(self._disk) >= offset
@@ -193,22 +193,22 @@ class DiskSink:
         self._disk += self._lines(batch)
 
     def flush(self) -> FlushResult:
-        """All is on the disk."""
+        """Everything is on the disk."""
         return FlushResult(file_offset=FileOffset("disk", len(self._disk)))
 
     def committed(self) -> None:
-        """Nothing waits for it."""
+        """Nothing waits for a commit."""
 
     def close(self) -> None:
         """Nothing is open."""
 
     def health(self) -> SinkHealth:
-        """Well."""
+        """Healthy."""
         return SinkHealth()
 
 
 class WireSink:
-    """Sends what is committed to ``world``, by number, when it has its `turn`; what has arrived is answered."""
+    """Sends committed outputs to ``world``, by number, at its `turn`; arrived ones are acknowledged."""
 
     def __init__(self, world: dict[int, bytes], lines: Lines = output_lines) -> None:
         self._world, self._lines = world, lines
@@ -219,7 +219,7 @@ class WireSink:
         self._last = 0
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
-        """Go on with what nobody has confirmed."""
+        """Resend unacknowledged outputs."""
         assert checkpoint is not None
         self.waiting, self._last = list(checkpoint.unacked), checkpoint.last_number
 
@@ -234,18 +234,18 @@ class WireSink:
             self._new.append(OutboxRow("topic", line, f"{self._last}", self._last))
 
     def flush(self) -> FlushResult:
-        """What came, and what was answered."""
+        """New outputs and acknowledged ones."""
         answered, self._answered = self._answered, []
         self._flushed, self._new = self._new, []
         return FlushResult(unacked=self._flushed, acked=answered)
 
     def committed(self) -> None:
-        """It may go out."""
+        """They may be sent."""
         self.waiting += self._flushed
         self._flushed = []
 
     def turn(self, most: int) -> None:
-        """Some go out; one that has gone out before says the same."""
+        """Send some; one that was sent before must be identical."""
         for row in self.waiting[:most]:
             assert self._world.setdefault(row.number, row.payload) == row.payload
             self._answered.append(row.number)
@@ -255,7 +255,7 @@ class WireSink:
         """Nothing is open."""
 
     def health(self) -> SinkHealth:
-        """So many wait."""
+        """The number of waiting outputs."""
         return SinkHealth(queued=len(self.waiting))
 
 
@@ -285,7 +285,7 @@ def arrival_batch(samples: Sequence[Sample]) -> SampleBatch:
 
 
 class ReferenceDaemon:
-    """What was committed, taken in by a pipeline that keeps everybody in memory and is never killed."""
+    """The committed messages, processed by a pipeline that keeps all streams in memory and is never killed."""
 
     def __init__(self, seed: int, max_streams: int, max_stored: int, lines: Lines) -> None:
         self._lines = lines
@@ -296,7 +296,7 @@ class ReferenceDaemon:
         self._max_stored, self._names = max_stored, set[str]()
 
     def message(self, number: int, samples: Sequence[Sample]) -> None:
-        """Take in a message; streams beyond those that may be stored are left out."""
+        """Process a message; streams beyond those that may be stored are left out."""
         self.messages.append(number)
         for name in dict.fromkeys(name for name, _, _ in samples):
             if len(self._names) < self._max_stored:
@@ -306,17 +306,17 @@ class ReferenceDaemon:
         self.outputs += self._lines(self.pipeline.process(batch))
 
     def reset(self, name: str | None) -> None:
-        """Somebody has asked for it."""
+        """A requested reset."""
         self.pipeline.reset(name)
 
     def forget(self, name: str) -> None:
-        """The stream has never been."""
+        """Delete the stream."""
         self.pipeline.table.evict(name)
         self.watch.state.evict(name)
         self._names.remove(name)
 
     def take_in(self, state: StreamExport) -> None:
-        """The stream is this one."""
+        """Replace the stream by this one."""
         name = state.stream
         self.pipeline.restore_stream(name, RowSchema.read(state.row_schema), state.row)
         self.watch.state.evict(name)
@@ -325,10 +325,10 @@ class ReferenceDaemon:
         self._names.add(name)
 
     def swap(self, seed: int) -> None:
-        """The model is another one."""
+        """Replace the model."""
         swap(self.pipeline, seed)
 
 
 def swap(pipeline: Pipeline, seed: int) -> None:
-    """Have a pipeline go on with another model, or the same."""
+    """Continue a pipeline with another model, or the same."""
     pipeline.swap(small_bundle(seed), toy_pipeline(small_bundle(seed)).engine)

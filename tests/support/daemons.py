@@ -1,4 +1,4 @@
-"""A real daemon in a process of its own, and what its outputs must be."""
+"""A real daemon in its own process, and its expected outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.paths import BUNDLE, HELD_OUT
 from tests.support.waiting import wait_for
 
 CHANNELS = ("flow", "pressure", "current", "vibration")
-BEGIN_S = 1_772_323_200  # 2026-03-01, where the shipped recordings begin
+BEGIN_S = 1_772_323_200  # 2026-03-01, where the shipped recordings start
 
 
 _MQTT = """
@@ -99,27 +99,27 @@ class Running:
         return self._process
 
     def text(self) -> str:
-        """What it has said so far."""
+        """The output so far."""
         return self.log.read_text()
 
     def metric(self, series: str) -> float | None:
-        """The value of one series, as Prometheus would read it: ``name{label="value"}``; None where there is none."""
+        """The value of one series, as Prometheus reads it: ``name{label="value"}``; None if it does not exist."""
         with urllib.request.urlopen(f"{self.address}/metrics", timeout=10) as answer:  # noqa: S310 - loopback
             text = answer.read().decode()
         found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else None
 
-    def hears(self, *sources: str) -> None:
-        """Wait until these sources are subscribed or open: what is published before nobody would get."""
+    def wait_for_sources(self, *sources: str) -> None:
+        """Wait until these sources are subscribed or open: messages published before would be lost."""
         for name in sources:
             wait_for(lambda: self.metric(f'stream_gru_source_connected{{source="{name}"}}') == 1, what=f"source {name}")  # noqa: B023
 
     def hang_up(self) -> None:
-        """Ask it to read its configuration again."""
+        """Reload its configuration."""
         self.process.send_signal(signal.SIGHUP)
 
     def stop(self) -> str:
-        """End it with SIGTERM, make sure that it ended well, and return what it said."""
+        """Stop it with SIGTERM, check for a clean exit, and return its output."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(30) == 0, self.text()
         assert "Traceback" not in self.text(), self.text()

@@ -10,7 +10,7 @@ from stream_gru.core.types import Position, PredictionBatch, RawMessage, SampleB
 
 
 class ListSource:
-    """Gives what is in a list: messages, ``[]`` for quiet, exceptions to raise, or something to call."""
+    """Returns the items of a list: messages, ``[]`` for no input, exceptions to raise, or a function to call."""
 
     def __init__(self, items: Sequence[object], failures: Sequence[Exception] = ()) -> None:
         self.items, self.failures = list(items), list(failures)
@@ -20,7 +20,7 @@ class ListSource:
         self.on_call: Callable[[str], None] = lambda name: None
 
     def open(self, position: Position | None) -> None:
-        """Fail as often as told."""
+        """Fail the set number of times."""
         self.on_call("open")
         self.opened += 1
         self.position = position
@@ -49,16 +49,16 @@ class ListSource:
         self.closed += 1
 
     def health(self) -> SourceHealth:
-        """Well."""
+        """Healthy."""
         return SourceHealth()
 
 
 class PacketSource(ListSource):
-    """A source that is `Redelivering`: it says ``said`` at each commit."""
+    """A source that is `Redelivering`: it returns ``processed`` at each commit."""
 
     def __init__(self, items: Sequence[object] = ()) -> None:
         super().__init__(items)
-        self.said = ProcessedPackets()
+        self.processed = ProcessedPackets()
         self.packets: Mapping[int, bytes] | None = None
 
     def resume(self, packets: Mapping[int, bytes]) -> None:
@@ -67,9 +67,9 @@ class PacketSource(ListSource):
         self.packets = packets
 
     def processed_packets(self, position: Position) -> ProcessedPackets:
-        """As told."""
+        """Return the set packets."""
         self.on_call("receipts")
-        return self.said
+        return self.processed
 
 
 class ReadyDecoder:
@@ -84,10 +84,10 @@ class ReadyDecoder:
 
 
 class ListSink:
-    """Keeps what is written; ``fail`` names a method that raises ``error``; without ``room`` it is not ready.
+    """Stores written outputs; ``fail`` names a method that raises ``error``; without ``room`` it is not ready.
 
-    ``answer``: what the next `flush` says; ``waiting``: how many outputs nobody has confirmed; ``on_call`` hears of
-    each call.
+    ``answer``: what the next `flush` returns; ``waiting``: how many outputs are unacknowledged; ``on_call`` is called
+    with the name of each call.
     """
 
     def __init__(
@@ -109,24 +109,24 @@ class ListSink:
             raise self.error
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
-        """Remember what was kept."""
+        """Record the stored state."""
         self.kept = checkpoint
         self._call("open")
 
     def ready(self) -> bool:
-        """As told."""
+        """Return ``room``."""
         self.on_call("ready")
         return self.room
 
     def write(self, batch: PredictionBatch) -> None:
-        """Keep it."""
+        """Store it."""
         self._call("write")
         self.written.append(batch)
         if self.on_write is not None:
             self.on_write()
 
     def flush(self) -> FlushResult:
-        """Say what was set, once."""
+        """Return the set answer, once."""
         self._call("flush")
         answer, self.answer = self.answer, FlushResult()
         return answer
@@ -140,5 +140,5 @@ class ListSink:
         self._call("close")
 
     def health(self) -> SinkHealth:
-        """So many wait."""
+        """The number of waiting outputs."""
         return SinkHealth(queued=self.waiting)

@@ -33,7 +33,7 @@ TOKEN = "0123456789abcdef-token"  # noqa: S105 - of the tests
 
 @dataclass
 class FakeDaemon:
-    """Knows two streams, and carries out commands in a thread of its own while it is `awake`."""
+    """Knows two streams, and executes commands in its own thread while it is `awake`."""
 
     token: str = TOKEN
     awake: bool = True
@@ -44,11 +44,11 @@ class FakeDaemon:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def api(self) -> Api:
-        """What it lends to the server."""
+        """The functions it passes to the server."""
         return Api(self.status, self.streams, self.feed, self.commands, self.token, self.refuse)
 
     def status(self) -> DaemonStatus:
-        """At a glance."""
+        """The status."""
         return DaemonStatus(
             version="1.2",
             model_id="0123456789ab",
@@ -63,7 +63,7 @@ class FakeDaemon:
         )
 
     def refuse(self, action: str, why: str) -> None:
-        """Remember what the server did not take."""
+        """Record a rejection by the server."""
         self.refused.append((action, why))
 
     def streams(self, limit: int) -> list[StreamStatus]:
@@ -72,13 +72,13 @@ class FakeDaemon:
         return known[:limit]
 
     def work(self) -> None:
-        """Carry out commands until told to stop."""
+        """Execute commands until stopped."""
         while not self.stop.wait(0.005):
             for command in self.commands.drain() if self.awake else []:
                 command.reply(self.carry_out(command))
 
     def carry_out(self, command: Command) -> CommandResult:
-        """Remember it; only two streams are known."""
+        """Record it; only two streams are known."""
         if command.stream not in (None, "a", "b"):
             return CommandResult(False, f"unknown stream {command.stream!r}")
         self.done.append((str(command.action), command.stream))
@@ -120,20 +120,20 @@ class ServedDaemon:
         return where.hostname, where.port
 
     def raw(self, request: bytes) -> bytes:
-        """Everything that comes back until the server closes."""
+        """All data until the server closes."""
         answer = b""
         with socket.create_connection(self.address, timeout=10) as client:
             try:
                 client.sendall(request)
                 while got := client.recv(65_536):
                     answer += got
-            except (ConnectionResetError, BrokenPipeError):  # closed while we were still sending
+            except (ConnectionResetError, BrokenPipeError):  # closed while this client was sending
                 pass
         return answer
 
 
 class Listener:
-    """One who listens to ``/api/v1/outputs``."""
+    """A client of ``/api/v1/outputs``."""
 
     def __init__(self, server: WebServer, query: str = "", timeout_s: float = 5.0) -> None:
         place = urlsplit(server.address)
@@ -147,11 +147,11 @@ class Listener:
             self.line()
 
     def line(self) -> str:
-        """The next line; empty at the end of an event, and for ever after the end of the stream."""
+        """The next line; empty at the end of an event, and always after the end of the stream."""
         return self.answer.readline().decode().rstrip("\n")
 
     def row(self) -> dict[str, object]:
-        """The next row; comments and other events are passed over."""
+        """The next row; comments and other events are skipped."""
         while True:
             line = self.line()
             if line.startswith("event:"):
@@ -163,7 +163,7 @@ class Listener:
                 raise EOFError
 
     def close(self) -> None:
-        """Go away."""
+        """Disconnect."""
         self.answer.close()
         self._connection.close()
 
@@ -191,13 +191,13 @@ class _Crowded(FakeDaemon):
     """A daemon of many streams."""
 
     def streams(self, limit: int) -> list[StreamStatus]:
-        """As many as asked for, with long names."""
+        """The requested number, with long names."""
         return [StreamStatus(f"{i:0128d}", None, i, "online") for i in range(min(limit, _STREAMS))]
 
 
 @dataclass
 class WebProcess:
-    """The process and where it listens; what it says on standard error goes to ``log``."""
+    """The process and its address; its standard error goes to ``log``."""
 
     process: subprocess.Popen[str]
     host: str
@@ -221,12 +221,12 @@ def web_process(folder: Path) -> Iterator[WebProcess]:
     log = folder / "web.log"
     command = [sys.executable, "-m", "tests.support.fake_daemon"]
     with (
-        log.open("w") as said,
+        log.open("w") as errors,
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=errors,
             text=True,
             cwd=ROOT,
         ) as process,
@@ -241,7 +241,7 @@ def web_process(folder: Path) -> Iterator[WebProcess]:
 
 
 def main() -> None:
-    """Serve until nobody holds our standard input."""
+    """Serve until standard input is closed."""
     logging.basicConfig(stream=sys.stderr)
     daemon = _Crowded()
     ending = threading.Event()

@@ -1,4 +1,4 @@
-"""An HTTP server that takes compressed lines and answers as a test sets."""
+"""An HTTP server that accepts compressed lines and answers as a test sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class InfluxServer:
-    """Answers with ``statuses`` one after the other, the last one for ever; holds its answer until ``go`` is set."""
+    """Answers with ``statuses`` one after the other, repeating the last one; holds its answer until ``go`` is set."""
 
     statuses: list[int]
     headers: dict[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def influx_server(*statuses: int, hang: bool = False, **options: object) -> Iter
                 self.close_connection = True
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{http.server_port}/api/v2/write?bucket=b&precision=ns"

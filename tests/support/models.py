@@ -17,7 +17,7 @@ from stream_gru.model.manifest import Channel, Classes, Embedding, Forecast, Lay
 TOLERANCE = 2e-5  # of another order of float32 operations
 CALENDAR: tuple[CalendarFeature, ...] = ("hour_of_day", "day_of_week", "minute_of_hour", "day_of_year")
 
-# Options of `make_bundle` for networks that whoever writes a network out must get right.
+# Options of `make_bundle` for networks whose export is easy to get wrong.
 CELLS_AND_HEADS: dict[str, dict[str, Any]] = {
     "gru": {},
     "gru_before": {"reset_after": False},

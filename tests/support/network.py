@@ -1,4 +1,4 @@
-"""Free ports, and a bad line to a server: slow, and stalled when a test asks for it."""
+"""Free ports, and a proxy with a bad line: slow, and stalled on request."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _KERNEL_BYTES = 4096
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 class SlowLink:
-    """Hands on what comes to ``port`` to ``server_port``, both on loopback, ``bytes_per_s`` each way.
+    """Forwards data between ``port`` and ``server_port``, both on loopback, at ``bytes_per_s`` each way.
 
-    It holds back what it does not hand on, as a line does; a side that has left is only noticed by what comes through.
+    It buffers what it does not forward, as a line does; a closed side is noticed only by the data that comes through.
     """
 
     def __init__(self, server_port: int, bytes_per_s: int) -> None:
@@ -58,12 +58,12 @@ class SlowLink:
             return self._left == 0
 
     def stall_after(self, nbytes: int) -> None:
-        """Let that many more bytes from the server come through, then nothing in either direction."""
+        """Forward that many more bytes from the server, then nothing in either direction."""
         with self._changed:
             self._left = nbytes
 
     def go_on(self) -> None:
-        """Hand on what was held back, and all that comes."""
+        """Forward the buffered data and everything after it."""
         with self._changed:
             self._left = None
             self._changed.notify_all()
@@ -76,7 +76,7 @@ class SlowLink:
             except OSError:
                 if self._ended.is_set():
                     return
-                client.close()  # nobody is there
+                client.close()  # the server does not accept
                 continue
             for one in (client, server):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
@@ -95,7 +95,7 @@ class SlowLink:
                     most = self._allowed(len(piece), down)
                     target.sendall(piece[:most])
                     piece = piece[most:]
-        self._allowed(1, False)  # the end of a connection is something that comes through, too
+        self._allowed(1, False)  # the end of a connection counts as data
         for one in (source, target):
             _shut(one)
 

@@ -32,7 +32,7 @@ class ToyEngine:
             for column in x.T:  # added in a fixed order: the same bits for every batch size
                 total[:, 0] += column
             new: F32 = (h * np.float32(0.5) + total).astype(np.float32)
-            # A state that overflows breaks for good, as that of a real network does.
+            # A state that overflows stays broken, as that of a real network does.
             new[~np.isfinite(new)] = np.nan
         outputs: F32 = (new[:, :1] + np.arange(self.output_size)).astype(np.float32)
         return outputs, new

@@ -1,4 +1,4 @@
-"""A broker, a device and a daemon with a store between two topics: faults are tried on them, results compared."""
+"""A broker, a device and a daemon with a store between two topics: the test bed for faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.paths import BUNDLE, ROOT
 from tests.support.waiting import wait_for
 
 Records = Mapping[str, Sequence[Mapping[str, object]]]
-# As deploy/mosquitto; and it writes its store when it is told to, or ends.
+# As deploy/mosquitto; but it saves its state only on a signal or at its end.
 _BROKER = ("max_inflight_messages 1000", "set_tcp_nodelay true", "autosave_interval 3600")
 _CONFIG = """
 [run]
@@ -77,7 +77,7 @@ enabled = false
 
 
 class Plant:
-    """A broker in ``folder``, a device that publishes to it, and daemons that work for it, one after the other."""
+    """A broker in ``folder``, a device that publishes to it, and daemons that run one after the other."""
 
     def __init__(self, folder: Path, broker: Broker, samples: int) -> None:
         self.folder, self.broker = folder, broker
@@ -95,7 +95,7 @@ class Plant:
         return {stream: [*rows[:begin], *rows[end:]] for stream, rows in self.records.items()}
 
     def wipe(self) -> None:
-        """Have the broker begin anew, with nothing."""
+        """Restart the broker with an empty state."""
         self.broker.kill()
         self.broker.forget()
         self.broker.start()
@@ -110,19 +110,19 @@ class Plant:
             )
 
     def daemon(self, url: str = "", keepalive_s: int = 30) -> Running:
-        """A daemon, to be started."""
+        """A daemon that is not started."""
         path = self.folder / "gateway.toml"
         keys = {"bundle": BUNDLE, "folder": self.folder, "url": url or self.broker.url, "keepalive_s": keepalive_s}
         path.write_text(_CONFIG.format(**keys))
         return Running(path)
 
     def rows(self) -> list[bytes]:
-        """All outputs that are committed, as far as can be seen."""
+        """All committed outputs, as far as they are visible."""
         path = self.folder / "out.jsonl"
         return path.read_bytes().splitlines() if path.exists() else []
 
     def wait_for_rows(self, number: int) -> None:
-        """Wait until so many outputs are there."""
+        """Wait until this many outputs are there."""
         wait_for(lambda: len(self.rows()) >= number, timeout_s=60, what=f"{number} outputs")
 
     def wait_for_last(self) -> None:
@@ -136,7 +136,7 @@ class Plant:
         wait_for(lambda: last <= outputs(), timeout_s=60, what="the last output of each stream")
 
     def replayed(self, records: Records) -> dict[str, list[bytes]]:
-        """The outputs of each stream, in order, when nothing comes between."""
+        """The outputs of each stream, in order, when no more arrive."""
         with (self.folder / "records.jsonl").open("w") as file:
             for stream, rows in records.items():
                 for row in rows:
@@ -150,7 +150,7 @@ class Plant:
         return by_stream((self.folder / "replayed.jsonl").read_bytes().splitlines())
 
     def check(self, records: Records, heard: Subscriber | None = None) -> None:
-        """Outputs are those of these samples, each once, in order; and so is what a subscriber heard, once or more."""
+        """Outputs are those of these samples, each once, in order; a subscriber received each at least once."""
         rows = self.rows()
         assert by_stream(rows) == self.replayed(records)
         if heard is not None:
@@ -161,14 +161,14 @@ class Plant:
 
 @contextmanager
 def open_plant(folder: Path, samples: int = 60, lines: Sequence[str] = (), **keys: object) -> Iterator[Plant]:
-    """A broker that runs, and its surroundings."""
+    """A running broker and its test bed."""
     with Broker(folder, lines=[*_BROKER, *lines], **keys) as broker:  # type: ignore[arg-type]
         yield Plant(folder, broker, samples)
 
 
 @contextmanager
 def subscriber(port: int) -> Iterator[Subscriber]:
-    """Somebody who hears the outputs."""
+    """A subscriber to the outputs."""
     one = Subscriber(port)
     try:
         yield one
@@ -215,45 +215,45 @@ def end(
     reconnected: bool = False,
     sessions_lost: int = 0,
 ) -> str:
-    """Stop a daemon that has nothing to do: all was applied or dropped for a reason, and it ends well.
+    """Stop an idle daemon: every sample was applied or dropped for a reason, and it exits cleanly.
 
-    ``lost``: samples dropped, by reason; ``missing``: how many samples devices have counted that never came;
-    ``reconnected``: whether the connection of the source was another one in between.
+    ``lost``: samples dropped, by reason; ``missing``: samples that devices have counted and that never arrived;
+    ``reconnected``: whether the source has reconnected in between.
     """
-    turns_on(daemon)  # and so has looked at its connections
+    turns_on(daemon)  # and so has checked its connections
     assert dropped(daemon) == (lost or {})
     received, applied = (of_source(daemon, f"samples_{name}_total") for name in ("received", "applied"))
     assert received == applied + sum((lost or {}).values())
     assert of_source(daemon, "device_seq_missing_total") == missing
     assert (of_source(daemon, "source_reconnects_total") > 0) is reconnected
     assert of_source(daemon, "source_sessions_lost_total") == sessions_lost
-    said = daemon.stop()
-    assert "unaccounted" not in said
-    assert said.count("the broker lost the session") == sessions_lost
-    return said
+    output = daemon.stop()
+    assert "unaccounted" not in output
+    assert output.count("the broker lost the session") == sessions_lost
+    return output
 
 
 def turns_on(daemon: Running) -> None:
-    """Make sure that the loop goes round."""
+    """Check that the loop is running."""
     begin = daemon.metric("stream_gru_loop_last_timestamp_seconds") or 0.0
     wait_for(lambda: (daemon.metric("stream_gru_loop_last_timestamp_seconds") or 0.0) > begin + 1.0, what="the loop")
 
 
 def pause(seconds: float) -> None:
-    """Let time pass where nothing but time is waited for."""
+    """Sleep where only time is waited for."""
     time.sleep(seconds)
 
 
 def hold(daemon: Running) -> None:
-    """Let a daemon do nothing for a while: what it is sent stays on the way."""
+    """Suspend a daemon: messages sent to it stay in flight."""
     daemon.process.send_signal(signal.SIGSTOP)
 
 
-def let_go(daemon: Running) -> None:
-    """Go on after `hold`."""
+def resume(daemon: Running) -> None:
+    """Continue after `hold`."""
     daemon.process.send_signal(signal.SIGCONT)
 
 
 def count(records: Records) -> int:
-    """How many samples these are."""
+    """The number of these samples."""
     return sum(map(len, records.values()))

@@ -20,7 +20,7 @@ INDEX = FOLDER / "index.json"
 
 @dataclass(frozen=True)
 class Reference:
-    """A bundle, samples x (T, I) and what Keras made of them from the initial state, y (T, K)."""
+    """A bundle, samples x (T, I) and Keras' outputs from the initial state, y (T, K)."""
 
     bundle: Bundle
     x: F32

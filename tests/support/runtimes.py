@@ -26,7 +26,7 @@ def daemon_of(
     commit_interval_s: float = 1.0,
     **clocks: Callable[..., object],
 ) -> Daemon:
-    """A daemon; ``checkpointer``: None keeps nothing; ``clocks``: clock, wall_ns and wait of `Daemon`.
+    """A daemon; ``checkpointer``: None stores nothing; ``clocks``: clock, wall_ns and wait of `Daemon`.
 
     The ingests of the inputs are shared with the checkpointer, as `build_runtime` does it.
     """

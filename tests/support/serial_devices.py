@@ -1,4 +1,4 @@
-"""Pseudo-terminals and a TCP server in place of devices that are plugged in, pulled out and plugged in again."""
+"""Pseudo-terminals and a TCP server in place of devices that are plugged in, unplugged and plugged in again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Self
 
 
 class SerialDevice:
-    """A pseudo-terminal whose far end the test holds; ``link`` is a name that stays the same when it is plugged again.
+    """A pseudo-terminal whose far end the test holds; ``link`` is a name that survives replugging.
 
-    Constructing plugs it in.  `send` plays the device, `pull` takes it away, `plug` gives a new one the same name.
+    Constructing plugs it in.  `send` plays the device, `pull` unplugs it, `plug` gives a new one the same name.
     """
 
     def __init__(self, link: Path) -> None:
@@ -35,7 +35,7 @@ class SerialDevice:
         os.close(self._far)
 
     def pull(self) -> None:
-        """Take the device away; its name points at nothing."""
+        """Unplug the device; its name points at nothing."""
         with suppress(OSError):
             os.close(self._near)
         self._near = -1
@@ -44,7 +44,7 @@ class SerialDevice:
         """Send all of ``data``, or fail after 5 s."""
         end = time.monotonic() + 5
         while data:
-            assert time.monotonic() < end, "nobody reads"
+            assert time.monotonic() < end, "no reader"
             if select.select([], [self._near], [], 0.1)[1]:
                 data = data[os.write(self._near, data) :]
 
@@ -78,7 +78,7 @@ class TcpDevice:
         self._connection = None
 
     def hang_up(self) -> None:
-        """End the connection while another thread reads from it, which then reads the end."""
+        """End the connection while another thread reads from it; that thread then reads the end."""
         if self._connection is not None:
             with suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)

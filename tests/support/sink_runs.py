@@ -1,4 +1,4 @@
-"""A file sink with its store and a switch: written to, committed, killed, started again."""
+"""A file sink with its store and a switch: written, committed, killed, restarted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Times:
 
 
 def encoder_of(path: Path) -> Encoder:
-    """The form that a name tells."""
+    """The form that a file name gives."""
     return CsvEncoder() if ".csv" in path.name else JsonEncoder()
 
 
@@ -52,7 +52,7 @@ def folder_content(folder: Path) -> dict[str, bytes]:
 
 
 def rows_in(path: Path) -> bytes:
-    """All rows of a file and of those that were put aside for it, in order; each file begins with the header."""
+    """All rows of a file and of the files rotated from it, in order; each file starts with the header."""
     header = encoder_of(path).header(OUTPUTS.spec)
     texts = [file_content(file) for file in [*rotated_files(path), path]]
     assert all(text.startswith(header) for text in texts if text)
@@ -61,7 +61,7 @@ def rows_in(path: Path) -> bytes:
 
 @dataclass
 class SinkRun:
-    """A sink of ``path`` and what a store has of it: a mark, and how many rows it covers."""
+    """A sink of ``path`` and its entry in a store: a checkpoint, and how many rows it covers."""
 
     path: Path
     rotate_bytes: int = 0
@@ -74,7 +74,7 @@ class SinkRun:
     between: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        """Open a new sink where the last commit stands, and commit at once."""
+        """Open a new sink at the last commit, and commit at once."""
         self.sink = FileSink(
             self.path,
             encoder_of(self.path),
@@ -103,7 +103,7 @@ class SinkRun:
         self.stored, self.stored_rows = mark, self.written
 
     def commit(self) -> None:
-        """All of it, with a look ``between`` its parts."""
+        """A whole commit, with a call ``between`` its parts."""
         mark = self.flush()
         self.between()
         self.store(mark)
@@ -111,7 +111,9 @@ class SinkRun:
         self.sink.committed()
 
     def kill(self, lost: bool = False, left: bytes = b"") -> None:
-        """Drop the sink: what is in no system call yet is ``lost`` or just made it; ``left`` of a row was under way."""
+        """Drop the sink: data not yet passed to a system call is ``lost`` or just written; ``left`` bytes of a row were
+        written.
+        """
         file = self.sink._file
         if file is None:
             return

@@ -26,7 +26,7 @@ def write_digits(path: Path, train: int = 3000, test: int = 300) -> Path:
 
 
 def write_reviews(path: Path, train: int = 1200, test: int = 300) -> Path:
-    """``imdb.npz``: ranks of words end to end, sorted by verdict; the words 11 to 20 are said in good reviews only."""
+    """``imdb.npz``: word ranks in one array, sorted by label; the words 11 to 20 occur in positive reviews only."""
     rng = np.random.default_rng(0)
     arrays: dict[str, NDArray[Any]] = {}
     for part, count in (("train", train), ("test", test)):

@@ -1,4 +1,4 @@
-"""Sources read to their end, and what was in them line by line."""
+"""Sources read to their end, and their content line by line."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 def through_pipe(
     chunks: Sequence[bytes], header: bool, position: Position | None = None, name: str = "stdin"
 ) -> list[RawMessage]:
-    """What standard input makes of bytes that arrive in these portions (each less than 64 KiB)."""
+    """What standard input returns for bytes that arrive in these portions (each less than 64 KiB)."""
     messages: list[RawMessage] = []
     with pipe() as (reader, writer):
         source = StdinSource(header, reader, wall_ns=lambda: 7, name=name)

@@ -1,4 +1,4 @@
-"""Waiting for a condition, in place of sleeping; and calls that must return."""
+"""Waiting for a condition instead of sleeping; and calls that must return."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 def wait_for(condition: Callable[[], _T], timeout_s: float = 20.0, what: str = "") -> _T:
-    """Return the first true answer of ``condition``; fail when there is none in time."""
+    """Return the first true result of ``condition``; fail when there is none in time."""
     end = time.monotonic() + timeout_s
     while True:
         answer = condition()
@@ -22,7 +22,7 @@ def wait_for(condition: Callable[[], _T], timeout_s: float = 20.0, what: str = "
 
 
 def assert_returns(call: Callable[[], object], timeout_s: float = 30.0) -> None:
-    """Run ``call`` in a thread; fail when it waits for something that never comes."""
+    """Run ``call`` in a thread; fail when it does not return."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(timeout_s)

@@ -1,4 +1,4 @@
-"""Scores and baselines, against numbers worked out by hand."""
+"""Scores and baselines, against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_seasonal_naive_repeats_the_value_of_the_same_phase() -> None:
 
 
 def test_the_season_of_a_sine_is_its_period() -> None:
-    """The season is found in the recording, not asked for."""
+    """The season is found in the recording, not configured."""
     y = np.sin(2 * np.pi * np.arange(2000) / 25).astype(np.float32)[:, None]
     assert find_season([y], period_s=1.0) == 25
 
@@ -60,7 +60,7 @@ def test_the_number_of_a_category_is_no_quantity_to_the_regression() -> None:
 
 
 def test_a_recording_too_short_for_a_regression_has_none() -> None:
-    """A baseline is left out rather than fitted to nothing."""
+    """The baseline is omitted."""
     assert fit_linear_ar([np.zeros((20, 1), np.float32)], ZERO, ONE, [0], 3, [0]) is None
 
 
@@ -80,7 +80,7 @@ def test_class_scores_are_those_of_the_table() -> None:
 
 
 def test_many_labels_have_scores_without_a_confusion_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more labels than a matrix is kept for everything else is scored all the same."""
+    """Beyond the limit of a confusion matrix all other scores are still computed."""
     rng = np.random.default_rng(0)
     truth, probabilities = rng.integers(-1, 5, 300), rng.dirichlet(np.ones(6), 300)
     names, stream = [f"label {i}" for i in range(6)], np.arange(300) % 2
@@ -96,7 +96,7 @@ def test_many_labels_have_scores_without_a_confusion_matrix(monkeypatch: pytest.
 
 
 def test_without_truth_there_is_no_class_score() -> None:
-    """Recordings without labels are evaluated for what they have."""
+    """Recordings without labels get only the other scores."""
     assert class_scores(["a"], np.array([-1]), np.ones((1, 1)), ["s"], np.zeros(1, np.int64), 0) is None
 
 
@@ -114,7 +114,7 @@ def test_errors_are_measured_on_the_same_pairs_for_all() -> None:
 
 
 def test_the_verdict_is_plain() -> None:
-    """Better, worse or no better, with the numbers, in a sentence for each baseline."""
+    """Better, worse or no better, with the numbers, in one sentence per baseline."""
     values = np.random.default_rng(0).normal(size=(300, 3)).cumsum(axis=0)
     bundle = calibrated(make_bundle(channels=3, labels=0))
     scores, _ = evaluate(bundle, batch(["a"] * 300, list(range(300)), values.tolist()), Baselines(), "numpy")

@@ -110,7 +110,7 @@ def test_patience_stops_and_restores_the_best(tmp_path: Path) -> None:
     assert all(np.array_equal(again.weights[name], fitted.weights[name]) for name in fitted.weights)
 
 
-def test_divergence_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_of_a_divergence_has_the_next_step(tmp_path: Path) -> None:
     """A loss that is not finite ends training with an error that names the keys to change."""
     spec = spec_of(ForecastConfig(), layer=LayerConfig(units=8, activation="linear"))
     with pytest.raises(DataError, match=r"learning_rate \(now 1e\+20\).*clip_norm"):

@@ -46,7 +46,7 @@ class Made:
     request: ExportRequest
     content: bytes
     report: dict[str, Any]
-    said: list[str]
+    lines: list[str]
     config: Path
 
 
@@ -59,13 +59,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     text = text.replace('["train/*.csv.gz", "held_out/*.csv.gz"]', '["pump-*.csv"]')
     text = text.replace('"pump-6"', '"pump-2"').replace('["pump-7", "pump-8"]', '["pump-3"]')
     (folder / "pump.toml").write_text(text)
-    said: list[str] = []
+    lines: list[str] = []
     config = load_config(folder / "pump.toml", CATALOG)
-    request = ExportRequest(load_bundle(BUNDLE), config, report=said.append, config_name=str(folder / "pump.toml"))
+    request = ExportRequest(load_bundle(BUNDLE), config, report=lines.append, config_name=str(folder / "pump.toml"))
     out = folder / "pump.int8.tflite"
     export(request, "tflite-int8", out)
     report = json.loads((folder / "pump.int8.tflite.json").read_text())
-    return Made(request, out.read_bytes(), report, said, folder / "pump.toml")
+    return Made(request, out.read_bytes(), report, lines, folder / "pump.toml")
 
 
 def test_the_report_holds_what_was_measured(made: Made) -> None:
@@ -91,9 +91,9 @@ def test_the_report_holds_what_was_measured(made: Made) -> None:
 def test_both_scores_and_the_loss_are_printed(made: Made) -> None:
     """Accuracy, forecast error and size of both models are printed."""
     accuracy = f"float32 {made.report['float32']['accuracy']:.2%}, int8 {made.report['int8']['accuracy']:.2%}"
-    assert any(accuracy in line for line in made.said), made.said
-    assert any(f"{made.report['int8']['mae_scaled']:.5f}" in line for line in made.said)
-    assert any(f"{len(made.content):,} bytes" in line for line in made.said)
+    assert any(accuracy in line for line in made.lines), made.lines
+    assert any(f"{made.report['int8']['mae_scaled']:.5f}" in line for line in made.lines)
+    assert any(f"{len(made.content):,} bytes" in line for line in made.lines)
 
 
 def test_the_file_is_a_third_of_the_flatbuffer(made: Made) -> None:
@@ -153,11 +153,11 @@ def test_missing_predictions_are_no_gain(
     bundle = made.request.bundle
     monkeypatch.setattr(int8_export, "quantized_step", lambda *_: made.content)
     monkeypatch.setattr(int8_export, "StepEngine", Silent)
-    said: list[str] = []
-    request = replace(made.request, report=said.append)
+    lines: list[str] = []
+    request = replace(made.request, report=lines.append)
     with pytest.raises(ParityError, match="no fewer predictions"):
         int8_files(request, Limit(accuracy_points=100.0, scaled_error=1e9))
-    assert any(line.startswith(f"{kind} scored: float32 ") for line in said), said
+    assert any(line.startswith(f"{kind} scored: float32 ") for line in lines), lines
     report = json.loads(int8_files(replace(request, force=True))[".json"])
     assert report["accuracy_points_lost"] < 0  # looks better
 
@@ -170,7 +170,7 @@ def test_the_recordings_and_the_split_are_named(made: Made) -> None:
     assert made.report["config"] == str(made.config)
     keys = 'by = "stream", validation_streams = ["pump-2"], test_streams = ["pump-3"]'
     words = f"recordings: {made.config.parent / 'pump-*.csv'}, split by {keys} of {made.config};"
-    assert any(line.startswith(words) for line in made.said), made.said
+    assert any(line.startswith(words) for line in made.lines), made.lines
     assert split_keys(SplitConfig(until="2024-01-01")) == (
         'by = "time", validation = 0.15, test = 0.15, until = "2024-01-01"'
     )

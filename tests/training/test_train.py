@@ -300,7 +300,7 @@ def read_training_data(config: Config) -> SampleBatch:
     return read_files(config.data.files, Fields.of(config.input, config.channel))
 
 
-def test_without_the_training_extra_the_message_says_what_to_install(tmp_path: Path) -> None:
+def test_without_the_training_extra_the_message_names_the_package(tmp_path: Path) -> None:
     """Without TensorFlow `train` fails with exit code 2 and names the package."""
     (tmp_path / "c.toml").write_text(PUMPS.format(epochs=1, forecast="", training="", activation="softmax"))
     code = (

@@ -139,10 +139,10 @@ class ChannelJoiner:
                 self._emit_due(name, stream, rows)
                 continue
             if window <= stream.emitted:
-                said = channels[begin:end]
-                if self._is_correction(stream, window, time, said, values[begin:end]):
+                reported = channels[begin:end]
+                if self._is_correction(stream, window, time, reported, values[begin:end]):
                     accepted += 1
-                elif said and all(stream.last_ns[channel] == time for channel in said):
+                elif reported and all(stream.last_ns[channel] == time for channel in reported):
                     rows.drop(DropReason.DUPLICATE)
                 else:
                     rows.drop(DropReason.LATE)
