@@ -175,7 +175,7 @@ def outcome(port: int, protocol: MQTTProtocolVersion, size: int) -> str:
 @pytest.mark.servers
 @pytest.mark.parametrize("qos", [0, 1])
 def test_a_refused_publish_does_not_cut_the_connection(qos: int, tmp_path: Path) -> None:
-    """A publish that an access list refuses is answered; the connection stays open (2.0.11 cuts it if the limit is 0)."""
+    """A publish that an access list refuses is answered; the connection stays open (2.0.11 cuts it at limit 0)."""
     port = free_port()
     main, acl = installed(tmp_path, port), tmp_path / "acl"
     acl.write_text("topic write sensors/#\n")
