@@ -108,6 +108,8 @@ def _usual(rng: random.Random, device: _Device, odd: float) -> Message:
         return device.next(float(rng.randint(2, 5)))  # a gap that is filled
     if odd < 0.093:
         return device.next(float(rng.randint(20, 400)))  # one that stays open
+    if odd < 0.1:  # many records in one message
+        return Message(device.stream, b"\n".join(device.next().payload for _ in range(rng.randint(2, 60))))
     return device.next()
 
 

@@ -13,6 +13,7 @@ _FILE = "stream_gru.connectors.sinks.file"
 _MQTT_SINK = "stream_gru.connectors.sinks.mqtt:MqttSink"
 _PUBLISHER = "stream_gru.connectors.mqtt.publisher:Publisher"
 _MQTT_SOURCE = "stream_gru.connectors.sources.mqtt:MqttSource"
+_PROGRESS = "stream_gru.runtime.pieces:MessageProgress"
 _LEDGER = "stream_gru.connectors.mqtt.ack_tracker:AckTracker"
 
 
@@ -50,6 +51,7 @@ ROWS, TABLE, CHANGES = "rows.jsonl", "table.csv.gz", "changes.jsonl"
 
 PROCESSING = (
     Point("process", "stream_gru.pipeline.pipeline:Pipeline.process", 1),
+    Point("inside a message", f"{_PROGRESS}.note", 2, mqtt_only=True),
     Point("write rows", f"{_FILE}:FileSink.write", 5, _to(ROWS)),
     Point("write table", f"{_FILE}:FileSink.write", 5, _to(TABLE)),
     Point("write mqtt", f"{_MQTT_SINK}.write", 5, mqtt_only=True),

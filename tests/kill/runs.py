@@ -69,7 +69,7 @@ client_id = "{client_id}"
 [[source]]
 type = "mqtt"
 topics = ["{client_id}/{{stream}}/data"]
-format = "json"
+format = "jsonl"
 """
 _MQTT_SINK = """
 [[sink]]

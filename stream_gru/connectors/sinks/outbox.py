@@ -19,10 +19,10 @@ from stream_gru.core.commit_records import FlushResult, OutboxRow, OutboxState, 
 class Outbox:
     """Numbers rows and holds each until it was acknowledged, refused or dropped.
 
-    ``bound``, ``max_bytes``: rows without an acknowledgement, and bytes of their payloads, at most.  Beyond them `ready`
-    is false; with ``drop_oldest`` the oldest row that is not in flight is dropped instead.  ``immediate``: a row may be
-    sent before the commit that stores it.  ``changed`` guards everything in here and is notified when rows may be sent
-    or were acknowledged.
+    ``bound``, ``max_bytes``: rows without an acknowledgement, and bytes of their payloads, at most.  Beyond them
+    `ready` is false; with ``drop_oldest`` the oldest row that is not in flight is dropped instead.  ``immediate``: a
+    row may be sent before the commit that stores it.  ``changed`` guards everything in here and is notified when rows
+    may be sent or were acknowledged.
     """
 
     def __init__(
