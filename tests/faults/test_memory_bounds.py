@@ -45,7 +45,7 @@ def test_a_flood_of_large_payloads_stays_within_the_memory_limit(
         config.write_text(text.replace('[[sink]]\ntype = "mqtt"\n', sink))
         with Running(config) as daemon:
             resource.prlimit(daemon.process.pid, resource.RLIMIT_DATA, (256 * 2**20, 256 * 2**20))
-            daemon.hears("mqtt")
+            daemon.wait_for_sources("mqtt")
             client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
             client.connect("127.0.0.1", broker.port)
             client.loop_start()
