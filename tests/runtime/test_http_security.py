@@ -117,6 +117,20 @@ def test_an_encoded_path_is_checked_like_a_plain_one(shared_daemon: ServedDaemon
 
 
 @pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200), ("127.0.0.1:9100", 200), ("[::1]", 200), ("[::1]:9100", 200), ("LOCALHOST:80", 200),
+        ("[::1].evil.example", 403), ("[::1]evil", 403), ("127.0.0.1:x@evil.example", 403), ("[evil.example]", 403),
+        ("127.0.0.1@evil.example", 403), ("127.0.0.1:80:evil.example", 403), ("[::1", 403), ("", 403), ("::1", 403),
+    ],
+)  # fmt: skip
+def test_only_a_whole_header_of_a_known_host_is_accepted(shared_daemon: ServedDaemon, host: str, status: int) -> None:
+    """A known name or address inside of another name is not enough."""
+    answer = shared_daemon.raw(f"GET /api/v1/status HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+
+
+@pytest.mark.parametrize(
     ("request_", "status"),
     [
         (b"GET /metrics HTTP/1.1\r\n\r\n", 400),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -152,11 +153,13 @@ def _is_probe(path: str) -> bool:
     return path == "/metrics" or path.startswith("/-/")
 
 
+_HOST = re.compile(r"(?:\[([0-9a-f:.%]+)\]|([^\s:@\[\]/]+))(?::\d{1,5})?")
+
+
 def _name(host: str) -> str:
-    """Return the host without port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """Return the host without port and brackets; empty where the header is none, such as ``[::1].evil.example``."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]) if found else ""
 
 
 def _is_address(name: str) -> bool:
