@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from stream_gru.core.commit_records import FlushResult, OutboxState, ProcessedPackets, SinkCheckpoint
+from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxState, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.types import F32, Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
 
@@ -211,6 +211,15 @@ class TracksStreams(Protocol):
 
     def stream_status(self, stream: str, online: bool) -> None:
         """Publish that a stream became idle or sends again."""
+        ...
+
+
+@runtime_checkable
+class WritesFile(Protocol):
+    """A sink that cuts a file back to the last commit when it opens."""
+
+    def continues(self, offset: FileOffset) -> bool:
+        """Return whether it is the file of this offset that the sink writes."""
         ...
 
 

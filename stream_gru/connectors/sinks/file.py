@@ -154,13 +154,17 @@ class FileSink:
         """Create or continue the file.  Raises SinkUnavailable, StateError when it is shorter than was committed."""
         committed = checkpoint.file_offset if checkpoint is not None and self._append else None
         with self._disk_errors():
-            if committed is not None and committed.path == self._absolute:
+            if committed is not None and self.continues(committed):
                 size = recover(self._path, committed, self._max_files)
                 self._begin(committed if size else FileOffset(self._absolute, 0))
             else:
                 size = repair(self._path, self._wall()) if self._append else 0
                 self._begin(FileOffset(self._absolute, size))
                 self._unsynced = size > 0
+
+    def continues(self, offset: FileOffset) -> bool:
+        """Whether this is the file of the offset."""
+        return self._append and offset.path == self._absolute
 
     def _begin(self, durable: FileOffset) -> None:
         """Open the file, which is durable up to there."""

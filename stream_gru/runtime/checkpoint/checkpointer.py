@@ -10,12 +10,15 @@ of the disk is then unknown, and the inputs are read again.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Container, Mapping
 from dataclasses import replace
+from pathlib import Path
 
+from stream_gru.connectors.sinks.file_recovery import recover
 from stream_gru.core.commit_records import FileOffset, FlushResult, ProcessedPackets
 from stream_gru.core.errors import StateError
-from stream_gru.core.protocols import Redelivering, Sink, Source, Stateful
+from stream_gru.core.protocols import Redelivering, Sink, Source, Stateful, WritesFile
 from stream_gru.core.types import Position
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.row_schema import RowSchema
@@ -87,6 +90,7 @@ class Checkpointer:
             self.store.open()
             self._recover_streams(self.store)
             self._recover_components(self.store)
+            self._recover_files(self.store, sinks)
         for name, sink in sinks.items():
             self.open_sink(name, sink)
         self.discard_orphaned(sinks)
@@ -118,6 +122,20 @@ class Checkpointer:
         for name, component in components.items():
             restorer.component(name, component, store.states_of_component(name))
 
+    def _recover_files(self, store: Store, sinks: Mapping[str, Sink]) -> None:
+        """Cut files that no sink continues, as the configuration changed, back to the last commit; log failures."""
+        for name, offset in store.file_offsets().items():
+            sink, path = sinks.get(name), Path(offset.path)
+            if isinstance(sink, WritesFile) and sink.continues(offset):
+                continue
+            try:
+                if path.exists():
+                    recover(path, offset, max_files=sys.maxsize)
+                    log.info("sink %s: %s ends at the last commit; new rows go elsewhere", name, path)
+            except (OSError, StateError) as error:
+                log.warning("sink %s: %s: cannot be cut back to the last commit: %s", name, path, error)
+            store.delete_file_offset(name)
+
     def open_sink(self, name: str, sink: Sink) -> None:
         """Open a sink where the last commit left its outputs.  Raises what `Sink.open` raises."""
         checkpoint = None if self.store is None else self.store.sink_checkpoint(name)
@@ -127,7 +145,10 @@ class Checkpointer:
         sink.open(checkpoint)
 
     def discard_orphaned(self, sinks: Container[str]) -> None:
-        """Delete the outboxes of sinks that are no longer configured.  Raises StoreError."""
+        """Delete what is stored of sinks that are no longer configured.  Raises StoreError."""
+        for name in self.store.file_offsets() if self.store is not None else ():
+            if name not in sinks and self.store is not None:
+                self.store.delete_file_offset(name)
         for name, waiting in (self.store.outputs_waiting() if self.store is not None else {}).items():
             if name not in sinks and self.store is not None:
                 log.warning("sink %s: no longer configured; %d unacknowledged outputs are deleted", name, waiting)

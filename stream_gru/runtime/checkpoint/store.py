@@ -319,6 +319,12 @@ class Store:
         outputs = [OutboxRow(*row) for row in found]
         return SinkCheckpoint(FileOffset(*offsets[0]) if offsets else None, outputs, last or 0)
 
+    def file_offsets(self) -> dict[str, FileOffset]:
+        """Return the durable length of each sink's file."""
+        with self._sqlite_errors():
+            found = self._rows("SELECT sink, path, offset, detail FROM file_offset")
+        return {sink: FileOffset(*columns) for sink, *columns in found}
+
     def outputs_waiting(self) -> dict[str, int]:
         """Return the number of outputs in each sink's outbox."""
         with self._sqlite_errors():
@@ -330,6 +336,11 @@ class Store:
         """Delete the outputs of a sink."""
         with self._sqlite_errors():
             self._execute("DELETE FROM outbox WHERE sink=?", (sink,))
+
+    def delete_file_offset(self, sink: str) -> None:
+        """Delete the durable length of a sink's file."""
+        with self._sqlite_errors():
+            self._execute("DELETE FROM file_offset WHERE sink=?", (sink,))
 
     def delete_position(self, source: str) -> None:
         """Delete the position of a source, which then starts at the beginning."""
