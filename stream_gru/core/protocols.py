@@ -216,7 +216,7 @@ class TracksStreams(Protocol):
 
 @runtime_checkable
 class WritesFile(Protocol):
-    """A sink that cuts a file back to the last commit when it opens."""
+    """A sink whose `flush` returns a file offset: it cuts its file back to the last commit when it opens."""
 
     def continues(self, offset: FileOffset) -> bool:
         """Return whether it is the file of this offset that the sink writes."""

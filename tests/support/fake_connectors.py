@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from stream_gru.core.commit_records import FlushResult, ProcessedPackets, SinkCheckpoint
+from stream_gru.core.commit_records import FileOffset, FlushResult, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.types import Position, PredictionBatch, RawMessage, SampleBatch, SinkHealth, SourceHealth
 
@@ -112,6 +112,10 @@ class ListSink:
         """Record the stored state."""
         self.kept = checkpoint
         self._call("open")
+
+    def continues(self, offset: FileOffset) -> bool:
+        """Every offset is that of its file."""
+        return True
 
     def ready(self) -> bool:
         """Return ``room``."""
