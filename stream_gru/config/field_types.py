@@ -16,6 +16,9 @@ Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 # Some thirty years: nanoseconds of it are far from the end of 64 bits.
 Seconds = Annotated[float, Meta(gt=0, le=1_000_000_000)]
+# Event times have nanoseconds: a shorter period could not be told from none.
+MIN_PERIOD_S = 1e-6
+Period = Annotated[float, Meta(ge=MIN_PERIOD_S, le=1_000_000_000)]
 # Keras takes 32 bits.
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]

@@ -20,6 +20,7 @@ from stream_gru.config.field_types import (
     Name,
     NonNegative,
     NonNegativeInt,
+    Period,
     Positive,
     PositiveInt,
     Seconds,
@@ -112,7 +113,7 @@ class DataConfig(Table, frozen=True):
         list[str],
         Meta(description="Files or patterns.", examples=[["pump-1.csv", "pump-2.csv", "pump-3.csv"]]),
     ]
-    period_s: Annotated[Seconds, Meta(description="Seconds from one sample to the next: one step.", examples=[1.0])]
+    period_s: Annotated[Period, Meta(description="Seconds from one sample to the next: one step.", examples=[1.0])]
     ignore_labels: Annotated[
         list[str],
         Meta(description="Classes that are not learnt, such as maintenance.", examples=[["maintenance"]]),

@@ -19,6 +19,7 @@ from msgspec import Struct
 from stream_gru.config.field_types import (
     MAX_CATEGORIES,
     MAX_ONE_HOT,
+    MIN_PERIOD_S,
     Activation,
     CalendarFeature,
     Cell,
@@ -331,8 +332,8 @@ def manifest_problems(manifest: Manifest) -> Iterator[str]:
             yield f"classes.labels: expected two labels with activation logistic, got {labels}"
     if manifest.regime == "windowed" and not (manifest.window and manifest.window > 0):
         yield f"window: expected a positive number of steps for the windowed regime, got {manifest.window}"
-    if not 0 < manifest.period_s <= MAX_SECONDS:
-        yield f"period_s: expected a positive number of seconds, at most {MAX_SECONDS:.0e}, got {manifest.period_s}"
+    if not MIN_PERIOD_S <= manifest.period_s <= MAX_SECONDS:
+        yield f"period_s: expected at least {MIN_PERIOD_S} seconds, at most {MAX_SECONDS:.0e}, got {manifest.period_s}"
     if not 0 < manifest.conditioning.clock_backwards_s <= MAX_SECONDS:
         found = manifest.conditioning.clock_backwards_s
         yield f"conditioning.clock_backwards_s: expected seconds, at most {MAX_SECONDS:.0e}, got {found}"
