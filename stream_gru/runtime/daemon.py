@@ -156,7 +156,7 @@ class Daemon:
         while not self._stopping.is_set():
             self.heartbeat()
             self._run_pending()
-            active = [one for one in self.runtime.inputs if not one.ended or one.work is not None]
+            active = [one for one in self.runtime.inputs if not one.ended]
             if not active:
                 return
             self._wakeup.clear()
@@ -200,27 +200,34 @@ class Daemon:
 
     def _read(self, one: Input, timeout_s: float) -> bool:
         """Process one piece of what an input has; return whether there was anything."""
+        if self._step(one):
+            return True
+        try:
+            raw = one.source.poll(self.runtime.batch_rows, timeout_s)
+        except EndOfInput:
+            one.ended = True
+            return False
+        if not raw:
+            return False
+        one.work = self._work(one, raw)
+        return self._step(one)
+
+    def _step(self, one: Input) -> bool:
+        """Process the next piece of what was read; return whether there was one."""
         if one.work is None:
-            try:
-                raw = one.source.poll(self.runtime.batch_rows, timeout_s)
-            except EndOfInput:
-                one.ended = True
-                return False
-            if not raw:
-                return False
-            one.work = self._work(one, raw)
+            return False
         try:
             next(one.work)
         except StopIteration:
             one.work = None
+            return False
         return True
 
     def _finish_work(self) -> None:
         """Process all that was read."""
         for one in self.runtime.inputs:
-            while one.work is not None:
+            while self._step(one):
                 self.heartbeat()
-                self._read(one, 0.0)
 
     def _work(self, one: Input, raw: Sequence[RawMessage]) -> Iterator[None]:
         """Process messages piece by piece; after each piece the position is exact, so a commit may follow."""

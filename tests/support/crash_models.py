@@ -184,6 +184,10 @@ class DiskSink:
         assert len(self._disk) >= offset
         del self._disk[offset:]
 
+    def continues(self, offset: FileOffset) -> bool:
+        """There is only one file."""
+        return True
+
     def ready(self) -> bool:
         """Always."""
         return True
