@@ -51,9 +51,6 @@ class _Record(Struct, array_like=True, forbid_unknown_fields=True):
     evidence: bool = False
 
 
-_IDLE = _Record()
-
-
 class CrashGuard:
     """Guards one daemon.  ``folder`` None: nothing is kept, so nothing is ever set aside."""
 
@@ -129,7 +126,7 @@ class CrashGuard:
         self._piece += 1
         for digest in digests if self._suspects else ():
             self._suspects.pop(digest, None)
-        self._write(_Record(suspects=self._suspects) if self._suspects else _IDLE)
+        self._write(_Record(suspects=self._suspects))
 
     def _write(self, record: _Record) -> None:
         self._record = record

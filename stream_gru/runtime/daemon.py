@@ -263,7 +263,7 @@ class Daemon:
             with self._guard.processing(messages):
                 self._process_slice(one, ingest, part, 0, arrival_ns, self._clock())
         if progress is not None:
-            progress.finish()
+            progress.finish(messages[0])
         if messages[-1].position is not None:
             one.processed(messages[-1].position, len(messages))
         yield

@@ -84,7 +84,7 @@ class MessageProgress:
         if done is None:
             return 0
         self._window -= len(messages)
-        if len(messages) == 1 and digest_of(messages[0]) == done.digest:
+        if len(messages) == 1 and self.is_next(messages[0]):
             return done.rows
         if self._window <= 0:
             self.state.delete("")
@@ -99,9 +99,10 @@ class MessageProgress:
         """So many rows of a message are processed."""
         self.state.put("", _Done(digest_of(message), rows))
 
-    def finish(self) -> None:
-        """The message in progress is finished."""
-        self.state.delete("")
+    def finish(self, message: RawMessage) -> None:
+        """All rows of a message are processed."""
+        if self.is_next(message):
+            self.state.delete("")
 
 
 class ReplayPacer:

@@ -143,6 +143,7 @@ def test_progress_is_searched_for_a_while() -> None:
     progress = MessageProgress(2)
     progress.note(MESSAGES[0], 4)
     assert progress.rows_done([MESSAGES[1]]) == 0
+    progress.finish(MESSAGES[1])
     assert progress.is_next(MESSAGES[0])
     assert progress.rows_done([MESSAGES[2]]) == 0
     assert not progress.is_next(MESSAGES[0])
