@@ -105,9 +105,8 @@ def _content(path: Path) -> str:
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         streams = connection.execute("SELECT count(*) FROM stream").fetchone()[0]
-        commit_no = connection.execute("SELECT max(value) FROM meta WHERE key='commit_no'").fetchone()[0]
         pending = connection.execute("SELECT count(*) FROM outbox").fetchone()[0]
-    return f"{streams:,} streams, commit {commit_no or 0:,}, {pending:,} outputs pending"
+    return f"{streams:,} streams, {pending:,} outputs pending"
 
 
 def _with_aside(check: Check, aside: list[str]) -> Check:

@@ -59,7 +59,7 @@ class RunConfig(Table, frozen=True):
         PositiveInt,
         Meta(description='With "evict": streams on disk at most; samples of further streams are dropped.'),
     ] = 100_000
-    commit_every: Annotated[PositiveInt, Meta(description="Samples after which a commit is due.")] = 500
+    commit_every: Annotated[PositiveInt, Meta(description="Samples after which a commit is due.")] = 10_000
     commit_interval_s: Annotated[Seconds, Meta(description="Seconds after which a commit is due.")] = 1.0
     stream_idle_timeout_s: Annotated[
         NonNegative,
@@ -128,8 +128,13 @@ class BrokerConfig(Table, frozen=True):
     ] = 604_800
     receive_maximum: Annotated[
         int,
-        Meta(ge=1, le=65_535, description="Messages that the broker sends before it waits for an acknowledgement."),
-    ] = 1000
+        Meta(
+            ge=1,
+            le=65_535,
+            description="Messages that the broker sends before it waits for an acknowledgement; a commit is due at "
+            "half of them.",
+        ),
+    ] = 10_000
     reconnect_max_delay_s: Annotated[
         Seconds, Meta(description="Longest pause between attempts to connect, in seconds; pauses start at 0.5 s.")
     ] = 30.0

@@ -71,10 +71,12 @@ class ProcessedPackets:
     """MQTT packets that a commit covers: packet identifier -> digest of the message.
 
     ``new_session``: the broker started a new session, so packet identifiers of earlier commits are no longer valid.
+    ``limit``: how many of the newest packets, those of earlier commits included, are worth keeping.
     """
 
     packets: Mapping[int, bytes] = field(default_factory=dict)
     new_session: bool = False
+    limit: int = 65_535
 
 
 @dataclass(frozen=True, slots=True)

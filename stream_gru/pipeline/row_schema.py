@@ -1,6 +1,6 @@
 """The schema of stored rows: how their bytes are read, and which columns another model can use.
 
-{"row_schema": 2, "model_id": "...", "channels": ["flow", ...], "period_s": 1.0, "columns": [["h", "<f4", [40]], ...]}
+{"row_schema": 3, "model_id": "...", "channels": ["flow", ...], "period_s": 1.0, "columns": [["h", "<f4", [40]], ...]}
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stream_gru.model.manifest import Manifest
 from stream_gru.pipeline.conditioning.spec import conditioning_columns
 from stream_gru.pipeline.state_table import RowLayout
 
-FORMAT = 2  # goes up when the meaning of a column changes
+FORMAT = 3  # goes up when the meaning of a column changes
 _DTYPE = re.compile(r"[<|][bfiu][1248]")
 _CLOCK = frozenset(("max_event_ns", "episode", "pending_reset"))
 

@@ -108,14 +108,18 @@ class Scorer:
         # A power of two, so that dividing by it is exact.
         self._unit = np.exp2(np.floor(np.log2(scale[self._targets].astype(np.float64))) - 20)[:, None]
         self._sums = np.zeros((_SUMS, *self._shape), np.float64)
+        h = np.arange(head.horizon)
+        # (H, 1, 1, H): which truths of the last H forecasts, oldest first, are known after the last step.
+        self._known = (h < (head.horizon - 1 - h)[:, None])[:, None, None, :]
 
     def columns(self) -> list[Column]:
         """Columns of the state table that scoring reads and writes."""
         d, h = self._shape
         parts = 1 if self._quantiles is None else 3
         return [
-            Column("pending_forecasts", (h, parts, d, h), np.float32, np.nan),  # of the last H steps
-            Column("recent_values", (h, d), np.float32, np.nan),  # of the last H steps
+            # Of the last H steps, step n at n % H; NaN where the truth is known.
+            Column("pending_forecasts", (h, parts, d, h), np.float32, np.nan),
+            Column("recent_values", (h, d), np.float32, np.nan),
             Column("scored_steps", (), np.int64, 0),
             Column("interval_scale", (2, d, h), np.float32, 1),  # of this block and the one before
             Column("block_truths", (d, h), np.int32, 0),
@@ -179,15 +183,16 @@ class Scorer:
         start = np.cumsum(length) - length
         here = start[steps.group] + h + np.arange(total) - steps.start[steps.group]
         ring = (start[:, None] + np.arange(h)).ravel()
+        horizons = np.arange(h)
+        slot, number = steps.slot[:, None], table["scored_steps"][steps.slot][:, None] + horizons
         issued = np.empty((int(length.sum()), *parts.shape[1:]), np.float32)
         values = np.empty((len(issued), d), np.float32)
-        issued[ring] = table["pending_forecasts"][steps.slot].reshape(groups * h, *parts.shape[1:])
-        values[ring] = table["recent_values"][steps.slot].reshape(groups * h, d)
+        issued[ring] = table["pending_forecasts"][slot, number % h].reshape(groups * h, *parts.shape[1:])
+        values[ring] = table["recent_values"][slot, number % h].reshape(groups * h, d)
         issued[here] = np.where(scorable[:, None, None, None], parts, np.float32(np.nan))
         now = steps.x[:, self._targets]
         values[here] = now
         truth = np.where(steps.observed[:, self._targets], now, np.float32(np.nan))
-        horizons = np.arange(h)
         back = here[:, None] - 1 - horizons  # (T, H): where the forecast for now was issued
         matched = issued[back, :, :, horizons]  # (T, H, P, D)
         last = start[:, None] + length[:, None] - h + np.arange(h)
@@ -203,8 +208,9 @@ class Scorer:
         error, persistence = error.transpose(0, 2, 1), persistence.transpose(0, 2, 1)
         scale, missed = self._adapt(steps, error, self._widths(matched.transpose(0, 2, 3, 1)), table)
         self._add_up(steps, error, persistence, missed, table)
-        table["pending_forecasts"][steps.slot] = issued[last]
-        table["recent_values"][steps.slot] = values[last]
+        place = (number + steps.length[:, None]) % h
+        table["pending_forecasts"][slot, place] = np.where(self._known, np.float32(np.nan), issued[last])
+        table["recent_values"][slot, place] = values[last]
         return scale, _miss_runs(steps, missed[:, :, 0], np.isfinite(error[:, :, 0]), breaks, table)
 
     def _adapt(self, steps: Steps, error: F32, widths: tuple[F32, F32], table: StateTable) -> tuple[F32, Mask]:

@@ -13,8 +13,8 @@ from stream_gru.core.types import Position, ResetReason
 from stream_gru.model.bundle import load_bundle, write_bundle
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.state_table import split_row
+from stream_gru.runtime.checkpoint.commit import Commit
 from stream_gru.runtime.checkpoint.state_export import build_export, export_from_store, export_to_json
-from stream_gru.runtime.checkpoint.store import Commit
 from tests.runtime.test_checkpointer import notes
 from tests.support.batches import CHANNELS, batch
 from tests.support.cli import Run

@@ -24,7 +24,7 @@ def test_the_shown_configuration_equals_the_file(purpose: str) -> None:
     config = parse_config(sample_config(purpose, CATALOG), "sample.toml", CATALOG)  # type: ignore[arg-type]
     shown = tomli_w.dumps(effective(config))
     assert parse_config(shown, "shown.toml", CATALOG) == config
-    assert "commit_every = 500" in shown or purpose == "train"
+    assert "commit_every = 10000" in shown or purpose == "train"
 
 
 def test_every_key_is_shown_with_its_default() -> None:

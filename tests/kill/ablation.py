@@ -13,7 +13,7 @@ WHICH = ("ack", "packets", "truncate")
 # A kill between the transaction and the acknowledgement: the broker redelivers what is in the store.
 _UNACKNOWLEDGED = ("end", "mark clean", "committed rows", "source commit", "take acknowledgements")
 # A kill between the rows and the transaction.
-_UNCOMMITTED = ("flush rows", "flush table", "begin", "streams", "file offsets")
+_UNCOMMITTED = ("flush rows", "flush table", "begin", "log")
 _STREAMS = 20
 _MESSAGES_OF_A_KILL = 60
 

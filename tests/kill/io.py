@@ -230,7 +230,7 @@ def _replay(server: CountingServer, seed: int, messages: int, *, killed: bool) -
     reference = read_results(server.written)
     _empty(server.written)
     if killed:
-        life = Life(config, folder / LOG, "--point", "file offsets", "--side", "after", "--nth", "4")
+        life = Life(config, folder / LOG, "--point", "log", "--side", "after", "--nth", "4")
         assert life.wait(_TIMEOUT_S) == -signal.SIGKILL
         life.close()
     shutil.copytree(server.written, template)

@@ -25,9 +25,10 @@ from stream_gru.core.types import Position, RawMessage, ResetReason, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.state_table import split_row
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.commit import Commit
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
 from stream_gru.runtime.checkpoint.state_export import StreamExport, export_from_json, export_to_json
-from stream_gru.runtime.checkpoint.store import Commit, Store
+from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.ingest.device_counters import GapCounter
 from stream_gru.runtime.ingest.ingest import Ingest, SharedStages
@@ -82,7 +83,7 @@ class _MortalStore(Store):
 
     def __init__(self, folder: Path, at: Callable[[str], None]) -> None:
         super().__init__(folder)
-        self._at = at
+        self._at, self._writes = at, False
 
     def open(self, repair: bool = True) -> None:
         super().open(repair)
@@ -91,11 +92,14 @@ class _MortalStore(Store):
 
     def write(self, changes: Commit) -> None:
         self._at("flushed")
+        self._writes = True
         super().write(changes)
+        self._writes = False
         self._at("written")
 
     def _end(self) -> None:
-        self._at("before the end")
+        if self._writes:
+            self._at("before the end")
         super()._end()
 
 

@@ -13,7 +13,8 @@ from stream_gru.core.errors import SinkUnavailable, StoreError
 from stream_gru.core.keyed_state import KeyedState
 from stream_gru.core.types import Position, ResetReason
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
-from stream_gru.runtime.checkpoint.store import Commit, Store
+from stream_gru.runtime.checkpoint.commit import Commit
+from stream_gru.runtime.checkpoint.store import Store
 from tests.support.batches import batch
 from tests.support.fake_connectors import ListSink, ListSource, PacketSource
 from tests.support.stores import (

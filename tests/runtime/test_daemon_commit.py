@@ -14,8 +14,9 @@ from stream_gru.core.errors import DataError, SinkUnavailable, StateError, Store
 from stream_gru.core.types import Position, RawMessage, SampleBatch
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.commit import Commit
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
-from stream_gru.runtime.checkpoint.store import Commit, Store
+from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.daemon import Daemon
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_counters import GapCounter

@@ -9,8 +9,9 @@ import pytest
 from stream_gru.core.errors import IncompatibleStateError
 from stream_gru.core.types import DropReason, ResetReason
 from stream_gru.runtime.checkpoint.checkpointer import Checkpointer
+from stream_gru.runtime.checkpoint.commit import Commit
 from stream_gru.runtime.checkpoint.eviction import StatePolicy
-from stream_gru.runtime.checkpoint.store import Commit, Store
+from stream_gru.runtime.checkpoint.store import Store
 from tests.support.batches import CHANNELS, batch, rows_of
 from tests.support.stores import checkpointer_of, feed, model, opened, store_content
 

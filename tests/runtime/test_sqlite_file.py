@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from stream_gru.core.errors import StoreError, StoreLocked
 from stream_gru.core.types import Position
 from stream_gru.runtime.checkpoint import sqlite_file as database
+from stream_gru.runtime.checkpoint.commit import Commit
 from stream_gru.runtime.checkpoint.sqlite_file import StoreLock, checksum, require_local
-from stream_gru.runtime.checkpoint.store import FILE_NAME, Commit, Store
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Store
 from tests.runtime.test_store import FULL, assert_full
-from tests.support.stores import checkpoint, copy_of_now, opened, store_content
+from tests.support.stores import change_store, checkpoint, copy_of_now, opened, store_content
 
 _HOLD = """
 import sys
@@ -155,7 +156,7 @@ def test_an_unknown_file_system_is_accepted(tmp_path: Path) -> None:
 # ---- an unexpected file
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [1, 2, 4])
 def test_a_file_of_another_format_is_rejected_and_left_alone(tmp_path: Path, number: int) -> None:
     """Older or newer: the error says which, and what to do; the file is neither moved nor changed."""
     with opened(tmp_path) as store:
@@ -163,7 +164,7 @@ def test_a_file_of_another_format_is_rejected_and_left_alone(tmp_path: Path, num
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
         connection.execute(f"PRAGMA user_version={number}")
     before = store_content(tmp_path)
-    with pytest.raises(StoreError, match=f"expected format 2, got {number}: another version .*; run that version, or"):
+    with pytest.raises(StoreError, match=f"expected format 3, got {number}: another version .*; run that version, or"):
         Store(tmp_path).open()
     assert store_content(tmp_path) == before
 
@@ -206,6 +207,7 @@ def test_without_repair_a_damaged_file_and_its_log_are_unchanged(tmp_path: Path)
     """The error says what to do; file and log keep names and bytes, and the lock is free."""
     with opened(tmp_path / "a") as store:
         store.write(Commit(schema="f", streams=[(f"s{number}", bytes(1000)) for number in range(100)]))
+        assert store.count() == 100
         checkpoint(store)
         store.write(FULL)
         folder = copy_of_now(tmp_path / "a", tmp_path / "b")
@@ -370,3 +372,82 @@ def test_a_checksum_depends_on_where_its_parts_end(one: list[bytes], other: list
 def test_text_counts_as_its_bytes() -> None:
     """In UTF-8, as in the file."""
     assert checksum("ä", b"x") == checksum("ä".encode(), b"x")
+
+
+# ---- signs that commits are missing
+
+
+@pytest.mark.parametrize("table", ["log", "value"])
+def test_a_wrong_byte_in_what_cannot_be_left_out_moves_the_file_aside(tmp_path: Path, table: str) -> None:
+    """The log of commits, and values such as positions: to continue without them would lose or repeat samples."""
+    with opened(tmp_path / "a") as store:
+        store.write(FULL)
+        assert store.count() == 2
+        store.write(FULL)
+        copy_of_now(tmp_path / "a", tmp_path / "b")
+    change_store(tmp_path / "b", f"UPDATE {table} SET data=x'00'")  # noqa: S608
+    with opened(tmp_path / "b") as store:
+        assert store.moved_aside is not None
+        assert store.names() == []
+
+
+def test_a_commit_that_is_missing_from_the_log_is_noticed(tmp_path: Path) -> None:
+    """Those after it would be applied to the wrong state."""
+    with opened(tmp_path / "a") as store:
+        for number in range(3):
+            store.write(Commit(numbers={"n": number}))
+        copy_of_now(tmp_path / "a", tmp_path / "b")
+    change_store(tmp_path / "b", "DELETE FROM log WHERE commit_no=2")
+    with pytest.raises(StoreError, match="commit 2 is missing or has a wrong checksum"):
+        Store(tmp_path / "b").open(repair=False)
+
+
+def test_a_damaged_output_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are sent."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+    change_store(tmp_path, "UPDATE outbox SET payload='other' WHERE number=1")
+    with opened(tmp_path) as store:
+        assert [row.number for row in store.sink_checkpoint("mqtt").unacked] == [2]
+        assert "sink mqtt: 1 outputs have a wrong checksum and are deleted" in caplog.text
+        assert store.outputs_waiting() == {"mqtt": 1}
+
+
+def test_a_write_ahead_log_that_is_missing_after_a_kill_is_said(tmp_path: Path) -> None:
+    """The last commits went with it; after an orderly end there is none."""
+    with opened(tmp_path / "a") as store:
+        store.write(FULL)
+        checkpoint(store)
+        copy_of_now(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "state.db-wal").unlink()
+    with opened(tmp_path / "b") as store:
+        assert "state.db-wal, which had the last commits, is missing" in store.stale
+    with opened(tmp_path / "a") as store:
+        assert store.stale == ""
+        assert not store.clean_shutdown
+
+
+def test_a_copy_of_the_file_is_said_once(tmp_path: Path) -> None:
+    """The original, moved or not, is none."""
+    with opened(tmp_path / "a") as store:
+        store.write(FULL)
+    copy_of_now(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    with opened(tmp_path / "moved") as store:
+        assert store.stale == ""
+    with opened(tmp_path / "b") as store:
+        assert store.stale.startswith("it is a copy")
+    with opened(tmp_path / "b") as store:
+        assert store.stale == ""
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_deleted_or_replaced_while_in_use_ends_the_commits(tmp_path: Path, replaced: bool) -> None:
+    """They would go to a file that no later start finds."""
+    with opened(tmp_path) as store:
+        store.write(FULL)
+        (tmp_path / FILE_NAME).rename(tmp_path / "other")
+        if replaced:
+            (tmp_path / FILE_NAME).write_bytes(b"")
+        with pytest.raises(StoreError, match="while in use; nothing is acknowledged"):
+            store.write(FULL)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_gru.runtime.checkpoint.store import Commit, Store
+from stream_gru.runtime.checkpoint.commit import Commit
+from stream_gru.runtime.checkpoint.store import Store
 
 COMMITS = 12
 FRAME = 24 + 4096

@@ -107,7 +107,7 @@ class AckTracker:
                 if entry.session == self._session:
                     packets.pop(entry.mid, None)  # the latest use of an identifier comes last
                     packets[entry.mid] = entry.digest
-            return ProcessedPackets(packets, new_session=self._stored != self._session)
+            return ProcessedPackets(packets, self._stored != self._session, self._max_done)
 
     def processed(self, number: int) -> None:
         """All messages up to ``number`` are durable, and the last `processed_packets` are stored."""

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # Messages that brokers send unacknowledged with MQTT 3.1.1, which has no receive maximum.
 _MAX_INFLIGHT_311 = 20
 _QUIET_S = 60
-_MIN_PACKETS, _PACKETS_PER_INFLIGHT = 4096, 4
+_MIN_PACKETS, _PACKETS_PER_INFLIGHT = 4096, 2
 
 
 class MqttSourceConfig(SourceTable, frozen=True, kw_only=True, tag="mqtt"):
@@ -335,7 +335,7 @@ class MqttSource:
 
 def _digest(topic: str | None, payload: bytes | bytearray) -> bytes:
     """A digest of a message, by which a repetition is known."""
-    return blake2b((topic or "").encode() + b"\0" + payload, digest_size=16).digest()
+    return blake2b((topic or "").encode() + b"\0" + payload, digest_size=8).digest()
 
 
 def _filters(patterns: Sequence[TopicPattern]) -> list[str]:

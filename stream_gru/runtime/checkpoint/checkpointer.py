@@ -22,6 +22,7 @@ from stream_gru.core.protocols import Redelivering, Sink, Source, Stateful, Writ
 from stream_gru.core.types import Position
 from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.pipeline.row_schema import RowSchema
+from stream_gru.runtime.checkpoint.commit import Commit
 from stream_gru.runtime.checkpoint.eviction import EvictionCache, StatePolicy
 from stream_gru.runtime.checkpoint.state_export import (
     ALL_RESET,
@@ -30,7 +31,7 @@ from stream_gru.runtime.checkpoint.state_export import (
     export_from_store,
     require_same_model,
 )
-from stream_gru.runtime.checkpoint.store import Commit, Store
+from stream_gru.runtime.checkpoint.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,9 @@ class Checkpointer:
     def _recover_streams(self, store: Store) -> None:
         self.cache.all_reset_at = self._all_reset_stored = store.number(ALL_RESET, -1)
         self.counts.damaged += store.moved_aside is not None
+        if store.stale:
+            text = "%s: %s; samples that were acknowledged since its last commit, %d, are not sent again"
+            log.error(text, store.path, store.stale, store.commit_no)
         if not store.clean_shutdown:
             log.warning("%s: unclean shutdown; resuming from commit %d", store.path, store.commit_no)
         self._model_stored = store.text(_MODEL, "")

@@ -29,10 +29,13 @@ from stream_gru.core.errors import StoreError, StoreLocked
 log = logging.getLogger(__name__)
 
 # Goes up with every change of the tables, even of white space: their SQL is compared as text.
-FORMAT = 2
+FORMAT = 3
 _APPLICATION = 0x5347_5255  # "SGRU"
 _SCHEMA = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE log(commit_no INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE value(
+    kind TEXT, name TEXT, data BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY(kind, name)
+) WITHOUT ROWID;
 CREATE TABLE row_schema(id INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE stream(
     name TEXT PRIMARY KEY, schema INTEGER NOT NULL, commit_no INTEGER NOT NULL, row BLOB NOT NULL, crc INTEGER NOT NULL
@@ -40,17 +43,13 @@ CREATE TABLE stream(
 CREATE TABLE component_state(
     component TEXT, key TEXT, data BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY(key, component)
 ) WITHOUT ROWID;
-CREATE TABLE position(source TEXT PRIMARY KEY, name TEXT NOT NULL, offset INTEGER NOT NULL, fingerprint TEXT NOT NULL);
-CREATE TABLE packet(
-    source TEXT, id INTEGER, digest BLOB NOT NULL, number INTEGER NOT NULL, PRIMARY KEY(source, id)
-) WITHOUT ROWID;
-CREATE TABLE file_offset(sink TEXT PRIMARY KEY, path TEXT NOT NULL, offset INTEGER NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE outbox(
-    sink TEXT, number INTEGER, topic TEXT NOT NULL, key TEXT NOT NULL, payload BLOB NOT NULL, PRIMARY KEY(sink, number)
+    sink TEXT, number INTEGER, topic TEXT NOT NULL, key TEXT NOT NULL, payload BLOB NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY(sink, number)
 ) WITHOUT ROWID;
-CREATE TABLE outbox_counter(sink TEXT PRIMARY KEY, last_number INTEGER NOT NULL);
 """
-_LOG_BYTES = 8_388_608
+_CHECKPOINT_PAGES = 16_384
+_WAL_BYTES = 4096 * _CHECKPOINT_PAGES
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")
 
 
@@ -81,15 +80,16 @@ def verified(data: Any, crc: Any, *owner: str) -> bytes | None:
 
 
 def open_database(
-    path: Path, wall_s: Callable[[], float] = time.time, repair: bool = True
+    path: Path, wall_s: Callable[[], float], repair: bool, read: Callable[[sqlite3.Connection, bool], None]
 ) -> tuple[sqlite3.Connection, Path | None]:
     """Open or create the file; return the connection and where a damaged file was moved to, else None.
 
     ``wall_s``: seconds since 1970, for the name of a moved file.  ``repair`` False: a damaged file is not moved but an
-    error.  Raises StoreError for that, for a file that cannot be opened, and for one of another format.
+    error.  ``read`` checks the content, told whether the write-ahead log existed, and raises Damaged.  Raises
+    StoreError for a damaged file, for a file that cannot be opened, and for one of another format.
     """
     try:
-        return _opened(path), None
+        return _opened(path, read), None
     except _DamagedOpen as error:
         if not repair:
             _close_unchanged(error.connection, path)
@@ -101,17 +101,18 @@ def open_database(
             aside = _move_aside(path, wall_s())
         log.error("%s: damaged (%s): moved to %s; all streams are reset", path, error, aside.name)
     try:
-        return _opened(path), aside
+        return _opened(path, read), aside
     except _DamagedOpen as error:
         error.connection.close()
         raise StoreError(f"{path}: a new file is damaged too ({error}): check the disk") from error
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _opened(path: Path, read: Callable[[sqlite3.Connection, bool], None]) -> sqlite3.Connection:
     """Open the file and check it.  Raises _DamagedOpen, StoreError."""
+    wal = path.with_name(path.name + "-wal")
     try:
         new = not path.exists()
-        commits = commits_in(path.with_name(path.name + "-wal"))
+        has_log, commits = wal.exists(), commits_in(wal)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, timeout=0.0)
     except (OSError, sqlite3.Error) as error:
@@ -119,6 +120,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     try:
         _set_up(connection, path, new)
         _check_log(connection, commits)
+        read(connection, has_log)
     except Damaged as error:
         raise _DamagedOpen(str(error), connection) from error
     except sqlite3.Error as error:
@@ -149,8 +151,10 @@ def _set_up(connection: sqlite3.Connection, path: Path, new: bool) -> None:
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA wal_autocheckpoint=1000")
-    connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")  # else a log that was large once never shrinks
+    # Pages change again and again: the rarer a checkpoint, the fewer copies of them reach the file.
+    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")  # else a log that was large once never shrinks
+    connection.execute("PRAGMA secure_delete=OFF")  # some distributions overwrite what is deleted
     connection.execute("PRAGMA cell_size_check=ON")
     if found == 0:
         connection.executescript(

@@ -1,66 +1,46 @@
 """The store: durable state, advanced by one transaction per commit.
 
-    write:  begin ─▶ streams ─▶ component states ─▶ positions ─▶ packets ─▶ file offsets ─▶ outboxes ─▶ end (sync)
+    write:  begin ─▶ log ─▶ end (sync)                                                     most commits
+            begin ─▶ streams ─▶ component states ─▶ values ─▶ outboxes ─▶ end (sync)       when the log is full
 
-A kill at any instruction leaves the last complete `write`.  After an error the content of the disk is unknown: the
-store must not be used again, and nothing may be acknowledged.
+The tables lack what is in the log; before they are read, the log is written to them.  A kill at any instruction leaves
+the last complete `write`.  After an error the content of the disk is unknown: the store must not be used again, and
+nothing may be acknowledged.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from stream_gru.core.commit_records import FileOffset, OutboxRow, ProcessedPackets, SinkCheckpoint
+import msgspec
+
+from stream_gru.core.commit_records import FileOffset, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
-from stream_gru.runtime.checkpoint.sqlite_file import StoreLock, checksum, open_database, require_local, verified
+from stream_gru.runtime.checkpoint.commit import Changes, Commit, encode_value, position_of
+from stream_gru.runtime.checkpoint.sqlite_file import (
+    Damaged,
+    StoreLock,
+    checksum,
+    open_database,
+    require_local,
+    verified,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FILE_NAME = "state.db"
 _FETCH_ROWS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """What one commit makes durable.
-
-    ``deleted_streams``       streams of which everything is deleted, before anything is written
-    ``schema``                row schema of ``streams``, opaque to the store
-    ``streams``               (name, row) of each changed stream
-    ``discarded_components``  components of which all states are deleted, before new ones are written
-    ``component_states``      (component, key, bytes); None for the bytes deletes the state
-    ``positions``             by source
-    ``processed_packets``     by source
-    ``file_offsets``          by sink
-    ``unacked``, ``acked``    by sink: new outputs in the outbox, and numbers of outputs to delete from it
-    ``numbers``               single values by name
-    ``texts``                 single values by name that alone are no reason for a commit
-    """
-
-    deleted_streams: Sequence[str] = ()
-    schema: str = ""
-    streams: Sequence[tuple[str, bytes]] = ()
-    discarded_components: Sequence[str] = ()
-    component_states: Sequence[tuple[str, str, bytes | None]] = ()
-    positions: Mapping[str, Position] = field(default_factory=dict)
-    processed_packets: Mapping[str, ProcessedPackets] = field(default_factory=dict)
-    file_offsets: Mapping[str, FileOffset] = field(default_factory=dict)
-    unacked: Mapping[str, Sequence[OutboxRow]] = field(default_factory=dict)
-    acked: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    numbers: Mapping[str, int] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return any((
-            self.deleted_streams, self.streams, self.discarded_components, self.component_states, self.positions,
-            self.processed_packets, self.file_offsets, self.unacked, self.acked, self.numbers,
-        ))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +51,14 @@ class StoredRow:
     schema: str
     row: bytes | None
     commit_no: int
+
+
+class Run(IntEnum):
+    """How the last run ended: as requested, not at all, or after a failure that the store outlived."""
+
+    CLEAN = 0
+    RUNNING = 1
+    FAILED = 2
 
 
 class Store:
@@ -84,33 +72,69 @@ class Store:
         self._folder, self._wall_s = folder, wall_s
         self._lock = StoreLock(folder / "lock")
         self._connection: sqlite3.Connection | None = None
+        self._file = -1  # number of the file in its file system
         self._schemas: dict[str, int] = {}
-        self._last_packet: dict[str, int] = {}  # highest packet number, by source
-        self._running = False
+        self._changes = Changes()  # what is in the log
+        self._run = Run.CLEAN
         self.commit_no = 0
         self.moved_aside: Path | None = None
+        self.stale = ""
         self.clean_shutdown = True
 
     def open(self, repair: bool = True) -> None:
         """Lock and open; then ``moved_aside`` is where a damaged file went, ``clean_shutdown`` how the last run ended.
 
+        ``stale`` is why the last commits may be missing, empty if there is no sign of it.
         ``repair`` False: a damaged file is not moved but an error.  Raises StoreLocked when another process uses the
         store, StoreError when it cannot be used here.
         """
         self.acquire_lock()
         try:
-            self._connection, self.moved_aside = open_database(self.path, self._wall_s, repair)
+            self._connection, self.moved_aside = open_database(self.path, self._wall_s, repair, self._read)
+            self.clean_shutdown = self._run is Run.CLEAN
             with self._sqlite_errors():
-                self._schemas = {text: number for number, text in self._rows("SELECT id, text FROM row_schema")}
-                self.commit_no = self._number("commit_no", 0)
-                self._running = bool(self._number("running", 0))
-                self.clean_shutdown = not self._running
-                # Read only here: the query scans all packets.
-                last = "SELECT source, max(CAST(number AS INTEGER)) FROM packet GROUP BY source"
-                self._last_packet = dict(self._rows(last))
+                self._write_log_to_tables()
+                self._file = self.path.stat().st_ino
+                self._check_file()
         except BaseException:
             self.close()
             raise
+
+    def _read(self, connection: sqlite3.Connection, has_log: bool) -> None:
+        """Read what a run continues with.  Raises sqlite3.Error, and Damaged when a checksum is wrong.
+
+        ``has_log``: whether the log of SQLite existed.
+        """
+        self._connection = connection
+        self._schemas = {text: number for number, text in self._rows("SELECT id, text FROM row_schema")}
+        self._check_values()
+        self.commit_no = self._value("meta", "commit_no", int, 0)
+        self._run = Run(self._value("meta", "run", int, Run.CLEAN))
+        packets = self._values("packets", list[tuple[int, bytes]])
+        self._changes = Changes({source: dict(found) for source, found in packets.items()})
+        for commit_no, data, crc in self._rows("SELECT commit_no, data, crc FROM log ORDER BY commit_no"):
+            self.commit_no += 1
+            if commit_no != self.commit_no or verified(data, crc, str(commit_no)) is None:
+                raise Damaged(f"commit {self.commit_no} is missing or has a wrong checksum")
+            try:
+                self._changes.add_encoded(data, commit_no)
+            except ValueError as error:
+                raise Damaged(f"commit {commit_no} cannot be read: {error}") from error
+        if self._run is Run.RUNNING and not has_log:
+            self.stale = f"{self.path.name}-wal, which had the last commits, is missing"
+
+    def _check_values(self) -> None:
+        for kind, name, data, crc in self._rows("SELECT kind, name, data, crc FROM value"):
+            if verified(data, crc, kind, name) is None:
+                raise Damaged(f"{kind} {name} has a wrong checksum")
+
+    def _check_file(self) -> None:
+        """Detect a file that is a copy, and note which file this is."""
+        known = self._value("meta", "file", int, -1)
+        if known != self._file:
+            self._write_value("meta", "file", encode_value(self._file))
+            if known != -1 and not self.stale:
+                self.stale = "it is a copy, and older than the original if that was used afterwards"
 
     @property
     def is_open(self) -> bool:
@@ -131,6 +155,9 @@ class Store:
 
     def close(self) -> None:
         """Close the file and release the lock; may be called twice, and after an error."""
+        if self._connection is not None and self._run is Run.RUNNING:
+            with suppress(StoreError):
+                self._set_run(Run.FAILED)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -141,88 +168,95 @@ class Store:
 
         Raises StoreError.
         """
-        with self._sqlite_errors():
-            self._execute("INSERT OR REPLACE INTO meta VALUES('running', ?)", (int(not clean),))
-            self._running = not clean
+        self._set_run(Run.CLEAN if clean else Run.RUNNING)
+
+    def _set_run(self, run: Run) -> None:
+        with self._tables():
+            self._write_value("meta", "run", encode_value(run))
+            self._run = run
 
     # ---- the transaction ------------------------------------------------------------------------------------------
 
     def write(self, commit: Commit) -> None:
         """Make all of it durable, or nothing.  Raises StoreError: then the store must not be used again."""
         with self._sqlite_errors():
-            self._begin(commit)
-            self._delete_streams(commit.deleted_streams)
-            self._write_streams(commit)
-            self._write_component_states(commit)
-            self._write_positions(commit)
-            self._write_packets(commit)
-            self._write_file_offsets(commit)
-            self._write_outboxes(commit)
+            self._require_file()
+            self._begin()
+            data = self._changes.encoded(commit)
+            if data is None:
+                self._changes.add(commit, self.commit_no)
+                self._write_tables()
+            else:
+                self._write_log(data)
+                self._changes.add(commit, self.commit_no, len(data))
             self._end()
 
-    def _begin(self, commit: Commit) -> None:
+    def _require_file(self) -> None:
+        """Raise StoreError when the file was deleted, or replaced by another one."""
+        try:
+            found = self.path.stat().st_ino
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}: deleted while in use; nothing is acknowledged") from error
+        if found != self._file:
+            raise StoreError(f"{self.path}: replaced while in use; nothing is acknowledged")
+
+    def _begin(self) -> None:
         self._execute("BEGIN IMMEDIATE")
         self.commit_no += 1
-        running = {} if self._running else {"running": 1}
-        values = {"commit_no": self.commit_no, **running, **commit.numbers, **commit.texts}
-        self._many("INSERT OR REPLACE INTO meta VALUES(?, ?)", list(values.items()))
-        self._running = True
+        if self._run is not Run.RUNNING:
+            self._run = Run.RUNNING
+            self._write_value("meta", "run", encode_value(self._run))
+
+    def _write_log(self, data: bytes) -> None:
+        crc = checksum(str(self.commit_no), data)
+        self._execute("INSERT INTO log VALUES(?, ?, ?)", (self.commit_no, data, crc))
+
+    def _write_tables(self) -> None:
+        changes = self._changes
+        self._delete_streams(sorted(changes.deleted_streams))
+        self._write_streams(changes)
+        self._write_component_states(changes)
+        self._write_values(changes)
+        self._write_outboxes(changes)
+        self._execute("DELETE FROM log")
+        self._changes = Changes(changes.packets)
 
     def _delete_streams(self, names: Sequence[str]) -> None:
         self._many("DELETE FROM stream WHERE name=?", [(name,) for name in names])
         self._many("DELETE FROM component_state WHERE key=?", [(name,) for name in names])
 
-    def _write_streams(self, commit: Commit) -> None:
-        if not commit.streams:
-            return
-        schema, commit_no = self._schema_id(commit.schema), self.commit_no
+    def _write_streams(self, changes: Changes) -> None:
         self._many(
             "INSERT INTO stream VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(name)"
             " DO UPDATE SET schema=?2, commit_no=?3, row=?4, crc=?5",
-            [(name, schema, commit_no, row, checksum(name, commit.schema, row)) for name, row in commit.streams],
+            (
+                (name, self._schema_id(one.schema), one.commit_no, one.row, checksum(name, one.schema, one.row))
+                for name, one in changes.rows.items()
+            ),
         )
 
-    def _write_component_states(self, commit: Commit) -> None:
-        self._many(
-            "DELETE FROM component_state WHERE component=?", [(component,) for component in commit.discarded_components]
-        )
-        deleted = [(component, key) for component, key, data in commit.component_states if data is None]
+    def _write_component_states(self, changes: Changes) -> None:
+        components = [(component,) for component in changes.discarded_components]
+        deleted = [at for at, data in changes.component_states.items() if data is None]
         written = [
-            (component, key, data, checksum(component, key, data))
-            for component, key, data in commit.component_states
-            if data is not None
+            (*at, data, checksum(*at, data)) for at, data in changes.component_states.items() if data is not None
         ]
+        self._many("DELETE FROM component_state WHERE component=?", components)
         self._many("DELETE FROM component_state WHERE component=? AND key=?", deleted)
         self._many("INSERT OR REPLACE INTO component_state VALUES(?, ?, ?, ?)", written)
 
-    def _write_positions(self, commit: Commit) -> None:
-        # File names are bytes, which need not be valid text.
-        rows = [(source, os.fsencode(at.name), at.offset, at.fingerprint) for source, at in commit.positions.items()]
-        self._many("INSERT OR REPLACE INTO position VALUES(?, ?, ?, ?)", rows)
+    def _write_values(self, changes: Changes) -> None:
+        self._write_value("meta", "commit_no", encode_value(self.commit_no))
+        for kind, name, data in changes.all_values():
+            self._write_value(kind, name, data)
 
-    def _write_packets(self, commit: Commit) -> None:
-        for source, processed in commit.processed_packets.items():
-            if processed.new_session:
-                self._execute("DELETE FROM packet WHERE source=?", (source,))
-            first = self._last_packet.get(source, 0) + 1
-            rows = [(source, id_, digest, first + n) for n, (id_, digest) in enumerate(processed.packets.items())]
-            # Identifiers have 16 bits: a source has at most 65,535 rows.
-            self._many("INSERT OR REPLACE INTO packet VALUES(?, ?, ?, ?)", rows)
-            self._last_packet[source] = first + len(rows) - 1
-
-    def _write_file_offsets(self, commit: Commit) -> None:
-        rows = [(sink, at.path, at.offset, at.detail) for sink, at in commit.file_offsets.items()]
-        self._many("INSERT OR REPLACE INTO file_offset VALUES(?, ?, ?, ?)", rows)
-
-    def _write_outboxes(self, commit: Commit) -> None:
-        for sink, numbers in commit.acked.items():
-            self._many("DELETE FROM outbox WHERE sink=? AND number=?", [(sink, number) for number in numbers])
-        for sink, outputs in commit.unacked.items():
-            rows = [(sink, one.number, one.topic, one.key, one.payload) for one in outputs]
-            self._many("INSERT OR REPLACE INTO outbox VALUES(?, ?, ?, ?, ?)", rows)
-            if outputs:
-                last = max(one.number for one in outputs)
-                self._execute("INSERT OR REPLACE INTO outbox_counter VALUES(?, ?)", (sink, last))
+    def _write_outboxes(self, changes: Changes) -> None:
+        rows = [
+            (sink, one.number, one.topic, one.key, one.payload, _output_crc(sink, one))
+            for (sink, _), one in changes.outputs.items()
+        ]
+        self._many("DELETE FROM outbox WHERE sink=? AND number=?", changes.acked)
+        self._many("INSERT OR REPLACE INTO outbox VALUES(?, ?, ?, ?, ?, ?)", rows)
 
     def _end(self) -> None:
         self._execute("COMMIT")
@@ -235,7 +269,7 @@ class Store:
             "SELECT name, text, row, crc, commit_no FROM stream LEFT JOIN row_schema ON id = schema WHERE name IN"
             " (SELECT name FROM stream ORDER BY commit_no DESC, name DESC LIMIT ?) ORDER BY commit_no, name"
         )
-        with self._sqlite_errors():
+        with self._tables():
             cursor = self._execute(query, (-1 if newest is None else newest,))
             while found := cursor.fetchmany(_FETCH_ROWS):
                 for columns in found:
@@ -244,112 +278,115 @@ class Store:
     def row(self, name: str) -> StoredRow | None:
         """Return one stream; None if it was never committed."""
         query = "SELECT name, text, row, crc, commit_no FROM stream LEFT JOIN row_schema ON id = schema WHERE name=?"
-        with self._sqlite_errors():
+        with self._tables(name):
             found = self._rows(query, (name,))
         return _stored_row(*found[0]) if found else None
 
     def count(self) -> int:
         """Return the number of streams."""
-        with self._sqlite_errors():
+        with self._tables():
             return int(self._one("SELECT count(*) FROM stream"))
 
     def count_known(self) -> int:
         """Return the number of names that have a row or a component state."""
         query = "SELECT count(*) FROM (SELECT name FROM stream UNION SELECT key FROM component_state)"
-        with self._sqlite_errors():
+        with self._tables():
             return int(self._one(query))
 
     def number(self, key: str, default: int) -> int:
         """Return a value of `Commit.numbers`."""
-        with self._sqlite_errors():
-            return self._number(key, default)
+        with self._tables():
+            return self._value("meta", key, int, default)
 
     def text(self, key: str, default: str) -> str:
         """Return a value of `Commit.texts`."""
-        with self._sqlite_errors():
-            found = self._rows("SELECT value FROM meta WHERE key=?", (key,))
-        return found[0][0] if found and isinstance(found[0][0], str) else default
+        with self._tables():
+            return self._value("meta", key, str, default)
 
     def schemas(self) -> list[str]:
         """Return the schemas of all rows."""
         query = "SELECT text FROM row_schema WHERE id IN (SELECT DISTINCT schema FROM stream) ORDER BY id"
-        with self._sqlite_errors():
+        with self._tables():
             return [text for (text,) in self._rows(query)]
 
     def names(self) -> list[str]:
         """Return the names of all streams, sorted."""
-        with self._sqlite_errors():
+        with self._tables():
             return [name for (name,) in self._rows("SELECT name FROM stream ORDER BY name")]
 
     def states_of_stream(self, name: str) -> dict[str, bytes | None]:
         """Return the states of a stream by component; None for one with a wrong checksum."""
-        with self._sqlite_errors():
+        with self._tables(name):
             found = self._rows("SELECT component, data, crc FROM component_state WHERE key=?", (name,))
         return {component: verified(data, crc, component, name) for component, data, crc in found}
 
     def states_of_component(self, component: str) -> dict[str, bytes | None]:
         """Return the states of a component by key; None for one with a wrong checksum."""
         query = "SELECT key, data, crc FROM component_state WHERE component=? ORDER BY key"
-        with self._sqlite_errors():
+        with self._tables():
             found = self._rows(query, (component,))
         return {key: verified(data, crc, component, key) for key, data, crc in found}
 
     def components(self) -> list[str]:
         """Return the names of all components with a state."""
-        with self._sqlite_errors():
+        with self._tables():
             return [component for (component,) in self._rows("SELECT DISTINCT component FROM component_state")]
 
     def positions(self) -> dict[str, Position]:
         """Return the position of each source."""
-        with self._sqlite_errors():
-            found = self._rows("SELECT source, name, offset, fingerprint FROM position")
-        return {source: Position(os.fsdecode(name), *rest) for source, name, *rest in found}
+        with self._tables():
+            return {source: position_of(at) for source, at in self._values("position", Position).items()}
 
     def packets(self, source: str) -> dict[int, bytes]:
         """Return the processed packets of a source, oldest first."""
-        with self._sqlite_errors():
-            return dict(self._rows("SELECT id, digest FROM packet WHERE source=? ORDER BY number", (source,)))
+        return dict(self._changes.packets.get(source, {}))
 
     def sink_checkpoint(self, sink: str) -> SinkCheckpoint:
-        """Return what a sink needs to continue."""
-        with self._sqlite_errors():
-            offsets = self._rows("SELECT path, offset, detail FROM file_offset WHERE sink=?", (sink,))
-            found = self._rows("SELECT topic, payload, key, number FROM outbox WHERE sink=? ORDER BY number", (sink,))
-            last = self._one("SELECT max(last_number) FROM outbox_counter WHERE sink=?", (sink,))
-        outputs = [OutboxRow(*row) for row in found]
-        return SinkCheckpoint(FileOffset(*offsets[0]) if offsets else None, outputs, last or 0)
+        """Return what a sink needs to continue; outputs with a wrong checksum are logged and deleted."""
+        query = "SELECT topic, payload, key, number, crc FROM outbox WHERE sink=? ORDER BY number"
+        with self._tables():
+            outputs: list[OutboxRow] = []
+            damaged: list[OutboxRow] = []
+            for *columns, crc in self._rows(query, (sink,)):
+                row = OutboxRow(*columns)
+                (outputs if crc == _output_crc(sink, row) else damaged).append(row)
+            self._many("DELETE FROM outbox WHERE sink=? AND number=?", [(sink, row.number) for row in damaged])
+            offset = self._values("file_offset", FileOffset).get(sink)
+            last = self._value("output", sink, int, 0)
+        if damaged:
+            log.error("sink %s: %d outputs have a wrong checksum and are deleted: check the disk", sink, len(damaged))
+        return SinkCheckpoint(offset, outputs, last)
 
     def file_offsets(self) -> dict[str, FileOffset]:
         """Return the durable length of each sink's file."""
-        with self._sqlite_errors():
-            found = self._rows("SELECT sink, path, offset, detail FROM file_offset")
-        return {sink: FileOffset(*columns) for sink, *columns in found}
+        with self._tables():
+            return self._values("file_offset", FileOffset)
 
     def outputs_waiting(self) -> dict[str, int]:
         """Return the number of outputs in each sink's outbox."""
-        with self._sqlite_errors():
+        with self._tables():
             return dict(self._rows("SELECT sink, count(*) FROM outbox GROUP BY sink"))
 
     # ---- deleting on request; all methods raise StoreError --------------------------------------------------------
 
     def delete_outbox(self, sink: str) -> None:
         """Delete the outputs of a sink."""
-        with self._sqlite_errors():
+        with self._tables():
             self._execute("DELETE FROM outbox WHERE sink=?", (sink,))
 
     def delete_file_offset(self, sink: str) -> None:
         """Delete the durable length of a sink's file."""
-        with self._sqlite_errors():
-            self._execute("DELETE FROM file_offset WHERE sink=?", (sink,))
+        with self._tables():
+            self._delete_value("file_offset", sink)
 
     def delete_position(self, source: str) -> None:
         """Delete the position of a source, which then starts at the beginning."""
-        with self._sqlite_errors():
-            self._execute("DELETE FROM position WHERE source=?", (source,))
+        with self._tables():
+            self._delete_value("position", source)
 
     def delete_streams(self, names: Sequence[str]) -> None:
         """Delete streams with their component states, all or none."""
-        with self._sqlite_errors():
+        with self._tables():
             self._execute("BEGIN IMMEDIATE")
             self._delete_streams(names)
             self._end()
@@ -362,9 +399,34 @@ class Store:
             self._schemas[text] = int(cursor.lastrowid or 0)
         return self._schemas[text]
 
-    def _number(self, key: str, default: int) -> int:
-        found = self._one("SELECT max(value) FROM meta WHERE key=?", (key,))
-        return default if found is None else int(found)
+    def _value(self, kind: str, name: str, form: type[T], default: T) -> T:
+        found = self._rows("SELECT data FROM value WHERE kind=? AND name=?", (kind, name))
+        return _decoded(found[0][0], form, default) if found else default
+
+    def _values(self, kind: str, form: type[T]) -> dict[str, T]:
+        found = self._rows("SELECT name, data FROM value WHERE kind=? ORDER BY name", (kind,))
+        return {name: msgspec.msgpack.decode(data, type=form) for name, data in found}
+
+    def _write_value(self, kind: str, name: str, data: bytes) -> None:
+        row = (kind, name, data, checksum(kind, name, data))
+        self._execute("INSERT OR REPLACE INTO value VALUES(?, ?, ?, ?)", row)
+
+    def _delete_value(self, kind: str, name: str) -> None:
+        self._execute("DELETE FROM value WHERE kind=? AND name=?", (kind, name))
+
+    @contextmanager
+    def _tables(self, stream: str | None = None) -> Iterator[None]:
+        """Use the tables, with all that the log has; ``stream``: with all that it has of this one."""
+        with self._sqlite_errors():
+            if stream is None or self._changes.concerns(stream):
+                self._write_log_to_tables()
+            yield
+
+    def _write_log_to_tables(self) -> None:
+        if self._changes:
+            self._execute("BEGIN IMMEDIATE")
+            self._write_tables()
+            self._end()
 
     def _require(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -374,9 +436,8 @@ class Store:
     def _execute(self, text: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         return self._require().execute(text, values)
 
-    def _many(self, text: str, rows: Sequence[Sequence[object]]) -> None:
-        if rows:
-            self._require().executemany(text, rows)
+    def _many(self, text: str, rows: Iterable[Sequence[object]]) -> None:
+        self._require().executemany(text, rows)
 
     def _rows(self, text: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         return self._execute(text, values).fetchall()
@@ -398,3 +459,15 @@ class Store:
 
 def _stored_row(name: str, schema: str | None, row: object, crc: object, commit_no: int) -> StoredRow:
     return StoredRow(name, schema or "", verified(row, crc, name, schema or ""), commit_no)
+
+
+def _output_crc(sink: str, row: OutboxRow) -> int:
+    return checksum(sink, str(row.number), row.topic, row.key, row.payload)
+
+
+def _decoded(data: bytes, form: type[T], default: T) -> T:
+    """A stored value; the default when it is of another type."""
+    try:
+        return msgspec.msgpack.decode(data, type=form)
+    except msgspec.ValidationError:
+        return default
