@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-from stream_gru.connectors.folders import nearest_existing
+from stream_gru.connectors.folders import disk_bytes, nearest_existing
 from stream_gru.core.checks import Check, State
 from stream_gru.core.errors import StoreError
 from stream_gru.runtime.checkpoint.sqlite_file import require_local
@@ -27,6 +27,8 @@ _BLOCK = bytes(4096)
 _SYNCS = 20
 _SYNCS_S = 1.0  # fewer syncs suffice on a slow disk
 _SHARE_WARN = 0.25
+_WEAR_S = 60.0  # a shorter run says nothing
+_CARD_BYTES = 10e12
 
 
 def check_state(folder: Path, commit_interval_s: float, now_s: float | None = None) -> Iterator[Check]:
@@ -63,7 +65,7 @@ def _store(name: str, folder: Path, now_s: float) -> Check:
         return Check(name, State.FAIL, f"{error.filename}: {error.strerror}", advice)
     facts = f"{(size + log_size) / _MIB:,.1f} MiB, last written {_ago(now_s - written_s)}"
     if holder is not None:
-        return _with_aside(Check(name, State.OK, f"held by {holder}; {facts}"), aside)
+        return _with_aside(Check(name, State.OK, f"held by process {holder or '?'}; {facts}{_wear(holder)}"), aside)
     if log_size:
         found = f"free; {facts}; unclean shutdown, the next run resumes from the last commit"
         return _with_aside(Check(name, State.OK, found), aside)
@@ -85,7 +87,10 @@ def _facts(path: Path) -> tuple[int, int, float]:
 
 
 def _holder(lock: Path) -> str | None:
-    """The process that holds the lock, None if it is free.  Takes and releases a shared lock.  Raises OSError."""
+    """The number of the process that holds the lock, empty if unknown; None if it is free.
+
+    Takes and releases a shared lock.  Raises OSError.
+    """
     try:
         handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -94,10 +99,33 @@ def _holder(lock: Path) -> str | None:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         number = os.pread(handle, 32, 0).decode(errors="replace").strip()
-        return f"process {number}" if number.isdigit() else "another process"
+        return number if number.isdigit() else ""
     finally:
         os.close(handle)
     return None
+
+
+def _wear(process: str) -> str:
+    """What the process writes to disks in a day, and how long a memory card stands that; empty if it is not known."""
+    written, seconds = (disk_bytes(process), _age_s(process)) if process else (0, 0.0)
+    if not written or seconds < _WEAR_S:
+        return ""
+    daily = written / seconds * 86_400
+    years = _CARD_BYTES / daily / 365
+    return (
+        f"\nwrites {daily / 1e9:,.2g} GB a day to disks, outputs included: "
+        f"a card rated for {_CARD_BYTES / 1e12:.0f} TBW lasts {years:,.1f} years"
+    )
+
+
+def _age_s(process: str) -> float:
+    """Seconds since a process started; 0 if that is unknown."""
+    try:
+        after_name = Path("/proc", process, "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        uptime_s = float(Path("/proc/uptime").read_text("ascii").split()[0])
+        return uptime_s - int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _content(path: Path) -> str:

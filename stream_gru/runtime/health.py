@@ -116,6 +116,8 @@ class HealthReporter:
         self._metrics.observe_loop(wall_s)
         counts = runtime.checkpointer.counts
         self._metrics.observe_store(runtime.checkpointer.healthy, counts.damaged, counts.evicted, counts.restored)
+        store = runtime.checkpointer.store
+        self._metrics.observe_disk(0 if store is None else store.disk_bytes)
         self._metrics.observe_idle(idle, paused, timeouts)
         for one in runtime.inputs:
             self._metrics.observe_source(one.name, one.source.health())

@@ -17,6 +17,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from stream_gru.connectors.folders import disk_bytes
 from stream_gru.core.prediction import BatchCounts
 from stream_gru.core.types import F64, NS_PER_S, DropReason, ResetReason, SinkHealth, SourceHealth
 from stream_gru.model.manifest import Manifest
@@ -48,6 +49,7 @@ class Metrics:
         self._sources: dict[str, SourceHealth] = {}
         self._sinks: dict[str, SinkHealth] = {}
         self._stored_counts = 0, 0, 0
+        self._disk_bytes = {"state": 0, "other": disk_bytes()}
         self._samples()
         self._delivery()
         self._operation()
@@ -143,6 +145,9 @@ class Metrics:
         self._loop = gauge("loop_last_timestamp_seconds", "Last iteration of the daemon's loop, Unix time")
         self._commits = counter("commits", "Commits: processed samples are durable and acknowledged")
         self._store_up = gauge("state_store_up", "1 while states are stored, 0 without a store or after it failed")
+        self._disk = counter(
+            "disk_written_bytes", "Bytes written to disks: the states, or all others such as outputs", "part"
+        )
         self._damaged = counter("states_damaged", "Stored states that could not be used")
         self._evicted = counter("streams_evicted", "Streams evicted from memory to the store")
         self._restored = counter("streams_restored", "Evicted streams loaded again")
@@ -279,6 +284,12 @@ class Metrics:
         ):
             family.inc(_increase(now, self._stored_counts[index]))
         self._stored_counts = damaged, evicted, restored
+
+    def observe_disk(self, state: int) -> None:
+        """Publish the bytes written by this process; ``state``: those of the store."""
+        for part, now in (("state", state), ("other", disk_bytes() - state)):
+            self._disk.labels(part).inc(max(0, now - self._disk_bytes[part]))
+            self._disk_bytes[part] = now
 
     def observe_command(self, action: str, *, ok: bool) -> None:
         """Count a command; ``ok`` False: it was rejected."""

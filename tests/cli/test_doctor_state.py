@@ -98,6 +98,19 @@ def test_a_running_daemon_is_named_and_not_disturbed(tmp_path: Path) -> None:
     assert "free; 1 streams, " in state_checks(tmp_path)[0].found
 
 
+def test_the_wear_of_a_card_is_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what a process has written since it started, once that is a minute ago."""
+    own = str(os.getpid())
+    assert 0 < doctor_state._age_s(own) < 86_400
+    monkeypatch.setattr(doctor_state, "disk_bytes", lambda process: 10**9)
+    monkeypatch.setattr(doctor_state, "_age_s", lambda process: 8640.0)
+    assert "writes 10 GB a day to disks" in doctor_state._wear(own)
+    assert "rated for 10 TBW lasts 2.7 years" in doctor_state._wear(own)
+    monkeypatch.setattr(doctor_state, "_age_s", lambda process: 59.0)
+    assert doctor_state._wear(own) == ""
+    assert doctor_state._wear("") == ""
+
+
 def test_an_unclean_shutdown_is_left_to_the_daemon(tmp_path: Path) -> None:
     """A write-ahead log without a process is neither ignored nor checkpointed."""
     with opened(tmp_path / "live") as store:

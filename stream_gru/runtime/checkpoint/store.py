@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from stream_gru.connectors.folders import disk_bytes
 from stream_gru.core.commit_records import FileOffset, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
@@ -64,7 +65,7 @@ class Run(IntEnum):
 class Store:
     """The file ``state.db`` in ``folder``; all methods belong to one thread.
 
-    ``wall_s``: seconds since 1970, for the name of a damaged file.
+    ``wall_s``: seconds since 1970, for the name of a damaged file.  ``disk_bytes``: written since the start.
     """
 
     def __init__(self, folder: Path, *, wall_s: Callable[[], float] = time.time) -> None:
@@ -77,6 +78,7 @@ class Store:
         self._changes = Changes()  # what is in the log
         self._run = Run.CLEAN
         self.commit_no = 0
+        self.disk_bytes = 0
         self.moved_aside: Path | None = None
         self.stale = ""
         self.clean_shutdown = True
@@ -179,7 +181,7 @@ class Store:
 
     def write(self, commit: Commit) -> None:
         """Make all of it durable, or nothing.  Raises StoreError: then the store must not be used again."""
-        with self._sqlite_errors():
+        with self._sqlite_errors(), self._counting():
             self._require_file()
             self._begin()
             data = self._changes.encoded(commit)
@@ -424,9 +426,16 @@ class Store:
 
     def _write_log_to_tables(self) -> None:
         if self._changes:
-            self._execute("BEGIN IMMEDIATE")
-            self._write_tables()
-            self._end()
+            with self._counting():
+                self._execute("BEGIN IMMEDIATE")
+                self._write_tables()
+                self._end()
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        before = disk_bytes("thread-self")
+        yield
+        self.disk_bytes += disk_bytes("thread-self") - before
 
     def _require(self) -> sqlite3.Connection:
         if self._connection is None:
