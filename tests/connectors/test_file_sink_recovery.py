@@ -336,3 +336,30 @@ def test_a_failed_rotation_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SinkUnavailable, match="cannot be written: No such file"):
         run.sink.committed()
     run.sink.close()
+
+
+@pytest.mark.parametrize("name", FILE_NAMES)
+@pytest.mark.parametrize("moved", [True, False])
+def test_rows_go_to_a_new_file_when_the_old_one_is_moved_or_deleted(tmp_path: Path, name: str, moved: bool) -> None:
+    """At the next commit; a moved file is whole, and a kill afterwards continues the new one."""
+    run = SinkRun(tmp_path / name, 0)
+    run.start()
+    run.write(2)
+    run.commit()
+    run.write(1)
+    (tmp_path / name).rename(tmp_path / f"moved-{name}")
+    if not moved:
+        (tmp_path / f"moved-{name}").unlink()
+    run.commit()
+    first = run.stored_rows
+    run.write(2)
+    run.commit()
+    run.kill(lost=False)
+    run.start()
+    run.write(1)
+    run.commit()
+    run.sink.close()
+    assert first == 3
+    if moved:
+        assert rows_in(tmp_path / f"moved-{name}") == run.expected(3)
+    assert rows_in(tmp_path / name) == run.expected(6).removeprefix(run.expected(3))

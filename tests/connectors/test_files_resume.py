@@ -256,3 +256,21 @@ def test_behind_a_queue_positions_and_errors_are_the_same(tmp_path: Path) -> Non
     path.write_bytes(b"#" + TABLE)
     with pytest.raises(DataError, match="its beginning differs"):
         read(position)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_position_does_not_depend_on_how_the_path_was_typed(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative, absolute, through a link to the folder, from another working directory."""
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for number in range(2):
+        write_recording(tmp_path / "real" / f"{number}{suffix}", b'{"a":1}\n' * 40 if suffix == ".jsonl" else TABLE)
+    monkeypatch.chdir(tmp_path / "real")
+    relative = (f"0{suffix}", f"1{suffix}")
+    messages = drain(small_block_source(*relative))
+    position = position_of(messages[-2])
+    for folder in (tmp_path / "real", tmp_path / "link", Path(), Path("sub/..")):
+        rest = drain(small_block_source(*(folder / name for name in relative)), position)
+        assert [one.payload for one in rest] == [messages[-1].payload]

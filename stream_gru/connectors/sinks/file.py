@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import re
 import time
@@ -33,6 +34,8 @@ from stream_gru.core.checks import Check
 from stream_gru.core.commit_records import FileOffset, FlushResult, SinkCheckpoint
 from stream_gru.core.errors import ConfigError, SinkUnavailable
 from stream_gru.core.types import PredictionBatch, SinkHealth
+
+log = logging.getLogger(__name__)
 
 _SUFFIXES = {"jsonl": "jsonl", "csv": "csv", "lp": "line_protocol"}
 _FILE_NAME = re.compile(r".*[^/]\.(jsonl|csv|lp)(\.gz)?", re.DOTALL)
@@ -147,7 +150,7 @@ class FileSink:
         self._member: GzipMember | None = None
         self._durable = FileOffset(self._absolute, 0)
         self._rotated: Path | None = None
-        self._unsynced = self._new = self._has_rows = self._checked = False
+        self._unsynced = self._new = self._has_rows = self._checked = self._left = False
         self._opened_s = 0.0
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
@@ -171,7 +174,7 @@ class FileSink:
         self._file = self._path.open("ab" if self._append else "wb")
         self._durable, self._member, self._rotated = durable, None, None
         self._has_rows = durable.offset > 0
-        self._checked = self._unsynced = False
+        self._checked = self._unsynced = self._left = False
         self._new = not self._has_rows
         self._opened_s = self._clock()
 
@@ -220,12 +223,30 @@ class FileSink:
             if self._unsynced and self._member is not None:
                 self._file.write(self._member.sync())
             self._file.flush()
-            if self._rotated is None and self._is_due(_size(self._file)):
+            if self._rotated is None and not self._is_in_place(self._file):
+                self._leave(self._file)
+            elif self._rotated is None and self._is_due(_size(self._file)):
                 self._rotated, self._unsynced = rotated_name(self._path, self._wall()), True
             if self._unsynced:
                 self._durable = self._sync(self._file)
                 self._unsynced = False
         return FlushResult(file_offset=self._durable)
+
+    def _is_in_place(self, file: IO[bytes]) -> bool:
+        """Whether the open file still has its name."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def _leave(self, file: IO[bytes]) -> None:
+        """End a file that was moved or deleted; `committed` begins a new one, behind what is there."""
+        log.warning("%s: moved or deleted while in use; the next rows go to a new file", self._path)
+        self._end_member(file)
+        file.flush()
+        os.fsync(file.fileno())
+        size = self._path.stat().st_size if self._path.exists() else 0
+        self._durable, self._left, self._unsynced = FileOffset(self._absolute, size), True, False
 
     def _is_due(self, size: int) -> bool:
         """Whether to rotate the file; never one without rows."""
@@ -259,12 +280,15 @@ class FileSink:
             self._member = None
 
     def committed(self) -> None:
-        """Rotate the file if the commit says so, and start a new one.  Raises SinkUnavailable."""
-        if self._file is None or self._rotated is None or self._unsynced:
+        """Start a new file if the commit says so, after it rotated the old one.  Raises SinkUnavailable."""
+        if self._file is None or self._unsynced or not (self._left or self._rotated):
             return
         with self._disk_errors():
             file, self._file = self._file, None
             file.close()
+            if self._rotated is None:
+                self._begin(self._durable)
+                return
             rotate(self._path, self._rotated)
             delete_oldest(self._path, self._max_files)
             self._begin(FileOffset(self._absolute, 0))

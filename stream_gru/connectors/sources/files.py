@@ -27,6 +27,7 @@ from stream_gru.connectors.sources.resume import (
     index_of,
     missing_file,
     reset_hint,
+    stored_name,
     with_earlier_names,
 )
 from stream_gru.core.errors import ConfigError, DataError, EndOfInput
@@ -230,7 +231,7 @@ class FileSource:
             position = None  # the next files are read from their beginnings
 
     def _read_lines(self, path: Path, earlier: str, after: Position | None) -> Iterator[RawMessage]:
-        key, name, header, seen = stem(path), str(path), b"", Fingerprint()
+        key, name, header, seen = stem(path), stored_name(path), b"", Fingerprint()
         with _open(path) as file:
             if self._kind == "csv":
                 header = file.readline(_MAX_RECORD_BYTES)
@@ -276,7 +277,7 @@ class FileSource:
             from pyarrow import parquet
         except ImportError as error:
             raise ConfigError(f"{path}: Parquet needs pyarrow: pip install 'stream-gru[parquet]'") from error
-        name, check = str(path), _parquet_check(path)
+        name, check = stored_name(path), _parquet_check(path)
         if after is not None and after.fingerprint and after.fingerprint.split(" ")[:2] != check.split(" "):
             raise changed_input(name, after, "its size, beginning or footer differs", self._name, "row")
         offset, done = after.offset if after is not None else 0, 0

@@ -23,7 +23,14 @@ from typing import IO, Self
 import msgspec
 
 from stream_gru.connectors.sources.files import expand
-from stream_gru.connectors.sources.resume import changed_input, index_of, missing_file, reset_hint, with_earlier_names
+from stream_gru.connectors.sources.resume import (
+    changed_input,
+    index_of,
+    missing_file,
+    reset_hint,
+    stored_name,
+    with_earlier_names,
+)
 from stream_gru.core.errors import ConfigError, DataError, EndOfInput, SinkUnavailable
 from stream_gru.core.types import DropReason, Position, RawMessage, SourceHealth
 
@@ -218,7 +225,7 @@ def _read(path: Path, earlier: str, after: Position | None, name: str) -> Iterat
         if number == 1:
             _check_first(path, line)
         elif place > end:
-            yield _decoded(line, f"{path}:{number}", Position(str(path), place, check))
+            yield _decoded(line, f"{path}:{number}", Position(stored_name(path), place, check))
         if after is not None and place == end and known and known != f"{crc:08x}":
             raise changed_input(str(path), after, "the text before that position differs", name)
     if after is not None and place < end:

@@ -111,6 +111,14 @@ def reset_hint(name: str) -> str:
 # ---- a sequence of files --------------------------------------------------------------------------------------------
 
 
+def stored_name(path: Path) -> str:
+    """The name of a file in positions: the same from every working directory, and through every link to its folder.
+
+    A link that is the file itself is not followed: it may lead to another file tomorrow.
+    """
+    return str(path.parent.resolve() / path.name)
+
+
 def with_earlier_names(paths: Sequence[Path], begin: int) -> Iterator[tuple[Path, str]]:
     """Yield each file from ``begin`` on, and the part of its fingerprints for the files before it, after a space."""
     names = [_name_digest(path) for path in paths]
@@ -121,7 +129,7 @@ def with_earlier_names(paths: Sequence[Path], begin: int) -> Iterator[tuple[Path
 
 def index_of(paths: Sequence[Path], position: Position, name: str) -> int:
     """The index of the file of ``position``.  Raises DataError; warns of new files before it, which are not read."""
-    names = [str(path) for path in paths]
+    names = [stored_name(path) for path in paths]
     if position.name not in names:
         raise missing_file(position, name)
     index = names.index(position.name)
@@ -152,7 +160,7 @@ def _new_files(paths: Sequence[Path], position: Position) -> list[Path]:
 
 
 def _name_digest(path: Path) -> str:
-    return digest(str(path).encode(errors="surrogateescape"))[:_NAME_CHARACTERS]
+    return digest(stored_name(path).encode(errors="surrogateescape"))[:_NAME_CHARACTERS]
 
 
 # ---- a pipe -------------------------------------------------------------------------------------------------------
