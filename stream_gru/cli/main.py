@@ -67,7 +67,7 @@ def exit_on_early_signals(command: list[str]) -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and _DAEMONS.intersection(command):
         signal.signal(signal.SIGTERM, _exit_now)
     if command == ["run"]:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is no configuration to reload yet
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the daemon can reload
 
 
 def restore_interrupt() -> None:

@@ -57,6 +57,7 @@ def run(config: Path, as_json: bool) -> None:
         app.daemon.call_soon(app.reload)
 
     signal.signal(signal.SIGHUP, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     with ExitStack() as stack:
         stack.callback(app.close)
         app.open()

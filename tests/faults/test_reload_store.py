@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,9 +103,10 @@ def uninterrupted_output(folder: Path, text: str, lines: list[str]) -> bytes:
 
 
 def written_outputs(folder: Path) -> list[dict[str, object]]:
-    """The output written so far."""
+    """The whole lines of output written so far."""
     path = folder / "out.jsonl"
-    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    data = path.read_bytes() if path.exists() else b""
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
 # ---- a commit that fails
@@ -250,4 +252,27 @@ def test_the_error_of_a_second_instance_names_the_owner_of_the_state(tmp_path: P
         assert second.returncode == 1, second.stderr
         assert f"process {daemon.process.pid}" in second.stderr
         assert "uses this state" in second.stderr
+        ended(daemon)
+
+
+def test_a_hang_up_during_the_start_is_kept(tmp_path: Path) -> None:
+    """The daemon reloads once it runs, since the configuration may have changed after it was read."""
+    config = config_in(tmp_path / "run", config_text())
+    daemon = Running(config, fed=True)
+
+    def blocked() -> bool:
+        """Whether the process has begun to keep signals."""
+        status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+        mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk"))
+        return bool(mask >> (signal.SIGHUP - 1) & 1)
+
+    def hung_up() -> bool:
+        if blocked():
+            daemon.hang_up()
+            return True
+        return False
+
+    daemon.ready_after = hung_up
+    with daemon:
+        wait_for(lambda: daemon.metric('stream_gru_reloads_total{result="ok"}') == 2, what="the reload")
         ended(daemon)

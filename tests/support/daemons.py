@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,12 +64,14 @@ class Running:
         self.log = config.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
+        self.ready_after: Callable[[], bool] = lambda: True  # a condition during the start
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "stream_gru", "run", str(self.config), *self._arguments]
             stdin = subprocess.PIPE if self._fed else None
             self._process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log)
+        wait_for(self.ready_after, what="the start", timeout_s=60)
         wait_for(self._ready, what="the daemon", timeout_s=60)
         return self
 
