@@ -18,7 +18,7 @@ from tests.kill.life import Life
 from tests.kill.messages import Message, field_messages
 from tests.kill.points import ROWS, Point
 from tests.kill.results import Results, applied, differences, of_published, read_results
-from tests.kill.runs import CLIENT_ID, LOG, Settings, run_to_the_end, write_config
+from tests.kill.runs import CLIENT_ID, LOG, Edits, Settings, run_to_the_end, write_config
 from tests.support.brokers import Broker, Subscriber
 from tests.support.waiting import wait_for
 
@@ -100,8 +100,12 @@ def run_mqtt(folder: Path, kills: int, messages: int, seed: int, *, without: str
     plan = KillPlan(rng, points_of(mqtt=True), without=without)
     disturbed = _made(folder / "killed")
     with _system(disturbed, "ts") as (broker, subscriber):
-        problems = _kill_campaign(disturbed, broker, sent, kills, plan, lambda point: _chosen_message(rng, point), "ts")
-        last = Life(write_config(disturbed, Settings(), url=broker.url), disturbed / LOG, *_options(without))
+        edits = Edits(disturbed, rng)
+        problems = _kill_campaign(
+            disturbed, broker, sent, kills, plan, lambda point: edits.apply(_chosen_message(rng, point)), "ts"
+        )
+        config = write_config(disturbed, edits.end(Settings()), url=broker.url)
+        last = Life(config, disturbed / LOG, *_options(without))
         problems += _last_life(disturbed, last, lambda: len(subscriber.ids) >= len(reference.files[ROWS]))
         heard = dict(subscriber.ids)
     problems += differences(reference, read_results(disturbed)) + of_published(reference.files[ROWS], heard)

@@ -48,6 +48,7 @@ def _someone(_: object, idle: list[str]) -> bool:
 
 
 ROWS, TABLE, CHANGES = "rows.jsonl", "table.csv.gz", "changes.jsonl"
+AUDIT, AUDIT_SUFFIXES = "audit", (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
 
 PROCESSING = (
     Point("process", "stream_gru.pipeline.pipeline:Pipeline.process", 1),

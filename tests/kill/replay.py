@@ -13,7 +13,7 @@ from tests.kill.messages import Message, field_messages
 from tests.kill.mqtt import KillOutcome
 from tests.kill.points import Point
 from tests.kill.results import Results, differences, read_results
-from tests.kill.runs import LOG, Settings, write_config, write_recording
+from tests.kill.runs import LOG, Edits, Settings, write_config, write_recording
 
 _STREAMS, _FEW = 50, 20
 _MESSAGES_OF_A_KILL = 150
@@ -53,13 +53,17 @@ def _one_recording(
     """Kill until the end of the input, or until there are enough kills; then let it run to the end."""
     folder.mkdir(parents=True)
     write_recording(folder / "messages.jsonl", sent)
+    edits = Edits(folder, rng)
     while plan.tally.total < kills:
-        code = plan.end_one(lambda point: write_config(folder, _chosen_kill(rng, point)), folder / LOG)
+        code = plan.end_one(lambda point: write_config(folder, edits.apply(_chosen_kill(rng, point))), folder / LOG)
         if code == 0:
+            edits.end(Settings())
             return []
         if code is not None:
             return [f"the daemon ended by itself: {code}: {(folder / LOG).read_text()[-2000:]}"]
-    return _to_the_end(write_config(folder, Settings()), folder / LOG, *(["--without", without] if without else []))
+    return _to_the_end(
+        write_config(folder, edits.end(Settings())), folder / LOG, *(["--without", without] if without else [])
+    )
 
 
 def _to_the_end(config: Path, log: Path, *options: str) -> list[str]:

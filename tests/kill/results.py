@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import sqlite3
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stream_gru.connectors.sinks.file_recovery import rotated_files
-from tests.kill.points import CHANGES, ROWS, TABLE
+from tests.kill.points import AUDIT, CHANGES, ROWS, TABLE
 
 _Name = TypeVar("_Name", str, tuple[str, str])
 
@@ -47,7 +48,24 @@ def read_results(folder: Path) -> Results:
         files[TABLE] = _table(folder / TABLE)
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         faults.append(f"{TABLE}: cannot be read: {error}")
+    try:
+        files[AUDIT] = _audited(folder)
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, KeyError) as error:
+        faults.append(f"{AUDIT}: cannot be read: {error}")
     return Results(states, memories, files, faults)
+
+
+def _audited(folder: Path) -> list[bytes]:
+    """Return stream and time of the rows in all files of the audit, sorted."""
+    found: list[bytes] = []
+    for path in folder.glob(f"{AUDIT}-*"):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if ".csv" in path.name:
+            rows: Iterable[dict[str, str]] = csv.DictReader(data.decode().splitlines())
+        else:
+            rows = map(json.loads, data.splitlines())
+        found += [f"{row['stream']} {row['time']}".encode() for row in rows]
+    return sorted(found)
 
 
 def _table(path: Path) -> list[bytes]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tests.kill.life import Life
 from tests.kill.messages import LAST, Message
-from tests.kill.points import CHANGES, ROWS, TABLE
+from tests.kill.points import AUDIT, AUDIT_SUFFIXES, CHANGES, ROWS, TABLE
 from tests.support.paths import BUNDLE, ROOT
 from tests.support.requirements import MOSQUITTO
 
@@ -22,7 +24,7 @@ CLIENT_ID = "gateway"
 _SETTINGS = """
 [run]
 bundle = "{bundle}"
-state_dir = "{into}state"
+state_dir = "{into}{state}"
 batch_rows = {batch_rows}
 commit_every = {commit_every}
 commit_interval_s = {commit_interval_s}
@@ -39,7 +41,7 @@ stream = "{stream}"
 label = ""
 device_seq = "seq"
 reset = "reset"
-
+{first}
 [[sink]]
 type = "file"
 name = "rows"
@@ -58,8 +60,17 @@ name = "changes"
 path = "{into}{changes}"
 throttle = "change"
 
+{last}
 [metrics]
 enabled = false
+"""
+_AUDIT = """
+[[sink]]
+type = "file"
+name = "{audit_name}"
+path = "{into}{audit}"
+rotate_bytes = {audit_rotate_bytes}
+max_files = 100000
 """
 _MQTT = """
 [[broker]]
@@ -88,6 +99,7 @@ class Settings:
     """The settings each start chooses; they must not change the results.
 
     ``into``: a folder, relative and with its slash, for all output; devices send to topics below ``client_id``.
+    ``audit``: a file whose table is the first or the last one; all of its names together have each row once.
     """
 
     batch_rows: int = 1024
@@ -98,12 +110,52 @@ class Settings:
     max_streams_policy: str = "reject"
     into: str = ""
     client_id: str = CLIENT_ID
+    state: str = "state"
+    audit: str = f"{AUDIT}-0.jsonl"
+    audit_name: str = AUDIT
+    audit_rotate_bytes: int = 0
+    audit_first: bool = False
+
+
+class Edits:
+    """Edits of a configuration while the daemon is down: another file, format or name, another order of the tables,
+    and a state folder that was moved.
+    """
+
+    def __init__(self, folder: Path, rng: random.Random) -> None:
+        self._folder, self._rng, self._now = folder, rng, Settings()
+
+    def apply(self, settings: Settings) -> Settings:
+        """Edit some of the keys, at random."""
+        draw: dict[str, Callable[[], Any]] = {
+            "audit": lambda: f"{AUDIT}-{self._rng.randrange(4)}{self._rng.choice(AUDIT_SUFFIXES)}",
+            "audit_name": lambda: self._rng.choice((AUDIT, "journal")),
+            "audit_rotate_bytes": lambda: self._rng.choice((0, 3000)),
+            "audit_first": lambda: self._rng.random() < 0.5,
+            "state": lambda: self._rng.choice(("state", "moved")),
+        }
+        changed = {key: new() for key, new in draw.items() if self._rng.random() < 0.3}
+        return self._moved(replace(self._now, **changed), settings)
+
+    def end(self, settings: Settings) -> Settings:
+        """Move the state folder back; keep the rest."""
+        return self._moved(replace(self._now, state=Settings.state), settings)
+
+    def _moved(self, edited: Settings, settings: Settings) -> Settings:
+        if edited.state != self._now.state and (self._folder / self._now.state).exists():
+            (self._folder / self._now.state).rename(self._folder / edited.state)
+        self._now = edited
+        own = ("state", "audit", "audit_name", "audit_rotate_bytes", "audit_first")
+        return replace(settings, **{key: getattr(edited, key) for key in own})
 
 
 def write_config(folder: Path, settings: Settings, *, url: str = "", time: str = "ts") -> Path:
     """Write the configuration in ``folder``, of a broker's messages or, without one, of ``messages.jsonl`` there."""
+    audit = _AUDIT.format(**vars(settings))
     text = _SETTINGS.format(
         bundle=BUNDLE,
+        first=audit if settings.audit_first else "",
+        last="" if settings.audit_first else audit,
         source=_MQTT.format(url=url, client_id=settings.client_id) if url else _REPLAY,
         time=time,
         stream="" if url else "device",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
+from stream_gru.connectors.sinks.file import file_sink
 from stream_gru.core.commit_records import FileOffset, FlushResult, OutboxRow, ProcessedPackets
 from stream_gru.core.errors import SinkUnavailable, StoreError
 from stream_gru.core.keyed_state import KeyedState
@@ -191,6 +192,34 @@ def test_outputs_of_a_removed_sink_are_deleted(tmp_path: Path, caplog: pytest.Lo
     assert "sink gone: no longer configured; 2 unacknowledged outputs are deleted" in caplog.text
     assert checkpointer.store is not None
     assert checkpointer.store.outputs_waiting() == {"stays": 2}
+
+
+def test_outputs_of_a_sink_that_is_now_a_file_are_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing would ever send them."""
+    sink = ListSink()
+    checkpointer = checkpointer_of(tmp_path / "state")
+    sink.answer = FlushResult(unacked=[OutboxRow("t", b"p", "k", 1)])
+    checkpointer.commit({}, {"out": sink})
+    checkpointer.close()
+    checkpointer = Checkpointer(model(), Store(tmp_path / "state"))
+    file = file_sink(tmp_path / "out.jsonl", append=True)
+    checkpointer.recover({}, {"out": file})
+    file.close()
+    assert "sink out: now a file; 1 unacknowledged outputs are deleted" in caplog.text
+    assert checkpointer.store is not None
+    assert checkpointer.store.outputs_waiting() == {}
+
+
+def test_a_source_that_is_no_longer_configured_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its position is kept for the time that it comes back."""
+    checkpointer = checkpointer_of(tmp_path)
+    checkpointer.commit({"old": (ListSource([]), AT)}, {})
+    checkpointer.close()
+    checkpointer = Checkpointer(model(), Store(tmp_path))
+    checkpointer.recover({"new": ListSource([])}, {})
+    assert "source old: no longer configured" in caplog.text
+    assert checkpointer.store is not None
+    assert checkpointer.store.positions() == {"old": AT}
 
 
 # ---- errors

@@ -55,37 +55,37 @@ class Throttled:
     """
 
     def __init__(self, sink: Sink, mode: Literal["interval", "change"], interval_s: float = 60.0) -> None:
-        self._sink, self._mode = sink, mode
+        self.sink, self._mode = sink, mode
         self._interval_ns = max(1, round(interval_s * NS_PER_S)) if mode == "interval" else 0
         self.state = _LastOutputs(self._interval_ns)
 
     def stream_status(self, stream: str, online: bool) -> None:
         """Pass on, where the sink tracks streams."""
-        if isinstance(self._sink, TracksStreams):
-            self._sink.stream_status(stream, online)
+        if isinstance(self.sink, TracksStreams):
+            self.sink.stream_status(stream, online)
 
     def handoff(self) -> OutboxState:
         """The unfinished rows of the sink, if it has an outbox."""
-        return self._sink.handoff() if isinstance(self._sink, HandsOver) else OutboxState()
+        return self.sink.handoff() if isinstance(self.sink, HandsOver) else OutboxState()
 
     def adopt(self, state: OutboxState) -> None:
         """Pass on, where the sink has an outbox."""
-        if isinstance(self._sink, HandsOver):
-            self._sink.adopt(state)
+        if isinstance(self.sink, HandsOver):
+            self.sink.adopt(state)
 
     def open(self, checkpoint: SinkCheckpoint | None) -> None:
         """Open the sink."""
-        self._sink.open(checkpoint)
+        self.sink.open(checkpoint)
 
     def ready(self) -> bool:
         """Whether the sink is ready."""
-        return self._sink.ready()
+        return self.sink.ready()
 
     def write(self, batch: PredictionBatch) -> None:
         """Write the rows that pass.  Raises what the sink raises."""
         rows, last = self._passing(batch)
         if rows:
-            self._sink.write(batch if len(rows) == len(batch) else batch.take(np.array(rows, np.int64)))
+            self.sink.write(batch if len(rows) == len(batch) else batch.take(np.array(rows, np.int64)))
         # After the write: a batch that could not be written is written again.
         for name, key in last.items():
             if self.state.get(name) != key:
@@ -93,19 +93,19 @@ class Throttled:
 
     def flush(self) -> FlushResult:
         """Flush the sink."""
-        return self._sink.flush()
+        return self.sink.flush()
 
     def committed(self) -> None:
         """Pass on to the sink."""
-        self._sink.committed()
+        self.sink.committed()
 
     def close(self) -> None:
         """Close the sink."""
-        self._sink.close()
+        self.sink.close()
 
     def health(self) -> SinkHealth:
         """The health of the sink."""
-        return self._sink.health()
+        return self.sink.health()
 
     def _passing(self, batch: PredictionBatch) -> tuple[list[int], dict[str, int | _State]]:
         """Rows that pass, and the state that they leave."""

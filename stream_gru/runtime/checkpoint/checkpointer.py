@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from stream_gru.connectors.sinks.file_recovery import recover
+from stream_gru.connectors.sinks.throttle import Throttled
 from stream_gru.core.commit_records import FileOffset, FlushResult, ProcessedPackets
 from stream_gru.core.errors import StateError
 from stream_gru.core.protocols import Redelivering, Sink, Source, Stateful, WritesFile
@@ -95,6 +96,13 @@ class Checkpointer:
         for name, sink in sinks.items():
             self.open_sink(name, sink)
         self.discard_orphaned(sinks)
+        for name in self.store.positions().keys() - sources.keys() if self.store is not None else ():
+            log.warning(
+                "source %s: no longer configured; what its broker holds for it is not read; give it its name back, "
+                "or forget it with `stream-gru state reset CONFIG --source %s`",
+                name,
+                name,
+            )
         found = {name: self.open_source(name, source) for name, source in sources.items()}
         return {name: position for name, position in found.items() if position is not None}
 
@@ -129,8 +137,8 @@ class Checkpointer:
     def _recover_files(self, store: Store, sinks: Mapping[str, Sink]) -> None:
         """Cut files that no sink continues, as the configuration changed, back to the last commit; log failures."""
         for name, offset in store.file_offsets().items():
-            sink, path = sinks.get(name), Path(offset.path)
-            if isinstance(sink, WritesFile) and sink.continues(offset):
+            path = Path(offset.path)
+            if _continues(sinks.get(name), offset):
                 continue
             try:
                 if path.exists():
@@ -148,15 +156,23 @@ class Checkpointer:
             self._file_offsets[name] = checkpoint.file_offset
         sink.open(checkpoint)
 
-    def discard_orphaned(self, sinks: Container[str]) -> None:
-        """Delete what is stored of sinks that are no longer configured.  Raises StoreError."""
-        for name in self.store.file_offsets() if self.store is not None else ():
-            if name not in sinks and self.store is not None:
-                self.store.delete_file_offset(name)
-        for name, waiting in (self.store.outputs_waiting() if self.store is not None else {}).items():
-            if name not in sinks and self.store is not None:
-                log.warning("sink %s: no longer configured; %d unacknowledged outputs are deleted", name, waiting)
-                self.store.delete_outbox(name)
+    def discard_orphaned(self, sinks: Mapping[str, Sink]) -> None:
+        """Delete what is stored of sinks that are no longer configured, or are now of another type.
+
+        Raises StoreError.
+        """
+        store = self.store
+        if store is None:
+            return
+        for name, offset in store.file_offsets().items():
+            if not _continues(sinks.get(name), offset):
+                store.delete_file_offset(name)
+        for name, waiting in store.outputs_waiting().items():
+            sink = _plain(sinks.get(name))
+            if sink is None or isinstance(sink, WritesFile):
+                why = "no longer configured" if sink is None else "now a file"
+                log.warning("sink %s: %s; %d unacknowledged outputs are deleted", name, why, waiting)
+                store.delete_outbox(name)
 
     def open_source(self, name: str, source: Source, *, resume: bool = True) -> Position | None:
         """Open a source at its stored position, or with ``resume`` False at its beginning; return the position.
@@ -304,6 +320,15 @@ class Checkpointer:
                 component.evict(name)
             else:
                 component.restore(name, data)
+
+
+def _plain(sink: Sink | None) -> Sink | None:
+    return sink.sink if isinstance(sink, Throttled) else sink
+
+
+def _continues(sink: Sink | None, offset: FileOffset) -> bool:
+    plain = _plain(sink)
+    return isinstance(plain, WritesFile) and plain.continues(offset)
 
 
 def _processed_packets(read: Mapping[str, tuple[Source, Position | None]]) -> dict[str, ProcessedPackets]:
