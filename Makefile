@@ -13,7 +13,7 @@ DEV := .venv-dev
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test coverage servers check format docs reference sample-bundle evidence recipes live-latency kill-test ablations io-faults fuzz soak clean
+.PHONY: demo test coverage servers check format docs reference sample-bundle evidence recipes live-latency disk-writes kill-test ablations io-faults fuzz soak clean
 
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
@@ -78,6 +78,10 @@ recipes: $(DEV)/.ready
 # Latency from publish to prediction through a broker, at 100 and 1000 messages per second.
 live-latency: $(DEV)/.ready servers
 	$(DEV)/bin/python -m tests.evidence.live_latency
+
+# Bytes that a daemon writes to the disk for each sample.
+disk-writes: $(DEV)/.ready servers
+	$(DEV)/bin/python -m tests.evidence.disk_writes
 
 # Kill the daemon KILLS times: states and outputs must equal those of an uninterrupted run.
 KILLS ?= 1000

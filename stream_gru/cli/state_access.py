@@ -24,7 +24,7 @@ from stream_gru.core.errors import ConfigError, StateError, StoreLocked, StreamG
 from stream_gru.core.timestamps import format_iso
 from stream_gru.pipeline.row_schema import RowSchema
 from stream_gru.pipeline.state_table import split_row
-from stream_gru.runtime.checkpoint.commit import Commit
+from stream_gru.runtime.checkpoint.commit import Commit, StoredRow
 from stream_gru.runtime.checkpoint.state_export import (
     StreamExport,
     export_from_json,
@@ -33,7 +33,7 @@ from stream_gru.runtime.checkpoint.state_export import (
     require_same_model,
     reset_row,
 )
-from stream_gru.runtime.checkpoint.store import Store, StoredRow
+from stream_gru.runtime.checkpoint.store import Store
 from stream_gru.runtime.control.commands import Action
 
 _OK = 200

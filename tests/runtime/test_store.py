@@ -14,8 +14,8 @@ import pytest
 from stream_gru.core.commit_records import FileOffset, OutboxRow, ProcessedPackets, SinkCheckpoint
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
-from stream_gru.runtime.checkpoint.commit import Commit
-from stream_gru.runtime.checkpoint.store import FILE_NAME, Store, StoredRow
+from stream_gru.runtime.checkpoint.commit import Commit, StoredRow
+from stream_gru.runtime.checkpoint.store import FILE_NAME, Store
 from tests.support.stores import change_store, copy_of_now, opened, store_content
 
 FULL = Commit(

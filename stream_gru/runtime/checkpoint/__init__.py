@@ -1,9 +1,9 @@
 """Checkpoints: a commit stores all state in one transaction, so that a kill at any instant loses and repeats nothing.
 
     checkpointer.py  recovery at the start, the commit, import and export of one stream
-    eviction.py      which streams are in memory: loads stored ones on demand, evicts the least recently used
-    restore.py       puts stored rows and component states back, counts those that are damaged
-    store.py         the tables and the transaction
+    eviction.py      which streams are in memory: restores stored ones, counts those that are damaged, evicts idle ones
+    commit.py        what a commit makes durable, its compressed form in the log
+    store.py         the tables, the log before them, and the transaction
     sqlite_file.py   locks the state directory, opens and checks the database and its log, moves a damaged one aside
     state_export.py  one stream as a JSON file, validated before it is imported
 

@@ -68,6 +68,16 @@ class Commit:
         ))  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A committed stream: ``row`` is None when its checksum is wrong, ``commit_no`` counts commits."""
+
+    name: str
+    schema: str
+    row: bytes | None
+    commit_no: int
+
+
 class ChangedRow(NamedTuple):
     """A stream in the log; ``commit_no`` counts commits."""
 

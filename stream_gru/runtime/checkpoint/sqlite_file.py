@@ -18,15 +18,20 @@ import sqlite3
 import struct
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from stream_gru.connectors.folders import sync_folder
 from stream_gru.core.errors import StoreError, StoreLocked
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Goes up with every change of the tables, even of white space: their SQL is compared as text.
 FORMAT = 3
@@ -308,3 +313,77 @@ def commits_in(path: Path) -> list[int]:
             file.seek(page_bytes, 1)
     # SQLite reuses the file with a new salt: frames with another salt are left over and no longer valid.
     return [number for number, (frame_salt, size) in enumerate(frames, 1) if frame_salt == tuple(salt) and size]
+
+
+class Run(IntEnum):
+    """How the last run ended: as requested, not at all, or after a failure that the store outlived."""
+
+    CLEAN = 0
+    RUNNING = 1
+    FAILED = 2
+
+
+class Database:
+    """An open database and its statements; SQLite's errors become StoreError.  Used by one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return self._connection is not None
+
+    def _require(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError(f"{self.path}: not open")
+        return self._connection
+
+    def _execute(self, text: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        return self._require().execute(text, values)
+
+    def _many(self, text: str, rows: Iterable[Sequence[object]]) -> None:
+        self._require().executemany(text, rows)
+
+    def _rows(self, text: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        return self._execute(text, values).fetchall()
+
+    def _one(self, text: str, values: Sequence[object] = ()) -> Any:
+        return self._execute(text, values).fetchone()[0]
+
+    @contextmanager
+    def _sqlite_errors(self) -> Iterator[None]:
+        """Raise StoreError in place of SQLite's errors; the connection is closed after one."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            connection, self._connection = self._require(), None
+            with suppress(sqlite3.Error):
+                connection.close()
+            raise StoreError(f"{self.path}: SQLite failed: {error}; nothing is acknowledged") from error
+
+    # ---- single values, by kind and name
+
+    def _value(self, kind: str, name: str, form: type[T], default: T) -> T:
+        found = self._rows("SELECT data FROM value WHERE kind=? AND name=?", (kind, name))
+        return _decoded(found[0][0], form, default) if found else default
+
+    def _values(self, kind: str, form: type[T]) -> dict[str, T]:
+        found = self._rows("SELECT name, data FROM value WHERE kind=? ORDER BY name", (kind,))
+        return {name: msgspec.msgpack.decode(data, type=form) for name, data in found}
+
+    def _write_value(self, kind: str, name: str, data: bytes) -> None:
+        row = (kind, name, data, checksum(kind, name, data))
+        self._execute("INSERT OR REPLACE INTO value VALUES(?, ?, ?, ?)", row)
+
+    def _delete_value(self, kind: str, name: str) -> None:
+        self._execute("DELETE FROM value WHERE kind=? AND name=?", (kind, name))
+
+
+def _decoded(data: bytes, form: type[T], default: T) -> T:
+    """A stored value; the default when it is of another type."""
+    try:
+        return msgspec.msgpack.decode(data, type=form)
+    except msgspec.ValidationError:
+        return default

@@ -13,22 +13,19 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
 
 from stream_gru.connectors.folders import disk_bytes
 from stream_gru.core.commit_records import FileOffset, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import StoreError
 from stream_gru.core.types import Position
-from stream_gru.runtime.checkpoint.commit import Changes, Commit, encode_value, position_of
+from stream_gru.runtime.checkpoint.commit import Changes, Commit, StoredRow, encode_value, position_of
 from stream_gru.runtime.checkpoint.sqlite_file import (
     Damaged,
+    Database,
+    Run,
     StoreLock,
     checksum,
     open_database,
@@ -38,41 +35,20 @@ from stream_gru.runtime.checkpoint.sqlite_file import (
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 FILE_NAME = "state.db"
 _FETCH_ROWS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """A committed stream: ``row`` is None when its checksum is wrong, ``commit_no`` counts commits."""
-
-    name: str
-    schema: str
-    row: bytes | None
-    commit_no: int
-
-
-class Run(IntEnum):
-    """How the last run ended: as requested, not at all, or after a failure that the store outlived."""
-
-    CLEAN = 0
-    RUNNING = 1
-    FAILED = 2
-
-
-class Store:
+class Store(Database):
     """The file ``state.db`` in ``folder``; all methods belong to one thread.
 
     ``wall_s``: seconds since 1970, for the name of a damaged file.  ``disk_bytes``: written since the start.
     """
 
     def __init__(self, folder: Path, *, wall_s: Callable[[], float] = time.time) -> None:
-        self.path = folder / FILE_NAME
+        super().__init__(folder / FILE_NAME)
         self._folder, self._wall_s = folder, wall_s
         self._lock = StoreLock(folder / "lock")
-        self._connection: sqlite3.Connection | None = None
         self._file = -1  # number of the file in its file system
         self._schemas: dict[str, int] = {}
         self._changes = Changes()  # what is in the log
@@ -137,11 +113,6 @@ class Store:
             self._write_value("meta", "file", encode_value(self._file))
             if known != -1 and not self.stale:
                 self.stale = "it is a copy, and older than the original if that was used afterwards"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the store can be used."""
-        return self._connection is not None
 
     def acquire_lock(self) -> None:
         """Create the directory and lock it; `open` calls it too.
@@ -347,17 +318,14 @@ class Store:
         """Return what a sink needs to continue; outputs with a wrong checksum are logged and deleted."""
         query = "SELECT topic, payload, key, number, crc FROM outbox WHERE sink=? ORDER BY number"
         with self._tables():
-            outputs: list[OutboxRow] = []
-            damaged: list[OutboxRow] = []
-            for *columns, crc in self._rows(query, (sink,)):
-                row = OutboxRow(*columns)
-                (outputs if crc == _output_crc(sink, row) else damaged).append(row)
-            self._many("DELETE FROM outbox WHERE sink=? AND number=?", [(sink, row.number) for row in damaged])
+            found = [(OutboxRow(*columns), crc) for *columns, crc in self._rows(query, (sink,))]
+            damaged = {(sink, row.number) for row, crc in found if crc != _output_crc(sink, row)}
+            self._many("DELETE FROM outbox WHERE sink=? AND number=?", damaged)
             offset = self._values("file_offset", FileOffset).get(sink)
             last = self._value("output", sink, int, 0)
         if damaged:
             log.error("sink %s: %d outputs have a wrong checksum and are deleted: check the disk", sink, len(damaged))
-        return SinkCheckpoint(offset, outputs, last)
+        return SinkCheckpoint(offset, [row for row, _ in found if (sink, row.number) not in damaged], last)
 
     def file_offsets(self) -> dict[str, FileOffset]:
         """Return the durable length of each sink's file."""
@@ -401,21 +369,6 @@ class Store:
             self._schemas[text] = int(cursor.lastrowid or 0)
         return self._schemas[text]
 
-    def _value(self, kind: str, name: str, form: type[T], default: T) -> T:
-        found = self._rows("SELECT data FROM value WHERE kind=? AND name=?", (kind, name))
-        return _decoded(found[0][0], form, default) if found else default
-
-    def _values(self, kind: str, form: type[T]) -> dict[str, T]:
-        found = self._rows("SELECT name, data FROM value WHERE kind=? ORDER BY name", (kind,))
-        return {name: msgspec.msgpack.decode(data, type=form) for name, data in found}
-
-    def _write_value(self, kind: str, name: str, data: bytes) -> None:
-        row = (kind, name, data, checksum(kind, name, data))
-        self._execute("INSERT OR REPLACE INTO value VALUES(?, ?, ?, ?)", row)
-
-    def _delete_value(self, kind: str, name: str) -> None:
-        self._execute("DELETE FROM value WHERE kind=? AND name=?", (kind, name))
-
     @contextmanager
     def _tables(self, stream: str | None = None) -> Iterator[None]:
         """Use the tables, with all that the log has; ``stream``: with all that it has of this one."""
@@ -437,34 +390,6 @@ class Store:
         yield
         self.disk_bytes += disk_bytes("thread-self") - before
 
-    def _require(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StoreError(f"{self.path}: not open")
-        return self._connection
-
-    def _execute(self, text: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        return self._require().execute(text, values)
-
-    def _many(self, text: str, rows: Iterable[Sequence[object]]) -> None:
-        self._require().executemany(text, rows)
-
-    def _rows(self, text: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        return self._execute(text, values).fetchall()
-
-    def _one(self, text: str, values: Sequence[object] = ()) -> Any:
-        return self._execute(text, values).fetchone()[0]
-
-    @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
-        """Raise StoreError in place of SQLite's errors; the connection is closed after one."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            connection, self._connection = self._require(), None
-            with suppress(sqlite3.Error):
-                connection.close()
-            raise StoreError(f"{self.path}: SQLite failed: {error}; nothing is acknowledged") from error
-
 
 def _stored_row(name: str, schema: str | None, row: object, crc: object, commit_no: int) -> StoredRow:
     return StoredRow(name, schema or "", verified(row, crc, name, schema or ""), commit_no)
@@ -472,11 +397,3 @@ def _stored_row(name: str, schema: str | None, row: object, crc: object, commit_
 
 def _output_crc(sink: str, row: OutboxRow) -> int:
     return checksum(sink, str(row.number), row.topic, row.key, row.payload)
-
-
-def _decoded(data: bytes, form: type[T], default: T) -> T:
-    """A stored value; the default when it is of another type."""
-    try:
-        return msgspec.msgpack.decode(data, type=form)
-    except msgspec.ValidationError:
-        return default
