@@ -10,7 +10,7 @@ exported and stored as one piece, while a batch reads and writes many streams wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from stream_gru.core.errors import IncompatibleStateError, StateError
 from stream_gru.core.types import I64, U8
+
+_PART_BYTES = 2**20
 
 RowLayout = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, dtype (little-endian, such as ``<f4``) and shape of each column, in their order within a row."""
@@ -100,11 +102,15 @@ class StateTable:
         """The whole state of a stream as bytes in the layout `row_layout`.  Raises KeyError."""
         return self._rows(np.array([self._slot_of[stream]]))[0].tobytes()
 
-    def dirty_rows(self) -> list[tuple[str, bytes]]:
-        """Name and row of each stream that was in a batch, or marked dirty, since the last `mark_clean`."""
-        slots = np.flatnonzero(self._dirty)
-        if not slots.size:
-            return []
+    def dirty_rows(self) -> DirtyRows:
+        """Name and row of each stream that was in a batch, or marked dirty, since the last `mark_clean`.
+
+        To be used before the table changes.
+        """
+        return DirtyRows(self, np.flatnonzero(self._dirty))
+
+    def named_rows(self, slots: I64) -> list[tuple[str, bytes]]:
+        """Name and row of the streams in (n,) slots."""
         rows = self._rows(slots)
         return [(self._names[slot], row.tobytes()) for slot, row in zip(slots.tolist(), rows, strict=True)]
 
@@ -160,6 +166,24 @@ class StateTable:
         self._free = list(range(self._capacity - 1, old - 1, -1))
         self._names += [""] * old
         self._dirty = np.concatenate((self._dirty, np.zeros(old, np.bool_)))
+
+
+class DirtyRows(Collection[tuple[str, bytes]]):
+    """Rows of a table, made while they are read: all of a large fleet together would double its memory."""
+
+    def __init__(self, table: StateTable, slots: I64) -> None:
+        self._table, self._slots = table, slots
+        self._part = max(1, _PART_BYTES // max(1, table.nbytes()))
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        for begin in range(0, len(self._slots), self._part):
+            yield from self._table.named_rows(self._slots[begin : begin + self._part])
+
+    def __contains__(self, item: object) -> bool:
+        return any(item == row for row in self)
 
 
 def split_row(layout: RowLayout, data: bytes) -> dict[str, NDArray[Any]]:

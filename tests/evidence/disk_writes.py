@@ -69,7 +69,7 @@ def main() -> None:
     for interval_s, sink in ((1.0, "file"), (1.0, "mqtt"), (10.0, "file")):
         found = measure(options.streams, options.seconds, interval_s, sink)
         daily = found.state * options.streams * 86_400 / 1e9
-        print(
+        print(  # noqa: T201
             f"{options.streams} streams, commit_interval_s = {interval_s:g}, sink {sink}: state {found.state:.0f} B "
             f"a sample, {daily:.1f} GB a day; process {found.process:.0f} B a sample"
         )

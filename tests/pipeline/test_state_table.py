@@ -82,7 +82,7 @@ def test_all_streams_can_be_marked_dirty() -> None:
     """As a reset of all streams does; an empty table has no dirty rows."""
     table = StateTable(COLUMNS)
     table.mark_dirty()
-    assert table.dirty_rows() == []
+    assert not table.dirty_rows()
     table.slots_for(["a", "b"], 10)
     table.mark_clean()
     table.mark_dirty()
@@ -93,7 +93,7 @@ def test_a_restored_stream_is_clean() -> None:
     """Its row is already stored."""
     table = StateTable(COLUMNS)
     table.restore("a", {"flag": np.array(True)})
-    assert table.dirty_rows() == []
+    assert not table.dirty_rows()
 
 
 def test_a_stream_over_the_limit_is_not_dirty() -> None:
@@ -102,7 +102,7 @@ def test_a_stream_over_the_limit_is_not_dirty() -> None:
     table.slots_for(["a"], 1)
     table.mark_clean()
     assert table.slots_for(["b"], 1)[0] == -1
-    assert table.dirty_rows() == []
+    assert not table.dirty_rows()
 
 
 def test_a_reused_slot_has_initial_values() -> None:

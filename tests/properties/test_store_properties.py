@@ -71,8 +71,8 @@ def everything(store: Store) -> list[object]:
         [list(store.packets(name).items()) for name in "abc"],
         [store.sink_checkpoint(name) for name in "abc"],
         store.outputs_waiting(),
-        [store.number(name, -1) for name in "abc"],
-        [store.text(name, "") for name in "xy"],
+        [store.value(name, -1) for name in "abc"],
+        [store.value(name, "") for name in "xy"],
         store.count_known(),
     ]
 

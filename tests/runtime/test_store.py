@@ -48,7 +48,7 @@ def assert_full(store: Store) -> None:
     assert store.sink_checkpoint("file") == SinkCheckpoint(FileOffset("out.jsonl", 99, "detail"), [], 0)
     assert store.sink_checkpoint("mqtt") == SinkCheckpoint(None, FULL.unacked["mqtt"], 2)
     assert store.outputs_waiting() == {"mqtt": 2}
-    assert store.number("lucky", 0) == 7
+    assert store.value("lucky", 0) == 7
     assert (store.commit_no, store.count(), store.count_known(), store.names()) == (1, 2, 3, ["a", "b"])
 
 
@@ -92,7 +92,7 @@ def test_an_empty_store_has_defaults(store: Store) -> None:
         {},
         {},
     )
-    assert (store.positions(), store.packets("s"), store.number("n", 5)) == ({}, {}, 5)
+    assert (store.positions(), store.packets("s"), store.value("n", 5)) == ({}, {}, 5)
     assert store.sink_checkpoint("file") == SinkCheckpoint(None, [], 0)
     assert (store.components(), store.names(), store.count(), store.count_known(), store.commit_no) == ([], [], 0, 0, 0)
     assert store.outputs_waiting() == {}
@@ -281,7 +281,7 @@ def test_a_commit_deletes_before_it_writes(store: Store) -> None:
 def test_texts_are_stored(store: Store) -> None:
     """Beside numbers; a value that is not text is none."""
     store.write(Commit(numbers={"n": 7}, texts={"model_id": "m1"}))
-    assert (store.text("model_id", ""), store.text("n", "?"), store.text("x", "none")) == ("m1", "?", "none")
+    assert (store.value("model_id", ""), store.value("n", "?"), store.value("x", "none")) == ("m1", "?", "none")
 
 
 def test_other_users_cannot_read_it(tmp_path: Path) -> None:

@@ -107,14 +107,14 @@ class Checkpointer:
         return {name: position for name, position in found.items() if position is not None}
 
     def _recover_streams(self, store: Store) -> None:
-        self.cache.all_reset_at = self._all_reset_stored = store.number(ALL_RESET, -1)
+        self.cache.all_reset_at = self._all_reset_stored = store.value(ALL_RESET, -1)
         self.counts.damaged += store.moved_aside is not None
         if store.stale:
             text = "%s: %s; samples that were acknowledged since its last commit, %d, are not sent again"
             log.error(text, store.path, store.stale, store.commit_no)
         if not store.clean_shutdown:
             log.warning("%s: unclean shutdown; resuming from commit %d", store.path, store.commit_no)
-        self._model_stored = store.text(_MODEL, "")
+        self._model_stored = store.value(_MODEL, "")
         self.cache.restorer.check_models(store.schemas(), self._model_stored)
         reset = self.cache.recover(store)
         if self._pipeline.streams:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
@@ -50,7 +50,7 @@ class Commit:
 
     deleted_streams: Sequence[str] = ()
     schema: str = ""
-    streams: Sequence[tuple[str, bytes]] = ()
+    streams: Collection[tuple[str, bytes]] = ()
     discarded_components: Sequence[str] = ()
     component_states: Sequence[tuple[str, str, bytes | None]] = ()
     positions: Mapping[str, Position] = field(default_factory=dict)
@@ -115,9 +115,11 @@ class Changes:
 
     def encoded(self, commit: Commit) -> bytes | None:
         """Return the next commit for the log; None when it and the log before it belong in the tables."""
-        raw = sum(len(row) for _, row in commit.streams)
-        if self._row_bytes + raw > _MAX_ROW_BYTES:
-            return None
+        raw = 0
+        for _, row in commit.streams:
+            raw += len(row)
+            if self._row_bytes + raw > _MAX_ROW_BYTES:
+                return None
         data = _encode(commit, self.rows)
         most = min(_MAX_LOG_BYTES, max(_MIN_LOG_BYTES, _LOG_PER_ROW_BYTE * (self._row_bytes + raw)))
         return data if self._log_bytes + len(data) <= most else None
@@ -203,7 +205,8 @@ _Logged = tuple[Commit, list[int], bytes]  # without its rows; their lengths, an
 
 
 def _encode(commit: Commit, before: Mapping[str, ChangedRow]) -> bytes:
-    names, rows = [name for name, _ in commit.streams], [row for _, row in commit.streams]
+    streams = list(commit.streams)
+    names, rows = [name for name, _ in streams], [row for _, row in streams]
     lengths = [len(row) for row in rows]
     planes = _matrix(rows, lengths) ^ _before(names, lengths, before)
     positions = {source: _stored(at) for source, at in commit.positions.items()}

@@ -56,7 +56,7 @@ def export_from_store(store: Store, stream: str) -> StreamExport | None:
     if found.row is None:
         raise StateError(f"stream {stream}: stored state is damaged; forget the stream, or wait for its reset")
     schema, row = RowSchema.read(found.schema), found.row
-    if found.commit_no <= store.number(ALL_RESET, -1):
+    if found.commit_no <= store.value(ALL_RESET, -1):
         row = reset_row(schema, row)  # as its next sample would find it
     return build_export(stream, schema, row, store.states_of_stream(stream))
 

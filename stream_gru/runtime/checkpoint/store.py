@@ -13,9 +13,11 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from stream_gru.connectors.folders import disk_bytes
 from stream_gru.core.commit_records import FileOffset, OutboxRow, SinkCheckpoint
@@ -35,12 +37,14 @@ from stream_gru.runtime.checkpoint.sqlite_file import (
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T", int, str)
+
 FILE_NAME = "state.db"
 _FETCH_ROWS = 256
 
 
 class Store(Database):
-    """The file ``state.db`` in ``folder``; all methods belong to one thread.
+    """The file ``state.db`` in ``folder``, used by one thread.
 
     ``wall_s``: seconds since 1970, for the name of a damaged file.  ``disk_bytes``: written since the start.
     """
@@ -157,8 +161,9 @@ class Store(Database):
             self._begin()
             data = self._changes.encoded(commit)
             if data is None:
-                self._changes.add(commit, self.commit_no)
+                self._changes.add(replace(commit, streams=()), self.commit_no)
                 self._write_tables()
+                self._write_streams((name, commit.schema, self.commit_no, row) for name, row in commit.streams)
             else:
                 self._write_log(data)
                 self._changes.add(commit, self.commit_no, len(data))
@@ -187,7 +192,7 @@ class Store(Database):
     def _write_tables(self) -> None:
         changes = self._changes
         self._delete_streams(sorted(changes.deleted_streams))
-        self._write_streams(changes)
+        self._write_streams((name, *changed) for name, changed in changes.rows.items())
         self._write_component_states(changes)
         self._write_values(changes)
         self._write_outboxes(changes)
@@ -198,13 +203,13 @@ class Store(Database):
         self._many("DELETE FROM stream WHERE name=?", [(name,) for name in names])
         self._many("DELETE FROM component_state WHERE key=?", [(name,) for name in names])
 
-    def _write_streams(self, changes: Changes) -> None:
+    def _write_streams(self, rows: Iterable[tuple[str, str, int, bytes]]) -> None:
         self._many(
             "INSERT INTO stream VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(name)"
             " DO UPDATE SET schema=?2, commit_no=?3, row=?4, crc=?5",
             (
-                (name, self._schema_id(one.schema), one.commit_no, one.row, checksum(name, one.schema, one.row))
-                for name, one in changes.rows.items()
+                (name, self._schema_id(schema), commit_no, row, checksum(name, schema, row))
+                for name, schema, commit_no, row in rows
             ),
         )
 
@@ -266,15 +271,10 @@ class Store(Database):
         with self._tables():
             return int(self._one(query))
 
-    def number(self, key: str, default: int) -> int:
-        """Return a value of `Commit.numbers`."""
+    def value(self, key: str, default: T) -> T:
+        """Return a value of `Commit.numbers` or `Commit.texts`; the default if it has another type or none."""
         with self._tables():
-            return self._value("meta", key, int, default)
-
-    def text(self, key: str, default: str) -> str:
-        """Return a value of `Commit.texts`."""
-        with self._tables():
-            return self._value("meta", key, str, default)
+            return self._value("meta", key, type(default), default)
 
     def schemas(self) -> list[str]:
         """Return the schemas of all rows."""
