@@ -9,6 +9,7 @@ Run, replay, probe, demo and the tests use the same builders; they differ in sou
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +32,11 @@ from stream_gru.runtime.ingest.ingest import NO_STAGES, Admit, Ingest, RateLimit
 from stream_gru.runtime.pieces import MessageProgress, ReplayPacer
 from stream_gru.runtime.resolved_config import ResolvedConfig, SinkSpec, SourceSpec
 
+log = logging.getLogger(__name__)
+
 _HOLD_PERIODS = 5
 _UNBOUNDED = 2**31
+_STATES_BYTES = 2**26  # of all streams; more is worth a warning on a small gateway
 _IDLE_PERIODS, _IDLE_LEAST_S = 10, 10.0
 
 
@@ -124,6 +128,8 @@ def build_runtime(
         max_streams=max_streams(config),
         alarm=AlarmRule.of(config.config.alarm),
     )
+    if config.live:
+        _warn_of_memory(pipeline, run.max_streams)
     checkpointer = Checkpointer(pipeline, store, policy=checkpoint_policy(config))
     shared = build_shared(config, checkpointer.cache.load_streams, surroundings.pause_filter)
     if recording is None:
@@ -250,6 +256,18 @@ def build_reject_reporter(config: ResolvedConfig) -> RejectReporter:
     """Reports rejected messages to the log and, where one is configured, to the dead-letter file."""
     settings = config.config.dead_letter
     return RejectReporter(DeadLetterFile(Path(settings.path), settings.max_bytes) if settings.path else None)
+
+
+def _warn_of_memory(pipeline: Pipeline, streams: int) -> None:
+    """Log when the states of all streams do not fit into the memory of a small gateway."""
+    row, most = pipeline.table.nbytes(), pipeline.table.nbytes() * streams
+    if most > _STATES_BYTES:
+        log.warning(
+            "run.max_streams = %d streams of %.1f kB each can take %.0f MB of memory; lower it to what you need",
+            streams,
+            row / 1e3,
+            most / 1e6,
+        )
 
 
 def build_store(config: ResolvedConfig) -> Store | None:

@@ -53,6 +53,17 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize(("streams", "warned"), [(1000, False), (50_000, True)])
+def test_states_that_need_much_memory_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, streams: int, warned: bool
+) -> None:
+    """50,000 rows of 2.1 kB are more than a small gateway has to spare."""
+    path = tmp_path / "gateway.toml"
+    path.write_text(CONFIG.format(run=f"max_streams = {streams}", source="", more=""))
+    build_runtime(resolve_file(path))
+    assert ("streams of 2.1 kB each can take 105 MB of memory" in caplog.text) == warned
+
+
 def messages() -> list[RawMessage]:
     """Records of five streams in turn, ten a second by arrival; every seventh one is invalid."""
     found = []
