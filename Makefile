@@ -5,15 +5,20 @@
 # make format          Format the code and apply safe lint fixes.
 # make docs            Build the documentation as a site in build/site.
 # make reference       Write the reference pages from the code again.
+# make lock            Write requirements/*.txt from pyproject.toml; LOCK_OPTIONS=--upgrade takes the newest versions.
+# make sbom            Write the bill of materials of the gateway, build/sbom.cdx.json.
+# make audit           Look for advisories on the locked versions; exits with 1 if there is one.
 # make sample-bundle   Generate the shipped recordings and train the shipped model again, from seeds.
 
 PYTHON ?= python3
 RUN := .venv
 DEV := .venv-dev
+TOOLS := .venv-tools
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: demo test coverage servers check format docs reference sample-bundle evidence recipes live-latency disk-writes kill-test ablations io-faults fuzz soak clean
+.PHONY: demo test coverage servers check format docs reference lock sbom audit sample-bundle evidence recipes live-latency disk-writes kill-test ablations io-faults fuzz soak clean
 
 demo: $(RUN)/.ready
 	$(RUN)/bin/stream-gru demo $(DEMO_OPTIONS)
@@ -55,6 +60,25 @@ docs: $(DEV)/.ready
 
 reference: $(DEV)/.ready
 	$(DEV)/bin/python docs/make_reference.py
+
+# One lock for all versions of Python and both processors.  What gateway.txt and build.txt hold, dev.txt holds in the
+# same version.
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: \
+  --custom-compile-command "make lock" $(LOCK_OPTIONS)
+lock: $(TOOLS)/.ready
+	$(COMPILE) pyproject.toml --all-extras --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra binary --constraints requirements/dev.txt --output-file requirements/gateway.txt
+	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
+	$(COMPILE) --group tools --output-file requirements/tools.txt
+
+sbom: $(TOOLS)/.ready
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py requirements requirements/gateway.txt --pyproject pyproject.toml --output-reproducible \
+	  --output-file build/sbom.cdx.json
+
+audit:
+	@$(MAKE) --silent $(TOOLS)/.ready || { echo "audit skipped: its tools cannot be installed"; exit 0; }; \
+	$(TOOLS)/bin/python requirements/audit.py
 
 # Pump k depends only on the seed and on k.  Pumps 1 to 6 are for training, 7 and 8 are held out.
 sample-bundle: $(DEV)/.ready
@@ -110,13 +134,19 @@ soak: $(DEV)/.ready servers
 
 $(RUN)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(RUN)
-	$(RUN)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(RUN)/bin/python $(PIP_INSTALL) --editable .
 	touch $@
 
-$(DEV)/.ready: pyproject.toml
+$(DEV)/.ready: pyproject.toml requirements/dev.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[train,dev]"
+	$(DEV)/bin/python $(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
+	$(DEV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(TOOLS)/.ready: requirements/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python $(PIP_INSTALL) --require-hashes --requirement requirements/tools.txt
 	touch $@
 
 clean:
-	rm -rf $(RUN) $(DEV) build dist *.egg-info
+	rm -rf $(RUN) $(DEV) $(TOOLS) build dist *.egg-info

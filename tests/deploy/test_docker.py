@@ -65,8 +65,8 @@ def test_the_image_starts_the_daemon_as_nobody() -> None:
 
 
 def test_the_image_is_built_in_two_stages_from_a_named_version() -> None:
-    """The second stage gets only wheels: no compiler, no sources, no TensorFlow."""
-    assert arguments_of("ARG")[0] == "PYTHON=3.11-slim"
+    """The base has a full version; the second stage gets only wheels: no compiler, no sources, no TensorFlow."""
+    assert re.fullmatch(r"PYTHON=3\.11\.\d+-slim-bookworm", arguments_of("ARG")[0])
     assert arguments_of("FROM") == ["python:${PYTHON} AS wheels", "python:${PYTHON}"]
     second = instructions()[[n for n, (word, _) in enumerate(instructions()) if word == "FROM"][1] :]
     assert not [rest for word, rest in second if word in ("COPY", "ADD")]
@@ -77,6 +77,17 @@ def test_the_image_is_built_in_two_stages_from_a_named_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"VERSION={version}" in arguments_of("ARG")
     assert "org.opencontainers.image.version" in arguments_of("LABEL")[0]
+
+
+def test_the_image_installs_only_what_has_a_hash() -> None:
+    """Each call of pip checks hashes, or has neither an index nor dependencies: it handles our own wheel."""
+    calls = [call for rest in arguments_of("RUN") for call in rest.split("&&") if "-m pip" in call]
+    assert len(calls) == 5
+    for call in calls:
+        locked = "--require-hashes --requirement /wheels/" in call
+        assert locked or ("--no-index" in call and "--no-deps" in call), call
+    (wheel,) = [call for call in calls if "pip wheel" in call]
+    assert "--no-build-isolation" in wheel
 
 
 def test_the_context_holds_what_the_image_is_made_of() -> None:
