@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from importlib.util import find_spec
@@ -51,8 +50,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for name in ("wheel", "sdist", "unpacked", "second"):
         (folder / name).mkdir()
     wheel = build_distribution("wheel", source, folder / "wheel")
-    with tarfile.open(build_distribution("sdist", source, folder / "sdist")) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+    archive = build_distribution("sdist", source, folder / "sdist")
+    subprocess.run(["tar", "--extract", "--file", archive, "--directory", folder / "unpacked"], check=True)
     (unpacked,) = (folder / "unpacked").iterdir()
     return wheel, build_distribution("wheel", unpacked, folder / "second")
 
