@@ -41,8 +41,12 @@ def engine_on(bundle: Bundle, *differing: tuple[str, int]) -> LitertEngine:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    """A reference model with a flatbuffer."""
-    return load_reference("gru_reset_after").bundle
+    """A reference model with a flatbuffer, on a processor that needs no padding for it."""
+    bundle = load_reference("gru_reset_after").bundle
+    engine = LitertEngine(bundle)
+    if engine.one_row != 1 or not engine.exact_scan:
+        pytest.skip("this processor needs padding: the test cannot choose what differs")
+    return bundle
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_the_engine_reports_what_it_does(bundle: Bundle, caplog: pytest.LogCaptu
     ]
 
 
-def test_a_processor_without_equal_rows_is_an_error(bundle: Bundle) -> None:
+def test_a_processor_without_equal_rows_is_an_error() -> None:
     """Where no padding helps, the engine does not load."""
 
     class Random(LitertEngine):
@@ -96,4 +100,4 @@ def test_a_processor_without_equal_rows_is_an_error(bundle: Bundle) -> None:
             return y * np.float32(np.random.default_rng().random()), state
 
     with pytest.raises(BundleError, match="unequal outputs on this processor; use numpy"):
-        Random(bundle)
+        Random(load_reference("gru_reset_after").bundle)
