@@ -39,16 +39,10 @@ KILLS = 6
 MESSAGES_OF_POWER_CUTS = 2500
 _CONTRACTS = ("tests/contracts/test_engines.py", "tests/model/test_litert_exactness.py")
 _STDIN = f"""
-[run]
-bundle = "{BUNDLE}"
-[[source]]
-type = "stdin"
-format = "csv"
-[[sink]]
-type = "file"
-path = "stdin.jsonl"
-[metrics]
-enabled = false
+run.bundle = "{BUNDLE}"
+source = [{{ type = "stdin", format = "csv" }}]
+sink = [{{ type = "file", path = "stdin.jsonl" }}]
+metrics.enabled = false
 """
 
 

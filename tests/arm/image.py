@@ -71,8 +71,7 @@ def build_image(cache: Path) -> Image:
     shutil.rmtree(root / "repo", ignore_errors=True)
     (root / "repo").mkdir()
     for name in ("stream_gru", "sample_data", "tests"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, root / "repo" / name, symlinks=True, ignore=ignored)
+        shutil.copytree(ROOT / name, root / "repo" / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", root / "repo")
     (root / "init").write_text(_INIT)
     (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
@@ -89,20 +88,11 @@ def _download(folder: Path) -> list[Path]:
     for name in ("lists/partial", "archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()  # nothing is installed, so apt-get downloads every dependency
-    options = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "APT::Sandbox::User": "root",
-        "Dir::State": folder,
-        "Dir::State::status": folder / "status",
-        "Dir::Cache": folder,
-    }
-    apt = [
-        tool("apt-get"),
-        "-q",
-        "-y",
-        *(word for pair in options.items() for word in ("-o", "=".join(map(str, pair)))),
-    ]
+    apt: list[object] = [tool("apt-get"), "-q", "-y"]
+    for option in ("APT::Architecture=arm64", "APT::Architectures=arm64", "APT::Sandbox::User=root"):
+        apt += ["-o", option]
+    for option in (f"Dir::State={folder}", f"Dir::State::status={folder / 'status'}", f"Dir::Cache={folder}"):
+        apt += ["-o", option]
     wanted = f"the Debian arm64 packages {', '.join(PACKAGES)}"
     _need(wanted, *apt, "update")
     _need(wanted, *apt, "install", "--download-only", "--no-install-recommends", *PACKAGES)
@@ -134,7 +124,7 @@ def _install_wheels(root: Path) -> None:
     python = (root / "usr" / "bin" / "python3").readlink().name.removeprefix("python")
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(17, _NEWEST_GLIBC + 1)]
     _need(
-        f"aarch64 wheels for Python {python} of {', '.join(needed)}",
+        f"aarch64 wheels for Python {python}",
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", site),
         *("--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *platforms),
         "--platform=manylinux2014_aarch64",
@@ -156,10 +146,9 @@ def _initrd(cache: Path, root: Path) -> Path:
     (folder / "init").write_text(_FIRST_INIT)
     (folder / "init").chmod(0o755)
     names = "\n".join(str(path.relative_to(folder)) for path in sorted(folder.rglob("*")))
-    command = [tool("cpio"), "--quiet", "-o", "-H", "newc"]
-    done = subprocess.run(command, input=names.encode(), stdout=subprocess.PIPE, check=True, cwd=folder)
-    path = cache / "initrd.cpio"
-    path.write_bytes(done.stdout)
+    path, command = cache / "initrd.cpio", [tool("cpio"), "--quiet", "-o", "-H", "newc"]
+    with path.open("wb") as file:
+        subprocess.run(command, input=names.encode(), stdout=file, check=True, cwd=folder)
     return path
 
 
@@ -170,7 +159,7 @@ def _is(record: Path, lines: Sequence[str]) -> bool:
 def _need(what: str, *command: object) -> None:
     done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise Missing(f"{what}: {done.stderr.strip()[-1000:]}")
+        raise Missing(f"{what}: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
 
 
 def _run(*command: object) -> None:
