@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from msgspec import structs
 
 from stream_gru.cli.group import FiniteRange
 from stream_gru.cli.run import log_to_stderr
+from stream_gru.connectors.mqtt.auth import new_client_id
 from stream_gru.connectors.sources.message_log import MessageLogWriter
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.timestamps import format_iso
@@ -194,8 +194,7 @@ def _with_own_client_id(spec: SourceSpec) -> SourceSpec:
     """The source with another MQTT client id and no session."""
     if spec.broker is None:
         return spec
-    name = f"stream-gru-reader-{os.uname().nodename}-{os.getpid()}"
-    return replace(spec, broker=structs.replace(spec.broker, client_id=name, session_expiry_s=0))
+    return replace(spec, broker=structs.replace(spec.broker, client_id=new_client_id(), session_expiry_s=0))
 
 
 @click.command()

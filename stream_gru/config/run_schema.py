@@ -113,8 +113,8 @@ class BrokerConfig(Table, frozen=True):
         str,
         Meta(
             max_length=128,
-            description="Beginning of the client ids, by which the broker knows the daemon again; "
-            "empty: made of the host name.",
+            description="Beginning of the client ids, by which the broker knows the daemon again, used as it stands; "
+            "empty: made of the host name and a random part that stays in state_dir.",
         ),
     ] = ""
     keepalive_s: Annotated[int, Meta(ge=1, le=65_535, description="Keep-alive interval in seconds.")] = 30
@@ -136,7 +136,11 @@ class BrokerConfig(Table, frozen=True):
         ),
     ] = 10_000
     reconnect_max_delay_s: Annotated[
-        Seconds, Meta(description="Longest pause between attempts to connect, in seconds; pauses start at 0.5 s.")
+        Seconds,
+        Meta(
+            description="Longest pause between attempts to connect, in seconds; pauses start at 0.5 s. While another "
+            "client uses the client id: a minute at least."
+        ),
     ] = 30.0
     user: Annotated[str, Meta(description="User name; empty: none.")] = ""
     user_file: Annotated[str, Meta(description="File with the user name, in place of user.")] = ""

@@ -1,4 +1,4 @@
-"""Disks: whether a folder can be written to, new names that survive a power cut, and how many bytes were written."""
+"""Disks: whether a folder can be written to, files and names that survive a power cut, how many bytes were written."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ def nearest_existing(folder: Path) -> Path:
     """The folder itself, or the nearest of its parents that exists."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file, durably and as a whole; only its owner may read it.  Raises OSError."""
+    beside = path.with_name(path.name + ".new")
+    with open(beside, "wb", opener=_private) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def sync_folder(folder: Path) -> None:

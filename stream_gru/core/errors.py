@@ -8,7 +8,6 @@
     ├── ParityError               engines disagree on the same weights: write no bundle, exit 1
     ├── SourceUnavailable         the input cannot be reached: retry
     ├── SinkUnavailable           the output cannot be written: stop, or retry
-    ├── TakenOver                 another client uses our MQTT client id: stop, exit 1
     ├── StateError                stored state cannot be used
     │   └── IncompatibleStateError  it belongs to another model
     └── StoreError                the store cannot be read or written: stop, exit 1, acknowledge nothing
@@ -54,10 +53,6 @@ class SourceUnavailable(StreamGruError):
 
 class SinkUnavailable(StreamGruError):
     """The output cannot be written."""
-
-
-class TakenOver(StreamGruError):
-    """Another client connects with our MQTT client id; reconnecting would only disconnect each other in turns."""
 
 
 class StateError(StreamGruError):

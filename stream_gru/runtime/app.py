@@ -10,9 +10,15 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import structs
+
 from stream_gru import __version__
+from stream_gru.config.run_schema import BrokerConfig
+from stream_gru.connectors.mqtt.auth import stored_client_id
 from stream_gru.core.errors import StoreError, StreamGruError
 from stream_gru.core.protocols import Engine
 from stream_gru.model.engines.registry import TimedEngine, load_engine
@@ -43,9 +49,10 @@ class _Prepared(NamedTuple):
 
 
 class Application:
-    """A running configuration."""
+    """A running configuration.  Raises StoreError when the client id in the state folder cannot be read or made."""
 
     def __init__(self, config: ResolvedConfig) -> None:
+        config = with_stored_client_id(config)
         self.config = config
         wakeup = threading.Event()
         self._pause_filter, self._commands, self._broadcaster = PauseFilter(), Commands(), OutputBroadcaster()
@@ -203,7 +210,7 @@ class Application:
         self._health.notifier.reloading()
         self.daemon.commit()
         try:
-            prepared = self._prepare(resolve_file(self.config.path))
+            prepared = self._prepare(with_stored_client_id(resolve_file(self.config.path)))
         except StoreError:
             raise
         except StreamGruError as error:
@@ -262,3 +269,25 @@ class Application:
         if self._server is not None:
             self._server.close()
         self._server = server or self._open_server(new)
+
+
+def with_stored_client_id(config: ResolvedConfig) -> ResolvedConfig:
+    """Give each broker without ``client_id`` the one of the state folder; without a folder nothing changes.
+
+    Raises StoreError when it cannot be read or made.
+    """
+    brokers = [source.broker for source in config.sources] + [sink.broker for sink in config.sinks]
+    nameless = [broker for broker in (*brokers, config.control_broker) if broker is not None and not broker.client_id]
+    if not config.run.state_dir or not nameless:
+        return config
+    own = stored_client_id(Path(config.run.state_dir))
+
+    def named(broker: BrokerConfig | None) -> BrokerConfig | None:
+        return broker if broker is None or broker.client_id else structs.replace(broker, client_id=own)
+
+    return replace(
+        config,
+        sources=tuple(replace(source, broker=named(source.broker)) for source in config.sources),
+        sinks=tuple(replace(sink, broker=named(sink.broker)) for sink in config.sinks),
+        control_broker=named(config.control_broker),
+    )

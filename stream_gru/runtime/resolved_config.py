@@ -269,6 +269,8 @@ def delivery_warnings(resolved: ResolvedConfig) -> Iterator[str]:
     for source in resolved.sources:
         if source.live and (not source.fields.input.time or source.format == "number"):
             yield f"source {source.name}: records carry no time: one that is sent again gets its new time of arrival"
+        if source.broker is not None and not (run.state_dir or source.broker.client_id):
+            yield f"source {source.name}: run.state_dir is not set: what is sent while the daemon does not run is lost"
         for line in source.config.delivery_warnings(source.broker):
             yield f"source {source.name}: {line}"
     if resolved.config.limits.total_hz or resolved.config.limits.per_stream_hz:

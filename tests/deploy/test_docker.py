@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from stream_gru.config import parse_config
-from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.connectors.registry import CATALOG
 from stream_gru.connectors.sources.mqtt import MqttSourceConfig
 from stream_gru.core.types import Position, RawMessage
@@ -195,10 +194,11 @@ def test_what_a_simulated_pump_publishes_is_taken(tmp_path: Path) -> None:
 
 
 def test_the_daemon_keeps_its_name_at_the_broker() -> None:
-    """The name of a container changes at each start; the session does not."""
-    (broker,) = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml", CATALOG).broker
-    assert broker.client_id == "stream-gru"
-    assert client_id(broker, "source", "mqtt") == "stream-gru-source-mqtt"
+    """The name of a container changes at each start; the client id is in the volume, and with it the session."""
+    config = parse_config((DOCKER / "gateway.toml").read_text(), "gateway.toml", CATALOG)
+    assert [broker.client_id for broker in config.broker] == [""]
+    assert config.run is not None
+    assert config.run.state_dir in {mount.split(":")[1] for mount in SERVICES["stream-gru"]["volumes"]}
 
 
 def test_the_bundle_that_is_mounted_is_the_sample() -> None:

@@ -1,4 +1,4 @@
-"""The MQTT source and a broker that is down, returns, freezes, loses the session, or gives it to another client."""
+"""The MQTT source and a broker that is down, returns, freezes, or loses the session."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from paho.mqtt.client import DisconnectFlags
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.reasoncodes import ReasonCode
 
 from stream_gru.connectors.sources.mqtt import MqttSource
-from stream_gru.core.errors import TakenOver
 from tests.faults.test_mqtt_source import (
     broker_settings,
     commit_message,
@@ -150,12 +145,6 @@ def test_a_session_lost_while_the_client_was_down_is_counted(broker: Broker, tmp
         expect_nothing(source, peer)
 
 
-def test_a_second_daemon_with_the_same_client_id_is_logged(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    """Two clients with one id disconnect each other; where the broker gives no reason, the log names the likely one."""
-    with open_source(broker), open_source(broker):
-        wait_for(lambda: "another client connects as 'daemon-source-mqtt'" in caplog.text)
-
-
 def test_a_broker_that_is_restarted_is_no_second_daemon(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """Where a connection attempt failed in between, the broker was down; no other client is suspected."""
     with open_source(broker) as source:
@@ -194,26 +183,6 @@ def test_connected_means_subscribed(broker: Broker) -> None:
         broker.start()
     wait_for(lambda: source.health().connected)
     crash(source)
-
-
-def test_a_second_session_takeover_ends_the_attempts(broker: Broker) -> None:
-    """At the second 0x8E (session taken over) the source stops reconnecting; `poll` raises the next step."""
-    with open_source(broker) as source:
-        thread = source.connection._thread
-
-        def throw_out(client: Any) -> None:
-            code = ReasonCode(PacketTypes.DISCONNECT, "Session taken over")
-            client.on_disconnect(client, None, DisconnectFlags(True), code, None)
-            client.socket().close()
-
-        source.connection.call_soon(throw_out)
-        wait_for(lambda: source.health().reconnects == 1)
-        assert source.poll(1, 0.0) == []
-        source.connection.call_soon(throw_out)
-        wait_for(lambda: not thread.is_alive())
-        with pytest.raises(TakenOver, match="client_id"):
-            source.poll(1, 0.0)
-        assert not source.health().connected
 
 
 def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:

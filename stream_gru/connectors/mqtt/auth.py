@@ -1,32 +1,108 @@
-"""Client ids, credentials and TLS of a broker."""
+"""Client ids, credentials and TLS of a broker.
+
+Who connects with the daemon's client id takes over its connection and its session.  So an id that the daemon makes has
+a random part, which stays in the state folder: the session belongs to the states.
+
+Decision: a `client_id` of the configuration is used as it stands, without a random part, since access lists (``%c`` of
+Mosquitto) and cloud brokers demand certain ids.  Where anybody may connect, it is better left out.
+
+Decision: a damaged file is replaced, as a damaged store is, so that the gateway comes up by itself; the messages that
+wait at the broker are lost, and logged so.  A file that cannot be read is an error: it may be readable again.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import re
+import secrets
 import socket
 import ssl
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.connectors.credentials import read_secret, require_private
-from stream_gru.core.errors import ConfigError
+from stream_gru.connectors.folders import write_private
+from stream_gru.core.errors import ConfigError, StoreError
 
 log = logging.getLogger(__name__)
 
 _HANDSHAKE_S = 5.0
 Role = Literal["source", "sink", "control"]
 
+CLIENT_ID_FILE = "client_id"
+_MADE = re.compile(r"stream-gru-[A-Za-z0-9.-]{1,64}-[0-9a-f]{16}")
+_MAX_BYTES = 256
+# How long a broker keeps the session of an id that ends with the process: over a lost connection, not for long.
+_PROCESS_SESSION_S = 600
+
 
 def client_id(broker: BrokerConfig, role: Role, name: str = "") -> str:
-    """The MQTT client id of one connection: stable across restarts, unique within the daemon.
+    """The MQTT client id of one connection, unique within the daemon; a new one with each call without ``client_id``.
 
     ``role`` stands before ``name`` (that of the source or sink), so that no name can collide with another role.
     """
-    base = broker.client_id or f"stream-gru-{socket.gethostname()}"
+    base = broker.client_id or new_client_id()
     return f"{base}-{role}-{name}" if name else f"{base}-{role}"
+
+
+def new_client_id() -> str:
+    """A beginning of client ids that nobody can guess; the host name is for those who read the broker's log."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64] or "localhost"
+    return f"stream-gru-{host}-{secrets.token_hex(8)}"
+
+
+def stored_client_id(folder: Path) -> str:
+    """The beginning of the client ids of the daemon whose state is in ``folder``; the first call makes it.
+
+    Raises StoreError when it cannot be read or stored.
+    """
+    path = folder / CLIENT_ID_FILE
+    try:
+        with path.open("rb") as file:
+            found = file.read(_MAX_BYTES).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        found = ""
+    except OSError as error:
+        raise StoreError(f"{path}: the client id cannot be read: {error.strerror}") from error
+    else:
+        if found and is_made(found):
+            return found
+        log.error(
+            "%s: expected a client id, got %.80r; a new one is used, and messages that a broker keeps for the old one "
+            "are lost",
+            path, found,
+        )  # fmt: skip
+    made = new_client_id()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, f"{made}\n".encode())
+    except OSError as error:
+        raise StoreError(f"{path}: the client id cannot be stored: {error.strerror}") from error
+    return made
+
+
+def is_made(base: str) -> bool:
+    """Whether the daemon has made this beginning of client ids, and not the configuration."""
+    return not base or _MADE.fullmatch(base) is not None
+
+
+def sender_label(own_id: str) -> str:
+    """What a client writes into messages to recognise its own; all may read it, so it does not reveal the id."""
+    return blake2b(own_id.encode(), digest_size=8).hexdigest()
+
+
+def session_expiry_s(broker: BrokerConfig) -> int:
+    """Seconds for which the broker keeps a session without a connection; 0: it ends with the connection.
+
+    Nobody returns to the session of an id that ends with the process.  MQTT 3.1.1 would keep it for ever.
+    """
+    if broker.client_id:
+        return broker.session_expiry_s
+    return min(broker.session_expiry_s, _PROCESS_SESSION_S) if broker.protocol == "5" else 0
 
 
 def credentials(broker: BrokerConfig) -> tuple[str | None, str | None]:

@@ -32,10 +32,19 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from stream_gru.config.run_schema import BrokerConfig
-from stream_gru.connectors.mqtt.auth import ReloadingContext, credentials, is_tls, log_risks, tls_context
+from stream_gru.connectors.mqtt.auth import (
+    ReloadingContext,
+    credentials,
+    is_made,
+    is_tls,
+    log_risks,
+    session_expiry_s,
+    tls_context,
+)
 from stream_gru.connectors.mqtt.paho_client import Handlers, Limits, PahoClient, Will, refusal
-from stream_gru.connectors.mqtt.reconnect import Backoff
-from stream_gru.core.errors import ConfigError, TakenOver
+from stream_gru.connectors.mqtt.reconnect import CONTESTED_S, Backoff, RivalDetector
+from stream_gru.core.errors import ConfigError
+from stream_gru.core.log_limiter import LogLimiter
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +56,16 @@ _PROTOCOL_ERROR = 0x82
 _NO_RETAIN = 0x9A
 # A connection that is cut sooner may have been cut because of what was sent on it.
 _SOON_S = 60.0
-# Closed this often in a row so soon, and accepted again at the first attempt: the broker is not restarting.
-_KICKED = 5
-_KICKED_WITHIN_S = 10.0
-# One take-over can be the daemon's own earlier connection that a frozen broker handled late; two are another client.
-_TAKE_OVERS = 2
-_TAKE_OVERS_WITHIN_S = 60.0
+# How often another client with the same id is reported.
+_RIVAL_EVERY_S = 600.0
 
 
 class Connection:
     """The connection of one client id.  ``payload_bytes``: the largest payload to receive.
 
     ``epoch`` counts connections, ``short_connections`` those in a row that soon ended, closed by the broker or because
-    of a packet that was not understood.
+    of a packet that was not understood.  Another client with the same id is reported, and attempts to connect become
+    rare; they never end.
     """
 
     def __init__(
@@ -76,8 +82,8 @@ class Connection:
         self.connected = False
         self.epoch = 0
         self.reconnects = 0
-        self.taken_over = False
         self.limits = Limits()
+        self.session_expiry_s = session_expiry_s(broker)
         self._broker, self._handlers, self._clock, self._will = broker, handlers, clock, will
         self._client = self._make_client(payload_bytes, will)
         self._thread: threading.Thread | None = None
@@ -89,11 +95,11 @@ class Connection:
         self._calls: deque[Callable[[Client], None]] = deque()
         self._logged_reasons: set[str] = set()
         self._reason = ""
-        self._take_overs: deque[float] = deque(maxlen=_TAKE_OVERS)
         self._connected_at = 0.0
         self.short_connections = 0
-        self._kicked = 0
-        self._was_cut = False
+        self._rival = RivalDetector()
+        self._rival_log: LogLimiter[str] = LogLimiter(clock, burst=1, interval_s=_RIVAL_EVERY_S)
+        self._was_cut = self._taken_over = False
         self._disconnect_by = 0.0
         self._behind = False
 
@@ -132,14 +138,6 @@ class Connection:
         if message.qos:
             self._client.ack(message.mid, message.qos)
 
-    def raise_if_taken_over(self, who: str) -> None:
-        """Raise TakenOver when another client uses the client id."""
-        if self.taken_over:
-            raise TakenOver(
-                f"{who}: another client is connected as {self.client_id!r}; "
-                f"stop it, or give each daemon its own client_id in [[broker]]"
-            )
-
     def close(
         self,
         before_disconnect: Callable[[Client], None] | None = None,
@@ -167,7 +165,7 @@ class Connection:
         client = PahoClient(
             CallbackAPIVersion.VERSION2,
             self.client_id,
-            clean_session=None if newest else False,
+            clean_session=None if newest else self.session_expiry_s == 0,
             protocol=MQTTProtocolVersion.MQTTv5 if newest else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -194,7 +192,7 @@ class Connection:
         host, port = self._broker.host_and_port()
         if newest:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = self._broker.session_expiry_s
+            properties.SessionExpiryInterval = self.session_expiry_s
             properties.ReceiveMaximum = self._broker.receive_maximum
             properties.MaximumPacketSize = payload_bytes + _ROOM_FOR_TOPIC_BYTES
             client.connect_async(host, port, self._broker.keepalive_s, clean_start=False, properties=properties)
@@ -211,8 +209,8 @@ class Connection:
     def _run(self) -> None:
         """The thread: connect, serve, wait, until closed."""
         backoff = Backoff(self._broker.reconnect_max_delay_s)
-        while not self._stopping.is_set() and not self.taken_over:
-            self._reason, self._connected_at, self._was_cut = "", 0.0, False
+        while not self._stopping.is_set():
+            self._reason, self._connected_at, self._was_cut, self._taken_over = "", 0.0, False, False
             try:
                 self._serve_until_closed()
             except (OSError, ConfigError) as error:
@@ -222,8 +220,7 @@ class Connection:
                 self._reason, self._was_cut = self._reason or "unexpected error", True
             lasted = self._clock() - self._connected_at if self._connected_at else 0.0
             self._lost(lasted)
-            if not self.taken_over:
-                self._stopping.wait(backoff.pause_s(lasted))
+            self._stopping.wait(backoff.pause_s(lasted, contested=self._rival.contested))
         with self._wake_lock:
             os.close(self._wake_in)
             os.close(self._wake_out)
@@ -296,23 +293,32 @@ class Connection:
         reason = self._reason or _CLOSED
         if self._stopping.is_set():
             return
-        name, own = self._broker.name, self.client_id
-        if self.taken_over:
-            log.error("broker %s: another client connects as %r; give each daemon its own client_id", name, own)
+        closed = was_connected and reason == _CLOSED
+        self._rival.ended(lasted, taken_over=self._taken_over, closed=closed)
+        if self._rival.contested and (self._taken_over or closed):
+            self._log_rival()
         elif was_connected or reason not in self._logged_reasons:
             what = "lost" if was_connected else "not connected"
-            log.warning("broker %s: %s (%s): %s; retrying", name, what, own, reason)
+            log.warning("broker %s: %s (%s): %s; retrying", self._broker.name, what, self.client_id, reason)
             self._logged_reasons.add(reason)
         if was_connected:
             self.short_connections = self.short_connections + 1 if self._was_cut and lasted < _SOON_S else 0
-        kicked = was_connected and reason == _CLOSED and lasted < _KICKED_WITHIN_S
-        self._kicked = self._kicked + 1 if kicked else 0
-        if self._kicked == _KICKED:
-            log.warning(
-                "broker %s: accepts and soon closes the connection, repeatedly; if another client connects as %r, "
-                "give each daemon its own client_id",
-                name, own,
-            )  # fmt: skip
+
+    def _log_rival(self) -> None:
+        """Log that another client has the client id, and what to do; one line in ten minutes."""
+        if self._rival_log.allow("") is None:
+            return
+        found = "" if self._rival.certain else "the broker accepts and soon closes each connection: most likely "
+        advice = (
+            "delete the file client_id in a state_dir that was copied"
+            if is_made(self._broker.client_id)
+            else "give each daemon its own client_id in [[broker]]"
+        )
+        log.error(
+            "broker %s: %sanother client connects as %r, and each ends the connection of the other; stop it, or %s; "
+            "retrying with pauses of up to %d s",
+            self._broker.name, found, self.client_id, advice, CONTESTED_S,
+        )  # fmt: skip
 
     def _on_connect(
         self, client: Client, _: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
@@ -330,7 +336,8 @@ class Connection:
         if self.epoch > 1:
             self.reconnects += 1
         back = "connected again" if self._logged_reasons else "connected"
-        log.info("broker %s: %s (%s)", self._broker.name, back, self.client_id)
+        level = logging.DEBUG if self._rival.contested else logging.INFO
+        log.log(level, "broker %s: %s (%s)", self._broker.name, back, self.client_id)
         self._logged_reasons.clear()
         self._guarded(self._handlers.connected)(client, flags.session_present)
         self.connected = True
@@ -338,14 +345,12 @@ class Connection:
     def _on_disconnect(
         self, _client: Client, _: object, flags: DisconnectFlags, code: ReasonCode, __: Properties | None
     ) -> None:
+        self._taken_over = flags.is_disconnect_packet_from_server and code.value == _TAKEN_OVER
         # Paho reports a packet that it cannot decode as a protocol error.
-        self._was_cut = flags.is_disconnect_packet_from_server or code.value in (_UNSPECIFIED, _PROTOCOL_ERROR)
+        cut = flags.is_disconnect_packet_from_server or code.value in (_UNSPECIFIED, _PROTOCOL_ERROR)
+        self._was_cut = cut and not self._taken_over
         no_reason = code.value == _UNSPECIFIED and not flags.is_disconnect_packet_from_server
         self._reason = self._reason or (_CLOSED if no_reason else str(code))
-        if flags.is_disconnect_packet_from_server and code.value == _TAKEN_OVER:
-            self._take_overs.append(self._clock())
-            recent = [when for when in self._take_overs if self._clock() - when <= _TAKE_OVERS_WITHIN_S]
-            self.taken_over = len(recent) >= _TAKE_OVERS
 
     def _on_socket_open(self, _client: Client, _: object, sock: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,8 +1,11 @@
-"""Paho's client with a fix, and the records that a connection and its owner exchange.
+"""Paho's client with two fixes, and the records that a connection and its owner exchange.
 
 Mosquitto 2.0 refuses a payload beyond its message_size_limit with a PUBACK of reason 0x95, packet too large.  MQTT 5
 does not list that reason for a PUBACK, so paho 2.2 fails to decode it and closes the connection; the same payload, sent
 again on the next connection, would close that too.
+
+Paho rejects some properties that brokers pass on, such as a user property with U+FEFF, and closes the connection.  The
+message would be delivered again, and close the next one too.
 
 Decision: the packet is changed before paho decodes it, in a subclass and not in paho's tables, which all clients of the
 process share.  With a paho whose internals differ this does nothing, and the connection counts as cut.
@@ -16,16 +19,19 @@ from typing import Literal
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 _UNSPECIFIED = 0x80  # the first failure code; paho knows it in every packet
 _REASON_AT = 2  # after the packet identifier
+_QOS_BITS = 6
 
 
 class PahoClient(Client):
-    """Treats a PUBACK with an unlisted failure as "unspecified error" and keeps the connection.
+    """Treats a PUBACK with an unlisted failure as "unspecified error", ignores properties that it cannot read.
 
+    The connection stays open in both cases.
     ``unlisted``: during `on_publish`, the unlisted reason that the broker gave, else 0.
     """
 
@@ -52,6 +58,32 @@ class PahoClient(Client):
             return 0
         return reason
 
+    def _handle_publish(self) -> MQTTErrorCode:
+        try:
+            return super()._handle_publish()
+        except MalformedPacket:
+            if not self._remove_properties():
+                raise
+            return super()._handle_publish()
+
+    def _remove_properties(self) -> bool:
+        """Empty the properties of the received PUBLISH; return whether there were any."""
+        try:
+            packet = self._in_packet["packet"]
+            has_mid = self._in_packet["command"] & _QOS_BITS
+            begin = end = 2 + int.from_bytes(packet[:2], "big") + (2 if has_mid else 0)
+            size = 0
+            while packet[end] & 128:
+                size |= (packet[end] & 127) << 7 * (end - begin)
+                end += 1
+            size |= packet[end] << 7 * (end - begin)
+            if self._protocol != MQTTProtocolVersion.MQTTv5 or not 0 < size < len(packet) - end:
+                return False
+            packet[begin : end + 1 + size] = b"\0"
+        except (AttributeError, LookupError, TypeError):  # another paho, or a truncated packet
+            return False
+        return True
+
 
 def refusal(code: ReasonCode, unlisted: int = 0) -> str:
     """Why the broker refused something; empty when it did not.  ``unlisted``: the reason that ``code`` replaced."""
@@ -59,6 +91,14 @@ def refusal(code: ReasonCode, unlisted: int = 0) -> str:
         # The reason has a name in DISCONNECT packets.
         return _name(PacketTypes.DISCONNECT, unlisted) or f"reason 0x{unlisted:02x}"
     return str(code) if code.is_failure else ""
+
+
+def topic_of(message: MQTTMessage) -> tuple[str, bool]:
+    """The topic, and whether it is UTF-8 as it has to be; other bytes are shown as numbers."""
+    try:
+        return message.topic, True
+    except UnicodeDecodeError as error:  # paho decodes when it is asked
+        return error.object.decode(errors="backslashreplace"), False
 
 
 def _name(packet_type: int, reason: int) -> str:

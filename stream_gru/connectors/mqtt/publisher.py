@@ -20,7 +20,7 @@ from stream_gru.core.commit_records import OutboxRow
 from stream_gru.core.log_limiter import LogOnce
 
 SENDER = "by"
-"""The user property with the client id of the publisher of a retained message (MQTT 5)."""
+"""The user property with the label of the publisher of a retained message (MQTT 5)."""
 _MAX_IN_FLIGHT = 500
 _MAX_IN_FLIGHT_311 = 20
 # Fixed header, lengths, packet identifier and the properties without their texts, at their longest.
@@ -29,6 +29,8 @@ _PACKET_BYTES = 64
 
 class Publisher:
     """All methods belong to the thread of the connection.
+
+    ``sender``: the label of this client.
 
     Rows go with ``qos``, ``retain`` and, unless 0, ``expiry_s``; retained messages with QoS 1.  ``newest``: MQTT 5.
     """
@@ -39,14 +41,14 @@ class Publisher:
         retained: RetainedOutbox,
         complain: LogOnce,
         *,
-        client_id: str,
+        sender: str,
         newest: bool,
         qos: int,
         retain: bool,
         expiry_s: int,
     ) -> None:
         self._outbox, self._retained, self._complain = outbox, retained, complain
-        self._client_id, self._newest = client_id, newest
+        self._sender, self._newest = sender, newest
         self._qos, self._retain, self._expiry_s = qos, retain, expiry_s
         self._suspect = CutSuspect()
         self._limits, self._short_connections = Limits(), 0
@@ -100,7 +102,7 @@ class Publisher:
 
     def _publish(self, client: Client, item: OutboxRow) -> None:
         limits = self._limits
-        label = item.key or self._client_id
+        label = item.key or self._sender
         size = len(item.payload) + len(item.topic.encode()) + len(label.encode()) + _PACKET_BYTES
         if size > limits.max_packet_bytes:
             self._complain("size", f"the broker accepts {limits.max_packet_bytes} bytes at most, an output has {size}")
@@ -123,7 +125,7 @@ class Publisher:
             return None
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if not item.key:
-            properties.UserProperty = (SENDER, self._client_id)
+            properties.UserProperty = (SENDER, self._sender)
             return properties
         properties.PayloadFormatIndicator = 1
         properties.ContentType = "application/json"

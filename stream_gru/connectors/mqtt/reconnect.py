@@ -1,4 +1,4 @@
-"""Reconnecting: how long to wait, and which output makes a broker cut the connection.
+"""Reconnecting: how long to wait, whether another client has the same id, which output makes a broker cut us off.
 
 Some brokers cut a client for an output that they do not accept, or answer it in a way that paho does not understand.
 Sent again on the next connection, it would cut that one too.
@@ -17,19 +17,65 @@ _STABLE_S = 2.0
 
 
 class Backoff:
-    """Pauses that double from half a second to ``longest_s``, each shortened by a random part of its half."""
+    """Pauses that double from half a second to ``longest_s``, each shortened by a random part of its half.
+
+    While the client id is ``contested``, they double up to a minute at least, however long a connection lasted.
+    """
 
     def __init__(self, longest_s: float, uniform: Callable[[], float] = random.random) -> None:
         self._longest_s, self._uniform = longest_s, uniform
-        self._next_s = min(_FIRST_S, longest_s)
+        self._next_s = _FIRST_S
 
-    def pause_s(self, lasted_s: float) -> float:
+    def pause_s(self, lasted_s: float, *, contested: bool = False) -> float:
         """The next pause, after a connection that lasted so long (0: there was none)."""
-        if lasted_s >= _STABLE_S:
-            self._next_s = min(_FIRST_S, self._longest_s)
-        pause = self._next_s
-        self._next_s = min(2.0 * pause, self._longest_s)
+        longest_s = max(self._longest_s, CONTESTED_S) if contested else self._longest_s
+        if lasted_s >= _STABLE_S and not contested:
+            self._next_s = _FIRST_S
+        pause = min(self._next_s, longest_s)
+        self._next_s = min(2.0 * pause, longest_s)
         return pause * (1.0 - 0.5 * self._uniform())
+
+
+CONTESTED_S = 60.0
+"""Longest pause while another client uses the client id."""
+# A connection that lasted longer than the other client pauses, if that is a daemon too: there is no other client.
+_SETTLED_S = 2 * CONTESTED_S
+# One take-over can be the daemon's own earlier connection that a frozen broker handled late; two are another client.
+_TAKE_OVERS = 2
+# Closed this often in a row so soon, and accepted again at the first attempt: the broker is not restarting.
+_CLOSED_SOON, _SOON_S = 5, 10.0
+
+
+class RivalDetector:
+    """Detects another client with the same client id: the broker closes the connection of one for that of the other.
+
+    Brokers of MQTT 3.1.1, and Mosquitto 2.0.11 with MQTT 5, give no reason; then connections that are closed soon and
+    repeatedly count.  ``certain``: the broker gave the reason; ``contested``: it did, or it is likely.
+    """
+
+    def __init__(self) -> None:
+        self._take_overs = self._closed_soon = 0
+
+    @property
+    def certain(self) -> bool:
+        """Whether the broker has named the reason repeatedly."""
+        return self._take_overs >= _TAKE_OVERS
+
+    @property
+    def contested(self) -> bool:
+        """Whether another client most likely uses the client id."""
+        return self.certain or self._closed_soon >= _CLOSED_SOON
+
+    def ended(self, lasted_s: float, *, taken_over: bool, closed: bool) -> None:
+        """A connection ended that lasted so long (0: an attempt failed).
+
+        ``taken_over``: the broker gave this reason; ``closed``: it gave none.
+        """
+        soon_s = _SETTLED_S if self.contested else _SOON_S
+        if lasted_s >= _SETTLED_S:
+            self._take_overs = 0
+        self._take_overs += taken_over
+        self._closed_soon = self._closed_soon + 1 if closed and 0 < lasted_s < soon_s else 0
 
 
 # Connections that one output may cost before it is dropped.

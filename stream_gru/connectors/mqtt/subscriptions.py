@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -12,6 +11,8 @@ from urllib.parse import quote
 from paho.mqtt.client import Client
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from stream_gru.connectors.folders import write_private
 
 log = logging.getLogger(__name__)
 
@@ -108,20 +109,10 @@ class Subscriptions:
     def _save(self) -> None:
         if self._path is None or self._granted is None:
             return
-        beside = self._path.with_name(self._path.name + ".new")
         try:
-            with open(beside, "w", opener=_private) as file:
-                json.dump({"filters": sorted(self._granted)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
+            write_private(self._path, json.dumps({"filters": sorted(self._granted)}).encode())
         except OSError as error:
             log.warning("%s: cannot be written, obsolete subscriptions may remain: %s", self._path, error.strerror)
-
-
-def _private(path: str, flags: int) -> int:
-    """Only the owner may read the file."""
-    return os.open(path, flags, 0o600)
 
 
 def _subscription(client: Client, filters: Sequence[str], qos: int) -> list[tuple[str, SubscribeOptions]]:

@@ -79,11 +79,11 @@ _LISTEN_S = 5.0
 class StaleAvailability:
     """Finds retained ``online`` messages of an earlier run, once; all methods belong to the thread of the connection.
 
-    ``template``: topic of a stream's availability, empty for none; ``client_id``: that of this sink.
+    ``template``: topic of a stream's availability, empty for none; ``sender``: the label of this sink.
     """
 
-    def __init__(self, template: str, client_id: str, clock: Callable[[], float]) -> None:
-        self._template, self._client_id, self._clock = template, client_id, clock
+    def __init__(self, template: str, sender: str, clock: Callable[[], float]) -> None:
+        self._template, self._sender, self._clock = template, sender, clock
         # With any first level, a message without a sender most likely is from another program.
         self._strict = "{stream}" in template.split("/")[0]
         self._filters = stream_filters(template) if template else []
@@ -135,6 +135,6 @@ class StaleAvailability:
             return ""
         properties: Any = message.properties
         sender = dict(getattr(properties, "UserProperty", ())).get(SENDER, "")
-        if sender != self._client_id and (sender or self._strict):
+        if sender != self._sender and (sender or self._strict):
             return ""
         return stream_in(self._template, message.topic)

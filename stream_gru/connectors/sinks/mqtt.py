@@ -22,9 +22,9 @@ from stream_gru.config.field_types import NonNegativeInt, PositiveInt, Topic
 from stream_gru.config.problems import Problem, shown
 from stream_gru.config.run_schema import BrokerConfig
 from stream_gru.config.topic_filters import fill_stream
-from stream_gru.connectors.mqtt.auth import client_id
+from stream_gru.connectors.mqtt.auth import client_id, sender_label
 from stream_gru.connectors.mqtt.connection import Connection
-from stream_gru.connectors.mqtt.paho_client import Handlers, Will
+from stream_gru.connectors.mqtt.paho_client import Handlers, Will, topic_of
 from stream_gru.connectors.mqtt.publisher import Publisher, RetainedOutbox
 from stream_gru.connectors.sinks.availability import StaleAvailability, StreamAvailability
 from stream_gru.connectors.sinks.encoders import JsonEncoder, encode_once
@@ -165,12 +165,13 @@ class MqttSink:
         self._streams = StreamAvailability()
         self._opened = False
         own_id = client_id(broker, "sink", name)
-        self._stale = StaleAvailability(config.availability_topic, own_id, clock)
+        sender = sender_label(own_id)
+        self._stale = StaleAvailability(config.availability_topic, sender, clock)
         self._publisher = Publisher(
             self._outbox,
             self._retained,
             LogOnce(log, f"sink {name}", level=logging.ERROR),
-            client_id=own_id,
+            sender=sender,
             newest=broker.protocol == "5",
             qos=config.qos,
             retain=config.retain,
@@ -217,7 +218,7 @@ class MqttSink:
         return self._outbox.ready
 
     def write(self, batch: PredictionBatch) -> None:
-        """Queue all rows, in order.  Raises SinkUnavailable when it is not open, TakenOver."""
+        """Queue all rows, in order.  Raises SinkUnavailable when it is not open."""
         self._require_open()
         if not len(batch):
             return
@@ -235,9 +236,7 @@ class MqttSink:
         self._connection.wake()
 
     def flush(self) -> FlushResult:
-        """Return the rows to store until the broker acknowledges them.  Raises TakenOver."""
-        if self._opened:
-            self._require_open()
+        """Return the rows to store until the broker acknowledges them."""
         return self._outbox.flush()
 
     def committed(self) -> None:
@@ -312,7 +311,6 @@ class MqttSink:
     def _require_open(self) -> None:
         if not self._opened:
             raise SinkUnavailable(f"sink {self._name}: not open")
-        self._connection.raise_if_taken_over(f"sink {self._name}")
 
     def _publish_availability(self, stream: str, online: bool) -> None:
         if self._config.availability_topic:
@@ -333,11 +331,12 @@ class MqttSink:
     def _on_message(self, message: MQTTMessage) -> None:
         """Home Assistant has started, or a stream is retained as online since an earlier run."""
         self._connection.acknowledge(message)
-        if message.topic == self._discovery.birth_topic:
+        topic, valid = topic_of(message)
+        if topic == self._discovery.birth_topic:
             if bytes(message.payload) == _ONLINE:
                 for stream in self._streams.names():
                     self._announce(stream)
-        elif message.topic != self._config.status_topic:
+        elif valid and topic != self._config.status_topic:
             self._set_stale_offline(self._stale.stream_of(message))
 
     def _set_stale_offline(self, stream: str) -> None:

@@ -25,7 +25,7 @@ from stream_gru.config.topic_filters import TopicPattern, pattern_problems, topi
 from stream_gru.connectors.mqtt.ack_tracker import AckTracker
 from stream_gru.connectors.mqtt.auth import client_id
 from stream_gru.connectors.mqtt.connection import Connection
-from stream_gru.connectors.mqtt.paho_client import Handlers
+from stream_gru.connectors.mqtt.paho_client import Handlers, topic_of
 from stream_gru.connectors.mqtt.subscriptions import Subscriptions
 from stream_gru.connectors.sources.threaded import MessageQueue
 from stream_gru.core.commit_records import ProcessedPackets
@@ -188,12 +188,10 @@ class MqttSource:
             self._opened = True
 
     def poll(self, limit: int, timeout_s: float) -> Sequence[RawMessage]:
-        """Return the messages that have come.  Raises TakenOver when another client uses the client id."""
+        """Return the messages that have come."""
         if not self._opened or self._closing:
             raise SourceUnavailable(f"source {self._name}: not open")
         messages = self._queue.get(limit, timeout_s)
-        if not messages:
-            self._connection.raise_if_taken_over(f"source {self._name}")
         if self._paused:
             self._connection.wake()
         return messages
@@ -260,10 +258,11 @@ class MqttSource:
             self._sessions_lost += 1
             log.warning("source %s: the broker lost the session: messages may be missing", self._name)
         granted_s = self._connection.limits.session_expiry_s
-        if granted_s is not None and granted_s < self._broker.session_expiry_s and self._connection.epoch == 1:
+        asked_s = self._connection.session_expiry_s
+        if granted_s is not None and granted_s < asked_s and self._connection.epoch == 1:
             log.warning(
                 "source %s: the broker keeps messages for %d s only, not for session_expiry_s = %d",
-                self._name, granted_s, self._broker.session_expiry_s,
+                self._name, granted_s, asked_s,
             )  # fmt: skip
 
     def _on_idle(self, client: Client) -> None:
@@ -285,10 +284,7 @@ class MqttSource:
     def _on_message(self, message: MQTTMessage) -> None:
         arrival_ns = self._wall_ns()
         self._received = True
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            topic = None
+        topic, valid = topic_of(message)
         number: int | None
         if message.qos:
             number = self._acks.on_message(message.mid, _digest(topic, message.payload), message.dup)
@@ -296,9 +292,10 @@ class MqttSource:
             number = self._acks.on_qos0_message()
             self._count_qos0(topic)
         if number is not None:
-            self._queue.put(self._raw(topic, message, number, arrival_ns), lambda: self._closing)
+            raw = self._raw(topic, message, number, arrival_ns, valid=valid)
+            self._queue.put(raw, lambda: self._closing)
 
-    def _raw(self, topic: str | None, message: MQTTMessage, number: int, arrival_ns: int) -> RawMessage:
+    def _raw(self, topic: str, message: MQTTMessage, number: int, arrival_ns: int, *, valid: bool) -> RawMessage:
         """The message for the daemon, with a fault in place of its payload where it cannot be used."""
         position = Position(self._name, number)
 
@@ -306,7 +303,7 @@ class MqttSource:
             self._complain(fault, f"topic {topic!r:.200}: {why}")
             return RawMessage(b"", arrival_ns=arrival_ns, position=position, fault=fault, source=self._name)
 
-        if topic is None:
+        if not valid:
             return refused(DropReason.ENCODING, "expected UTF-8, got other bytes")
         if message.retain and not self._config.accept_retained:
             return refused(DropReason.RETAINED, "expected a new message, got a retained one")
@@ -327,15 +324,15 @@ class MqttSource:
                 )
         return refused(DropReason.UNKNOWN_STREAM, "expected one of the source's topics")
 
-    def _count_qos0(self, topic: str | None) -> None:
+    def _count_qos0(self, topic: str) -> None:
         self._qos0_messages += 1
         text = f"topic {topic!r:.200}: messages come with QoS 0: a crash or a lost connection loses them"
         self._complain("qos", text)
 
 
-def _digest(topic: str | None, payload: bytes | bytearray) -> bytes:
+def _digest(topic: str, payload: bytes | bytearray) -> bytes:
     """A digest of a message, by which a repetition is known."""
-    return blake2b((topic or "").encode() + b"\0" + payload, digest_size=8).digest()
+    return blake2b(topic.encode() + b"\0" + payload, digest_size=8).digest()
 
 
 def _filters(patterns: Sequence[TopicPattern]) -> list[str]:

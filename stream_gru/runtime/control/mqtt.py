@@ -6,7 +6,7 @@ the response topic of the request, with its correlation data, else to ``<topic>/
 
 Decision: a retained command is rejected, else a stored "reset" would be executed at each new connection.  Commands sent
 while the daemon is offline are rejected too: the sender got no result and may have sent another command since.  So the
-session ends with the connection; MQTT 3.1.1 cannot request that, but the broker does not store messages at QoS 0.
+session ends with the connection.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ControlMqtt:
         if self._mqtt5:
             client.subscribe(self._topic, options=SubscribeOptions(qos=_QOS, retainHandling=_NO_RETAINED))
         else:
-            client.subscribe(self._topic, 0)
+            client.subscribe(self._topic, _QOS)
 
     def _on_subscribed(self, _: int, errors: Sequence[str]) -> None:
         for error in filter(None, errors):
