@@ -91,11 +91,11 @@ def test_receipts_are_what_was_not_written_yet() -> None:
     tracker.connected(False)
     for mid in (1, 2, 3):
         tracker.on_message(mid, digest(mid), False)
-    expected = ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True)
+    expected = ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True, limit=4096)
     assert [tracker.processed_packets(2), tracker.processed_packets(2)] == [expected, expected]
     tracker.processed(2)
-    assert tracker.processed_packets(2) == ProcessedPackets()
-    assert tracker.processed_packets(3) == ProcessedPackets({3: digest(3)})
+    assert tracker.processed_packets(2) == ProcessedPackets(limit=4096)
+    assert tracker.processed_packets(3) == ProcessedPackets({3: digest(3)}, limit=4096)
 
 
 def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
@@ -110,9 +110,9 @@ def test_a_session_that_is_lost_while_a_commit_is_written() -> None:
     tracker.processed(2)
     assert tracker.pending_acks() == []
     assert tracker.on_message(2, digest(2), True) == 4
-    assert tracker.processed_packets(4) == ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True)
+    assert tracker.processed_packets(4) == ProcessedPackets({1: digest(1), 2: digest(2)}, new_session=True, limit=4096)
     tracker.processed(4)
-    assert tracker.processed_packets(4) == ProcessedPackets()
+    assert tracker.processed_packets(4) == ProcessedPackets(limit=4096)
 
 
 def test_only_the_newest_packets_are_remembered() -> None:

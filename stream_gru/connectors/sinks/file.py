@@ -241,6 +241,7 @@ class FileSink:
 
     def _leave(self, file: IO[bytes]) -> None:
         """End a file that was moved or deleted; `committed` begins a new one, behind what is there."""
+        sync_folder(self._path.parent)  # an error if it is gone as well
         log.warning("%s: moved or deleted while in use; the next rows go to a new file", self._path)
         self._end_member(file)
         file.flush()
