@@ -129,8 +129,9 @@ fuzz: $(DEV)/.ready
 
 # Run at a constant rate with faults: memory, threads and open files must not grow.
 MINUTES ?= 60
+RATE ?= 400
 soak: $(DEV)/.ready servers
-	$(DEV)/bin/python -m tests.evidence.soak --minutes $(MINUTES)
+	$(DEV)/bin/python -m tests.evidence.soak --minutes $(MINUTES) --rate $(RATE)
 
 # Boot an emulated Pi 3 and Pi 4: neither batches, a broker, kills nor power cuts may change a byte on ARM64.
 arm-test: $(DEV)/.ready

@@ -1,9 +1,10 @@
 """A daemon under a constant load for a long time, with injected faults: does it grow?
 
-python -m tests.evidence.soak --minutes 60 [--leak]
+python -m tests.evidence.soak --minutes 60 [--rate 400] [--leak]
 
-200 devices publish a sample a second each to a real broker.  About once a minute the broker is restarted or frozen,
-invalid messages arrive, the configuration is reloaded, or a client requests the list of streams.  Memory, threads and
+200 devices publish ``rate`` samples a second together to a real broker.  About once a minute the broker is restarted or
+frozen, the daemon is frozen so that the broker's queue fills, invalid messages or messages of 60 kB arrive, the
+configuration is reloaded, or a client requests the list of streams.  Memory, threads and
 open files of the daemon are sampled every two seconds; received samples are compared with outputs.  With ``--leak`` the
 daemon keeps all batches, and the check must find that.  Exit code 1 when a check fails.
 """
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -37,7 +40,8 @@ from tests.support.brokers import Broker
 from tests.support.daemons import BEGIN_S, CHANNELS, mqtt_config, pump_records
 from tests.support.waiting import wait_for
 
-_DEVICES, _RATE = 200, 200
+_DEVICES = 200
+_BULK_MESSAGES, _BULK_RECORDS = 40, 600
 _LOOK_S = 2.0
 _FAULT_S = 60.0
 _MOST_GROWTH_MIB = 5.0
@@ -111,8 +115,10 @@ def _slope(looks: Sequence[Look]) -> float:
 class Load:
     """Devices that publish at a constant rate, on a connection that reconnects when it is lost."""
 
-    def __init__(self, port: int, counts: Counts) -> None:
-        self._counts, self._ended = counts, threading.Event()
+    def __init__(self, port: int, counts: Counts, rate: float) -> None:
+        self._counts, self._rate, self._ended = counts, rate, threading.Event()
+        self._recorded = list(pump_records(_DEVICES, 1000).values())
+        self._bulk_s = BEGIN_S
         self._lock = threading.Lock()
         self._client = Client(CallbackAPIVersion.VERSION2, "devices", protocol=MQTTProtocolVersion.MQTTv5)
         self._client.reconnect_delay_set(1, 1)
@@ -124,27 +130,36 @@ class Load:
         self._thread.start()
 
     def _run(self) -> None:
-        recorded = list(pump_records(_DEVICES, 1000).values())
         begin, number = time.monotonic(), 0
         while not self._ended.is_set():
-            due = int((time.monotonic() - begin) * _RATE)
+            due = int((time.monotonic() - begin) * self._rate)
             for n in range(number, due):
                 device, second = n % _DEVICES, n // _DEVICES
-                row = recorded[device][second % len(recorded[device])]
-                record = {"ts": BEGIN_S + second, **{name: row[name] for name in CHANNELS}}
-                self._publish(f"dev-{device}", json.dumps(record).encode())
+                self._publish(f"dev-{device}", self._record(device, BEGIN_S + second))
             self._counts.good += due - number
             number = due
             time.sleep(0.002)
+
+    def _record(self, device: int, second: int) -> bytes:
+        row = self._recorded[device][second % len(self._recorded[device])]
+        return json.dumps({"ts": second, **{name: row[name] for name in CHANNELS}}).encode()
+
+    def bulk(self) -> None:
+        """Messages of many records, from one device."""
+        for _ in range(_BULK_MESSAGES):
+            seconds = range(self._bulk_s, self._bulk_s + _BULK_RECORDS)
+            self._publish("bulk", b"\n".join(self._record(0, second) for second in seconds), _BULK_RECORDS)
+            self._bulk_s += _BULK_RECORDS
+            self._counts.good += _BULK_RECORDS
 
     def garbage(self, rng: random.Random) -> None:
         """An invalid message."""
         for _ in range(100):
             self._publish(f"dev-{rng.randrange(_DEVICES)}", rng.choice(_GARBAGE))
 
-    def _publish(self, stream: str, payload: bytes) -> None:
+    def _publish(self, stream: str, payload: bytes, records: int = 1) -> None:
         with self._lock:
-            self._counts.sent += 1
+            self._counts.sent += records
             self._last = self._client.publish(f"sensors/{stream}/data", payload, 1)
 
     def close(self) -> None:
@@ -191,7 +206,7 @@ class Trouble:
     def __init__(self, broker: Broker, life: Life, load: Load, rng: random.Random) -> None:
         self._broker, self._life, self._load, self._rng = broker, life, load, rng
         self.done: Counter[str] = Counter()
-        self._kinds = (self.restart, self.freeze, self.garbage, self.reload, self.ask)
+        self._kinds = (self.restart, self.freeze, self.stall, self.garbage, self.bulk, self.reload, self.ask)
 
     def next(self) -> None:
         """Inject the next one."""
@@ -211,6 +226,16 @@ class Trouble:
         time.sleep(self._rng.uniform(1.0, 5.0))
         self._broker.thaw()
 
+    def stall(self) -> None:
+        """Freeze the daemon, so that the broker's queue fills."""
+        os.kill(self._life.pid, signal.SIGSTOP)
+        time.sleep(self._rng.uniform(5.0, 15.0))
+        os.kill(self._life.pid, signal.SIGCONT)
+
+    def bulk(self) -> None:
+        """A device sends all that it has collected."""
+        self._load.bulk()
+
     def garbage(self) -> None:
         """Devices send invalid messages."""
         self._load.garbage(self._rng)
@@ -227,16 +252,16 @@ class Trouble:
             json.loads(answer.read())
 
 
-def soak(folder: Path, minutes: float, *, seed: int, leak: bool) -> list[str]:
+def soak(folder: Path, minutes: float, *, seed: int, leak: bool, rate: float) -> list[str]:
     """Run, print the measurements, and return the failed checks."""
     counts, rng = Counts(), random.Random(seed)
     config = folder / "gateway.toml"
     with Broker(folder, lines=["max_inflight_messages 1000", "set_tcp_nodelay true"]) as broker:
-        config.write_text(mqtt_config(broker.url, run='state_dir = "state"') + _FILE)
+        config.write_text(mqtt_config(broker.url, run='state_dir = "state"').replace('"json"', '"jsonl"') + _FILE)
         life = Life(config, folder / "daemon.log", *(["--without", "release"] if leak else []), more=["--json"])
         try:
             wait_for(lambda: "subscribed to" in life.output(), what="the daemon", timeout_s=60)
-            ear, load = Ear(broker.port, counts), Load(broker.port, counts)
+            ear, load = Ear(broker.port, counts), Load(broker.port, counts, rate)
             looks, done = _watch(life, Trouble(broker, life, load, rng), 60.0 * minutes)
             load.close()
             _await_quiet(counts)
@@ -302,10 +327,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--leak", action="store_true", help="a daemon that keeps all batches: must be detected")
+    parser.add_argument("--rate", type=float, default=400.0, help="samples a second")
     given = parser.parse_args()
-    print(f"soak of {given.minutes:g} minutes, seed {given.seed}, {versions()}", flush=True)  # noqa: T201
+    print(f"soak of {given.minutes:g} minutes, {given.rate:g} samples/s, seed {given.seed}, {versions()}", flush=True)  # noqa: T201
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        problems = soak(Path(folder), given.minutes, seed=given.seed, leak=given.leak)
+        problems = soak(Path(folder), given.minutes, seed=given.seed, leak=given.leak, rate=given.rate)
     print(*(f"NOT HELD: {text}" for text in problems), sep="\n")  # noqa: T201
     if given.leak:
         found = any("memory grew" in text for text in problems)
