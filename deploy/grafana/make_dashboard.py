@@ -160,10 +160,14 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Dropped samples by reason",
-            "Dropped samples per second; each has one reason. Duplicates follow a redelivery.",
+            "Dropped samples per second; each has one reason. Duplicates follow a redelivery. Messages that are not in "
+            "the dead-letter file came too fast for it, fell out of it, or met a full disk.",
             "streamgrudropping",
             "cps",
-            (("{{reason}}", f"sum by (reason) ({rate('samples_dropped_total', OF_SOURCE)})"),),
+            (
+                ("{{reason}}", f"sum by (reason) ({rate('samples_dropped_total', OF_SOURCE)})"),
+                ("no dead letter: {{reason}}", f"sum by (reason) ({rate('dead_letters_skipped_total', WHICH)})"),
+            ),
         ),
         Panel(
             "Messages",

@@ -292,13 +292,21 @@ class LimitsConfig(Table, frozen=True):
 
 
 class DeadLetterConfig(Table, frozen=True):
-    """A file of messages that could not be decoded, each with the reason."""
+    """A file of messages that could not be decoded, each with its topic, the reason and the place of the bad record."""
 
     path: Annotated[str, Meta(max_length=4096, description="File of JSON lines; empty: none.")] = ""
     max_bytes: Annotated[
         int,
-        Meta(ge=65_536, description="Size at which it is renamed with .1 at its end, replacing an earlier one."),
+        Meta(
+            ge=65_536,
+            description="Size in bytes at which it is renamed with .1 at its end; the earlier one is replaced, and its "
+            "messages are counted.",
+        ),
     ] = 10_485_760
+    max_hz: Annotated[
+        PositiveInt,
+        Meta(description="Messages that are written in a second at most; further ones are counted."),
+    ] = 10_000
 
 
 class MetricsConfig(Table, frozen=True):

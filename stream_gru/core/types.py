@@ -109,6 +109,7 @@ class RawMessage:
     ``channel``     the only channel of the payload, where the topic names it
     ``fault``       why there is nothing to decode: the message counts as one rejected sample
     ``source``      name of the source, where messages of several sources are mixed
+    ``topic``       where it came from: the whole topic, the port, the path of a file
     """
 
     payload: bytes
@@ -119,6 +120,7 @@ class RawMessage:
     channel: str = ""
     fault: DropReason | None = None
     source: str = ""
+    topic: str = ""
 
 
 class Rejected(NamedTuple):
@@ -126,17 +128,21 @@ class Rejected(NamedTuple):
 
     ``records``  how many
     ``message``  the message that held them; None where rows were rejected after decoding
-    ``line``     the first of its lines found at fault, without the line end; empty where the whole message is at fault
+    ``row``      number of the first of them in the payload, from 1: its line, or its place in a list
+    ``offset``   byte of the payload at which it begins; None where the format does not say
+    ``line``     its line without the line end, or its text in a list; empty where the whole message is at fault
     """
 
     reason: DropReason
     records: int = 1
     message: RawMessage | None = None
+    row: int = 1
+    offset: int | None = 0
     line: bytes = b""
 
 
 def merge_rejected(entries: Iterable[Rejected]) -> tuple[Rejected, ...]:
-    """Add up the records of the entries for one message and one reason; the first line stays."""
+    """Add up the records of the entries for one message and one reason; the first place stays."""
     merged: dict[tuple[int, DropReason], Rejected] = {}
     for entry in entries:
         key = (id(entry.message), entry.reason)

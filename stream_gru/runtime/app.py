@@ -239,6 +239,7 @@ class Application:
     def _apply(self, prepared: _Prepared) -> str:
         """Replace the runtime, right behind a commit; return what to log about it."""
         old, new = self.config, prepared.config
+        self.metrics.observe_dead_letters(self.daemon.runtime.rejects.skipped)
         self.daemon.runtime, reset = prepared.reload.apply()
         self.config = new
         if old.bundle.manifest.model_id != new.bundle.manifest.model_id:

@@ -119,6 +119,7 @@ class HealthReporter:
         store = runtime.checkpointer.store
         self._metrics.observe_disk(0 if store is None else store.disk_bytes)
         self._metrics.observe_idle(idle, paused, timeouts)
+        self._metrics.observe_dead_letters(runtime.rejects.skipped)
         for one in runtime.inputs:
             self._metrics.observe_source(one.name, one.source.health())
         for name, sink in runtime.sinks.items():

@@ -7,7 +7,7 @@ few horizons), never from stream names, so the number of series is known when th
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from stream_gru.core.prediction import BatchCounts
 from stream_gru.core.types import F64, NS_PER_S, DropReason, ResetReason, SinkHealth, SourceHealth
 from stream_gru.model.manifest import Manifest
 from stream_gru.pipeline.scoring import ScoreTotals
+from stream_gru.runtime.dead_letter import SkipReason
 
 PREFIX = "stream_gru"
 _Child = TypeVar("_Child")
@@ -50,6 +51,7 @@ class Metrics:
         self._sinks: dict[str, SinkHealth] = {}
         self._stored_counts = 0, 0, 0
         self._disk_bytes = {"state": 0, "other": disk_bytes()}
+        self._skipped_before: Mapping[SkipReason, int] = {}
         self._samples()
         self._delivery()
         self._operation()
@@ -105,6 +107,10 @@ class Metrics:
         self._received = counter("samples_received", "Samples received", "source")
         self._applied = counter("samples_applied", "Samples applied to a hidden state", "source")
         self._dropped = counter("samples_dropped", "Samples not applied, by reason", "source", "reason")
+        skipped = counter(
+            "dead_letters_skipped", "Rejected messages that are not in the dead-letter file, by reason", "reason"
+        )
+        self._skipped = {reason: skipped.labels(reason.text) for reason in SkipReason}
         self._joined = counter("records_joined", "Records of single channels joined to samples", "source")
         self._missing = counter("device_seq_missing", "Samples missing by the device's own counter", "source")
         self._last_sample = gauge(
@@ -231,6 +237,12 @@ class Metrics:
             self._joined.labels(source).inc(joined)
         if missing:
             self._missing.labels(source).inc(missing)
+
+    def observe_dead_letters(self, skipped: Mapping[SkipReason, int]) -> None:
+        """Publish how many rejected messages are not in the dead-letter file."""
+        for reason, child in self._skipped.items():
+            child.inc(_increase(skipped.get(reason, 0), self._skipped_before.get(reason, 0)))
+        self._skipped_before = dict(skipped)
 
     def observe_outputs(self, sink: str, outputs: int) -> None:
         """Count outputs written to a sink."""

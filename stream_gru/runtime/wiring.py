@@ -255,7 +255,8 @@ def build_joiner(config: ResolvedConfig) -> ChannelJoiner | None:
 def build_reject_reporter(config: ResolvedConfig) -> RejectReporter:
     """Reports rejected messages to the log and, where one is configured, to the dead-letter file."""
     settings = config.config.dead_letter
-    return RejectReporter(DeadLetterFile(Path(settings.path), settings.max_bytes) if settings.path else None)
+    path = settings.path
+    return RejectReporter(DeadLetterFile(path, settings.max_bytes, settings.max_hz) if path else None)
 
 
 def _warn_of_memory(pipeline: Pipeline, streams: int) -> None:

@@ -168,7 +168,7 @@ def test_a_new_input_has_positions_of_its_own() -> None:
     position = position_of(through_pipe([old], header=False)[-1])
     first = through_pipe([b"a\nd\n", b"e\nf\n"], False, position)
     assert through_pipe([new], False, position_of(first[0])) == [
-        RawMessage(b"e\nf\n", "stdin", b"", 7, first[-1].position, source="stdin")
+        RawMessage(b"e\nf\n", "stdin", b"", 7, first[-1].position, source="stdin", topic="stdin")
     ]
 
 

@@ -258,17 +258,36 @@ def check_missing_times_are_counted(kind: str) -> None:
 
 
 def check_rejects_hold_their_messages(kind: str) -> None:
-    """Each rejected record refers to its own message, in line formats with its line; one entry counts several."""
-    rows = [{**record, "time": None} if i % 5 == 0 else record for i, record in enumerate(RECORDS)]
+    """Each rejected record refers to its own message, and to its place in it; one entry counts several."""
+    rows = [{**record, "time": None} if i % 5 == 2 else record for i, record in enumerate(RECORDS)]
     single = [MESSAGES[kind]([record])[0] for record in rows]
     rejected = decode_records(kind, single, **OPTIONS).rejected
-    assert [entry.message for entry in rejected] == single[::5]
+    assert [entry.message for entry in rejected] == single[2::5]
     assert [(entry.reason, entry.records) for entry in rejected] == [(DropReason.MISSING_FIELD, 1)] * 4
     together = MESSAGES[kind](rows)
     rejected = decode_records(kind, together, **OPTIONS).rejected
     assert len(rejected) == len({id(entry.message) for entry in rejected}) <= len(together)
     assert sum(entry.records for entry in rejected) == 4
-    assert rejected[0].line == (together[0].payload.split(b"\n")[0] if kind in LINES else b"")
+    first = rejected[0]
+    assert first.message is not None
+    payload = first.message.payload
+    if kind == "senml":  # a message holds one sample in several records
+        assert first.message is together[2]
+        assert json.loads(first.line) == json.loads(payload)[first.row - 1]
+        assert payload.startswith(first.line, first.offset)
+        return
+    if len(together) > 1:  # a message holds one record
+        assert (first.message, first.row, first.offset, first.line) == (together[2], 1, 0, b"")
+        return
+    assert first.row == 3
+    if kind in LINES:
+        lines = payload.split(b"\n")
+        assert (first.offset, first.line) == (len(lines[0]) + len(lines[1]) + 2, lines[2])
+    elif first.offset is None:
+        assert kind in {"cbor", "parquet", "json_vector"}
+    else:
+        assert payload.startswith(first.line, first.offset)
+        assert json.loads(first.line) == json.loads(payload)[2]
 
 
 def check_absent_optional_columns_are_missing_in_each_row(kind: str) -> None:

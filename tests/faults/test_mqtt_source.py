@@ -240,11 +240,11 @@ def test_faults_are_handed_on_and_acknowledged(broker: Broker) -> None:
         config = source_table(topics=["sensors/{stream}/data", "others/x"], max_payload_bytes=100)
         with open_source(broker, config) as source:
             assert receive(source, 1)[0].fault is DropReason.RETAINED
-            peer.publish("sensors/p1/data", "x" * 101)
+            peer.publish("sensors/p1/data", "x" * 5000)
             peer.publish("sensors/p1/data", "1")
             got = receive(source, 2)
             assert [message.fault for message in got] == [DropReason.TOO_LARGE, None]
-            assert got[0].payload == b""
+            assert (got[0].payload, got[0].topic) == (b"x" * 4096, "sensors/p1/data")
             narrower = source_table(topics=["others/x"], max_payload_bytes=100)
             source._patterns = MqttSource(narrower, broker_settings(broker), name="n")._patterns
             peer.publish("sensors/p1/data", "2")

@@ -68,8 +68,8 @@ def test_lines_arrive_as_messages(plugged: SerialDevice) -> None:
     assert source.health().connected
     plugged.send(b'"x":1}\r\n{"x":2}\r\n\r\n{"x":3}\n')
     assert read_messages(source, 2) == [
-        RawMessage(b'{"x":2}', "pump-1", arrival_ns=77, position=Position("port", 1), source="port"),
-        RawMessage(b'{"x":3}', "pump-1", arrival_ns=77, position=Position("port", 2), source="port"),
+        RawMessage(line, "pump-1", b"", 77, Position("port", number), source="port", topic=str(plugged.link))
+        for number, line in enumerate([b'{"x":2}', b'{"x":3}'], 1)
     ]
     assert source.poll(10, 0.0) == []
     source.commit(Position("port", 2))

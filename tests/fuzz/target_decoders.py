@@ -118,14 +118,20 @@ def check_sound(batch: SampleBatch, channels: int) -> None:
 
 
 def _check_rejected(batch: SampleBatch, messages: list[RawMessage]) -> None:
-    """Each message has at most one entry per reason, with a line that it contains."""
+    """Each message has at most one entry per reason, with a line or an item that is where it should be."""
     numbers = {id(message): number for number, message in enumerate(messages)}
     assert len({(numbers[id(entry.message)], entry.reason) for entry in batch.rejected}) == len(batch.rejected)
     for entry in batch.rejected:
         assert type(entry.line) is bytes
         assert entry.message is not None
-        assert entry.line in entry.message.payload, "a line of another message"
-        assert b"\n" not in entry.line
+        assert entry.row >= 1
+        if entry.offset is None:
+            assert not entry.line
+        else:
+            assert entry.message.payload.startswith(entry.line, entry.offset), "another line"
+        if entry.line and not entry.message.payload.lstrip().startswith(b"["):  # no list of JSON
+            assert entry.message.payload.count(b"\n", 0, entry.offset) == entry.row - 1
+            assert b"\n" not in entry.line
 
 
 def batch_content(batch: SampleBatch) -> tuple[object, ...]:
@@ -139,7 +145,7 @@ def batch_content(batch: SampleBatch) -> tuple[object, ...]:
         None if batch.label is None else [labels[code] for code in batch.label.tolist()] or None,
         None if batch.reset is None or not len(batch) else batch.reset.tobytes(),
         None if batch.episode is None or not len(batch) else batch.episode.tobytes(),
-        {(id(entry.message), entry.reason): (entry.records, entry.line) for entry in batch.rejected},
+        {(id(entry.message), entry.reason): (entry.records, entry.row, entry.offset) for entry in batch.rejected},
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,12 @@ import pytest
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
 from stream_gru.connectors.registry import load_decoder
+from stream_gru.connectors.sources.files import FileSource
+from stream_gru.core.errors import EndOfInput
 from stream_gru.core.protocols import Decoder
 from stream_gru.core.types import DropReason, RawMessage, Rejected, SampleBatch
 from stream_gru.runtime.control.executor import PauseFilter
-from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter
+from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter, SkipReason
 from stream_gru.runtime.ingest.ingest import RateLimit
 from tests.support.batches import NOON_NS
 
@@ -44,7 +49,7 @@ def live_decoder(kind: str = "json") -> Decoder:
 
 def live_message(payload: bytes, key: str = "p1", fault: DropReason | None = None) -> RawMessage:
     """A live message."""
-    return RawMessage(payload, key, arrival_ns=NOON_NS, fault=fault, source="plant")
+    return RawMessage(payload, key, arrival_ns=NOON_NS, fault=fault, source="plant", topic=f"sensors/{key}/data")
 
 
 def logged_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -110,7 +115,7 @@ def test_of_many_lines_the_first_bad_one_is_shown(caplog: pytest.LogCaptureFixtu
     reporter = RejectReporter(clock=Clock())
     report(reporter, [b"\n".join([GOOD] * 40 + [b'{"flow": tru'] + [GOOD] * 40 + [b"?"] * 2)], "jsonl")
     assert logged_lines(caplog) == [
-        "source plant: rejected as parse: 'p1', 12 bytes: '{\"flow\": tru'; 3 such records in this message"
+        "source plant: rejected as parse: 'p1', row 41, 12 bytes: '{\"flow\": tru'; 3 such records in this message"
     ]
 
 
@@ -134,10 +139,10 @@ def test_rate_limited_and_paused_samples_are_not_reported(tmp_path: Path, caplog
 
 
 def test_faults_of_the_source_are_shown(caplog: pytest.LogCaptureFixture) -> None:
-    """A message that the source could not read has no payload, and may have no key."""
+    """A message that the source could not read may have no payload and no key; then its topic or port is shown."""
     batch = live_decoder().decode([live_message(b"", "", DropReason.OVERLONG_LINE)])
     RejectReporter(clock=Clock()).report("port", batch.rejected)
-    assert logged_lines(caplog) == ["source port: rejected as overlong_line: no key, no payload"]
+    assert logged_lines(caplog) == ["source port: rejected as overlong_line: 'sensors//data', no payload"]
 
 
 def test_only_the_bad_line_under_an_earlier_header_is_shown(caplog: pytest.LogCaptureFixture) -> None:
@@ -163,8 +168,8 @@ def test_dead_letters_hold_time_key_and_reason(tmp_path: Path) -> None:
     reporter.close()
     first, second, third = letters(path)
     assert first == {
-        "time": "2024-05-01T12:00:00Z", "source": "plant", "key": "p1", "reason": "parse", "records": 1, "bytes": 7,
-        "payload": "größe",
+        "time": "2024-05-01T12:00:00Z", "source": "plant", "topic": "sensors/p1/data", "key": "p1", "reason": "parse",
+        "records": 1, "row": 1, "offset": 0, "bytes": 7, "payload": "größe",
     }  # fmt: skip
     assert (second["reason"], second["payload"]) == ("encoding", {"base64": "/wA="})
     assert (third["bytes"], third["payload"]) == (8001, "?" + "ö" * 2047)
@@ -174,10 +179,13 @@ def test_dead_letters_hold_time_key_and_reason(tmp_path: Path) -> None:
 def test_every_rejected_message_of_a_flood_is_a_dead_letter(tmp_path: Path) -> None:
     """However fast they come, and whatever the log suppresses."""
     path = tmp_path / "dead.jsonl"
-    reporter = RejectReporter(DeadLetterFile(path, 1 << 30), clock=Clock())
+    clock = Clock()
+    reporter = RejectReporter(DeadLetterFile(path, 1 << 30, clock=clock), clock=clock)
     for first in range(0, 20_000, 1000):
         report(reporter, [b"{%d" % number for number in range(first, first + 1000)])
+        clock.now_s += 0.1
     reporter.close()
+    assert reporter.skipped.get(SkipReason.RATE, 0) == 0
     assert [letter["payload"] for letter in letters(path)] == [f"{{{number}" for number in range(20_000)]
 
 
@@ -188,8 +196,8 @@ def test_many_bad_lines_of_one_message_are_one_dead_letter(tmp_path: Path) -> No
     batch = report(reporter, [b"flow\n1\nx7\n" + b",\n" * 30_000], "csv")
     reporter.close()
     assert (len(batch), len(batch.rejected), batch.received) == (1, 1, 30_002)
-    found = {letter["reason"]: (letter["records"], letter["bytes"], letter["payload"]) for letter in letters(path)}
-    assert found == {"parse": (30_001, 1, ",")}
+    keys = ("reason", "records", "row", "offset", "bytes", "payload")
+    assert [[letter[key] for key in keys] for letter in letters(path)] == [["parse", 30_001, 4, 10, 1, ","]]
 
 
 def keep(file: DeadLetterFile, payload: bytes) -> None:
@@ -295,3 +303,112 @@ def test_rows_without_a_message_are_no_dead_letters(tmp_path: Path) -> None:
     reporter.report("plant", late.rejected)
     reporter.close()
     assert [letter["reason"] for letter in letters(path)] == ["parse"]
+
+
+def test_messages_beyond_the_rate_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What may come in a second may come at once; written and skipped together are all that were rejected."""
+    path, clock = tmp_path / "dead.jsonl", Clock()
+    file = DeadLetterFile(path, 1 << 20, 10, clock)
+    entries = [Rejected(DropReason.PARSE, 1, live_message(b"%d" % number)) for number in range(40)]
+    file.write("plant", entries[:15])
+    clock.now_s += 0.5
+    file.write("plant", entries[15:30])
+    clock.now_s += 60
+    file.write("plant", entries[30:])
+    caplog.set_level(logging.INFO)
+    file.close()
+    file.close()
+    kept = [*range(10), *range(15, 20), *range(30, 40)]
+    assert [letter["payload"] for letter in letters(path)] == [str(number) for number in kept]
+    assert (file.written, file.skipped[SkipReason.RATE], file.skipped.total()) == (25, 15, 15)
+    assert logged_lines(caplog) == [f"dead letters: 25 written to {path}, 15 not kept (15 rate)"]
+
+
+def test_messages_that_fall_out_of_the_file_are_counted(tmp_path: Path) -> None:
+    """Those of an earlier process too; what is in the two files and what was counted are all that were rejected."""
+    path = tmp_path / "dead.jsonl"
+    skipped = 0
+    for _ in range(2):
+        file = DeadLetterFile(path, 1000)
+        for number in range(50):
+            keep(file, b"%d" % number)
+        file.close()
+        skipped += file.skipped[SkipReason.SIZE]
+    assert len(letters(path)) + len(letters(tmp_path / "dead.jsonl.1")) + skipped == 100
+    assert skipped > 50
+
+
+def test_messages_that_the_disk_does_not_take_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a failed write, and what is incomplete after a short one."""
+    file = DeadLetterFile(tmp_path / "gone" / "dead.jsonl", 1000)
+    keep(file, b"a")
+    assert file.skipped[SkipReason.ERROR] == 1
+    (tmp_path / "gone").mkdir()
+    keep(file, b"a")
+    write = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda handle, data: write(handle, data[:-1]))
+        keep(file, b"b")
+    keep(file, b"c")
+    assert (file.written, file.skipped[SkipReason.ERROR]) == (2, 2)
+    file.close()
+
+
+def places(kind: str, payload: bytes, header: bytes = b"") -> list[tuple[DropReason, int, int | None, bytes]]:
+    """Reason, row, offset and beginning of what a decoder rejects."""
+    batch = live_decoder(kind).decode([dataclasses.replace(live_message(payload), header=header)])
+    return [(entry.reason, entry.row, entry.offset, entry.line) for entry in batch.rejected]
+
+
+def test_the_place_of_a_bad_record_is_known_in_each_format() -> None:
+    """Its line or its number in a list, its byte, and what stands there."""
+    good, bad = b'{"flow": 1}', b'{"flow": tru}'
+    missing = b'{"flw": 1}'
+    parse, absent, encoding = DropReason.PARSE, DropReason.MISSING_FIELD, DropReason.ENCODING
+    assert places("jsonl", b"\n".join([good, b"", bad, missing, bad])) == [
+        (parse, 3, 13, bad),
+        (absent, 4, 27, missing),
+    ]
+    assert places("jsonl", b"\n".join([good, b"\xff", good, bad])) == [(encoding, 2, 12, b"\xff"), (parse, 4, 26, bad)]
+    assert places("json_array", b"[%b, %b,\n %b]" % (good, good, missing)) == [(absent, 3, 28, missing)]
+    assert places("json_array", b"[%b, 7]" % good) == [(DropReason.TYPE, 2, 14, b"7")]
+    assert places("json", bad) == [(parse, 1, 0, b"")]
+    assert places("csv", b"flow,level\n1,2\n\n1\nx,2\n") == [(absent, 4, 16, b"1"), (parse, 5, 18, b"x,2")]
+    assert places("csv", b"1,2\n\nx,2\n3", header=b"flow,level") == [(absent, 4, 9, b"3"), (parse, 3, 5, b"x,2")]
+    assert places("plotter", b"flow:1\nflow\noops\nflow:x") == [(absent, 3, 12, b"oops"), (parse, 4, 17, b"flow:x")]
+    assert places("line_protocol", b"m flow=1 1\n# note\nm flow 1") == [(parse, 3, 18, b"m flow 1")]
+    assert places("json_vector", b'{"v": [1]}\n{"v": []}\n{"v": [1]}') == [(absent, 2, 11, b'{"v": []}')]
+    assert places("json_vector", b'{"v": [[1], [2], []]}') == [(absent, 3, None, b"")]
+    assert places("senml", b'[{"n": "flow", "v": 1}, {"n": "flow", "t": 1, "v": "x"}]') == [
+        (DropReason.TYPE, 2, 24, b'{"n": "flow", "t": 1, "v": "x"}')
+    ]
+
+
+def test_garbage_of_the_largest_size_takes_little_time() -> None:
+    """A payload of bad lines costs a few passes over its bytes, however many of them there are."""
+    payload = b"\n".join([b'{"flow": 1}'] * 2000 + [b"{", b"\xff", b"[]", b'{"flw": 1}', b'{"flow": "x"}'] * 2500)
+    assert len(payload) > 65_536
+    started_s = time.process_time()
+    found = places("jsonl", payload)
+    assert time.process_time() - started_s < 1.0
+    assert len(found) == 4
+    assert all(payload.startswith(line, offset) for _, _, offset, line in found)
+
+
+def test_the_offset_in_a_recorded_file_counts_from_its_beginning(tmp_path: Path) -> None:
+    """A file is read in blocks: a row of a block says nothing, the byte is where an editor finds it."""
+    text = b"time,flow\n" + b"".join(b"2026-01-01T00:00:%02dZ,%d\n" % (n % 60, n) for n in range(100))
+    text += b"oops,1\n"
+    path = tmp_path / "pump.csv"
+    path.write_bytes(text)
+    source = FileSource([path], "csv", 16)
+    source.open(None)
+    reporter = RejectReporter(DeadLetterFile(tmp_path / "dead.jsonl", 1 << 20), clock=Clock())
+    decoder = load_decoder("csv", Fields(InputConfig(time="time"), ("flow",)))
+    with suppress(EndOfInput):
+        while True:
+            reporter.report("replay", decoder.decode(source.poll(100, 0.0)).rejected)
+    reporter.close()
+    (letter,) = letters(tmp_path / "dead.jsonl")
+    assert (letter["topic"], letter["row"], letter["time"]) == (str(path), None, None)
+    assert letter["offset"] == text.index(b"oops")

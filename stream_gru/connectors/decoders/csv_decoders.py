@@ -67,14 +67,14 @@ class CsvDecoder:
         split = split_lines(lines, self._fields.input.delimiter)
         rows = [row for row in split if row]
         if list(map(len, rows)).count(len(names)) != len(rows) or None in split:
-            rows = _regular(split, len(names), lines, message, rejects)
+            rows = _regular(split, len(names), message, rejects)
         columns: dict[str, Column] = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
 
-        def line_of(row: int) -> str:
-            regular = (line for line, cells in zip(lines, split, strict=True) if cells and len(cells) == len(names))
+        def place_of(row: int) -> int:
+            regular = (number for number, cells in enumerate(split, 1) if cells and len(cells) == len(names))
             return next(islice(regular, row, None))
 
-        return build_batch(self._fields, len(rows), columns.get, message, rejects, line_of=line_of)
+        return build_batch(self._fields, len(rows), columns.get, message, rejects, place_of=place_of)
 
     def _names(self, message: RawMessage) -> list[str]:
         place = origin(message)
@@ -100,13 +100,10 @@ class CsvDecoder:
         return names
 
 
-def _regular(
-    split: Sequence[list[str] | None], width: int, lines: Sequence[str], message: RawMessage, rejects: Rejects
-) -> list[list[str]]:
+def _regular(split: Sequence[list[str] | None], width: int, message: RawMessage, rejects: Rejects) -> list[list[str]]:
     """The lines of ``width`` cells; all others but blank ones are rejected."""
-    each = list(zip(split, lines, strict=True))
-    broken = [line for cells, line in each if cells is None or len(cells) > width]
-    short = [line for cells, line in each if cells and len(cells) < width]
+    broken = [number for number, cells in enumerate(split, 1) if cells is None or len(cells) > width]
+    short = [number for number, cells in enumerate(split, 1) if cells and len(cells) < width]
     for reason, bad in ((DropReason.PARSE, broken), (DropReason.MISSING_FIELD, short)):
         if bad:
             rejects.add(reason, message, bad[0], len(bad))
@@ -142,25 +139,29 @@ class HeaderlessCsvDecoder:
         """Decode messages in order; what is rejected goes to ``rejects`` alone."""
         lines: list[str] = []
         owners: list[RawMessage] = []
+        numbers: list[int] = []
         for message in raw:
             found = decoded_lines(message, rejects)
             if found:
                 found[0] = found[0].removeprefix(BYTE_ORDER_MARK)
             lines += found
             owners += [message] * len(found)
+            numbers += range(1, len(found) + 1)
         rows: list[list[str | None]] = []
         kept: list[int] = []
         split = split_lines(lines, self._fields.input.delimiter)
         for place, (row, message) in enumerate(zip(split, owners, strict=True)):
             cells = self._cells(row, message)
             if isinstance(cells, DropReason):
-                rejects.add(cells, message, lines[place])
+                rejects.add(cells, message, numbers[place])
             elif cells:
                 rows.append(cells)
                 kept.append(place)
         columns: dict[str, Column] = dict(zip(self._wanted, zip(*rows, strict=True), strict=True)) if rows else {}
         origin = [owners[place] for place in kept]
-        return build_batch(self._fields, len(rows), columns.get, origin, rejects, line_of=lambda row: lines[kept[row]])
+        return build_batch(
+            self._fields, len(rows), columns.get, origin, rejects, place_of=lambda row: numbers[kept[row]]
+        )
 
     def _cells(self, row: list[str] | None, message: RawMessage) -> list[str | None] | DropReason:
         """The wanted cells of a line, empty where it is no record; or the reason to reject it."""

@@ -32,7 +32,7 @@ from stream_gru.connectors.decoders.parsing import (
     read_times,
     reject_unrepresentable,
 )
-from stream_gru.connectors.decoders.rejects import Line, Origin, Rejects
+from stream_gru.connectors.decoders.rejects import Origin, Rejects
 from stream_gru.core.errors import ConfigError
 from stream_gru.core.types import F32, I32, NS_PER_S, STREAM_ID, DropReason, Mask, RawMessage, SampleBatch, empty_batch
 from stream_gru.model.manifest import Channel
@@ -193,7 +193,7 @@ def build_batch(
     origin: Origin,
     rejects: Rejects,
     *,
-    line_of: Callable[[int], Line] = lambda row: b"",
+    place_of: Callable[[int], int] = lambda row: 0,
     keys: Sequence[str] | None = None,
 ) -> SampleBatch:
     """Build a batch of the good ones of ``count`` rows; the bad ones go to ``rejects``.
@@ -202,7 +202,7 @@ def build_batch(
                       `InvalidColumn`; or None where no row has the field
     ``origin``        the message of all rows, or of each: its key names the stream of records that do not name their
                       own, its arrival (0: unknown, a recording) is that of the rows
-    ``line_of(row)``  the line that holds a row, in formats of lines
+    ``place_of(row)`` where a row stands in its message, as in `Rejects`
     ``keys``          (count,) in place of the messages' keys
     """
     wanted = fields.input
@@ -257,7 +257,7 @@ def build_batch(
     if not rows.rejected:
         return batch
     for reason, bad in rows.rejected.items():
-        rejects.add_rows(reason, np.flatnonzero(bad), origin, line_of)
+        rejects.add_rows(reason, np.flatnonzero(bad), origin, place_of)
     return batch.take(rows.good)
 
 

@@ -67,10 +67,10 @@ class JsonLinesDecoder(RecordDecoder):
 
     def read(self, message: RawMessage, batch: RecordBatch) -> None:
         """Add an object for each line."""
-        for line in batch.lines(message):
+        for number, line in enumerate(batch.lines(message), 1):
             if line and not line.isspace():
                 found = parsed(self._decoder, line.removeprefix(BYTE_ORDER_MARK))
-                batch.add(found, message, line)
+                batch.add(found, message, number)
 
 
 def parsed(decoder: msgspec.json.Decoder[_T], text: str) -> _T | DropReason:
@@ -88,22 +88,21 @@ def parsed(decoder: msgspec.json.Decoder[_T], text: str) -> _T | DropReason:
 
 def documents(
     decoder: msgspec.json.Decoder[_T], message: RawMessage, batch: RecordBatch
-) -> Iterator[tuple[_T | DropReason, str]]:
-    """Yield each JSON document of a payload with its line.
+) -> Iterator[tuple[_T | DropReason, int]]:
+    """Yield each JSON document of a payload with the number of its line.
 
-    A payload is one document on any number of lines (then the line is empty), or one document on each line.
+    A payload is one document on any number of lines (then the number is 0), or one document on each line.
     """
-    payload_lines = batch.lines(message)
-    complete = len(payload_lines) > message.payload.count(b"\n")  # no line was rejected
-    lines = [text for line in payload_lines if (text := line.removeprefix(BYTE_ORDER_MARK).strip())]
-    if len(lines) > 1 and complete:
-        whole = parsed(decoder, "\n".join(lines))
+    every = batch.lines(message)
+    lines = {n: text for n, line in enumerate(every, 1) if (text := line.removeprefix(BYTE_ORDER_MARK).strip())}
+    if len(lines) > 1 and "\n".join(every).encode() == message.payload:  # no line was rejected
+        whole = parsed(decoder, "\n".join(lines.values()))
         if not isinstance(whole, DropReason):
-            yield whole, ""
+            yield whole, 0
             return
-    for line in lines:
+    for number, line in lines.items():
         found = parsed(decoder, line)
-        yield found, line if len(lines) > 1 else ""
+        yield found, number if len(every) > 1 else 0
 
 
 def _unreadable(decoder: msgspec.json.Decoder[Any], text: str) -> DropReason:
@@ -130,8 +129,9 @@ class JsonVectorDecoder(RecordDecoder):
     def read(self, message: RawMessage, batch: RecordBatch) -> None:
         """Add a record for each vector."""
         for found, line in documents(self._decoder, message, batch):
-            for record in self._records(found):
-                batch.add(record, message, line)
+            records = list(self._records(found))
+            for number, record in enumerate(records, 1):
+                batch.add(record, message, line or (-number if len(records) > 1 else 0))
 
     def _records(self, found: Record | DropReason) -> Iterator[Record | DropReason]:
         if isinstance(found, DropReason):

@@ -55,10 +55,10 @@ class LineProtocolDecoder(RecordDecoder):
 
     def read(self, message: RawMessage, batch: RecordBatch) -> None:
         """Add a record for each line."""
-        for line in batch.lines(message):
+        for number, line in enumerate(batch.lines(message), 1):
             text = line.removeprefix(BYTE_ORDER_MARK).strip(" \t\r")
             if text and text[0] != "#":
-                batch.add(self._record(text, message.arrival_ns), message, line)
+                batch.add(self._record(text, message.arrival_ns), message, number)
 
     def _record(self, text: str, arrival_ns: int) -> Record | DropReason:
         found = _LINE.fullmatch(text)

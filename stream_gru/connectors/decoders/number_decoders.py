@@ -75,11 +75,11 @@ class PlotterDecoder(RecordDecoder):
 
     def read(self, message: RawMessage, batch: RecordBatch) -> None:
         """Add a record for each line with values."""
-        for line in batch.lines(message):
+        for number, line in enumerate(batch.lines(message), 1):
             text = line.removeprefix(BYTE_ORDER_MARK).strip(" \t\r,")
             found = self._record(text, message) if text else None
             if found is not None:
-                batch.add(found, message, line)
+                batch.add(found, message, number)
 
     def _record(self, text: str, message: RawMessage) -> Record | DropReason | None:
         if ":" in text:

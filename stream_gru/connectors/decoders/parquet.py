@@ -44,7 +44,10 @@ class ArrowDecoder:
             try:
                 with pa.ipc.open_stream(message.payload) as stream:
                     self._check(origin(message), stream.schema.names)
-                    batches += [self._rows(message, table, rejects) for table in stream]
+                    done = 0
+                    for table in stream:
+                        batches.append(self._rows(message, table, done, rejects))
+                        done += table.num_rows
             # The exceptions of pyarrow for damaged bytes.
             except (pa.ArrowException, OSError, EOFError, ValueError, OverflowError) as error:
                 raise DataError(f"{origin(message)}: not an Arrow stream: {error}") from error
@@ -59,7 +62,8 @@ class ArrowDecoder:
         if twice:
             raise DataError(f"{place}: expected one column {twice[0]!r}, got several")
 
-    def _rows(self, message: RawMessage, table: Any, rejects: Rejects) -> SampleBatch:
+    def _rows(self, message: RawMessage, table: Any, done: int, rejects: Rejects) -> SampleBatch:
+        """The rows of a table; ``done`` are those of the tables before it."""
         table.validate(full=True)
         names = self._fields.names_only
 
@@ -69,7 +73,9 @@ class ArrowDecoder:
             read = _dictionary if name in names else _cells
             return read(table.column(name))
 
-        return build_batch(self._fields, table.num_rows, column, message, rejects)
+        return build_batch(
+            self._fields, table.num_rows, column, message, rejects, place_of=lambda row: -(done + row + 1)
+        )
 
 
 def _dictionary(column: Any) -> Column:

@@ -8,25 +8,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream_gru.connectors.decoders.field_map import Column, Fields, build_batch
-from stream_gru.connectors.decoders.rejects import Line, Rejects
+from stream_gru.connectors.decoders.rejects import Rejects
 from stream_gru.connectors.decoders.text import BYTE_ORDER_MARK, decoded_lines, is_blank
 from stream_gru.core.types import DropReason, RawMessage, SampleBatch
 
 
 class RecordBatch:
-    """The records of one call of `decode`, in order, and what was rejected."""
+    """The records of one call of `decode`, in order, and what was rejected.
+
+    ``place`` is n for line n of the payload, -n for the n-th record of a payload that is a list, both from 1; 0 for the
+    message as a whole.
+    """
 
     def __init__(self, resolver: FieldResolver) -> None:
         self._resolver = resolver
         self._rows: list[Record] = []
         self._messages: list[RawMessage] = []
-        self._lines: list[Line] = []
+        self._places: list[int] = []
         self._keys: dict[int, str] = {}  # by row, where a record names another stream than its message
         self._rejects = Rejects()
 
-    def reject(self, reason: DropReason, message: RawMessage, line: Line = b"") -> None:
-        """Reject one record of a message; ``line`` is the line at fault, empty for the message as a whole."""
-        self._rejects.add(reason, message, line)
+    def reject(self, reason: DropReason, message: RawMessage, place: int = 0) -> None:
+        """Reject one record of a message."""
+        self._rejects.add(reason, message, place)
 
     def text(self, message: RawMessage) -> str | None:
         """The payload as text without a byte order mark; None, and rejected, where it is not UTF-8 or holds NUL."""
@@ -40,13 +44,13 @@ class RecordBatch:
         return text[1:] if text[:1] == BYTE_ORDER_MARK else text
 
     def lines(self, message: RawMessage) -> list[str]:
-        """The lines of the payload as text; those that are not UTF-8, hold NUL or are too long are rejected."""
+        """The lines of the payload as text; one that is not UTF-8, holds NUL or is too long is rejected, and blank."""
         return decoded_lines(message, self._rejects)
 
-    def add(self, record: object, message: RawMessage, line: Line = b"", key: str | None = None) -> None:
+    def add(self, record: object, message: RawMessage, place: int = 0, key: str | None = None) -> None:
         """Add an object of a message, or reject it where it is a `DropReason` or no object.
 
-        ``line`` is the line that holds it, in formats of lines; ``key`` is the stream that the record names itself.
+        ``key`` is the stream that the record names itself.
         """
         if type(record) is dict:
             record = self._resolver.resolve(record, message.channel)
@@ -55,9 +59,9 @@ class RecordBatch:
                 self._keys[len(self._rows)] = key
             self._rows.append(record)
             self._messages.append(message)
-            self._lines.append(line)
+            self._places.append(place)
         else:
-            self._rejects.add(record if isinstance(record, DropReason) else DropReason.TYPE, message, line)
+            self._rejects.add(record if isinstance(record, DropReason) else DropReason.TYPE, message, place)
 
     def add_each(self, records: Sequence[object], message: RawMessage) -> None:
         """Add all objects of one payload; none at all, or more than `MAX_RECORDS`, are one reject."""
@@ -66,8 +70,8 @@ class RecordBatch:
             return
         if not records:
             self.reject(DropReason.MISSING_FIELD, message)
-        for record in records:
-            self.add(record, message)
+        for number, record in enumerate(records, 1):
+            self.add(record, message, -number)
 
     def build(self) -> SampleBatch:
         """All records as one batch."""
@@ -85,7 +89,7 @@ class RecordBatch:
             column,
             messages[0] if alone else messages,
             self._rejects,
-            line_of=self._lines.__getitem__,
+            place_of=self._places.__getitem__,
             keys=keys,
         )
         return self._rejects.add_to(batch)

@@ -35,7 +35,8 @@ _BASE = frozenset({"bn", "bt", "bu", "bv", "bs", "bver"})
 _VALUES = ("v", "vs", "vb", "vd")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:./_-]*", re.ASCII)
 
-_Sample = tuple[str, Record]
+# The stream, the sample or why there is none, and the number of its first record in the pack; 0 for the whole pack.
+_Sample = tuple[str, Record | DropReason, int]
 _Value = tuple[str, int | None, str, object]
 
 
@@ -85,38 +86,36 @@ class SenmlDecoder(RecordDecoder):
             if isinstance(found, DropReason):
                 batch.reject(found, message, line)
                 continue
-            for sample in self._samples([found] if isinstance(found, dict) else found, message.arrival_ns):
-                if isinstance(sample, DropReason):
-                    batch.reject(sample, message, line)
-                else:
-                    batch.add(sample[1], message, line, key=sample[0] or None)
+            pack = [found] if isinstance(found, dict) else found
+            for stream, sample, number in self._samples(pack, message.arrival_ns):
+                batch.add(sample, message, line or (-number if pack is found else 0), key=stream or None)
 
-    def _samples(self, pack: list[Any], arrival_ns: int) -> Iterator[_Sample | DropReason]:
-        """Yield the samples of a pack, in the order of their first records, and the reasons of rejected records."""
+    def _samples(self, pack: list[Any], arrival_ns: int) -> Iterator[_Sample]:
+        """Yield the reasons of rejected records, then the samples of a pack, in the order of their first records."""
         if len(pack) > MAX_RECORDS:
-            yield DropReason.TOO_LARGE
+            yield "", DropReason.TOO_LARGE, 0
             return
         try:
             faults = list(map(_fault, pack))
         except _PackRejected as rejected:
-            yield rejected.reason
+            yield "", rejected.reason, 0
             return
-        samples: dict[tuple[str, int | None], Record] = {}
+        samples: dict[tuple[str, int | None], tuple[Record, int]] = {}
         base = _Base()
         empty = True
-        for record, fault in zip(pack, faults, strict=True):
+        for number, (record, fault) in enumerate(zip(pack, faults, strict=True), 1):
             if type(record) is dict:
                 base.take(record)
             found = fault or self._resolve(record, base, arrival_ns)
             if isinstance(found, DropReason):
-                yield found
+                yield "", found, number
             elif found is not None:
                 stream, time_ns, field, value = found
-                samples.setdefault((stream, time_ns), {OWN_TIME: time_ns})[field] = value
+                samples.setdefault((stream, time_ns), ({OWN_TIME: time_ns}, number))[0][field] = value
             empty = empty and found is None
         if empty:
-            yield DropReason.MISSING_FIELD
-        yield from ((stream, sample) for (stream, _), sample in samples.items())
+            yield "", DropReason.MISSING_FIELD, 0
+        yield from ((stream, sample, number) for (stream, _), (sample, number) in samples.items())
 
     def _resolve(self, record: dict[str, Any], base: _Base, arrival_ns: int) -> _Value | DropReason | None:
         """(stream, time, field, value) of a record; None for one without a wanted field."""

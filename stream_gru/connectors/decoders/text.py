@@ -40,7 +40,7 @@ def is_blank(message: RawMessage, separators: str = "") -> bool:
 def decoded_lines(message: RawMessage, rejects: Rejects) -> list[str]:
     """Return the lines of a payload as text; lines that are not UTF-8, hold NUL or are too long are rejected.
 
-    A compressed live payload has no lines: it is one reject.
+    A blank line is in the place of each rejected one.  A compressed live payload has no lines: it is one reject.
     """
     payload = message.payload
     try:
@@ -55,12 +55,11 @@ def decoded_lines(message: RawMessage, rejects: Rejects) -> list[str]:
         rejects.add(DropReason.ENCODING, message)
         return []
     lines = []
-    for line in payload.split(b"\n"):
+    for number, line in enumerate(payload.split(b"\n"), 1):
         reason = _line_fault(line)
-        if reason is None:
-            lines.append(line.decode())
-        else:
-            rejects.add(reason, message, line)
+        lines.append("" if reason else line.decode())
+        if reason:
+            rejects.add(reason, message, number)
     return lines
 
 

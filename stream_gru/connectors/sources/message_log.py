@@ -64,6 +64,7 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
     header: str | _Binary = ""
     payload: str | _Binary = ""
     fault: str = ""
+    topic: str = ""
 
 
 _FIRST = msgspec.json.Decoder(_First)
@@ -270,7 +271,9 @@ def _decoded(line: bytes, place: str, position: Position) -> RawMessage:
         raise DataError(f"{place}: expected a recorded message: {error}") from error
     except KeyError as error:
         raise DataError(f"{place}: fault: expected one of {', '.join(_FAULTS)}, got {error}") from error
-    return RawMessage(payload, read.key, header, read.arrival_ns, position, read.channel, fault, read.source)
+    return RawMessage(
+        payload, read.key, header, read.arrival_ns, position, read.channel, fault, read.source, read.topic
+    )
 
 
 def _encoded(message: RawMessage, form: Callable[[bytes], str | _Binary]) -> bytes:
@@ -282,13 +285,19 @@ def _encoded(message: RawMessage, form: Callable[[bytes], str | _Binary]) -> byt
         header=form(message.header),
         payload=form(message.payload),
         fault=message.fault.text if message.fault is not None else "",
+        topic=message.topic,
     )
     return msgspec.json.encode(line) + b"\n"
 
 
 def _without_content(message: RawMessage) -> RawMessage:
     return RawMessage(
-        b"", message.key[:128], arrival_ns=message.arrival_ns, fault=DropReason.TOO_LARGE, source=message.source
+        b"",
+        message.key[:128],
+        arrival_ns=message.arrival_ns,
+        fault=DropReason.TOO_LARGE,
+        source=message.source,
+        topic=message.topic[:1024],
     )
 
 

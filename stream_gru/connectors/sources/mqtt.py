@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 # Messages that brokers send unacknowledged with MQTT 3.1.1, which has no receive maximum.
 _MAX_INFLIGHT_311 = 20
 _QUIET_S = 60
+_SHOWN_BYTES = 4096
 _MIN_PACKETS, _PACKETS_PER_INFLIGHT = 4096, 2
 
 
@@ -296,18 +297,25 @@ class MqttSource:
             self._queue.put(raw, lambda: self._closing)
 
     def _raw(self, topic: str, message: MQTTMessage, number: int, arrival_ns: int, *, valid: bool) -> RawMessage:
-        """The message for the daemon, with a fault in place of its payload where it cannot be used."""
+        """The message for the daemon, with a fault where it cannot be used; of a too large one the beginning."""
         position = Position(self._name, number)
+        payload = bytes(message.payload)
 
         def refused(fault: DropReason, why: str) -> RawMessage:
             self._complain(fault, f"topic {topic!r:.200}: {why}")
-            return RawMessage(b"", arrival_ns=arrival_ns, position=position, fault=fault, source=self._name)
+            return RawMessage(
+                payload if len(payload) <= self._config.max_payload_bytes else payload[:_SHOWN_BYTES],
+                arrival_ns=arrival_ns,
+                position=position,
+                fault=fault,
+                source=self._name,
+                topic=topic,
+            )
 
         if not valid:
             return refused(DropReason.ENCODING, "expected UTF-8, got other bytes")
         if message.retain and not self._config.accept_retained:
             return refused(DropReason.RETAINED, "expected a new message, got a retained one")
-        payload = bytes(message.payload)
         if len(payload) > self._config.max_payload_bytes:
             most = self._config.max_payload_bytes
             return refused(DropReason.TOO_LARGE, f"expected at most {most} bytes, got {len(payload)}")
@@ -321,6 +329,7 @@ class MqttSource:
                     position=position,
                     channel=found.get("channel", ""),
                     source=self._name,
+                    topic=topic,
                 )
         return refused(DropReason.UNKNOWN_STREAM, "expected one of the source's topics")
 

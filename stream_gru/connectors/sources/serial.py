@@ -231,7 +231,8 @@ class SerialSource:
             self._number += 1
             payload, fault = (b"", frame) if isinstance(frame, DropReason) else (frame, None)
             position = Position(self._name, self._number)
-            self._frames.append(RawMessage(payload, key, b"", arrival_ns, position, "", fault, self._name))
+            topic = self._config.port
+            self._frames.append(RawMessage(payload, key, b"", arrival_ns, position, "", fault, self._name, topic))
 
     def _new_framer(self) -> Framer:
         kind = CobsFramer if self._config.framing == "cobs" else LineFramer

@@ -224,7 +224,7 @@ class StdinSource:
         if not lines and not unseen:
             return []
         header = self._header.header if self._header is not None else b""
-        return [RawMessage(lines, "stdin", header, arrival_ns, position, source=self._name)]
+        return [RawMessage(lines, "stdin", header, arrival_ns, position, source=self._name, topic="stdin")]
 
     def _position(self) -> Position:
         """The end of what was read."""
