@@ -7,6 +7,7 @@ by index.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -139,6 +140,21 @@ class Rejected(NamedTuple):
     row: int = 1
     offset: int | None = 0
     line: bytes = b""
+
+
+class Dropped(NamedTuple):
+    """Samples of one stream in one batch that conditioning dropped for one reason; the rest describes the first one.
+
+    ``time_ns``  event time      ``channel``  index of the channel at fault, -1 for the sample as a whole
+    ``value``    of that channel, NaN if it is missing; for LATE the age in seconds behind the newest sample
+    """
+
+    reason: DropReason
+    stream: str
+    records: int
+    time_ns: int
+    channel: int = -1
+    value: float = math.nan
 
 
 def merge_rejected(entries: Iterable[Rejected]) -> tuple[Rejected, ...]:
@@ -313,6 +329,7 @@ class PredictionBatch:
                                 the targets; None without intervals
     ``alarm``                   (M,) bool; None without an alarm rule
     ``dropped``                 number of samples that were not applied, rejects included, by reason
+    ``drops``                   the samples among them that conditioning dropped, by stream and reason
     ``resets``                  number of resets, by reason
     ``encoded``                 the rows in each form that a sink has asked for; see `connectors.sinks.encoders`
     """
@@ -334,6 +351,7 @@ class PredictionBatch:
     consecutive_misses: I32 | None = None
     alarm: Mask | None = None
     dropped: Mapping[DropReason, int] = field(default_factory=dict)
+    drops: Sequence[Dropped] = ()
     resets: Mapping[ResetReason, int] = field(default_factory=dict)
     encoded: dict[str, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -354,7 +372,7 @@ class PredictionBatch:
         return len(self.time_ns)
 
     def take(self, rows: slice | I64 | Mask) -> Self:
-        """Return the selected rows, without the counts of drops and resets."""
+        """Return the selected rows, without the drops and the counts of drops and resets."""
         return replace(
             self,
             stream_index=self.stream_index[rows],
@@ -372,5 +390,6 @@ class PredictionBatch:
             consecutive_misses=None if self.consecutive_misses is None else self.consecutive_misses[rows],
             alarm=None if self.alarm is None else self.alarm[rows],
             dropped={},
+            drops=(),
             resets={},
         )

@@ -144,6 +144,7 @@ class Pipeline:
             probabilities=None if probabilities is None else probabilities[order],
             label=self._true_labels(batch, applied),
             dropped=steps.dropped,
+            drops=steps.drops,
             resets=_count_resets(steps),
         )
         return replace(out, alarm=self.alarm.alarms(out)) if self.alarm else out

@@ -295,6 +295,7 @@ class Daemon:
     def _process(self, source: str, batch: SampleBatch, arrival_ns: int, started_s: float) -> None:
         runtime = self.runtime
         out = runtime.pipeline.process(batch)
+        runtime.rejects.report_drops(source, out.drops, runtime.pipeline.manifest.channels)
         for sink in runtime.sinks.values():
             sink.write(out)
         if self._broadcast is not None:

@@ -1,7 +1,7 @@
-"""Rejected messages: some are logged, all are written to the dead-letter file.  Their decoder has counted them.
+"""Rejected messages and dropped samples: some are logged, all are written to the dead-letter file.
 
-    batch.rejected ──▶ log: a few lines for each source and reason
-                   ╰─▶ dead-letter file: one JSON line for each message and reason, bounded, not durable
+    batch.rejected ──┬─▶ log: a few lines for each source and reason
+    output.drops   ──┴─▶ dead-letter file: a JSON line for each message, or stream of a batch, and reason; bounded
 
     {"time": "2024-05-01T12:00:00Z", "source": "plant", "topic": "sensors/p1/data", "key": "p1", "reason": "parse",
      "records": 2, "row": 41, "offset": 1312, "bytes": 4, "payload": "oops"}
@@ -13,6 +13,11 @@ that record where it has a line or a text of its own, else of the message; ``byt
 decoder: sources pass on the beginning only of a message that is too large.  Bytes that are not UTF-8 are written as
 ``{"base64": "/wA="}``.
 
+A sample that conditioning drops no longer has its message; its line names stream, time and what was wrong:
+
+    {"sample_time": "2024-05-01T12:00:00Z", "source": "plant", "stream": "p1", "reason": "out_of_range", "records": 3,
+     "detail": "flow = 1e+06, expected 0 to 500"}
+
 Decision: rejected messages are acknowledged like all others, or they would be delivered again and again.
 """
 
@@ -20,10 +25,11 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -31,7 +37,8 @@ import numpy as np
 
 from stream_gru.core.log_limiter import LogLimiter
 from stream_gru.core.timestamps import format_iso
-from stream_gru.core.types import Code, DropReason, RawMessage, Rejected
+from stream_gru.core.types import Code, Dropped, DropReason, RawMessage, Rejected
+from stream_gru.model.manifest import Channel
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +97,27 @@ class RejectReporter:
                     f"; {suppressed:,} more records since the last such line" if suppressed else "",
                 )
 
+    def report_drops(self, source: str, drops: Sequence[Dropped], channels: Sequence[Channel]) -> None:
+        """Report what conditioning dropped; ``channels`` of the model."""
+        if not drops:
+            return
+        details = [_detail(drop, channels) for drop in drops]
+        if self._dead_letters is not None:
+            self._dead_letters.write_drops(source, drops, details)
+        for drop, detail in zip(drops, details, strict=True):
+            suppressed = self._limiter.allow((source, drop.reason), drop.records)
+            if suppressed is not None:
+                log.warning(
+                    "source %s: stream %s: sample at %s dropped as %s: %s%s%s",
+                    source,
+                    drop.stream,
+                    format_iso(np.array([drop.time_ns], np.int64))[0],
+                    drop.reason.text,
+                    detail,
+                    f"; {drop.records:,} such samples of this stream together" if drop.records > 1 else "",
+                    f"; {suppressed:,} more since the last such line" if suppressed else "",
+                )
+
     def close(self) -> None:
         """Log how many records were not logged or not written, and close the file; may be called twice."""
         for (source, reason), suppressed in self._limiter.drain():
@@ -107,6 +135,23 @@ def _shown(message: RawMessage, entry: Rejected) -> str:
         return f"{key}, no payload"
     row = f" row {entry.row}," if entry.row > 1 and message.arrival_ns else ""
     return f"{key},{row} {len(data):,} bytes: {repr(data[:_SHOWN_BYTES])[1:]}"
+
+
+def _detail(drop: Dropped, channels: Sequence[Channel]) -> str:
+    """What was wrong with a sample, with the channel and what was expected."""
+    if drop.reason is DropReason.LATE:
+        return f"{drop.value:g} s older than the newest sample of the stream"
+    if drop.reason is DropReason.DUPLICATE:
+        return "a sample of this time was processed before"
+    if drop.channel < 0:
+        return "too many streams: see run.max_streams"
+    channel = channels[drop.channel]
+    if math.isnan(drop.value):
+        return f"{channel.name} is missing, for longer than its last value is held"
+    if channel.categories:
+        return f"{channel.name} = {drop.value:g}, expected a whole number from 0 to {channel.categories - 1}"
+    low, high = ("any" if bound is None else f"{bound:g}" for bound in (channel.min, channel.max))
+    return f"{channel.name} = {drop.value:g}, expected {low} to {high}, and no valid value that could be held"
 
 
 _PAYLOAD_BYTES = 4096
@@ -140,11 +185,17 @@ class DeadLetterFile:
     def write(self, source: str, rejected: Sequence[Rejected]) -> None:
         """Append a line for each entry that has a message, as long as the rate allows."""
         letters = [entry for entry in rejected if entry.message is not None]
-        allowed = self._allowed(len(letters))
-        self.skipped[SkipReason.RATE] += len(letters) - allowed
+        self._write(_lines(source, letters[: self._allowed(len(letters))]))
+
+    def write_drops(self, source: str, drops: Sequence[Dropped], details: Sequence[str]) -> None:
+        """Append a line for each dropped entry, as long as the rate allows."""
+        allowed = self._allowed(len(drops))
+        self._write(_drop_lines(source, drops[:allowed], details[:allowed]))
+
+    def _write(self, lines: Iterable[bytes]) -> None:
         chunk: list[bytes] = []
         size = 0
-        for line in _lines(source, letters[:allowed]):
+        for line in lines:
             # The first line goes alone: only an open file has a known size.
             if chunk and (self._file is None or self._size + size + len(line) + 1 > self._max_bytes):
                 self._append(chunk)
@@ -168,7 +219,7 @@ class DeadLetterFile:
         self._logged = self.written, lost
 
     def _allowed(self, wanted: int) -> int:
-        """How many of so many entries the rate allows now; what may come in a second may come at once."""
+        """How many of so many entries the rate allows now, the others are skipped; a second's may come at once."""
         if not wanted:
             return 0
         now_s = self._clock()
@@ -176,6 +227,7 @@ class DeadLetterFile:
         self._budget_s = now_s
         allowed = min(wanted, int(self._budget))
         self._budget -= allowed
+        self.skipped[SkipReason.RATE] += wanted - allowed
         return allowed
 
     def _close(self) -> None:
@@ -248,6 +300,20 @@ def _lines(source: str, rejected: Sequence[Rejected]) -> Iterator[bytes]:
     for entry, arrival in zip(rejected, format_iso(np.array(arrivals, np.int64)), strict=True):
         if entry.message is not None:
             yield _line(source, entry, entry.message, arrival)
+
+
+def _drop_lines(source: str, drops: Sequence[Dropped], details: Sequence[str]) -> Iterator[bytes]:
+    times = format_iso(np.array([drop.time_ns for drop in drops], np.int64))
+    for drop, detail, time_text in zip(drops, details, times, strict=True):
+        letter = {
+            "sample_time": time_text,
+            "source": source,
+            "stream": drop.stream,
+            "reason": drop.reason.text,
+            "records": drop.records,
+            "detail": detail,
+        }
+        yield msgspec.json.encode(letter) + b"\n"
 
 
 def _line(source: str, entry: Rejected, message: RawMessage, time: str) -> bytes:

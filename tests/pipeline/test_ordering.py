@@ -73,7 +73,7 @@ def decided_at_once(batch: SampleBatch, table: StateTable) -> tuple[list[tuple[i
     """The result of `order` for each row (1 kept, 0 dropped; reset), and its drop counts."""
     slot = table.slots_for(batch.stream_names, 99)[batch.stream_index]
     by_slot = np.argsort(slot, kind="stable")
-    rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), {})
+    rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), {}, [])
     kept, _ = order(rows, table, RULES)
     result = [(0, 0)] * len(batch)
     for row, reset in zip(kept.row.tolist(), kept.reset.tolist(), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -21,11 +22,14 @@ from stream_gru.connectors.registry import load_decoder
 from stream_gru.connectors.sources.files import FileSource
 from stream_gru.core.errors import EndOfInput
 from stream_gru.core.protocols import Decoder
-from stream_gru.core.types import DropReason, RawMessage, Rejected, SampleBatch
+from stream_gru.core.types import DropReason, PredictionBatch, RawMessage, Rejected, SampleBatch
+from stream_gru.model.bundle import load_bundle
+from stream_gru.pipeline.pipeline import Pipeline
 from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.dead_letter import DeadLetterFile, RejectReporter, SkipReason
 from stream_gru.runtime.ingest.ingest import RateLimit
-from tests.support.batches import NOON_NS
+from tests.support.batches import NOON_NS, batch
+from tests.support.paths import BUNDLE
 
 GOOD = b'{"flow": 1}'
 
@@ -412,3 +416,53 @@ def test_the_offset_in_a_recorded_file_counts_from_its_beginning(tmp_path: Path)
     (letter,) = letters(tmp_path / "dead.jsonl")
     assert (letter["topic"], letter["row"], letter["time"]) == (str(path), None, None)
     assert letter["offset"] == text.index(b"oops")
+
+
+# ---- samples that conditioning drops
+
+
+def dropped_by_pumps(times_s: Sequence[float], flows: Sequence[float]) -> tuple[Pipeline, PredictionBatch]:
+    """Outputs of the shipped model for one pump, with good values in the other channels."""
+    pipeline = Pipeline(load_bundle(BUNDLE), "numpy")
+    rows = [[flow, 300.0, 5.0, 1.5] for flow in flows]
+    good = pipeline.process(batch(["pump-1"], [0], [[100.0, 300.0, 5.0, 1.5]]))
+    assert not good.drops
+    return pipeline, pipeline.process(batch(["pump-1"] * len(rows), list(times_s), rows))
+
+
+@pytest.mark.parametrize(
+    ("times_s", "flows", "reason", "detail"),
+    [
+        ([5, 3, 2], [100.0] * 3, "late", "2 s older than the newest sample of the stream"),
+        ([0], [100.0], "duplicate", "a sample of this time was processed before"),
+        (range(1, 9), [9999.0] * 8, "out_of_range", "flow = 9999, expected -5 to 1000"),
+        (range(1, 9), [math.nan] * 8, "non_finite", "flow is missing, for longer than its last value is held"),
+    ],
+)
+def test_a_dropped_sample_is_logged_and_kept_with_its_stream_and_what_was_wrong(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    times_s: Sequence[float],
+    flows: Sequence[float],
+    reason: str,
+    detail: str,
+) -> None:
+    """Channel, value and bound; one line for all samples of a stream and a reason in a batch."""
+    pipeline, out = dropped_by_pumps(times_s, flows)
+    reporter = RejectReporter(DeadLetterFile(tmp_path / "dead.jsonl", 10_000))
+    reporter.report_drops("plant", out.drops, pipeline.manifest.channels)
+    reporter.close()
+    (line,) = [json.loads(text) for text in (tmp_path / "dead.jsonl").read_text().splitlines()]
+    assert (line["source"], line["stream"], line["reason"]) == ("plant", "pump-1", reason)
+    assert line["detail"].startswith(detail)
+    assert line["records"] == sum(out.dropped.values())
+    first = logged_lines(caplog)[0]
+    assert f"source plant: stream pump-1: sample at {line['sample_time']} dropped as {reason}: {detail}" in first
+
+
+def test_streams_over_the_limit_are_named() -> None:
+    """With the setting that limits them."""
+    pipeline = Pipeline(load_bundle(BUNDLE), "numpy", max_streams=1)
+    out = pipeline.process(batch(["a", "b"], [0, 0], [[100.0, 300.0, 5.0, 1.5]] * 2))
+    (drop,) = out.drops
+    assert (drop.stream, drop.reason, drop.records) == ("b", DropReason.STREAM_LIMIT, 1)

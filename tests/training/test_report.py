@@ -108,7 +108,7 @@ def streamed_of(manifest: Manifest, lengths: tuple[int, ...] = (700, 500)) -> St
     observed = np.ones(x.shape, np.bool_)
     steps = Steps(
         slots, start, np.array(lengths, np.int64), group, x.astype(np.float32), time_ns, np.arange(total), zeros,
-        observed, when + 1, {}, 0,
+        observed, when + 1, {}, [], 0,
     )  # fmt: skip
     return StreamedRecording(steps, out, forecast, forecast - band, forecast + band, truth, group.astype(np.int64) + 1)
 

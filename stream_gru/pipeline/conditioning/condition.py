@@ -43,10 +43,10 @@ def condition(batch: SampleBatch, table: StateTable, spec: ConditioningSpec, max
     """
     slot = _row_slots(batch, table, max_streams)
     by_slot = np.argsort(slot, kind="stable")
-    rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), batch.rejected_counts)
+    rows = Rows(batch, by_slot, slot[by_slot], np.zeros(len(batch), np.uint8), batch.rejected_counts, [])
     over_limit = rows.slot < 0
     if over_limit.any():
-        rows.count(DropReason.STREAM_LIMIT, over_limit)
+        rows.drop(DropReason.STREAM_LIMIT, np.flatnonzero(over_limit))
         rows = rows.keep(~over_limit)
     rows, hold_expired = order(rows, table, spec)
     imputed = impute(rows, hold_expired, table, spec)

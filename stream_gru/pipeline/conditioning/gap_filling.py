@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gru.core.types import F32, I32, I64, U8, DropReason, Mask, ResetReason
+from stream_gru.core.types import F32, I32, I64, U8, Dropped, DropReason, Mask, ResetReason
 from stream_gru.model.calendar_features import calendar_inputs
 from stream_gru.pipeline.conditioning.rows import Groups, Rows, missing_steps
 from stream_gru.pipeline.conditioning.spec import ConditioningSpec
@@ -23,7 +23,7 @@ class Steps:
     ``reset``     (T,) uint8 `ResetReason` to execute before the step
     ``observed``  (T, C) True where the value was measured, False where it was imputed
     ``count``     (T,) int64 steps since the last reset, this one included
-    ``dropped``   number of samples that became no step, by reason
+    ``dropped``   number of samples that became no step, by reason; ``drops``: those dropped by conditioning
     ``window``    W of the windowed regime, 0 in the stateful one
     """
 
@@ -38,6 +38,7 @@ class Steps:
     observed: Mask
     count: I64
     dropped: dict[DropReason, int]
+    drops: list[Dropped]
     window: int
 
     def __len__(self) -> int:
@@ -93,6 +94,7 @@ def insert_missing_steps(imputed: Imputed, table: StateTable, spec: Conditioning
         observed=columns.observed,
         count=count,
         dropped=rows.dropped,
+        drops=rows.drops,
         window=spec.window,
     )
 
@@ -167,8 +169,10 @@ def impute(rows: Rows, hold_expired: Mask, table: StateTable, spec: Conditioning
     keep: Mask = np.logical_and.reduce((run <= spec.max_fill_steps) & np.isfinite(filled), axis=1)
     if not keep.all():
         finite = np.logical_and.reduce(np.isfinite(values), axis=1)
-        rows.count(DropReason.OUT_OF_RANGE, ~keep & finite)
-        rows.count(DropReason.NON_FINITE, ~keep & ~finite)
+        for reason, dropped in ((DropReason.OUT_OF_RANGE, ~keep & finite), (DropReason.NON_FINITE, ~keep & ~finite)):
+            at = np.flatnonzero(dropped)
+            channel = np.argmax((run[at] > spec.max_fill_steps) | ~np.isfinite(filled[at]), axis=1)
+            rows.drop(reason, at, channel, values[at, channel])
         _defer_resets(rows.slot, rows.reset, keep, deferred_resets)
     return Imputed(rows.keep(keep), filled[keep], observed[keep], deferred_resets)
 

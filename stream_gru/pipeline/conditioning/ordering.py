@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream_gru.core.types import I64, U8, DropReason, Mask, ResetReason
+from stream_gru.core.types import I64, NS_PER_S, U8, DropReason, Mask, ResetReason
 from stream_gru.pipeline.conditioning.rows import Groups, Rows, missing_steps
 from stream_gru.pipeline.conditioning.spec import NEVER, ConditioningSpec
 from stream_gru.pipeline.state_table import StateTable
@@ -90,8 +90,9 @@ def _drop(rows: Rows, parts: Groups, known: I64, flag: Mask | None, keep: Mask, 
         here = slice(int(part.start[index]), int(part.last[index]) + 1)
         flags = [False] * int(part.length[index]) if flag is None else flag[here].tolist()
         good[here], late[here] = _walk(time[here], flags, int(known[index]), clock_backwards_ns, reset[here])
-    rows.count(DropReason.LATE, late)
-    rows.count(DropReason.DUPLICATE, ~good & ~late)
+    position = np.flatnonzero(inside)
+    rows.drop(DropReason.LATE, position[late], value=(before - time)[late] / NS_PER_S)
+    rows.drop(DropReason.DUPLICATE, position[~good & ~late])
     rows.reset[inside] = reset
     keep[inside] = good
     return keep

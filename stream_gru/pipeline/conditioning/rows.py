@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stream_gru.core.types import F32, I64, U8, DropReason, Mask, SampleBatch
+from stream_gru.core.types import F32, I64, U8, Dropped, DropReason, Mask, SampleBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Rows:
     """The rows of ``batch`` that are not dropped, sorted by stream, in order of arrival within a stream.
 
     ``row``      (N,) index in the batch        ``slot``     (N,) slot of the stream
-    ``reset``    (N,) uint8 `ResetReason`       ``dropped``  number of dropped rows by reason
+    ``reset``    (N,) uint8 `ResetReason`       ``dropped``  number of dropped rows by reason; ``drops``: which
     """
 
     batch: SampleBatch
@@ -70,6 +72,7 @@ class Rows:
     slot: I64
     reset: U8
     dropped: dict[DropReason, int]
+    drops: list[Dropped]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -85,13 +88,27 @@ class Rows:
 
     def keep(self, mask: Mask) -> Self:
         """The rows of the mask; the caller has counted the others as dropped."""
-        return type(self)(self.batch, self.row[mask], self.slot[mask], self.reset[mask], self.dropped)
+        return type(self)(self.batch, self.row[mask], self.slot[mask], self.reset[mask], self.dropped, self.drops)
 
-    def count(self, reason: DropReason, dropped: Mask) -> None:
-        """Count dropped rows for a reason."""
-        n = int(np.count_nonzero(dropped))
-        if n:
-            self.dropped[reason] = self.dropped.get(reason, 0) + n
+    def drop(
+        self, reason: DropReason, rows: I64, channel: I64 | None = None, value: NDArray[Any] | None = None
+    ) -> None:
+        """Count K ``rows`` as dropped, and note each stream's first one; ``channel, value``: (K,), see `Dropped`."""
+        if not rows.size:
+            return
+        self.dropped[reason] = self.dropped.get(reason, 0) + rows.size
+        stream = self.batch.stream_index[self.row[rows]]
+        for index, first, records in zip(*np.unique(stream, return_index=True, return_counts=True), strict=True):
+            self.drops.append(
+                Dropped(
+                    reason,
+                    self.batch.stream_names[index],
+                    int(records),
+                    int(self.batch.time_ns[self.row[rows[first]]]),
+                    -1 if channel is None else int(channel[first]),
+                    math.nan if value is None else float(value[first]),
+                )
+            )
 
 
 def missing_steps(time: I64, before: I64, period_ns: int) -> I64:
