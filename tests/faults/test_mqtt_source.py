@@ -384,7 +384,7 @@ def test_what_the_broker_lets_through_can_be_read(tmp_path: Path) -> None:
     with Broker(tmp_path, max_packet_bytes=5000, lines=lines) as broker, open_source(broker) as source:
         limits = source.connection.limits
         assert (limits.max_packet_bytes, limits.receive_maximum, limits.retain) == (5000, 7, False)
-        assert source.max_inflight == 1000
+        assert source.max_inflight == 10_000
 
 
 def test_an_error_in_a_handler_does_not_end_the_connection(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:

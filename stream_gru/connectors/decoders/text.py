@@ -15,8 +15,8 @@ _COMPRESSED = (
 
 
 def origin(message: RawMessage) -> str:
-    """Where a message came from, for errors: the whole path where there is one."""
-    return message.position.name if message.position is not None else message.key
+    """Where a message came from, for errors: a path as it was given, a topic, else what names the input."""
+    return message.topic or (message.position.name if message.position is not None else message.key)
 
 
 def shown(text: str) -> str:

@@ -246,11 +246,11 @@ class FileSource:
             unseen = bool(header) and after is None  # the header was not checked yet
             for lines in _whole_lines(file, self._block_bytes, seen):
                 position = Position(name, seen.length, seen.text() + earlier)
-                yield RawMessage(lines, key, header, 0, position, topic=name)
+                yield RawMessage(lines, key, header, 0, position, topic=str(path))
                 unseen = False
             if unseen:
                 position = Position(name, seen.length, seen.text() + earlier)
-                yield RawMessage(b"", key, header, 0, position, topic=name)
+                yield RawMessage(b"", key, header, 0, position, topic=str(path))
 
     def _continued(self, file: BinaryIO, name: str, after: Position, header_bytes: int) -> Fingerprint:
         """Move to ``after``, and on to the start of a line.  Raises DataError when the text before has changed.
@@ -292,10 +292,10 @@ class FileSource:
                     if done > offset:
                         rows = batch.slice(max(0, offset - done + batch.num_rows))
                         position = Position(name, done, check + earlier)
-                        yield RawMessage(_stream(batch.schema, rows), stem(path), position=position, topic=name)
+                        yield RawMessage(_stream(batch.schema, rows), stem(path), position=position, topic=str(path))
                 if not done:
                     position = Position(name, 0, check + earlier)
-                    yield RawMessage(_stream(file.schema_arrow), stem(path), position=position, topic=name)
+                    yield RawMessage(_stream(file.schema_arrow), stem(path), position=position, topic=str(path))
         except pa.ArrowException as error:
             raise DataError(f"{path}: not a Parquet file: {error}") from error
 
