@@ -47,7 +47,8 @@ def list_command(config: Path, as_json: bool) -> None:
     click.echo(f"{'stream':{width}}  {'last sample':30}  {'steps':>10}  status")
     for row in rows:
         steps = "-" if row.steps is None else row.steps
-        click.echo(f"{row.stream:{width}}  {row.time or '-':30}  {steps:>10}  {row.status}")
+        dropped = f", {row.dropped:,} dropped, the last one as {row.last_drop}" if row.dropped else ""
+        click.echo(f"{row.stream:{width}}  {row.time or '-':30}  {steps:>10}  {row.status}{dropped}")
 
 
 @state.command()

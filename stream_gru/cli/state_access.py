@@ -42,12 +42,17 @@ _MAX_ROWS = 99_999  # the limit of the HTTP API
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """A stream in the listing: event time of its last sample (ISO 8601) and steps since its reset, None if unknown."""
+    """A stream in the listing: event time of its last sample (ISO 8601) and steps since its reset, None if unknown.
+
+    ``dropped, last_drop``: of a running daemon, see `StreamStatus`.
+    """
 
     stream: str
     time: str | None
     steps: int | None
     status: str
+    dropped: int = 0
+    last_drop: str = ""
 
 
 class StateAccess(Protocol):

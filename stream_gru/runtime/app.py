@@ -191,13 +191,15 @@ class Application:
     def streams(self, limit: int) -> list[StreamStatus]:
         """One entry for each stream, at most ``limit``."""
         return [
-            StreamStatus(name, time_text, steps, self._stream_status(name))
+            StreamStatus(name, time_text, steps, self._stream_status(name), *self._health.drops.of(name))
             for name, time_text, steps in self.daemon.pipeline.stream_progress(limit)
         ]
 
     def _stream_status(self, stream: str) -> str:
         if stream in self._pause_filter:
             return "paused"
+        if self._health.drops.all_dropped(stream):
+            return "dropping"
         return "idle" if self._health.is_idle(stream) else "online"
 
     # ---- reload ---------------------------------------------------------------------------------------------------

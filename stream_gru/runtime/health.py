@@ -18,7 +18,7 @@ from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.ingest.ingest import IngestResult
 from stream_gru.runtime.metrics import Metrics
 from stream_gru.runtime.run_summary import RunSummary
-from stream_gru.runtime.stream_checks import IdleStreams, SampleRateCheck
+from stream_gru.runtime.stream_checks import IdleStreams, SampleRateCheck, StreamDrops
 from stream_gru.runtime.wiring import Runtime
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class HealthReporter:
     ) -> None:
         self._metrics, self._idle, self.rates, self._pause_filter = metrics, idle, rates, pause_filter
         self.notifier = notifier or SystemdNotifier({})
-        self.summary = RunSummary()
+        self.summary, self.drops = RunSummary(), StreamDrops()
         self._reported_s = float("-inf")
         self._ticked_s = float("inf")
         self._waited_s = 0.0  # for sinks; samples waited meanwhile, so their streams were not idle
@@ -70,6 +70,7 @@ class HealthReporter:
         streams = len(runtime.pipeline.table)
         counts = BatchCounts.of(batch.received, out)
         self.summary.add(counts, seconds, streams)
+        self.drops.observe(out)
         if len(out):
             self._on_outputs(out, runtime, now_s)
         if self._metrics is not None:

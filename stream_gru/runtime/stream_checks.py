@@ -1,4 +1,4 @@
-"""Checks of live streams: which are idle, and which do not sample at the rate of the training data.
+"""Checks of live streams: which are idle, whose samples are dropped, and which do not sample at the trained rate.
 
 The callers pass the time.
 """
@@ -12,6 +12,7 @@ from statistics import median
 
 from stream_gru.core.types import NS_PER_S, PredictionBatch
 
+_DROPS_IN_A_ROW = 10
 _SAMPLES = 20
 _FACTOR = 1.5
 
@@ -94,6 +95,38 @@ class IdleStreams:
                 break
             count += 1
         return list(islice(self._seen_s, count))
+
+
+class StreamDrops:
+    """Samples of each stream that were dropped since the process started, and why the last one was.
+
+    The ``max_streams`` streams with the latest drops are kept.  Another thread may read.
+    """
+
+    def __init__(self, max_streams: int = 10_000) -> None:
+        self._max_streams = max_streams
+        self._counts: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        self._in_a_row: dict[str, int] = {}
+
+    def observe(self, out: PredictionBatch) -> None:
+        """Count the drops of one batch."""
+        for drop in out.drops:
+            count, _ = self._counts.pop(drop.stream, (0, ""))
+            self._counts[drop.stream] = count + drop.records, drop.reason.text
+            self._in_a_row[drop.stream] = self._in_a_row.get(drop.stream, 0) + drop.records
+        for stream in {out.stream_names[i] for i in set(out.stream_index.tolist())} if self._in_a_row else ():
+            self._in_a_row.pop(stream, None)
+        while len(self._counts) > self._max_streams:
+            stream, _ = self._counts.popitem(last=False)
+            self._in_a_row.pop(stream, None)
+
+    def of(self, stream: str) -> tuple[int, str]:
+        """Return how many samples of a stream were dropped, and the last reason."""
+        return self._counts.get(stream, (0, ""))
+
+    def all_dropped(self, stream: str) -> bool:
+        """Return whether the latest samples of a stream were all dropped."""
+        return self._in_a_row.get(stream, 0) >= _DROPS_IN_A_ROW
 
 
 class SampleRateCheck:

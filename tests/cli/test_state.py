@@ -84,7 +84,14 @@ def test_streams_are_listed_by_name(site: Path, run: Run) -> None:
         code, out, err = run("state", "list", site, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == [
-        {"stream": name, "time": f"2026-03-01T00:00:0{steps}Z", "steps": steps, "status": "stored"}
+        {
+            "stream": name,
+            "time": f"2026-03-01T00:00:0{steps}Z",
+            "steps": steps,
+            "status": "stored",
+            "dropped": 0,
+            "last_drop": "",
+        }
         for name, steps in (("a", 3), ("b", 2), ("c", 1))
     ]
     lines = run("state", "list", site)[1].splitlines()

@@ -81,8 +81,8 @@ def test_streams_are_a_list_with_a_limit(served_daemon: ServedDaemon) -> None:
     status, text = ask_api(served_daemon.server, "/api/v1/streams")
     assert status == 200
     assert json.loads(text) == [
-        {"stream": "a", "time": "2026-03-01T00:00:00Z", "steps": 5, "status": "online"},
-        {"stream": "b", "time": None, "steps": 0, "status": "paused"},
+        {"stream": "a", "time": "2026-03-01T00:00:00Z", "steps": 5, "status": "online", "dropped": 0, "last_drop": ""},
+        {"stream": "b", "time": None, "steps": 0, "status": "paused", "dropped": 0, "last_drop": ""},
     ]
     assert len(json.loads(ask_api(served_daemon.server, "/api/v1/streams?limit=1")[1])) == 1
 

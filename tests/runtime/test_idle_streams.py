@@ -1,11 +1,13 @@
-"""Detection of streams that stop sending."""
+"""Detection of streams that stop sending, or whose samples are all dropped."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gru.runtime.stream_checks import IdleStreams
+from stream_gru.runtime.stream_checks import IdleStreams, StreamDrops
+from tests.support.batches import batch
+from tests.support.pipelines import toy_pipeline
 
 
 def test_a_stream_becomes_idle_once_and_resumes_once() -> None:
@@ -145,3 +147,26 @@ def test_a_check_of_a_hundred_thousand_streams_looks_at_few() -> None:
     watch.seen((str(i) for i in range(100_000)), CountedTime(0))
     assert watch.check(5) == ([], [])
     assert 1 <= CountedTime.uses <= 3
+
+
+def test_drops_are_counted_by_stream() -> None:
+    """With the last reason; a stream whose latest ten samples were dropped is named until one is applied."""
+    pipeline, drops = toy_pipeline(), StreamDrops(max_streams=2)
+    drops.observe(pipeline.process(batch(["a"] * 3, [5, 4, 5])))
+    assert drops.of("a") == (2, "duplicate")
+    assert not drops.all_dropped("a")
+    for _ in range(10):
+        drops.observe(pipeline.process(batch(["a"], [5])))
+    assert drops.all_dropped("a")
+    drops.observe(pipeline.process(batch(["a"], [6])))
+    assert not drops.all_dropped("a")
+    assert drops.of("a") == (12, "duplicate")
+    assert drops.of("unknown") == (0, "")
+
+
+def test_at_most_max_streams_with_drops_are_kept() -> None:
+    """Those with the latest drops."""
+    pipeline, drops = toy_pipeline(), StreamDrops(max_streams=2)
+    for name in ("a", "b", "a", "c"):
+        drops.observe(pipeline.process(batch([name] * 2, [1, 1])))
+    assert [drops.of(name)[0] for name in "abc"] == [3, 0, 1]

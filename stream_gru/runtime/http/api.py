@@ -63,12 +63,18 @@ class DaemonStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """One stream: event time of its last sample (ISO 8601), steps since its reset, ``online, idle`` or ``paused``."""
+    """One stream: event time of its last applied sample (ISO 8601) and steps since its reset.
+
+    ``status``: online, idle, paused or, when its latest samples were all dropped, dropping.  ``dropped``: how many of
+    its decoded samples were dropped since the process started; ``last_drop``: the reason of the last one.
+    """
 
     stream: str
     time: str | None
     steps: int
     status: str
+    dropped: int = 0
+    last_drop: str = ""
 
 
 @dataclass(frozen=True, slots=True)
