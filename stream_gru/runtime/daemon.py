@@ -250,7 +250,7 @@ class Daemon:
             done = 0 if one.progress is None else one.progress.rows_done(messages)
             if done:
                 decoded = decoded.take(slice(done, None))
-            runtime.rejects.report(ingest.name, decoded.rejected)
+            runtime.rejects.report(ingest.name, decoded.rejected, ingest.explain)
             first, *more = slices(decoded, runtime.batch_rows)
             self._process_slice(one, ingest, first, len(messages), arrival_ns, started_s)
         for part in more:

@@ -77,8 +77,10 @@ class RejectReporter:
         """Entries that are not in the dead-letter file, by reason."""
         return {} if self._dead_letters is None else self._dead_letters.skipped
 
-    def report(self, source: str, rejected: Sequence[Rejected]) -> None:
-        """Report what the decoder of a source rejected."""
+    def report(
+        self, source: str, rejected: Sequence[Rejected], explain: Callable[[Rejected], str] = lambda _: ""
+    ) -> None:
+        """Report what the decoder of a source rejected; ``explain``: what is wrong with a record, where it is known."""
         if not rejected:
             return
         if self._dead_letters is not None:
@@ -88,10 +90,12 @@ class RejectReporter:
                 continue
             suppressed = self._limiter.allow((source, entry.reason), entry.records)
             if suppressed is not None:
+                why = explain(entry)
                 log.warning(
-                    "source %s: rejected as %s: %s%s%s",
+                    "source %s: rejected as %s: %s%s%s%s",
                     source,
                     entry.reason.text,
+                    f"{why}; " if why else "",
                     _shown(entry.message, entry),
                     f"; {entry.records:,} such records in this message" if entry.records > 1 else "",
                     f"; {suppressed:,} more records since the last such line" if suppressed else "",

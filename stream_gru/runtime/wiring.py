@@ -12,9 +12,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from stream_gru.config.connector import ignore
+from stream_gru.connectors.decoders.rejects import explanation
 from stream_gru.connectors.registry import load_decoder
 from stream_gru.core.protocols import Engine, FlowControlled, HasState, Redelivering, Sink, Source, Stateful
 from stream_gru.core.timestamps import UNITS_NS
@@ -194,6 +196,7 @@ def build_ingest(spec: SourceSpec, shared: SharedStages, streams: int) -> Ingest
         gaps=GapCounter(streams) if fields.input.device_seq and spec.live else None,
         joins=spec.joins_channels,
         shared=shared,
+        explain=partial(explanation, wanted=fields.input, columns=fields.columns),
     )
 
 

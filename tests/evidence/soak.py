@@ -45,7 +45,7 @@ _BULK_MESSAGES, _BULK_RECORDS = 40, 600
 _LOOK_S = 2.0
 _FAULT_S = 60.0
 _MOST_GROWTH_MIB = 5.0
-_WARM_UP = 0.2  # of all measurements; not less than a minute where there is one
+_WARM_UP = 0.4  # of all measurements: each fault has occurred; not less than a minute where there is one
 _EDGE = 10  # measurements at either end that are compared
 _GARBAGE = (b"", b"{", b"\xff\xff", b"[]", b'{"ts": "x"}', b"9" * 5000)
 _FILE = """
@@ -280,7 +280,7 @@ def _watch(life: Life, trouble: Trouble, seconds: float) -> tuple[list[Look], Co
     """Measure the daemon regularly, and inject faults; none at the very end, when it must be as at the start."""
     begin = time.monotonic()
     looks: list[Look] = []
-    fault_s = min(_FAULT_S, seconds / 8)
+    fault_s = min(_FAULT_S, seconds / 20)
     fault = fault_s / 4
     trouble.ask()
     while (now := time.monotonic() - begin) < seconds:

@@ -18,6 +18,7 @@ import pytest
 
 from stream_gru.config.train_schema import InputConfig
 from stream_gru.connectors.decoders.field_map import Fields
+from stream_gru.connectors.decoders.rejects import explanation
 from stream_gru.connectors.registry import load_decoder
 from stream_gru.connectors.sources.files import FileSource
 from stream_gru.core.errors import EndOfInput
@@ -466,3 +467,44 @@ def test_streams_over_the_limit_are_named() -> None:
     out = pipeline.process(batch(["a", "b"], [0, 0], [[100.0, 300.0, 5.0, 1.5]] * 2))
     (drop,) = out.drops
     assert (drop.stream, drop.reason, drop.records) == ("b", DropReason.STREAM_LIMIT, 1)
+
+
+# ---- what to change
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b'{"ts": 5, "seq": 1, "flow": 2}', 'no "timestamp" (has ts, seq, flow)'),
+        (b'{"timestamp": "1796063437000", "flow": 2}', 'read as s is the year 58884: time_unit = "ms"?'),
+        (b'{"timestamp": 1796063437000000, "flow": 2}', 'time_unit = "us"?'),
+        (b'{"timestamp": 5, "flow": 2}', "timestamp = 5 read as s is the year 1970"),
+        (b'{"timestamp": 1796063437, "Flow": 2}', "none of the channels flow (has timestamp, Flow)"),
+        (b"[1", ""),
+        (b'"text"', ""),
+    ],
+)
+def test_the_log_names_what_is_absent_and_the_likely_unit(payload: bytes, expected: str) -> None:
+    """Of a JSON object; of what cannot be read nothing is said."""
+    fields = Fields(InputConfig(time="timestamp", time_unit="s", stream=""), ("flow",))
+    message = dataclasses.replace(live_message(payload), arrival_ns=1_796_063_437 * 10**9)
+    (entry, *_) = load_decoder("json", fields).decode([message]).rejected or (Rejected(DropReason.PARSE, 1, message),)
+    found = explanation(entry, fields.input, fields.columns)
+    assert expected in found if expected else found == ""
+
+
+def test_the_log_names_the_columns_of_a_csv_file() -> None:
+    """Its header says what each row has."""
+    message = RawMessage(b"1796063437000,2\n", "p1", b"time,flow\n")
+    entry = Rejected(DropReason.TIMESTAMP, 1, message)
+    found = explanation(entry, InputConfig(time="time", time_unit="s"), ("flow",))
+    assert found == 'time = 1796063437000 read as s is the year 58884: time_unit = "ms"?'
+    entry = Rejected(DropReason.MISSING_FIELD, 1, message)
+    assert explanation(entry, InputConfig(time="when"), ("flow",)) == 'no "when" (has time, flow)'
+
+
+def test_an_explanation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Before the beginning of the record."""
+    entry = Rejected(DropReason.MISSING_FIELD, 1, live_message(GOOD))
+    RejectReporter().report("plant", [entry], lambda _: 'no "ts" (has flow)')
+    assert "source plant: rejected as missing_field: no \"ts\" (has flow); 'p1', 11 bytes" in logged_lines(caplog)[0]

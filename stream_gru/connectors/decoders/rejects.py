@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from stream_gru.core.types import I64, DropReason, RawMessage, Rejected, SampleBatch
+from stream_gru.config.train_schema import InputConfig
+from stream_gru.core.timestamps import UNITS_NS
+from stream_gru.core.types import I64, NS_PER_S, DropReason, RawMessage, Rejected, SampleBatch
+
+_SHOWN_NAMES = 8
+_YEAR_S = 31_556_952
+_FIRST_YEAR, _LAST_YEAR = 2000, 2100  # of a time that is probably right
 
 # The message of all rows, or of each row.
 Origin = RawMessage | Sequence[RawMessage]
@@ -78,3 +84,55 @@ def _json_item(payload: bytes, number: int) -> _Location:
         begin = payload.index(item, end)
         end = begin + len(memoryview(item))
     return _Location(number, begin, payload[begin:end])
+
+
+# ---- what to change, for the log ------------------------------------------------------------------------------------
+
+
+def explanation(entry: Rejected, wanted: InputConfig, columns: Sequence[str]) -> str:
+    """Which field a record lacks and which it has, or which unit its time seems to have; empty where neither is known.
+
+    ``columns``: the fields of the channels.
+    """
+    record = _record(entry)
+    if not record:
+        return ""
+    if entry.reason is DropReason.MISSING_FIELD:
+        return _absent(record, wanted, columns)
+    return _likely_unit(record, wanted) if entry.reason is DropReason.TIMESTAMP else ""
+
+
+def _record(entry: Rejected) -> dict[str, object]:
+    """The fields of a JSON object, or of a CSV row with a header; empty for any other record."""
+    if entry.message is None:
+        return {}
+    text = entry.line or entry.message.payload
+    try:
+        found = msgspec.json.decode(text)
+        return found if isinstance(found, dict) else {}
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        names, cells = (part.decode(errors="replace").strip().split(",") for part in (entry.message.header, text))
+        return dict(zip(names, cells, strict=True)) if len(names) == len(cells) and len(names) > 1 else {}
+
+
+def _absent(record: dict[str, object], wanted: InputConfig, columns: Sequence[str]) -> str:
+    has = ", ".join(str(name)[:80] for name in list(record)[:_SHOWN_NAMES]) + (", ..." * (len(record) > _SHOWN_NAMES))
+    for name in (wanted.time, wanted.stream):
+        if name and record.get(name.partition(".")[0]) is None:
+            return f'no "{name}" (has {has})'
+    if all(name.partition(".")[0] not in record for name in columns):
+        return f"none of the channels {', '.join(columns[:_SHOWN_NAMES])} (has {has})"
+    return ""
+
+
+def _likely_unit(record: dict[str, object], wanted: InputConfig) -> str:
+    try:
+        value = float(str(record[wanted.time]))
+        years = {unit: int(1970 + value * ns / NS_PER_S / _YEAR_S) for unit, ns in UNITS_NS.items()}
+    except (KeyError, ValueError, OverflowError):
+        return ""
+    if wanted.time_unit not in years:
+        return f"{wanted.time} = {value:.16g}: expected {wanted.time_unit}"
+    likely = [unit for unit, year in years.items() if _FIRST_YEAR <= year < _LAST_YEAR and unit != wanted.time_unit]
+    question = f': time_unit = "{likely[0]}"?' if likely else ""
+    return f"{wanted.time} = {value:.16g} read as {wanted.time_unit} is the year {years[wanted.time_unit]}{question}"

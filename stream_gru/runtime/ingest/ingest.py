@@ -17,7 +17,7 @@ import numpy as np
 
 from stream_gru.core.errors import DataError
 from stream_gru.core.protocols import Decoder, HasState, Stateful
-from stream_gru.core.types import I64, NS_PER_S, DropReason, RawMessage, SampleBatch
+from stream_gru.core.types import I64, NS_PER_S, DropReason, RawMessage, Rejected, SampleBatch
 from stream_gru.runtime.control.executor import PauseFilter
 from stream_gru.runtime.ingest.channel_join import ChannelJoiner
 from stream_gru.runtime.ingest.device_counters import DeviceClock, GapCounter
@@ -55,7 +55,8 @@ NO_STAGES = SharedStages(admit=lambda batch: batch)
 class Ingest:
     """The stages between the source ``name`` and the pipeline.
 
-    ``joins``: whether its records pass the shared joiner.
+    ``joins``: whether its records pass the shared joiner.  ``explain``: what is wrong with a rejected record, for the
+    log; empty where that is not known.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class Ingest:
         gaps: GapCounter | None = None,
         joins: bool = False,
         shared: SharedStages = NO_STAGES,
+        explain: Callable[[Rejected], str] = lambda _: "",
     ) -> None:
-        self.name, self.joins = name, joins
+        self.name, self.joins, self.explain = name, joins, explain
         self._decoder, self._clock, self._gaps = decoder, clock, gaps
         self.shared = shared
 
