@@ -299,7 +299,8 @@ class Connection:
             self._log_rival()
         elif was_connected or reason not in self._logged_reasons:
             what = "lost" if was_connected else "not connected"
-            log.warning("broker %s: %s (%s): %s; retrying", self._broker.name, what, self.client_id, reason)
+            name, url = self._broker.name, self._broker.url
+            log.warning("broker %s, %s: %s (%s): %s; retrying", name, url, what, self.client_id, reason)
             self._logged_reasons.add(reason)
         if was_connected:
             self.short_connections = self.short_connections + 1 if self._was_cut and lasted < _SOON_S else 0
