@@ -308,7 +308,9 @@ def unbalanced(summary: dict[str, Any], counts: Counts) -> list[str]:
     if received < counts.sent:
         problems.append(f"sent {counts.sent}, received {received}")
     if not applied == counts.good == counts.heard:
-        problems.append(f"good samples {counts.good}, applied {applied}, outputs {counts.heard}")
+        problems.append(
+            f"good samples {counts.good}, applied {applied}, outputs {counts.heard}, dropped {summary['dropped']}"
+        )
     return problems
 
 
