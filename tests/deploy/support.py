@@ -23,7 +23,7 @@ def listens(port: int) -> bool:
     return True
 
 
-def run_program(*command: str | Path, within_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run_program(*command: str | Path, within_s: float = 300.0) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; both its outputs are returned as one text."""
     return subprocess.run(
         list(map(str, command)),

@@ -21,7 +21,9 @@ SOURCE = '{source="mqtt"}'
 
 def write_config(folder: Path, broker: Broker, **keys: int) -> Path:
     """A daemon whose records come as lines of JSON, with a dead-letter file of these bounds."""
-    text = mqtt_config(broker.url, run='state_dir = "state"\n').replace('format = "json"', 'format = "jsonl"')
+    text = mqtt_config(broker.url, run='state_dir = "state"\nmax_streams = 2000\n').replace(
+        'format = "json"', 'format = "jsonl"'
+    )
     lines = ["[dead_letter]", 'path = "dead.jsonl"', *(f"{key} = {value}" for key, value in keys.items())]
     path = folder / "gateway.toml"
     path.write_text(text + "\n" + "\n".join(lines) + "\n")
