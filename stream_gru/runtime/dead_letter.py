@@ -103,12 +103,9 @@ class RejectReporter:
 
     def report_drops(self, source: str, drops: Sequence[Dropped], channels: Sequence[Channel]) -> None:
         """Report what conditioning dropped; ``channels`` of the model."""
-        if not drops:
-            return
-        details = [_detail(drop, channels) for drop in drops]
-        if self._dead_letters is not None:
-            self._dead_letters.write_drops(source, drops, details)
-        for drop, detail in zip(drops, details, strict=True):
+        if drops and self._dead_letters is not None:
+            self._dead_letters.write_drops(source, drops, channels)
+        for drop in drops:
             suppressed = self._limiter.allow((source, drop.reason), drop.records)
             if suppressed is not None:
                 log.warning(
@@ -117,7 +114,7 @@ class RejectReporter:
                     drop.stream,
                     format_iso(np.array([drop.time_ns], np.int64))[0],
                     drop.reason.text,
-                    detail,
+                    _detail(drop, channels),
                     f"; {drop.records:,} such samples of this stream together" if drop.records > 1 else "",
                     f"; {suppressed:,} more since the last such line" if suppressed else "",
                 )
@@ -191,10 +188,9 @@ class DeadLetterFile:
         letters = [entry for entry in rejected if entry.message is not None]
         self._write(_lines(source, letters[: self._allowed(len(letters))]))
 
-    def write_drops(self, source: str, drops: Sequence[Dropped], details: Sequence[str]) -> None:
+    def write_drops(self, source: str, drops: Sequence[Dropped], channels: Sequence[Channel]) -> None:
         """Append a line for each dropped entry, as long as the rate allows."""
-        allowed = self._allowed(len(drops))
-        self._write(_drop_lines(source, drops[:allowed], details[:allowed]))
+        self._write(_drop_lines(source, drops[: self._allowed(len(drops))], channels))
 
     def _write(self, lines: Iterable[bytes]) -> None:
         chunk: list[bytes] = []
@@ -306,16 +302,16 @@ def _lines(source: str, rejected: Sequence[Rejected]) -> Iterator[bytes]:
             yield _line(source, entry, entry.message, arrival)
 
 
-def _drop_lines(source: str, drops: Sequence[Dropped], details: Sequence[str]) -> Iterator[bytes]:
+def _drop_lines(source: str, drops: Sequence[Dropped], channels: Sequence[Channel]) -> Iterator[bytes]:
     times = format_iso(np.array([drop.time_ns for drop in drops], np.int64))
-    for drop, detail, time_text in zip(drops, details, times, strict=True):
+    for drop, time_text in zip(drops, times, strict=True):
         letter = {
             "sample_time": time_text,
             "source": source,
             "stream": drop.stream,
             "reason": drop.reason.text,
             "records": drop.records,
-            "detail": detail,
+            "detail": _detail(drop, channels),
         }
         yield msgspec.json.encode(letter) + b"\n"
 

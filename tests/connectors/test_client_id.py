@@ -1,4 +1,4 @@
-"""Client ids: the part that nobody can guess, where it stays, and what the broker keeps for it."""
+"""Client ids: their random part, where it is stored, and how long the broker keeps the session."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_damaged_id_is_replaced_and_logged(content: bytes, tmp_path: Path, cap
 
 
 def test_an_id_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    """Another id would leave what the broker keeps to nobody."""
+    """With another id, the messages that the broker keeps would never be read."""
     (tmp_path / CLIENT_ID_FILE).mkdir()
     with pytest.raises(StoreError, match="client_id: the client id cannot be read: Is a directory"):
         stored_client_id(tmp_path)

@@ -7,8 +7,7 @@ each stream, with the values of the shipped recording.  Outputs to a file are co
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,33 +19,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from stream_gru.connectors.folders import disk_bytes
 from tests.support.brokers import Broker
-from tests.support.daemons import BEGIN_S, CHANNELS, Running
-from tests.support.paths import BUNDLE, HELD_OUT
+from tests.support.daemons import Running, mqtt_config, pump_records
 
-_CONFIG = """
-[run]
-bundle = "{bundle}"
-state_dir = "state"
-commit_interval_s = {interval_s}
-
-[[broker]]
-url = "{url}"
-
-[[source]]
-type = "mqtt"
-topics = ["sensors/{{stream}}/data"]
-format = "json"
-
-[source.input]
-time = "ts"
-time_unit = "s"
-
-[[sink]]
-{sink}
-
-[metrics]
-listen = "127.0.0.1:0"
-"""
 _SINKS = {"file": 'type = "file"\npath = "out.jsonl"', "mqtt": 'type = "mqtt"'}
 _SETTLE_S = 10
 _PART = 'stream_gru_disk_written_bytes_total{part="state"}'
@@ -79,7 +53,8 @@ def measure(streams: int, seconds: int, interval_s: float, sink: str) -> Written
     """Run a daemon for so long; the first seconds are not counted."""
     with tempfile.TemporaryDirectory() as name, Broker(Path(name)) as broker:
         config = Path(name, "gateway.toml")
-        config.write_text(_CONFIG.format(bundle=BUNDLE, interval_s=interval_s, url=broker.url, sink=_SINKS[sink]))
+        run = f'state_dir = "state"\ncommit_interval_s = {interval_s}'
+        config.write_text(mqtt_config(broker.url, run=run, sink=_SINKS[sink]))
         client = Client(CallbackAPIVersion.VERSION2, "devices")
         client.connect("127.0.0.1", broker.port)
         client.loop_start()
@@ -101,13 +76,11 @@ def measure(streams: int, seconds: int, interval_s: float, sink: str) -> Written
 
 def publish(client: Client, streams: int, seconds: Sequence[int]) -> None:
     """Publish a sample of each stream in each second, evenly."""
-    with gzip.open(HELD_OUT, "rt", encoding="utf-8") as file:
-        rows = [",".join(f'"{name}":{row[name] or "null"}' for name in CHANNELS) for row in csv.DictReader(file)]
+    records = list(pump_records(streams, seconds[-1] + 1).values())
     begin = time.monotonic()
     for turn, second in enumerate(seconds):
         for stream in range(streams):
-            values = rows[(stream * 37 + second) % len(rows)]
-            client.publish(f"sensors/p{stream}/data", f'{{"ts":{BEGIN_S + second},{values}}}', 1)
+            client.publish(f"sensors/p{stream}/data", json.dumps(records[stream][second]), 1)
             if stream % 25 == 0:
                 time.sleep(max(0.0, begin + turn + stream / streams - time.monotonic()))
     time.sleep(max(0.0, begin + len(seconds) - time.monotonic()))

@@ -40,9 +40,9 @@ def test_a_flood_of_large_payloads_stays_within_the_memory_limit(
     """Resident memory stays below 160 MiB under a kernel limit; every record is applied or counted as dropped."""
     with Broker(tmp_path) as broker:
         config = tmp_path / "gateway.toml"
-        sink = f'[[sink]]\ntype = "file"\npath = "{tmp_path}/out.jsonl"\n'
-        text = mqtt_config(broker.url, run=f'state_dir = "{tmp_path}/state"').replace("json", "csv", 1)
-        config.write_text(text.replace('[[sink]]\ntype = "mqtt"\n', sink))
+        sink = 'type = "file"\npath = "out.jsonl"'
+        text = mqtt_config(broker.url, run='state_dir = "state"', sink=sink)
+        config.write_text(text.replace('"json"', '"csv"'))
         with Running(config) as daemon:
             resource.prlimit(daemon.process.pid, resource.RLIMIT_DATA, (256 * 2**20, 256 * 2**20))
             daemon.wait_for_sources("mqtt")

@@ -1,4 +1,4 @@
-"""Client ids at a broker: a session that follows the state folder, a second client, and packets nobody should send."""
+"""Client ids at a broker: a session that follows the state folder, a second client, and invalid packets."""
 
 from __future__ import annotations
 
@@ -93,14 +93,19 @@ def scripted_settings(broker: ScriptedBroker, protocol: str = "5") -> BrokerConf
     return BrokerConfig(url=broker.url, client_id="daemon", protocol=protocol, reconnect_max_delay_s=0.2)  # type: ignore[arg-type]
 
 
+def take_over_three_times(broker: ScriptedBroker, client: MqttSource | MqttSink) -> None:
+    """Another client takes over each of the first three connections."""
+    for n in range(1, 4):
+        wait_for(lambda: broker.connects == n and client.health().connected)  # noqa: B023
+        broker.take_over()
+
+
 def test_take_overs_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """After several 0x8E (session taken over) the source and the sink still connect, and the log has one line each."""
     with ScriptedBroker() as broker:
         source = MqttSource(source_table(), scripted_settings(broker), name="mqtt")
         source.open(None)
-        for n in range(1, 4):
-            wait_for(lambda: broker.connects == n and source.health().connected)  # noqa: B023
-            broker.take_over()
+        take_over_three_times(broker, source)
         wait_for(lambda: broker.connects == 4 and source.health().connected)
         assert source.poll(1, 0.0) == []
         assert caplog.text.count(RIVAL) == 1
@@ -108,9 +113,7 @@ def test_take_overs_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with ScriptedBroker() as broker:
         sink = MqttSink(MqttSinkConfig(), scripted_settings(broker), name="mqtt")
         sink.open(None)
-        for n in range(1, 4):
-            wait_for(lambda: broker.connects == n and sink.health().connected)  # noqa: B023
-            broker.take_over()
+        take_over_three_times(broker, sink)
         wait_for(lambda: broker.connects == 4 and sink.idle)
         assert not sink.flush().unacked
         assert caplog.text.count(RIVAL) == 2

@@ -44,16 +44,16 @@ time = "ts"
 time_unit = "s"
 
 [[sink]]
-type = "mqtt"
+{sink}
 
 [metrics]
 listen = "127.0.0.1:0"
 """
 
 
-def mqtt_config(url: str, *, bundle: Path = BUNDLE, run: str = "") -> str:
-    """A daemon between two topics of a broker; ``run``: more lines of [run]."""
-    return _MQTT.format(url=url, bundle=bundle, run=run)
+def mqtt_config(url: str, *, bundle: Path = BUNDLE, run: str = "", sink: str = 'type = "mqtt"') -> str:
+    """A daemon between two topics of a broker; ``run``: more lines of [run]; ``sink``: the lines of its sink."""
+    return _MQTT.format(url=url, bundle=bundle, run=run, sink=sink)
 
 
 class Running:

@@ -50,7 +50,7 @@ def client_id(broker: BrokerConfig, role: Role, name: str = "") -> str:
 
 
 def new_client_id() -> str:
-    """A beginning of client ids that nobody can guess; the host name is for those who read the broker's log."""
+    """An unpredictable prefix for client ids; the host name identifies the gateway in the broker's log."""
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64] or "localhost"
     return f"stream-gru-{host}-{secrets.token_hex(8)}"
 
@@ -98,7 +98,7 @@ def sender_label(own_id: str) -> str:
 def session_expiry_s(broker: BrokerConfig) -> int:
     """Seconds for which the broker keeps a session without a connection; 0: it ends with the connection.
 
-    Nobody returns to the session of an id that ends with the process.  MQTT 3.1.1 would keep it for ever.
+    No later process resumes the session of an id that ends with this one; MQTT 3.1.1 would keep it without end.
     """
     if broker.client_id:
         return broker.session_expiry_s

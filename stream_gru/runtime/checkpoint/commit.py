@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from stream_gru.core.commit_records import FileOffset, OutboxRow, ProcessedPackets
+from stream_gru.core.keyed_state import encode
 from stream_gru.core.types import U8, Position
 
 _LEVEL = 1  # of zlib; higher ones gain 4 % and take three times as long
@@ -113,16 +114,22 @@ class Changes:
         known = stream in self.rows or stream in self._keys or stream in self.deleted_streams
         return known or bool(self.discarded_components)
 
-    def encoded(self, commit: Commit) -> bytes | None:
-        """Return the next commit for the log; None when it and the log before it belong in the tables."""
-        raw = 0
-        for _, row in commit.streams:
-            raw += len(row)
-            if self._row_bytes + raw > _MAX_ROW_BYTES:
+    def encoded(self, commit: Commit) -> tuple[Commit, bytes] | None:
+        """Return the next commit, with its rows read, and its bytes for the log.
+
+        None when it and the log before it belong in the tables.
+        """
+        rows: list[tuple[str, bytes]] = []
+        row_bytes = self._row_bytes
+        for name, row in commit.streams:
+            row_bytes += len(row)
+            if row_bytes > _MAX_ROW_BYTES:
                 return None
+            rows.append((name, row))
+        commit = replace(commit, streams=rows)
         data = _encode(commit, self.rows)
-        most = min(_MAX_LOG_BYTES, max(_MIN_LOG_BYTES, _LOG_PER_ROW_BYTE * (self._row_bytes + raw)))
-        return data if self._log_bytes + len(data) <= most else None
+        most = min(_MAX_LOG_BYTES, max(_MIN_LOG_BYTES, _LOG_PER_ROW_BYTE * row_bytes))
+        return (commit, data) if self._log_bytes + len(data) <= most else None
 
     def add_encoded(self, data: bytes, commit_no: int) -> None:
         """Add a commit of the log.  Raises ValueError when it cannot be read."""
@@ -158,7 +165,7 @@ class Changes:
         for (kind, name), data in self.values.items():
             yield kind, name, data
         for source in self._changed_packets:
-            yield "packets", source, encode_value(list(self.packets[source].items()))
+            yield "packets", source, encode(list(self.packets[source].items()))
 
     def _delete(self, name: str) -> None:
         self.deleted_streams.add(name)
@@ -180,7 +187,7 @@ class Changes:
         }
         for kind, values in kinds.items():
             for name, value in values.items():
-                self.values[kind, name] = encode_value(value)
+                self.values[kind, name] = encode(value)
 
     def _add_outputs(self, commit: Commit) -> None:
         for sink, numbers in commit.acked.items():
@@ -205,8 +212,7 @@ _Logged = tuple[Commit, list[int], bytes]  # without its rows; their lengths, an
 
 
 def _encode(commit: Commit, before: Mapping[str, ChangedRow]) -> bytes:
-    streams = list(commit.streams)
-    names, rows = [name for name, _ in streams], [row for _, row in streams]
+    names, rows = [name for name, _ in commit.streams], [row for _, row in commit.streams]
     lengths = [len(row) for row in rows]
     planes = _matrix(rows, lengths) ^ _before(names, lengths, before)
     positions = {source: _stored(at) for source, at in commit.positions.items()}
@@ -237,11 +243,6 @@ def _matrix(rows: Sequence[bytes], lengths: Sequence[int]) -> U8:
     width = max(lengths, default=0)
     data = b"".join(row[:width].ljust(width, b"\0") for row in rows)
     return np.frombuffer(data, np.uint8).reshape(len(rows), width)
-
-
-def encode_value(value: object) -> bytes:
-    """Return a value as msgpack."""
-    return msgspec.msgpack.encode(value)
 
 
 def _stored(position: Position) -> Position:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from typing import TypeVar
 from stream_gru.connectors.folders import disk_bytes
 from stream_gru.core.commit_records import FileOffset, OutboxRow, SinkCheckpoint
 from stream_gru.core.errors import StoreError
+from stream_gru.core.keyed_state import encode
 from stream_gru.core.types import Position
-from stream_gru.runtime.checkpoint.commit import Changes, Commit, StoredRow, encode_value, position_of
+from stream_gru.runtime.checkpoint.commit import Changes, Commit, StoredRow, position_of
 from stream_gru.runtime.checkpoint.sqlite_file import (
     Damaged,
     Database,
@@ -114,7 +115,7 @@ class Store(Database):
         """Detect a file that is a copy, and note which file this is."""
         known = self._value("meta", "file", int, -1)
         if known != self._file:
-            self._write_value("meta", "file", encode_value(self._file))
+            self._write_value("meta", "file", encode(self._file))
             if known != -1 and not self.stale:
                 self.stale = "it is a copy, and older than the original if that was used afterwards"
 
@@ -149,7 +150,7 @@ class Store(Database):
 
     def _set_run(self, run: Run) -> None:
         with self._tables():
-            self._write_value("meta", "run", encode_value(run))
+            self._write_value("meta", "run", encode(run))
             self._run = run
 
     # ---- the transaction ------------------------------------------------------------------------------------------
@@ -159,12 +160,13 @@ class Store(Database):
         with self._sqlite_errors(), self._counting():
             self._require_file()
             self._begin()
-            data = self._changes.encoded(commit)
-            if data is None:
+            logged = self._changes.encoded(commit)
+            if logged is None:
                 self._changes.add(replace(commit, streams=()), self.commit_no)
                 self._write_tables()
                 self._write_streams((name, commit.schema, self.commit_no, row) for name, row in commit.streams)
             else:
+                commit, data = logged
                 self._write_log(data)
                 self._changes.add(commit, self.commit_no, len(data))
             self._end()
@@ -183,15 +185,14 @@ class Store(Database):
         self.commit_no += 1
         if self._run is not Run.RUNNING:
             self._run = Run.RUNNING
-            self._write_value("meta", "run", encode_value(self._run))
+            self._write_value("meta", "run", encode(self._run))
 
     def _write_log(self, data: bytes) -> None:
-        crc = checksum(str(self.commit_no), data)
-        self._execute("INSERT INTO log VALUES(?, ?, ?)", (self.commit_no, data, crc))
+        self._execute("INSERT INTO log VALUES(?, ?, ?)", (self.commit_no, data, checksum(str(self.commit_no), data)))
 
     def _write_tables(self) -> None:
         changes = self._changes
-        self._delete_streams(sorted(changes.deleted_streams))
+        self._delete_streams(changes.deleted_streams)
         self._write_streams((name, *changed) for name, changed in changes.rows.items())
         self._write_component_states(changes)
         self._write_values(changes)
@@ -199,7 +200,7 @@ class Store(Database):
         self._execute("DELETE FROM log")
         self._changes = Changes(changes.packets)
 
-    def _delete_streams(self, names: Sequence[str]) -> None:
+    def _delete_streams(self, names: Collection[str]) -> None:
         self._many("DELETE FROM stream WHERE name=?", [(name,) for name in names])
         self._many("DELETE FROM component_state WHERE key=?", [(name,) for name in names])
 
@@ -224,7 +225,7 @@ class Store(Database):
         self._many("INSERT OR REPLACE INTO component_state VALUES(?, ?, ?, ?)", written)
 
     def _write_values(self, changes: Changes) -> None:
-        self._write_value("meta", "commit_no", encode_value(self.commit_no))
+        self._write_value("meta", "commit_no", encode(self.commit_no))
         for kind, name, data in changes.all_values():
             self._write_value(kind, name, data)
 
